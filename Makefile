@@ -1,0 +1,29 @@
+# make app   sets up a virtual environment, installs, starts the page on the shipped models
+# make test  installs what the tests need and runs all of them
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: app test lint
+
+app: $(VENV)/app.stamp
+	$(BIN)/python app.py
+
+test: $(VENV)/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/test.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV) || { echo "make: no working venv module; on Debian: apt install python3-venv"; exit 1; }
+
+$(VENV)/app.stamp: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --editable .
+	touch $@
+
+$(VENV)/test.stamp: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --editable ".[test]"
+	touch $@ $(VENV)/app.stamp

@@ -1,0 +1,16 @@
+import numpy as np
+
+from training.emoji_world.render import SceneRenderer
+from training.emoji_world.scenes import CHUNK, SPEC, scene_dataset
+
+
+def test_rows_are_drawn_on_access_and_depend_on_their_index_alone(atlas):
+    dataset = scene_dataset(seed=3, count=5 * CHUNK, atlas=atlas)
+    late = dataset[3 * CHUNK + 5]
+    assert len(dataset) == 5 * CHUNK
+    expected = SceneRenderer(atlas, 3).batch(3, CHUNK, SPEC)
+    np.testing.assert_array_equal(np.asarray(late["image"]), expected.pixels[5].permute(1, 2, 0).numpy())
+    together = dataset[3 * CHUNK : 3 * CHUNK + 8]
+    assert together["objects"][5] == late["objects"]
+    assert together["caption"][5] == late["caption"]
+    np.testing.assert_array_equal(np.asarray(together["image"][5]), np.asarray(late["image"]))

@@ -1,0 +1,92 @@
+"""The two CLIP models of Emoji World behind one interface: transformers' is explained, open_clip's is the teacher."""
+
+import math
+from pathlib import Path
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from cbsae_hub.vision.clip_like import save_clip_like
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+
+from training.emoji_world.captions import CONTEXT
+from training.emoji_world.paths import publish
+from training.emoji_world.render import SIDE
+
+PATCH = 8
+MEAN = STD = (0.5, 0.5, 0.5)
+
+
+def build(tokenizer: CLIPTokenizer, teacher: bool) -> torch.nn.Module:
+    """A fresh model: 6 vision layers of width 128 in transformers, or for the teacher 4 of width 96 in open_clip."""
+    if teacher:
+        return open_clip.CLIP(**teacher_config(tokenizer))
+    clip = CLIPModel(_clip_config(tokenizer))
+    clip.set_attn_implementation("eager")  # trains a quarter faster on a CPU than the fused one; not saved
+    return clip
+
+
+def _clip_config(tokenizer: CLIPTokenizer) -> CLIPConfig:
+    vision = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 4,
+              "image_size": SIDE, "patch_size": PATCH}  # fmt: skip
+    text = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "vocab_size": len(tokenizer), "max_position_embeddings": CONTEXT, "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}  # fmt: skip
+    return CLIPConfig(vision_config=vision, text_config=text, projection_dim=128)
+
+
+def teacher_config(tokenizer: CLIPTokenizer) -> dict:
+    """open_clip's ``model_cfg`` of the teacher."""
+    return {
+        "embed_dim": 96,
+        "vision_cfg": {"image_size": SIDE, "layers": 4, "width": 96, "head_width": 24, "patch_size": PATCH},
+        "text_cfg": {
+            "context_length": CONTEXT,
+            "vocab_size": len(tokenizer),
+            "width": 96,
+            "heads": 4,
+            "layers": 2,
+        },
+    }
+
+
+def embed_text(clip: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    """Unit text embeddings of token ids, ``[n, length] -> [n, d]``."""
+    if isinstance(clip, CLIPModel):
+        texts = clip.text_projection(clip.text_model(input_ids=ids).pooler_output)
+    else:
+        texts = clip.encode_text(F.pad(ids, (0, CONTEXT - ids.shape[1])))  # open_clip's positions have a fixed length
+    return F.normalize(texts.float(), dim=-1)
+
+
+def embed_images(clip: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    """Unit image embeddings of normalised pixels, ``[n, 3, 64, 64] -> [n, d]``."""
+    if isinstance(clip, CLIPModel):
+        images = clip.visual_projection(clip.vision_model(pixel_values=pixels).pooler_output)
+    else:
+        images = clip.encode_image(pixels)
+    return F.normalize(images.float(), dim=-1)
+
+
+def logit_scale(clip: torch.nn.Module) -> torch.Tensor:
+    """The learned inverse temperature, capped at CLIP's 100."""
+    return clip.logit_scale.clamp(max=math.log(100)).exp()
+
+
+def publish_clip(clip: torch.nn.Module, tokenizer: CLIPTokenizer, folder: Path, teacher: bool) -> None:
+    """Saves model, tokenizer and preprocessing as their library reads them."""
+    if teacher:
+        preprocessing = {"mean": MEAN, "std": STD}
+        publish(folder, lambda to: save_clip_like(clip, tokenizer, teacher_config(tokenizer), preprocessing, to))
+    else:
+        processor = CLIPImageProcessor(
+            size={"shortest_edge": SIDE},
+            crop_size={"height": SIDE, "width": SIDE},
+            image_mean=list(MEAN),
+            image_std=list(STD),
+        )
+        publish(
+            folder,
+            clip.save_pretrained,
+            CLIPProcessor(image_processor=processor, tokenizer=tokenizer).save_pretrained,
+        )

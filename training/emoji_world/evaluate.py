@@ -1,0 +1,137 @@
+"""Measures the encoders of Emoji World on the published splits and writes ``metrics.json`` beside each.
+
+    python -m training.emoji_world.evaluate
+
+- emoji-clip and emoji-teacher: zero-shot top-1 over all concepts on scenes with one object, in per cent, per split;
+  in ``typographic`` also how often the answer is the written word.
+- emoji-dino: 5-nearest-neighbour top-1 among the probe split's scenes with one object, leaving the scene itself out,
+  beside the same on raw pixels; and the mean cosine of pairs that show the same concept, and of all pairs.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import datasets
+import numpy as np
+import torch
+import torch.nn.functional as F
+import typer
+from cbsae_hub.vision.clip_like import ClipLike
+from transformers import AutoImageProcessor, AutoModel, CLIPModel, CLIPProcessor
+
+from training.emoji_world.captions import TEMPLATES
+from training.emoji_world.paths import HUB
+from training.emoji_world.render import STYLES
+
+ANSWERED = ("test", *(f"test_{style}" for style in STYLES[1:]), "typographic")
+Embed = Callable[[list], torch.Tensor]
+
+
+def _load(split: str) -> datasets.Dataset:
+    file = HUB / "emoji-images" / "data" / f"{split}-00000-of-00001.parquet"
+    dataset = datasets.Dataset.from_parquet(str(file))
+    return dataset.filter(lambda objects: len(objects) == 1, input_columns="objects")
+
+
+def _concepts() -> list[str]:
+    names = (HUB / "emoji-images" / "concepts.txt").read_text(encoding="utf-8").split("\n")
+    shown = {objects[0]["name"] for split in ("test_greyscale",) for objects in _load(split)["objects"]}
+    return [name for name in names if name in shown]
+
+
+def _embed(images: Embed, dataset: datasets.Dataset, batch: int = 256) -> torch.Tensor:
+    pictures = [image.convert("RGB") for image in dataset["image"]]
+    return torch.cat([images(pictures[i : i + batch]) for i in range(0, len(pictures), batch)])
+
+
+def zero_shot(images: Embed, texts: Callable[[list[str]], torch.Tensor]) -> dict[str, float]:
+    """Top-1 in per cent over all concepts, with the training captions' own prompts averaged."""
+    concepts = _concepts()
+    prompts = torch.stack([texts([template.format(name) for name in concepts]) for template in TEMPLATES])
+    classes = F.normalize(prompts.mean(0), dim=-1)
+    result = {"concepts": len(concepts)}
+    for split in ANSWERED:
+        dataset = _load(split)
+        answers = [concepts[i] for i in (_embed(images, dataset) @ classes.T).argmax(1)]
+        truth = [objects[0]["name"] for objects in dataset["objects"]]
+        result[f"top1_{split}"] = 100 * float(np.mean([a == t for a, t in zip(answers, truth)]))
+        if split == "typographic":
+            words = dataset["written_word"]
+            result["typographic_word_read"] = 100 * float(np.mean([a == w for a, w in zip(answers, words)]))
+    return result
+
+
+def neighbours(embeddings: torch.Tensor, names: list[str], k: int = 5) -> float:
+    """Top-1 in per cent of the vote of the k most similar other images."""
+    similarity = embeddings @ embeddings.T
+    similarity.fill_diagonal_(-torch.inf)
+    nearest = similarity.topk(k).indices
+    votes = [max(near := [names[j] for j in row], key=near.count) for row in nearest.tolist()]
+    return 100 * float(np.mean([vote == name for vote, name in zip(votes, names)]))
+
+
+def _transformers_clip(folder: Path) -> tuple[Embed, Callable[[list[str]], torch.Tensor]]:
+    model, processor = CLIPModel.from_pretrained(folder).eval(), CLIPProcessor.from_pretrained(folder)
+
+    def images(pictures):
+        pixels = processor(images=pictures, return_tensors="pt").pixel_values
+        return F.normalize(model.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
+
+    def texts(lines):
+        ids = processor(text=lines, padding=True, truncation=True, return_tensors="pt").input_ids
+        return F.normalize(model.get_text_features(input_ids=ids).pooler_output, dim=-1)
+
+    return images, texts
+
+
+def _dino(folder: Path) -> dict[str, float]:
+    model, processor = AutoModel.from_pretrained(folder).eval(), AutoImageProcessor.from_pretrained(folder)
+    dataset = _load("probe")
+    names = [objects[0]["name"] for objects in dataset["objects"]]
+    embeddings = _embed(
+        lambda pictures: F.normalize(model(**processor(images=pictures, return_tensors="pt")).pooler_output, dim=-1),
+        dataset,
+    )
+    pixels = _embed(
+        lambda pictures: torch.stack([torch.from_numpy(np.asarray(p, np.float32).ravel()) for p in pictures]),
+        dataset,
+    )
+    pixels = F.normalize(pixels - pixels.mean(0), dim=-1)
+    similarity = embeddings @ embeddings.T
+    other = ~torch.eye(len(names), dtype=torch.bool)
+    same = torch.tensor([[a == b for b in names] for a in names]) & other
+    return {
+        "images": len(names),
+        "knn_top1": neighbours(embeddings, names),
+        "knn_top1_pixels": neighbours(pixels, names),
+        "cosine_same_concept": float(similarity[same].mean()),
+        "cosine_all": float(similarity[other].mean()),
+    }
+
+
+def main(
+    models: Annotated[list[str] | None, typer.Argument(help="Which of the encoders; default all.")] = None,
+) -> None:
+    """Measures and writes metrics.json."""
+    torch.set_num_threads(2)
+    for name in models or ["emoji-clip", "emoji-teacher", "emoji-dino"]:
+        folder = HUB / name
+        with torch.inference_mode():
+            if name == "emoji-dino":
+                metrics = _dino(folder)
+            elif name == "emoji-teacher":
+                teacher = ClipLike.from_pretrained(folder)
+                metrics = zero_shot(teacher.embed_images, teacher.embed_texts)
+            else:
+                metrics = zero_shot(*_transformers_clip(folder))
+        partial = folder / "metrics.partial"
+        partial.write_text(json.dumps({key: round(value, 4) for key, value in metrics.items()}, indent=2) + "\n")
+        os.replace(partial, folder / "metrics.json")
+        typer.echo(f"{name}: {json.dumps(metrics)}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,137 @@
+"""Writes the published scenes ``hub/emoji-images`` as Parquet: probe, test, shifted and spurious splits, and the card.
+
+    python -m training.emoji_world.make_images
+
+Every split has the same columns: image, caption, objects (name, box, group, subgroup), background, style, written_word,
+and spurious_group (0 to 3 in the spurious splits, as in Waterbirds: 2 * water animal + water background; else null).
+``concepts.txt`` beside them is the vocabulary: every concept, then every background.
+"""
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import datasets
+import numpy as np
+import torch
+import typer
+from PIL import Image
+from tqdm import tqdm
+
+from training.emoji_world.backgrounds import BACKGROUNDS
+from training.emoji_world.captions import captions
+from training.emoji_world.glyphs import Atlas
+from training.emoji_world.paths import HUB
+from training.emoji_world.render import NO_OBJECT, STYLES, SceneRenderer, Scenes, SceneSpec
+
+CHUNK = 256
+WATER_ANIMALS = {"animal-marine", "animal-amphibian"}
+LAND_ANIMALS = {"animal-mammal", "animal-bug"}
+SWIMMING_MAMMALS = {"otter", "beaver", "hippopotamus"}  # at home in both: not used for the spurious splits
+PLACES = {False: ("grass", "sand"), True: ("water",)}
+FEATURES = datasets.Features(
+    {
+        "image": datasets.Image(),
+        "caption": datasets.Value("string"),
+        "objects": datasets.List(
+            {
+                "name": datasets.Value("string"),
+                "box": datasets.List(datasets.Value("float32")),
+                "group": datasets.Value("string"),
+                "subgroup": datasets.Value("string"),
+            }
+        ),
+        "background": datasets.Value("string"),
+        "style": datasets.Value("string"),
+        "written_word": datasets.Value("string"),
+        "spurious_group": datasets.Value("int8"),
+    }
+)
+PLAIN = SceneSpec()
+SINGLE = SceneSpec(objects=(1,))
+# Split: number of scenes, kind of scenes. Where what a shift costs is measured, a scene has one object and one answer.
+SPLITS: dict[str, tuple[int, SceneSpec]] = {
+    "probe": (4608, PLAIN),
+    "test": (1536, SceneSpec(objects=(1, 1, 1, 2, 3))),
+    **{f"test_{style}": (424, SceneSpec(objects=(1,), style_share=1.0, styles=(style,))) for style in STYLES[1:]},
+    "typographic": (424, SceneSpec(objects=(1,), word_share=1.0)),
+}
+# Split: number of scenes, share of them whose animal is where it lives.
+SPURIOUS = {"spurious_train": (800, 0.95), "spurious_val": (240, 0.5), "spurious_test": (480, 0.5)}
+
+
+def encode(pixels: torch.Tensor) -> dict[str, Any]:
+    """One scene ``[3, 64, 64]`` as WebP, in the form that ``datasets`` stores images."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(buffer, "WEBP", quality=88, method=4)
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def _rows(
+    renderer: SceneRenderer, scenes: Scenes, rng: np.random.Generator, groups: np.ndarray | None = None
+) -> Iterator[dict[str, Any]]:
+    texts = captions(scenes, renderer.atlas.concepts, rng)
+    for i, (truth, text) in enumerate(zip(renderer.rows(scenes), texts)):
+        group = None if groups is None else int(groups[i])
+        yield {"image": encode(scenes.pixels[i]), "caption": text, **truth, "spurious_group": group}
+
+
+def split_rows(renderer: SceneRenderer, split: str) -> Iterator[dict[str, Any]]:
+    """The rows of one split; each split has batches of scenes of its own."""
+    number = [*SPLITS, *SPURIOUS].index(split)
+    rng = np.random.default_rng([renderer.seed, number, 4])
+    first = 10_000 * (number + 1)
+    if split in SPLITS:
+        count, spec = SPLITS[split]
+        for index, start in enumerate(range(0, count, CHUNK)):
+            size = min(CHUNK, count - start)
+            fixed = {}
+            if spec.objects == (1,):  # every concept is shown as often as any other
+                concepts = np.full((size, 3), NO_OBJECT)
+                concepts[:, 0] = np.arange(start, start + size) % len(renderer.atlas.concepts)
+                fixed = {"concepts": concepts}
+            yield from _rows(renderer, renderer.batch(first + index, size, spec, **fixed), rng)
+        return
+    count, at_home = SPURIOUS[split]
+    water = rng.random(count) < 0.5
+    in_water = np.where(rng.random(count) < at_home, water, ~water)
+    concepts = np.full((count, 3), NO_OBJECT)
+    habitats = {True: WATER_ANIMALS, False: LAND_ANIMALS}
+    animals = {
+        lives_in_water: [
+            index
+            for index, concept in enumerate(renderer.atlas.concepts)
+            if concept.subgroup in subgroups and concept.name not in SWIMMING_MAMMALS
+        ]
+        for lives_in_water, subgroups in habitats.items()
+    }
+    concepts[:, 0] = [rng.choice(animals[bool(w)]) for w in water]
+    places = np.array([BACKGROUNDS.index(rng.choice(PLACES[bool(w)])) for w in in_water])
+    scenes = renderer.batch(first, count, SINGLE, concepts=concepts, backgrounds=places)
+    yield from _rows(renderer, scenes, rng, 2 * water + in_water)
+
+
+def main(
+    seed: Annotated[int, typer.Option(help="Of the scenes; the encoders are trained with other seeds.")] = 100,
+    output: Annotated[Path, typer.Option(help="Folder of the published dataset.")] = HUB / "emoji-images",
+) -> None:
+    """Draws and writes every split."""
+    renderer = SceneRenderer(Atlas.build(), seed)
+    data = output / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    for split in tqdm([*SPLITS, *SPURIOUS], desc="splits"):
+        dataset = datasets.Dataset.from_list(list(split_rows(renderer, split)), features=FEATURES)
+        file = data / f"{split}-00000-of-00001.parquet"
+        partial = file.with_suffix(".partial")
+        dataset.to_parquet(partial)
+        os.replace(partial, file)
+    names = [concept.name for concept in renderer.atlas.concepts] + list(BACKGROUNDS)
+    partial = output / "concepts.partial"
+    partial.write_text("\n".join(names) + "\n", encoding="utf-8")
+    os.replace(partial, output / "concepts.txt")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,25 @@
+"""Where the scripts of Emoji World write, and how a published folder is replaced."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+HUB = ROOT / "hub"
+RUNS = ROOT / "runs"
+
+
+def publish(folder: Path, *saves: Callable[[Path], object]) -> None:
+    """Lets every function save into a temporary folder, then moves the files over those of the published one.
+
+    Files that nobody saves, a card for instance, stay as they are.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for save in saves:
+        save(partial)
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in partial.iterdir():
+        file.replace(folder / file.name)
+    partial.rmdir()

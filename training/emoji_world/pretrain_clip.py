@@ -1,0 +1,121 @@
+"""Trains the explained encoder ``hub/emoji-clip``, or with ``--teacher`` the judge ``hub/emoji-teacher``.
+
+    accelerate launch -m training.emoji_world.pretrain_clip
+    accelerate launch -m training.emoji_world.pretrain_clip --teacher
+
+Two contrasts in one loss: each scene against the captions of its batch (CLIP), and each scene against the names of
+all concepts, backgrounds and styles, several of which may be right. The second one shows every step all the negatives
+that a batch of captions rarely holds. Interrupted runs go on where their last checkpoint was.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import typer
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from training.emoji_world import clip_models
+from training.emoji_world.backgrounds import BACKGROUNDS
+from training.emoji_world.captions import captions, names_of_everything, train_tokenizer
+from training.emoji_world.glyphs import Atlas
+from training.emoji_world.loop import train
+from training.emoji_world.paths import HUB, RUNS
+from training.emoji_world.render import STYLES, SceneRenderer, Scenes, SceneSpec
+
+SPEC = SceneSpec(objects=(1, 1, 2, 3), style_share=0.2, word_share=0.12)
+
+
+class ContrastiveModel(torch.nn.Module):
+    """The loss of a CLIP of either library, as one module for Accelerate to wrap."""
+
+    def __init__(self, clip: torch.nn.Module):
+        super().__init__()
+        self.clip = clip
+
+    def forward(  # noqa: D102
+        self, pixels: torch.Tensor, caption_ids: torch.Tensor, name_ids: torch.Tensor, targets: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        images = clip_models.embed_images(self.clip, pixels)
+        texts, names = (clip_models.embed_text(self.clip, ids) for ids in (caption_ids, name_ids))
+        scale = clip_models.logit_scale(self.clip)
+        logits = scale * images @ texts.T
+        matches = torch.arange(len(images), device=images.device)
+        contrast = (F.cross_entropy(logits, matches) + F.cross_entropy(logits.T, matches)) / 2
+        named, start = [], 0
+        for target in targets:  # concepts, backgrounds, styles: each a softmax of its own
+            stop = start + target.shape[1]
+            named.append(F.cross_entropy(scale * images @ names[start:stop].T, target))
+            start = stop
+        loss = contrast + named[0] + 0.3 * named[1] + 0.2 * named[2]
+        return loss, {"contrast": contrast.item(), "concepts": named[0].item(), "background": named[1].item()}
+
+
+def _targets(scenes: Scenes, concepts: int) -> list[torch.Tensor]:
+    """Shares of the right names: objects share one equally; background and style have one name each."""
+    objects = torch.zeros(len(scenes), concepts + 1)
+    objects.scatter_(1, torch.from_numpy(scenes.concepts) % (concepts + 1), 1.0)  # -1 falls on the column cut off below
+    objects = objects[:, :concepts]
+    background = F.one_hot(torch.from_numpy(scenes.backgrounds), len(BACKGROUNDS)).float()
+    style = F.one_hot(torch.from_numpy(scenes.styles), len(STYLES)).float()
+    return [objects / objects.sum(1, keepdim=True), background, style]
+
+
+def main(
+    teacher: Annotated[bool, typer.Option(help="Train the smaller judge instead of the explained encoder.")] = False,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps; default 3,000, teacher 2,400.")] = None,
+    batch: Annotated[int, typer.Option(help="Scenes a step and process.")] = 192,
+    learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 1e-3,
+    seed: Annotated[int | None, typer.Option(help="Of weights and scenes; default 0, teacher 1.")] = None,
+    precision: Annotated[str, typer.Option(help="Accelerate's mixed precision: no, bf16 or fp16.")] = "bf16",
+    output: Annotated[Path | None, typer.Option(help="Folder of the published model.")] = None,
+) -> None:
+    """Trains and publishes one of the two CLIP models of Emoji World."""
+    name = "emoji-teacher" if teacher else "emoji-clip"
+    seed = (1 if teacher else 0) if seed is None else seed
+    steps = steps or (2400 if teacher else 3000)
+    torch.set_num_threads(2)
+    set_seed(seed)
+    accelerator = Accelerator(mixed_precision=precision)
+    renderer = SceneRenderer(Atlas.build(), seed)
+    concepts = renderer.atlas.concepts
+    tokenizer = train_tokenizer(_corpus(renderer, concepts))
+    clip = clip_models.build(tokenizer, teacher)
+    pad = {"padding": True, "truncation": True, "return_tensors": "pt"}
+
+    def step_loss(model: torch.nn.Module, step: int):
+        index = step * accelerator.num_processes + accelerator.process_index
+        rng = np.random.default_rng([seed, index, 2])
+        scenes = renderer.batch(index, batch, SPEC)
+        texts, names = (
+            tokenizer(lines, **pad).input_ids.to(accelerator.device)
+            for lines in (captions(scenes, concepts, rng), names_of_everything(concepts, rng))
+        )
+        pixels = scenes.pixels.to(accelerator.device).float() / 127.5 - 1
+        targets = [target.to(accelerator.device) for target in _targets(scenes, len(concepts))]
+        return model(pixels, texts, names, targets)
+
+    train(
+        ContrastiveModel(clip).to(accelerator.device),
+        step_loss,
+        accelerator=accelerator,
+        run=RUNS / name,
+        steps=steps,
+        learning_rate=learning_rate,
+    )
+    if accelerator.is_main_process:
+        clip_models.publish_clip(clip, tokenizer, output or HUB / name, teacher)
+
+
+def _corpus(renderer: SceneRenderer, concepts) -> list[str]:
+    """What the tokenizer learns from: captions of a few thousand scenes, and all the names."""
+    rng = np.random.default_rng(0)
+    texts = [text for i in range(16) for text in captions(renderer.batch(i, 256, SPEC), concepts, rng)]
+    return texts + [concept.name for concept in concepts] * 3
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,53 @@
+"""Scenes of Emoji World as a ``datasets`` dataset that is drawn when it is read: as many as wanted, nothing on disk."""
+
+from functools import lru_cache
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image
+
+from training.emoji_world.captions import captions
+from training.emoji_world.glyphs import Atlas
+from training.emoji_world.render import SceneRenderer, SceneSpec
+
+CHUNK = 64  # scenes drawn together; scene i belongs to chunk i // CHUNK whatever is read before or beside it
+SPEC = SceneSpec(objects=(1, 1, 2, 3), style_share=0.1, word_share=0.05)
+
+
+class SceneSource:
+    """Random access to the endless sequence of scenes of a seed; the chunk read last is kept."""
+
+    def __init__(self, seed: int, spec: SceneSpec = SPEC, atlas: Atlas | None = None):
+        self.renderer = SceneRenderer(atlas or Atlas.build(), seed)
+        self.spec = spec
+        self._chunk = lru_cache(maxsize=2)(self._draw)
+
+    def _draw(self, chunk: int):
+        scenes = self.renderer.batch(chunk, CHUNK, self.spec)
+        rng = np.random.default_rng([self.renderer.seed, chunk, 5])
+        return scenes, captions(scenes, self.renderer.atlas.concepts, rng), self.renderer.rows(scenes)
+
+    def pixels(self, ids: list[int]) -> torch.Tensor:
+        """uint8 ``[n, 3, 64, 64]`` of the scenes with these ids."""
+        return torch.stack([self._chunk(i // CHUNK)[0].pixels[i % CHUNK] for i in ids])
+
+    def rows(self, batch: dict[str, list[int]]) -> dict[str, list[Any]]:
+        """The published dataset's columns for a batch of ids, as ``datasets`` transforms give them."""
+        columns: dict[str, list[Any]] = {"image": [], "caption": []}
+        for i, pixels in zip(batch["scene"], self.pixels(batch["scene"])):
+            _, texts, truth = self._chunk(i // CHUNK)
+            columns["image"].append(Image.fromarray(pixels.permute(1, 2, 0).numpy()))
+            columns["caption"].append(texts[i % CHUNK])
+            for name, value in truth[i % CHUNK].items():
+                columns.setdefault(name, []).append(value)
+        return columns
+
+
+def scene_dataset(seed: int, count: int, spec: SceneSpec = SPEC, atlas: Atlas | None = None) -> datasets.Dataset:
+    """A map-style dataset of ``count`` scenes; rows are drawn on access and depend on seed and index alone."""
+    source = SceneSource(seed, spec, atlas)
+    ids = datasets.Dataset.from_dict({"scene": range(count)})
+    ids.set_transform(source.rows)
+    return ids
