@@ -1,0 +1,79 @@
+"""Checks of configuration values, the same for what a user types and what a downloaded file says."""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from numbers import Integral, Real
+
+MAX_TEXT = 1000
+MAX_DESCRIPTION = 20_000
+MAX_PARTS = 1024
+
+
+def integer(name: str, value: int, lowest: int, highest: int) -> int:
+    """An int in [lowest, highest].
+
+    Raises:
+        ValueError: If it is anything else; so do all checks of this module.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ValueError(f"{name} must be an integer, got {value!r:.80}")
+    if not lowest <= value <= highest:
+        raise ValueError(f"{name} must be between {lowest} and {highest}, got {int(value):.6g}")
+    return int(value)
+
+
+def positive(name: str, value: float) -> float:
+    """A finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ValueError(f"{name} must be a number, got {value!r:.80}")
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{name} must be finite and above 0, got {value!r:.80}")
+    return float(value)
+
+
+def boolean(name: str, value: bool) -> bool:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false, got {value!r:.80}")
+    return value
+
+
+def choice(name: str, value: str, choices: Iterable[str]) -> str:
+    """One of a few words."""
+    choices = list(choices)
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r:.80}")
+    return value
+
+
+def text(name: str, value: str | None) -> str | None:
+    """A short text, or None."""
+    if value is not None and (not isinstance(value, str) or len(value) > MAX_TEXT):
+        raise ValueError(f"{name} must be a text of at most {MAX_TEXT} characters, got {value!r:.80}")
+    return value
+
+
+def description(name: str, value: str | dict | None) -> str | dict | None:
+    """A text or a JSON object of moderate size, or None."""
+    if value is not None and not isinstance(value, (str, dict)):
+        raise ValueError(f"{name} must be a text or a JSON object, got {value!r:.80}")
+    try:
+        size = len(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{name} cannot be written as JSON: {error}") from None
+    if size > MAX_DESCRIPTION:
+        raise ValueError(f"{name} takes {size} characters as JSON; the limit is {MAX_DESCRIPTION}")
+    return value
+
+
+def partition(name: str, sizes: Sequence[int] | None, whole: int) -> tuple[int, ...] | None:
+    """Positive ints that sum to ``whole``, or None."""
+    if sizes is None:
+        return None
+    if not isinstance(sizes, (list, tuple)) or not 1 <= len(sizes) <= MAX_PARTS:
+        raise ValueError(f"{name} must be a list of 1 to {MAX_PARTS} sizes, got {str(sizes):.80}")
+    sizes = tuple(integer(name, size, 1, whole) for size in sizes)
+    if sum(sizes) != whole:
+        raise ValueError(f"{name} must sum to {whole}, got a sum of {sum(sizes)}")
+    return sizes

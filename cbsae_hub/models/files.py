@@ -1,0 +1,149 @@
+"""Reading and writing a model's config.json and model.safetensors, without trusting either."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+MAX_CONFIG_BYTES = 2**20
+_MAIN_WEIGHTS = re.compile(r"(^|_)model(-\d+-of-\d+)?\.safetensors$")
+
+
+class ModelFileError(OSError):
+    """A model's file is missing, unreachable, damaged, or not what its config says."""
+
+
+class ConfigError(ValueError):
+    """A config.json that does not describe a model of the asked class."""
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside ``path``; once it is written, it takes the place of ``path``."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Reads a config.json.
+
+    Raises:
+        ConfigError: If it is too large, no JSON object, or has a key twice or a number that JSON does not
+            know.
+    """
+    if path.stat().st_size > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes: not a config of this package")
+    try:
+        config = json.loads(
+            path.read_text(encoding="utf-8"), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant
+        )
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not valid JSON ({error}); save or download the model again") from None
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path} must hold a JSON object, found {type(config).__name__}")
+    return config
+
+
+def read_weights(path: Path, shapes: dict[str, tuple[int, ...]], device: str | torch.device) -> dict[str, Tensor]:
+    """Reads exactly the named floating-point tensors; names, shapes and types are compared first.
+
+    Raises:
+        ModelFileError: If the file is damaged, or holds anything else, or NaN or infinite values.
+    """
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            names = set(file.keys())
+            problems = [f"{name} is missing" for name in sorted(shapes.keys() - names)]
+            problems += [f"{name} is not part of the model" for name in sorted(names - shapes.keys())]
+            for name in sorted(names & shapes.keys()):
+                entry = file.get_slice(name)
+                if tuple(entry.get_shape()) != shapes[name]:
+                    problems.append(f"{name} has shape {entry.get_shape()}, the config says {list(shapes[name])}")
+                if entry.get_dtype() not in ("F64", "F32", "F16", "BF16"):
+                    problems.append(f"{name} is of type {entry.get_dtype()}, expected floating point")
+            if problems:
+                raise ModelFileError(f"{path} does not match its config: {'; '.join(problems[:8])}")
+            tensors = {name: file.get_tensor(name) for name in names}
+    except SafetensorError as error:
+        raise ModelFileError(f"{path} is damaged or half-written ({error}); save or download it again") from None
+    require_finite(tensors, str(path))
+    return tensors
+
+
+def require_finite(tensors: dict[str, Tensor], owner: str) -> None:
+    """Raises ModelFileError, naming the first tensor that holds NaN or infinite values."""
+    for name, tensor in sorted(tensors.items()):
+        if not tensor.isfinite().all():
+            raise ModelFileError(f"{owner}: {name} holds NaN or infinite values; the training run diverged")
+
+
+def folder_revision(folder: str | Path) -> str:
+    """The revision of a local model folder: "sha256:" and the first 16 hex digits of the hash of its weights.
+
+    Of the ``*.safetensors`` files, also in sub-folders, those named as model weights count
+    (``model.safetensors``, ``open_clip_model.safetensors``, shards, ...), in the order of their paths; other
+    tensors that lie beside a model, a pack for instance, do not change its revision. Where no file is named
+    so, all of them count.
+
+    Raises:
+        ModelFileError: If there are no weight files.
+    """
+    files = sorted(Path(folder).rglob("*.safetensors"))
+    files = [file for file in files if _MAIN_WEIGHTS.search(file.name)] or files
+    if not files:
+        raise ModelFileError(f"{folder} has no *.safetensors file, so it has no revision")
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def resolve_id(repo_id: str, beside: str | Path | None = None) -> str:
+    """Where to load ``repo_id`` from: a folder if there is one, else the Hub.
+
+    Models that are published together refer to each other by Hub id, and find each other as neighbouring
+    folders before they are published: with ``beside="hub/emoji-sae"``, "cbsae-hub/emoji-clip" is
+    ``hub/emoji-clip`` if that exists.
+
+    Args:
+        repo_id: A folder or a Hub id.
+        beside: The folder of the model that refers to ``repo_id``.
+
+    Returns:
+        ``repo_id`` itself if it is an existing folder; else the sibling folder of ``beside`` that is named
+        as the last component of ``repo_id``; else ``repo_id``, a Hub id.
+    """
+    if Path(repo_id).is_dir() or beside is None or not Path(beside).is_dir():
+        return str(repo_id)
+    name = Path(repo_id).name
+    sibling = Path(beside).resolve().parent / name
+    return str(sibling) if name not in ("", "..") and sibling.is_dir() else str(repo_id)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return result
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is not a JSON number")

@@ -1,0 +1,294 @@
+"""The base class of everything this package publishes on the Hugging Face Hub."""
+
+import copy
+import inspect
+import json
+import logging
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import torch
+from huggingface_hub import HfApi, ModelCard, PyTorchModelHubMixin
+from safetensors.torch import save_file
+from torch import nn
+
+from cbsae_hub.models.card import REPO_ID, edited_by_hand, render_card
+from cbsae_hub.models.fetch import CARD_NAME, card_was_edited, download, find_in_folder
+from cbsae_hub.models.files import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    ConfigError,
+    ModelFileError,
+    folder_revision,
+    read_config,
+    read_weights,
+    replace_file,
+    require_finite,
+    resolve_id,
+)
+from cbsae_hub.version import __version__
+
+__all__ = ["ConfigError", "HubModel", "ModelFileError", "folder_revision", "resolve_id"]
+
+logger = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+OLDEST_SCHEMA_VERSION = 1
+T = TypeVar("T", bound="HubModel")
+
+
+class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeline_tag="feature-extraction"):
+    """A model that loads and saves itself strictly: what does not fit is an error, never a default.
+
+    A model is two files, ``config.json`` and ``model.safetensors``; nothing is ever unpickled. A subclass
+    keeps every parameter of its ``__init__`` as an attribute of the same name, checks the values there
+    before it allocates, raises ValueError for what it cannot take, and has persistent buffers only: loading
+    builds it on the meta device and then puts the file's tensors in.
+
+    Attributes:
+        repo_id: Where the model was loaded from, or None.
+        revision: The commit on the Hub, or :func:`folder_revision` of the folder it came from, or None.
+    """
+
+    repo_id: str | None = None
+    revision: str | None = None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What config.json holds: class, versions, every argument of ``__init__``. A new dict each time."""
+        arguments = {name: getattr(self, name) for name in _init_parameters(type(self))}
+        stamp = {
+            "model_class": type(self).__name__,
+            "schema_version": SCHEMA_VERSION,
+            "package_version": __version__,
+        }
+        return json.loads(json.dumps(stamp | arguments))
+
+    # --------------------------------------------------------------------------------------------- loading
+
+    @classmethod
+    def from_pretrained(
+        cls: type[T],
+        pretrained_model_name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+    ) -> T:
+        """Loads a model from a folder or from the Hub, in evaluation mode and in the dtype it was saved in.
+
+        Args:
+            pretrained_model_name_or_path: An existing folder, or an id on the Hub.
+            revision: Branch, tag or commit on the Hub. Of a folder: what :func:`folder_revision` must say.
+            device: Where to load the weights.
+            token: Access token of the Hub; default the stored one.
+            cache_dir: Where downloads are kept; default the Hub's cache.
+            force_download: Download even what is in the cache.
+            local_files_only: Use the cache only.
+
+        Raises:
+            ModelFileError: If a file is missing, unreachable, damaged or does not match the config.
+            ConfigError: If the config has an unknown, missing or bad entry, or is of another class or schema.
+        """
+        source = str(pretrained_model_name_or_path)
+        if os.path.isdir(source):
+            config_path, weights_path, commit = find_in_folder(Path(source), revision)
+        else:
+            options = {
+                "token": token,
+                "cache_dir": cache_dir,
+                "force_download": force_download,
+                "local_files_only": local_files_only,
+            }
+            config_path = download(source, CONFIG_NAME, revision, options)
+            # Weights of the same commit, even if somebody pushes in between.
+            commit = config_path.parent.name
+            weights_path = download(source, WEIGHTS_NAME, commit, options)
+        arguments = cls._arguments_from(read_config(config_path), config_path)
+        try:
+            with torch.device("meta"):  # a config that lies about sizes costs no memory
+                model = cls(**arguments)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{config_path}: {error}") from error
+        shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        model.load_state_dict(read_weights(weights_path, shapes, device), strict=True, assign=True)
+        model.repo_id, model.revision = source, commit
+        return model.eval()
+
+    @classmethod
+    def _arguments_from(cls, config: dict[str, Any], path: Path) -> dict[str, Any]:
+        """The arguments of ``__init__`` in a config, after a check of everything else."""
+        config = dict(config)
+        schema = config.pop("schema_version", None)
+        if isinstance(schema, bool) or not isinstance(schema, int):
+            raise ConfigError(f"{path} has no schema_version: not a config of this package")
+        if schema > SCHEMA_VERSION:
+            raise ConfigError(
+                f"{path} has schema version {schema}, this is cbsae_hub {__version__} and knows up to "
+                f"{SCHEMA_VERSION}: pip install -U cbsae_hub"
+            )
+        if schema < OLDEST_SCHEMA_VERSION:
+            raise ConfigError(f"{path} has schema version {schema}; the oldest known is {OLDEST_SCHEMA_VERSION}")
+        name = config.pop("model_class", None)
+        if name != cls.__name__:
+            raise ConfigError(f"{path} describes a {name!r:.80}, not a {cls.__name__}: load it with that class")
+        config.pop("package_version", None)
+        parameters = _init_parameters(cls)
+        if unknown := sorted(config.keys() - parameters.keys()):
+            raise ConfigError(
+                f"{path} has unknown keys {str(unknown):.300}; {cls.__name__} knows {', '.join(parameters)}"
+            )
+        required = {name for name, parameter in parameters.items() if parameter.default is inspect.Parameter.empty}
+        if missing := sorted(required - config.keys()):
+            raise ConfigError(f"{path} lacks {', '.join(missing)}")
+        return config
+
+    # ---------------------------------------------------------------------------------------------- saving
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        **push_arguments: Any,
+    ) -> str | None:
+        """Writes config.json, model.safetensors and a card.
+
+        At every moment the folder holds the old model, the new one, or one without a config, which does not
+        load. A README.md that was edited by hand, or written by other code, is kept.
+
+        Args:
+            save_directory: The folder; made if needed.
+            repo_id: Hub id that the card's example loads; default the folder's name.
+            push_to_hub: Also push the folder, to ``repo_id`` or the folder's name.
+            **push_arguments: See :meth:`push_to_hub`.
+
+        Returns:
+            The URL of the commit if pushed.
+
+        Raises:
+            ModelFileError: If a weight is NaN or infinite.
+        """
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        if push_to_hub:
+            return self.push_to_hub(repo_id or folder.name, folder=folder, **push_arguments)
+        # Copies, so that tensors which share storage are all written in full under their own names.
+        tensors = {
+            name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+            for name, tensor in self.state_dict().items()
+        }
+        require_finite(tensors, type(self).__name__)
+        config_path = folder / CONFIG_NAME
+        with replace_file(config_path) as new_config:
+            new_config.write_text(json.dumps(self.config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            with replace_file(folder / WEIGHTS_NAME) as new_weights:
+                save_file(tensors, new_weights, metadata={"format": "pt"})
+                # safetensors makes files that only their owner can read
+                new_weights.chmod(new_config.stat().st_mode)
+                config_path.unlink(missing_ok=True)
+        card_path = folder / CARD_NAME
+        if not card_path.exists() or not edited_by_hand(card_path.read_text(encoding="utf-8")):
+            card = self.generate_model_card(repo_id=repo_id or folder.resolve().name)
+            with replace_file(card_path) as new_card:
+                new_card.write_text(str(card), encoding="utf-8")
+        return None
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        folder: str | Path | None = None,
+        overwrite_card: bool = False,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+        create_pr: bool | None = None,
+        ignore_patterns: list[str] | None = None,
+    ) -> str:
+        """Publishes the model in one commit.
+
+        Args:
+            repo_id: The repository; made if needed.
+            folder: Save here first and push everything in it (card, pack, ...); default a temporary folder.
+            overwrite_card: Replace the README.md on the Hub even if it was edited by hand there.
+            commit_message: Default "Upload SAE with cbsae_hub 0.1.0".
+            private: Whether a new repository is private.
+            token: Access token; default the stored one.
+            branch: An existing branch to push to; default main.
+            create_pr: Open a pull request instead.
+            ignore_patterns: Files of ``folder`` to leave out.
+
+        Returns:
+            The URL of the commit.
+
+        Raises:
+            ModelFileError: If a weight is NaN or infinite.
+            HfHubHTTPError: If the Hub refuses.
+        """
+        with TemporaryDirectory() as temporary:
+            source = Path(temporary if folder is None else folder)
+            self.save_pretrained(source, repo_id=repo_id)
+            api = HfApi(token=token)
+            repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            ignored = [".*", "*.tmp", *(ignore_patterns or [])]
+            if not overwrite_card and card_was_edited(repo_id, branch, token):
+                logger.warning("keeping the hand-edited %s of %s; overwrite_card=True replaces it", CARD_NAME, repo_id)
+                ignored.append(CARD_NAME)
+            return api.upload_folder(
+                repo_id=repo_id,
+                folder_path=source,
+                commit_message=commit_message or f"Upload {type(self).__name__} with cbsae_hub {__version__}",
+                revision=branch,
+                create_pr=create_pr,
+                ignore_patterns=ignored,
+            )
+
+    # ------------------------------------------------------------------------------------------------ card
+
+    def generate_model_card(self, *, repo_id: str | None = None) -> ModelCard:
+        """The card of this very model, with data of its own.
+
+        Args:
+            repo_id: Hub id of the model, for the example; default where it was loaded from.
+        """
+        repo_id = repo_id or self.repo_id or "user/model"
+        config = self.config
+        metadata = copy.deepcopy(self._hub_mixin_info.model_card_data)
+        encoder_id, data_id = config.get("encoder_id"), config.get("training_data")
+        if isinstance(encoder_id, str) and REPO_ID.fullmatch(encoder_id):
+            metadata.base_model = encoder_id
+        if isinstance(data_id, str) and REPO_ID.fullmatch(data_id):
+            metadata.datasets = [data_id]
+        metadata.tags = sorted({*metadata.tags, "interpretability", "vision", *self.card_tags()})
+        return ModelCard(
+            render_card(
+                title=repo_id.rsplit("/", 1)[-1],
+                summary=self.card_summary(),
+                class_name=type(self).__name__,
+                repo_id=repo_id,
+                settings={name: value for name, value in config.items() if value is not None},
+                metadata=metadata,
+            )
+        )
+
+    def card_tags(self) -> list[str]:
+        """Tags of this model beside those of its class."""
+        return []
+
+    def card_summary(self) -> str:
+        """What the model is, in a sentence."""
+        return f"A {type(self).__name__} of cbsae_hub."
+
+
+def _init_parameters(cls: type) -> dict[str, inspect.Parameter]:
+    parameters = dict(inspect.signature(cls.__init__).parameters)
+    parameters.pop("self")
+    return parameters

@@ -1,0 +1,312 @@
+"""The sparse autoencoder: six variants behind one class, with weights named and shaped as in SAELens."""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from cbsae_hub.models import checks
+from cbsae_hub.models.calibration import exact_threshold, token_chunks
+from cbsae_hub.models.hub_model import HubModel
+from cbsae_hub.models.sparse_latents import SparseLatents, gather_rows, mostly_zero_product
+from cbsae_hub.models.sparsity import SPARSITIES, TrainingLatents
+
+MAX_D_IN = 2**16
+MAX_D_SAE = 2**23
+MAX_MATRIX = 2**32
+
+
+class SAEOutput(NamedTuple):
+    """What ``sae(x)`` returns."""
+
+    latents: Tensor
+    """``[..., d_sae]``"""
+    reconstruction: Tensor
+    """``[..., d_in]``"""
+
+
+class SAE(HubModel, tags=["sparse-autoencoder"]):
+    """Sparse autoencoder of a vision encoder's activations.
+
+    ``hidden = (x - b_dec) @ W_enc + b_enc``; an activation function makes latents of it
+    (:mod:`cbsae_hub.models.sparsity`); ``reconstruction = latents @ W_dec + b_dec``.
+
+    Parameters: ``W_enc [d_in, d_sae]``, ``b_enc [d_sae]``, ``W_dec [d_sae, d_in]`` (rows of unit norm at the
+    start), ``b_dec [d_in]``; jumprelu: ``threshold [d_sae]``; gated: ``b_gate``, ``b_mag``, ``r_mag
+    [d_sae]`` and no ``b_enc``. Buffer of batch_topk: ``threshold``, scalar or ``[d_sae]``, negative while
+    unset. ``threshold`` is None for relu, topk and gated. Saved weights act on raw activations
+    (:meth:`fold_input_scale`).
+
+    Args:
+        d_in: Width of the activations.
+        d_sae: Number of neurons.
+        activation: "relu", "topk", "batch_topk", "jumprelu" or "gated".
+        k: Active latents per token: exactly (topk), on average (batch_topk), or the L0 that
+            :meth:`calibrate_threshold` aims at (jumprelu). relu and gated do not read it.
+        group_sizes: Sizes of the nested groups of a Matryoshka SAE, coarsest first; their sum is ``d_sae``.
+        threshold_per_neuron: batch_topk only: ``threshold`` is a vector instead of one number.
+        bandwidth: jumprelu only: width of the window in which thresholds get a gradient, in units of ``x``.
+        encoder_id: The encoder whose activations are explained, as ``VisionEncoder.provenance()`` gives it.
+        encoder_revision: Its revision.
+        layer: The block whose output is read, 0-based.
+        tokens: Which tokens: "cls", "patches", "all", "mean" or "random:n".
+        preprocessing: What was done to the images.
+        training_data: The data set, split and amount trained on.
+        norm_factor: The input scale that was folded in; set by :meth:`fold_input_scale`.
+        seed: Seed of the initial weights (and of training); None draws from torch's global generator.
+
+    Raises:
+        ValueError: If a value is of the wrong type, out of range, or unreasonably large.
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        d_sae: int,
+        activation: str = "batch_topk",
+        k: int = 20,
+        group_sizes: tuple[int, ...] | None = None,
+        *,
+        threshold_per_neuron: bool = False,
+        bandwidth: float = 0.001,
+        encoder_id: str | None = None,
+        encoder_revision: str | None = None,
+        layer: int | None = None,
+        tokens: str | None = None,
+        preprocessing: str | dict | None = None,
+        training_data: str | dict | None = None,
+        norm_factor: float | None = None,
+        seed: int | None = None,
+    ):
+        super().__init__()
+        self.d_in = checks.integer("d_in", d_in, 1, MAX_D_IN)
+        self.d_sae = checks.integer("d_sae", d_sae, 1, MAX_D_SAE)
+        if self.d_in * self.d_sae > MAX_MATRIX:
+            raise ValueError(f"d_in * d_sae = {d_in} * {d_sae} exceeds the limit of {MAX_MATRIX} weights")
+        self.activation = checks.choice("activation", activation, SPARSITIES)
+        self.group_sizes = checks.partition("group_sizes", group_sizes, self.d_sae)
+        self.threshold_per_neuron = checks.boolean("threshold_per_neuron", threshold_per_neuron)
+        if threshold_per_neuron and activation != "batch_topk":
+            raise ValueError("threshold_per_neuron is a setting of activation 'batch_topk' only")
+        self.encoder_id = checks.text("encoder_id", encoder_id)
+        self.encoder_revision = checks.text("encoder_revision", encoder_revision)
+        self.layer = None if layer is None else checks.integer("layer", layer, -1000, 1000)
+        self.tokens = checks.text("tokens", tokens)
+        self.preprocessing = checks.description("preprocessing", preprocessing)
+        self.training_data = checks.description("training_data", training_data)
+        self.norm_factor = None if norm_factor is None else checks.positive("norm_factor", norm_factor)
+        self.seed = None if seed is None else checks.integer("seed", seed, 0, 2**64 - 1)
+
+        self.sparsity = SPARSITIES[activation](
+            checks.integer("k", k, 1, MAX_D_SAE), checks.positive("bandwidth", bandwidth)
+        )
+        self.W_enc = nn.Parameter(torch.empty(self.d_in, self.d_sae))
+        self.W_dec = nn.Parameter(torch.empty(self.d_sae, self.d_in))
+        self.b_dec = nn.Parameter(torch.zeros(self.d_in))
+        self.sparsity.create_parameters(self)
+        if not self.W_dec.is_meta:
+            self.reset_matrices_()
+
+    @property
+    def k(self) -> int:
+        """Active latents per token; kept by :attr:`sparsity`, which is where to change it."""
+        return self.sparsity.k
+
+    @property
+    def bandwidth(self) -> float:
+        """Width of JumpReLU's window; kept by :attr:`sparsity`."""
+        return self.sparsity.bandwidth
+
+    @torch.no_grad()
+    def reset_matrices_(self) -> None:
+        """Draws decoder rows uniformly from the unit sphere; the encoder is a copy of their transpose."""
+        generator = None
+        if self.seed is not None:
+            generator = torch.Generator(self.W_dec.device).manual_seed(self.seed)
+        self.W_dec.normal_(generator=generator)
+        self.normalize_decoder_()
+        self.W_enc.copy_(self.W_dec.T)
+
+    # ------------------------------------------------------------------------------------------- inference
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """The one dense product: ``(x - b_dec) @ W_enc + b_enc``, ``[..., d_in] -> [..., d_sae]``."""
+        return nn.functional.linear(x.to(self.W_enc.dtype) - self.b_dec, self.W_enc.T, self.b_enc)
+
+    def preactivations(self, x: Tensor) -> Tensor:
+        """Magnitudes before selection, ``relu(hidden(x))`` (gated: of its magnitude branch)."""
+        return self.sparsity.preactivations(self, self.hidden(x))
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Latents by the inference rule, dense: ``[..., d_in] -> [..., d_sae]``, in the dtype of the weights.
+
+        Raises:
+            ValueError: If the last dimension is not ``d_in``, or ``x`` is not floating point or not finite.
+        """
+        return self.sparsity.infer(self, self.hidden(self._checked(x)))
+
+    @torch.no_grad()
+    def encode_sparse(self, x: Tensor, max_active: int | None = None) -> SparseLatents:
+        """The active latents of :meth:`encode` only, without gradients and without a ``[..., d_sae]`` tensor.
+
+        Args:
+            x: ``[..., d_in]``.
+            max_active: Keep at most this many, the strongest, per token.
+
+        Returns:
+            ``(values, indices)``, each ``[..., K]`` where K is the largest number of active latents of a
+            token: strongest first, padded with value 0 and neuron 0. An entry is active exactly if its value
+            is positive.
+        """
+        if max_active is not None:
+            checks.integer("max_active", max_active, 1, MAX_D_SAE)
+        parts = [
+            self.sparsity.infer_sparse(self, self.hidden(chunk), max_active)
+            for chunk in token_chunks(self._checked(x).reshape(-1, self.d_in), self.d_sae)
+        ]
+        width = max(part.values.shape[-1] for part in parts)
+        padded = [
+            torch.cat([nn.functional.pad(tensor, (0, width - tensor.shape[-1])) for tensor in tensors])
+            for tensors in zip(*parts)
+        ]
+        return SparseLatents(*(tensor.reshape(*x.shape[:-1], width) for tensor in padded))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """``latents @ W_dec + b_dec``, ``[..., d_sae] -> [..., d_in]``; latents may be signed.
+
+        Where few latents are non-zero and no gradient with respect to them is asked for, only the decoder
+        rows of those are read.
+        """
+        latents = latents.to(self.W_dec.dtype)
+        needs_gradient = torch.is_grad_enabled() and (latents.requires_grad or self.W_dec.requires_grad)
+        product = torch.matmul if needs_gradient else mostly_zero_product
+        return product(latents, self.W_dec) + self.b_dec
+
+    def decode_sparse(self, values: Tensor, indices: Tensor) -> Tensor:
+        """Reconstruction from ``(values, indices)`` of :meth:`encode_sparse`, ``[..., K] -> [..., d_in]``."""
+        return gather_rows(SparseLatents(values, indices), self.W_dec) + self.b_dec
+
+    def forward(self, x: Tensor) -> SAEOutput:
+        """Latents and reconstruction by the inference rule; ``x [..., d_in]`` in raw units."""
+        latents = self.encode(x)
+        return SAEOutput(latents, self.decode(latents))
+
+    def prefix_reconstructions(self, latents: Tensor) -> Tensor:
+        """Reconstructions from the first group, the first two, ... (Matryoshka): ``[groups, ..., d_in]``.
+
+        Without groups there is one, ``decode(latents)``.
+        """
+        ends = torch.tensor(self.group_sizes or (self.d_sae,)).cumsum(0).tolist()
+        parts, start = [], 0
+        for end in ends:
+            parts.append(latents[..., start:end].to(self.W_dec.dtype) @ self.W_dec[start:end])
+            start = end
+        return torch.stack(parts).cumsum(0) + self.b_dec
+
+    @property
+    def group_of(self) -> Tensor:
+        """Group of each neuron, ``[d_sae]`` int64; all 0 without groups."""
+        sizes = torch.tensor(self.group_sizes or (self.d_sae,))
+        return torch.arange(len(sizes)).repeat_interleave(sizes).to(self.W_dec.device)
+
+    # -------------------------------------------------------------------------------------------- training
+
+    def train_latents(self, x: Tensor) -> TrainingLatents:
+        """Latents by the training rule, dense, with the loss terms that go with it; ``x [n, d_in]``.
+
+        The plain autograd form. Faster steps take ``sae.sparsity.train_select(sae.preactivations(x))``.
+        """
+        return self.sparsity.train_latents(self, x)
+
+    def decoder_norms(self) -> Tensor:
+        """L2 norm of each decoder row, ``[d_sae]``."""
+        return self.W_dec.norm(dim=-1)
+
+    @torch.no_grad()
+    def normalize_decoder_(self) -> None:
+        """Scales decoder rows to unit norm; the encoder is left alone, so this is a step of training."""
+        self.W_dec.div_(self.decoder_norms().clamp_min(torch.finfo(self.W_dec.dtype).tiny)[:, None])
+
+    @property
+    def threshold_is_set(self) -> bool:
+        """Whether there is an inference threshold that was learned, tracked or calibrated."""
+        learned = isinstance(self.threshold, nn.Parameter)
+        return learned or (self.threshold is not None and bool((self.threshold >= 0).all()))
+
+    @torch.no_grad()
+    def calibrate_threshold(
+        self,
+        activations: Tensor | Iterable[Tensor] | Callable[[], Iterable[Tensor]],
+        target_l0: float | None = None,
+        *,
+        reduce: Callable[[Tensor], Tensor] | None = None,
+    ) -> float:
+        """Sets the threshold such that held-out tokens have ``target_l0`` active latents on average, exactly.
+
+        Two passes over the data and no ``[n, d_sae]`` matrix. A vector of thresholds is multiplied by one
+        factor.
+
+        Args:
+            activations: A tensor ``[..., d_in]``; or batches of it that can be iterated twice (a list, a
+                DataLoader); or a function that returns an iterator over batches.
+            target_l0: Active latents per token; default ``k``.
+            reduce: Sums an int64 tensor, on the device of the SAE, over the processes that each hold a part of
+                the data.
+
+        Returns:
+            The threshold (of a vector: the factor it was multiplied with).
+
+        Raises:
+            ValueError: If the activation function has no threshold, or there is no data.
+        """
+        if self.threshold is None:
+            raise ValueError(f"activation {self.activation!r} has no threshold to calibrate")
+        target_l0 = checks.positive("target_l0", self.k if target_l0 is None else target_l0)
+        scale = torch.ones_like(self.threshold, dtype=torch.float32)
+        if self.threshold.ndim == 1 and self.threshold_is_set:
+            scale = self.threshold.float().clamp_min(1e-30)
+
+        device = self.W_enc.device
+
+        def scores(x: Tensor) -> Tensor:
+            return self.preactivations(self._checked(x.to(device))).float() / scale
+
+        def total(counts: Tensor) -> Tensor:
+            return counts if reduce is None else reduce(counts.to(device)).cpu()
+
+        threshold = exact_threshold(scores, activations, self.d_sae, target_l0, total, self.W_enc.dtype)
+        self.threshold.copy_(scale * threshold)
+        return threshold
+
+    @torch.no_grad()
+    def fold_input_scale(self, norm_factor: float) -> None:
+        """Makes an SAE that was trained on ``x / norm_factor`` act on raw ``x``.
+
+        Biases and thresholds are multiplied by ``norm_factor``, the matrices stay. Latents are then in raw
+        units: with a unit decoder, a latent of 1 displaces the activation by 1.
+        """
+        factor = checks.positive("norm_factor", norm_factor)
+        self.b_dec.mul_(factor)
+        self.sparsity.scale_inputs_(self, factor)
+        self.norm_factor = factor * (self.norm_factor or 1.0)
+
+    def card_summary(self) -> str:
+        """See :meth:`HubModel.card_summary`."""
+        kind = f"Matryoshka {self.activation}" if self.group_sizes else self.activation
+        place = "" if self.layer is None else f", layer {self.layer}"
+        tokens = "" if self.tokens is None else f" ({self.tokens} tokens)"
+        encoder = self.encoder_id or "a vision encoder"
+        kind = f"{kind}, {self.d_sae} neurons"
+        return f"Sparse autoencoder ({kind}) of the activations of {encoder}{place}{tokens}."
+
+    def card_tags(self) -> list[str]:
+        """See :meth:`HubModel.card_tags`."""
+        return [self.activation, *(["matryoshka"] if self.group_sizes else [])]
+
+    def _checked(self, x: Tensor) -> Tensor:
+        if not x.is_floating_point() or x.ndim < 1 or x.shape[-1] != self.d_in:
+            raise ValueError(f"expected floating-point activations [..., {self.d_in}], got {x.dtype} {tuple(x.shape)}")
+        if not x.isfinite().all():
+            raise ValueError("the activations hold NaN or infinite values; look at the encoder's output first")
+        return x
