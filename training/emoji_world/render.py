@@ -185,7 +185,7 @@ def _paste(
     angle: np.ndarray,
     flip: np.ndarray,
 ) -> torch.Tensor:
-    """Draws one sprite on each of the named rows of the canvas, in place; returns what is opaque, ``[rows, 64, 64]``."""
+    """Draws one sprite on each of the named rows of the canvas, in place; returns what is opaque, ``[n, 64, 64]``."""
     turn = np.deg2rad(angle)
     scale = SIDE / size
     cos, sin = np.cos(turn) * scale, np.sin(turn) * scale

@@ -1,0 +1,228 @@
+"""The activation store: an encoder's activations on disk, in shards. docs/activation-store.md is normative."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cbsae_hub.data.shuffling import ShuffledOrder
+
+FORMAT = "cbsae_hub.activations"
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+TENSOR = "activations"
+DTYPES = {"F16": np.float16, "F32": np.float32}
+FITS_IN_MEMORY = 4 * 2**30  # bytes up to which shuffling is one exact permutation
+
+
+class StoreError(OSError):
+    """A store that is damaged, incomplete, or not one."""
+
+
+def digest(array: np.ndarray) -> str:
+    """sha256 of an array's bytes."""
+    return hashlib.sha256(memoryview(np.ascontiguousarray(array)).cast("B")).hexdigest()
+
+
+def map_shard(path: Path) -> np.ndarray:
+    """The rows of a shard ``[rows, d_in]``, memory-mapped.
+
+    Raises:
+        StoreError: If the file is missing, truncated, or no shard; names it.
+    """
+    try:
+        with path.open("rb") as file:
+            header_bytes = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(header_bytes)) if header_bytes < 2**20 else {}
+        form = header[TENSOR]
+        start, stop = form["data_offsets"]
+        if path.stat().st_size != 8 + header_bytes + stop:
+            raise StoreError(f"shard {path} is truncated: {path.stat().st_size} of {8 + header_bytes + stop} bytes")
+        dtype = DTYPES[form["dtype"]]
+    except FileNotFoundError as error:
+        raise StoreError(f"shard {path} is missing") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path} is damaged or no shard of activations: {error!r}") from error
+    return np.memmap(path, dtype, "r", offset=8 + header_bytes + start, shape=tuple(form["shape"]))
+
+
+class ActivationStore:
+    """Rows of activations, one per token, in the order of the images; or those of some of the images.
+
+    Attributes:
+        folder: Where it is.
+        manifest: What the numbers are, see docs/activation-store.md.
+        d_in: Width of a row.
+        tokens_per_image: Rows of an image; row ``i`` belongs to image ``images[i // tokens_per_image]``.
+        images: Ids of the images whose rows these are.
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any], images: np.ndarray, shards: "_Shards"):
+        self.folder, self.manifest, self.images, self._shards = folder, manifest, images, shards
+        self.d_in: int = manifest["d_in"]
+        self.tokens_per_image: int = manifest["tokens_per_image"]
+
+    @classmethod
+    def open(cls, folder: str | Path, check: bool = True) -> "ActivationStore":
+        """Opens a finished store; reads no activations yet.
+
+        Args:
+            folder: Of the store.
+            check: Compare each shard with its checksum when it is first read. Costs one pass over the data.
+
+        Raises:
+            StoreError: If there is no finished store, or a shard is missing, truncated, or of another store.
+        """
+        folder = Path(folder)
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            state = "an unfinished activation store; extract with the same settings to complete it"
+            unfinished = (folder / "settings.json").is_file()
+            raise StoreError(f"{folder} is {state if unfinished else 'no activation store'}") from error
+        except ValueError as error:
+            raise StoreError(f"{folder / MANIFEST} is damaged: {error}") from error
+        if manifest.get("format") != FORMAT or manifest.get("schema_version") != SCHEMA_VERSION:
+            raise StoreError(
+                f"{folder} has format {manifest.get('format')!r}, schema version {manifest.get('schema_version')!r}; "
+                f"this version of cbsae_hub reads {FORMAT!r}, {SCHEMA_VERSION}"
+            )
+        shards = _Shards(folder, manifest, check)
+        return cls(folder, manifest, np.arange(manifest["num_images"]), shards)
+
+    def __len__(self) -> int:
+        return len(self.images) * self.tokens_per_image
+
+    @property
+    def num_images(self) -> int:
+        """How many images' rows these are."""
+        return len(self.images)
+
+    def image_of(self, row: int) -> int:
+        """Id of the image that a row belongs to."""
+        return int(self.images[row // self.tokens_per_image])
+
+    def verify(self) -> None:
+        """Compares every shard with its checksum.
+
+        Raises:
+            StoreError: Names all damaged shards.
+        """
+        self._shards.verify()
+
+    def read(self, start: int, stop: int) -> torch.Tensor:
+        """Rows ``start`` to ``stop``, ``[rows, d_in]`` in the stored dtype."""
+        return self._gather(np.arange(start, min(stop, len(self))))
+
+    def holdout(self, fraction: float, seed: int = 0) -> tuple["ActivationStore", "ActivationStore"]:
+        """Splits by image into a training and a held-out part, at random.
+
+        Raises:
+            ValueError: If one of the two parts would be empty.
+        """
+        count = round(fraction * len(self.images))
+        if not 0 < count < len(self.images):
+            raise ValueError(f"a fraction of {fraction} of {len(self.images)} images leaves one part empty")
+        order = np.random.default_rng(seed).permutation(self.images)
+        return self._view(np.sort(order[count:])), self._view(np.sort(order[:count]))
+
+    def batches(
+        self,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        start_batch: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        dtype: torch.dtype = torch.float32,
+        drop_last: bool = True,
+        memory: int = FITS_IN_MEMORY,
+    ) -> Iterator[torch.Tensor]:
+        """One pass over all rows in random order; the next batch is read while the last one is used.
+
+        Global batch ``i`` of a seed and epoch is the same set of rows for every number of processes; process
+        ``rank`` of ``world`` gets every ``world``-th row of it.
+
+        Args:
+            batch_size: Rows of a global batch.
+            seed: With ``epoch``, decides the order.
+            epoch: Which pass.
+            start_batch: Skip this many batches, without reading them.
+            rank: This process.
+            world: Number of processes.
+            dtype: What the rows are converted to.
+            drop_last: Leave out a last batch that is not full.
+            memory: Bytes. A store up to this size is shuffled by one exact permutation; a larger one by mixing
+                random runs of 256 neighbouring rows in a buffer of half this size.
+
+        Yields:
+            ``[batch_size / world, d_in]``.
+        """
+        row_bytes = self.d_in * self._shards.itemsize
+        order = ShuffledOrder(len(self), memory // row_bytes, seed, epoch)
+        count = len(self) // batch_size if drop_last else -(-len(self) // batch_size)
+
+        def load(index: int) -> torch.Tensor:
+            rows = order.rows(index * batch_size, min((index + 1) * batch_size, len(self)))
+            return self._gather(rows[rank::world]).to(dtype)
+
+        with ThreadPoolExecutor(1) as reader:
+            ahead = reader.submit(load, start_batch) if start_batch < count else None
+            for index in range(start_batch, count):
+                batch = ahead.result()
+                if index + 1 < count:
+                    ahead = reader.submit(load, index + 1)
+                yield batch
+
+    def _view(self, images: np.ndarray) -> "ActivationStore":
+        return ActivationStore(self.folder, self.manifest, images, self._shards)
+
+    def _gather(self, rows: np.ndarray) -> torch.Tensor:
+        image, token = np.divmod(rows, self.tokens_per_image)
+        return torch.from_numpy(self._shards.gather(self.images[image] * self.tokens_per_image + token))
+
+
+class _Shards:
+    """The rows of all shards as one array."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any], check: bool):
+        self._paths = [folder / shard["file"] for shard in manifest["shards"]]
+        self._digests = [shard["sha256"] for shard in manifest["shards"]]
+        self._maps = [map_shard(path) for path in self._paths]
+        self._checked = [not check] * len(self._maps)
+        for path, rows, shard in zip(self._paths, self._maps, manifest["shards"]):
+            if rows.shape != (shard["rows"], manifest["d_in"]) or rows.dtype != np.dtype(manifest["dtype"]):
+                raise StoreError(f"shard {path} does not belong to this store: {rows.dtype} {rows.shape}")
+        self._ends = np.cumsum([len(rows) for rows in self._maps])
+        self.itemsize = np.dtype(manifest["dtype"]).itemsize
+        self._dtype, self._d_in = np.dtype(manifest["dtype"]), manifest["d_in"]
+
+    def verify(self) -> None:
+        damaged = [
+            str(path)
+            for path, rows, expected in zip(self._paths, self._maps, self._digests)
+            if digest(rows) != expected
+        ]
+        if damaged:
+            raise StoreError(f"damaged shards, delete them and extract again: {', '.join(damaged)}")
+
+    def _rows_of(self, shard: int) -> np.ndarray:
+        if not self._checked[shard]:
+            if digest(self._maps[shard]) != self._digests[shard]:
+                raise StoreError(f"shard {self._paths[shard]} is damaged: delete it and extract again")
+            self._checked[shard] = True
+        return self._maps[shard]
+
+    def gather(self, rows: np.ndarray) -> np.ndarray:
+        result = np.empty((len(rows), self._d_in), self._dtype)
+        shards = np.searchsorted(self._ends, rows, side="right")
+        for shard in np.unique(shards):
+            here = np.flatnonzero(shards == shard)
+            first = self._ends[shard] - len(self._maps[shard])
+            result[here] = self._rows_of(shard)[rows[here] - first]
+        return result

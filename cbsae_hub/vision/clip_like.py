@@ -1,0 +1,170 @@
+"""Image and text embeddings in one space, from any model that open_clip loads: the teacher and the judge."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import PreTrainedTokenizerBase
+
+from cbsae_hub.models import folder_revision, resolve_id
+from cbsae_hub.vision.encoder import to_rgb
+
+CONFIG = "open_clip_config.json"
+WEIGHTS = "open_clip_model.safetensors"
+
+
+class ClipLike:
+    """Unit embeddings of images and of texts.
+
+    Args:
+        model: An open_clip model.
+        preprocess: What makes a tensor of a PIL image.
+        tokenizer: What makes token ids of texts.
+        repo_id: Where the model came from.
+        revision: Which version of it.
+    """
+
+    def __init__(self, model: torch.nn.Module, preprocess, tokenizer, repo_id: str, revision: str | None = None):
+        self.model = model.eval().requires_grad_(False)
+        self.preprocess, self.tokenizer = preprocess, tokenizer
+        self.repo_id, self.revision = repo_id, revision
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_id: str | Path,
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+        beside: str | Path | None = None,
+    ) -> "ClipLike":
+        """Loads a model by name.
+
+        Args:
+            repo_id: A folder in open_clip's local-dir format with its tokenizer; a Hub repository in open_clip's
+                format (``laion/CLIP-ViT-B-32-...``); or one of open_clip's own, ``ViT-B-16/openai``.
+            revision: Of a Hub repository: branch, tag or commit. Of a folder: its ``sha256:...``, which is checked.
+            device: Where the model goes.
+            beside: A model folder next to which this one may lie, see :func:`cbsae_hub.models.resolve_id`.
+
+        Raises:
+            ValueError: If there is no such model, or the folder's weights are not those that ``revision`` names.
+            FileNotFoundError: If the folder lacks a config or safetensors weights.
+        """
+        architecture, _, tag = str(repo_id).partition("/")
+        if (architecture, tag) in open_clip.list_pretrained():
+            model, _, preprocess = open_clip.create_model_and_transforms(architecture, tag, device=device)
+            return cls(model, preprocess, open_clip.get_tokenizer(architecture), str(repo_id), tag)
+        source = resolve_id(str(repo_id), beside)
+        if not Path(source).is_dir():
+            source, revision = _download(source, revision)
+        elif revision is not None and revision != folder_revision(source):
+            raise ValueError(f"{source} holds weights {folder_revision(source)}, not {revision}: another model?")
+        else:
+            revision = folder_revision(source)
+        folder = Path(source)
+        for file in (CONFIG, WEIGHTS):
+            if not (folder / file).is_file():
+                raise FileNotFoundError(f"{folder} lacks {file}: it is not a model in open_clip's format")
+        name = f"local-dir:{folder}"
+        model, _, preprocess = open_clip.create_model_and_transforms(name, device=device)
+        return cls(model, preprocess, open_clip.get_tokenizer(name), str(repo_id), revision)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.logit_scale.device
+
+    @property
+    def logit_scale(self) -> float:
+        """The inverse temperature of the model's zero-shot softmax."""
+        return float(self.model.logit_scale.exp())
+
+    @torch.no_grad()
+    def embed_images(self, images: Sequence[Image.Image], batch_size: int = 256) -> torch.Tensor:
+        """Unit embeddings of PIL images of any mode, ``[n, d]`` float32 on the CPU.
+
+        Raises:
+            ValueError: If there are no images.
+        """
+        if not len(images):
+            raise ValueError("no images were given")
+        parts = []
+        for start in range(0, len(images), batch_size):
+            pixels = torch.stack([self.preprocess(to_rgb(image)) for image in images[start : start + batch_size]])
+            parts.append(F.normalize(self.model.encode_image(pixels.to(self.device)).float(), dim=-1).cpu())
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def embed_texts(
+        self, texts: Sequence[str], templates: Sequence[str] = ("{}",), batch_size: int = 256
+    ) -> torch.Tensor:
+        """Unit embeddings of texts, ``[n, d]`` float32 on the CPU.
+
+        Args:
+            texts: One or more.
+            templates: Prompts with one ``{}``; the unit embeddings of all are averaged and made unit again. The
+                default is the bare text, as CLIP-Dissect has it.
+            batch_size: Texts at once.
+
+        Raises:
+            ValueError: If there are no texts, or a template has no ``{}``.
+        """
+        if not len(texts):
+            raise ValueError("no texts were given")
+        if bad := [template for template in templates if "{}" not in template]:
+            raise ValueError(f"a template needs one {{}} for the text, got {bad[0]!r}")
+        total = 0
+        for template in templates:
+            lines = [template.replace("{}", text) for text in texts]
+            parts = [
+                self.model.encode_text(self.tokenizer(lines[start : start + batch_size]).to(self.device))
+                for start in range(0, len(lines), batch_size)
+            ]
+            total = total + F.normalize(torch.cat(parts).float(), dim=-1)
+        return F.normalize(total, dim=-1).cpu()
+
+
+def _download(repo_id: str, revision: str | None) -> tuple[str, str]:
+    """A snapshot of a Hub repository in open_clip's format: weights, config, tokenizer, and nothing else."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(repo_id, revision=revision, allow_patterns=["*.json", "*.txt", "*.model", WEIGHTS])
+    except Exception as error:
+        raise ValueError(
+            f"{repo_id!r} is neither a folder, nor one of open_clip's ARCHITECTURE/TAG, nor could it be had from the "
+            f"Hub: {error}"
+        ) from error
+    return folder, Path(folder).name
+
+
+def save_clip_like(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    model_cfg: dict[str, Any],
+    preprocess_cfg: dict[str, Any],
+    folder: str | Path,
+) -> None:
+    """Writes a folder in open_clip's local-dir format, tokenizer included.
+
+    Args:
+        model: An open_clip model built with ``open_clip.CLIP(**model_cfg)``.
+        tokenizer: Of transformers; its padding has id 0 and its end-of-text the largest id, as open_clip expects.
+        model_cfg: open_clip's ``model_cfg``.
+        preprocess_cfg: open_clip's ``preprocess_cfg``: ``mean``, ``std``, ...
+        folder: Where; created.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(folder)
+    # The name only says that there is a tokenizer; from a folder, open_clip always reads the folder's own.
+    text = {**model_cfg["text_cfg"], "hf_tokenizer_name": folder.name}
+    config = {"model_cfg": {**model_cfg, "text_cfg": text}, "preprocess_cfg": preprocess_cfg}
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS)

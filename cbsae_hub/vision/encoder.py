@@ -1,0 +1,234 @@
+"""Vision encoders of transformers whose activations are explained: CLIP, SigLIP, DINOv2 with and without registers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import transformers
+from PIL import Image
+from transformers import AutoConfig, AutoImageProcessor
+
+from cbsae_hub.models import folder_revision, resolve_id
+from cbsae_hub.vision.site import ResidualSite, find_blocks
+
+
+@dataclass(frozen=True)
+class _Family:
+    """What differs between families: the class to load, whether there is a CLS token, and the pooled output."""
+
+    model: str
+    cls_token: bool
+    pooled: str
+
+
+FAMILIES = {
+    "clip": _Family("CLIPVisionModelWithProjection", True, "image_embeds"),
+    "clip_vision_model": _Family("CLIPVisionModelWithProjection", True, "image_embeds"),
+    "siglip": _Family("SiglipVisionModel", False, "pooler_output"),
+    "siglip_vision_model": _Family("SiglipVisionModel", False, "pooler_output"),
+    "dinov2": _Family("Dinov2Model", True, "pooler_output"),
+    "dinov2_with_registers": _Family("Dinov2WithRegistersModel", True, "pooler_output"),
+}
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any PIL image as RGB; what is transparent is shown on white."""
+    if image.mode == "RGB":
+        return image
+    if image.mode == "P" and "transparency" in image.info or image.mode in ("LA", "PA", "RGBa", "La"):
+        image = image.convert("RGBA")
+    if image.mode == "RGBA":
+        canvas = Image.new("RGB", image.size, "white")
+        canvas.paste(image, mask=image.getchannel("A"))
+        return canvas
+    return image.convert("RGB")
+
+
+class VisionEncoder:
+    """Activations of one layer of a vision encoder, for the tokens that are asked for.
+
+    Args:
+        model: A vision model of transformers of one of the known families.
+        processor: Its image processor.
+        layer: Block whose output is read, from 0; negative numbers count from the end.
+        tokens: "cls", "patches" (CLS and registers excluded), "all", "mean" (of all tokens) or "random:n" (n tokens
+            drawn with replacement, CLS and registers included, as in sae-for-vlm's steering SAEs).
+        repo_id: Where the model came from.
+        revision: Which version of it.
+
+    Raises:
+        ValueError: If the family, the layer or the token selection is unknown, or the family has no CLS token.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        processor: Any,
+        layer: int = -2,
+        tokens: str = "patches",
+        repo_id: str | None = None,
+        revision: str | None = None,
+    ):
+        self.model = model.eval().requires_grad_(False)
+        self.processor = processor
+        self.family = _family_of(model.config)
+        self.site = ResidualSite.find(model, layer)
+        self.layer = self.site.layer
+        self.num_layers = len(find_blocks(model)[0])
+        self.repo_id, self.revision = repo_id, revision
+        config = model.config
+        self.d_in: int = config.hidden_size
+        side = config.image_size // config.patch_size
+        self.grid: tuple[int, int] = (side, side)
+        registers = getattr(config, "num_register_tokens", 0)
+        self._prefix = int(self.family.cls_token) + registers
+        self.tokens = self._check_tokens(tokens)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_id: str | Path,
+        layer: int = -2,
+        tokens: str = "patches",
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+        beside: str | Path | None = None,
+    ) -> "VisionEncoder":
+        """Loads an encoder from a folder or the Hub: safetensors only, no remote code, the PIL image processor.
+
+        Args:
+            repo_id: Folder or Hub id.
+            layer: See the class.
+            tokens: See the class.
+            revision: Of a Hub repository: branch, tag or commit. Of a folder: its ``sha256:...``, which is checked.
+            device: Where the model goes.
+            beside: A model folder next to which the encoder may lie, see :func:`cbsae_hub.models.resolve_id`.
+
+        Raises:
+            ValueError: See the class; or the folder's weights are not those that ``revision`` names.
+            OSError: If there is no such model, or it has no safetensors weights.
+        """
+        source = resolve_id(str(repo_id), beside)
+        local = Path(source).is_dir()
+        if local:
+            found = folder_revision(source)
+            if revision is not None and revision != found:
+                raise ValueError(f"{source} holds weights {found}, but {revision} is asked for: another encoder?")
+            pinned, revision = {}, found
+        else:
+            pinned = {"revision": revision}
+        config = AutoConfig.from_pretrained(source, **pinned)
+        family = _family_of(config)
+        model = getattr(transformers, family.model).from_pretrained(source, use_safetensors=True, **pinned)
+        # The default backend differs by what is installed; PIL gives everybody the same pixels.
+        processor = AutoImageProcessor.from_pretrained(source, backend="pil", **pinned)
+        if not local:
+            revision = getattr(model.config, "_commit_hash", None) or revision
+        return cls(model.to(device), processor, layer, tokens, str(repo_id), revision)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def tokens_per_image(self) -> int:
+        """How many rows an image gives."""
+        every = self._prefix + self.grid[0] * self.grid[1]
+        if self.tokens.startswith("random:"):
+            return int(self.tokens.removeprefix("random:"))
+        return {"cls": 1, "mean": 1, "all": every, "patches": every - self._prefix}[self.tokens]
+
+    def provenance(self) -> dict[str, Any]:
+        """What an SAE's config says about the activations that it was trained on."""
+        keys = ("size", "crop_size", "resample", "image_mean", "image_std", "do_center_crop")
+        settings = self.processor.to_dict()
+        preprocessing = {key: _plain(settings[key]) for key in keys if settings.get(key) is not None}
+        return {
+            "encoder_id": self.repo_id,
+            "encoder_revision": self.revision,
+            "layer": self.layer,
+            "tokens": self.tokens,
+            "preprocessing": {"processor": settings["image_processor_type"], **preprocessing},
+        }
+
+    def pixel_values(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Preprocessed images, ``[images, 3, h, w]``, on the model's device; any PIL mode is accepted.
+
+        Raises:
+            ValueError: If there are no images.
+        """
+        if not len(images):
+            raise ValueError("no images were given")
+        pictures = [to_rgb(image) for image in images]
+        return self.processor(images=pictures, return_tensors="pt").pixel_values.to(self.device)
+
+    @torch.no_grad()
+    def __call__(
+        self, images: Sequence[Image.Image] | torch.Tensor, seeds: Sequence[int] | None = None
+    ) -> torch.Tensor:
+        """Activations of the chosen tokens.
+
+        Args:
+            images: PIL images, or what :meth:`pixel_values` made of them; one batch.
+            seeds: With "random:n", a seed per image; default its place in the batch. Which tokens are drawn of an
+                image depends on its seed alone, not on the batch it comes in.
+
+        Returns:
+            ``[images, tokens, d_in]`` float32.
+        """
+        with self.site.capture() as seen:
+            self.model(self._pixels(images))
+        return self.select(seen.activations[0].float(), seeds)
+
+    @torch.no_grad()
+    def embed(self, images: Sequence[Image.Image] | torch.Tensor) -> torch.Tensor:
+        """The model's pooled image embedding, unit norm: ``[images, d]`` (CLIP: after the projection)."""
+        return F.normalize(self.model(self._pixels(images))[self.family.pooled].float(), dim=-1)
+
+    def select(self, v: torch.Tensor, seeds: Sequence[int] | None = None) -> torch.Tensor:
+        """Picks the chosen tokens: ``[images, all tokens, d_in] -> [images, tokens, d_in]``."""
+        if self.tokens == "cls":
+            return v[:, :1]
+        if self.tokens == "patches":
+            return v[:, self._prefix :]
+        if self.tokens == "mean":
+            return v.mean(1, keepdim=True)
+        if self.tokens == "all":
+            return v
+        draws = [
+            torch.randint(v.shape[1], (self.tokens_per_image,), generator=torch.Generator().manual_seed(int(seed)))
+            for seed in (range(len(v)) if seeds is None else seeds)
+        ]
+        return v.gather(1, torch.stack(draws).to(v.device)[..., None].expand(-1, -1, v.shape[-1]))
+
+    def _pixels(self, images: Sequence[Image.Image] | torch.Tensor) -> torch.Tensor:
+        if isinstance(images, torch.Tensor):
+            return images.to(self.device, next(self.model.parameters()).dtype)
+        return self.pixel_values(images)
+
+    def _check_tokens(self, tokens: str) -> str:
+        count = tokens.removeprefix("random:")
+        if tokens not in ("cls", "patches", "all", "mean") and not (
+            tokens.startswith("random:") and count.isdecimal() and int(count) > 0
+        ):
+            raise ValueError(f"tokens must be cls, patches, all, mean or random:n, got {tokens!r}")
+        if tokens == "cls" and not self.family.cls_token:
+            raise ValueError(f"{type(self.model).__name__} has no CLS token; take patches, all, mean or random:n")
+        return tokens
+
+
+def _family_of(config: Any) -> _Family:
+    if config.model_type not in FAMILIES:
+        raise ValueError(f"no vision encoder of type {config.model_type!r} is known; known are {', '.join(FAMILIES)}")
+    return FAMILIES[config.model_type]
+
+
+def _plain(value: Any) -> Any:
+    """Processor settings as JSON has them."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items() if inner is not None}
+    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,201 @@
+"""A place in a model's residual stream: read what passes there, or change it, without touching the model's code."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+Edit = Callable[[torch.Tensor], torch.Tensor]
+
+# Names under which transformers and diffusers keep a vision tower, and a tower its blocks (transformers 5).
+TOWERS = ("image_encoder", "vision_tower", "vision_model", "model")
+BLOCKS = ("encoder.layers", "encoder.layer")
+
+
+class EditError(RuntimeError):
+    """An edit that did nothing, or returned something that cannot take the place of the activations."""
+
+
+@dataclass
+class Capture:
+    """What passed a site: one tensor ``[batch, tokens, d]`` a forward pass, detached, on the model's device."""
+
+    activations: list[torch.Tensor] = field(default_factory=list)
+
+
+class _Stack:
+    """The handlers of one block, run in the order in which they were entered, by one hook.
+
+    The hook stands before all others. transformers 5 records hidden states by forward hooks which it installs at the
+    first call; a hook that came after those would change nothing that a model reads from its hidden states.
+    Each handler serves the thread that entered it, so that concurrent requests never steer each other.
+    """
+
+    def __init__(self) -> None:
+        self._handlers: list[tuple[int, Edit]] = []
+        self._hook = None
+        self._lock = threading.Lock()
+
+    def _run(self, _module: nn.Module, _inputs: tuple, output):
+        thread = threading.get_ident()
+        mine = [handler for owner, handler in self._handlers if owner == thread]
+        if not mine:
+            return None
+        value = output[0] if isinstance(output, tuple) else output
+        for handler in mine:
+            value = handler(value)
+        return (value, *output[1:]) if isinstance(output, tuple) else value
+
+    @contextmanager
+    def entered(self, block: nn.Module, handler: Edit) -> Iterator[None]:
+        entry = (threading.get_ident(), handler)
+        with self._lock:
+            if self._hook is None:
+                self._hook = block.register_forward_hook(self._run, prepend=True)
+            self._handlers = [*self._handlers, entry]
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._handlers = [other for other in self._handlers if other is not entry]
+                if not self._handlers:
+                    self._hook.remove()
+                    self._hook = None
+
+
+_STACKS: "WeakKeyDictionary[nn.Module, _Stack]" = WeakKeyDictionary()
+_STACKS_LOCK = threading.Lock()
+
+
+def _stack_of(block: nn.Module) -> _Stack:
+    with _STACKS_LOCK:
+        return _STACKS.setdefault(block, _Stack())
+
+
+def find_blocks(model) -> tuple[nn.ModuleList, str]:
+    """The blocks of the vision tower in a model or pipeline, and where they are.
+
+    Args:
+        model: A vision model, CLIPModel, SiglipModel, LLaVA, or a diffusers pipeline with an image encoder.
+
+    Raises:
+        ValueError: If no vision tower is found; names the class and where was looked.
+    """
+    tower, path = model, type(model).__name__
+    for _ in range(4):
+        for name in BLOCKS:
+            try:
+                blocks = tower.get_submodule(name) if isinstance(tower, nn.Module) else None
+            except AttributeError:
+                continue
+            if isinstance(blocks, nn.ModuleList):
+                return blocks, f"{path}.{name}"
+        inner = next((name for name in TOWERS if isinstance(getattr(tower, name, None), nn.Module)), None)
+        if inner is None:
+            break
+        tower, path = getattr(tower, inner), f"{path}.{inner}"
+    raise ValueError(
+        f"no vision blocks found in {path}: looked for {' or '.join(BLOCKS)} in it and in its {', '.join(TOWERS)}"
+    )
+
+
+class ResidualSite:
+    """The output of one block of a vision tower, ``[batch, tokens, d]``.
+
+    Several captures and edits may be active at once. They run in the order in which they were entered: each sees what
+    the earlier ones made of the activations, and the model goes on with the last one's result. All serve only the
+    thread that entered them, and end with their ``with`` block, exceptions included.
+
+    Attributes:
+        layer: The block, counted from 0.
+        name: Where it is, for messages.
+    """
+
+    def __init__(self, block: nn.Module, layer: int, name: str):
+        self.block, self.layer, self.name = block, layer, name
+
+    @classmethod
+    def find(cls, model, layer: int) -> "ResidualSite":
+        """Finds a block's output.
+
+        Args:
+            model: See :func:`find_blocks`.
+            layer: Block counted from 0; negative numbers count from the end, -1 is the last block. LLaVA's
+                ``vision_feature_layer=-2`` is the output of block -2.
+
+        Raises:
+            ValueError: If there is no vision tower or no such block.
+        """
+        blocks, path = find_blocks(model)
+        if not -len(blocks) <= layer < len(blocks):
+            raise ValueError(f"layer {layer} does not exist: {path} has {len(blocks)} layers, 0 to {len(blocks) - 1}")
+        index = layer % len(blocks)
+        return cls(blocks[index], index, f"{path}.{index}")
+
+    @contextmanager
+    def capture(self) -> Iterator[Capture]:
+        """Collects what passes, as the model's next block would see it were no later edit active.
+
+        Raises:
+            EditError: On leaving, if no forward pass came by.
+        """
+        seen = Capture()
+
+        def keep(value: torch.Tensor) -> torch.Tensor:
+            seen.activations.append(value.detach())
+            return value
+
+        with _stack_of(self.block).entered(self.block, keep):
+            yield seen
+        if not seen.activations:
+            raise EditError(f"nothing was captured: no forward pass of this thread came by {self.name}")
+
+    @contextmanager
+    def edit(self, fn: Edit, allow_identity: bool = False) -> Iterator[None]:
+        """Replaces the activations ``v`` by ``fn(v)`` while active.
+
+        Args:
+            fn: ``[batch, tokens, d] -> [batch, tokens, d]``, same dtype and device, finite.
+            allow_identity: Whether leaving everything as it was is fine (strength 0 of a sweep).
+
+        Raises:
+            EditError: If ``fn`` returns something else than finite activations of the same form; on leaving, if no
+                forward pass came by, or if every one left the activations exactly as they were.
+        """
+        passes = changes = 0
+
+        def change(value: torch.Tensor) -> torch.Tensor:
+            nonlocal passes, changes
+            edited = fn(value)
+            self._check(edited, value)
+            passes += 1
+            changes += not allow_identity and not torch.equal(edited, value)
+            return edited
+
+        with _stack_of(self.block).entered(self.block, change):
+            yield
+        if not passes:
+            raise EditError(f"the edit had no effect: no forward pass of this thread came by {self.name}")
+        if not allow_identity and not changes:
+            raise EditError(
+                f"the edit had no effect: it left the activations at {self.name} unchanged in all {passes} forward "
+                "passes. If that may be (strength 0), say allow_identity=True"
+            )
+
+    def _check(self, edited: torch.Tensor, value: torch.Tensor) -> None:
+        form = (value.shape, value.dtype, value.device)
+        if not isinstance(edited, torch.Tensor) or (edited.shape, edited.dtype, edited.device) != form:
+            got = (
+                f"{tuple(edited.shape)} {edited.dtype} on {edited.device}"
+                if isinstance(edited, torch.Tensor)
+                else type(edited).__name__
+            )
+            raise EditError(
+                f"the edit at {self.name} must return {tuple(value.shape)} {value.dtype} on {value.device}, got {got}"
+            )
+        if not edited.isfinite().all():
+            raise EditError(f"the edit at {self.name} returned NaN or infinite activations")

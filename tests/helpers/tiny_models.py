@@ -1,0 +1,68 @@
+"""Tiny random models of every supported class, with their image processors."""
+
+import torch
+from transformers import (
+    BitImageProcessor,
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPVisionModel,
+    CLIPVisionModelWithProjection,
+    Dinov2Config,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    SiglipImageProcessor,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+
+LAYERS, WIDTH, SIDE, PATCH = 4, 16, 16, 8
+VISION = {
+    "hidden_size": WIDTH,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 2,
+    "image_size": SIDE,
+    "patch_size": PATCH,
+}
+TEXT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 40}
+
+
+def _clip_config() -> CLIPConfig:
+    vision = {**VISION, "intermediate_size": 32, "projection_dim": 8}
+    return CLIPConfig(vision_config=vision, text_config=TEXT, projection_dim=8)
+
+
+def _llava() -> LlavaForConditionalGeneration:
+    vision = _clip_config().vision_config
+    return LlavaForConditionalGeneration(
+        LlavaConfig(vision_config=vision, text_config=LlamaConfig(**TEXT), image_token_index=39)
+    )
+
+
+BUILD = {
+    "CLIPModel": lambda: CLIPModel(_clip_config()),
+    "CLIPVisionModel": lambda: CLIPVisionModel(_clip_config().vision_config),
+    "CLIPVisionModelWithProjection": lambda: CLIPVisionModelWithProjection(_clip_config().vision_config),
+    "SiglipVisionModel": lambda: SiglipVisionModel(SiglipVisionConfig(**VISION, intermediate_size=32)),
+    "Dinov2Model": lambda: Dinov2Model(Dinov2Config(**VISION)),
+    "Dinov2WithRegistersModel": lambda: Dinov2WithRegistersModel(
+        Dinov2WithRegistersConfig(**VISION, num_register_tokens=3)
+    ),
+    "LlavaForConditionalGeneration": _llava,
+}
+
+
+def build(name: str) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return BUILD[name]().eval()
+
+
+def processor(name: str):
+    if name.startswith("Siglip"):
+        return SiglipImageProcessor(size={"height": SIDE, "width": SIDE})
+    square = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
+    return (CLIPImageProcessor if name.startswith("CLIP") else BitImageProcessor)(**square)

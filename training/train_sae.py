@@ -1,0 +1,59 @@
+"""Trains a sparse autoencoder on stored activations.
+
+    python training/extract_activations.py --recipe training/recipes/emoji.yaml
+    accelerate launch training/train_sae.py --recipe training/recipes/emoji.yaml --set steps=2000
+
+Writes the SAE, training.json, log.jsonl and a checkpoint into the output folder. Ctrl-C saves; --resume continues.
+"""
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from cbsae_hub.data.activations import ActivationStore
+from recipe import read_recipe
+
+from cbsae_hub.trainers.config import SAETrainConfig
+from cbsae_hub.trainers.sae import Interrupted, SAETrainer, describe
+
+INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+
+
+def main(
+    recipe: Annotated[Path | None, typer.Option(help="YAML file; its section `sae` is read.")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value, over the recipe.")] = None,
+    activations: Annotated[Path | None, typer.Option(help="Activation store; default as in the recipe.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder to write; default as in the recipe.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint in the output.")] = False,
+) -> None:
+    """Train a sparse autoencoder on stored activations."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        settings = read_recipe(recipe, "sae", overrides or [])
+        recipe_activations, recipe_output = settings.pop("activations", None), settings.pop("output", None)
+        activations, output = activations or recipe_activations, output or recipe_output
+        if not activations or not output:
+            raise ValueError("--activations and --output are needed, or `activations` and `output` in the recipe")
+        config = SAETrainConfig.from_dict(settings)
+        store = ActivationStore.open(activations)
+        train, heldout = store.holdout(config.heldout_fraction, config.seed)
+        trainer = SAETrainer(config, train, heldout, output, description=describe(store.manifest))
+        final = trainer.train(resume=resume)
+    except (ValueError, OSError) as error:
+        raise typer.BadParameter(str(error)) from error
+    except Interrupted as stop:
+        logging.warning("%s", stop)
+        raise typer.Exit(INTERRUPTED) from stop
+    logging.info(
+        "%s: explained variance %.4f, L0 %.2f, silent neurons %.2f %% of %d held-out tokens",
+        output,
+        final.explained_variance,
+        final.l0,
+        100 * final.silent_share,
+        final.tokens,
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)
