@@ -24,12 +24,8 @@ def test_unknown_public_name_is_named():
 
 
 def test_import_loads_no_heavy_library():
-    code = (
-        "import sys, cbsae_hub; print([m for m in ('torch', 'gradio', 'transformers') if m in sys.modules])"
-    )
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
-    )
+    code = "import sys, cbsae_hub; print([m for m in ('torch', 'gradio', 'transformers') if m in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert loaded.stdout.strip() == "[]"
 
 

@@ -6,6 +6,7 @@ Killed or stopped, it goes on where it was when it is started again with the sam
 """
 
 import logging
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +29,7 @@ def open_images(settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     source, arguments = str(settings["images"]), settings.get("images_args") or {}
     if ":" in source:
         module, function = source.split(":")
+        sys.path.insert(0, str(Path(__file__).parents[1]))
         return getattr(import_module(module), function)(**arguments), {"id": source, **arguments}
     split, revision = settings["split"], settings.get("images_revision")
     return load_images(source, split, revision), {"id": source, "split": split, "revision": revision}

@@ -1,6 +1,7 @@
 """Vision encoders of transformers whose activations are explained: CLIP, SigLIP, DINOv2 with and without registers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,8 @@ class VisionEncoder:
             pinned = {"revision": revision}
         config = AutoConfig.from_pretrained(source, **pinned)
         family = _family_of(config)
-        model = getattr(transformers, family.model).from_pretrained(source, use_safetensors=True, **pinned)
+        with _quiet():
+            model = getattr(transformers, family.model).from_pretrained(source, use_safetensors=True, **pinned)
         # The default backend differs by what is installed; PIL gives everybody the same pixels.
         processor = AutoImageProcessor.from_pretrained(source, backend="pil", **pinned)
         if not local:
@@ -219,6 +221,17 @@ class VisionEncoder:
         if tokens == "cls" and not self.family.cls_token:
             raise ValueError(f"{type(self.model).__name__} has no CLS token; take patches, all, mean or random:n")
         return tokens
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' report on the text tower, which a vision model rightly leaves in the file."""
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
 
 
 def _family_of(config: Any) -> _Family:

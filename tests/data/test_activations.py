@@ -209,7 +209,7 @@ def test_two_processes_write_the_same_store(tmp_path):
         t.extract({str(tmp_path / "two")!r}, accelerator=accelerator)
         """)
     )
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     subprocess.run([*command, str(script)], check=True, capture_output=True, timeout=120)
     extract(tmp_path / "one")
     for path in sorted((tmp_path / "one").iterdir()):

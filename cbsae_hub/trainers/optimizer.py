@@ -1,0 +1,71 @@
+"""Adam for dictionaries whose decoder rows have unit norm."""
+
+import torch
+from torch import Tensor
+
+from cbsae_hub.models.sae import SAE
+
+# So many decoder rows and their gradients stay in a processor's cache while they are worked on.
+BLOCK_ROWS = 512
+
+
+class DictionaryAdam(torch.optim.Adam):
+    """Adam on an SAE; a step also clips the gradient and keeps the decoder rows on the unit sphere.
+
+    In the order of the reference code: the part of each decoder row's gradient that is parallel to the row is
+    removed (it would only change the norm), the gradient of all parameters is clipped to a global norm, Adam
+    moves the parameters, decoder rows are scaled to unit norm.
+
+    Args:
+        sae: The autoencoder, its ``W_enc`` stored by neuron (``store_by_neuron_``).
+        betas: Decay rates of Adam's moments.
+        max_grad_norm: Global norm above which gradients are scaled down.
+    """
+
+    def __init__(self, sae: SAE, betas: tuple[float, float] = (0.9, 0.999), max_grad_norm: float = 1.0):
+        self.sae = sae
+        self.max_grad_norm = max_grad_norm
+        # The same memory as W_enc, but contiguous, as the fused kernel needs it.
+        self.encoder_rows = torch.nn.Parameter(sae.W_enc.data.T)
+        self.names = [name for name, _ in sae.named_parameters()]
+        parameters = [self.encoder_rows if p is sae.W_enc else p for p in sae.parameters()]
+        super().__init__(parameters, lr=0.0, betas=betas, fused=True)
+        # Read by the fused kernel, which divides gradients by it as it goes: clipping without a pass of its own.
+        self.grad_scale = torch.ones((), device=sae.W_dec.device)
+        self.found_inf = torch.zeros((), device=sae.W_dec.device)
+
+    @torch.no_grad()
+    def step(self) -> Tensor:
+        """One update from the ``.grad`` of the SAE's parameters.
+
+        Returns:
+            The norm of the gradient before clipping.
+        """
+        sae = self.sae
+        self.encoder_rows.grad = sae.W_enc.grad.T.contiguous()
+        for gradient, rows in zip(sae.W_dec.grad.split(BLOCK_ROWS), sae.W_dec.split(BLOCK_ROWS)):
+            gradient.addcmul_(rows, torch.linalg.vecdot(gradient, rows)[:, None], value=-1)
+        parameters = self.param_groups[0]["params"]
+        norm = torch.stack([parameter.grad.norm() for parameter in parameters]).norm()
+        self.grad_scale.copy_((norm / self.max_grad_norm).clamp_min(1.0))
+        super().step()
+        sae.normalize_decoder_()
+        return norm
+
+    def set_lr(self, lr: float) -> None:
+        """Sets the learning rate of the next step."""
+        self.param_groups[0]["lr"] = lr
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The moments and step counters, by parameter: ``{"W_dec.exp_avg": ...}``; empty before a step."""
+        return {
+            f"{name}.{key}": value
+            for name, parameter in zip(self.names, self.param_groups[0]["params"])
+            for key, value in self.state[parameter].items()
+        }
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Restores what :meth:`tensors` returned."""
+        for name, parameter in zip(self.names, self.param_groups[0]["params"]):
+            keys = [key for key in tensors if key.rpartition(".")[0] == name]
+            self.state[parameter] = {key.rpartition(".")[2]: tensors[key].to(parameter.device) for key in keys}

@@ -1,0 +1,58 @@
+import json
+
+import pytest
+
+from cbsae_hub.trainers.config import SAETrainConfig
+
+
+def test_defaults_are_the_reference_recipe():
+    config = SAETrainConfig()
+    assert config.group_sizes(1024) == (4096, 8192, 16384, 36864)
+    assert config.peak_lr(65_536) == pytest.approx(1e-4)
+    assert SAETrainConfig(lr="auto_paper").peak_lr(65_536) == pytest.approx(5e-4)
+    assert (config.batch_size, config.k, config.auxk_alpha, config.steps) == (4096, 20, 0.03, 100_000)
+
+
+def test_groups_partition_the_neurons_whatever_the_rounding():
+    config = SAETrainConfig(d_sae=100, group_fractions=[0.333, 0.333, 0.334])
+    assert config.group_sizes(7) == (33, 33, 34)
+    assert SAETrainConfig(d_sae=2048).group_sizes(128) == (128, 256, 512, 1152)
+    assert SAETrainConfig(group_fractions=None).group_sizes(128) is None
+
+
+def test_learning_rate_rises_stays_and_falls():
+    config = SAETrainConfig(lr=1.0, warmup_steps=10, decay_start=50, steps=100)
+    assert [config.lr_at(step, 1) for step in (0, 5, 10, 50, 75, 99)] == pytest.approx([0, 0.5, 1, 1, 0.5, 0.02])
+    assert SAETrainConfig(lr=1.0, warmup_steps=0).lr_at(0, 1) == 1.0
+
+
+def test_json_round_trip():
+    config = SAETrainConfig(lr=3e-4, d_sae=64, group_fractions=(0.5, 0.5), log_with=("jsonl", "trackio"))
+    assert SAETrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers():
+    assert SAETrainConfig(lr="1e-4").lr == 1e-4
+    assert SAETrainConfig(auxk_alpha=0).auxk_alpha == 0.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"k": 2.5}, "k must be int, got 2.5"),
+        ({"k": True}, "k must be int"),
+        ({"k": 0}, "k must be positive"),
+        ({"lr": "auto"}, "lr must be float or 'auto_code' or 'auto_paper'"),
+        ({"lr": float("nan")}, "lr must be"),
+        ({"activation": "tanh"}, "activation must be 'relu'"),
+        ({"betas": [0.9]}, "betas must be"),
+        ({"group_fractions": [0.5, 0.6]}, "group_fractions must be positive and sum to 1"),
+        ({"group_fractions": []}, "group_fractions must be"),
+        ({"heldout_fraction": 1.0}, "heldout_fraction must be between"),
+        ({"decay_start": 5, "steps": 5}, "decay_start must be below steps"),
+        ({"kk": 1}, "unknown settings kk; known are expansion, d_sae"),
+    ],
+)
+def test_bad_settings_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        SAETrainConfig.from_dict(settings)
