@@ -65,7 +65,9 @@ class NeuronTable:
     def __init__(self, frame: pd.DataFrame):
         if missing := [column for column in NEURON_COLUMNS if column not in frame.columns]:
             raise PackError(f"the neuron table lacks the columns {', '.join(missing)}")
-        self.frame = frame.reset_index(drop=True)
+        texts = {column: frame[column].astype(object) for column in ("name", "truth", "truth_agrees")}
+        nothing = {column: values.where(values.notna(), None) for column, values in texts.items()}
+        self.frame = frame.assign(**nothing).reset_index(drop=True)
         self._rows = list(self.frame.itertuples(index=False, name="Neuron"))
         self._index: ConceptIndex | None = None
 
@@ -239,6 +241,10 @@ class Pack:
     def image_bytes(self, image_id: int) -> bytes:
         """Its WebP bytes, as a page embeds them."""
         return self._images[image_id].webp
+
+    def alt(self, image_id: int) -> str:
+        """What an image shows, in words."""
+        return self._images[image_id].alt
 
     def image_ids(self) -> list[int]:
         """The images of the pack."""

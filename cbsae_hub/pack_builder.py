@@ -117,6 +117,7 @@ def _tokens(
     return x, *sae.encode_sparse(x)
 
 
+@torch.no_grad()
 def _score(
     sae: SAE, encoder: VisionEncoder, judge: ClipLike, images: Any, texts: torch.Tensor, batch_size: int
 ) -> _Pass:

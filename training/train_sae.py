@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from cbsae_hub.data.activations import ActivationStore
 from recipe import read_recipe
 
+from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.trainers.config import SAETrainConfig
 from cbsae_hub.trainers.sae import Interrupted, SAETrainer, describe
 
@@ -40,7 +40,8 @@ def main(
         train, heldout = store.holdout(config.heldout_fraction, config.seed)
         trainer = SAETrainer(config, train, heldout, output, description=describe(store.manifest))
         final = trainer.train(resume=resume)
-    except (ValueError, OSError) as error:
+        trainer.accelerator.end_training()
+    except (ValueError, OSError, FloatingPointError) as error:
         raise typer.BadParameter(str(error)) from error
     except Interrupted as stop:
         logging.warning("%s", stop)

@@ -53,7 +53,8 @@ class SAETrainConfig:
     dead_after_tokens: int = 10_000_000
     """A neuron that has not fired for this many tokens is dead."""
     sparsity_coefficient: float = 0.05
-    """Weight of the L1 (relu, gated) or L0 (jumprelu) penalty; the other activations have none."""
+    """Weight of the L1 (relu, gated) or L0 (jumprelu) penalty; the other activations have none. L0 counts latents, so
+    jumprelu wants a much smaller weight (0.002, say)."""
     threshold_decay: float = 0.999
     threshold_start: int = 1000
     """Step after which batch_topk's threshold is tracked; the first value is copied."""
@@ -67,7 +68,7 @@ class SAETrainConfig:
     heldout_fraction: float = 0.02
     """Share of the images that is kept out of training, for every figure that is reported."""
     eval_tokens: int = 200_000
-    """Held-out tokens that an evaluation reads, at most."""
+    """Held-out tokens that an evaluation reads, at most, rounded up to whole batches."""
     log_every: int = 100
     eval_every: int = 5000
     checkpoint_every: int = 5000

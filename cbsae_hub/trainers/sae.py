@@ -8,7 +8,7 @@ import logging
 import platform
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import accelerate
 import torch
@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
+from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.models.files import replace_file
 from cbsae_hub.models.sae import SAE
 from cbsae_hub.trainers import initialise, tracking
@@ -31,28 +32,6 @@ from cbsae_hub.version import __version__
 logger = logging.getLogger(__name__)
 
 TRAINING_NAME = "training.json"
-
-
-class Activations(Protocol):
-    """What training reads; an ``ActivationStore`` or a view of one."""
-
-    d_in: int
-
-    def __len__(self) -> int:
-        """Number of tokens."""
-
-    def batches(
-        self,
-        batch_size: int,
-        seed: int,
-        epoch: int,
-        start_batch: int = 0,
-        rank: int = 0,
-        world: int = 1,
-        dtype: torch.dtype = torch.float32,
-        drop_last: bool = True,
-    ) -> Iterator[Tensor]:
-        """Shuffled batches of ``batch_size`` tokens, of which every ``world``-th is returned."""
 
 
 class Interrupted(Exception):
@@ -78,8 +57,8 @@ class SAETrainer:
     def __init__(
         self,
         config: SAETrainConfig,
-        train: Activations,
-        heldout: Activations,
+        train: ActivationStore,
+        heldout: ActivationStore,
         output: str | Path,
         *,
         accelerator: Accelerator | None = None,
@@ -88,9 +67,7 @@ class SAETrainer:
         self.config = config
         self.train_data, self.heldout_data = train, heldout
         self.output = Path(output)
-        self.accelerator = accelerator or Accelerator(
-            mixed_precision=config.mixed_precision, log_with=list(config.log_with), project_dir=self.output
-        )
+        self.accelerator = accelerator or self._make_accelerator()
         self.processes = Processes(self.accelerator)
         if config.batch_size % self.processes.count:
             raise ValueError(
@@ -113,6 +90,16 @@ class SAETrainer:
         ).to(device)
         self.state = TrainingState(self.sae, config, self.accelerator)
 
+    def _make_accelerator(self) -> Accelerator:
+        config = self.config
+        accelerator = Accelerator(
+            mixed_precision=config.mixed_precision, log_with=list(config.log_with), project_dir=self.output
+        )
+        # Accelerate leaves out, silently, what is not installed.
+        if missing := set(config.log_with) - {str(tracker) for tracker in accelerator.log_with}:
+            raise ValueError(f"log_with names what is not installed: pip install {' '.join(sorted(missing))}")
+        return accelerator
+
     # ------------------------------------------------------------------------------------------------ the loop
 
     def train(self, resume: bool = False) -> Heldout:
@@ -127,6 +114,7 @@ class SAETrainer:
         Raises:
             FileExistsError: If the output folder has a checkpoint and ``resume`` is False.
             ValueError: If the checkpoint is of other settings.
+            FloatingPointError: If the loss becomes infinite or NaN.
             Interrupted: If the process got SIGINT or SIGTERM; a checkpoint was saved.
         """
         if not self._restore(resume):
@@ -145,13 +133,20 @@ class SAETrainer:
                 loss, gradient_norm = self.state.update(x)
                 self._report(progress, loss, gradient_norm)
                 last = self.state.step == self.config.steps
-                if last or self.state.step % self.config.checkpoint_every == 0:
+                stopping = not last and stop.requested()
+                if last or stopping or self.state.step % self.config.checkpoint_every == 0:
+                    self._require_finite(loss, gradient_norm)
                     self._save_checkpoint()
-                if not last and stop.requested():
-                    self._save_checkpoint()
+                if stopping:
                     self._finish_trackers()
                     raise Interrupted(f"stopped after step {self.state.step}; continue with --resume")
         return self._finish()
+
+    def _require_finite(self, loss: Loss, gradient_norm: Tensor) -> None:
+        if not (loss.total + gradient_norm).isfinite():
+            raise FloatingPointError(
+                f"the loss is {loss.total.item()} at step {self.state.step}: lower lr, or look at the activations"
+            )
 
     def _batches(self, start: int) -> Iterator[Tensor]:
         """This process's share of each global batch from a step on, epoch after epoch."""
@@ -203,13 +198,14 @@ class SAETrainer:
     def _report(self, progress: tqdm, loss: Loss, gradient_norm: Tensor) -> None:
         metrics = {}
         if self.state.step % self.config.log_every == 0:
+            self._require_finite(loss, gradient_norm)
             metrics = {f"loss/{name}": value.item() for name, value in loss._asdict().items()}
             metrics |= {
                 "gradient_norm": gradient_norm.item(),
                 "lr": self.config.lr_at(self.state.step - 1, self.sae.d_sae),
                 "dead_share": self.state.dead_neurons.share,
             }
-            progress.set_postfix(loss=f"{loss.total.item():.4f}", dead=f"{self.state.dead_neurons.share:.3f}")
+            progress.set_postfix(error=f"{loss.reconstruction.item():.4f}", dead=f"{self.state.dead_neurons.share:.3f}")
         if self.state.step % self.config.eval_every == 0 and self.state.step < self.config.steps:
             metrics |= {f"heldout/{name}": value for name, value in self.evaluate()._asdict().items()}
         if metrics:
@@ -229,22 +225,7 @@ class SAETrainer:
         self.accelerator.log(metrics | {"dead_share": self.state.dead_neurons.share}, step=self.state.step)
         if self.accelerator.is_main_process:
             sae.save_pretrained(self.output)
-            facts = {
-                "config": self.config.to_dict(),
-                "seed": self.config.seed,
-                "tokens_seen": self.state.step * self.config.batch_size,
-                "processes": self.processes.count,
-                "norm_factor": self.state.norm_factor,
-                "threshold": thresholds,
-                "heldout": final._asdict(),
-                "dead_share": self.state.dead_neurons.share,
-                "versions": {
-                    "cbsae_hub": __version__,
-                    "torch": torch.__version__,
-                    "accelerate": accelerate.__version__,
-                    "python": platform.python_version(),
-                },
-            }
+            facts = self._facts() | {"threshold": thresholds, "heldout": final._asdict()}
             with replace_file(self.output / TRAINING_NAME) as temporary:
                 temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
             # The folder is fit to be published now.
@@ -252,6 +233,22 @@ class SAETrainer:
         self.accelerator.wait_for_everyone()
         self._finish_trackers()
         return final
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "config": self.config.to_dict(),
+            "seed": self.config.seed,
+            "tokens_seen": self.state.step * self.config.batch_size,
+            "processes": self.processes.count,
+            "norm_factor": self.state.norm_factor,
+            "dead_share": self.state.dead_neurons.share,
+            "versions": {
+                "cbsae_hub": __version__,
+                "torch": torch.__version__,
+                "accelerate": accelerate.__version__,
+                "python": platform.python_version(),
+            },
+        }
 
     def _finish_trackers(self) -> None:
         # Not end_training(), which would also end the process group, and with it what the caller does next.

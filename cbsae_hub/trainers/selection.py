@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from cbsae_hub.models.sae import SAE
+from cbsae_hub.models.sparsity import BatchTopK
 from cbsae_hub.trainers.processes import Processes
 
 # Candidates are what exceeds the last batch's smallest active latent times this. More of them cost little, too few
@@ -25,6 +26,7 @@ class Selector:
 
     def __init__(self, sae: SAE, processes: Processes):
         self.sparsity = sae.sparsity
+        self.d_sae = sae.d_sae
         self.processes = processes
         self.smallest = 0.0
 
@@ -38,14 +40,21 @@ class Selector:
             ``(positions, values)``: flat positions ``token * d_sae + neuron``, ascending, and the latents there,
             all positive. Over all processes, batch_topk selects ``k`` per token on average.
         """
-        flat = hidden.flatten()
-        if self.sparsity.name != "batch_topk":
-            positions = self.sparsity.train_select(hidden.relu()).sort().values
-            return positions, flat[positions]
-        wanted = self.sparsity.k * len(hidden) * self.processes.count
-        candidates = self._above(flat, MARGIN * self.smallest)
+        if isinstance(self.sparsity, BatchTopK):
+            return self._select_of_batch(hidden.flatten())
+        return self._select_per_token(hidden)
+
+    def _select_per_token(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        values, neurons = hidden.topk(min(self.sparsity.k, self.d_sae), sorted=False)
+        firsts = self.d_sae * torch.arange(len(hidden), device=hidden.device)
+        positions = (neurons + firsts[:, None])[values > 0].sort().values
+        return positions, hidden.flatten()[positions]
+
+    def _select_of_batch(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+        wanted = self.sparsity.k * (len(flat) // self.d_sae) * self.processes.count
+        candidates = _true_positions(flat > MARGIN * self.smallest)
         if self.processes.sum_(torch.tensor([len(candidates)], device=flat.device)).item() < wanted:
-            candidates = self._above(flat, 0.0)
+            candidates = _true_positions(flat > 0)
         values = flat[candidates]
         keep = self._largest(values, wanted)
         positions, values = candidates[keep], values[keep]
@@ -70,13 +79,12 @@ class Selector:
         keep[ties[self.processes.rank][: max(0, missing - before)]] = True
         return keep
 
-    @staticmethod
-    def _above(flat: Tensor, bound: float) -> Tensor:
-        """Positions of the entries above a bound, ascending."""
-        mask = flat > bound
-        if len(mask) % 8:
-            return mask.nonzero().squeeze(1)
-        # Few are set: eight at a time are looked at as one integer, which is several times faster.
-        words = mask.view(torch.int64).nonzero()
-        inside = mask.view(-1, 8)[words.squeeze(1)]
-        return (8 * words + torch.arange(8, device=flat.device))[inside]
+
+def _true_positions(mask: Tensor) -> Tensor:
+    """Positions of what is set in a vector, ascending."""
+    if len(mask) % 8:
+        return mask.nonzero().squeeze(1)
+    # Few are set: eight at a time are looked at as one integer, which is several times faster.
+    words = mask.view(torch.int64).nonzero()
+    inside = mask.view(-1, 8)[words.squeeze(1)]
+    return (8 * words + torch.arange(8, device=mask.device))[inside]

@@ -3,9 +3,11 @@ import json
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from accelerate.tracking import GeneralTracker, register_tracker_class
 from small_run import SETTINGS, sparse_combinations, train
 
 from cbsae_hub import SAE
+from cbsae_hub.trainers.checkpoint import load_checkpoint
 from cbsae_hub.trainers.config import SAETrainConfig
 from cbsae_hub.trainers.sae import SAETrainer
 from cbsae_hub.trainers.state import TrainingState
@@ -76,3 +78,45 @@ def test_auxiliary_loss_is_what_revives_dead_neurons(alpha):
 def test_batch_must_divide_among_data_and_processes(tmp_path):
     with pytest.raises(ValueError, match="2500 activations are fewer than one batch of 2600"):
         train(tmp_path, batch_size=2600)
+
+
+def test_diverged_run_ends_with_an_error_and_keeps_the_last_good_checkpoint(tmp_path):
+    with pytest.raises(FloatingPointError, match="lower lr"):
+        train(tmp_path, lr=1e38, checkpoint_every=1, log_every=300)
+    assert load_checkpoint(tmp_path, torch.device("cpu"))[1]["step"] < 5
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_other_trackers_get_the_settings_and_figures(tmp_path):
+    seen = {}
+
+    class MemoryTracker(GeneralTracker):
+        name = "memory"
+        requires_logging_directory = False
+        tracker = None
+
+        def __init__(self, run_name, **kwargs):
+            super().__init__()
+
+        def store_init_configuration(self, values):
+            seen["settings"] = values
+
+        def log(self, values, step=None, **kwargs):
+            seen[step] = values
+
+        def finish(self):
+            seen["finished"] = True
+
+    register_tracker_class(MemoryTracker)
+    train(tmp_path, log_with=("jsonl", "memory"))
+    assert seen["settings"]["k"] == 3 and seen["settings"]["betas"] == "(0.9, 0.999)"
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line.pop("step") for line in lines] == [50, 100, 150, 200, 250, 300, 300]
+    assert seen[100] == lines[1] and "heldout/explained_variance" in seen[100]
+    assert seen["finished"]
+
+
+def test_tracker_that_is_not_installed_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("accelerate.tracking._available_trackers", [])
+    with pytest.raises(ValueError, match="pip install wandb"):
+        train(tmp_path, log_with=("jsonl", "wandb"))

@@ -6,8 +6,8 @@ from cbsae_hub.trainers.processes import Processes
 from cbsae_hub.trainers.selection import Selector
 
 
-def selector(k=3, activation="batch_topk"):
-    return Selector(SAE(4, 40, activation, k), Processes())
+def selector(k=3, activation="batch_topk", width=40):
+    return Selector(SAE(4, width, activation, k), Processes())
 
 
 def brute_force(hidden, k):
@@ -19,7 +19,7 @@ def brute_force(hidden, k):
 
 @pytest.mark.parametrize("width", [40, 37])
 def test_equals_a_full_sort_while_the_distribution_moves(width):
-    select = selector()
+    select = selector(width=width)
     generator = torch.Generator().manual_seed(0)
     # Up and down by much more than the margin: sometimes last batch's bound is far too low, sometimes too high.
     for scale in (1.0, 1.02, 5.0, 0.1, 0.1, 1e-6, 3.0):
@@ -31,7 +31,7 @@ def test_equals_a_full_sort_while_the_distribution_moves(width):
 
 
 def test_equal_values_are_kept_from_the_front_up_to_the_count():
-    select = selector(k=2)
+    select = selector(k=2, width=8)
     hidden = torch.ones(3, 8)
     hidden[1, 3] = 2
     for _ in range(2):
@@ -48,9 +48,15 @@ def test_nothing_but_positive_latents_is_selected():
     assert select.select(hidden)[0].tolist() == [2 * 40 + 7]
 
 
-def test_topk_selects_for_each_token():
-    hidden = torch.randn(9, 40, generator=torch.Generator().manual_seed(1))
-    positions, values = selector(activation="topk").select(hidden)
-    expected = torch.zeros(9, 40).scatter(1, hidden.topk(3).indices, 1).flatten().nonzero().squeeze(1)
-    assert torch.equal(positions, expected)
-    assert torch.equal(values, hidden.flatten()[expected])
+@pytest.mark.parametrize(("width", "k"), [(40, 3), (64, 3), (64, 10), (5, 9)])
+def test_topk_selects_for_each_token(width, k):
+    hidden = torch.randn(30, width, generator=torch.Generator().manual_seed(1))
+    hidden[3] = -1
+    hidden[5, 2:] = -1
+    expected = torch.zeros(30, width, dtype=torch.bool)
+    for token, row in enumerate(hidden):
+        strongest = row.argsort(descending=True, stable=True)[:k]
+        expected[token, strongest[row[strongest] > 0]] = True
+    positions, values = selector(k, "topk", width).select(hidden)
+    assert torch.equal(positions, expected.flatten().nonzero().squeeze(1))
+    assert torch.equal(values, hidden.flatten()[positions])

@@ -1,0 +1,154 @@
+"""The page's own pieces of HTML. Everything that comes from a model, a data set or a user is escaped."""
+
+import base64
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from cbsae_hub.pack import Example, Pack
+
+# Five colours of viridis, dark to light: order is readable without telling colours apart.
+VIRIDIS = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)], float)
+STRIP_TITLES = {
+    "top": "Strongest images",
+    "p75": "Upper quarter of the images on which it fires",
+    "p50": "Middle",
+    "p25": "Lower quarter",
+}
+STATUS_NOTES = {
+    "dead": "This neuron never fired on the probe images: it has no name.",
+    "rare": "This neuron fires on fewer than 1 in 10,000 patches: its name rests on few images.",
+    "dense": "This neuron fires on more than 10 % of all patches: it rarely stands for one concept.",
+}
+
+
+def data_uri(webp: bytes) -> str:
+    """WebP bytes as an address that needs no request."""
+    return "data:image/webp;base64," + base64.b64encode(webp).decode()
+
+
+def colour(heat: float) -> str:
+    """CSS colour of a strength 0..1: viridis, transparent at 0."""
+    place = min(max(heat, 0.0), 1.0) * (len(VIRIDIS) - 1)
+    low = min(int(place), len(VIRIDIS) - 2)
+    r, g, b = VIRIDIS[low] + (place - low) * (VIRIDIS[low + 1] - VIRIDIS[low])
+    return f"rgba({r:.0f},{g:.0f},{b:.0f},{0.0 if heat <= 0 else 0.35 + 0.45 * min(heat, 1.0):.2f})"
+
+
+def neuron_title(row: Any) -> str:
+    """``pizza (3.41) - #12``: never a bare number."""
+    return f"{row.name} ({row.score:.2f}) - #{row.neuron}" if row.name else f"no name - #{row.neuron}"
+
+
+def heat_svg(heat: np.ndarray) -> str:
+    """A patch map as an overlay that stretches over its picture."""
+    rows, columns = heat.shape
+    cells = "".join(
+        f'<rect x="{c}" y="{r}" width="1" height="1" fill="{colour(float(heat[r, c]))}"/>'
+        for r, c in np.argwhere(heat > 0.02)
+    )
+    return f'<svg class="cb-heat" viewBox="0 0 {columns} {rows}" preserveAspectRatio="none" aria-hidden="true">{cells}</svg>'
+
+
+def figure(pack: Pack, example: Example) -> str:
+    """One example image with its patch map and activation."""
+    overlay = "" if example.patch_map is None else heat_svg(example.patch_map)
+    alt = escape(f"{example.alt}; mean activation {example.activation:.2f}", quote=True)
+    source = data_uri(pack.image_bytes(example.image_id))
+    return (
+        f'<figure class="cb-figure"><div class="cb-frame"><img src="{source}" alt="{alt}">{overlay}</div>'
+        f"<figcaption>{example.activation:.2f}</figcaption></figure>"
+    )
+
+
+def strips(pack: Pack, neuron: int) -> str:
+    """All example strips of a neuron."""
+    parts = []
+    for strip, title in STRIP_TITLES.items():
+        if examples := pack.examples(neuron, strip, limit=9):
+            figures = "".join(figure(pack, example) for example in examples)
+            parts.append(f'<h4>{title}</h4><div class="cb-strip">{figures}</div>')
+    return "".join(parts)
+
+
+def facts(pairs: list[tuple[str, str, str]]) -> str:
+    """A list of (name, value, explanation)."""
+    items = "".join(
+        f'<div title="{escape(why, quote=True)}"><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>'
+        for name, value, why in pairs
+    )
+    return f'<dl class="cb-facts">{items}</dl>'
+
+
+def neuron_card(pack: Pack, row: Any) -> str:
+    """Everything that the pack knows of a neuron."""
+    others = ", ".join(f"{name} ({score:.2f})" for name, score in list(zip(row.names, row.scores))[1:])
+    pairs = [
+        ("Fires on", f"{row.density:.1%} of images", f"and on {row.token_density:.2%} of all patches"),
+        ("Strongest", f"{row.max:.1f}", "largest activation of a patch of the probe images"),
+        ("p99", "-" if np.isnan(row.p99) else f"{row.p99:.1f}", "99 % of its activations are below this"),
+        ("Group", str(row.group), "Matryoshka group: 0 is the coarsest"),
+    ]
+    if row.truth:
+        verdict = "agrees" if row.truth_agrees else "differs"
+        why = "the label that its activation predicts best on images whose content is known, and the average precision"
+        pairs.append(("Ground truth", f"{row.truth}, AP {row.truth_ap:.2f} ({verdict})", why))
+    note = STATUS_NOTES.get(row.status)
+    return (
+        f'<section class="cb-card" aria-live="polite"><h3>{escape(neuron_title(row))}</h3>'
+        + (f'<p class="cb-note">{note}</p>' if note else "")
+        + (f'<p class="cb-also">Also near: {escape(others)}</p>' if others else "")
+        + facts(pairs)
+        + strips(pack, row.neuron)
+        + "</section>"
+    )
+
+
+def verdict(kind: str, text: str) -> str:
+    """A verdict chip and a sentence."""
+    symbol = {"strong": "●", "weak": "◐", "not in this model": "○"}[kind]
+    return (
+        f'<p class="cb-verdict" role="status" aria-live="polite"><span class="cb-chip cb-{kind.split()[0]}">'
+        f"{symbol} {escape(kind)}</span> {escape(text)}</p>"
+    )
+
+
+def patch_grid(shown: bytes, heat: np.ndarray, caption: str, chosen: int | None = None) -> str:
+    """A picture whose patches can be pointed at, with mouse, arrow keys and Enter; strengths 0..1 ``[rows, columns]``."""
+    rows, columns = heat.shape
+    focus = 0 if chosen is None else chosen
+    cells = "".join(
+        f'<button type="button" class="cb-cell" data-patch="{i}" tabindex="{0 if i == focus else -1}" '
+        f'aria-pressed="{"true" if i == chosen else "false"}" style="background:{colour(float(value))}" '
+        f'aria-label="patch row {i // columns + 1}, column {i % columns + 1}, strength {value:.2f}"></button>'
+        for i, value in enumerate(heat.ravel())
+    )
+    return (
+        f'<figure class="cb-grid-figure"><div class="cb-grid" data-columns="{columns}" role="group" '
+        f'aria-label="patches of the picture" style="grid-template-columns:repeat({columns},1fr);'
+        f'grid-template-rows:repeat({rows},1fr);background-image:url({data_uri(shown)})">{cells}</div>'
+        f'<figcaption role="status" aria-live="polite">{escape(caption)}</figcaption></figure>'
+    )
+
+
+def header(pack: Pack) -> str:
+    """The page's title and what the model is, in numbers with explanations."""
+    info, metrics = pack.info, pack.info["metrics"]
+    encoder, model = info["encoder"], info["model"]
+    pairs = [
+        ("Encoder", str(encoder["encoder_id"]), "the vision model that is explained"),
+        ("Layer", f"{encoder['layer']}, {encoder['tokens']}", "where its activations are read, and of which tokens"),
+        ("Neurons", f"{model['d_sae']:,}", f"{model['activation']}, k = {model['k']}"),
+        ("L0", f"{metrics['l0']:.1f}", "neurons that fire on a patch, on average"),
+        ("Explained variance", f"{metrics['explained_variance']:.1%}", "what the neurons together keep of the input"),
+        ("Dead", f"{metrics['dead_share']:.1%}", "neurons that never fire on the probe images"),
+    ]
+    if "name_agreement" in metrics:
+        why = "how often a neuron's name is the concept that it predicts best on images whose content is known"
+        pairs.append(("Names that are right", f"{metrics['name_agreement']:.0%}", why))
+    return (
+        '<header class="cb-header"><h1>What does a vision model know?</h1><p>A sparse autoencoder breaks what the model '
+        "sees into neurons. Look a concept up, or see which neurons fire on a picture of yours.</p>"
+        f"{facts(pairs)}</header>"
+    )

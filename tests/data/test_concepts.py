@@ -1,0 +1,96 @@
+import hashlib
+import http.server
+import json
+import threading
+
+import pytest
+
+from cbsae_hub.data import concepts as module
+from cbsae_hub.data.concepts import ConceptSet, PublishedList
+
+
+def test_cleaning_keeps_the_first_of_duplicates():
+    found = ConceptSet(["  striped\tfur ", "Dog", "", "dog", "cat", "DOG ", "   "])
+    assert found.concepts == ("striped fur", "Dog", "cat")
+    assert found.duplicates_removed == 2
+    assert (len(found), found[1], list(found)) == (3, "Dog", ["striped fur", "Dog", "cat"])
+    assert found.sha256 == hashlib.sha256(b"striped fur\nDog\ncat").hexdigest()
+    assert found.sha256 != ConceptSet(["Dog", "striped fur", "cat"]).sha256
+
+
+@pytest.mark.parametrize("bad", [[], ["", "  "], ["a", 3]])
+def test_empty_and_wrong_lists_are_refused(bad):
+    with pytest.raises(ValueError, match="empty|strings"):
+        ConceptSet(bad)
+
+
+def test_text_files(tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text("pizza\r\n\nowl\n", encoding="utf-8")
+    assert ConceptSet.load(path).concepts == ("pizza", "owl")
+    assert ConceptSet.load(path).name == "mine"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="UTF-8"):
+        ConceptSet.from_file(path)
+    with pytest.raises(FileNotFoundError):
+        ConceptSet.load("nowhere.txt")
+
+
+@pytest.fixture
+def published(monkeypatch, tmp_path):
+    """A server with two files in place of the published lists; counts how often each was asked for."""
+    files = {
+        "/lines.txt": b"tree\nTree\nhouse\n",
+        "/values.json": json.dumps({"a": ["wing", "beak"], "b": ["beak", "tail"]}).encode(),
+    }
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200 if self.path in files else 404)
+            self.end_headers()
+            self.wfile.write(files.get(self.path, b""))
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    root = f"http://127.0.0.1:{server.server_port}"
+    digest = {name: hashlib.sha256(content).hexdigest()[:16] for name, content in files.items()}
+    lists = {
+        "lines": PublishedList(f"{root}/lines.txt", digest["/lines.txt"], 3),
+        "values": PublishedList(f"{root}/values.json", digest["/values.json"], 3, module._values),
+        "changed": PublishedList(f"{root}/lines.txt", "0" * 16, 3),
+        "gone": PublishedList(f"{root}/gone.txt", "0" * 16, 3),
+        "offline": PublishedList("http://127.0.0.1:9/offline.txt", "0" * 16, 3),
+    }
+    monkeypatch.setattr(module, "PUBLISHED", lists)
+    monkeypatch.setattr(module.constants, "HF_HOME", str(tmp_path))
+    yield asked
+    server.shutdown()
+
+
+def test_published_lists_are_downloaded_once(published):
+    for _ in range(2):
+        assert ConceptSet.load("lines").concepts == ("tree", "house")
+    assert published == ["/lines.txt"]
+    assert ConceptSet.from_published("values").concepts == ("beak", "tail", "wing")
+
+
+def test_other_content_is_refused_and_the_way_out_named(published):
+    with pytest.raises(ValueError, match="not the published list 'changed'.*delete it"):
+        ConceptSet.from_published("changed")
+
+
+@pytest.mark.parametrize("name", ["gone", "offline"])
+def test_no_network_says_what_to_put_where(published, name, tmp_path):
+    with pytest.raises(ConnectionError, match=rf"put it at {tmp_path}.*{name}.txt"):
+        ConceptSet.from_published(name)
+    assert not list(tmp_path.rglob(f"{name}.txt*"))
+
+
+def test_unknown_list_is_named():
+    with pytest.raises(ValueError, match="broden, 3k, 20k, vlg-cbm, decider"):
+        ConceptSet.from_published("nonsense")

@@ -1,0 +1,148 @@
+"""Against CLIP-Dissect's published formulas written out, against closed constants, and streams against the whole."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cbsae_hub.metrics.dissect import (
+    Dissector,
+    cosine,
+    cosine_cubed,
+    rank_reorder,
+    rank_weights,
+    soft_wpmi,
+)
+
+N, NEURONS, CONCEPTS, D = 150, 12, 9, 6
+PLAIN = {"soft_wpmi": soft_wpmi, "cosine": cosine, "cosine_cubed": cosine_cubed, "rank_reorder": rank_reorder}
+
+
+@pytest.fixture
+def data():
+    generator = torch.Generator().manual_seed(0)
+    images = F.normalize(torch.randn(N, D, generator=generator).abs(), dim=1)
+    texts = F.normalize(torch.randn(CONCEPTS, D, generator=generator).abs(), dim=1)
+    latents = torch.relu(torch.randn(N, NEURONS, generator=generator) + 0.3)
+    latents[:, 0] = 0  # a dead neuron
+    return latents, images, texts
+
+
+def published_soft_wpmi(latents, similarities, top_k):
+    """The formula as the paper prints it, neuron by neuron, with logarithms that cancel."""
+    p_image_concept = torch.softmax(10 * similarities.double(), dim=1)
+    rows = []
+    for neuron in latents.T:
+        best = sorted(range(len(neuron)), key=lambda i: (-neuron[i].item(), i))[:top_k]
+        total = torch.zeros(similarities.shape[1], dtype=torch.float64)
+        for rank, image in enumerate(best):
+            p = 0.998 - rank / top_k * (0.998 - 0.97)
+            total += torch.log(1 + p * (p_image_concept[image] - 1) + 1e-7)
+        rows.append(total)
+    return torch.stack(rows)
+
+
+def test_soft_wpmi_is_the_published_formula(data):
+    latents, images, texts = data
+    latents, similarities = latents[:, 1:], images @ texts.T
+    evidence = published_soft_wpmi(latents, similarities, 100)
+    prior = evidence.logsumexp(0) - math.log(len(evidence))
+    torch.testing.assert_close(soft_wpmi(latents, similarities), evidence - prior, atol=1e-6, rtol=1e-6)
+    half = soft_wpmi(latents, similarities, lam=0.5)
+    torch.testing.assert_close(half, evidence - 0.5 * prior, atol=1e-6, rtol=1e-6)
+
+
+def test_constants_of_the_ranks():
+    weights, base = rank_weights(100, 100, 0.998, 0.97, 0.0)
+    assert weights[0].item() == pytest.approx(499.0)
+    assert weights.sum().item() == pytest.approx(9810.7373, abs=1e-3)
+    _, base = rank_weights(100, 100, 0.998, 0.97, 1e-7)
+    assert base == pytest.approx(-432.676489, abs=1e-5)
+
+
+def test_properties_of_soft_wpmi(data):
+    latents, images, texts = data
+    similarities = images @ texts.T
+    scores = soft_wpmi(latents, similarities)
+    assert (scores[0] == 0).all(), "a dead neuron is named by nothing"
+    one = soft_wpmi(latents[:, 3:4], similarities)
+    torch.testing.assert_close(one, torch.zeros_like(one), atol=1e-9, rtol=0)
+    order = torch.randperm(CONCEPTS, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(soft_wpmi(latents, similarities[:, order]), scores[:, order])
+    order = torch.randperm(NEURONS, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(soft_wpmi(latents[:, order], similarities), scores[order])
+
+
+def test_a_neuron_that_follows_a_concept_is_named_so():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, CONCEPTS, (N,), generator=generator)
+    latents = F.one_hot(labels, CONCEPTS) * (0.5 + torch.rand(N, CONCEPTS, generator=generator))
+    similarities = 0.2 + 0.1 * latents + 0.005 * torch.randn(N, CONCEPTS, generator=generator)
+    for method, function in PLAIN.items():
+        options = {"top_k": 10} if method == "soft_wpmi" else {}
+        assert function(latents, similarities, **options).argmax(1).tolist() == list(range(CONCEPTS)), method
+
+
+def test_cosine_cubed_is_affine_invariant_and_signed(data):
+    latents, images, texts = data
+    latents, similarities = latents.double(), (images @ texts.T).double()
+    scores = cosine_cubed(latents[:, 1:], similarities * 100)
+    torch.testing.assert_close(cosine_cubed(3 * latents[:, 1:] + 7, similarities * 500 - 2), scores)
+    torch.testing.assert_close(
+        cosine_cubed(similarities * 100, similarities * 100).diag(), torch.ones(CONCEPTS).double()
+    )
+    torch.testing.assert_close(
+        cosine_cubed(-similarities * 100, similarities * 100).diag(), -torch.ones(CONCEPTS).double()
+    )
+
+
+def test_rank_reorder_by_hand():
+    latents = torch.tensor([[4.0], [3.0], [1.0], [0.0]])
+    perfect, reversed_ = [0.9, 0.8, 0.7, 0.6], [0.6, 0.7, 0.8, 0.9]
+    scores = rank_reorder(latents, torch.tensor([perfect, reversed_]).T, top_fraction=1.0)[0]
+    assert scores[0] == 0
+    values = [4.0, 3.0, 1.0, 0.0]
+    chance = sum(abs(a - b) ** 3 for a in values for b in values) / 16
+    error = sum(abs(a - b) ** 3 for a, b in zip(values, values[::-1])) / 4
+    assert scores[1].item() == pytest.approx(-error / chance / 0.75**0.5)
+    assert rank_reorder(latents, -torch.ones(4, 1), top_fraction=1.0).item() == -math.inf
+
+
+@pytest.mark.parametrize("method", PLAIN)
+def test_streams_in_any_order_and_merged_equal_the_whole(data, method):
+    latents, images, texts = data
+    expected = PLAIN[method](latents, images.double() @ texts.double().T)
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(3))
+    parts = [Dissector(NEURONS, texts, method), Dissector(NEURONS, texts, method)]
+    for index, batch in enumerate(order.split(40)):
+        parts[index % 2].update(latents[batch], images[batch], batch)
+    parts[0].merge_state(parts[1])
+    torch.testing.assert_close(parts[0].compute(), expected, atol=1e-8, rtol=1e-6)
+
+
+def test_null_scores_are_those_of_neurons_that_know_nothing(data):
+    latents, images, texts = data
+    dissector = Dissector(NEURONS, texts, top_k=20)
+    dissector.update(latents, images, torch.arange(N))
+    null = dissector.null_scores(draws=200)
+    similarities = images.double() @ texts.double().T
+    evidence = published_soft_wpmi(latents[:, 1:], similarities, 20)
+    prior = evidence.logsumexp(0) - math.log(NEURONS - 1)
+    random = torch.rand(N, 300, generator=torch.Generator().manual_seed(9))
+    expected = (published_soft_wpmi(random, similarities, 20) - prior).amax(1)
+    assert abs(null.mean() - expected.mean()) < 4 * expected.std() / 200**0.5
+    assert null.std().item() == pytest.approx(expected.std().item(), rel=0.2)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_bad_input_is_refused(data, bad):
+    latents, images, texts = data
+    with pytest.raises(ValueError, match="images"):
+        soft_wpmi(latents[1:], images @ texts.T)
+    broken = latents.clone()
+    broken[3, 2] = bad
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        Dissector(NEURONS, texts).update(broken, images, torch.arange(N))
+    with pytest.raises(ValueError, match="soft_wpmi, cosine"):
+        Dissector(NEURONS, texts, "nonsense")

@@ -1,0 +1,62 @@
+from collections import namedtuple
+
+import pytest
+
+from cbsae_hub.search import ConceptIndex, words_of
+
+Row = namedtuple("Row", "neuron names scores null_percentile")
+ROWS = [
+    Row(0, ["dog", "wolf"], [4.0, 2.0], 1.0),
+    Row(1, ["hot dog", "pizza"], [3.0, 1.0], 1.0),
+    Row(2, ["dog", "cat"], [5.0, 0.5], 1.0),
+    Row(3, ["wolf", "dog"], [2.5, 2.4], 1.0),
+    Row(4, ["night sky", "star"], [3.0, 2.0], 0.5),
+    Row(5, [], [], 0.0),
+    Row(6, ["butterfly"], [1.0], 1.0),
+]
+
+
+@pytest.fixture(scope="module")
+def index():
+    return ConceptIndex(ROWS)
+
+
+def test_exact_names_come_first_by_rank_and_score(index):
+    found = index.find("dog")
+    assert [(f.neuron, f.concept, f.rank) for f in found] == [
+        (2, "dog", 0),
+        (0, "dog", 0),
+        (3, "dog", 1),
+        (1, "hot dog", 0),
+    ]
+    assert [f.verdict for f in found] == ["strong", "strong", "weak", "weak"]
+    assert [f.match for f in found[:3]] == [1.0] * 3 and 0 < found[3].match < 0.95
+
+
+@pytest.mark.parametrize(
+    ("query", "neuron"),
+    [("DOGS", 2), ("a dog", 2), ("dogs, hot", 1), ("butterflies", 6), ("butter", 6), ("butterfyl", 6), ("sky", 4)],
+)
+def test_forms_of_words_are_found(index, query, neuron):
+    assert index.find(query)[0].neuron == neuron
+
+
+def test_a_name_that_chance_could_give_is_weak(index):
+    assert index.find("night sky")[0].verdict == "weak"
+
+
+@pytest.mark.parametrize("query", ["", "   ", "!?", "quantum chromodynamics", "xq"])
+def test_nothing_is_found_for_nothing(index, query):
+    assert index.find(query) == []
+
+
+def test_spelling_suggestions(index):
+    assert index.spelled_like("piza", 3)[0] == "pizza"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("Striped Dogs!", ["striped", "dog"]), ("glass bus", ["glass", "bus"]), ("Boxes, cherries", ["box", "cherry"])],
+)
+def test_words(text, words):
+    assert words_of(text) == words

@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_models import BUILD, SIDE, build, processor
+
+from cbsae_hub.models import folder_revision
+from cbsae_hub.vision.encoder import VisionEncoder, to_rgb
+
+ENCODERS = [name for name in BUILD if name not in ("CLIPModel", "LlavaForConditionalGeneration", "CLIPVisionModel")]
+
+
+def pictures(count=3):
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 256, (20 + i, 18, 3), np.uint8)) for i in range(count)]
+
+
+@pytest.fixture(params=ENCODERS)
+def name(request):
+    return request.param
+
+
+@pytest.mark.parametrize("layer", [0, 2, -1])
+def test_tokens_are_what_transformers_records(name, layer):
+    model, prepare = build(name), processor(name)
+    pixels = VisionEncoder(model, prepare, layer, "all").pixel_values(pictures())
+    assert pixels.shape == (3, 3, SIDE, SIDE)
+    expected = model(pixels, output_hidden_states=True).hidden_states[layer % 4 + 1]
+    registers, cls = {"Dinov2WithRegistersModel": 3}.get(name, 0), int(not name.startswith("Siglip"))
+    wanted = {
+        "all": expected,
+        "patches": expected[:, cls + registers :],
+        "mean": expected.mean(1, keepdim=True),
+        **({"cls": expected[:, :1]} if cls else {}),
+    }
+    for tokens, value in wanted.items():
+        encoder = VisionEncoder(model, prepare, layer, tokens)
+        torch.testing.assert_close(encoder(pictures()), value, atol=1e-5, rtol=1e-5)
+        assert encoder.tokens_per_image == value.shape[1]
+    assert VisionEncoder(model, prepare, layer, "patches").grid == (2, 2)
+    assert encoder.d_in == expected.shape[2] and encoder.num_layers == 4 and encoder.layer == layer % 4
+
+
+def test_batches_do_not_change_the_numbers(name):
+    encoder = VisionEncoder(build(name), processor(name), -2, "patches")
+    apart = torch.cat([encoder([picture]) for picture in pictures()])
+    torch.testing.assert_close(encoder(pictures()), apart, atol=1e-5, rtol=1e-5)
+
+
+def test_random_tokens_are_drawn_from_all_by_seed(name):
+    encoder = VisionEncoder(build(name), processor(name), 1, "random:40")
+    every = VisionEncoder(encoder.model, encoder.processor, 1, "all")(pictures())
+    drawn = encoder(pictures(), seeds=[5, 6, 5])
+    for image in range(3):
+        distance = torch.cdist(drawn[image], every[image])
+        assert distance.min(1).values.max() < 1e-4
+        assert len(distance.argmin(1).unique()) == every.shape[1], "40 draws leave none out"
+    places = [torch.cdist(drawn[i], every[i]).argmin(1) for i in range(3)]
+    assert torch.equal(places[0], places[2]) and not torch.equal(places[0], places[1])
+
+
+def test_saved_models_load_and_say_what_they_are(name, tmp_path):
+    build(name).save_pretrained(tmp_path)
+    processor(name).save_pretrained(tmp_path)
+    encoder = VisionEncoder.from_pretrained(tmp_path, layer=1, tokens="all")
+    expected = VisionEncoder(build(name), processor(name), 1, "all")(pictures())
+    torch.testing.assert_close(encoder(pictures()), expected, atol=1e-5, rtol=1e-5)
+    said = encoder.provenance()
+    assert said["encoder_revision"] == folder_revision(tmp_path)
+    assert (said["layer"], said["tokens"], said["encoder_id"]) == (1, "all", str(tmp_path))
+    assert said["preprocessing"]["image_mean"] == list(processor(name).image_mean)
+    with pytest.raises(ValueError, match="another encoder"):
+        VisionEncoder.from_pretrained(tmp_path, revision="sha256:0000000000000000")
+
+
+def test_embeddings_are_unit_and_the_models_own(name):
+    model = build(name)
+    encoder = VisionEncoder(model, processor(name))
+    output = model(encoder.pixel_values(pictures()))
+    own = output.image_embeds if name.startswith("CLIP") else output.pooler_output
+    torch.testing.assert_close(encoder.embed(pictures()), own / own.norm(dim=1, keepdim=True))
+
+
+def test_a_whole_clip_checkpoint_gives_its_vision_tower(tmp_path):
+    whole = build("CLIPModel")
+    whole.save_pretrained(tmp_path)
+    processor("CLIPModel").save_pretrained(tmp_path)
+    encoder = VisionEncoder.from_pretrained(tmp_path)
+    pixels = encoder.pixel_values(pictures())
+    with torch.no_grad():
+        expected = whole.get_image_features(pixel_values=pixels).pooler_output
+    torch.testing.assert_close(encoder.embed(pixels), expected / expected.norm(dim=1, keepdim=True))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16"])
+def test_every_mode_is_read(mode):
+    picture = Image.new("RGB", (20, 20), (200, 30, 40)).convert("L" if mode == "I;16" else mode)
+    assert to_rgb(picture).mode == "RGB"
+
+
+def test_what_is_transparent_is_white():
+    picture = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
+    picture.putpixel((1, 0), (0, 0, 255, 255))
+    assert [to_rgb(picture).getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (0, 0, 255)]
+
+
+@pytest.mark.parametrize("tokens", ["nonsense", "random:", "random:0", "random:-1", "CLS"])
+def test_unknown_tokens_are_named(tokens):
+    with pytest.raises(ValueError, match="cls, patches, all, mean or random:n"):
+        VisionEncoder(build("Dinov2Model"), processor("Dinov2Model"), 0, tokens)
+
+
+def test_clear_errors():
+    with pytest.raises(ValueError, match="no CLS token"):
+        VisionEncoder(build("SiglipVisionModel"), processor("SiglipVisionModel"), 0, "cls")
+    with pytest.raises(ValueError, match="no vision encoder of type 'llama'"):
+        VisionEncoder(build("LlavaForConditionalGeneration").model.language_model, None)
+    with pytest.raises(ValueError, match="no images"):
+        VisionEncoder(build("Dinov2Model"), processor("Dinov2Model"))([])
