@@ -39,7 +39,7 @@ class NeuronActivity(Metric):
         self.largest.scatter_reduce_(0, owner, found, "amax")
 
     def compute(self) -> dict[str, Tensor]:
-        """``density`` (share of tokens), ``max``, and quantiles ``p50`` and ``p99`` of positive activations (NaN: none)."""
+        """``density`` (share of tokens), ``max``, quantiles ``p50`` and ``p99`` of positive activations (NaN: none)."""
         counts = self.histogram.sum(1)
         return {
             "density": counts / self.tokens.clamp_min(1),
@@ -57,8 +57,8 @@ class NeuronActivity(Metric):
 class Reconstruction(Metric):
     """Explained variance, cosine and L0 over tokens.
 
-    ``explained variance = 1 - sum |x - x_hat|^2 / sum |x - mean x|^2`` about the mean of all tokens per dimension, with
-    sums in float64: not a mean of batches, and not about a scalar.
+    ``explained variance = 1 - sum |x - x_hat|^2 / sum |x - mean x|^2`` about the mean of all tokens per dimension,
+    with sums in float64: not a mean of batches, and not about a scalar.
 
     Args:
         d_in: Width of the activations.

@@ -32,8 +32,8 @@ def soft_wpmi(
 
     With ``P = softmax over concepts of a * similarity`` and the ``top_k`` images of a neuron at ranks ``r``,
     ``L = sum_r log(1 + p_r (P - 1) + min_prob)`` where ``p_r`` falls linearly from ``p_start`` towards ``p_end``, and
-    the score is ``L - lam * Q`` with the concept prior ``Q = log mean_neurons exp L``. Scores depend on the neurons that are
-    scored together, through Q, and shrink with the number of concepts: compare them within one run only.
+    the score is ``L - lam * Q`` with the concept prior ``Q = log mean_neurons exp L``. Through Q scores depend on the
+    neurons that are scored together, and they shrink with the number of concepts: compare within one run only.
 
     A neuron that is active on fewer than ``top_k`` images is filled up with inactive images of the lowest ids, as in
     the published code (there in arbitrary order); one that is never active scores 0 for every concept.
@@ -124,8 +124,8 @@ def rank_reorder(
 ) -> Tensor:
     """Minus the error of reordering a neuron's top activations by a concept's similarities, relative to chance.
 
-    Chance is the exact mean over all reorderings, where the published code draws five. A concept whose mean similarity to
-    the images is not positive has no scale: -inf. Neurons that are dead or constant on their top images score 0.
+    Chance is the exact mean over all reorderings, where the published code draws five. A concept whose mean similarity
+    to the images is not positive has no scale: -inf. Neurons that are dead or constant on their top images score 0.
     """
     _check_pair(latents, concept_similarities)
     k = max(1, int(top_fraction * len(latents)))

@@ -1,7 +1,6 @@
 """The tab "Find concept": words in, ranked neurons out, with what each fires on."""
 
 from typing import Any
-from urllib.parse import urlencode
 
 import gradio as gr
 
@@ -33,20 +32,19 @@ class FindTab:
                     elem_id="query",
                 )  # fmt: skip
                 self.button = gr.Button("Find", variant="primary", elem_id="find")
-                self.suggestions = gr.Radio(self.examples, label="Or try one of these", elem_id="suggestions")
                 self.verdict = gr.HTML(elem_id="verdict")
                 self.results = gr.Radio([], label="Neurons", elem_id="results", visible=False)
-                self.link = gr.Textbox(label="Link to this view", buttons=["copy"], interactive=False, elem_id="link")
+                self.suggestions = gr.Radio(self.examples, label=_TRY, elem_id="suggestions")
             with gr.Column(scale=7, min_width=280):
                 self.show = gr.Checkbox(True, label="Show where it fires", elem_id="show-heat")
                 self.card = gr.HTML(_INVITATION, elem_id="card")
-        found = [self.verdict, self.results, self.suggestions, self.card, self.link]
+        found = [self.verdict, self.results, self.suggestions, self.card]
         settings = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
         gr.on([self.button.click, self.query.submit], self.search, [self.query], found, **settings)
         self.suggestions.input(lambda text: text, self.suggestions, self.query, **settings).then(
             self.search, [self.query], found, **settings
         )
-        self.results.input(self.pick, [self.query, self.results], [self.card, self.link], **settings)
+        self.results.input(self.pick, [self.query, self.results], self.card, **settings)
         self.show.input(
             None, [self.show], None,
             js="(on) => document.querySelector('#card').classList.toggle('cb-plain', !on)",
@@ -59,48 +57,50 @@ class FindTab:
             return [html.verdict("not in this model", "Type a word or two."), *_nothing(self.examples)]
         result = self.loaded.pack.find(text, LIMIT, self._embed_texts())
         ids = list(dict.fromkeys(found.neuron for found in result.matches))
-        options = result.nearest or self.examples
-        suggestions = gr.Radio(
-            options, value=None, label="Near in meaning" if result.nearest else "Or try one of these"
-        )
+        near = [concept for concept in result.nearest if concept.lower() != text.lower()]
+        suggestions = gr.Radio(near or self.examples, value=None, label="Near in meaning" if near else _TRY)
         said = html.verdict(result.verdict, _sentence(text, result, len(ids)))
         if not ids:
-            return [said, gr.Radio([], value=None, visible=False), suggestions, _INVITATION, _link(text)]
+            return [said, gr.Radio([], value=None, visible=False), suggestions, _INVITATION]
         choices = [(html.neuron_title(self.loaded.pack.neurons[neuron]), str(neuron)) for neuron in ids]
-        card, link = self.pick(text, choices[0][1])
-        return [said, gr.Radio(choices, value=choices[0][1], visible=True), suggestions, card, link]
+        results = gr.Radio(choices, value=choices[0][1], visible=True)
+        return [said, results, suggestions, self.pick(text, choices[0][1])]
 
-    def pick(self, query: Any, neuron: Any) -> tuple[str, str]:
-        """The card of a neuron, and the link to it. Both come from the browser: they are checked again."""
+    def pick(self, query: Any, neuron: Any) -> str:
+        """The card of a neuron with a link to it. Both arguments come from the browser: they are checked again."""
         text, number = str(query or "").strip()[:MAX_QUERY], str(neuron)
         pack = self.loaded.pack
         if not number.isdecimal() or int(number) >= len(pack.neurons):
             raise gr.Error("There is no such neuron.", print_exception=False)
-        return html.neuron_card(pack, pack.neurons[int(number)]), _link(text, number)
+        link = html.link("Link to this view", {"q": text, "neuron": number})
+        return html.neuron_card(pack, pack.neurons[int(number)], link)
 
     def open_link(self, parameters: dict[str, str]) -> list[Any]:
         """What a link asks for: the query, and everything that a search shows; unknown values are ignored."""
         text = parameters.get("q", "").strip()[:MAX_QUERY]
-        found = self.search(text) if text else [gr.skip()] * 5
+        if not text:
+            return [gr.skip()] * len(self.outputs)
+        found = self.search(text)
         number = parameters.get("neuron", "")
-        if text and number.isdecimal() and int(number) < len(self.loaded.pack.neurons):
-            found[3], found[4] = self.pick(text, number)
+        if number.isdecimal() and int(number) < len(self.loaded.pack.neurons):
+            found[3] = self.pick(text, number)
         return [text, *found]
 
     @property
     def outputs(self) -> list[Any]:
         """The components that :meth:`open_link` sets."""
-        return [self.query, self.verdict, self.results, self.suggestions, self.card, self.link]
+        return [self.query, self.verdict, self.results, self.suggestions, self.card]
 
     def _embed_texts(self):
         return None if self.loaded.judge is None else self.loaded.judge.embed_texts
 
 
+_TRY = "Or try one of these"
 _INVITATION = '<section class="cb-card"><p>Type a concept, and see which neurons stand for it.</p></section>'
 
 
 def _nothing(examples: list[str]) -> list[Any]:
-    return [gr.Radio([], value=None, visible=False), gr.Radio(examples, value=None), _INVITATION, ""]
+    return [gr.Radio([], value=None, visible=False), gr.Radio(examples, value=None, label=_TRY), _INVITATION]
 
 
 def _sentence(text: str, result: FindResult, neurons: int) -> str:
@@ -109,10 +109,6 @@ def _sentence(text: str, result: FindResult, neurons: int) -> str:
     if result.verdict == "weak":
         return f"Only loosely related neurons were found for “{text}”."
     return f"No neuron stands for “{text}”."
-
-
-def _link(query: str, neuron: str | None = None) -> str:
-    return "?" + urlencode({"q": query, **({"neuron": neuron} if neuron is not None else {})})
 
 
 def _example_queries(loaded: Loaded, count: int = 6) -> list[str]:

@@ -3,6 +3,7 @@
 import base64
 from html import escape
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
 
@@ -48,7 +49,8 @@ def heat_svg(heat: np.ndarray) -> str:
         f'<rect x="{c}" y="{r}" width="1" height="1" fill="{colour(float(heat[r, c]))}"/>'
         for r, c in np.argwhere(heat > 0.02)
     )
-    return f'<svg class="cb-heat" viewBox="0 0 {columns} {rows}" preserveAspectRatio="none" aria-hidden="true">{cells}</svg>'
+    box = f'viewBox="0 0 {columns} {rows}" preserveAspectRatio="none"'
+    return f'<svg class="cb-heat" {box} aria-hidden="true">{cells}</svg>'
 
 
 def figure(pack: Pack, example: Example) -> str:
@@ -81,8 +83,13 @@ def facts(pairs: list[tuple[str, str, str]]) -> str:
     return f'<dl class="cb-facts">{items}</dl>'
 
 
-def neuron_card(pack: Pack, row: Any) -> str:
-    """Everything that the pack knows of a neuron."""
+def link(text: str, parameters: dict[str, str]) -> str:
+    """A link to a state of the page."""
+    return f'<a class="cb-link" href="?{escape(urlencode(parameters), quote=True)}">{escape(text)}</a>'
+
+
+def neuron_card(pack: Pack, row: Any, footer: str = "") -> str:
+    """Everything that the pack knows of a neuron; the footer is HTML already."""
     others = ", ".join(f"{name} ({score:.2f})" for name, score in list(zip(row.names, row.scores))[1:])
     pairs = [
         ("Fires on", f"{row.density:.1%} of images", f"and on {row.token_density:.2%} of all patches"),
@@ -101,6 +108,7 @@ def neuron_card(pack: Pack, row: Any) -> str:
         + (f'<p class="cb-also">Also near: {escape(others)}</p>' if others else "")
         + facts(pairs)
         + strips(pack, row.neuron)
+        + footer
         + "</section>"
     )
 
@@ -115,7 +123,7 @@ def verdict(kind: str, text: str) -> str:
 
 
 def patch_grid(shown: bytes, heat: np.ndarray, caption: str, chosen: int | None = None) -> str:
-    """A picture whose patches can be pointed at, with mouse, arrow keys and Enter; strengths 0..1 ``[rows, columns]``."""
+    """A picture whose patches can be chosen by mouse, arrow keys and Enter; strengths 0..1 ``[rows, columns]``."""
     rows, columns = heat.shape
     focus = 0 if chosen is None else chosen
     cells = "".join(
@@ -148,7 +156,7 @@ def header(pack: Pack) -> str:
         why = "how often a neuron's name is the concept that it predicts best on images whose content is known"
         pairs.append(("Names that are right", f"{metrics['name_agreement']:.0%}", why))
     return (
-        '<header class="cb-header"><h1>What does a vision model know?</h1><p>A sparse autoencoder breaks what the model '
-        "sees into neurons. Look a concept up, or see which neurons fire on a picture of yours.</p>"
+        '<header class="cb-header"><h1>What does a vision model know?</h1><p>A sparse autoencoder breaks what the '
+        "model sees into neurons. Look a concept up, or see which neurons fire on a picture of yours.</p>"
         f"{facts(pairs)}</header>"
     )

@@ -192,7 +192,8 @@ class InspectTab:
     def _sample_buttons(self) -> str:
         pack = self.loaded.pack
         buttons = "".join(
-            f'<button type="button" class="cb-sample" data-sample="{i}"><img src="{html.data_uri(pack.image_bytes(image))}" '
+            f'<button type="button" class="cb-sample" data-sample="{i}">'
+            f'<img src="{html.data_uri(pack.image_bytes(image))}" '
             f'alt="sample: {escape(str(pack.alt(image)), quote=True)}"></button>'
             for i, image in enumerate(self.samples)
         )

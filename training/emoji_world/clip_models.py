@@ -31,7 +31,8 @@ def _clip_config(tokenizer: CLIPTokenizer) -> CLIPConfig:
               "image_size": SIDE, "patch_size": PATCH, "projection_dim": 128}  # fmt: skip
     text = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4,
             "vocab_size": len(tokenizer), "max_position_embeddings": CONTEXT, "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "projection_dim": 128}  # fmt: skip
+            "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
+            "projection_dim": 128}  # fmt: skip
     return CLIPConfig(vision_config=vision, text_config=text, projection_dim=128)
 
 
