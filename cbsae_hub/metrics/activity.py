@@ -73,7 +73,7 @@ class Reconstruction(Metric):
         self.add_state("tokens", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, x: Tensor, reconstruction: Tensor, active: Tensor) -> None:
-        """Adds tokens: ``x`` and ``reconstruction [tokens, d_in]``, ``active [tokens]`` the number of active latents."""
+        """Adds tokens: ``x`` and ``reconstruction [tokens, d_in]``, and how many latents are active, ``[tokens]``."""
         x, reconstruction = x.double(), reconstruction.double()
         self.total += x.sum(0)
         self.squares += x.square().sum()

@@ -7,9 +7,9 @@ from scipy import sparse
 def average_precisions(latents: sparse.spmatrix, labels: np.ndarray) -> np.ndarray:
     """Average precision of every neuron as a detector of every label.
 
-    ``AP = sum over thresholds of (recall step) * precision``, thresholds being the distinct activations: images with
-    equal activation, the inactive ones above all, come together. Equal to scikit-learn's ``average_precision_score`` for
-    each pair, at a cost of active images times labels.
+    ``AP = sum over thresholds of (recall step) * precision``, thresholds being the distinct activations: images
+    with equal activation, the inactive ones above all, come together. Equal to scikit-learn's
+    ``average_precision_score`` for each pair, at a cost of active images times labels.
 
     Args:
         latents: ``[images, neurons]`` sparse, image-level, not negative.

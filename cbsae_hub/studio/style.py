@@ -49,10 +49,10 @@ CSS = """
 .cb-cell:focus-visible { outline: 3px solid #fff; outline-offset: -3px; box-shadow: inset 0 0 0 5px #000; }
 .cb-cell[aria-pressed=true] { outline: 3px solid #fff; outline-offset: -3px; box-shadow: inset 0 0 0 5px #111; }
 .cb-grid-figure figcaption { margin-top: .4rem; font-size: .9rem; }
-@media (max-width: 480px) { #results .wrap, #neurons .wrap { flex-direction: column; align-items: stretch; gap: .25rem; }
-#results label, #neurons label { width: 100%; }
-.cb-link { display: inline-block; margin-top: .8rem; }
-.cb-header h1 { font-size: 1.45rem; } .gradio-container { padding: .5rem !important; } }
+@media (max-width: 480px) {
+  .cb-header h1 { font-size: 1.45rem; }
+  .gradio-container { padding: .5rem !important; }
+}
 @media (prefers-reduced-motion: reduce) { * { transition: none !important; animation: none !important; } }
 """
 
