@@ -20,7 +20,7 @@ LAUNCH: dict[str, Any] = {
     "css": CSS,
     "ssr_mode": False,
     "max_file_size": "8mb",
-    "show_error": True,
+    "show_error": False,
     "allowed_paths": [],
     "footer_links": [],
     "share": False,

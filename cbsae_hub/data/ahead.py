@@ -1,0 +1,31 @@
+"""Reading ahead: what comes next is loaded while the last is used."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Loaded = TypeVar("Loaded")
+
+
+def load_ahead(load: Callable[[Item], Loaded], items: Iterable[Item], threads: int = 1) -> Iterator[Loaded]:
+    """Yields ``load(item)`` for every item, in order, while threads load the next ones.
+
+    Args:
+        load: Called in other threads, in as many at a time as there are.
+        items: What to load.
+        threads: As many results are kept ahead. An error in ``load`` is raised where its result would have come.
+    """
+    pending = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(load, item))
+                if len(pending) > threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()

@@ -1,0 +1,79 @@
+"""What hub/ says of itself is true: the published splits, and the figures beside the encoders."""
+
+import json
+
+import datasets
+import numpy as np
+import pytest
+import torch
+
+from cbsae_hub.data.images import load_images
+from cbsae_hub.vision.clip_like import ClipLike
+from training.emoji_world import evaluate
+from training.emoji_world.backgrounds import BACKGROUNDS
+from training.emoji_world.make_images import FEATURES, LAND_ANIMALS, SPLITS, SPURIOUS, WATER_ANIMALS
+from training.emoji_world.paths import HUB
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    before = datasets.config.HF_DATASETS_CACHE
+    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
+    yield
+    datasets.config.HF_DATASETS_CACHE = before
+
+
+@pytest.mark.parametrize("split", [*SPLITS, *SPURIOUS])
+def test_splits_hold_what_the_card_says(split):
+    dataset = load_images(HUB / "emoji-images", split)
+    truth = dataset.remove_columns("image").to_pandas()
+    count, spec = SPLITS.get(split, (SPURIOUS.get(split, (0,))[0], None))
+    assert len(dataset) == count and dataset.features == FEATURES
+    assert dataset[0]["image"].size == (64, 64)
+    assert set(truth["background"]) <= set(BACKGROUNDS)
+    style = split.removeprefix("test_") if split.startswith("test_") else "plain"
+    assert set(truth["style"]) == {style}
+    assert truth["written_word"].notna().all() == (split == "typographic")
+    names = [{thing["name"] for thing in things} for things in truth["objects"]]
+    assert not any(word in present for word, present in zip(truth["written_word"], names))
+    boxes = np.array([thing["box"] for things in truth["objects"] for thing in things])
+    assert boxes.min() >= 0 and boxes.max() <= 64 and (boxes[:, 2:] >= boxes[:, :2]).all()
+    if spec is not None:
+        assert {len(present) for present in names} == set(spec.objects)
+        assert truth["spurious_group"].isna().all()
+        return
+    water = np.array([things[0]["subgroup"] in WATER_ANIMALS for things in truth["objects"]])
+    assert (water | [things[0]["subgroup"] in LAND_ANIMALS for things in truth["objects"]]).all()
+    in_water = (truth["background"] == "water").to_numpy()
+    np.testing.assert_array_equal(truth["spurious_group"], 2 * water + in_water)
+    assert abs((water == in_water).mean() - SPURIOUS[split][1]) < 0.08
+
+
+def test_missing_splits_and_columns_are_named(tmp_path):
+    with pytest.raises(ValueError, match="no split 'nonsense'; it has probe"):
+        load_images(HUB / "emoji-images", "nonsense")
+    datasets.Dataset.from_dict({"text": ["a"]}).to_parquet(tmp_path / "train-00000-of-00001.parquet")
+    with pytest.raises(ValueError, match="no column 'image'; it has text"):
+        load_images(tmp_path, "train")
+
+
+@pytest.mark.parametrize("name", ["emoji-clip", "emoji-teacher"])
+def test_zero_shot_figures_can_be_measured_again(name, monkeypatch):
+    told = json.loads((HUB / name / "metrics.json").read_text())
+    assert told["concepts"] == 424
+    monkeypatch.setattr(evaluate, "ANSWERED", ("test_pixelated",))
+    with torch.inference_mode():
+        if name == "emoji-clip":
+            measured = evaluate.zero_shot(*evaluate._transformers_clip(HUB / name))
+        else:
+            judge = ClipLike.from_pretrained(HUB / name)
+            measured = evaluate.zero_shot(judge.embed_images, judge.embed_texts)
+    assert measured["top1_test_pixelated"] == pytest.approx(told["top1_test_pixelated"], abs=0.5)
+
+
+def test_neighbours_of_the_self_supervised_encoder_can_be_measured_again():
+    told = json.loads((HUB / "emoji-dino" / "metrics.json").read_text())
+    with torch.inference_mode():
+        measured = evaluate._dino(HUB / "emoji-dino")
+    assert measured == pytest.approx(told, abs=0.1)
+    assert told["knn_top1"] > told["knn_top1_pixels"]
