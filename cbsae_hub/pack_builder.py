@@ -54,6 +54,7 @@ def build_pack(
     source: dict[str, Any],
     truth_columns: Sequence[str] = (),
     alt_column: str | None = None,
+    top_k: int = 100,
     batch_size: int = 64,
 ) -> Pack:
     """Names the neurons, scores the names, picks examples, and writes the pack beside the model.
@@ -68,6 +69,8 @@ def build_pack(
         source: What the images are (id, split): kept in ``pack.json``.
         truth_columns: Columns with ground truth: ``background`` (a name) or ``objects.name`` (names in a list).
         alt_column: Column with a description of each image.
+        top_k: Images that a neuron is named by. CLIP-Dissect's 100 suits 50,000 images; with fewer, a concept may be
+            on fewer images than that, and most of a neuron's would be images on which it is silent.
         batch_size: Images a forward pass.
 
     Returns:
@@ -81,7 +84,7 @@ def build_pack(
     if not len(images):
         raise ValueError("there are no probe images")
     texts = judge.embed_texts(concepts.concepts)
-    first = _score(sae, encoder, judge, images, texts, batch_size)
+    first = _score(sae, encoder, judge, images, Dissector(sae.d_sae, texts, top_k=top_k), batch_size)
     neurons = _name(first, concepts)
     neurons["group"] = sae.group_of.cpu().numpy()
     agreement = _judge_by_truth(neurons, first.latents, images, truth_columns, concepts)
@@ -95,7 +98,7 @@ def build_pack(
         "judge": {"id": judge.repo_id, "revision": judge.revision},
         "images": {**source, "n": len(images)},
         "concepts": {"name": concepts.name, "sha256": concepts.sha256, "names": list(concepts.concepts)},
-        "pool": "mean",
+        "naming": {"method": "soft_wpmi", "top_k": top_k, "pool": "mean"},
         "grid": list(encoder.grid) if encoder.tokens == "patches" else None,
         "metrics": {
             **first.reconstruction,
@@ -119,9 +122,8 @@ def _tokens(
 
 @torch.no_grad()
 def _score(
-    sae: SAE, encoder: VisionEncoder, judge: ClipLike, images: Any, texts: torch.Tensor, batch_size: int
+    sae: SAE, encoder: VisionEncoder, judge: ClipLike, images: Any, dissector: Dissector, batch_size: int
 ) -> _Pass:
-    dissector = Dissector(sae.d_sae, texts)
     activity, reconstruction = NeuronActivity(sae.d_sae), Reconstruction(sae.d_in)
     blocks = []
     with tqdm(total=len(images), desc="score", unit="image") as bar:
@@ -246,7 +248,7 @@ def _draw_maps(
                         1, owners[place], values[place].float()
                     )
                     neurons = wanted["neuron"].to_numpy()
-                    scaled = codes[:, neurons].numpy().T / np.maximum(largest[neurons], 1e-12)[:, None]
+                    scaled = codes[:, neurons].detach().numpy().T / np.maximum(largest[neurons], 1e-12)[:, None]
                     maps[wanted.index] = np.clip(np.rint(scaled * 255), 0, 255)
             bar.update(len(ids))
     return maps

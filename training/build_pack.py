@@ -48,6 +48,7 @@ def main(
             source={"id": settings["images"], "split": settings["split"]},
             truth_columns=settings.get("truth_columns", ()),
             alt_column=settings.get("alt_column"),
+            top_k=settings.get("top_k", 100),
         )
     except KeyError as error:
         raise typer.BadParameter(f"the recipe lacks {error}") from error

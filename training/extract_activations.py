@@ -13,11 +13,15 @@ from typing import Annotated, Any
 
 import typer
 from accelerate import Accelerator
-from recipe import read_recipe
+from recipe import read_recipe, require_keys
 
 from cbsae_hub.data.extraction import extract_activations
-from cbsae_hub.data.images import load_images
+from cbsae_hub.data.images import commit_of_images, load_images
 from cbsae_hub.vision.encoder import VisionEncoder
+
+REQUIRED = ("encoder", "layer", "tokens", "images", "output")
+OPTIONAL = ("encoder_revision", "images_revision", "images_args", "split")
+EXTRACTION = ("dtype", "images_per_shard", "batch_size", "seed", "readers")  # of extract_activations
 
 
 def open_images(settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -28,11 +32,18 @@ def open_images(settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """
     source, arguments = str(settings["images"]), settings.get("images_args") or {}
     if ":" in source:
-        module, function = source.split(":")
+        module, function = source.split(":", 1)
         sys.path.insert(0, str(Path(__file__).parents[1]))
-        return getattr(import_module(module), function)(**arguments), {"id": source, **arguments}
-    split, revision = settings["split"], settings.get("images_revision")
-    return load_images(source, split, revision), {"id": source, "split": split, "revision": revision}
+        try:
+            make = getattr(import_module(module), function)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"images: {source} is no function of this checkout: {error}") from error
+        return make(**arguments), {"id": source, **arguments}
+    require_keys(settings, ["split"], settings)
+    # The commit, so that a branch that has moved since is not taken for what was read before.
+    revision = commit_of_images(source, settings.get("images_revision"))
+    images = load_images(source, settings["split"], revision)
+    return images, {"id": source, "split": settings["split"], "revision": revision}
 
 
 def main(
@@ -46,6 +57,9 @@ def main(
     accelerator = Accelerator()
     try:
         settings = read_recipe(recipe, "activations", overrides or [])
+        if output is not None:
+            settings["output"] = str(output)
+        require_keys(settings, REQUIRED, (*OPTIONAL, *EXTRACTION))
         encoder = VisionEncoder.from_pretrained(
             settings["encoder"],
             layer=settings["layer"],
@@ -54,17 +68,14 @@ def main(
             device=accelerator.device,
         )
         images, source = open_images(settings)
-        known = ("dtype", "images_per_shard", "batch_size", "seed")
         store = extract_activations(
             encoder,
             images,
-            output or settings["output"],
+            settings["output"],
             source=source,
             accelerator=accelerator,
-            **{key: settings[key] for key in known if key in settings},
+            **{key: settings[key] for key in EXTRACTION if key in settings},
         )
-    except KeyError as error:
-        raise typer.BadParameter(f"the recipe lacks {error}") from error
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     logging.info("%s: %d rows of %d images", store.folder, len(store), store.num_images)

@@ -1,5 +1,6 @@
 """Recipes: one YAML file per model, with one flat section per script."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,3 +30,15 @@ def read_recipe(path: Path | None, section: str, overrides: list[str]) -> dict[s
             raise ValueError(f"--set takes key=value, got {override!r}")
         settings[key.strip()] = yaml.safe_load(value)
     return settings
+
+
+def require_keys(settings: dict[str, Any], required: Sequence[str], optional: Sequence[str] = ()) -> None:
+    """Compares a section's keys with those that its script knows.
+
+    Raises:
+        ValueError: Names what is missing, or else what is unknown, a slip of the pen perhaps.
+    """
+    if missing := [key for key in required if settings.get(key) is None]:
+        raise ValueError(f"the recipe lacks {', '.join(missing)}")
+    if unknown := [str(key) for key in settings if key not in (*required, *optional)]:
+        raise ValueError(f"unknown settings {', '.join(unknown)}; known are {', '.join((*required, *optional))}")

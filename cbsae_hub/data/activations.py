@@ -3,19 +3,20 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from cbsae_hub.data.ahead import load_ahead
 from cbsae_hub.data.shuffling import ShuffledOrder
 
 FORMAT = "cbsae_hub.activations"
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 TENSOR = "activations"
+MAX_HEADER = 2**20  # bytes; a shard's header has some hundred
 DTYPES = {"F16": np.float16, "F32": np.float32}
 FITS_IN_MEMORY = 4 * 2**30  # bytes up to which shuffling is one exact permutation
 
@@ -29,26 +30,45 @@ def digest(array: np.ndarray) -> str:
     return hashlib.sha256(memoryview(np.ascontiguousarray(array)).cast("B")).hexdigest()
 
 
+def read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The safetensors header of a shard, and where the data after it begin.
+
+    Raises:
+        StoreError: If the file is missing or no shard; names it.
+    """
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size)) if size <= MAX_HEADER else {}
+        if TENSOR not in header:
+            raise ValueError(f"it has no tensor {TENSOR!r}")
+    except FileNotFoundError as error:
+        raise StoreError(f"shard {path} is missing: extract again with the same settings to make it") from error
+    except (ValueError, TypeError) as error:
+        raise StoreError(f"{path} is damaged or no shard of activations: {error}") from error
+    return header, 8 + size
+
+
 def map_shard(path: Path) -> np.ndarray:
-    """The rows of a shard ``[rows, d_in]``, memory-mapped.
+    """The rows of a shard ``[rows, d_in]``, memory-mapped, read-only.
 
     Raises:
         StoreError: If the file is missing, truncated, or no shard; names it.
     """
+    header, data = read_header(path)
     try:
-        with path.open("rb") as file:
-            header_bytes = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(header_bytes)) if header_bytes < 2**20 else {}
         form = header[TENSOR]
         start, stop = form["data_offsets"]
-        if path.stat().st_size != 8 + header_bytes + stop:
-            raise StoreError(f"shard {path} is truncated: {path.stat().st_size} of {8 + header_bytes + stop} bytes")
-        dtype = DTYPES[form["dtype"]]
-    except FileNotFoundError as error:
-        raise StoreError(f"shard {path} is missing") from error
-    except (ValueError, KeyError, TypeError) as error:
+        size = path.stat().st_size
+        if size != data + stop:
+            raise StoreError(f"shard {path} is truncated or damaged: it has {size} bytes, not {data + stop}")
+        # Unlike numpy.memmap, this keeps no file open: a store may have more shards than a process may open files.
+        content = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).numpy()
+        rows = content[data + start :].view(DTYPES[form["dtype"]]).reshape(form["shape"])
+    except (KeyError, ValueError, TypeError) as error:
         raise StoreError(f"{path} is damaged or no shard of activations: {error!r}") from error
-    return np.memmap(path, dtype, "r", offset=8 + header_bytes + start, shape=tuple(form["shape"]))
+    rows.flags.writeable = False
+    return rows
 
 
 class ActivationStore:
@@ -87,13 +107,17 @@ class ActivationStore:
             raise StoreError(f"{folder} is {state if unfinished else 'no activation store'}") from error
         except ValueError as error:
             raise StoreError(f"{folder / MANIFEST} is damaged: {error}") from error
+        if not isinstance(manifest, dict):
+            raise StoreError(f"{folder / MANIFEST} is no manifest of an activation store")
         if manifest.get("format") != FORMAT or manifest.get("schema_version") != SCHEMA_VERSION:
             raise StoreError(
                 f"{folder} has format {manifest.get('format')!r}, schema version {manifest.get('schema_version')!r}; "
                 f"this version of cbsae_hub reads {FORMAT!r}, {SCHEMA_VERSION}"
             )
-        shards = _Shards(folder, manifest, check)
-        return cls(folder, manifest, np.arange(manifest["num_images"]), shards)
+        try:
+            return cls(folder, manifest, np.arange(manifest["num_images"]), _Shards(folder, manifest, check))
+        except (KeyError, TypeError) as error:
+            raise StoreError(f"{folder / MANIFEST} is damaged or incomplete: {error!r}") from error
 
     def __len__(self) -> int:
         return len(self.images) * self.tokens_per_image
@@ -116,8 +140,14 @@ class ActivationStore:
         self._shards.verify()
 
     def read(self, start: int, stop: int) -> torch.Tensor:
-        """Rows ``start`` to ``stop``, ``[rows, d_in]`` in the stored dtype."""
-        return self._gather(np.arange(start, min(stop, len(self))))
+        """Rows ``start`` to ``stop``, ``[rows, d_in]`` in the stored dtype.
+
+        Raises:
+            IndexError: If there are no such rows.
+        """
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(f"rows {start} to {stop} are asked for; there are {len(self)}")
+        return self._gather(np.arange(start, stop))
 
     def holdout(self, fraction: float, seed: int = 0) -> tuple["ActivationStore", "ActivationStore"]:
         """Splits by image into a training and a held-out part, at random.
@@ -160,24 +190,25 @@ class ActivationStore:
             memory: Bytes. A store up to this size is shuffled by one exact permutation; a larger one by mixing
                 random runs of 256 neighbouring rows in a buffer of half this size.
 
-        Yields:
-            ``[batch_size / world, d_in]``.
+        Returns:
+            Iterator of ``[batch_size / world, d_in]``.
+
+        Raises:
+            ValueError: If there are fewer rows than one batch, or an argument is out of range.
         """
+        if batch_size < 1 or start_batch < 0 or not 0 <= rank < world:
+            raise ValueError(f"no batches of {batch_size} from {start_batch} on for process {rank} of {world}")
         row_bytes = self.d_in * self._shards.itemsize
         order = ShuffledOrder(len(self), memory // row_bytes, seed, epoch)
         count = len(self) // batch_size if drop_last else -(-len(self) // batch_size)
+        if count == 0:
+            raise ValueError(f"{len(self)} rows are fewer than one batch of {batch_size}")
 
         def load(index: int) -> torch.Tensor:
             rows = order.rows(index * batch_size, min((index + 1) * batch_size, len(self)))
             return self._gather(rows[rank::world]).to(dtype)
 
-        with ThreadPoolExecutor(1) as reader:
-            ahead = reader.submit(load, start_batch) if start_batch < count else None
-            for index in range(start_batch, count):
-                batch = ahead.result()
-                if index + 1 < count:
-                    ahead = reader.submit(load, index + 1)
-                yield batch
+        return load_ahead(load, range(start_batch, count))
 
     def _view(self, images: np.ndarray) -> "ActivationStore":
         return ActivationStore(self.folder, self.manifest, images, self._shards)
@@ -188,19 +219,22 @@ class ActivationStore:
 
 
 class _Shards:
-    """The rows of all shards as one array."""
+    """The rows of all shards as one array; each shard is compared with its checksum when it is first read."""
 
     def __init__(self, folder: Path, manifest: dict[str, Any], check: bool):
-        self._paths = [folder / shard["file"] for shard in manifest["shards"]]
+        self._dtype, self._d_in = np.dtype(manifest["dtype"]), manifest["d_in"]
+        self.itemsize = self._dtype.itemsize
+        self._paths = [folder / Path(shard["file"]).name for shard in manifest["shards"]]
         self._digests = [shard["sha256"] for shard in manifest["shards"]]
         self._maps = [map_shard(path) for path in self._paths]
         self._checked = [not check] * len(self._maps)
         for path, rows, shard in zip(self._paths, self._maps, manifest["shards"]):
-            if rows.shape != (shard["rows"], manifest["d_in"]) or rows.dtype != np.dtype(manifest["dtype"]):
+            if rows.shape != (shard["rows"], self._d_in) or rows.dtype != self._dtype:
                 raise StoreError(f"shard {path} does not belong to this store: {rows.dtype} {rows.shape}")
         self._ends = np.cumsum([len(rows) for rows in self._maps])
-        self.itemsize = np.dtype(manifest["dtype"]).itemsize
-        self._dtype, self._d_in = np.dtype(manifest["dtype"]), manifest["d_in"]
+        expected = manifest["num_images"] * manifest["tokens_per_image"]
+        if sum(map(len, self._maps)) != expected:
+            raise StoreError(f"the shards that {folder / MANIFEST} lists do not have its {expected} rows")
 
     def verify(self) -> None:
         damaged = [
@@ -219,10 +253,14 @@ class _Shards:
         return self._maps[shard]
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
+        """A copy of some rows, in the order in which they are asked for."""
         result = np.empty((len(rows), self._d_in), self._dtype)
-        shards = np.searchsorted(self._ends, rows, side="right")
-        for shard in np.unique(shards):
-            here = np.flatnonzero(shards == shard)
+        order = np.argsort(rows)
+        ordered = rows[order]
+        cuts = np.searchsorted(ordered, self._ends)
+        starts = np.concatenate([[0], cuts[:-1]])
+        for shard in np.flatnonzero(cuts > starts):
+            here = slice(starts[shard], cuts[shard])
             first = self._ends[shard] - len(self._maps[shard])
-            result[here] = self._rows_of(shard)[rows[here] - first]
+            result[order[here]] = self._rows_of(shard)[ordered[here] - first]
         return result

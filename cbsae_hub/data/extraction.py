@@ -1,13 +1,16 @@
 """Fills an activation store: in shards, atomically, on any number of processes, and on from where it was killed."""
 
+import hashlib
 import json
-import os
+import logging
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
@@ -20,12 +23,18 @@ from cbsae_hub.data.activations import (
     StoreError,
     digest,
     map_shard,
+    read_header,
 )
+from cbsae_hub.data.ahead import load_ahead
 from cbsae_hub.data.images import read_pictures
+from cbsae_hub.models.files import replace_file
 from cbsae_hub.version import __version__
 from cbsae_hub.vision.encoder import VisionEncoder
 
+logger = logging.getLogger(__name__)
+
 SETTINGS = "settings.json"
+SAMPLE = 16  # images whose pixels are the fingerprint of a dataset
 
 
 def extract_activations(
@@ -38,6 +47,7 @@ def extract_activations(
     images_per_shard: int = 1024,
     batch_size: int = 256,
     seed: int = 0,
+    readers: int = 1,
     accelerator: Accelerator | None = None,
 ) -> ActivationStore:
     """Writes the activations of all images; shards that are there already are kept.
@@ -46,27 +56,32 @@ def extract_activations(
 
     Args:
         encoder: Says which layer and tokens.
-        images: Map-style dataset with a column ``image`` of PIL images.
+        images: Map-style dataset that is sliced as those of ``datasets``: ``images[a:b]["image"]`` are PIL images. Or
+            an object with a length and ``pixel_batch(a, b)``, which gives the encoder's pixel values
+            ``[b - a, 3, h, w]`` of pictures that never were PIL images.
         folder: Where; created.
         source: What the images are (id, split, ...): kept in the manifest, and compared when resuming.
         dtype: "float16" or "float32".
         images_per_shard: Images of a shard.
         batch_size: Images a forward pass; shards are cut in batches of this size.
         seed: Of the tokens that "random:n" draws; an image's tokens depend on it and the image's number alone.
+        readers: Threads that read and preprocess, each a batch, while the encoder works.
         accelerator: Of the run, for more than one process.
 
     Returns:
         The finished store.
 
     Raises:
-        ValueError: If there are no images, an image cannot be read, or activations are NaN, infinite, or too large
-            for float16; names the image.
+        ValueError: If there are no images, a size is not positive, an image cannot be read, or activations are NaN,
+            infinite, or too large for float16; names the image.
         StoreError: If the folder holds a store of other settings; names them.
     """
     if dtype not in ("float16", "float32"):
         raise ValueError(f"dtype must be float16 or float32, got {dtype!r}")
     if not len(images):
         raise ValueError("there are no images to extract activations of")
+    if min(images_per_shard, batch_size, readers) < 1:
+        raise ValueError("images_per_shard, batch_size and readers must be positive")
     accelerator = accelerator or Accelerator(cpu=True)
     folder = Path(folder)
     settings = {
@@ -76,6 +91,7 @@ def extract_activations(
         "encoder": encoder.provenance(),
         "images": source,
         "num_images": len(images),
+        "fingerprint": _fingerprint(images),
         "tokens_per_image": encoder.tokens_per_image,
         "d_in": encoder.d_in,
         "dtype": dtype,
@@ -86,22 +102,22 @@ def extract_activations(
     if accelerator.is_main_process:
         _claim(folder, settings)
     accelerator.wait_for_everyone()
-    count = -(-len(images) // images_per_shard)
-    mine = [shard for shard in range(accelerator.process_index, count, accelerator.num_processes)]
-    with tqdm(total=len(mine), desc="shards", disable=not accelerator.is_main_process) as bar:
-        for shard in mine:
-            path = folder / _shard_name(shard)
-            if not _is_whole(path):
-                first = shard * images_per_shard
-                rows = _encode(encoder, images, first, min(first + images_per_shard, len(images)), settings)
-                partial = path.with_suffix(".partial")
-                save_file({TENSOR: rows}, partial, metadata={"sha256": digest(rows)})
-                _sync(partial)
-                os.replace(partial, path)
-            bar.update()
+    parts = _cut(range(len(images)), images_per_shard)
+    mine = {shard: _cut(parts[shard], batch_size) for shard in _share(folder, len(parts), accelerator)}
+    batches = [ids for shard in mine.values() for ids in shard]
+    reading = load_ahead(lambda ids: _read(encoder, images, ids), batches, readers)
+    silent = not (batches and accelerator.is_main_process)
+    progress = tqdm(total=sum(map(len, batches)), desc="extract", unit="image", disable=silent)
+    with closing(reading) as pixels, progress:
+        for shard, batches in mine.items():
+            rows = []
+            for ids in batches:
+                rows.append(_encode(encoder, ids, next(pixels), seed, getattr(torch, dtype)))
+                progress.update(len(ids))
+            _write_shard(folder / _shard_name(shard), np.concatenate(rows))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        shards = [_entry(folder / _shard_name(shard)) for shard in range(count)]
+        shards = [_entry(folder / _shard_name(shard)) for shard in range(len(parts))]
         _write_json(folder / MANIFEST, {**settings, "shards": shards})
     accelerator.wait_for_everyone()
     return ActivationStore.open(folder)
@@ -112,15 +128,20 @@ def _shard_name(shard: int) -> str:
 
 
 def _claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Marks a new folder with the settings, or compares them with those that are there."""
+    """Marks a folder without shards with the settings, or compares them with those that are there."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / SETTINGS
-    if not path.is_file():
-        if any(folder.glob("shard-*")):
-            raise StoreError(f"{folder} holds shards without {SETTINGS}: choose another folder or empty this one")
+    for leftover in folder.glob(".*.tmp"):  # of a run that was killed
+        leftover.unlink()
+    if not any(folder.glob("shard-*")):
         _write_json(path, settings)
         return
-    there = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError) as error:
+        raise StoreError(
+            f"{folder} holds shards, but no readable {SETTINGS}: choose another folder or empty this one"
+        ) from error
     expected = json.loads(json.dumps(settings))
     differing = [key for key in expected if there.get(key) != expected[key]]
     if differing:
@@ -130,52 +151,73 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
         )
 
 
+def _share(folder: Path, count: int, accelerator: Accelerator) -> list[int]:
+    """The shards that this process makes: an equal share of those that an earlier run did not finish."""
+    rank, world = accelerator.process_index, accelerator.num_processes
+    missing = [shard for shard in range(rank, count, world) if not _is_whole(folder / _shard_name(shard))]
+    missing = sorted(gather_object(missing))
+    if accelerator.is_main_process and len(missing) < count:
+        logger.info("%s: %d of %d shards are there already", folder, count - len(missing), count)
+    return missing[rank::world]
+
+
 def _is_whole(path: Path) -> bool:
     """Whether a shard of an earlier run is there; a damaged one is made again."""
     try:
-        return path.is_file() and digest(map_shard(path)) == _stored_digest(path)
+        return path.is_file() and digest(map_shard(path)) == _entry(path)["sha256"]
     except StoreError:
         return False
 
 
-def _stored_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return header["__metadata__"]["sha256"]
-
-
 def _entry(path: Path) -> dict[str, Any]:
-    return {"file": path.name, "rows": len(map_shard(path)), "sha256": _stored_digest(path)}
+    """A shard's line in the manifest."""
+    header, _ = read_header(path)
+    return {"file": path.name, "rows": header[TENSOR]["shape"][0], "sha256": header["__metadata__"]["sha256"]}
 
 
-def _encode(encoder: VisionEncoder, images: Any, start: int, stop: int, settings: dict[str, Any]) -> np.ndarray:
-    """Rows of images ``start`` to ``stop``: ``[rows, d_in]`` in the store's dtype."""
-    parts = []
-    for first in range(start, stop, settings["batch_size"]):
-        last = min(first + settings["batch_size"], stop)
-        # Hashed, because torch reads no more than 32 bits of a seed.
-        hashed = [np.random.SeedSequence([settings["seed"], image]).generate_state(1) for image in range(first, last)]
-        seeds = [int(value[0]) for value in hashed]
-        v = encoder(read_pictures(images, first, last), seeds).to(getattr(torch, settings["dtype"])).cpu()
-        finite = v.flatten(1).isfinite().all(1)
-        if not finite.all():
-            image = first + int((~finite).nonzero()[0])
-            raise ValueError(
-                f"the activations of image {image} are NaN, infinite or too large for {settings['dtype']}; "
-                "if they are only large, use dtype float32"
-            )
-        parts.append(v.flatten(0, 1).numpy())
-    return np.concatenate(parts)
+def _cut(ids: range, size: int) -> list[range]:
+    return [ids[start : start + size] for start in range(0, len(ids), size)]
+
+
+def _read(encoder: VisionEncoder, images: Any, ids: range) -> torch.Tensor:
+    """Pixel values of some images ``[images, 3, h, w]``."""
+    if hasattr(images, "pixel_batch"):
+        return images.pixel_batch(ids.start, ids.stop)
+    return encoder.pixel_values(read_pictures(images, ids.start, ids.stop))
+
+
+def _encode(encoder: VisionEncoder, ids: range, pixels: torch.Tensor, seed: int, dtype: torch.dtype) -> np.ndarray:
+    """Rows of some images: ``[images * tokens, d_in]``."""
+    # Hashed, because torch reads no more than 32 bits of a seed.
+    seeds = [int(np.random.SeedSequence([seed, image]).generate_state(1)[0]) for image in ids]
+    v = encoder(pixels, seeds).to(dtype).cpu()
+    finite = v.flatten(1).isfinite().all(1)
+    if not finite.all():
+        image = ids[int((~finite).nonzero()[0])]
+        raise ValueError(
+            f"the activations of image {image} are NaN, infinite or too large for {dtype}; "
+            "if they are only large, use dtype float32"
+        )
+    return v.flatten(0, 1).numpy()
+
+
+def _write_shard(path: Path, rows: np.ndarray) -> None:
+    with replace_file(path) as temporary:
+        save_file({TENSOR: rows}, temporary, metadata={"sha256": digest(rows)})
+
+
+def _fingerprint(images: Any) -> str:
+    """sha256 of the pixels of 16 images, first to last: tells a dataset from another of the same name and size."""
+    result = hashlib.sha256()
+    for image in np.unique(np.linspace(0, len(images) - 1, SAMPLE).astype(int)).tolist():
+        if hasattr(images, "pixel_batch"):
+            pixels = images.pixel_batch(image, image + 1).cpu().numpy()
+        else:
+            pixels = np.asarray(read_pictures(images, image, image + 1)[0])
+        result.update(repr(pixels.shape).encode() + pixels.tobytes())
+    return f"sha256:{result.hexdigest()[:16]}"
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    _sync(partial)
-    os.replace(partial, path)
-
-
-def _sync(path: Path) -> None:
-    """Makes sure that the bytes are on disk before the file gets its final name."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    with replace_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

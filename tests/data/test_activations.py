@@ -1,8 +1,9 @@
 import json
+import resource
+import shutil
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +39,9 @@ def make_encoder(tokens="patches"):
     return VisionEncoder(build(name), processor(name), 1, tokens, "me/tiny", "abc")
 
 
-def extract(folder, count=21, tokens="patches", **settings):
-    settings = {"images_per_shard": 8, "batch_size": 3, "dtype": "float32", **settings}
-    return extract_activations(make_encoder(tokens), Pictures(count), folder, source={"id": "random"}, **settings)
+def extract(folder, count=21, tokens="patches", encoder=None, images=None, **settings):
+    settings = {"images_per_shard": 8, "batch_size": 3, "dtype": "float32", "source": {"id": "random"}, **settings}
+    return extract_activations(encoder or make_encoder(tokens), images or Pictures(count), folder, **settings)
 
 
 def flip_byte(path, offset):
@@ -163,6 +164,101 @@ def test_resuming_with_other_settings_is_refused(tmp_path):
         extract(tmp_path, tokens="cls")
 
 
+def test_other_pictures_under_the_same_name_are_refused(tmp_path):
+    class Inverted(Pictures):
+        def __getitem__(self, rows):
+            images = super().__getitem__(rows)["image"]
+            return {"image": [Image.eval(image, lambda value: 255 - value) for image in images]}
+
+    extract(tmp_path)
+    with pytest.raises(StoreError, match="fingerprint: 'sha256:"):
+        extract(tmp_path, images=Inverted(21))
+
+
+def test_settings_may_change_while_there_is_no_shard(tmp_path):
+    class Unreadable(Pictures):
+        def __getitem__(self, rows):
+            if rows.stop - rows.start > 1:
+                raise OSError("out of memory")
+            return super().__getitem__(rows)
+
+    with pytest.raises(OSError, match="out of memory"):
+        extract(tmp_path, images=Unreadable(21), batch_size=20)
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+    assert extract(tmp_path, batch_size=2).manifest["batch_size"] == 2
+
+
+def test_ready_pixels_give_what_pictures_give(tmp_path):
+    encoder = make_encoder()
+
+    class Pixels:
+        def __len__(self):
+            return 21
+
+        def pixel_batch(self, start, stop):
+            return encoder.pixel_values(Pictures(21)[start:stop]["image"])
+
+    a, b = extract(tmp_path / "a"), extract(tmp_path / "b", images=Pixels(), readers=3)
+    assert torch.equal(a.read(0, len(a)), b.read(0, len(b)))
+
+
+def test_more_shards_than_files_may_be_open(tmp_path):
+    images = 90
+    extract(tmp_path, count=images, images_per_shard=1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 20, hard))
+    try:
+        store = ActivationStore.open(tmp_path)
+        rows = torch.cat(list(store.batches(50, 0, 0, drop_last=False)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    expected = make_encoder()(Pictures(images)[:]["image"]).flatten(0, 1)
+    torch.testing.assert_close(rows.sum(0), expected.sum(0), atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 10**6}, "fewer than one batch"),
+        ({"batch_size": 0}, "no batches of 0"),
+        ({"rank": 2, "world": 2}, "process 2 of 2"),
+        ({"start_batch": -1}, "from -1 on"),
+    ],
+)
+def test_batches_that_there_are_not_are_refused(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        extract(tmp_path).batches(**{"batch_size": 10, "seed": 0, "epoch": 0, **arguments})
+
+
+@pytest.mark.parametrize(("start", "stop"), [(-1, 3), (0, 85), (5, 4)])
+def test_rows_that_there_are_not_are_refused(tmp_path, start, stop):
+    with pytest.raises(IndexError, match=f"rows {start} to {stop}.* 84"):
+        extract(tmp_path).read(start, stop)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_images": 20}, "do not have its 80 rows"),
+        ({"shards": [{"file": "shard-00000.safetensors"}]}, "incomplete: KeyError"),
+        ({"d_in": 17}, "does not belong"),
+        ({"dtype": "float16"}, "does not belong"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_refused(tmp_path, change, message):
+    extract(tmp_path)
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(StoreError, match=message):
+        ActivationStore.open(tmp_path)
+    path.write_text("[]")
+    with pytest.raises(StoreError, match="no manifest"):
+        ActivationStore.open(tmp_path)
+    path.write_text("{")
+    with pytest.raises(StoreError, match="damaged"):
+        ActivationStore.open(tmp_path)
+
+
 def test_numbers_that_do_not_fit_are_named(tmp_path):
     encoder = make_encoder()
     with encoder.site.edit(lambda v: v * 1e6), pytest.raises(ValueError, match=r"image 0 .*float16"):
@@ -171,32 +267,67 @@ def test_numbers_that_do_not_fit_are_named(tmp_path):
         extract_activations(encoder, Pictures(0), tmp_path, source={})
 
 
-def test_killed_extraction_goes_on_and_gives_the_same_store(tmp_path):
-    """kill -9 at whatever point it has come to."""
-    script = textwrap.dedent(f"""
-        import sys, time
-        sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(ROOT / "tests/helpers")!r}]
-        import test_activations as t
-        read = t.Pictures.__getitem__
-        t.Pictures.__getitem__ = lambda self, rows: (time.sleep(0.15), read(self, rows))[1]
-        t.extract({str(tmp_path / "killed")!r}, batch_size=2)
-    """)
-    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "killed").glob("shard-00001.safetensors")) and time.monotonic() < deadline:
-        assert process.poll() is None, process.stderr.read().decode()
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
-    assert not (tmp_path / "killed" / "manifest.json").exists()
-    first = (tmp_path / "killed" / "shard-00000.safetensors").stat().st_mtime_ns
-    resumed, whole = extract(tmp_path / "killed", batch_size=2), extract(tmp_path / "whole", batch_size=2)
-    assert (tmp_path / "killed" / "shard-00000.safetensors").stat().st_mtime_ns == first
-    assert resumed.manifest == whole.manifest
-    assert torch.equal(resumed.read(0, len(resumed)), whole.read(0, len(whole)))
+KILLING = """
+import os, signal, sys
+from pathlib import Path
+sys.path[:0] = [{here!r}, {helpers!r}]
+import test_activations as t
+from cbsae_hub.data import extraction
+
+folder, encoder = Path({folder!r}), t.make_encoder()
+
+def run(kill_at):
+    \"\"\"Extracts in a child that is killed at the kill_at-th write, flush or renaming; returns whether it was.\"\"\"
+    child = os.fork()
+    if child == 0:
+        events = 0
+        def deadly(function):
+            def call(*arguments, **named):
+                nonlocal events
+                events += 1
+                if events == kill_at and function is not os.fsync:
+                    function(*arguments, **named)  # else: before the flush
+                if events == kill_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return function(*arguments, **named)
+            return call
+        for owner, name in ((os, "fsync"), (os, "replace"), (extraction, "save_file")):
+            setattr(owner, name, deadly(getattr(owner, name)))
+        t.extract(folder / str(kill_at), encoder=encoder)
+        os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+kill_at = 1
+while run(kill_at):
+    kill_at += 1
+print(kill_at - 1)
+"""
+
+
+def test_extraction_killed_anywhere_goes_on_and_gives_the_same_store(tmp_path):
+    """kill -9 after each tensor is written, before each flush, and after each renaming."""
+    names = {"here": str(Path(__file__).parent), "helpers": str(ROOT / "tests/helpers"), "folder": str(tmp_path)}
+    run = subprocess.run([sys.executable, "-c", KILLING.format(**names)], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    kills = int(run.stdout)
+    assert kills == 3 * 3 + 2 * 2  # three shards; settings and manifest have no tensor
+    whole = {path.name: path.read_bytes() for path in extract(tmp_path / "whole").folder.iterdir()}
+    for kill_at in range(1, kills + 1):
+        folder = tmp_path / str(kill_at)
+        finished = {path: path.stat().st_mtime_ns for path in folder.glob("shard-*")}
+        if kill_at < kills:
+            with pytest.raises(StoreError, match="unfinished|no activation store"):
+                ActivationStore.open(folder)
+        extract(folder)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole, kill_at
+        assert all(path.stat().st_mtime_ns == time for path, time in finished.items())
 
 
 def test_two_processes_write_the_same_store(tmp_path):
+    extract(tmp_path / "one")
+    shutil.copytree(tmp_path / "one", tmp_path / "resumed")
+    for lost in ("manifest.json", "shard-00000.safetensors", "shard-00002.safetensors"):
+        (tmp_path / "resumed" / lost).unlink()
     script = tmp_path / "two.py"
     script.write_text(
         textwrap.dedent(f"""
@@ -207,10 +338,11 @@ def test_two_processes_write_the_same_store(tmp_path):
         accelerator = Accelerator(cpu=True)
         assert accelerator.num_processes == 2
         t.extract({str(tmp_path / "two")!r}, accelerator=accelerator)
+        t.extract({str(tmp_path / "resumed")!r}, accelerator=accelerator)
         """)
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     subprocess.run([*command, str(script)], check=True, capture_output=True, timeout=120)
-    extract(tmp_path / "one")
-    for path in sorted((tmp_path / "one").iterdir()):
-        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()}
+    for folder in ("two", "resumed"):
+        assert {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()} == whole, folder
