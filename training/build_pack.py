@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from recipe import read_recipe
+from recipe import read_recipe, require_keys
 
 from cbsae_hub.data.concepts import ConceptSet
 from cbsae_hub.data.images import load_images
@@ -16,6 +16,9 @@ from cbsae_hub.models import SAE
 from cbsae_hub.pack_builder import build_pack
 from cbsae_hub.vision.clip_like import ClipLike
 from cbsae_hub.vision.encoder import VisionEncoder
+
+REQUIRED = ("model", "judge", "images", "split", "concepts")
+OPTIONAL = ("encoder", "truth_columns", "alt_column", "top_k")
 
 
 def main(
@@ -28,6 +31,7 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         settings = read_recipe(recipe, "pack", overrides or [])
+        require_keys(settings, REQUIRED, OPTIONAL)
         folder = model or Path(settings["model"])
         sae = SAE.from_pretrained(folder)
         encoder = VisionEncoder.from_pretrained(
@@ -50,8 +54,6 @@ def main(
             alt_column=settings.get("alt_column"),
             top_k=settings.get("top_k", 100),
         )
-    except KeyError as error:
-        raise typer.BadParameter(f"the recipe lacks {error}") from error
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     for name, value in pack.info["metrics"].items():

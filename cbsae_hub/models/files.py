@@ -120,8 +120,8 @@ def resolve_id(repo_id: str, beside: str | Path | None = None) -> str:
     """Where to load ``repo_id`` from: a folder if there is one, else the Hub.
 
     Models that are published together refer to each other by Hub id, and find each other as neighbouring
-    folders before they are published: with ``beside="hub/emoji-sae"``, "cbsae-hub/emoji-clip" is
-    ``hub/emoji-clip`` if that exists.
+    folders before they are published: with ``beside="hub/my-sae"``, "somebody/my-encoder" is
+    ``hub/my-encoder`` if that exists.
 
     Args:
         repo_id: A folder or a Hub id.
