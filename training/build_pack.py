@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from recipe import read_recipe, require_keys
 
 from cbsae_hub.data.concepts import ConceptSet
 from cbsae_hub.data.images import load_images
@@ -16,6 +15,7 @@ from cbsae_hub.models import SAE
 from cbsae_hub.pack_builder import build_pack
 from cbsae_hub.vision.clip_like import ClipLike
 from cbsae_hub.vision.encoder import VisionEncoder
+from recipe import read_recipe, require_keys
 
 REQUIRED = ("model", "judge", "images", "split", "concepts")
 OPTIONAL = ("encoder", "truth_columns", "alt_column", "top_k")

@@ -13,11 +13,11 @@ from typing import Annotated, Any
 
 import typer
 from accelerate import Accelerator
-from recipe import read_recipe, require_keys
 
 from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.data.images import commit_of_images, load_images
 from cbsae_hub.vision.encoder import VisionEncoder
+from recipe import read_recipe, require_keys
 
 REQUIRED = ("encoder", "layer", "tokens", "images", "output")
 OPTIONAL = ("encoder_revision", "images_revision", "images_args", "split")

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from recipe import read_recipe
 
 from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.trainers.config import SAETrainConfig
 from cbsae_hub.trainers.sae import Interrupted, SAETrainer, describe
+from recipe import read_recipe
 
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 

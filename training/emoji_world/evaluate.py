@@ -19,9 +19,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import typer
-from cbsae_hub.vision.clip_like import ClipLike
 from transformers import AutoImageProcessor, AutoModel, CLIPModel, CLIPProcessor
 
+from cbsae_hub.vision.clip_like import ClipLike
 from training.emoji_world.captions import TEMPLATES
 from training.emoji_world.paths import HUB
 from training.emoji_world.render import STYLES
