@@ -47,6 +47,16 @@ class Memory:
             return self._items[key]
 
 
+class PictureUpload(gr.Image):
+    """An upload that is handed on as a path, unopened: Gradio's own way would fail on what is no picture."""
+
+    is_template = True  # in the browser it is an Image
+
+    def preprocess(self, payload: Any) -> str | None:
+        """The path of the uploaded file, which Gradio has checked to be one that was uploaded."""
+        return None if payload is None else payload.path
+
+
 class InspectTab:
     """Upload or sample, strongest neurons, where one fires, what fires at a patch, and what the SAE loses.
 
@@ -73,7 +83,7 @@ class InspectTab:
         everything = [self.key, self.grid, self.error, self.neurons, self.card]
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=280):
-                self.upload = gr.Image(
+                self.upload = PictureUpload(
                     type="filepath", sources=["upload", "clipboard"], label="Your picture", height=220, elem_id="upload"
                 )
                 samples = gr.HTML(self._sample_buttons(), elem_id="samples", js_on_load=_SAMPLE_CLICK)

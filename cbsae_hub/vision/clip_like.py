@@ -61,19 +61,17 @@ class ClipLike:
             model, _, preprocess = open_clip.create_model_and_transforms(architecture, tag, device=device)
             return cls(model, preprocess, open_clip.get_tokenizer(architecture), str(repo_id), tag)
         source = resolve_id(str(repo_id), beside)
-        if not Path(source).is_dir():
-            source, revision = _download(source, revision)
-        elif revision is not None and revision != folder_revision(source):
-            raise ValueError(f"{source} holds weights {folder_revision(source)}, not {revision}: another model?")
-        else:
-            revision = folder_revision(source)
-        folder = Path(source)
+        local = Path(source).is_dir()
+        folder, commit = (Path(source), None) if local else _download(source, revision)
         for file in (CONFIG, WEIGHTS):
             if not (folder / file).is_file():
                 raise FileNotFoundError(f"{folder} lacks {file}: it is not a model in open_clip's format")
+        found = commit or folder_revision(folder)
+        if local and revision not in (None, found):
+            raise ValueError(f"{source} holds weights {found}, not {revision}: another model?")
         name = f"local-dir:{folder}"
         model, _, preprocess = open_clip.create_model_and_transforms(name, device=device)
-        return cls(model, preprocess, open_clip.get_tokenizer(name), str(repo_id), revision)
+        return cls(model, preprocess, open_clip.get_tokenizer(name), str(repo_id), found)
 
     @property
     def device(self) -> torch.device:
@@ -130,8 +128,8 @@ class ClipLike:
         return F.normalize(total, dim=-1).cpu()
 
 
-def _download(repo_id: str, revision: str | None) -> tuple[str, str]:
-    """A snapshot of a Hub repository in open_clip's format: weights, config, tokenizer, and nothing else."""
+def _download(repo_id: str, revision: str | None) -> tuple[Path, str]:
+    """A snapshot of weights, config and tokenizer of a Hub repository in open_clip's format, and its commit."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -141,7 +139,7 @@ def _download(repo_id: str, revision: str | None) -> tuple[str, str]:
             f"{repo_id!r} is neither a folder, nor one of open_clip's ARCHITECTURE/TAG, nor could it be had from the "
             f"Hub: {error}"
         ) from error
-    return folder, Path(folder).name
+    return Path(folder), Path(folder).name
 
 
 def save_clip_like(

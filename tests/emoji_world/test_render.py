@@ -63,6 +63,15 @@ def test_shares_and_counts_follow_the_spec(renderer):
         assert len(set(row)) == 3
 
 
+def test_a_label_never_names_a_given_object(renderer):
+    concepts = np.tile(np.arange(16)[:, None], (20, 3))
+    concepts[:, 1] = (concepts[:, 0] + 1) % 16
+    concepts[:, 2] = NO_OBJECT
+    scenes = renderer.batch(9, 320, SceneSpec(word_share=1.0), concepts=concepts)
+    assert (scenes.words != NO_OBJECT).all()
+    assert not (scenes.words[:, None] == concepts).any()
+
+
 def test_styles_do_what_their_names_say(renderer):
     fixed = {"backgrounds": np.full(20, BACKGROUNDS.index("stripes"))}
     plain = renderer.batch(5, 20, SceneSpec(), styles=np.zeros(20, int), **fixed).pixels.float()

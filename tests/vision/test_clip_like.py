@@ -39,6 +39,7 @@ def test_saved_models_load_with_their_own_tokenizer_from_anywhere(saved, tmp_pat
     torch.testing.assert_close(judge.embed_texts(texts), expected, atol=1e-5, rtol=1e-5)
     assert judge.revision == folder_revision(folder)
     assert judge.logit_scale == pytest.approx(model.logit_scale.exp().item())
+    (folder.parent / "sae").mkdir()
     beside = ClipLike.from_pretrained("somebody/judge", beside=folder.parent / "sae")
     torch.testing.assert_close(beside.embed_texts(texts), expected, atol=1e-5, rtol=1e-5)
 

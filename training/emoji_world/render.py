@@ -87,6 +87,9 @@ class SceneRenderer:
         """
         rng = np.random.default_rng([self.seed, index, size])
         drawn = {**self._choose(rng, size, spec), **fixed}
+        # Given concepts may hold the word that was drawn: a label never names what is in the scene.
+        while (named := (drawn["concepts"] == drawn["words"][:, None]).any(1) & (drawn["words"] != NO_OBJECT)).any():
+            drawn["words"] = np.where(named, (drawn["words"] + 1) % len(self.atlas.concepts), drawn["words"])
         count = (drawn["concepts"] != NO_OBJECT).sum(1)
         canvas = self.bank.crop(drawn["backgrounds"], rng)
         sizes, centres = _place(rng, count)
