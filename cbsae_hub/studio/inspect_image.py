@@ -47,14 +47,9 @@ class Memory:
             return self._items[key]
 
 
-class PictureUpload(gr.Image):
-    """An upload that is handed on as a path, unopened: Gradio's own way would fail on what is no picture."""
-
-    is_template = True  # in the browser it is an Image
-
-    def preprocess(self, payload: Any) -> str | None:
-        """The path of the uploaded file, which Gradio has checked to be one that was uploaded."""
-        return None if payload is None else payload.path
+def _path_of(payload: Any) -> str | None:
+    """The path of an uploaded file, which Gradio has checked to be one that was uploaded."""
+    return None if payload is None else payload.path
 
 
 class InspectTab:
@@ -83,9 +78,12 @@ class InspectTab:
         everything = [self.key, self.grid, self.error, self.neurons, self.card]
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=280):
-                self.upload = PictureUpload(
+                self.upload = gr.Image(
                     type="filepath", sources=["upload", "clipboard"], label="Your picture", height=220, elem_id="upload"
                 )
+                # Handed on unopened: Gradio would fail without a word on what is no picture. A subclass would be the
+                # plainer way, but Gradio writes a stub file beside the source of each.
+                self.upload.preprocess = _path_of
                 samples = gr.HTML(self._sample_buttons(), elem_id="samples", js_on_load=_SAMPLE_CLICK)
             with gr.Column(scale=5, min_width=280):
                 self.grid.render()
