@@ -31,7 +31,7 @@ NEURON_COLUMNS = (
     "nearest_overlap", "nearest_neuron", "group", "density", "token_density", "max", "p99", "p50", "status", "truth",
     "truth_family", "truth_ap", "truth_auroc", "truth_agrees",
 )  # fmt: skip
-TEXTS = ("name", "truth", "truth_family", "truth_agrees")  # None where there is nothing
+TEXTS = ("name", "common_kind", "truth", "truth_family", "truth_agrees")  # None where there is nothing
 
 
 class PackError(OSError):
@@ -70,7 +70,7 @@ class NeuronTable:
     def __init__(self, frame: pd.DataFrame):
         if missing := [column for column in NEURON_COLUMNS if column not in frame.columns]:
             raise PackError(f"the neuron table lacks the columns {', '.join(missing)}")
-        texts = {column: frame[column].astype(object) for column in TEXTS}
+        texts = {column: frame[column].astype(object) for column in TEXTS if column in frame.columns}
         nothing = {column: values.where(values.notna(), None) for column, values in texts.items()}
         self.frame = frame.assign(**nothing).reset_index(drop=True)
         self._rows = {row.neuron: row for row in self.frame.itertuples(index=False, name="Neuron")}

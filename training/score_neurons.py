@@ -19,7 +19,7 @@ from cbsae_hub.scoring import NeuronScorer, headline
 from recipe import read_recipe, require_keys
 
 REQUIRED = ("model", "judge", "images", "split", "concepts")
-SCORER = ("similarity", "truth", "zero_shot", "encoder", "top_k")
+SCORER = ("similarity", "truth", "tree", "zero_shot", "encoder", "top_k")
 OPTIONAL = (*SCORER, "batch_size", "output")
 
 

@@ -12,7 +12,15 @@ import pandas as pd
 from torch import Tensor
 
 from cbsae_hub.data.concepts import ConceptSet
-from cbsae_hub.metrics import GroundTruthScores, Naming, Overlaps, best_by_concept, coverage, to_unit_interval
+from cbsae_hub.metrics import (
+    CommonKinds,
+    GroundTruthScores,
+    Naming,
+    Overlaps,
+    best_by_concept,
+    coverage,
+    to_unit_interval,
+)
 from cbsae_hub.metrics.activity import status
 from cbsae_hub.models.files import replace_file
 from cbsae_hub.scoring.truth import Truth
@@ -40,6 +48,8 @@ class Gathered:
     population: float
     uniqueness: Overlaps
     truth: GroundTruthScores | None = None
+    kinds: CommonKinds | None = None
+    ancestor_depth: np.ndarray | None = None
     downstream: dict[str, float] | None = None
 
 
@@ -103,6 +113,14 @@ def neuron_table(
             "status": states,
         }
     )
+    if gathered.kinds is not None:
+        frame = frame.assign(
+            covered_concepts=gathered.kinds.concepts,
+            common_kind=pd.Series(gathered.kinds.kind, dtype=object),
+            common_height=gathered.kinds.height,
+            common_coverage=gathered.kinds.coverage,
+            ancestor_depth=gathered.ancestor_depth,
+        )
     return frame.assign(**_truth_columns(frame, gathered.truth, truth))
 
 
@@ -193,6 +211,8 @@ def summary_of(
             "left_out": gathered.uniqueness.left_out,
         },
     }
+    if gathered.kinds is not None:
+        summary["hierarchy"] = _hierarchy(frame)
     if gathered.downstream is not None:
         summary["downstream"] = gathered.downstream
     if gathered.truth is not None and truth.labels:
@@ -221,6 +241,20 @@ def _coverage(naming: Naming, total: int) -> dict[str, Any]:
         "share": float(coverage(best)),
         "share_above_chance": float(coverage(best, SURE)),
         "by_threshold": {"thresholds": thresholds.tolist(), "share": coverage(best, thresholds).tolist()},
+    }
+
+
+def _hierarchy(frame: pd.DataFrame) -> dict[str, Any]:
+    """How general neurons are: those of several concepts (Olson et al.), and where top images meet (Pach et al.)."""
+    several = frame[frame["common_height"].notna()]
+    return {
+        "neurons_of_several_concepts": len(several),
+        "mean_height": mean(several["common_height"]),
+        "mean_coverage": mean(several["common_coverage"]),
+        "coverage_above_75": int((several["common_coverage"] > 0.75).sum()),
+        "coverage_above_99": int((several["common_coverage"] > 0.99).sum()),
+        "ancestor_depth": describe(frame["ancestor_depth"]),
+        "ancestor_depth_by_group": [describe(part) for _, part in frame.groupby("group")["ancestor_depth"]],
     }
 
 

@@ -13,12 +13,15 @@ from torchmetrics import Metric
 from tqdm import tqdm
 
 from cbsae_hub.data.concepts import ConceptSet
+from cbsae_hub.data.hierarchy import ConceptTree
 from cbsae_hub.data.images import image_batches
 from cbsae_hub.metrics import (
     ActiveLatents,
+    CommonAncestorDepth,
     Dissector,
     DownstreamCost,
     GroundTruth,
+    HierarchyScore,
     MonosemanticityScore,
     NeuronActivity,
     Reconstruction,
@@ -62,6 +65,7 @@ class NeuronScorer:
         concepts: Concept sets by name; the first one names the neurons, coverage is reported of all.
         similarity: ``images -> [images, d]``, the judge of MonoSemanticity; default the embeddings of ``judge``.
         truth: What is known of the images; with it, if it be nothing, all image-level latents are kept.
+        tree: Kinds of the labels of the first kind of truth: then it is measured how general neurons are.
         zero_shot: Classifies embeddings of the encoder into ``truth.classes()``: then the downstream cost is measured,
             which takes two more passes through the encoder.
         top_k: Images that a neuron is named by. CLIP-Dissect's 100 suits 50,000 images; with fewer, a concept may be
@@ -71,7 +75,8 @@ class NeuronScorer:
         metrics: The torchmetrics that gather, by name.
 
     Raises:
-        ValueError: If the encoder does not fit the SAE, there is no concept set, or ``zero_shot`` comes without truth.
+        ValueError: If the encoder does not fit the SAE, there is no concept set, or ``zero_shot`` or ``tree`` come
+            without truth.
     """
 
     def __init__(
@@ -83,6 +88,7 @@ class NeuronScorer:
         *,
         similarity: Callable[[list[Image.Image]], Tensor] | None = None,
         truth: Truth | None = None,
+        tree: ConceptTree | None = None,
         zero_shot: ZeroShotHead | None = None,
         top_k: int = 100,
     ):
@@ -90,8 +96,8 @@ class NeuronScorer:
             raise ValueError(f"the encoder gives activations of width {encoder.d_in}, the SAE wants {sae.d_in}")
         if not concepts:
             raise ValueError("there is no concept set to name neurons with")
-        if zero_shot is not None and (truth is None or not truth.labels):
-            raise ValueError("zero_shot needs truth: the classes are its labels")
+        if (zero_shot is not None or tree is not None) and (truth is None or not truth.labels):
+            raise ValueError("zero_shot and tree need truth: the classes are its labels")
         self.sae, self.encoder, self.judge, self.concepts = sae, encoder, judge, dict(concepts)
         self.similarity, self.truth, self.zero_shot, self.top_k = similarity, truth, zero_shot, top_k
         self.texts = {name: judge.embed_texts(list(given)) for name, given in self.concepts.items()}
@@ -105,9 +111,13 @@ class NeuronScorer:
         }
         if truth is not None:
             self.metrics["truth"] = GroundTruth(sae.d_sae)
+            classes, targets = truth.classes()
+            self._targets = torch.from_numpy(targets)
+        if tree is not None:
+            self.metrics["kinds"] = HierarchyScore(sae.d_sae, tree, classes)
+            self.metrics["ancestor_depth"] = CommonAncestorDepth(sae.d_sae, tree, classes)
         if zero_shot is not None:
             self.metrics["downstream"] = DownstreamCost()
-            self._targets = torch.from_numpy(truth.classes()[1])
 
     @classmethod
     def from_pretrained(
@@ -119,6 +129,7 @@ class NeuronScorer:
         concepts: Mapping[str, str],
         similarity: str | None = None,
         truth: Mapping[str, str] | None = None,
+        tree: str | None = None,
         zero_shot: Sequence[str] | None = None,
         encoder: str | None = None,
         top_k: int = 100,
@@ -133,6 +144,7 @@ class NeuronScorer:
             concepts: Name to file, or to the name of a published list, see :meth:`ConceptSet.load`.
             similarity: Judge of MonoSemanticity, a vision encoder or a model of open_clip; default ``judge``.
             truth: See :attr:`Truth.families`; none for images of which nothing is known.
+            tree: File of a :class:`ConceptTree` of the labels of the first kind of truth.
             zero_shot: Templates with which the encoder's text tower names the classes of the first kind of truth; none
                 to leave out the downstream cost.
             encoder: Instead of the one that the SAE's config names.
@@ -161,6 +173,7 @@ class NeuronScorer:
             {name: ConceptSet.load(source) for name, source in concepts.items()},
             similarity=similarity and image_embedder(similarity, device, beside=model),
             truth=known,
+            tree=tree and ConceptTree.load(tree),
             zero_shot=head,
             top_k=top_k,
         )
@@ -226,7 +239,12 @@ class NeuronScorer:
         metrics["monosemanticity"].update(latents, self.similarity(pictures) if self.similarity else judged)
         metrics["uniqueness"].update(latents, ids)
         if self.truth is not None:
-            metrics["truth"].update(latents, torch.from_numpy(self.truth.matrix[ids.numpy()]), ids)
+            labels = torch.from_numpy(self.truth.matrix[ids.numpy()])
+            metrics["truth"].update(latents, labels, ids)
+        if "kinds" in metrics:
+            own = labels[:, self.truth.columns(next(iter(self.truth.families)))]
+            metrics["kinds"].update(latents, own)
+            metrics["ancestor_depth"].update(latents, own, ids)
         if self.zero_shot is not None:
             metrics["downstream"].update(self._targets[ids], **self._conditions(pixels, embeddings))
 

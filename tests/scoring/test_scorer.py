@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,9 @@ from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score, roc_auc_score
 from small_hub import CONCEPTS, Pictures, make_hub
 
+from cbsae_hub import NeuronTable
 from cbsae_hub.data.concepts import ConceptSet
+from cbsae_hub.data.hierarchy import ConceptTree
 from cbsae_hub.metrics import monosemanticity_score, overlaps, soft_wpmi
 from cbsae_hub.scoring import NeuronScorer, Truth, scorer
 from cbsae_hub.vision.zero_shot import ZeroShotHead
@@ -38,7 +41,9 @@ def head_of(encoder):
 
 def make(world, **settings):
     sae, encoder, judge, _ = world
-    settings = {"truth": Truth.read(Pictures(), FAMILIES), "similarity": embed, "top_k": 10} | settings
+    tree = ConceptTree.from_edges([("colour", "bright"), ("bright", "white"), ("bright", "red"),
+                                   ("colour", "green"), ("colour", "blue")])  # fmt: skip
+    settings = {"truth": Truth.read(Pictures(), FAMILIES), "tree": tree, "similarity": embed, "top_k": 10} | settings
     return NeuronScorer(sae, encoder, judge, SETS, zero_shot=head_of(encoder), **settings)
 
 
@@ -114,6 +119,24 @@ def test_truth(scores, latents):
     assert table.to_numpy().sum() == scores.neurons["name"].notna().sum()
 
 
+def test_how_general_neurons_are(scores, latents):
+    pooled, colours = latents.mean(1).numpy(), np.array(Pictures().colours)
+    depth = {frozenset(["red", "white"]): 1}  # of what two colours share; 0 for the others
+    for row in scores.neurons.itertuples():
+        fires = pooled[:, row.neuron] > 0
+        covered = {colour for colour in set(colours) if fires[colours == colour].mean() >= 0.5}
+        assert row.covered_concepts == len(covered)
+        expected = None if len(covered) != 2 else "bright" if covered == {"red", "white"} else "colour"
+        assert row.common_kind == expected
+        top = [colours[i] for i in np.argsort(-pooled[:, row.neuron], kind="stable")[:16] if fires[i]]
+        own = {"white": 2, "red": 2, "green": 1, "blue": 1}
+        pairs = [own[a] if a == b else depth.get(frozenset([a, b]), 0) for a, b in combinations(top, 2)]
+        assert row.ancestor_depth == pytest.approx(np.mean(pairs) if pairs else np.nan, nan_ok=True)
+    told = scores.summary["hierarchy"]
+    assert told["neurons_of_several_concepts"] == scores.neurons["common_kind"].notna().sum()
+    assert told["ancestor_depth"]["mean"] == pytest.approx(np.nanmean(scores.neurons["ancestor_depth"]))
+
+
 def test_reconstruction_and_what_it_costs_downstream(world, scores, latents):
     sae, encoder, *_ = world
     images = Pictures()[:]["image"]
@@ -174,11 +197,8 @@ def test_an_interrupted_run_goes_on(world, scores, tmp_path, monkeypatch):
 
 def test_results_on_disk(scores, tmp_path):
     scores.save(tmp_path, seed=3)
-    pd.testing.assert_frame_equal(
-        pd.read_parquet(tmp_path / "neurons.parquet").drop(columns=["names", "scores"]),
-        scores.neurons.drop(columns=["names", "scores"]),
-        check_dtype=False,
-    )
+    saved, own = NeuronTable.read(tmp_path).frame, NeuronTable(scores.neurons).frame
+    pd.testing.assert_frame_equal(saved, own, check_dtype=False)
     told = json.loads((tmp_path / "scores.json").read_text(), parse_constant=lambda name: pytest.fail(name))
     assert told["seed"] == 3 and told["schema_version"] == 1
     assert told["reconstruction"] == pytest.approx(scores.summary["reconstruction"])
@@ -207,5 +227,5 @@ def test_bad_requests_are_refused(world):
     sae, encoder, judge, _ = world
     with pytest.raises(ValueError, match="no concept set"):
         NeuronScorer(sae, encoder, judge, {})
-    with pytest.raises(ValueError, match="zero_shot needs truth"):
+    with pytest.raises(ValueError, match="zero_shot and tree need truth"):
         make(world, truth=None)
