@@ -81,6 +81,17 @@ def test_the_scripts_make_a_model_that_can_be_looked_up(workplace):
     assert not (workplace / "scores" / "partial").exists(), "a finished run needs no checkpoint"
 
 
+def test_figures_are_drawn_of_what_was_scored(workplace):
+    command = [sys.executable, str(ROOT / "training" / "plots.py"), "scores", "--output", "plots", "--format", "svg"]
+    done = subprocess.run(command, cwd=workplace, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    drawn = {path.name for path in (workplace / "plots").iterdir()}
+    assert drawn == {"coverage.svg", "monosemanticity.svg", "scores-histograms.svg", "scores-l0-map.svg"}
+    assert "scores-quadrants: not drawn, the neuron table has no column steerability" in done.stderr
+    done = subprocess.run([*command, "nowhere"], cwd=workplace, capture_output=True, text=True, timeout=200)
+    assert done.returncode != 0 and "Traceback" not in done.stderr and "nowhere" in done.stderr
+
+
 def test_two_processes_score_as_one(workplace):
     options = "--cpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no".split()
     script = [str(ROOT / "training" / "score_neurons.py"), "--recipe", "recipe.yaml", "--output", "scores-of-two"]
