@@ -70,20 +70,33 @@ def _encode_short_text(clip: open_clip.CLIP, ids: torch.Tensor) -> torch.Tensor:
 
 def embed_images(clip: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
     """Unit image embeddings of normalised pixels, ``[n, 3, 64, 64] -> [n, d]``."""
-    return embed_images_and_patches(clip, pixels)[0]
+    if isinstance(clip, CLIPModel):
+        images = clip.visual_projection(clip.vision_model(pixel_values=pixels).pooler_output)
+    else:
+        images = clip.encode_image(pixels)
+    return F.normalize(images.float(), dim=-1)
 
 
-def embed_images_and_patches(clip: torch.nn.Module, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Unit embeddings of images ``[n, d]`` and, of the explained encoder only, of their patches ``[n, 64, d]``.
+def embed_images_and_patches(
+    clip: CLIPModel, pixels: torch.Tensor, patches: torch.Tensor, noise: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Unit embeddings of images ``[n, d]``, and of some of their patches ``[n, patches, d]``.
 
     A patch of the second-last layer goes through the norm and the projection that the CLS token of the last one takes.
+
+    Args:
+        clip: The explained encoder.
+        pixels: ``[n, 3, 64, 64]``, normalised.
+        patches: ``[n, patches]``, which.
+        noise: ``[n, patches, width]``, added to the patches in units of the spread of all activations.
     """
-    if not isinstance(clip, CLIPModel):
-        return F.normalize(clip.encode_image(pixels).float(), dim=-1), None
     seen = clip.vision_model(pixel_values=pixels, output_hidden_states=True)
-    patches = clip.vision_model.post_layernorm(seen.hidden_states[-2][:, 1:])
-    images, patches = (clip.visual_projection(x).float() for x in (seen.pooler_output, patches))
-    return F.normalize(images, dim=-1), F.normalize(patches, dim=-1)
+    hidden = seen.hidden_states[-2][:, 1:]
+    spread = (hidden - hidden.mean((0, 1))).std().detach()
+    read = hidden.gather(1, patches[..., None].expand(-1, -1, hidden.shape[-1])) + spread * noise
+    read = clip.visual_projection(clip.vision_model.post_layernorm(read))
+    images = clip.visual_projection(seen.pooler_output)
+    return F.normalize(images.float(), dim=-1), F.normalize(read.float(), dim=-1)
 
 
 def logit_scale(clip: torch.nn.Module) -> torch.Tensor:
