@@ -350,7 +350,11 @@ class Pack:
         named = self.neurons.index.concepts
         if embed_texts is None:
             return self.neurons.index.spelled_like(query, count)
-        similarity = self._texts @ np.asarray(embed_texts([query])[0], dtype=np.float32)
+        try:
+            embedding = embed_texts([query])[0]
+        except ValueError:  # there is nothing to read for it: an invisible character, perhaps
+            return self.neurons.index.spelled_like(query, count)
+        similarity = self._texts @ np.asarray(embedding, dtype=np.float32)
         ranked = [self.vocabulary[i] for i in np.argsort(-similarity)]
         return [concept for concept in ranked if concept in named][:count]
 

@@ -39,7 +39,7 @@ def build_pack(
         images: Map-style dataset with a column ``image``.
         folder: The model's folder.
         source: What the images are (id, split): kept in ``pack.json``.
-        alt_column: Column with a description of each image.
+        alt_column: Column with a description of each image, or None where there is none.
         batch_size: Images a forward pass.
 
     Returns:
@@ -118,8 +118,8 @@ def _pictures(images: Any, ids: Sequence[int], alt_column: str | None) -> pd.Dat
         picture.thumbnail((THUMBNAIL, THUMBNAIL))
         buffer = io.BytesIO()
         picture.save(buffer, "WEBP", quality=88)
-        alt = str(images[int(image)][alt_column]) if alt_column else f"probe image {image}"
-        rows.append({"image": int(image), "webp": buffer.getvalue(), "alt": alt,
+        alt = images[int(image)][alt_column] if alt_column else None
+        rows.append({"image": int(image), "webp": buffer.getvalue(), "alt": alt or f"probe image {image}",
                      "width": picture.width, "height": picture.height})  # fmt: skip
     return pd.DataFrame(rows)
 

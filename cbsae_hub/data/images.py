@@ -75,16 +75,24 @@ def read_pictures(images: Any, start: int, stop: int) -> list[Image.Image]:
     """PIL images of rows ``start`` to ``stop`` of a map-style dataset with a column ``image``.
 
     Raises:
-        ValueError: If one cannot be decoded; names its row. None is skipped, so that rows keep their numbers.
+        ValueError: If one is missing or cannot be decoded; names its row. None is skipped, so that rows keep their
+            numbers.
     """
     try:
-        return images[start:stop]["image"]
+        pictures = images[start:stop]["image"]
+        if any(picture is None for picture in pictures):
+            raise ValueError("a picture is missing")
+        return pictures
     except Exception:  # PIL raises a dozen types, SyntaxError among them, for files that are no images
         for row in range(start, stop):
             try:
-                images[row : row + 1]["image"][0].load()
+                picture = images[row : row + 1]["image"][0]
+                if picture is not None:
+                    picture.load()
+                    continue
             except Exception as error:
                 raise ValueError(f"image {row}{_file_of(images, row)} cannot be read: {error}") from error
+            raise ValueError(f"image {row} is missing: the dataset has no picture in that row") from None
         raise
 
 

@@ -226,6 +226,8 @@ class NeuronScorer:
         with self.encoder.site.capture() as seen:
             embeddings = self.encoder.embed(pixels)
         v = self.encoder.select(seen.activations[0].float(), ids.tolist())
+        if not (finite := v.isfinite().flatten(1).all(1)).all():
+            raise ValueError(f"the encoder's activations of image {int(ids[~finite.cpu()][0])} are NaN or infinite")
         values, owners = self.sae.encode_sparse(v)
         active = (values > 0).sum(-1)
         decoded = self.sae.decode_sparse(values, owners)

@@ -8,7 +8,7 @@ from typing import Any
 import open_clip
 import torch
 import torch.nn.functional as F
-from huggingface_hub import file_exists
+from huggingface_hub import file_exists, snapshot_download
 from PIL import Image
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
@@ -121,10 +121,15 @@ class ClipLike:
             batch_size: Texts at once.
 
         Raises:
-            ValueError: If there are no texts, or a template has no ``{}``.
+            ValueError: If there are no texts, the tokenizer finds nothing in one, or a template has no ``{}``.
         """
         if not len(texts):
             raise ValueError("no texts were given")
+        # Of such a text only the start and the end would be embedded: the same for all of them, and of no concept.
+        nothing = (self.tokenizer(list(texts)) == self.tokenizer([""])).all(1)
+        if nothing.any():
+            empty = ", ".join(repr(text) for text, bad in zip(texts, nothing.tolist()) if bad)
+            raise ValueError(f"the judge's tokenizer finds nothing to read in {empty}: leave it out")
         if bad := [template for template in templates if "{}" not in template]:
             raise ValueError(f"a template needs one {{}} for the text, got {bad[0]!r}")
         total = 0
@@ -140,8 +145,6 @@ class ClipLike:
 
 def _download(repo_id: str, revision: str | None) -> tuple[Path, str]:
     """A snapshot of weights, config and tokenizer of a Hub repository in open_clip's format, and its commit."""
-    from huggingface_hub import snapshot_download
-
     try:
         folder = snapshot_download(repo_id, revision=revision, allow_patterns=["*.json", "*.txt", "*.model", WEIGHTS])
     except Exception as error:

@@ -141,3 +141,12 @@ def test_several_splits_follow_one_another(parquet):
     assert [np.asarray(image).tolist() for image in both["image"]] == [p.tolist() for p in expected]
     with pytest.raises(ValueError, match="no split 'train'; it has probe, test"):
         load_images(parquet, "probe+train")
+
+
+def test_a_missing_image_is_named(tmp_path):
+    features = datasets.Features({"image": datasets.Image()})
+    rows = [Image.fromarray(p) for p in pixels(3)]
+    images = datasets.Dataset.from_dict({"image": [rows[0], None, rows[2]]}, features)
+    with pytest.raises(ValueError, match="image 1 is missing"):
+        read_pictures(images, 0, 3)
+    assert len(read_pictures(images, 2, 3)) == 1

@@ -229,3 +229,16 @@ def test_bad_requests_are_refused(world):
         NeuronScorer(sae, encoder, judge, {})
     with pytest.raises(ValueError, match="zero_shot and tree need truth"):
         make(world, truth=None)
+
+
+def test_activations_that_are_not_finite_are_no_silence(world):
+    """A gate would let none of them through, and take the image for one on which nothing fires."""
+    made = make(world)
+    bias = made.encoder.site.block.mlp.fc2.bias
+    kept = bias.clone()
+    bias.fill_(torch.nan)
+    try:
+        with pytest.raises(ValueError, match="activations of image 0 are NaN"):
+            made.run(Pictures())
+    finally:
+        bias.copy_(kept)

@@ -69,6 +69,8 @@ def test_clear_errors(saved, tmp_path):
     judge = ClipLike.from_pretrained(saved[0])
     with pytest.raises(ValueError, match="no texts"):
         judge.embed_texts([])
+    with pytest.raises(ValueError, match=r"finds nothing to read in ' ', '\\n': leave it out"):
+        judge.embed_texts(["an owl", " ", "\n"])
     with pytest.raises(ValueError, match="no images"):
         judge.embed_images([])
     with pytest.raises(ValueError, match="needs one {}"):
@@ -80,12 +82,10 @@ def test_clear_errors(saved, tmp_path):
 
 
 def test_an_unreachable_hub_is_explained(monkeypatch):
-    import huggingface_hub
-
     def unreachable(*_, **__):
         raise ConnectionError("no network")
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    monkeypatch.setattr("cbsae_hub.vision.clip_like.snapshot_download", unreachable)
     with pytest.raises(ValueError, match="neither a folder.*no network"):
         ClipLike.from_pretrained("nobody/nothing")
 
