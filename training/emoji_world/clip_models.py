@@ -78,7 +78,7 @@ def embed_images(clip: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def embed_images_and_patches(
-    clip: CLIPModel, pixels: torch.Tensor, patches: torch.Tensor, noise: torch.Tensor
+    clip: CLIPModel, pixels: torch.Tensor, patches: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Unit embeddings of images ``[n, d]``, and of some of their patches ``[n, patches, d]``.
 
@@ -88,12 +88,10 @@ def embed_images_and_patches(
         clip: The explained encoder.
         pixels: ``[n, 3, 64, 64]``, normalised.
         patches: ``[n, patches]``, which.
-        noise: ``[n, patches, width]``, added to the patches in units of the spread of all activations.
     """
     seen = clip.vision_model(pixel_values=pixels, output_hidden_states=True)
     hidden = seen.hidden_states[-2][:, 1:]
-    spread = (hidden - hidden.mean((0, 1))).std().detach()
-    read = hidden.gather(1, patches[..., None].expand(-1, -1, hidden.shape[-1])) + spread * noise
+    read = hidden.gather(1, patches[..., None].expand(-1, -1, hidden.shape[-1]))
     read = clip.visual_projection(clip.vision_model.post_layernorm(read))
     images = clip.visual_projection(seen.pooler_output)
     return F.normalize(images.float(), dim=-1), F.normalize(read.float(), dim=-1)

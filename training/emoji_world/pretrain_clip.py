@@ -8,9 +8,7 @@ all concepts, backgrounds and styles, several of which may be right. The second 
 that a batch of captions rarely holds. The explained encoder has a third one: patches of its second-last layer, the
 layer that LLaVA reads, against the names of concepts and backgrounds, the right one being what the patch shows. A CLIP
 trained on 400 million pictures has such patches by itself; this one, whose loss would else read the CLS token alone,
-has not. At last noise is added to those patches, as strong as what tells them apart: so that what they know is a good
-part of what they are, and not a whisper that only a projection can hear. Interrupted runs go on where their last
-checkpoint was.
+has not. Interrupted runs go on where their last checkpoint was.
 """
 
 from pathlib import Path
@@ -36,7 +34,6 @@ from training.emoji_world.render import NO_OBJECT, SIDE, STYLES, SceneRenderer, 
 STYLE_DRAWS = ("greyscale", "greyscale", "sketch", "sketch", "pixelated", "blurred")
 SPEC = SceneSpec(objects=(1, 1, 2, 3), style_share=0.35, word_share=0.12, styles=STYLE_DRAWS)
 PATCHES_READ = 16  # patches a scene that the third contrast looks at
-NOISE_STEPS, NOISE_RATE = 1200, 5e-4  # of the explained encoder, after the others
 
 
 class ContrastiveModel(torch.nn.Module):
@@ -52,13 +49,13 @@ class ContrastiveModel(torch.nn.Module):
         caption_ids: torch.Tensor,
         name_ids: torch.Tensor,
         targets: list[torch.Tensor],
-        patches: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
+        patches: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, dict[str, float]]:
         if patches is None:
             images = clip_models.embed_images(self.clip, pixels)
         else:
-            which, shown, noise = patches
-            images, read = clip_models.embed_images_and_patches(self.clip, pixels, which, noise)
+            which, shown = patches
+            images, read = clip_models.embed_images_and_patches(self.clip, pixels, which)
         texts, names = (clip_models.embed_text(self.clip, ids) for ids in (caption_ids, name_ids))
         scale = clip_models.logit_scale(self.clip)
         logits = scale * images @ texts.T
@@ -129,9 +126,7 @@ def main(
     clip = clip_models.build(tokenizer, teacher)
     pad = {"padding": True, "truncation": True, "return_tensors": "pt"}
 
-    wrapped = ContrastiveModel(clip).to(accelerator.device)
-
-    def step_loss(model: torch.nn.Module, step: int, noise: float = 0.0):
+    def step_loss(model: torch.nn.Module, step: int):
         index = step * accelerator.num_processes + accelerator.process_index
         rng = np.random.default_rng([seed, index, 2])
         scenes = renderer.batch(index, batch, SPEC)
@@ -143,22 +138,17 @@ def main(
         targets = [target.to(accelerator.device) for target in _targets(scenes, len(concepts))]
         if teacher:
             return model(pixels, texts, names, targets)
-        which, shown = _patch_targets(scenes, len(concepts), rng)
-        size = (*which.shape, clip.config.vision_config.hidden_size)
-        noises = torch.from_numpy(noise * rng.standard_normal(size, dtype=np.float32))
-        patches = tuple(part.to(accelerator.device) for part in (which, shown, noises))
+        patches = tuple(part.to(accelerator.device) for part in _patch_targets(scenes, len(concepts), rng))
         return model(pixels, texts, names, targets, patches)
 
-    train(wrapped, step_loss, accelerator=accelerator, run=RUNS / name, steps=steps, learning_rate=learning_rate)
-    if not teacher:
-        train(
-            wrapped,
-            lambda model, step: step_loss(model, steps + step, noise=1.0),
-            accelerator=accelerator,
-            run=RUNS / f"{name}-noise",
-            steps=NOISE_STEPS,
-            learning_rate=NOISE_RATE,
-        )
+    train(
+        ContrastiveModel(clip).to(accelerator.device),
+        step_loss,
+        accelerator=accelerator,
+        run=RUNS / name,
+        steps=steps,
+        learning_rate=learning_rate,
+    )
     if accelerator.is_main_process:
         clip_models.publish_clip(clip, tokenizer, output or HUB / name, teacher)
 
