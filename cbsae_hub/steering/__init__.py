@@ -9,7 +9,7 @@ _HOME_OF = {
     "DiffMean": "cbsae_hub.steering.edits",
     "RandomDirection": "cbsae_hub.steering.edits",
     "apply": "cbsae_hub.steering.edits",
-    "resolve": "cbsae_hub.steering.resolve",
+    "resolve": "cbsae_hub.steering.edits",
     "LlavaSteerer": "cbsae_hub.steering.llava",
     "UnclipSteerer": "cbsae_hub.steering.unclip",
     "ClipZeroShotSteerer": "cbsae_hub.steering.clip_zero_shot",

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any, NamedTuple, TypeAlias
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cbsae_hub.models import checks
 from cbsae_hub.steering.latents import Latents, read_latents, weight_dtype
+from cbsae_hub.steering.neurons import Neurons
 
 OPS = ("set", "add", "scale")
 UNITS = ("absolute", "p99")
@@ -22,7 +23,7 @@ class Edit:
     """A change of one latent.
 
     Args:
-        neuron: Its number, or the name of a concept, which :func:`cbsae_hub.steering.resolve` looks up.
+        neuron: Its number, or the name of a concept, which :func:`resolve` looks up.
         value: What the latent is set to, what is added to it, or what it is multiplied with.
         op: "set", "add" or "scale".
 
@@ -140,7 +141,9 @@ class DiffMean:
         object.__setattr__(self, "tokens", _checked_tokens(self.tokens))
 
     @classmethod
-    def fit(cls, with_concept: Tensor, without: Tensor, value: float, tokens: str | Sequence[int] = "all") -> "DiffMean":
+    def fit(
+        cls, with_concept: Tensor, without: Tensor, value: float, tokens: str | Sequence[int] = "all"
+    ) -> "DiffMean":
         """The direction from the mean of activations ``without`` to that of those ``with_concept``, ``[..., d]``."""
         means = [activations.flatten(0, -2).double().mean(0) for activations in (with_concept, without)]
         return cls((means[0] - means[1]).float(), value, tokens)
@@ -187,6 +190,32 @@ class RandomDirection:
 AnySteering: TypeAlias = Steering | DiffMean | RandomDirection
 
 
+def resolve(steering: AnySteering, sae: Any, pack: Any = None) -> AnySteering:
+    """The same steering, with neurons by number and absolute values.
+
+    Args:
+        steering: What is resolved.
+        sae: Whose neurons are meant.
+        pack: A NeuronTable or a Pack of that model; see :class:`cbsae_hub.steering.neurons.Neurons`.
+
+    Raises:
+        ValueError: If a neuron does not exist or is edited twice, or a name or percentile is not known.
+    """
+    if isinstance(steering, RandomDirection):
+        return replace(steering, like=resolve(steering.like, sae, pack))
+    if not isinstance(steering, Steering):
+        return steering
+    neurons, edits = Neurons(sae, pack), []
+    for edit in steering.edits:
+        neuron = neurons.number(edit.neuron)
+        factor = neurons.p99(neuron) if steering.unit == "p99" and edit.op != "scale" else 1.0
+        edits.append(replace(edit, neuron=neuron, value=factor * edit.value))
+    numbers = [edit.neuron for edit in edits]
+    if twice := [number for number in numbers if numbers.count(number) > 1]:
+        raise ValueError(f"neuron {twice[0]} is edited twice: make one edit of it")
+    return replace(steering, edits=edits, unit="absolute")
+
+
 class Steered(NamedTuple):
     """What :func:`steer` returns."""
 
@@ -223,11 +252,9 @@ def steer(
     steering: AnySteering | Sequence[AnySteering | None] | None, v: Tensor, sae: Any, pack: Any = None, prefix: int = 1
 ) -> Steered:
     """As :func:`apply`, and says where a change was asked for."""
-    from cbsae_hub.steering.resolve import resolve
-
     if v.ndim != 3 or v.shape[-1] != sae.d_in:
         raise ValueError(f"expected activations [images, tokens, {sae.d_in}], got {list(v.shape)}")
-    steerings = [resolve(one, sae, pack) for one in per_image(steering, len(v))]
+    steerings = [None if one is None else resolve(one, sae, pack) for one in per_image(steering, len(v))]
     latents = read_latents(sae, v, any(one is not None and one.reads_latents for one in steerings))
     result, asked = v.clone(), torch.zeros(v.shape[:2], dtype=torch.bool, device=v.device)
     for image, one in enumerate(steerings):
