@@ -4,29 +4,34 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from cbsae_hub.models import SAE, SparseLatents
 
 
 class Latents(ABC):
-    """Latents of one image's tokens."""
+    """Latents of tokens, ``[...]`` of any form; ``latents[image]`` are those of one image."""
+
+    @abstractmethod
+    def __getitem__(self, image: int) -> "Latents":
+        """Latents of a part."""
 
     @abstractmethod
     def columns(self, neurons: Sequence[int]) -> Tensor:
-        """Latents of a few neurons, ``[tokens, neurons]``."""
+        """Latents of a few neurons, ``[..., neurons]``."""
 
     @abstractmethod
     def reconstruction(self) -> Tensor:
-        """``decode`` of all latents, ``[tokens, d]``."""
+        """``decode`` of all latents, ``[..., d]``."""
 
     @abstractmethod
     def decode_edited(self, neurons: Sequence[int], new: Tensor, isolate: bool) -> tuple[Tensor, Tensor]:
-        """``decode`` of latents of which a few are replaced, in two parts ``[tokens, d]``.
+        """``decode`` of latents of which a few are replaced, in two parts ``[..., d]``.
 
         Args:
             neurons: Which are replaced.
-            new: By what, ``[tokens, neurons]``.
+            new: By what, ``[..., neurons]``.
             isolate: All others are zero.
 
         Returns:
@@ -40,18 +45,20 @@ class _Active(Latents):
     def __init__(self, sae: SAE, active: SparseLatents):
         self._sae, self._active = sae, active
 
+    def __getitem__(self, image: int) -> "_Active":
+        return _Active(self._sae, SparseLatents(self._active.values[image], self._active.indices[image]))
+
     def columns(self, neurons: Sequence[int]) -> Tensor:
         values, indices = self._active
-        wanted = indices.new_tensor(neurons)
-        return (values[..., None] * (indices[..., None] == wanted)).sum(-2)
+        return (values[..., None] * (indices[..., None] == indices.new_tensor(neurons))).sum(-2)
 
     def reconstruction(self) -> Tensor:
         return self._sae.decode_sparse(*self._active)
 
     def decode_edited(self, neurons: Sequence[int], new: Tensor, isolate: bool) -> tuple[Tensor, Tensor]:
-        rows = self._sae.W_dec[self._active.indices.new_tensor(neurons)]
+        rows = decoder_rows(self._sae, neurons)
         if isolate:
-            return self._sae.b_dec.expand(len(new), -1), new @ rows
+            return self._sae.b_dec.expand(*new.shape[:-1], -1), new @ rows
         return self.reconstruction(), (new - self.columns(neurons)) @ rows
 
 
@@ -61,34 +68,47 @@ class _Dense(Latents):
     def __init__(self, sae: Any, latents: Tensor):
         self._sae, self._latents = sae, latents
 
+    def __getitem__(self, image: int) -> "_Dense":
+        return _Dense(self._sae, self._latents[image])
+
     def columns(self, neurons: Sequence[int]) -> Tensor:
-        return self._latents[:, list(neurons)]
+        return self._latents[..., list(neurons)]
 
     def reconstruction(self) -> Tensor:
         return self._sae.decode(self._latents)
 
     def decode_edited(self, neurons: Sequence[int], new: Tensor, isolate: bool) -> tuple[Tensor, Tensor]:
-        before = self._latents.new_zeros(self._latents.shape) if isolate else self._latents
+        before = torch.zeros_like(self._latents) if isolate else self._latents
         after = before.clone()
-        after[:, list(neurons)] = new
+        after[..., list(neurons)] = new
         base = self._sae.decode(before)
         return base, self._sae.decode(after) - base
 
 
-def read_latents(sae: Any, v: Tensor, needed: bool) -> list[Latents]:
-    """Latents of each image.
+def read_latents(sae: Any, v: Tensor, needed: bool = True) -> Latents:
+    """Latents of activations.
 
     Args:
         sae: An SAE, or any model with ``encode`` and ``decode``.
-        v: ``[images, tokens, d]``.
+        v: ``[..., d]``.
         needed: Without, the encoder does not run and all latents are zero.
     """
     if isinstance(sae, SAE):
-        nothing = SparseLatents(v.new_zeros(*v.shape[:2], 0).to(sae.W_dec.dtype), v.new_zeros(*v.shape[:2], 0).long())
-        active = sae.encode_sparse(v) if needed else nothing
-        return [_Active(sae, SparseLatents(*one)) for one in zip(*active)]
-    latents = sae.encode(v) if needed else v.new_zeros(*v.shape[:2], neuron_count(sae)).to(weight_dtype(sae))
-    return [_Dense(sae, one) for one in latents]
+        if needed:
+            return _Active(sae, sae.encode_sparse(v))
+        nothing = v.new_zeros(*v.shape[:-1], 0)
+        return _Active(sae, SparseLatents(nothing.to(weight_dtype(sae)), nothing.long()))
+    latents = sae.encode(v) if needed else v.new_zeros(*v.shape[:-1], neuron_count(sae), dtype=weight_dtype(sae))
+    return _Dense(sae, latents)
+
+
+def decoder_rows(sae: Any, neurons: Sequence[int]) -> Tensor:
+    """What a latent of 1 adds to a reconstruction of nothing else, ``[neurons, d]``."""
+    chosen = torch.as_tensor(neurons, dtype=torch.long, device=next(sae.parameters()).device)
+    if isinstance(sae, SAE):
+        return sae.W_dec[chosen]
+    alone = torch.zeros(len(chosen), neuron_count(sae), dtype=weight_dtype(sae), device=chosen.device)
+    return sae.decode(alone.scatter(1, chosen[:, None], 1.0)) - sae.decode(alone)
 
 
 def neuron_count(sae: Any) -> int:
@@ -99,3 +119,26 @@ def neuron_count(sae: Any) -> int:
 def weight_dtype(sae: Any) -> Any:
     """The dtype in which a model computes."""
     return next(sae.parameters()).dtype
+
+
+class RawNeurons(nn.Module):
+    """The dimensions of the residual stream themselves, in the place of an SAE: what SAEs are compared with.
+
+    Args:
+        d_in: Width of the stream.
+        layer: The block whose output is meant.
+    """
+
+    def __init__(self, d_in: int, layer: int):
+        super().__init__()
+        self.d_in = self.d_sae = d_in
+        self.layer = layer
+        self.W_dec = nn.Parameter(torch.eye(d_in), requires_grad=False)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """``x``, which are the latents."""
+        return x.to(self.W_dec.dtype)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """``latents``, which are the activations."""
+        return latents

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cbsae_hub.steering.edits import AnySteering, steer
 from cbsae_hub.vision.encoder import prefix_tokens
@@ -34,7 +34,7 @@ class SteeredTower:
         self.site = ResidualSite.find(model, layer)
         if sae.d_in != config.hidden_size:
             raise ValueError(
-                f"the SAE explains activations of width {sae.d_in}, but {self.site.name} puts out {config.hidden_size}: "
+                f"the SAE explains activations of width {sae.d_in}, {self.site.name} puts out {config.hidden_size}: "
                 "it is an SAE of another encoder"
             )
         self.prefix = prefix_tokens(config)
