@@ -15,10 +15,9 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
-from cbsae_hub.models import resolve_id
 from cbsae_hub.steering.edits import AnySteering, per_image, steer
 from cbsae_hub.steering.latents import decoder_rows, neuron_count, read_latents, weight_dtype
-from cbsae_hub.steering.loading import load_sae, loading
+from cbsae_hub.steering.loading import load_sae, locate
 from cbsae_hub.steering.tower import SteeredTower
 from cbsae_hub.steering.zero_shot_scores import Effect, ZeroShotScores, joined, score_neurons
 from cbsae_hub.vision.encoder import to_rgb
@@ -97,7 +96,7 @@ class ClipZeroShotSteerer:
             pack: See the class.
             device: Where the model and the SAE go.
             dtype: Of the model.
-            revision: Of a Hub repository.
+            revision: Of a Hub repository: branch, tag or commit. Of a folder: its ``sha256:...``, which is checked.
             layer: See the class.
             template: See the class.
             beside: A model folder next to which CLIP may lie, see :func:`cbsae_hub.models.resolve_id`.
@@ -106,12 +105,10 @@ class ClipZeroShotSteerer:
             OSError: If there is no such model; says what to try.
             ValueError: See the class.
         """
-        source = resolve_id(str(repo_id), beside)
-        pinned = {} if Path(source).is_dir() else {"revision": revision}
-        with loading("CLIP", repo_id, revision):
-            model = CLIPModel.from_pretrained(source, dtype=dtype, use_safetensors=True, **pinned)
-            image_processor = AutoImageProcessor.from_pretrained(source, backend="pil", **pinned)
-            tokenizer = AutoTokenizer.from_pretrained(source, **pinned)
+        source = locate("CLIP", repo_id, "config.json", revision, beside)
+        model = CLIPModel.from_pretrained(**source, dtype=dtype, use_safetensors=True)
+        image_processor = AutoImageProcessor.from_pretrained(**source, backend="pil")
+        tokenizer = AutoTokenizer.from_pretrained(**source)
         return cls(model.to(device), image_processor, tokenizer, load_sae(sae), vocabulary, pack, layer, template)
 
     @torch.no_grad()

@@ -9,9 +9,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneration, LogitsProcessor, LogitsProcessorList
 
-from cbsae_hub.models import resolve_id
 from cbsae_hub.steering.edits import AnySteering, per_image
-from cbsae_hub.steering.loading import default_dtype, load_sae, loading
+from cbsae_hub.steering.loading import default_dtype, load_sae, locate
 from cbsae_hub.steering.tower import SteeredTower
 from cbsae_hub.vision.encoder import to_rgb
 
@@ -77,23 +76,21 @@ class LlavaSteerer:
             pack: See the class.
             device: Where the model and the SAE go.
             dtype: Of the model; default float32 on a CPU, float16 elsewhere.
-            revision: Of a Hub repository.
+            revision: Of a Hub repository: branch, tag or commit. Of a folder: its ``sha256:...``, which is checked.
             layer: See the class.
             beside: A model folder next to which LLaVA may lie, see :func:`cbsae_hub.models.resolve_id`.
 
         Raises:
             OSError: If there is no such model; says what to try.
-            ValueError: If it is no LLaVA, or the SAE does not fit.
+            ValueError: If it is no LLaVA or of another revision, or the SAE does not fit.
         """
-        source = resolve_id(str(repo_id), beside)
-        pinned = {} if Path(source).is_dir() else {"revision": revision}
-        with loading("LLaVA", repo_id, revision):
-            config = AutoConfig.from_pretrained(source, **pinned)
-            if config.model_type != "llava":
-                raise ValueError(f"{repo_id} is a model of type {config.model_type!r}, not LLaVA")
-            dtype = dtype or default_dtype(device)
-            model = LlavaForConditionalGeneration.from_pretrained(source, dtype=dtype, use_safetensors=True, **pinned)
-            processor = AutoProcessor.from_pretrained(source, backend="pil", **pinned)
+        source = locate("LLaVA", repo_id, "config.json", revision, beside)
+        config = AutoConfig.from_pretrained(**source)
+        if config.model_type != "llava":
+            raise ValueError(f"{repo_id} is a model of type {config.model_type!r}, not LLaVA")
+        dtype = dtype or default_dtype(device)
+        model = LlavaForConditionalGeneration.from_pretrained(**source, dtype=dtype, use_safetensors=True)
+        processor = AutoProcessor.from_pretrained(**source, backend="pil")
         return cls(model.to(device), processor, load_sae(sae), pack, layer)
 
     @torch.no_grad()

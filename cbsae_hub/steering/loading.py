@@ -1,39 +1,51 @@
 """Loading of what is steered, with errors that say what to try."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import HFValidationError
 
-from cbsae_hub.models import SAE
+from cbsae_hub.models import SAE, folder_revision, resolve_id
+from cbsae_hub.models.fetch import download
 
 # Stability AI took its Stable Diffusion 2 repositories off the Hub; the community keeps copies under these names.
 WITHDRAWN = "stabilityai/stable-diffusion-2"
 KEPT_BY = "sd2-community"
 
 
-@contextmanager
-def loading(what: str, repo_id: str | Path, revision: str | None) -> Iterator[None]:
-    """Turns the many ways in which a model cannot be found into one error.
+def locate(
+    what: str, repo_id: str | Path, index: str, revision: str | None, beside: str | Path | None
+) -> dict[str, Any]:
+    """Where a model of transformers or diffusers is, before any of it is loaded.
 
     Args:
         what: What is loaded, in words.
-        repo_id: From where.
-        revision: Which version of it.
+        repo_id: Folder or Hub id.
+        index: The file that every such model has.
+        revision: Of a Hub repository: branch, tag or commit. Of a folder: its ``sha256:...``, which is checked.
+        beside: See :func:`cbsae_hub.models.resolve_id`.
+
+    Returns:
+        Arguments of ``from_pretrained``; on the Hub, all files are then of one commit.
 
     Raises:
-        OSError: Instead of whatever a library raises for files that are missing or not reachable.
+        OSError: If there is no such model; says what to try.
+        ValueError: If the folder's weights are not those that ``revision`` names.
     """
-    try:
-        yield
-    except (OSError, HFValidationError) as error:
-        at = "" if revision is None else f" at revision {revision!r}"
-        raise OSError(
-            f"{what} could not be loaded from {str(repo_id)!r}{at}. {_advice(str(repo_id))} ({error})"
-        ) from error
+    source = resolve_id(str(repo_id), beside)
+    if not Path(source).is_dir():
+        try:
+            return {
+                "pretrained_model_name_or_path": source,
+                "revision": download(source, index, revision, {}).parent.name,
+            }
+        except OSError as error:
+            raise OSError(f"{what} could not be loaded. {_advice(source)} ({error})") from error
+    if not (Path(source) / index).is_file():
+        raise OSError(f"{what} could not be loaded: {source} has no {index}. Save or download the whole model again")
+    if revision is not None and revision != folder_revision(source):
+        raise ValueError(f"{source} holds weights {folder_revision(source)}, not {revision}: another model?")
+    return {"pretrained_model_name_or_path": source}
 
 
 def load_sae(sae: Any) -> Any:
@@ -47,12 +59,7 @@ def default_dtype(device: str | torch.device) -> torch.dtype:
 
 
 def _advice(repo_id: str) -> str:
-    if Path(repo_id).is_dir():
-        return "The folder lacks a file, or one is damaged: save or download the model again."
     if repo_id.startswith(WITHDRAWN):
         instead = f"{KEPT_BY}/{repo_id.split('/')[1]}"
         return f"Stability AI has withdrawn its Stable Diffusion 2 models from the Hub; try {instead!r}, a copy."
-    return (
-        "There is no such folder here; on the Hub it does not exist, is private, or the Hub is out of reach: check the "
-        "id, log in with `hf auth login`, or give the path of a downloaded copy."
-    )
+    return "Check the id, log in with `hf auth login`, or give the path of a downloaded copy."

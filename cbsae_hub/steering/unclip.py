@@ -11,9 +11,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor
 
-from cbsae_hub.models import resolve_id
 from cbsae_hub.steering.edits import AnySteering, per_image
-from cbsae_hub.steering.loading import default_dtype, load_sae, loading
+from cbsae_hub.steering.loading import default_dtype, load_sae, locate
 from cbsae_hub.steering.tower import SteeredTower
 from cbsae_hub.vision.encoder import to_rgb
 
@@ -59,28 +58,21 @@ class UnclipSteerer:
             pack: See the class.
             device: Where the pipeline and the SAE go.
             dtype: Of the pipeline; default float32 on a CPU, float16 elsewhere.
-            revision: Of a Hub repository.
+            revision: Of a Hub repository: branch, tag or commit. Of a folder: its ``sha256:...``, which is checked.
             layer: See the class.
             beside: A model folder next to which the pipeline may lie, see :func:`cbsae_hub.models.resolve_id`.
 
         Raises:
             OSError: If there is no such pipeline; says what to try.
-            ValueError: If the SAE does not fit.
+            ValueError: If it is of another revision, or the SAE does not fit.
         """
-        source = resolve_id(str(repo_id), beside)
-        pinned = {} if Path(source).is_dir() else {"revision": revision}
-        with loading("the unCLIP pipeline", repo_id, revision):
-            processor = AutoImageProcessor.from_pretrained(
-                source, subfolder="feature_extractor", backend="pil", **pinned
-            )
-            pipeline = StableUnCLIPImg2ImgPipeline.from_pretrained(
-                source,
-                feature_extractor=processor,
-                torch_dtype=dtype or default_dtype(device),
-                use_safetensors=True,
-                **pinned,
-            )
-        return cls(pipeline.to(device), load_sae(sae), pack, layer)
+        source = locate("The unCLIP pipeline", repo_id, "model_index.json", revision, beside)
+        pipeline = StableUnCLIPImg2ImgPipeline.from_pretrained(**source, use_safetensors=True)
+        pipeline.feature_extractor = AutoImageProcessor.from_pretrained(
+            **source, subfolder="feature_extractor", backend="pil"
+        )
+        pipeline = pipeline.to(device, dtype or default_dtype(device))
+        return cls(pipeline, load_sae(sae), pack, layer)
 
     @torch.no_grad()
     def image_embeds(
