@@ -67,12 +67,12 @@ class UnclipSteerer:
             ValueError: If it is of another revision, or the SAE does not fit.
         """
         source = locate("The unCLIP pipeline", repo_id, "model_index.json", revision, beside)
-        pipeline = StableUnCLIPImg2ImgPipeline.from_pretrained(**source, use_safetensors=True)
+        dtype = dtype or default_dtype(device)
+        pipeline = StableUnCLIPImg2ImgPipeline.from_pretrained(**source, dtype=dtype, use_safetensors=True)
         pipeline.feature_extractor = AutoImageProcessor.from_pretrained(
             **source, subfolder="feature_extractor", backend="pil"
         )
-        pipeline = pipeline.to(device, dtype or default_dtype(device))
-        return cls(pipeline, load_sae(sae), pack, layer)
+        return cls(pipeline.to(device), load_sae(sae), pack, layer)
 
     @torch.no_grad()
     def image_embeds(

@@ -14,6 +14,7 @@ from PIL import Image
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     CLIPConfig,
+    CLIPImageProcessor,
     CLIPModel,
     CLIPTextConfig,
     CLIPTextModel,
@@ -40,6 +41,7 @@ VISION = {
     "patch_size": 8,
     "projection_dim": 8,
 }
+ENDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 TEXT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
@@ -48,8 +50,12 @@ def pictures(count: int, side: int = 16) -> list[Image.Image]:
     return [Image.fromarray(pixels) for pixels in noise]
 
 
+def square(side: int) -> dict:
+    return {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+
+
 def image_processor(side: int = VISION["image_size"]) -> CLIPImageProcessorPil:
-    return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    return CLIPImageProcessorPil(**square(side))
 
 
 def tokenizer(max_length: int = 4096) -> PreTrainedTokenizerFast:
@@ -93,7 +99,7 @@ def llava(vision: dict = VISION, chat_template: str | None = None, **config) -> 
         num_additional_image_tokens=1,
         chat_template=chat_template,
     )
-    return model, processor
+    return randomised(model), processor
 
 
 def unclip(vision: dict = VISION) -> StableUnCLIPImg2ImgPipeline:
@@ -118,23 +124,24 @@ def unclip(vision: dict = VISION) -> StableUnCLIPImg2ImgPipeline:
         latent_channels=4,
         norm_num_groups=4,
     )
-    text = CLIPTextConfig(**TEXT, vocab_size=len(SPECIAL + LETTERS), max_position_embeddings=16)
+    text = CLIPTextConfig(**TEXT, **ENDS, vocab_size=len(SPECIAL + LETTERS), max_position_embeddings=16)
+    encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**vision))
     return StableUnCLIPImg2ImgPipeline(
-        feature_extractor=image_processor(vision["image_size"]),
-        image_encoder=CLIPVisionModelWithProjection(CLIPVisionConfig(**vision)).eval(),
+        feature_extractor=CLIPImageProcessor(**square(vision["image_size"])),
+        image_encoder=randomised(encoder),
         image_normalizer=StableUnCLIPImageNormalizer(embedding_dim=d),
         image_noising_scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
         tokenizer=tokenizer(16),
-        text_encoder=CLIPTextModel(text).eval(),
-        unet=unet.eval(),
+        text_encoder=randomised(CLIPTextModel(text)),
+        unet=randomised(unet),
         scheduler=DDIMScheduler(beta_schedule="scaled_linear", prediction_type="v_prediction"),
-        vae=vae.eval(),
+        vae=randomised(vae),
     )
 
 
 def clip() -> CLIPModel:
-    text = {**TEXT, "vocab_size": len(SPECIAL + LETTERS), "eos_token_id": 2, "max_position_embeddings": 16}
-    return CLIPModel(CLIPConfig(text_config=text, vision_config=VISION, projection_dim=VISION["projection_dim"]))
+    text = {**TEXT, "vocab_size": len(SPECIAL + LETTERS), **ENDS, "max_position_embeddings": 16}
+    return randomised(CLIPModel(CLIPConfig(text_config=text, vision_config=VISION, projection_dim=8)))
 
 
 def sae_for(d_in: int = VISION["hidden_size"], layer: int | None = 2, d_sae: int = 32, activation="topk") -> SAE:
@@ -142,3 +149,41 @@ def sae_for(d_in: int = VISION["hidden_size"], layer: int | None = 2, d_sae: int
     with torch.no_grad():
         sae.b_dec.copy_(torch.linspace(-0.3, 0.3, d_in))
     return sae.eval()
+
+
+class Bottleneck(torch.nn.Module):
+    """Sparse latents that are never negative beside signed concept neurons of which the decoder reads the top 2."""
+
+    def __init__(self, d_in: int = VISION["hidden_size"], layer: int | None = 2):
+        super().__init__()
+        self.sparse, self.d_in, self.layer = sae_for(d_in, layer), d_in, layer
+        self.into, self.out = (torch.nn.Parameter(torch.randn(*shape)) for shape in ((d_in, 4), (4, d_in)))
+        self.sae_neuron_ids = list(range(0, 64, 2))
+        self.neuron_names = ["pizza", "dog", "dog", *[None] * 29, "pizza", "red", "left", "night"]
+        self.d_latent = 36
+
+    def encode(self, x):
+        return torch.cat([self.sparse.encode(x), (x - self.sparse.b_dec) @ self.into], -1)
+
+    def decode(self, z):
+        sparse, concepts = z[..., :32], z[..., 32:]
+        kept = torch.zeros_like(concepts).scatter(-1, concepts.topk(2).indices, 1.0) * concepts
+        return self.sparse.decode(sparse) + kept @ self.out
+
+
+def edited_by_hand(sae, x, edits, isolate=False, keep_error=False):
+    """What `Steering` says, latent by latent: ``x [tokens, d]`` -> ``[tokens, d]``; edits are (neuron, value, op)."""
+    z = sae.encode(x)
+    new = torch.zeros_like(z) if isolate else z.clone()
+    for neuron, value, op in edits:
+        for token in range(len(x)):
+            old = z[token, neuron]
+            new[token, neuron] = {"set": value, "add": old + value, "scale": old * value}[op]
+    return sae.decode(new) + (x - sae.decode(z) if keep_error else 0)
+
+
+def blocks_by_hand(blocks, x):
+    """The residual stream through some blocks of a vision tower."""
+    for block in blocks:
+        x = block(x, attention_mask=None)
+    return x
