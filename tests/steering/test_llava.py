@@ -195,7 +195,7 @@ def test_threads_do_not_steer_each_other():
     barrier = threading.Barrier(len(steerings), timeout=20)
     hooks = [
         block.register_forward_pre_hook(lambda *_: barrier.wait() and None)
-        for block in model.vision_tower.encoder.layers
+        for block in model.model.vision_tower.encoder.layers
     ]  # all threads are in the same block at the same time, in both passes
     found = {}
 
