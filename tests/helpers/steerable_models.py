@@ -1,5 +1,9 @@
 """Tiny random generators, complete with their processors: a LLaVA and a Stable unCLIP pipeline; and SAEs for them."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from diffusers import (
@@ -190,3 +194,25 @@ def blocks_by_hand(blocks, x):
     for block in blocks:
         x = block(x, attention_mask=None)
     return x
+
+
+@contextmanager
+def in_step(modules, threads: int):
+    """Each of these modules runs when, and only when, all threads have reached it."""
+    barrier = threading.Barrier(threads, timeout=20)
+
+    def meet(*_):
+        barrier.wait()
+
+    hooks = [module.register_forward_pre_hook(meet) for module in modules]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def in_threads(functions):
+    """What each function returns, all run side by side."""
+    with ThreadPoolExecutor(len(functions)) as pool:
+        return [future.result() for future in [pool.submit(function) for function in functions]]

@@ -1,11 +1,19 @@
 """LLaVA, steered and asked: compared with hidden states, projector and language model run by hand."""
 
-import threading
-
 import huggingface_hub
 import pytest
 import torch
-from steerable_models import VISION, Bottleneck, blocks_by_hand, edited_by_hand, llava, pictures, sae_for
+from steerable_models import (
+    VISION,
+    Bottleneck,
+    blocks_by_hand,
+    edited_by_hand,
+    in_step,
+    in_threads,
+    llava,
+    pictures,
+    sae_for,
+)
 from torch.testing import assert_close
 
 from cbsae_hub.steering import DiffMean, Edit, LlavaSteerer, RandomDirection, Steering, apply
@@ -187,34 +195,33 @@ def test_samples_have_the_probabilities_of_the_softmax():
 
 def test_threads_do_not_steer_each_other():
     model, processor = llava()
-    steerer = LlavaSteerer(model, processor, sae_for())
-    images = pictures(2)
+    steerer, images = LlavaSteerer(model, processor, sae_for()), pictures(2)
     steerings = [Steering([Edit(3, 9.0)]), Steering([Edit(7, 60.0)], isolate=True), Steering([Edit(1, 5.0, "add")])]
-    expected = [steerer.image_features(images, steering) for steering in steerings]
-    answers = [steerer.generate(images, "What?", steering, NEW) for steering in steerings]
-    barrier = threading.Barrier(len(steerings), timeout=20)
-    hooks = [
-        block.register_forward_pre_hook(lambda *_: barrier.wait() and None)
-        for block in model.model.vision_tower.encoder.layers
-    ]  # all threads are in the same block at the same time, in both passes
-    found = {}
 
-    def work(place):
-        found[place] = (
-            steerer.image_features(images, steerings[place]),
-            steerer.generate(images, "What?", steerings[place], NEW),
+    def answer(steering):
+        return steerer.image_features(images, steering), steerer.generate(images, "What?", steering, NEW)
+
+    expected = [answer(steering) for steering in steerings]
+    with in_step(model.model.vision_tower.encoder.layers, len(steerings)):
+        found = in_threads([lambda steering=steering: answer(steering) for steering in steerings])
+    for (features, answers), (expected_features, expected_answers) in zip(found, expected):
+        assert torch.equal(features, expected_features) and answers == expected_answers
+
+
+def test_a_thread_without_steering_is_not_steered():
+    model, processor = llava()
+    steerer, images = LlavaSteerer(model, processor, sae_for()), pictures(2)
+    plain, steering = steerer.image_features(images), Steering([Edit(3, 9.0)])
+    steered = steerer.image_features(images, steering)
+    with in_step(model.model.vision_tower.encoder.layers, 2):
+        found = in_threads(
+            [
+                lambda: steerer.image_features(images, steering),  # two passes, the second steered
+                lambda: [steerer.image_features(images) for _ in range(2)],
+            ]
         )
-
-    threads = [threading.Thread(target=work, args=(place,)) for place in range(len(steerings))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for hook in hooks:
-        hook.remove()
-    for place in range(len(steerings)):
-        assert torch.equal(found[place][0], expected[place])
-        assert found[place][1] == answers[place]
+    assert torch.equal(found[0], steered)
+    assert torch.equal(found[1][0], plain) and torch.equal(found[1][1], plain)
 
 
 # ---------------------------------------------------------------------------------------- loading and layers
