@@ -48,7 +48,7 @@ class Neurons:
         owners = [number for number, name in enumerate(self._names) if name and name.lower() == wanted]
         if owners and owners[-1] >= self._concepts_from:
             return owners[-1]
-        found = [] if self._table is None else self._table.find(neuron)
+        found = [] if self._table is None else self._table.index.find(neuron)
         best = next((match for match in found if match.match >= SAME_WORDS and match.rank == 0), None)
         if best is not None:
             return best.neuron
