@@ -1,7 +1,7 @@
 """What is changed in a residual stream: latents of an SAE that are set, added to or scaled, or a direction added."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any, NamedTuple, TypeAlias
@@ -86,9 +86,10 @@ class Steering:
     unit: str = "absolute"
 
     def __post_init__(self) -> None:
-        if isinstance(self.edits, Edit) or not all(isinstance(edit, Edit) for edit in self.edits):
+        edits = tuple(self.edits) if isinstance(self.edits, Iterable) else None
+        if edits is None or not all(isinstance(edit, Edit) for edit in edits):
             raise ValueError(f"edits must be a list of Edit, got {self.edits!r:.80}")
-        object.__setattr__(self, "edits", tuple(self.edits))
+        object.__setattr__(self, "edits", edits)
         object.__setattr__(self, "tokens", _checked_tokens(self.tokens))
         checks.boolean("isolate", self.isolate)
         checks.boolean("keep_error", self.keep_error)
@@ -164,10 +165,18 @@ class RandomDirection:
     Args:
         like: The steering that is controlled.
         seed: Of the direction, which is the same for all tokens.
+
+    Raises:
+        ValueError: If there is nothing to control, or the seed is no seed.
     """
 
     like: Steering | DiffMean
     seed: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.like, (Steering, DiffMean)):
+            raise ValueError(f"like must be a Steering or DiffMean, got {self.like!r:.80}")
+        checks.integer("seed", self.seed, 0, 2**63 - 1)
 
     @property
     def tokens(self) -> str | tuple[int, ...]:

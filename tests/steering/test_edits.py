@@ -1,6 +1,5 @@
 """What becomes of activations, compared with edits made latent by latent."""
 
-import itertools
 import math
 
 import pandas as pd
@@ -236,6 +235,8 @@ def test_p99_is_the_unit_of_set_and_add(v):
         (lambda: Steering([], unit="p95"), "unit must be one of absolute, p99"),
         (lambda: DiffMean(torch.zeros(16), 1.0), "not all zero"),
         (lambda: DiffMean(torch.ones(2, 8), 1.0), "vector"),
+        (lambda: RandomDirection(None, 1), "like must be a Steering or DiffMean"),
+        (lambda: RandomDirection(Steering([]), -1), "seed must be between 0"),
     ],
 )
 def test_bad_steerings_are_named(make, message):
@@ -273,5 +274,6 @@ def test_activations_that_do_not_fit_are_errors(v):
 
 
 def test_steerings_can_be_compared_and_are_values():
+    assert Steering(Edit(n, 1.0) for n in range(3)).edits == (Edit(0, 1.0), Edit(1, 1.0), Edit(2, 1.0))
     assert Steering([Edit(1, 2)], tokens=[1]) == Steering((Edit(1, 2.0),), tokens=(1,))
-    assert len({Steering([Edit(n, 1.0)]) for n, _ in itertools.product(range(3), range(2))}) == 3
+    assert len({Steering([Edit(n, 1.0)]) for n in (0, 1, 2, 0, 1)}) == 3
