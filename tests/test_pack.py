@@ -3,13 +3,13 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import average_precision_score
 from small_hub import CONCEPTS, Pictures, make_hub
 
 from cbsae_hub import Pack
 from cbsae_hub.metrics.dissect import soft_wpmi
 from cbsae_hub.pack import FILES, NeuronTable, PackError
 from cbsae_hub.pack_builder import STRIP_SIZES, build_pack
+from cbsae_hub.scoring import NeuronScorer, Truth
 
 
 @pytest.fixture(scope="module")
@@ -17,14 +17,17 @@ def world(tmp_path_factory):
     return make_hub(tmp_path_factory.mktemp("hub"))
 
 
+def scorer_of(world, pictures):
+    sae, encoder, judge, _ = world
+    truth = Truth.read(pictures, {"colour": "things.name", "side": "side"})
+    return NeuronScorer(sae, encoder, judge, {"colours": CONCEPTS}, truth=truth)
+
+
 @pytest.fixture(scope="module")
 def pack(world):
-    sae, encoder, judge, folder = world
-    return build_pack(
-        sae, encoder, judge, Pictures(), CONCEPTS, folder,
-        source={"id": "halves", "split": "probe"}, truth_columns=["things.name", "side"], alt_column="caption",
-        batch_size=10,
-    )  # fmt: skip
+    source = {"id": "halves", "split": "probe"}
+    scorer = scorer_of(world, Pictures())
+    return build_pack(scorer, Pictures(), world[3], source=source, alt_column="caption", batch_size=10)
 
 
 @pytest.fixture(scope="module")
@@ -58,28 +61,15 @@ def test_activity_columns(pack, latents):
         assert row.group == int(row.neuron >= 8)
 
 
-def test_ground_truth_columns(pack, latents):
-    pictures, pooled = Pictures(), latents.mean(1).numpy()
-    labels = {c: [c in (a, b) for a, b in zip(pictures.colours, pictures.sides)] for c in CONCEPTS}
-    rows = [row for row in pack.neurons if row.name]
-    for row in rows:
-        precisions = {c: average_precision_score(truth, pooled[:, row.neuron]) for c, truth in labels.items()}
-        assert row.truth_ap == pytest.approx(max(precisions.values()), abs=1e-4)
-        assert precisions[row.truth] == pytest.approx(row.truth_ap, abs=1e-4)
-        assert row.truth_agrees == (row.truth == row.name)
-    metrics = pack.info["metrics"]
-    assert metrics["name_agreement"] == pytest.approx(np.mean([row.truth_agrees for row in rows]))
-    clear = [row.truth_agrees for row in rows if row.truth_ap >= 0.5]
-    assert metrics["name_agreement_clear"] == pytest.approx(np.mean(clear))
-
-
 def test_reconstruction_in_the_facts(world, pack, latents):
     sae, encoder, *_ = world
     x = encoder(Pictures()[:]["image"]).flatten(0, 1)
     decoded = sae.decode(latents.flatten(0, 1)).detach()
     expected = 1 - (x - decoded).square().sum() / (x - x.mean(0)).square().sum()
-    assert pack.info["metrics"]["explained_variance"] == pytest.approx(expected.item(), abs=1e-4)
-    assert pack.info["metrics"]["l0"] == pytest.approx((latents > 0).float().sum(-1).mean().item(), abs=1e-4)
+    assert pack.info["scores"]["reconstruction"]["explained_variance"] == pytest.approx(expected.item(), abs=1e-4)
+    assert pack.info["scores"]["reconstruction"]["l0"] == pytest.approx(
+        (latents > 0).float().sum(-1).mean().item(), abs=1e-4
+    )
 
 
 def test_examples_are_the_right_images_with_their_maps(pack, latents):
@@ -144,9 +134,68 @@ def test_bad_requests_are_refused(world, pack):
         pack.examples(0, "nonsense")
     with pytest.raises(PackError, match="truth_ap"):
         NeuronTable(pack.neurons.frame.drop(columns="truth_ap"))
-    sae, encoder, judge, folder = world
     with pytest.raises(ValueError, match="no probe images"):
-        build_pack(sae, encoder, judge, Pictures(0), CONCEPTS, folder, source={})
+        build_pack(scorer_of(world, Pictures(0)), Pictures(0), world[3], source={})
+    with pytest.raises(PackError, match="score_neurons"):
+        NeuronTable.read("nowhere")
+
+
+@pytest.fixture
+def table(pack):
+    frame = pack.neurons.to_pandas()
+    return NeuronTable(frame.assign(score=frame["score"].where(frame["neuron"] != 3)))  # one without a score
+
+
+def test_filtering_is_what_a_loop_finds(table):
+    rows = list(table)
+    median = float(np.nanmedian(table.frame["score"]))
+    cases = {
+        (("status", "dead"),): lambda r: r.status == "dead",
+        (("score", (median, None)),): lambda r: r.score >= median,
+        (("score", (None, median)), ("group", 1)): lambda r: r.score <= median and r.group == 1,
+        (("score", (None, None)),): lambda r: not np.isnan(r.score),
+        (("name", None),): lambda r: r.name is None,
+        (("name", frozenset(["red", "left"])),): lambda r: r.name in ("red", "left"),
+    }
+    for conditions, by_hand in cases.items():
+        expected = [r.neuron for r in rows if by_hand(r)]
+        assert table.filter(**dict(conditions)).frame["neuron"].tolist() == expected, conditions
+    alive = table.filter(status=["alive", "rare"])
+    assert alive[alive.frame["neuron"].iloc[-1]].neuron == alive.frame["neuron"].iloc[-1]
+    with pytest.raises(IndexError, match="no neuron 5"):
+        alive[5]
+    with pytest.raises(ValueError, match="no column 'sore'; there are neuron"):
+        table.filter(sore=1)
+
+
+def test_sorting_puts_the_undefined_last(table):
+    for ascending in (True, False):
+        rows = list(table.sort("score", ascending))
+        assert rows[-1].neuron == 3
+        keys = [((r.score if ascending else -r.score), r.neuron) for r in rows[:-1]]
+        assert keys == sorted(keys)
+    with pytest.raises(ValueError, match="no column"):
+        table.sort("sore")
+
+
+def test_joining_two_tables(table):
+    others = table.filter(group=1)
+    joined = table.join(others, suffixes=("_here", "_there"))
+    assert joined["neuron"].tolist() == others.frame["neuron"].tolist()
+    np.testing.assert_array_equal(joined["score_here"], joined["score_there"])
+    pairs = table.join(others, on="name")[["neuron_a", "neuron_b"]].to_numpy().tolist()
+    expected = [[a.neuron, b.neuron] for a in table for b in others if a.name and a.name == b.name]
+    assert sorted(pairs) == sorted(expected)
+    with pytest.raises(ValueError, match="neuron or name"):
+        table.join(others, on="score")
+
+
+def test_a_table_alone_can_be_read(world, pack, tmp_path):
+    again = NeuronTable.read(world[3])
+    pd.testing.assert_frame_equal(again.frame, pack.neurons.frame)
+    (tmp_path / "neurons.parquet").write_bytes(b"PAR1")
+    with pytest.raises(PackError, match="damaged"):
+        NeuronTable.read(tmp_path)
 
 
 def test_find_names_near_concepts_where_words_fail(world, pack):

@@ -20,7 +20,7 @@ def load_images(
 
     Args:
         source: A folder (Parquet files, perhaps with splits in the card's YAML header, or images) or a Hub id.
-        split: Name of the split.
+        split: Name of the split, or several joined by "+", one after the other.
         revision: Of a Hub dataset: branch, tag or commit.
         beside: A model folder next to which the dataset may lie, see :func:`cbsae_hub.models.resolve_id`.
 
@@ -33,8 +33,10 @@ def load_images(
         OSError: If there is no such dataset, or the Hub cannot be reached.
     """
     builder = _find(source, revision, beside)
-    if builder.config.data_files is not None and split not in builder.config.data_files:
-        raise ValueError(f"{source} has no split {split!r}; it has {', '.join(map(str, builder.config.data_files))}")
+    known = builder.config.data_files
+    for part in split.split("+") if known is not None else ():
+        if part not in known:
+            raise ValueError(f"{source} has no split {part!r}; it has {', '.join(map(str, known))}")
     try:
         builder.download_and_prepare()
         dataset = builder.as_dataset(split)
@@ -94,11 +96,20 @@ def _file_of(images: Any, row: int) -> str:
     return f" ({path})" if path else ""
 
 
-def image_batches(images: Any, batch_size: int) -> Iterator[tuple[range, list[Image.Image]]]:
-    """The rows of a dataset in order: ids and PIL images, ``batch_size`` at a time, the next ones decoded ahead."""
+def image_batches(
+    images: Any, batch_size: int, first: int = 0, step: int = 1
+) -> Iterator[tuple[range, list[Image.Image]]]:
+    """The rows of a dataset in order: ids and PIL images, ``batch_size`` at a time, the next ones decoded ahead.
+
+    Args:
+        images: Map-style dataset with a column ``image``.
+        batch_size: Rows a batch.
+        first: Batch to begin with.
+        step: Take every ``step``-th batch from there, as one process of several does.
+    """
 
     def load(start: int) -> tuple[range, list[Image.Image]]:
         ids = range(start, min(start + batch_size, len(images)))
         return ids, read_pictures(images, ids.start, ids.stop)
 
-    return load_ahead(load, range(0, len(images), batch_size))
+    return load_ahead(load, range(first * batch_size, len(images), step * batch_size))

@@ -1,17 +1,55 @@
 """Scores of neurons: torchmetrics classes over streams of batches, and plain functions of whole matrices."""
 
-from cbsae_hub.metrics.activity import NeuronActivity, Reconstruction
-from cbsae_hub.metrics.dissect import Dissector, cosine, cosine_cubed, rank_reorder, soft_wpmi
-from cbsae_hub.metrics.ground_truth import average_precisions, label_matrix
+from cbsae_hub.metrics.activity import ActiveLatents, NeuronActivity, Reconstruction
+from cbsae_hub.metrics.alignment import Alignment, HumanAlignment, human_alignment, read_pairs
+from cbsae_hub.metrics.coverage import best_by_concept, coverage, to_unit_interval
+from cbsae_hub.metrics.dissect import Dissector, Naming, cosine, cosine_cubed, rank_reorder, soft_wpmi
+from cbsae_hub.metrics.downstream import DownstreamCost
+from cbsae_hub.metrics.ground_truth import GroundTruth, GroundTruthScores, ground_truth_scores, label_matrix
+from cbsae_hub.metrics.hierarchy import (
+    CommonAncestorDepth,
+    CommonKinds,
+    HierarchyScore,
+    common_ancestor_depth,
+    common_kinds,
+)
+from cbsae_hub.metrics.latents import mean_over_tokens
+from cbsae_hub.metrics.monosemanticity import MonosemanticityScore, monosemanticity_score
+from cbsae_hub.metrics.top_images import TopImages
+from cbsae_hub.metrics.uniqueness import Overlaps, Uniqueness, overlaps
 
 __all__ = [
+    "ActiveLatents",
+    "Alignment",
+    "CommonAncestorDepth",
+    "CommonKinds",
     "Dissector",
+    "DownstreamCost",
+    "GroundTruth",
+    "GroundTruthScores",
+    "HierarchyScore",
+    "HumanAlignment",
+    "MonosemanticityScore",
+    "Naming",
     "NeuronActivity",
+    "Overlaps",
     "Reconstruction",
-    "average_precisions",
+    "TopImages",
+    "Uniqueness",
+    "best_by_concept",
+    "common_ancestor_depth",
+    "common_kinds",
     "cosine",
     "cosine_cubed",
+    "coverage",
+    "ground_truth_scores",
+    "human_alignment",
     "label_matrix",
+    "mean_over_tokens",
+    "monosemanticity_score",
+    "overlaps",
     "rank_reorder",
+    "read_pairs",
     "soft_wpmi",
+    "to_unit_interval",
 ]

@@ -54,6 +54,33 @@ class NeuronActivity(Metric):
         return torch.where(counts > 0, torch.minimum(middle, self.largest), torch.nan)
 
 
+class ActiveLatents(Metric):
+    """How many latents are active: L0 as a histogram over tokens, and its mean at each place in the image.
+
+    Args:
+        d_sae: Number of neurons.
+        tokens: Tokens an image.
+    """
+
+    full_state_update = False
+
+    def __init__(self, d_sae: int, tokens: int):
+        super().__init__()
+        self.add_state("histogram", torch.zeros(d_sae + 1, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("by_token", torch.zeros(tokens, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, active: Tensor) -> None:
+        """Adds images: ``[images, tokens]``, how many latents are active by the inference rule."""
+        self.histogram += torch.bincount(active.flatten(), minlength=len(self.histogram))
+        self.by_token += active.sum(0)
+        self.images += len(active)
+
+    def compute(self) -> dict[str, Tensor]:
+        """``histogram [d_sae + 1]``, tokens with 0, 1, ... active latents; ``by_token [tokens]``, the mean."""
+        return {"histogram": self.histogram, "by_token": self.by_token / self.images}
+
+
 class Reconstruction(Metric):
     """Explained variance, cosine and L0 over tokens.
 

@@ -5,27 +5,35 @@ concept whose similarity to the images goes with the neuron's activations. Const
 """
 
 import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
-from cbsae_hub.metrics.top_k import empty_top_k, merge_top_k, update_top_k
+from cbsae_hub.metrics.latents import check_batch, transposed_product
+from cbsae_hub.metrics.top_images import TopImages, ids_of, values_of
 
 METHODS = ("soft_wpmi", "cosine", "cosine_cubed", "rank_reorder")
-FACTORS_PER_LOG = 100  # products of so many factors of at most 500 stay within float64
+SHARPNESS = 10.0  # a: inverse temperature of the softmax over concepts
+P_START, P_END, MIN_PROB = 0.998, 0.97, 1e-7
 MIN_NORM = 1e-3
+# Concepts and neurons worked on together: what is multiplied rank by rank then stays in the processor's cache.
+CONCEPT_BLOCK, NEURON_BLOCK = 256, 4096
+IMAGE_BLOCK = 4096
 
 
 def soft_wpmi(
     latents: Tensor,
     concept_similarities: Tensor,
     top_k: int = 100,
-    a: float = 10.0,
+    a: float = SHARPNESS,
     lam: float = 1.0,
-    p_start: float = 0.998,
-    p_end: float = 0.97,
-    min_prob: float = 1e-7,
+    p_start: float = P_START,
+    p_end: float = P_END,
+    min_prob: float = MIN_PROB,
     prior: Tensor | None = None,
 ) -> Tensor:
     """Soft weighted pointwise mutual information (CLIP-Dissect, eq. 6) of every neuron and concept.
@@ -36,32 +44,43 @@ def soft_wpmi(
     neurons that are scored together, and they shrink with the number of concepts: compare within one run only.
 
     A neuron that is active on fewer than ``top_k`` images is filled up with inactive images of the lowest ids, as in
-    the published code (there in arbitrary order); one that is never active scores 0 for every concept.
+    the published code (there in arbitrary order); one that is never active scores 0 for every concept, and has no
+    part in Q.
 
     Args:
-        latents: ``[images, neurons]``, image-level activations.
-        concept_similarities: ``[images, concepts]``, the judge's cosines.
+        latents: ``[images, neurons]``, image-level activations, dense or sparse COO.
+        concept_similarities: ``[images, concepts]``, the judge's cosines. Their dtype is that of the computation:
+            with float32 a score is right to 3e-7 of L, and L is small, as nothing cancels.
         top_k: Images per neuron.
         a: Inverse temperature of the softmax.
         lam: Weight of the prior.
         p_start: Probability that the strongest image belongs to the concept.
         p_end: Where the probability falls to at rank ``top_k``.
         min_prob: Keeps the logarithm finite.
-        prior: ``[concepts]``, Q of an earlier run (``soft_wpmi_prior``) instead of that of these neurons.
+        prior: ``[concepts]``, Q of a run over more neurons instead of that of these neurons.
 
     Returns:
-        ``[neurons, concepts]`` float64.
+        ``[neurons, concepts]``, in the dtype of the similarities.
 
     Raises:
         ValueError: If the numbers of images differ, are 0, or values are not finite.
     """
-    _check_pair(latents, concept_similarities)
-    top = update_top_k(empty_top_k(latents.shape[1], min(top_k, len(latents))), latents, torch.arange(len(latents)))
-    evidence = _soft_evidence(top, (a * concept_similarities.double()).softmax(1), p_start, p_end, min_prob, top_k)
-    return _pointwise(evidence, top, lam, prior, p_start, p_end, min_prob, top_k)
+    top, rows = _top(latents, concept_similarities, top_k)
+    alive = top[:, 0] > 0
+    weights, base = rank_weights(rows.shape[1], top_k, p_start, p_end, min_prob)
+    probabilities = (a * concept_similarities).softmax(1)
+    scores = concept_similarities.new_zeros(len(rows), concept_similarities.shape[1])
+    for columns in _blocks(scores.shape[1], CONCEPT_BLOCK):
+        evidence = _evidence(rows, weights, probabilities[:, columns])
+        q = _prior(evidence, alive) if prior is None else prior[columns] - base
+        # L and Q both lack the constant `base`: with lam = 1 it is gone.
+        scores[:, columns] = (evidence - lam * q + (1 - lam) * base) * alive[:, None]
+    return scores
 
 
-def rank_weights(k: int, top_k: int, p_start: float, p_end: float, min_prob: float) -> tuple[Tensor, float]:
+def rank_weights(
+    k: int, top_k: int, p_start: float = P_START, p_end: float = P_END, min_prob: float = MIN_PROB
+) -> tuple[list[float], float]:
     """Weights ``q_r = p_r / (1 - p_r + min_prob)`` of k ranks, and the constant ``sum_r log(1 - p_r + min_prob)``.
 
     ``log(1 + p (P - 1) + min_prob) = log(1 - p + min_prob) + log(1 + q P)``: the first part is the same for all
@@ -69,52 +88,69 @@ def rank_weights(k: int, top_k: int, p_start: float, p_end: float, min_prob: flo
     """
     p = p_start - torch.arange(k, dtype=torch.float64) / top_k * (p_start - p_end)
     rest = 1 - p + min_prob
-    return p / rest, float(rest.log().sum())
+    return (p / rest).tolist(), float(rest.log().sum())
 
 
-def _soft_evidence(
-    top: Tensor, probabilities: Tensor, p_start: float, p_end: float, min_prob: float, top_k: int
-) -> Tensor:
-    """``sum_r log(1 + q_r P)`` for each neuron and concept, rank by rank: never ``[neurons, k, concepts]``."""
-    weights, _ = rank_weights(top.shape[1], top_k, p_start, p_end, min_prob)
-    rows = top[..., 1].long()
-    total = torch.zeros(len(top), probabilities.shape[1], dtype=torch.float64)
-    product = torch.ones_like(total)
-    for rank, weight in enumerate(weights.tolist()):
-        product *= torch.addcmul(
-            torch.ones((), dtype=torch.float64), probabilities[rows[:, rank]], torch.tensor(weight)
-        )
-        if (rank + 1) % FACTORS_PER_LOG == 0 or rank + 1 == len(weights):
-            total += product.log()
-            product.fill_(1)
+def _evidence(rows: Tensor, weights: list[float], probabilities: Tensor) -> Tensor:
+    """``sum_r log(1 + q_r P)`` of each neuron, rank by rank: never ``[neurons, k, concepts]``.
+
+    Products are taken before logarithms, as many factors at a time as cannot overflow.
+
+    Args:
+        rows: ``[neurons, k]``, which images.
+        weights: ``q_r`` of the k ranks.
+        probabilities: ``[images, concepts]``.
+
+    Returns:
+        ``[neurons, concepts]``.
+    """
+    probabilities = probabilities.contiguous()
+    flush = _flush_after(weights, float(probabilities.max()), math.log(torch.finfo(probabilities.dtype).max) - 1)
+    total = probabilities.new_zeros(len(rows), probabilities.shape[1])
+    for block in _blocks(len(rows), NEURON_BLOCK):
+        by_rank = rows[block].T.contiguous()
+        product = torch.ones_like(total[block])
+        picked = torch.empty_like(product)
+        for rank, weight in enumerate(weights):
+            torch.index_select(probabilities, 0, by_rank[rank], out=picked)
+            product.addcmul_(product, picked, value=weight)
+            if rank in flush:
+                total[block] += product.log_()
+                product.fill_(1)
     return total
 
 
-def _pointwise(
-    evidence: Tensor, top: Tensor, lam: float, prior: Tensor | None,
-    p_start: float, p_end: float, min_prob: float, top_k: int,
-) -> Tensor:  # fmt: skip
-    alive = top[:, 0, 0] > 0
-    if prior is None:
-        if not alive.any():
-            return torch.zeros_like(evidence)
-        prior = evidence[alive].logsumexp(0) - math.log(int(alive.sum()))
-    _, base = rank_weights(top.shape[1], top_k, p_start, p_end, min_prob)
-    scores = evidence - lam * prior + (1 - lam) * base
-    return scores * alive[:, None]
+def _flush_after(weights: list[float], largest: float, limit: float) -> set[int]:
+    """The ranks after which to take the logarithm, so that no product of factors exceeds ``exp(limit)``."""
+    flush, size = {len(weights) - 1}, 0.0
+    for rank, weight in enumerate(weights):
+        factor = math.log1p(weight * largest)
+        if size + factor > limit:
+            flush.add(rank - 1)
+            size = 0.0
+        size += factor
+    return flush
+
+
+def _prior(evidence: Tensor, alive: Tensor) -> Tensor:
+    """The concept prior Q of the neurons that are not dead, without the constant of :func:`rank_weights`."""
+    if not alive.any():
+        return evidence.new_zeros(evidence.shape[1])
+    return evidence[alive].logsumexp(0) - math.log(int(alive.sum()))
 
 
 def cosine(latents: Tensor, concept_similarities: Tensor) -> Tensor:
     """Cosine of a neuron's activations and a concept's similarities over images, not centred; 0 for dead neurons."""
-    _check_pair(latents, concept_similarities)
-    z, s = latents.double(), concept_similarities.double()
+    _check(latents, concept_similarities)
+    z, s = latents.to_dense().double(), concept_similarities.double()
     return _safe_divide(z.T @ s, z.norm(dim=0)[:, None] * s.norm(dim=0))
 
 
 def cosine_cubed(latents: Tensor, concept_similarities: Tensor) -> Tensor:
     """Cosine of centred and cubed activations and similarities (norms of at least 1e-3); 0 for constant neurons."""
-    _check_pair(latents, concept_similarities)
-    cubes = [(x.double() - x.double().mean(0)) ** 3 for x in (latents, concept_similarities)]
+    _check(latents, concept_similarities)
+    pair = latents.to_dense().double(), concept_similarities.double()
+    cubes = [(x - x.mean(0)) ** 3 for x in pair]
     z, s = (x / x.norm(dim=0).clamp_min(MIN_NORM) for x in cubes)
     return z.T @ s
 
@@ -127,69 +163,89 @@ def rank_reorder(
     Chance is the exact mean over all reorderings, where the published code draws five. A concept whose mean similarity
     to the images is not positive has no scale: -inf. Neurons that are dead or constant on their top images score 0.
     """
-    _check_pair(latents, concept_similarities)
-    k = max(1, int(top_fraction * len(latents)))
-    top = update_top_k(empty_top_k(latents.shape[1], k), latents, torch.arange(len(latents)))
-    return _rank_reorder(top, concept_similarities.double(), p, scale_p)
+    top, rows = _top(latents, concept_similarities, max(1, int(top_fraction * len(latents))))
+    return _rank_reorder(top, rows, concept_similarities.double(), p, scale_p)
 
 
-def _rank_reorder(top: Tensor, similarities: Tensor, p: float, scale_p: float) -> Tensor:
+def _rank_reorder(top: Tensor, rows: Tensor, similarities: Tensor, p: float = 3.0, scale_p: float = 0.5) -> Tensor:
     scores = torch.zeros(len(top), similarities.shape[1], dtype=torch.float64)
-    for neuron, state in enumerate(top):
-        descending, rows = state[:, 0], state[:, 1].long()
+    for neuron, descending in enumerate(top.double()):
         ascending = descending.flip(0)
         chance = (descending[:, None] - descending).abs().pow(p).mean()
         if chance == 0:
             continue
-        picked = similarities[rows]
+        picked = similarities[rows[neuron]]
         error = (descending[:, None] - ascending[picked.argsort(0).argsort(0)]).abs().pow(p).mean(0) / chance
         mean = picked.mean(0)
         scores[neuron] = torch.where(mean > 0, -error / mean.clamp_min(1e-12).pow(scale_p), -torch.inf)
     return scores
 
 
-class Dissector(Metric):
+@dataclass
+class Naming:
+    """The best concepts of each neuron.
+
+    Attributes:
+        scores: ``[neurons, count]``, best first.
+        concepts: ``[neurons, count]``, indices into the concept set.
+        null: ``[draws]`` ascending: best scores of neurons with random top images under the same prior. What a neuron
+            that knows nothing scores; none for methods other than soft-WPMI.
+        percentile: ``[neurons]`` share of ``null`` below a neuron's best score: a score in 0..1 that can be compared
+            between concept sets, as the raw one cannot. NaN without ``null``.
+        density: ``[neurons]`` share of the images on which a neuron is active. A neuron with 0 has no name.
+    """
+
+    scores: Tensor
+    concepts: Tensor
+    null: Tensor
+    percentile: Tensor
+    density: Tensor
+
+
+class Dissector(TopImages):
     """CLIP-Dissect over a stream of image batches, in any order, on any number of processes.
 
     Keeps the top images of each neuron and the judge's image embeddings, or sums of products: never a matrix of all
-    images and neurons. Equal to the plain functions of this module over all images at once.
+    images and neurons. Equal to the plain functions of this module over all images at once. Several concept sets cost
+    no more passes over images than one.
 
     Args:
         neurons: Number of neurons.
-        text_embeddings: ``[concepts, d]``, unit, of the judge.
+        text_embeddings: ``[concepts, d]``, unit, of the judge; or several such by name: results then come by name. All
+            is computed in their dtype.
         method: "soft_wpmi", "cosine", "cosine_cubed" or "rank_reorder", see the function of that name.
         top_k: Images per neuron that are kept (soft_wpmi: used).
         top_fraction: rank_reorder: share of the images that is used; ``top_k`` must be at least that many.
 
     Raises:
-        ValueError: If the method is unknown.
+        ValueError: If the method is unknown or there are no concepts.
     """
-
-    full_state_update = False
 
     def __init__(
         self,
         neurons: int,
-        text_embeddings: Tensor,
+        text_embeddings: Tensor | Mapping[str, Tensor],
         method: str = "soft_wpmi",
         top_k: int = 100,
         top_fraction: float = 0.05,
     ):
-        super().__init__()
+        super().__init__(neurons, top_k)
         if method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-        self.method, self.top_k, self.top_fraction = method, top_k, top_fraction
-        self.register_buffer("text_embeddings", text_embeddings.double(), persistent=False)
-        concepts = len(text_embeddings)
+        self.method, self.top_fraction = method, top_fraction
+        self.named_sets = isinstance(text_embeddings, Mapping)
+        sets = dict(text_embeddings) if self.named_sets else {"": text_embeddings}
+        if not sets or not all(len(texts) for texts in sets.values()):
+            raise ValueError("there is a concept set without concepts")
+        self.set_sizes = {name: len(texts) for name, texts in sets.items()}
+        self.register_buffer("text_embeddings", torch.cat(list(sets.values())), persistent=False)
         self.add_state("embeddings", default=[], dist_reduce_fx="cat")
-        self.add_state("image_ids", default=[], dist_reduce_fx="cat")
-        if method in ("soft_wpmi", "rank_reorder"):
-            self.add_state("top", default=empty_top_k(neurons, top_k), dist_reduce_fx=merge_top_k)
-        else:
+        self.add_state("embedded_ids", default=[], dist_reduce_fx="cat")
+        if method in ("cosine", "cosine_cubed"):
             # Sums over images of z^i s^j: what centring and cubing afterwards need.
             norm_power, power = {"cosine": (2, 1), "cosine_cubed": (6, 3)}[method]
             sums = torch.zeros(norm_power + 1, neurons, dtype=torch.float64)
-            products = torch.zeros(power, power, neurons, concepts, dtype=torch.float64)
+            products = torch.zeros(power, power, neurons, len(self.text_embeddings), dtype=torch.float64)
             self.add_state("z_sums", sums, dist_reduce_fx="sum")
             self.add_state("products", products, dist_reduce_fx="sum")
 
@@ -197,81 +253,128 @@ class Dissector(Metric):
         """Adds a batch.
 
         Args:
-            latents: ``[images, neurons]``, image-level.
+            latents: ``[images, neurons]``, image-level, dense or sparse COO.
             image_embeddings: ``[images, d]``, unit, of the judge.
-            image_ids: ``[images]``, different for different images.
+            image_ids: ``[images]`` int64, different for different images.
 
         Raises:
             ValueError: If lengths differ or values are not finite.
         """
-        _check_pair(latents, image_embeddings)
-        self.embeddings.append(image_embeddings.double())
-        self.image_ids.append(image_ids)
-        if self.method in ("soft_wpmi", "rank_reorder"):
-            self.top = update_top_k(self.top, latents, image_ids)
+        check_batch(latents, self.neurons, image_embeddings=image_embeddings)
+        super().update(latents, image_ids)
+        self.embeddings.append(image_embeddings.to(self.text_embeddings.dtype))
+        self.embedded_ids.append(image_ids)
+        if self.method not in ("cosine", "cosine_cubed"):
             return
-        z, s = latents.double(), image_embeddings.double() @ self.text_embeddings.T
-        self.z_sums += torch.stack([(z**i).sum(0) for i in range(len(self.z_sums))])
+        s = image_embeddings.double() @ self.text_embeddings.double().T
+        self.z_sums[0] += len(s)
+        for i in range(1, len(self.z_sums)):
+            touched, moment = transposed_product(latents**i, s.new_ones(len(s), 1))
+            self.z_sums[i, touched] += moment[:, 0]
         for i in range(self.products.shape[0]):
             for j in range(self.products.shape[1]):
-                self.products[i, j] += (z ** (i + 1)).T @ s ** (j + 1)
+                touched, moment = transposed_product(latents ** (i + 1), s ** (j + 1))
+                self.products[i, j, touched] += moment
 
-    def compute(self) -> Tensor:
-        """Scores ``[neurons, concepts]`` float64."""
-        order, similarities = self._similarities()
-        if self.method == "cosine":
-            return _safe_divide(
-                self.products[0, 0], self.z_sums[2].sqrt()[:, None] * similarities.square().sum(0).sqrt()
-            )
-        if self.method == "cosine_cubed":
-            return self._cosine_cubed(similarities)
-        top = self._top_rows(order, len(similarities))
-        if self.method == "rank_reorder":
-            return _rank_reorder(top[:, : max(1, int(self.top_fraction * len(similarities)))], similarities, 3.0, 0.5)
-        evidence = _soft_evidence(top, (10.0 * similarities).softmax(1), 0.998, 0.97, 1e-7, self.top_k)
-        return _pointwise(evidence, top, 1.0, None, 0.998, 0.97, 1e-7, self.top_k)
+    def compute(self) -> Tensor | dict[str, Tensor]:
+        """Scores ``[neurons, concepts]``, of each concept set.
 
-    def null_scores(self, draws: int = 500, seed: int = 0) -> Tensor:
-        """Best soft-WPMI scores ``[draws]`` of neurons with random top images, under these neurons' prior.
-
-        What a name's score is worth: a neuron that knows nothing scores like one of these.
+        Raises:
+            ValueError: See :meth:`TopImages.compute`.
         """
-        order, similarities = self._similarities()
-        probabilities = (10.0 * similarities).softmax(1)
-        top = self._top_rows(order, len(similarities))
-        constants = (0.998, 0.97, 1e-7, self.top_k)
-        alive = top[:, 0, 0] > 0
-        evidence = _soft_evidence(top[alive], probabilities, *constants)
-        prior = evidence.logsumexp(0) - math.log(max(1, int(alive.sum())))
-        generator = torch.Generator().manual_seed(seed)
-        images = torch.rand(draws, len(similarities), generator=generator).argsort(1)[:, : top.shape[1]]
-        random_top = torch.stack([torch.ones(images.shape), images], -1).double()
-        return (_soft_evidence(random_top, probabilities, *constants) - prior).amax(1)
+        return self._by_set(lambda columns: torch.cat([scores for scores, _ in self._scored(columns)], 1))
 
-    def _similarities(self) -> tuple[Tensor, Tensor]:
-        """Image ids in ascending order, and the similarities ``[images, concepts]`` in that order."""
-        ids = torch.cat(self.image_ids) if isinstance(self.image_ids, list) else self.image_ids
+    def name(self, count: int = 5, null_draws: int = 500, seed: int = 0) -> Naming | dict[str, Naming]:
+        """The best concepts of each neuron, of each concept set, without ever holding all scores.
+
+        Args:
+            count: Concepts a neuron.
+            null_draws: Neurons with random images that the scores are compared with.
+            seed: Of those images.
+        """
+        with self.sync_context(dist_sync_fn=self.dist_sync_fn):
+            return self._by_set(lambda columns: self._name(columns, count, null_draws, seed))
+
+    def _by_set(self, of_columns: Callable[[slice], Any]) -> Any:
+        ends = list(accumulate(self.set_sizes.values()))
+        starts = [0, *ends[:-1]]
+        results = {name: of_columns(slice(*ends)) for name, *ends in zip(self.set_sizes, starts, ends)}
+        return results if self.named_sets else results[""]
+
+    def _name(self, columns: slice, count: int, draws: int, seed: int) -> Naming:
+        texts = self.text_embeddings[columns]
+        best = torch.full((self.neurons, 0), -torch.inf, dtype=texts.dtype, device=texts.device)
+        which = torch.empty((self.neurons, 0), dtype=torch.int64, device=texts.device)
+        draws = draws if self.method == "soft_wpmi" else 0
+        null = torch.full((draws,), -torch.inf, dtype=texts.dtype, device=texts.device)
+        start = 0
+        for scores, null_scores in self._scored(columns, draws, seed):
+            here = torch.arange(start, start + scores.shape[1], device=texts.device).expand(len(scores), -1)
+            start += scores.shape[1]
+            pool = torch.cat([best, scores], 1)
+            best, place = pool.topk(min(count, pool.shape[1]), dim=1)
+            which = torch.cat([which, here], 1).gather(1, place)
+            null = torch.maximum(null, null_scores.amax(1))
+        null = null.sort().values
+        below = torch.searchsorted(null, best[:, 0].contiguous())
+        percentile = below / draws if draws else torch.full_like(best[:, 0], torch.nan)
+        return Naming(best, which, null, percentile, self.fired / len(self.ids()))
+
+    def _scored(self, columns: slice, draws: int = 0, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Blocks of columns of the scores of all neurons, and of as many as ``draws`` neurons with random images."""
+        ids, embeddings = self._embedded()
+        texts = self.text_embeddings[columns]
+        none = texts.new_empty(0, 1)
+        if self.method == "soft_wpmi":
+            yield from self._soft_wpmi(ids, embeddings, texts, draws, seed)
+            return
+        similarities = embeddings.double() @ texts.double().T
+        if self.method == "rank_reorder":
+            keys = self.filled_keys()[:, : max(1, int(self.top_fraction * len(ids)))]
+            yield _rank_reorder(values_of(keys), torch.searchsorted(ids, ids_of(keys)), similarities), none
+            return
+        products = self.products[..., columns]
+        if self.method == "cosine":
+            norms = self.z_sums[2].sqrt()[:, None] * similarities.norm(dim=0)
+            yield _safe_divide(products[0, 0], norms), none
+        else:
+            yield self._cosine_cubed(products, similarities), none
+
+    def _soft_wpmi(
+        self, ids: Tensor, embeddings: Tensor, texts: Tensor, draws: int, seed: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        keys = self.filled_keys()
+        rows, alive = torch.searchsorted(ids, ids_of(keys)), values_of(keys[:, 0]) > 0
+        weights, _ = rank_weights(rows.shape[1], self.k)
+        generator = torch.Generator().manual_seed(seed)
+        random = torch.rand(draws, len(ids), generator=generator).topk(rows.shape[1], dim=1).indices.to(ids.device)
+        # The softmax runs over all concepts of the set; only its normaliser is kept.
+        normaliser = torch.cat([(SHARPNESS * part @ texts.T).logsumexp(1) for part in embeddings.split(IMAGE_BLOCK)])
+        for part in texts.split(CONCEPT_BLOCK):
+            probabilities = (SHARPNESS * embeddings @ part.T).sub_(normaliser[:, None]).exp_()
+            evidence = _evidence(rows, weights, probabilities)
+            prior = _prior(evidence, alive)
+            yield evidence.sub_(prior).mul_(alive[:, None]), _evidence(random, weights, probabilities) - prior
+
+    def _embedded(self) -> tuple[Tensor, Tensor]:
+        """Image ids, ascending, and the judge's embeddings in that order."""
+        self.ids()  # or no images were given
+        ids = torch.cat(self.embedded_ids) if isinstance(self.embedded_ids, list) else self.embedded_ids
         embeddings = torch.cat(self.embeddings) if isinstance(self.embeddings, list) else self.embeddings
         ids, order = ids.sort()
-        return ids, embeddings[order] @ self.text_embeddings.T
+        return ids, embeddings[order]
 
-    def _top_rows(self, ids: Tensor, images: int) -> Tensor:
-        """The top images with rows of the similarities in place of ids; no more ranks than there are images."""
-        top = self.top[:, : min(self.top_k, images)].clone()
-        top[..., 1] = torch.searchsorted(ids, top[..., 1].long().contiguous()).double()
-        return top
-
-    def _cosine_cubed(self, similarities: Tensor) -> Tensor:
+    def _cosine_cubed(self, products: Tensor, similarities: Tensor) -> Tensor:
         n = len(similarities)
         mean_z, mean_s = self.z_sums[1] / n, similarities.mean(0)
         # (z - m)^3 (s - t)^3 expanded; z^0 s^j and z^i s^0 come from one side alone.
         binomial = (1.0, 3.0, 3.0, 1.0)
         s_sums = [similarities.pow(j).sum(0) for j in range(4)]
-        dot = torch.zeros_like(self.products[0, 0])
+        dot = torch.zeros_like(products[0, 0])
         for i in range(4):
             for j in range(4):
                 alone = (self.z_sums[i] / n)[:, None] * s_sums[j]  # exact where one of the powers is 0
-                moment = self.products[i - 1, j - 1] if i and j else alone
+                moment = products[i - 1, j - 1] if i and j else alone
                 factor_z = binomial[i] * (-mean_z) ** (3 - i)
                 factor_s = binomial[j] * (-mean_s) ** (3 - j)
                 dot += factor_z[:, None] * factor_s * moment
@@ -285,8 +388,19 @@ def _safe_divide(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(b > 0, a / b.clamp_min(torch.finfo(b.dtype).tiny), 0.0)
 
 
-def _check_pair(latents: Tensor, others: Tensor) -> None:
-    if len(latents) != len(others) or not len(latents):
-        raise ValueError(f"latents of {len(latents)} images and similarities or embeddings of {len(others)} were given")
-    if not (latents.isfinite().all() and others.isfinite().all()):
-        raise ValueError("latents or similarities are NaN or infinite")
+def _blocks(total: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, total)) for start in range(0, total, size))
+
+
+def _check(latents: Tensor, similarities: Tensor) -> None:
+    if not len(latents):
+        raise ValueError("no images were given")
+    check_batch(latents, latents.shape[1], similarities=similarities)
+
+
+def _top(latents: Tensor, similarities: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Activations and rows of the k strongest images of each neuron, ``[neurons, min(k, images)]`` each."""
+    _check(latents, similarities)
+    top = TopImages(latents.shape[1], min(k, len(latents))).to(latents.device)
+    top.update(latents, torch.arange(len(latents), device=latents.device))
+    return top.compute()

@@ -97,10 +97,14 @@ def neuron_card(pack: Pack, row: Any, footer: str = "") -> str:
         ("p99", "-" if np.isnan(row.p99) else f"{row.p99:.1f}", "99 % of its activations are below this"),
         ("Group", str(row.group), "Matryoshka group: 0 is the coarsest"),
     ]
+    if not np.isnan(row.monosemanticity):
+        chance = pack.info["scores"]["monosemanticity"]["population"]
+        why = f"how alike the images are on which it fires; any two images: {chance:.2f}"
+        pairs.append(("MonoSemanticity", f"{row.monosemanticity:.2f}", why))
     if row.truth:
-        verdict = "agrees" if row.truth_agrees else "differs"
+        verdict = "the name agrees" if row.truth_agrees else "the name differs"
         why = "the label that its activation predicts best on images whose content is known, and the average precision"
-        pairs.append(("Ground truth", f"{row.truth}, AP {row.truth_ap:.2f} ({verdict})", why))
+        pairs.append(("Ground truth", f"{row.truth_family} {row.truth}, AP {row.truth_ap:.2f} ({verdict})", why))
     note = STATUS_NOTES.get(row.status)
     return (
         f'<section class="cb-card" aria-live="polite"><h3>{escape(neuron_title(row))}</h3>'
@@ -142,19 +146,20 @@ def patch_grid(shown: bytes, heat: np.ndarray, caption: str, chosen: int | None 
 
 def header(pack: Pack) -> str:
     """The page's title and what the model is, in numbers with explanations."""
-    info, metrics = pack.info, pack.info["metrics"]
+    info, scores = pack.info, pack.info["scores"]
+    kept = scores["reconstruction"]
     encoder, model = info["encoder"], info["model"]
     pairs = [
         ("Encoder", str(encoder["encoder_id"]), "the vision model that is explained"),
         ("Layer", f"{encoder['layer']}, {encoder['tokens']}", "where its activations are read, and of which tokens"),
         ("Neurons", f"{model['d_sae']:,}", f"{model['activation']}, k = {model['k']}"),
-        ("L0", f"{metrics['l0']:.1f}", "neurons that fire on a patch, on average"),
-        ("Explained variance", f"{metrics['explained_variance']:.1%}", "what the neurons together keep of the input"),
-        ("Dead", f"{metrics['dead_share']:.1%}", "neurons that never fire on the probe images"),
+        ("L0", f"{kept['l0']:.1f}", "neurons that fire on a patch, on average"),
+        ("Explained variance", f"{kept['explained_variance']:.1%}", "what the neurons together keep of the input"),
+        ("Dead", f"{scores['shares']['dead']:.1%}", "neurons that never fire on the probe images"),
     ]
-    if "name_agreement" in metrics:
+    if "truth" in scores:
         why = "how often a neuron's name is the concept that it predicts best on images whose content is known"
-        pairs.append(("Names that are right", f"{metrics['name_agreement']:.0%}", why))
+        pairs.append(("Names that are right", f"{scores['truth']['name_agreement']:.0%}", why))
     return (
         '<header class="cb-header"><h1>What does a vision model know?</h1><p>A sparse autoencoder breaks what the '
         "model sees into neurons. Look a concept up, or see which neurons fire on a picture of yours.</p>"

@@ -8,6 +8,7 @@ from typing import Any
 import open_clip
 import torch
 import torch.nn.functional as F
+from huggingface_hub import file_exists
 from PIL import Image
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
@@ -72,6 +73,15 @@ class ClipLike:
         name = f"local-dir:{folder}"
         model, _, preprocess = open_clip.create_model_and_transforms(name, device=device)
         return cls(model, preprocess, open_clip.get_tokenizer(name), str(repo_id), found)
+
+    @staticmethod
+    def knows(repo_id: str | Path, beside: str | Path | None = None) -> bool:
+        """Whether an id names one of open_clip's own models, or a folder or Hub repository in its format."""
+        architecture, _, tag = str(repo_id).partition("/")
+        if (architecture, tag) in open_clip.list_pretrained():
+            return True
+        source = resolve_id(str(repo_id), beside)
+        return (Path(source) / CONFIG).is_file() if Path(source).is_dir() else file_exists(source, CONFIG)
 
     @property
     def device(self) -> torch.device:

@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor
 
 from cbsae_hub.models import folder_revision, resolve_id
-from cbsae_hub.vision.site import ResidualSite, find_blocks
+from cbsae_hub.vision.site import Edit, ResidualSite, find_blocks
 
 
 @dataclass(frozen=True)
@@ -205,6 +205,23 @@ class VisionEncoder:
             for seed in (range(len(v)) if seeds is None else seeds)
         ]
         return v.gather(1, torch.stack(draws).to(v.device)[..., None].expand(-1, -1, v.shape[-1]))
+
+    def on_tokens(self, fn: Edit) -> Edit:
+        """An edit for ``site.edit`` that changes the chosen tokens alone; with "random:n", which may be any, all.
+
+        Raises:
+            ValueError: If the tokens are "mean": that is no place in the model.
+        """
+        if self.tokens == "mean":
+            raise ValueError("the mean over tokens is read from the model; it cannot be put back")
+        span = {"cls": slice(0, 1), "patches": slice(self._prefix, None)}.get(self.tokens, slice(None))
+
+        def edit(v: torch.Tensor) -> torch.Tensor:
+            edited = v.clone()
+            edited[:, span] = fn(v[:, span]).to(v.dtype)
+            return edited
+
+        return edit
 
     def _pixels(self, images: Sequence[Image.Image] | torch.Tensor) -> torch.Tensor:
         if isinstance(images, torch.Tensor):

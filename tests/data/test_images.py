@@ -126,3 +126,18 @@ def test_batches_cover_each_image_once(parquet, batch_size):
     assert {len(ids) for ids, _ in batches[:-1]} <= {batch_size}
     every = [np.asarray(picture).tolist() for _, pictures in batches for picture in pictures]
     assert every == [p.tolist() for p in pixels(7)]
+
+
+def test_batches_can_be_shared_out(parquet):
+    images = load_images(parquet, "probe")
+    shares = [[list(ids) for ids, _ in image_batches(images, 2, first, 3)] for first in range(3)]
+    assert shares == [[[0, 1], [6]], [[2, 3]], [[4, 5]]]
+    assert [list(ids) for ids, _ in image_batches(images, 2, 1 + 3, 3)] == []
+
+
+def test_several_splits_follow_one_another(parquet):
+    both = load_images(parquet, "test+probe")
+    expected = pixels(7, 1) + pixels(7, 0)
+    assert [np.asarray(image).tolist() for image in both["image"]] == [p.tolist() for p in expected]
+    with pytest.raises(ValueError, match="no split 'train'; it has probe, test"):
+        load_images(parquet, "probe+train")

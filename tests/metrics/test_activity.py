@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from cbsae_hub.metrics.activity import NeuronActivity, Reconstruction, status
+from cbsae_hub.metrics.activity import ActiveLatents, NeuronActivity, Reconstruction, status
 
 
 def test_counts_and_quantiles_of_positive_activations():
@@ -55,3 +55,14 @@ def test_no_variance_is_undefined():
 )
 def test_status(token, image, expected):
     assert status(token, image) == expected
+
+
+def test_active_latents_by_number_and_by_place():
+    active = np.random.default_rng(2).integers(0, 6, (40, 9))
+    metrics = ActiveLatents(7, 9), ActiveLatents(7, 9)
+    for i, rows in enumerate(np.split(active, 5)):
+        metrics[i % 2].update(torch.from_numpy(rows))
+    metrics[0].merge_state(metrics[1])
+    found = metrics[0].compute()
+    assert found["histogram"].tolist() == np.histogram(active, np.arange(9))[0].tolist()
+    np.testing.assert_allclose(found["by_token"], active.mean(0), rtol=1e-6)

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cbsae_hub.metrics import dissect
 from cbsae_hub.metrics.dissect import (
     Dissector,
     cosine,
@@ -48,22 +49,27 @@ def test_soft_wpmi_is_the_published_formula(data):
     latents, similarities = latents[:, 1:], images @ texts.T
     evidence = published_soft_wpmi(latents, similarities, 100)
     prior = evidence.logsumexp(0) - math.log(len(evidence))
-    torch.testing.assert_close(soft_wpmi(latents, similarities), evidence - prior, atol=1e-6, rtol=1e-6)
-    half = soft_wpmi(latents, similarities, lam=0.5)
-    torch.testing.assert_close(half, evidence - 0.5 * prior, atol=1e-6, rtol=1e-6)
+    exact = soft_wpmi(latents, similarities.double())
+    torch.testing.assert_close(exact, evidence - prior, atol=1e-9, rtol=1e-9)
+    half = soft_wpmi(latents, similarities.double(), lam=0.5)
+    torch.testing.assert_close(half, evidence - 0.5 * prior, atol=1e-9, rtol=1e-9)
+    subset = soft_wpmi(latents[:, :3], similarities.double(), prior=prior)
+    torch.testing.assert_close(subset, exact[:3], atol=1e-9, rtol=1e-9)
+    single = soft_wpmi(latents, similarities).double()
+    torch.testing.assert_close(single, exact, atol=float(3e-7 * evidence.abs().max()), rtol=0)
 
 
 def test_constants_of_the_ranks():
     weights, base = rank_weights(100, 100, 0.998, 0.97, 0.0)
-    assert weights[0].item() == pytest.approx(499.0)
-    assert weights.sum().item() == pytest.approx(9810.7373, abs=1e-3)
+    assert weights[0] == pytest.approx(499.0)
+    assert sum(weights) == pytest.approx(9810.7373, abs=1e-3)
     _, base = rank_weights(100, 100, 0.998, 0.97, 1e-7)
     assert base == pytest.approx(-432.676489, abs=1e-5)
 
 
 def test_properties_of_soft_wpmi(data):
     latents, images, texts = data
-    similarities = images @ texts.T
+    similarities = (images @ texts.T).double()
     scores = soft_wpmi(latents, similarities)
     assert (scores[0] == 0).all(), "a dead neuron is named by nothing"
     one = soft_wpmi(latents[:, 3:4], similarities)
@@ -109,30 +115,62 @@ def test_rank_reorder_by_hand():
     assert rank_reorder(latents, -torch.ones(4, 1), top_fraction=1.0).item() == -math.inf
 
 
+@pytest.mark.parametrize("form", ["dense", "sparse"])
 @pytest.mark.parametrize("method", PLAIN)
-def test_streams_in_any_order_and_merged_equal_the_whole(data, method):
+def test_streams_in_any_order_and_merged_equal_the_whole(data, method, form):
     latents, images, texts = data
-    expected = PLAIN[method](latents, images.double() @ texts.double().T)
+    texts = texts.double()
+    expected = PLAIN[method](latents, images.double() @ texts.T)
     order = torch.randperm(N, generator=torch.Generator().manual_seed(3))
     parts = [Dissector(NEURONS, texts, method), Dissector(NEURONS, texts, method)]
     for index, batch in enumerate(order.split(40)):
-        parts[index % 2].update(latents[batch], images[batch], batch)
+        given = latents[batch] if form == "dense" else latents[batch].to_sparse()
+        parts[index % 2].update(given, images[batch], batch)
     parts[0].merge_state(parts[1])
-    torch.testing.assert_close(parts[0].compute(), expected, atol=1e-8, rtol=1e-6)
+    torch.testing.assert_close(parts[0].compute(), expected.double(), atol=1e-8, rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", PLAIN)
+def test_several_concept_sets_in_one_pass(data, method, monkeypatch):
+    latents, images, texts = data
+    monkeypatch.setattr(dissect, "CONCEPT_BLOCK", 4)
+    sets = {"few": texts[:2].double(), "all": texts.double()}
+    dissector = Dissector(NEURONS, sets, method)
+    for batch in torch.arange(N).split(64):
+        dissector.update(latents[batch], images[batch], batch)
+    scores, names = dissector.compute(), dissector.name(count=3)
+    for name, concepts in sets.items():
+        expected = PLAIN[method](latents, images.double() @ concepts.T)
+        torch.testing.assert_close(scores[name], expected.double(), atol=1e-8, rtol=1e-6)
+        best, which = expected.topk(min(3, len(concepts)))
+        torch.testing.assert_close(names[name].scores, best.double(), atol=1e-8, rtol=1e-6)
+        assert torch.equal(names[name].concepts[1:], which[1:])
+    torch.testing.assert_close(names["all"].density, (latents > 0).float().mean(0))
+
+
+def test_float32_products_cannot_overflow():
+    """One concept that all images are sure of: a hundred factors of up to 500, which float32 could not hold."""
+    similarities = torch.tensor([[1.0, -5.0]]).repeat(120, 1)
+    latents = torch.rand(120, 4, generator=torch.Generator().manual_seed(0))
+    single, double = (soft_wpmi(latents, similarities.to(t), lam=0.0) for t in (torch.float32, torch.float64))
+    assert double[0, 0].item() == pytest.approx(published_soft_wpmi(latents, similarities, 100)[0, 0].item(), rel=1e-6)
+    torch.testing.assert_close(single.double(), double, rtol=1e-5, atol=1e-3)
 
 
 def test_null_scores_are_those_of_neurons_that_know_nothing(data):
     latents, images, texts = data
     dissector = Dissector(NEURONS, texts, top_k=20)
     dissector.update(latents, images, torch.arange(N))
-    null = dissector.null_scores(draws=200)
+    naming = dissector.name(null_draws=200)
     similarities = images.double() @ texts.double().T
     evidence = published_soft_wpmi(latents[:, 1:], similarities, 20)
     prior = evidence.logsumexp(0) - math.log(NEURONS - 1)
     random = torch.rand(N, 300, generator=torch.Generator().manual_seed(9))
     expected = (published_soft_wpmi(random, similarities, 20) - prior).amax(1)
-    assert abs(null.mean() - expected.mean()) < 4 * expected.std() / 200**0.5
-    assert null.std().item() == pytest.approx(expected.std().item(), rel=0.2)
+    assert abs(naming.null.mean() - expected.mean()) < 4 * expected.std() / 200**0.5
+    assert naming.null.std().item() == pytest.approx(expected.std().item(), rel=0.2)
+    shares = [(naming.null < best).double().mean() for best in naming.scores[:, 0]]
+    torch.testing.assert_close(naming.percentile.double(), torch.stack(shares))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -144,5 +182,13 @@ def test_bad_input_is_refused(data, bad):
     broken[3, 2] = bad
     with pytest.raises(ValueError, match="NaN or infinite"):
         Dissector(NEURONS, texts).update(broken, images, torch.arange(N))
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        Dissector(NEURONS, texts).update(broken.to_sparse(), images, torch.arange(N))
     with pytest.raises(ValueError, match="soft_wpmi, cosine"):
         Dissector(NEURONS, texts, "nonsense")
+    with pytest.raises(ValueError, match="without concepts"):
+        Dissector(NEURONS, texts[:0])
+    with pytest.raises(ValueError, match="no images"):
+        Dissector(NEURONS, texts).compute()
+    with pytest.raises(ValueError, match="no images"):
+        soft_wpmi(latents[:0], (images @ texts.T)[:0])

@@ -11,6 +11,7 @@ from PIL import Image
 from small_hub import CONCEPTS, Pictures, make_hub
 
 from cbsae_hub.pack_builder import build_pack
+from cbsae_hub.scoring import NeuronScorer, Truth
 from cbsae_hub.studio.loaded import ImageRefused, Loaded, read_picture
 
 
@@ -65,7 +66,8 @@ def test_good_uploads_are_upright_rgb(tmp_path):
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
     sae, encoder, judge, folder = make_hub(tmp_path_factory.mktemp("hub"))
-    build_pack(sae, encoder, judge, Pictures(), CONCEPTS, folder, source={}, alt_column="caption")
+    scorer = NeuronScorer(sae, encoder, judge, {"colours": CONCEPTS}, truth=Truth.read(Pictures(), {}))
+    build_pack(scorer, Pictures(), folder, source={}, alt_column="caption")
     info = (folder / "pack.json").read_text().replace(str(folder.parent / "judge"), "me/judge")
     (folder / "pack.json").write_text(info)
     return Loaded(folder)

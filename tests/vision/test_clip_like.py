@@ -88,3 +88,10 @@ def test_an_unreachable_hub_is_explained(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
     with pytest.raises(ValueError, match="neither a folder.*no network"):
         ClipLike.from_pretrained("nobody/nothing")
+
+
+def test_it_knows_its_own(saved, tmp_path):
+    folder, *_ = saved
+    assert ClipLike.knows(folder) and ClipLike.knows("ViT-B-32/openai")
+    assert ClipLike.knows("me/judge", beside=folder.parent / "sae")
+    assert not ClipLike.knows(tmp_path)

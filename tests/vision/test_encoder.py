@@ -120,3 +120,26 @@ def test_clear_errors():
         VisionEncoder(build("LlavaForConditionalGeneration").model.language_model, None)
     with pytest.raises(ValueError, match="no images"):
         VisionEncoder(build("Dinov2Model"), processor("Dinov2Model"))([])
+
+
+@pytest.mark.parametrize("tokens", ["cls", "patches", "all", "random:2"])
+def test_edits_change_the_chosen_tokens_alone(tokens):
+    encoder = VisionEncoder(
+        build("CLIPVisionModelWithProjection"), processor("CLIPVisionModelWithProjection"), 1, tokens
+    )
+    everything = VisionEncoder(encoder.model, encoder.processor, 1, "all")
+    before = everything(pictures())
+    with encoder.site.edit(encoder.on_tokens(lambda v: v + 1)):
+        after = everything(pictures())
+    changed = {"cls": [0], "patches": [1, 2, 3, 4]}.get(tokens, range(5))
+    expected = before.clone()
+    expected[:, list(changed)] += 1
+    assert torch.equal(after, expected)
+
+
+def test_the_mean_of_tokens_cannot_be_put_back():
+    encoder = VisionEncoder(
+        build("CLIPVisionModelWithProjection"), processor("CLIPVisionModelWithProjection"), 1, "mean"
+    )
+    with pytest.raises(ValueError, match="cannot be put back"):
+        encoder.on_tokens(torch.zeros_like)

@@ -70,11 +70,20 @@ def _encode_short_text(clip: open_clip.CLIP, ids: torch.Tensor) -> torch.Tensor:
 
 def embed_images(clip: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
     """Unit image embeddings of normalised pixels, ``[n, 3, 64, 64] -> [n, d]``."""
-    if isinstance(clip, CLIPModel):
-        images = clip.visual_projection(clip.vision_model(pixel_values=pixels).pooler_output)
-    else:
-        images = clip.encode_image(pixels)
-    return F.normalize(images.float(), dim=-1)
+    return embed_images_and_patches(clip, pixels)[0]
+
+
+def embed_images_and_patches(clip: torch.nn.Module, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Unit embeddings of images ``[n, d]`` and, of the explained encoder only, of their patches ``[n, 64, d]``.
+
+    A patch of the second-last layer goes through the norm and the projection that the CLS token of the last one takes.
+    """
+    if not isinstance(clip, CLIPModel):
+        return F.normalize(clip.encode_image(pixels).float(), dim=-1), None
+    seen = clip.vision_model(pixel_values=pixels, output_hidden_states=True)
+    patches = clip.vision_model.post_layernorm(seen.hidden_states[-2][:, 1:])
+    images, patches = (clip.visual_projection(x).float() for x in (seen.pooler_output, patches))
+    return F.normalize(images, dim=-1), F.normalize(patches, dim=-1)
 
 
 def logit_scale(clip: torch.nn.Module) -> torch.Tensor:

@@ -9,7 +9,7 @@ and spurious_group (0 to 3 in the spurious splits, as in Waterbirds: 2 * water a
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,8 +21,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from training.emoji_world.backgrounds import BACKGROUNDS
-from training.emoji_world.captions import captions
-from training.emoji_world.glyphs import Atlas
+from training.emoji_world.captions import captions, kind_of
+from training.emoji_world.glyphs import Atlas, Concept
 from training.emoji_world.paths import HUB
 from training.emoji_world.render import NO_OBJECT, STYLES, SceneRenderer, Scenes, SceneSpec
 
@@ -127,10 +127,19 @@ def main(
         partial = file.with_suffix(".partial")
         dataset.to_parquet(partial)
         os.replace(partial, file)
-    names = [concept.name for concept in renderer.atlas.concepts] + list(BACKGROUNDS)
-    partial = output / "concepts.partial"
-    partial.write_text("\n".join(names) + "\n", encoding="utf-8")
-    os.replace(partial, output / "concepts.txt")
+    write_concept_sets(renderer.atlas.concepts, output)
+
+
+def write_concept_sets(concepts: Sequence[Concept], output: Path) -> None:
+    """Writes concepts.txt, what scenes show, and kinds.txt, what kinds of things those are."""
+    sets = {
+        "concepts": [concept.name for concept in concepts] + list(BACKGROUNDS),
+        "kinds": sorted({kind_of(concept) for concept in concepts}),
+    }
+    for name, lines in sets.items():
+        partial = output / f"{name}.partial"
+        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        os.replace(partial, output / f"{name}.txt")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,100 @@
+"""Does a score agree with people? Pairs of neurons of which people said which one looks more of one piece.
+
+Source: the user study of Pach et al., 2025, and its published file ``pairs.csv``.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+BINS = 10
+
+
+@dataclass
+class Alignment:
+    """How often a score and people chose the same neuron.
+
+    Attributes:
+        overall: Share of all pairs; NaN without pairs.
+        bins: One row per tenth of the difference of scores: ``low, high, pairs, alignment`` (NaN: none).
+    """
+
+    overall: float
+    bins: pd.DataFrame
+
+
+def read_pairs(path: str | Path, judge: str) -> pd.DataFrame:
+    """Reads the study's pairs.
+
+    Args:
+        path: CSV with columns ``k_x, k_y, R_user`` (whom people chose) and ``MS_x_<judge>, MS_y_<judge>``.
+        judge: "dino" or "clip" in the published file.
+
+    Returns:
+        The columns ``k_x, k_y, R_user, MS_x, MS_y``.
+
+    Raises:
+        OSError: If there is no such file.
+        ValueError: If columns or values are missing, or people chose a neuron that is not of the pair; names the row.
+    """
+    frame = pd.read_csv(path)
+    scores = {f"MS_x_{judge}": "MS_x", f"MS_y_{judge}": "MS_y"}
+    wanted = ["k_x", "k_y", "R_user", *scores]
+    if missing := [column for column in wanted if column not in frame.columns]:
+        raise ValueError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(frame.columns)}")
+    frame = frame[wanted].rename(columns=scores)
+    incomplete = ~np.isfinite(frame.apply(pd.to_numeric, errors="coerce")).all(axis=1)
+    if incomplete.any():
+        raise ValueError(f"{path}: row {int(incomplete.idxmax()) + 1} has a value that is missing or no number")
+    strange = (frame["R_user"] != frame["k_x"]) & (frame["R_user"] != frame["k_y"])
+    if strange.any():
+        raise ValueError(f"{path}: in row {int(strange.idxmax()) + 1} the choice is neither of the two neurons")
+    return frame
+
+
+def human_alignment(pairs: pd.DataFrame) -> Alignment:
+    """Share of pairs in which people chose the neuron with the larger score, overall and by how far the scores differ.
+
+    Of equal scores the second neuron counts as the score's choice, as in the published evaluation.
+
+    Args:
+        pairs: As :func:`read_pairs` returns them; to judge another score, put it in ``MS_x`` and ``MS_y``.
+    """
+    metric = HumanAlignment()
+    metric.update(*(torch.from_numpy(pairs[name].to_numpy(copy=True)) for name in ("MS_x", "MS_y")),
+                  torch.from_numpy((pairs["R_user"] == pairs["k_x"]).to_numpy(copy=True)))  # fmt: skip
+    return metric.compute()
+
+
+class HumanAlignment(Metric):
+    """:func:`human_alignment` over batches of pairs."""
+
+    full_state_update = False
+
+    def __init__(self):
+        super().__init__()
+        for name in ("agreed", "pairs"):
+            self.add_state(name, torch.zeros(BINS, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, first: Tensor, second: Tensor, chose_first: Tensor) -> None:
+        """Adds pairs: scores ``[n]`` in 0..1 of both neurons, and whether people chose the first."""
+        agreed = (first > second) == chose_first
+        # Differences are of decimal fractions: without the small term 0.3 would fall below 0.3.
+        place = ((first - second).abs() * BINS + 1e-9).long().clamp_max(BINS - 1)
+        self.agreed += torch.bincount(place[agreed], minlength=BINS)
+        self.pairs += torch.bincount(place, minlength=BINS)
+
+    def compute(self) -> Alignment:
+        """Overall and per bin."""
+        agreed, pairs = self.agreed.double().numpy(), self.pairs.double().numpy()
+        edges = np.linspace(0, 1, BINS + 1).round(10)
+        with np.errstate(invalid="ignore"):
+            table = pd.DataFrame(
+                {"low": edges[:-1], "high": edges[1:], "pairs": self.pairs.numpy(), "alignment": agreed / pairs}
+            )
+            return Alignment(float(np.divide(agreed.sum(), pairs.sum())), table)

@@ -1,0 +1,60 @@
+"""What a model downstream loses when the SAE's reconstruction takes the place of the activations.
+
+Zero-shot accuracy as in the CB-SAE paper, and cross-entropy with the share recovered as in ViT-Prisma (Joseph et al.,
+2025), there without the logit scale, which leaves all classes nearly equally likely; here with it.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import Metric
+
+CONDITIONS = ("original", "reconstructed", "zeroed")
+
+
+class DownstreamCost(Metric):
+    """Accuracy and cross-entropy with the original activations, with reconstructed ones, and with zeros in place."""
+
+    full_state_update = False
+
+    def __init__(self):
+        super().__init__()
+        for name in ("hits", "entropy"):
+            self.add_state(name, torch.zeros(len(CONDITIONS), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, targets: Tensor, **logits: Tensor) -> None:
+        """Adds a batch.
+
+        Args:
+            targets: ``[images]`` int64, the right class; -1 for images that do not count.
+            **logits: ``original``, ``reconstructed`` and ``zeroed``, each ``[images, classes]``.
+
+        Raises:
+            ValueError: If a condition is missing, or logits are not finite.
+        """
+        if set(logits) != set(CONDITIONS):
+            raise ValueError(f"logits of {', '.join(CONDITIONS)} are needed, got {', '.join(logits)}")
+        counts = targets >= 0
+        for row, name in enumerate(CONDITIONS):
+            given = logits[name][counts].double()
+            if not given.isfinite().all():
+                raise ValueError(f"{name} logits are NaN or infinite")
+            self.hits[row] += (given.argmax(1) == targets[counts]).sum()
+            self.entropy[row] += F.cross_entropy(given, targets[counts], reduction="sum")
+        self.images += counts.sum()
+
+    def compute(self) -> dict[str, float]:
+        """``accuracy_*`` (0..1) and ``cross_entropy_*`` (nats) per condition, and the shares ``*_recovered``.
+
+        Recovered is 1 if reconstructions do as well as the originals and 0 if no better than zeros; NaN where zeros do
+        as well as the originals. All NaN without images.
+        """
+        n = self.images.double()
+        result: dict[str, float] = {}
+        for kind, sums in (("accuracy", self.hits), ("cross_entropy", self.entropy)):
+            original, reconstructed, zeroed = (float(value) for value in sums / n)
+            result |= {f"{kind}_{name}": value for name, value in zip(CONDITIONS, (original, reconstructed, zeroed))}
+            gap = original - zeroed
+            result[f"{kind}_recovered"] = (reconstructed - zeroed) / gap if gap else float("nan")
+        return result

@@ -1,0 +1,70 @@
+"""Image-level latents as the scores take them: ``[images, neurons]``, dense or sparse (COO), a batch at a time."""
+
+import torch
+from torch import Tensor
+
+
+def mean_over_tokens(values: Tensor, neurons: Tensor, d_sae: int) -> Tensor:
+    """Image-level latents of an SAE: the mean over an image's tokens of its gated latents.
+
+    Args:
+        values: ``[images, tokens, K]``, as from ``SAE.encode_sparse``; 0 is inactive.
+        neurons: ``[images, tokens, K]``, whose they are.
+        d_sae: Number of neurons.
+
+    Returns:
+        Sparse COO ``[images, d_sae]`` float32, coalesced.
+    """
+    active = values > 0
+    rows = active.nonzero()[:, 0]
+    entries = values[active].float() / values.shape[1]
+    indices = torch.stack([rows, neurons[active]])
+    return torch.sparse_coo_tensor(indices, entries, (len(values), d_sae), check_invariants=False).coalesce()
+
+
+def entries_of(latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, neurons and values of what is stored, each ``[entries]``: of dense latents everything, zeros too."""
+    if latents.is_sparse:
+        latents = latents.coalesce()
+        return *latents.indices(), latents.values()
+    images, neurons = latents.shape
+    rows = torch.arange(images, device=latents.device).repeat_interleave(neurons)
+    return rows, torch.arange(neurons, device=latents.device).repeat(images), latents.flatten()
+
+
+def check_batch(latents: Tensor, neurons: int, **others: Tensor) -> None:
+    """Whether a batch can be scored.
+
+    Raises:
+        ValueError: If the number of neurons is another one, the numbers of images differ, or something is NaN or
+            infinite; says which.
+    """
+    if latents.ndim != 2 or latents.shape[1] != neurons:
+        raise ValueError(f"latents must be [images, {neurons}], got {tuple(latents.shape)}")
+    for name, other in others.items():
+        if len(other) != len(latents):
+            raise ValueError(f"latents of {len(latents)} images and {name} of {len(other)} were given")
+    stored = latents.coalesce().values() if latents.is_sparse else latents
+    for name, values in {"latents": stored, **others}.items():
+        if values.is_floating_point() and not values.isfinite().all():
+            raise ValueError(f"{name} are NaN or infinite")
+
+
+def transposed_product(latents: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """``latents.T @ x`` for the neurons that are stored in a batch: at the cost of what is active, not of all neurons.
+
+    Args:
+        latents: ``[images, neurons]``.
+        x: ``[images, d]``, in the dtype to compute in.
+
+    Returns:
+        The neurons ``[touched]`` and their rows of the product ``[touched, d]``.
+    """
+    if not latents.is_sparse:
+        return torch.arange(latents.shape[1], device=latents.device), latents.to(x.dtype).T @ x
+    rows, neurons, values = entries_of(latents)
+    touched, place = neurons.unique(return_inverse=True)
+    weights = torch.sparse_coo_tensor(
+        torch.stack([place, rows]), values.to(x.dtype), (len(touched), len(latents)), check_invariants=False
+    )
+    return touched, torch.sparse.mm(weights, x)

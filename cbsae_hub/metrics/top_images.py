@@ -1,0 +1,149 @@
+"""The images on which each neuron is most active, kept batch by batch: what names, uniqueness and examples rest on."""
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from cbsae_hub.metrics.latents import check_batch, entries_of
+
+# Activation and image id in one integer whose order is the one we want: activation descending, then id ascending.
+# The upper half is the float's bits, flipped for negative ones so that they sort; the lower half counts ids down.
+NOTHING = torch.iinfo(torch.int64).min
+LAST_ID = 2**32 - 1
+SIGNS = 0x7FFFFFFF
+
+
+def keys_of(values: Tensor, image_ids: Tensor) -> Tensor:
+    """Sort keys (int64, larger is better) of float32 activations and image ids below 2^32."""
+    bits = (values.float() + 0.0).view(torch.int32).long()  # + 0.0 makes -0.0 the 0.0 that it equals
+    return (torch.where(bits < 0, bits ^ SIGNS, bits) << 32) | (LAST_ID - image_ids)
+
+
+def values_of(keys: Tensor) -> Tensor:
+    """Activations of keys, float32; -inf where there is nothing."""
+    bits = keys >> 32
+    values = torch.where(bits < 0, bits ^ SIGNS, bits).int().view(torch.float32)
+    return torch.where(keys == NOTHING, -torch.inf, values)
+
+
+def ids_of(keys: Tensor) -> Tensor:
+    """Image ids of keys, int64; -1 where there is nothing."""
+    return torch.where(keys == NOTHING, -1, LAST_ID - (keys & LAST_ID))
+
+
+def merge_keys(states: Tensor) -> Tensor:
+    """The best k of several states: ``[parts, neurons, k] -> [neurons, k]``, in whatever order they come."""
+    parts, neurons, k = states.shape
+    return states.transpose(0, 1).reshape(neurons, parts * k).topk(k, dim=1).values
+
+
+class TopImages(Metric):
+    """The ``k`` strongest images of each neuron, ties by image id; equal whatever the order of batches and shards.
+
+    Activations are compared as float32. State: 8 bytes a neuron and image, however many images there are.
+
+    Args:
+        neurons: Number of neurons.
+        k: Images per neuron.
+    """
+
+    full_state_update = False
+
+    def __init__(self, neurons: int, k: int):
+        super().__init__()
+        self.neurons, self.k = neurons, k
+        empty = torch.full((neurons, k), NOTHING)
+        self.add_state("keys", empty, dist_reduce_fx=merge_keys)
+        self.add_state("stored", torch.zeros(neurons, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("fired", torch.zeros(neurons, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("negative", torch.zeros(neurons, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("image_ids", default=[], dist_reduce_fx="cat")
+
+    def update(self, latents: Tensor, image_ids: Tensor) -> None:
+        """Adds a batch.
+
+        Args:
+            latents: ``[images, neurons]``, dense or sparse COO. What a sparse one does not store is 0.
+            image_ids: ``[images]`` int64, different for different images, from 0 to 2^32 - 1.
+
+        Raises:
+            ValueError: If lengths differ, or values are not finite.
+        """
+        check_batch(latents, self.neurons, image_ids=image_ids)
+        self.image_ids.append(image_ids)
+        if latents.is_sparse:
+            self._add_sparse(latents, image_ids)
+        else:
+            best = keys_of(latents.T, image_ids).topk(min(self.k, len(latents)), dim=1).values
+            self.keys = _best(self.keys, best, self.k)
+            self.stored += len(latents)
+            self.fired += (latents > 0).sum(0)
+            self.negative += (latents < 0).sum(0)
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """The top images.
+
+        Silent images, of activation 0, fill up what is missing, lowest ids first.
+
+        Returns:
+            Activations ``[neurons, min(k, images)]``, descending, and image ids likewise.
+
+        Raises:
+            ValueError: If sparse latents held negative activations of a neuron, but not its activation on every image:
+                which images come between those two then is unknown. Give signed neurons densely.
+        """
+        keys = self.filled_keys()
+        return values_of(keys), ids_of(keys)
+
+    def ids(self) -> Tensor:
+        """All image ids, ascending.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        if not len(self.image_ids):
+            raise ValueError("no images were given")
+        ids = torch.cat(self.image_ids) if isinstance(self.image_ids, list) else self.image_ids
+        return ids.sort().values
+
+    def filled_keys(self) -> Tensor:
+        """:meth:`compute` as sort keys."""
+        ids = self.ids()
+        k = min(self.k, len(ids))
+        partly = self.stored < len(ids)
+        if (partly & (self.negative > 0)).any():
+            raise ValueError("neurons with negative activations must be given for every image: pass them densely")
+        short = (partly & (self.keys[:, k - 1] <= LAST_ID)).nonzero()[:, 0]  # fewer than k positive activations
+        keys = self.keys[:, :k].clone()
+        # Silent images of the lowest ids; twice as many as are wanted, as up to k of them may be active ones.
+        silent = ids[: 2 * k]
+        zeros = keys_of(torch.zeros(len(silent), device=ids.device), silent)
+        for rows in short.split(4096):
+            place = torch.searchsorted(silent, ids_of(keys[rows])).clamp_max(len(silent) - 1)
+            taken = torch.zeros(len(rows), len(silent), dtype=torch.int32, device=ids.device)
+            taken.scatter_add_(1, place, (silent[place] == ids_of(keys[rows])).int())
+            free = torch.where(taken > 0, NOTHING, zeros)
+            keys[rows] = torch.cat([keys[rows], free], 1).topk(k, dim=1).values
+        return keys
+
+    def _add_sparse(self, latents: Tensor, image_ids: Tensor) -> None:
+        rows, neurons, values = entries_of(latents)
+        self.stored += torch.bincount(neurons, minlength=self.neurons)
+        self.fired += torch.bincount(neurons[values > 0], minlength=self.neurons)
+        self.negative += torch.bincount(neurons[values < 0], minlength=self.neurons)
+        keys = keys_of(values, image_ids[rows])
+        enters = keys > self.keys[neurons, -1]
+        keys, neurons = keys[enters], neurons[enters]
+        keys, order = keys.sort(descending=True)
+        neurons, by_neuron = neurons[order].sort(stable=True)
+        touched, counts = neurons.unique_consecutive(return_counts=True)
+        place = torch.arange(len(neurons), device=keys.device) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+        fits = place < self.k
+        row = torch.arange(len(touched), device=keys.device).repeat_interleave(counts)
+        batch = torch.full((len(touched), min(self.k, int(counts.max()) if len(counts) else 1)), NOTHING)
+        batch = batch.to(keys.device).index_put_((row[fits], place[fits]), keys[by_neuron][fits])
+        self.keys[touched] = _best(self.keys[touched], batch, self.k)
+
+
+def _best(a: Tensor, b: Tensor, k: int) -> Tensor:
+    return torch.cat([a, b], 1).topk(k, dim=1).values

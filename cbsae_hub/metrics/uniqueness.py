@@ -1,0 +1,103 @@
+"""Do neurons repeat each other? Overlaps of the images that excite them most.
+
+Source: Pach et al., 2025, appendix on uniqueness: Jaccard index of the 16 most activating images, over all pairs.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from cbsae_hub.metrics.top_images import TopImages, ids_of, values_of
+
+TOP = 16
+NEURON_BLOCK = 8192
+
+
+@dataclass
+class Overlaps:
+    """Overlaps of all pairs of neurons.
+
+    Attributes:
+        pairs: ``[k + 1]``: how many pairs share 0, 1, ... k of their images.
+        nearest: ``[neurons]``: the largest Jaccard index with another neuron; NaN for those left out.
+        partner: ``[neurons]``: with which; -1 for those left out, or if none shares an image.
+        left_out: Neurons with fewer than k active images.
+    """
+
+    pairs: np.ndarray
+    nearest: np.ndarray
+    partner: np.ndarray
+    left_out: int
+
+    @property
+    def jaccard(self) -> np.ndarray:
+        """``[k + 1]``: the Jaccard index of sets of k that share 0, 1, ... k."""
+        shared = np.arange(len(self.pairs))
+        return shared / (2 * (len(self.pairs) - 1) - shared)
+
+    def share_above(self, threshold: float) -> float:
+        """Share of the pairs whose Jaccard index is larger; NaN without pairs."""
+        total = self.pairs.sum()
+        return float(self.pairs[self.jaccard > threshold].sum() / total) if total else float("nan")
+
+    def mean(self) -> float:
+        """Mean Jaccard index over the pairs; NaN without pairs."""
+        total = self.pairs.sum()
+        return float((self.pairs * self.jaccard).sum() / total) if total else float("nan")
+
+
+def overlaps(top_ids: Tensor, complete: Tensor | None = None) -> Overlaps:
+    """Jaccard overlaps of all pairs of neurons' image sets, without a loop over pairs.
+
+    A product of sparse matrices visits only the pairs that share an image.
+
+    Args:
+        top_ids: ``[neurons, k]``, different image ids in a row.
+        complete: ``[neurons]`` bool: which to compare; default all. Neurons active on fewer than k images have no set.
+    """
+    neurons, k = top_ids.shape
+    ids = top_ids.cpu().numpy()
+    chosen = np.arange(neurons) if complete is None else np.flatnonzero(complete.cpu().numpy())
+    columns = np.unique(ids[chosen], return_inverse=True)[1].reshape(len(chosen), k)
+    ones = np.ones(columns.size, dtype=np.int32)
+    width = int(columns.max(initial=-1)) + 1
+    sets = sparse.csr_matrix((ones, columns.ravel(), np.arange(len(chosen) + 1) * k), (len(chosen), width))
+    counts = np.zeros(k + 1, dtype=np.int64)
+    nearest, partner = np.full(neurons, np.nan), np.full(neurons, -1)
+    nearest[chosen] = 0.0
+    for start in range(0, len(chosen), NEURON_BLOCK):
+        shared = (sets[start : start + NEURON_BLOCK] @ sets.T).tocoo()
+        rows, others, size = shared.row + start, shared.col, shared.data
+        counts += np.bincount(size[others > rows], minlength=k + 1)
+        rows, others, size = (part[others != rows] for part in (rows, others, size))
+        order = np.lexsort((others, -size, rows))
+        first = order[np.unique(rows[order], return_index=True)[1]]  # of each neuron, the other that shares most
+        nearest[chosen[rows[first]]] = size[first] / (2 * k - size[first])
+        partner[chosen[rows[first]]] = chosen[others[first]]
+    counts[0] = len(chosen) * (len(chosen) - 1) // 2 - counts[1:].sum()
+    return Overlaps(counts, nearest, partner, neurons - len(chosen))
+
+
+class Uniqueness(TopImages):
+    """:func:`overlaps` over a stream of image batches.
+
+    Args:
+        neurons: Number of neurons.
+        k: Images per neuron.
+    """
+
+    def __init__(self, neurons: int, k: int = TOP):
+        super().__init__(neurons, k)
+
+    def compute(self) -> Overlaps:
+        """Overlaps of all pairs of neurons that are active on at least k images.
+
+        Raises:
+            ValueError: If no images were given.
+        """
+        keys = self.filled_keys()
+        complete = (values_of(keys) > 0).all(1) & torch.tensor(keys.shape[1] == self.k)
+        return overlaps(ids_of(keys), complete)

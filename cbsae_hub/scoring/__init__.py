@@ -1,0 +1,7 @@
+"""All scores of a model's neurons that need no generator, from one pass over a set of images."""
+
+from cbsae_hub.scoring.report import Scores, headline
+from cbsae_hub.scoring.scorer import NeuronScorer
+from cbsae_hub.scoring.truth import Truth
+
+__all__ = ["NeuronScorer", "Scores", "Truth", "headline"]

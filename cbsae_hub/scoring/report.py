@@ -1,0 +1,323 @@
+"""From what was gathered to tables and figures: one row per neuron, one per label, and what is said of the model."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from cbsae_hub.data.concepts import ConceptSet
+from cbsae_hub.metrics import (
+    CommonKinds,
+    GroundTruthScores,
+    Naming,
+    Overlaps,
+    best_by_concept,
+    coverage,
+    to_unit_interval,
+)
+from cbsae_hub.metrics.activity import status
+from cbsae_hub.models.files import replace_file
+from cbsae_hub.scoring.truth import Truth
+from cbsae_hub.version import __version__
+
+SCHEMA_VERSION = 1
+CLEAR = 0.5  # average precision from which a neuron clearly detects a label
+SURE = 0.95  # share of the null below a name's score from which it counts as more than chance
+
+
+@dataclass
+class Gathered:
+    """Results of the metrics of a pass, named as those; see each metric's ``compute``.
+
+    Attributes:
+        naming: Of each concept set; the first one names the neurons.
+        population: Mean cosine of all pairs of images, by MonoSemanticity's judge.
+    """
+
+    naming: dict[str, Naming]
+    activity: dict[str, Tensor]
+    active: dict[str, Tensor]
+    reconstruction: dict[str, float]
+    monosemanticity: Tensor
+    population: float
+    uniqueness: Overlaps
+    truth: GroundTruthScores | None = None
+    kinds: CommonKinds | None = None
+    ancestor_depth: np.ndarray | None = None
+    downstream: dict[str, float] | None = None
+
+
+@dataclass
+class Scores:
+    """What a pass over the images tells.
+
+    Attributes:
+        neurons: One row per neuron, docs/neuron-table.md.
+        labels: One row per known label: its best neuron; None without ground truth.
+        summary: What is said of the whole model.
+    """
+
+    neurons: pd.DataFrame
+    labels: pd.DataFrame | None
+    summary: dict[str, Any]
+
+    def save(self, folder: str | Path, **more: Any) -> None:
+        """Writes ``neurons.parquet``, ``labels.parquet`` and, last, ``scores.json`` with what else is to be said."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, frame in (("neurons", self.neurons), ("labels", self.labels)):
+            if frame is not None:
+                with replace_file(folder / f"{name}.parquet") as partial:
+                    frame.to_parquet(partial, index=False)
+        content = {"schema_version": SCHEMA_VERSION, "package_version": __version__, **more, **self.summary}
+        with replace_file(folder / "scores.json") as partial:
+            Path(partial).write_text(json.dumps(without_nan(content), indent=1) + "\n", encoding="utf-8")
+
+
+def neuron_table(
+    gathered: Gathered, groups: np.ndarray, concepts: Mapping[str, ConceptSet], truth: Truth | None
+) -> pd.DataFrame:
+    """One row per neuron: docs/neuron-table.md."""
+    naming, vocabulary = next(iter(gathered.naming.values())), next(iter(concepts.values()))
+    activity = {name: values.numpy() for name, values in gathered.activity.items()}
+    density = naming.density.numpy()
+    states = np.array([status(*pair) for pair in zip(activity["density"], density)], dtype=object)
+    named = states != "dead"
+    best = naming.scores[:, 0].double().numpy()
+    names = [[vocabulary[i] for i in row] for row in naming.concepts.tolist()]
+    frame = pd.DataFrame(
+        {
+            "neuron": np.arange(len(groups)),
+            "kind": "sae",
+            "name": [row[0] if ok else None for row, ok in zip(names, named)],
+            "score": np.where(named, best, 0.0),
+            "interpretability": to_unit_interval(np.where(named, best, np.nan)),
+            "null_percentile": np.where(named, naming.percentile.numpy(), 0.0),
+            "names": [row if ok else [] for row, ok in zip(names, named)],
+            "scores": [row if ok else [] for row, ok in zip(naming.scores.tolist(), named)],
+            "monosemanticity": gathered.monosemanticity.numpy(),
+            "nearest_overlap": gathered.uniqueness.nearest,
+            "nearest_neuron": gathered.uniqueness.partner,
+            "group": groups,
+            "density": density,
+            "token_density": activity["density"],
+            "max": activity["max"],
+            "p99": activity["p99"],
+            "p50": activity["p50"],
+            "status": states,
+        }
+    )
+    if gathered.kinds is not None:
+        frame = frame.assign(
+            covered_concepts=gathered.kinds.concepts,
+            common_kind=pd.Series(gathered.kinds.kind, dtype=object),
+            common_height=gathered.kinds.height,
+            common_coverage=gathered.kinds.coverage,
+            ancestor_depth=gathered.ancestor_depth,
+        )
+    return frame.assign(**_truth_columns(frame, gathered.truth, truth))
+
+
+def _truth_columns(frame: pd.DataFrame, found: GroundTruthScores | None, truth: Truth | None) -> dict[str, Any]:
+    """The label that each neuron predicts best, by average precision above chance, and the best of each family."""
+    unknown = np.full(len(frame), np.nan)
+    nothing = np.full(len(frame), None)
+    if found is None or not truth.labels:
+        return {"truth": nothing, "truth_family": nothing, "truth_ap": unknown, "truth_auroc": unknown,
+                "truth_agrees": nothing}  # fmt: skip
+    named = frame["name"].notna().to_numpy()
+    rows, best = np.arange(len(frame)), np.nan_to_num(found.lift(), nan=-np.inf).argmax(1)
+    families, labels = (np.array(part, dtype=object)[best] for part in zip(*truth.labels))
+    columns = {
+        "truth": np.where(named, labels, None),
+        "truth_family": np.where(named, families, None),
+        "truth_ap": np.where(named, found.average_precision[rows, best], np.nan),
+        "truth_auroc": np.where(named, found.auroc[rows, best], np.nan),
+        "truth_agrees": np.where(named, frame["name"].to_numpy() == labels, None),
+    }
+    for family in truth.families:
+        precision = np.nan_to_num(found.average_precision[:, truth.columns(family)])
+        columns[f"ap_{family}"] = np.where(named, precision.max(1, initial=0.0), np.nan)
+    return columns
+
+
+def label_table(found: GroundTruthScores | None, truth: Truth | None) -> pd.DataFrame | None:
+    """The best neuron of each label, by average precision and by AUROC; None if nothing is known."""
+    if found is None or not truth.labels:
+        return None
+    families, labels = zip(*truth.labels)
+    by_ap, by_auroc = (np.nan_to_num(part, nan=-1.0).argmax(0) for part in (found.average_precision, found.auroc))
+    columns = np.arange(len(labels))
+    return pd.DataFrame(
+        {
+            "family": families,
+            "label": labels,
+            "prevalence": found.prevalence,
+            "neuron": by_ap,
+            "ap": found.average_precision[by_ap, columns],
+            "auroc_neuron": by_auroc,
+            "auroc": found.auroc[by_auroc, columns],
+        }
+    )
+
+
+def summary_of(
+    gathered: Gathered,
+    frame: pd.DataFrame,
+    concepts: Mapping[str, ConceptSet],
+    truth: Truth | None,
+    grid: tuple[int, int] | None,
+) -> dict[str, Any]:
+    """What is said of the whole model.
+
+    Args:
+        gathered: Results of the metrics.
+        frame: The neuron table.
+        concepts: Concept sets by name.
+        truth: What is known of the images.
+        grid: Rows and columns of the tokens, if they are patches.
+    """
+    states = frame["status"].value_counts()
+    naming = next(iter(gathered.naming.values()))
+    summary = {
+        "reconstruction": gathered.reconstruction,
+        "shares": {state: float(states.get(state, 0) / len(frame)) for state in ("dead", "rare", "dense", "alive")},
+        "l0": _l0(gathered.active, grid),
+        "interpretability": {
+            "mean_score": mean(frame.loc[frame["status"] != "dead", "score"]),
+            "mean_score_of_chance": mean(naming.null),
+            "share_above_chance": mean(frame["null_percentile"] >= SURE),
+        },
+        "coverage": {
+            name: {"sha256": given.sha256, **_coverage(gathered.naming[name], len(given))}
+            for name, given in concepts.items()
+        },
+        "monosemanticity": {
+            "population": gathered.population,
+            **describe(frame["monosemanticity"]),
+            "by_group": [describe(part) for _, part in frame.groupby("group")["monosemanticity"]],
+        },
+        "uniqueness": {
+            "pairs": int(gathered.uniqueness.pairs.sum()),
+            "mean_jaccard": gathered.uniqueness.mean(),
+            "share_overlapping": gathered.uniqueness.share_above(0),
+            "share_above_half": gathered.uniqueness.share_above(0.5),
+            "left_out": gathered.uniqueness.left_out,
+        },
+    }
+    if gathered.kinds is not None:
+        summary["hierarchy"] = _hierarchy(frame)
+    if gathered.downstream is not None:
+        summary["downstream"] = gathered.downstream
+    if gathered.truth is not None and truth.labels:
+        summary["truth"] = _agreement(frame, gathered.truth, truth)
+    return summary
+
+
+def _l0(active: Mapping[str, Tensor], grid: tuple[int, int] | None) -> dict[str, Any]:
+    histogram = active["histogram"].tolist()
+    last = max(i for i, count in enumerate(histogram) if count)
+    patches = None if grid is None else active["by_token"].reshape(grid).tolist()
+    return {
+        "histogram": {"edges": list(range(last + 2)), "counts": histogram[: last + 1]},
+        "patch_map": patches and [[round(value, 3) for value in row] for row in patches],
+    }
+
+
+def _coverage(naming: Naming, total: int) -> dict[str, Any]:
+    """How many concepts are some neuron's name: all of them, and by how much more than chance the name is worth."""
+    concepts = np.where(naming.density.numpy() > 0, naming.concepts[:, 0].numpy(), -1)
+    best = best_by_concept(concepts, naming.percentile.numpy(), total)
+    thresholds = np.linspace(0, 1, 101).round(2)
+    return {
+        "concepts": total,
+        "named": int((best > -np.inf).sum()),
+        "share": float(coverage(best)),
+        "share_above_chance": float(coverage(best, SURE)),
+        "by_threshold": {"thresholds": thresholds.tolist(), "share": coverage(best, thresholds).tolist()},
+    }
+
+
+def _hierarchy(frame: pd.DataFrame) -> dict[str, Any]:
+    """How general neurons are: those of several concepts (Olson et al.), and where top images meet (Pach et al.)."""
+    several = frame[frame["common_height"].notna()]
+    return {
+        "neurons_of_several_concepts": len(several),
+        "mean_height": mean(several["common_height"]),
+        "mean_coverage": mean(several["common_coverage"]),
+        "coverage_above_75": int((several["common_coverage"] > 0.75).sum()),
+        "coverage_above_99": int((several["common_coverage"] > 0.99).sum()),
+        "ancestor_depth": describe(frame["ancestor_depth"]),
+        "ancestor_depth_by_group": [describe(part) for _, part in frame.groupby("group")["ancestor_depth"]],
+    }
+
+
+def _agreement(frame: pd.DataFrame, found: GroundTruthScores, truth: Truth) -> dict[str, Any]:
+    """How often names are true, what is detected, and what neurons detect beside what their names claim."""
+    named = frame[frame["name"].notna()]
+    clear = named[named["truth_ap"] >= CLEAR]
+    detected = {}
+    for family in truth.families:
+        best = np.nan_to_num(found.average_precision[:, truth.columns(family)]).max(0, initial=0.0)
+        detected[family] = {"labels": len(best), "detected": mean(best >= CLEAR), "mean_best_ap": mean(best)}
+    claims = named["name"].map({name: family for family, name in reversed(truth.labels)}).fillna("none")
+    return {
+        "name_agreement": mean(named["truth_agrees"]),
+        "name_agreement_clear": mean(clear["truth_agrees"]),
+        "clear_share": len(clear) / max(1, len(named)),
+        "best_ap_mean": mean(named["truth_ap"]),
+        "labels": detected,
+        "detects_by_claim": pd.crosstab(claims, named["truth_family"]).to_dict("index"),
+    }
+
+
+def headline(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The figures to look at first, by name."""
+    chosen = {
+        "explained variance": ("reconstruction", "explained_variance"),
+        "L0": ("reconstruction", "l0"),
+        "dead share": ("shares", "dead"),
+        "names above chance": ("interpretability", "share_above_chance"),
+        "MonoSemanticity, mean": ("monosemanticity", "mean"),
+        "MonoSemanticity of chance": ("monosemanticity", "population"),
+        "neighbours that overlap": ("uniqueness", "share_overlapping"),
+        "zero-shot accuracy": ("downstream", "accuracy_original"),
+        "zero-shot, reconstructed": ("downstream", "accuracy_reconstructed"),
+        "names that are right": ("truth", "name_agreement"),
+        "  where truth is clear": ("truth", "name_agreement_clear"),
+        "  share of such neurons": ("truth", "clear_share"),
+    }
+    found = {name: summary.get(part, {}).get(key) for name, (part, key) in chosen.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def describe(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, median, best and worst of what is defined, and how many are not: those are never averaged in."""
+    values = np.asarray(values, dtype=np.float64)
+    known = values[~np.isnan(values)]
+    figures = {"mean": np.mean, "median": np.median, "best": np.max, "worst": np.min}
+    summary = {name: float(of(known)) if len(known) else math.nan for name, of in figures.items()}
+    return {**summary, "n": len(values), "undefined": int(np.isnan(values).sum())}
+
+
+def mean(values: Any) -> float:
+    """The mean; NaN of nothing."""
+    values = np.asarray(values, dtype=np.float64)
+    return float(values.mean()) if len(values) else math.nan
+
+
+def without_nan(value: Any) -> Any:
+    """For strict JSON, which has no NaN: null."""
+    if isinstance(value, dict):
+        return {str(key): without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(inner) for inner in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,289 @@
+"""One pass over images through encoder, SAE and judge, into every metric at once."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from scipy import sparse
+from torch import Tensor
+from torchmetrics import Metric
+from tqdm import tqdm
+
+from cbsae_hub.data.concepts import ConceptSet
+from cbsae_hub.data.hierarchy import ConceptTree
+from cbsae_hub.data.images import image_batches
+from cbsae_hub.metrics import (
+    ActiveLatents,
+    CommonAncestorDepth,
+    Dissector,
+    DownstreamCost,
+    GroundTruth,
+    HierarchyScore,
+    MonosemanticityScore,
+    NeuronActivity,
+    Reconstruction,
+    Uniqueness,
+    mean_over_tokens,
+)
+from cbsae_hub.models import SAE
+from cbsae_hub.scoring import checkpoint as checkpoints
+from cbsae_hub.scoring.report import Gathered, Scores, label_table, neuron_table, summary_of
+from cbsae_hub.scoring.truth import Truth
+from cbsae_hub.vision.clip_like import ClipLike
+from cbsae_hub.vision.encoder import VisionEncoder
+from cbsae_hub.vision.zero_shot import ZeroShotHead
+
+NAMES = 5
+CHECKPOINT_EVERY = 100  # batches
+
+
+def image_embedder(
+    repo_id: str, device: str | torch.device = "cpu", beside: str | Path | None = None
+) -> Callable[[list[Image.Image]], Tensor]:
+    """Whatever makes ``[images, d]`` unit embeddings of pictures by that id: a model of open_clip, or a vision encoder.
+
+    Raises:
+        ValueError: If the model is of no known kind.
+        OSError: If there is no such model.
+    """
+    if ClipLike.knows(repo_id, beside):
+        return ClipLike.from_pretrained(repo_id, device=device, beside=beside).embed_images
+    encoder = VisionEncoder.from_pretrained(repo_id, device=device, beside=beside)
+    return lambda pictures: encoder.embed(pictures).cpu()
+
+
+class NeuronScorer:
+    """Scores of all neurons of an SAE, gathered batch by batch.
+
+    Args:
+        sae: The model.
+        encoder: Whose activations it explains, with the SAE's layer and tokens.
+        judge: Embeds images and concepts for CLIP-Dissect.
+        concepts: Concept sets by name; the first one names the neurons, coverage is reported of all.
+        similarity: ``images -> [images, d]``, the judge of MonoSemanticity; default the embeddings of ``judge``.
+        truth: What is known of the images; with it, if it be nothing, all image-level latents are kept.
+        tree: Kinds of the labels of the first kind of truth: then it is measured how general neurons are.
+        zero_shot: Classifies embeddings of the encoder into ``truth.classes()``: then the downstream cost is measured,
+            which takes two more passes through the encoder.
+        top_k: Images that a neuron is named by. CLIP-Dissect's 100 suits 50,000 images; with fewer, a concept may be
+            on fewer images than that, and most of a neuron's would be images on which it is silent.
+
+    Attributes:
+        metrics: The torchmetrics that gather, by name.
+
+    Raises:
+        ValueError: If the encoder does not fit the SAE, there is no concept set, or ``zero_shot`` or ``tree`` come
+            without truth.
+    """
+
+    def __init__(
+        self,
+        sae: SAE,
+        encoder: VisionEncoder,
+        judge: ClipLike,
+        concepts: Mapping[str, ConceptSet],
+        *,
+        similarity: Callable[[list[Image.Image]], Tensor] | None = None,
+        truth: Truth | None = None,
+        tree: ConceptTree | None = None,
+        zero_shot: ZeroShotHead | None = None,
+        top_k: int = 100,
+    ):
+        if encoder.d_in != sae.d_in:
+            raise ValueError(f"the encoder gives activations of width {encoder.d_in}, the SAE wants {sae.d_in}")
+        if not concepts:
+            raise ValueError("there is no concept set to name neurons with")
+        if (zero_shot is not None or tree is not None) and (truth is None or not truth.labels):
+            raise ValueError("zero_shot and tree need truth: the classes are its labels")
+        self.sae, self.encoder, self.judge, self.concepts = sae, encoder, judge, dict(concepts)
+        self.similarity, self.truth, self.zero_shot, self.top_k = similarity, truth, zero_shot, top_k
+        self.texts = {name: judge.embed_texts(list(given)) for name, given in self.concepts.items()}
+        self.metrics: dict[str, Metric] = {
+            "activity": NeuronActivity(sae.d_sae),
+            "reconstruction": Reconstruction(sae.d_in),
+            "active": ActiveLatents(sae.d_sae, encoder.tokens_per_image),
+            "names": Dissector(sae.d_sae, self.texts, top_k=top_k),
+            "monosemanticity": MonosemanticityScore(sae.d_sae, self._similarity_width()),
+            "uniqueness": Uniqueness(sae.d_sae),
+        }
+        if truth is not None:
+            self.metrics["truth"] = GroundTruth(sae.d_sae)
+            classes, targets = truth.classes()
+            self._targets = torch.from_numpy(targets)
+        if tree is not None:
+            self.metrics["kinds"] = HierarchyScore(sae.d_sae, tree, classes)
+            self.metrics["ancestor_depth"] = CommonAncestorDepth(sae.d_sae, tree, classes)
+        if zero_shot is not None:
+            self.metrics["downstream"] = DownstreamCost()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        images: Any,
+        *,
+        judge: str,
+        concepts: Mapping[str, str],
+        similarity: str | None = None,
+        truth: Mapping[str, str] | None = None,
+        tree: str | None = None,
+        zero_shot: Sequence[str] | None = None,
+        encoder: str | None = None,
+        top_k: int = 100,
+        device: str | torch.device = "cpu",
+    ) -> "NeuronScorer":
+        """Loads everything by id.
+
+        Args:
+            model: Folder or Hub id of the SAE.
+            images: The dataset that will be scored: the truth is read from it.
+            judge: Of CLIP-Dissect, see :meth:`ClipLike.from_pretrained`.
+            concepts: Name to file, or to the name of a published list, see :meth:`ConceptSet.load`.
+            similarity: Judge of MonoSemanticity, a vision encoder or a model of open_clip; default ``judge``.
+            truth: See :attr:`Truth.families`; none for images of which nothing is known.
+            tree: File of a :class:`ConceptTree` of the labels of the first kind of truth.
+            zero_shot: Templates with which the encoder's text tower names the classes of the first kind of truth; none
+                to leave out the downstream cost.
+            encoder: Instead of the one that the SAE's config names.
+            top_k: See the class.
+            device: Where the models go.
+
+        Raises:
+            ValueError: See the class and what is loaded.
+            OSError: If something is missing.
+        """
+        sae = SAE.from_pretrained(model)
+        # Scores are of whole images, whichever of their tokens the SAE was trained on.
+        tokens = "all" if sae.tokens.startswith("random:") else sae.tokens
+        explained = VisionEncoder.from_pretrained(
+            encoder or sae.encoder_id, sae.layer, tokens, sae.encoder_revision, device, beside=model
+        )
+        known = None if truth is None else Truth.read(images, truth)
+        classes = known.classes()[0] if known else []
+        head = zero_shot and ZeroShotHead.from_pretrained(
+            encoder or sae.encoder_id, classes, zero_shot, sae.encoder_revision, beside=model
+        )
+        return cls(
+            sae,
+            explained,
+            ClipLike.from_pretrained(judge, device=device, beside=model),
+            {name: ConceptSet.load(source) for name, source in concepts.items()},
+            similarity=similarity and image_embedder(similarity, device, beside=model),
+            truth=known,
+            tree=tree and ConceptTree.load(tree),
+            zero_shot=head,
+            top_k=top_k,
+        )
+
+    def _similarity_width(self) -> int:
+        if self.similarity is None:
+            return next(iter(self.texts.values())).shape[1]
+        return self.similarity([Image.new("RGB", (64, 64))]).shape[1]
+
+    def run(
+        self,
+        images: Any,
+        batch_size: int = 64,
+        accelerator: Accelerator | None = None,
+        checkpoint: Path | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Scores a dataset; each process takes every so many-th batch, and the results merge when they are read.
+
+        Args:
+            images: Map-style dataset with a column ``image``.
+            batch_size: Images a forward pass.
+            accelerator: Of several processes.
+            checkpoint: Folder to save the sums in every hundred batches, and to go on from; one file a process.
+            settings: What the sums depend on besides the number of images; a checkpoint of others is refused.
+
+        Raises:
+            ValueError: If there are no images, one cannot be read, activations are not finite, or the checkpoint is
+                one of another run.
+        """
+        if not len(images):
+            raise ValueError("there are no probe images")
+        rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+        identity = {**(settings or {}), "images": len(images), "batch_size": batch_size, "processes": world}
+        file = checkpoint / f"process-{rank}.safetensors" if checkpoint else None
+        done = checkpoints.load(file, self.metrics, identity) if file and file.is_file() else 0
+        total = len(range(rank, -(-len(images) // batch_size), world))
+        batches = image_batches(images, batch_size, rank + done * world, world)
+        bar = tqdm(batches, initial=done, total=total, desc="score", unit="batch", disable=rank != 0)
+        for ids, pictures in bar:
+            self.update(torch.tensor(ids), pictures)
+            done += 1
+            if file and (done % CHECKPOINT_EVERY == 0 or done == total):
+                checkpoints.save(file, self.metrics, identity, done)
+
+    @torch.no_grad()
+    def update(self, ids: Tensor, pictures: list[Image.Image]) -> None:
+        """Adds a batch of images and their ids, rows of ``truth``."""
+        pixels = self.encoder.pixel_values(pictures)
+        with self.encoder.site.capture() as seen:
+            embeddings = self.encoder.embed(pixels)
+        v = self.encoder.select(seen.activations[0].float(), ids.tolist())
+        values, owners = self.sae.encode_sparse(v)
+        active = (values > 0).sum(-1)
+        decoded = self.sae.decode_sparse(values, owners)
+        latents = mean_over_tokens(values, owners, self.sae.d_sae)
+        judged = self.judge.embed_images(pictures)
+        metrics = self.metrics
+        metrics["activity"].update(values.flatten(0, 1), owners.flatten(0, 1))
+        metrics["active"].update(active)
+        metrics["reconstruction"].update(v.flatten(0, 1), decoded.flatten(0, 1), active.flatten())
+        metrics["names"].update(latents, judged, ids)
+        metrics["monosemanticity"].update(latents, self.similarity(pictures) if self.similarity else judged)
+        metrics["uniqueness"].update(latents, ids)
+        if self.truth is not None:
+            labels = torch.from_numpy(self.truth.matrix[ids.numpy()])
+            metrics["truth"].update(latents, labels, ids)
+        if "kinds" in metrics:
+            own = labels[:, self.truth.columns(next(iter(self.truth.families)))]
+            metrics["kinds"].update(latents, own)
+            metrics["ancestor_depth"].update(latents, own, ids)
+        if self.zero_shot is not None:
+            metrics["downstream"].update(self._targets[ids], **self._conditions(pixels, embeddings))
+
+    def _conditions(self, pixels: Tensor, original: Tensor) -> dict[str, Tensor]:
+        """Zero-shot logits with the activations as they are, reconstructed, and zero at the SAE's tokens."""
+        edits = {"reconstructed": lambda v: self.sae(v.float()).reconstruction, "zeroed": torch.zeros_like}
+        embeddings = {"original": original}
+        for name, edit in edits.items():
+            with self.encoder.site.edit(self.encoder.on_tokens(edit)):
+                embeddings[name] = self.encoder.embed(pixels)
+        return {name: self.zero_shot(e).cpu() for name, e in embeddings.items()}
+
+    def latents(self) -> sparse.csc_matrix:
+        """Image-level latents of all images, ``[images, neurons]``, by id.
+
+        Raises:
+            ValueError: If the scorer was made without ``truth``: they are kept for its sake.
+        """
+        if self.truth is None:
+            raise ValueError("latents are kept only with truth; if nothing is known, give Truth.read(images, {})")
+        return self.metrics["truth"].whole()[0]
+
+    def results(self) -> Scores:
+        """All scores of what was gathered, on every process."""
+        metrics = self.metrics
+        gathered = Gathered(
+            naming=metrics["names"].name(NAMES),
+            population=metrics["monosemanticity"].population(),
+            **{name: metrics[name].compute() for name in metrics if name != "names"},
+        )
+        neurons = neuron_table(gathered, self.sae.group_of.cpu().numpy(), self.concepts, self.truth)
+        sae = self.sae
+        facts = {
+            "model": {"class": type(sae).__name__, "d_in": sae.d_in, "d_sae": sae.d_sae, "activation": sae.activation,
+                      "k": sae.k, "group_sizes": sae.group_sizes},
+            "encoder": self.encoder.provenance(),
+            "judge": {"id": self.judge.repo_id, "revision": self.judge.revision},
+            "naming": {"method": "soft_wpmi", "top_k": self.top_k, "pool": "mean"},
+        }  # fmt: skip
+        grid = self.encoder.grid if self.encoder.tokens == "patches" else None
+        summary = {**facts, **summary_of(gathered, neurons, self.concepts, self.truth, grid)}
+        return Scores(neurons, label_table(gathered.truth, self.truth), summary)

@@ -1,0 +1,65 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from cbsae_hub.metrics.alignment import HumanAlignment, human_alignment, read_pairs
+
+ROWS = """k_x,k_y,R_user,MS_x_dino,MS_y_dino,MS_x_clip,MS_y_clip
+3,7,3,0.9,0.2,0.5,0.6
+8,2,2,0.35,0.05,0.5,0.5
+4,5,4,0.1,0.15,0.9,0.8
+6,1,6,0.5,0.5,0.1,0.9
+9,0,0,0.0,1.0,0.7,0.6
+"""
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text(ROWS)
+    return path
+
+
+def test_by_hand(pairs):
+    """By dino: right; wrong by 0.3; wrong by 0.05; a tie, which goes to the second and is wrong; right by 1."""
+    found = human_alignment(read_pairs(pairs, "dino"))
+    assert found.overall == pytest.approx(2 / 5)
+    assert found.bins["pairs"].tolist() == [2, 0, 0, 1, 0, 0, 0, 1, 0, 1]
+    expected = [0, np.nan, np.nan, 0, np.nan, np.nan, np.nan, 1, np.nan, 1]
+    np.testing.assert_allclose(found.bins["alignment"], expected)
+    assert found.bins["low"].iloc[3] == 0.3 and found.bins["high"].iloc[3] == 0.4
+    assert human_alignment(read_pairs(pairs, "clip")).overall == pytest.approx(2 / 5)
+
+
+def test_batches_equal_the_whole():
+    rng = np.random.default_rng(0)
+    x, y, people = rng.random(300), rng.random(300), rng.random(300) < 0.5
+    metrics = HumanAlignment(), HumanAlignment()
+    for index, rows in enumerate(np.array_split(np.arange(300), 7)):
+        metrics[index % 2].update(*(torch.from_numpy(part[rows]) for part in (x, y, people)))
+    metrics[0].merge_state(metrics[1])
+    found = metrics[0].compute()
+    agree = (x > y) == people
+    assert found.overall == pytest.approx(agree.mean())
+    for row in found.bins.itertuples():
+        inside = (np.abs(x - y) >= row.low) & (np.abs(x - y) < row.high)
+        assert row.pairs == inside.sum()
+        assert row.alignment == pytest.approx(agree[inside].mean() if inside.any() else np.nan, nan_ok=True)
+
+
+def test_no_pairs_are_undefined():
+    empty = pd.DataFrame({"MS_x": [], "MS_y": [], "k_x": [], "R_user": []}, dtype=float)
+    assert np.isnan(human_alignment(empty).overall)
+
+
+def test_what_is_wrong_with_a_file_is_said(pairs, tmp_path):
+    with pytest.raises(ValueError, match="lacks the columns MS_x_siglip, MS_y_siglip"):
+        read_pairs(pairs, "siglip")
+    for old, new, message in (("8,2,2", "8,2,9", "row 2 the choice"), ("0.9,0.2", ",0.2", "row 1 has a value")):
+        bad = tmp_path / "bad.csv"
+        bad.write_text(ROWS.replace(old, new))
+        with pytest.raises(ValueError, match=message):
+            read_pairs(bad, "dino")
+    with pytest.raises(OSError, match="nowhere.csv"):
+        read_pairs("nowhere.csv", "dino")

@@ -1,0 +1,185 @@
+"""Trains and scores a grid of SAEs: layers x kinds x expansions, beside the encoder's raw neurons. One table.
+
+    python training/sweep.py --recipe training/recipes/emoji.yaml
+
+The form is that of table 1 of Pach et al. (2025). Run it again to go on where it was interrupted: finished stores,
+models and rows are kept.
+"""
+
+import json
+import logging
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import torch
+import typer
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from cbsae_hub.data.activations import ActivationStore
+from cbsae_hub.data.extraction import extract_activations
+from cbsae_hub.data.images import image_batches, load_images
+from cbsae_hub.metrics import MonosemanticityScore, Reconstruction, mean_over_tokens
+from cbsae_hub.models import SAE
+from cbsae_hub.models.files import replace_file
+from cbsae_hub.scoring.report import describe, without_nan
+from cbsae_hub.scoring.scorer import image_embedder
+from cbsae_hub.trainers.config import REFERENCE_GROUPS, SAETrainConfig
+from cbsae_hub.trainers.sae import SAETrainer
+from cbsae_hub.trainers.sae import describe as describe_store
+from cbsae_hub.vision.encoder import VisionEncoder
+from extract_activations import open_images
+from recipe import read_recipe, require_keys
+
+KINDS = {"BatchTopK": None, "Matryoshka": REFERENCE_GROUPS}
+REQUIRED = (
+    "encoder",
+    "layers",
+    "tokens",
+    "images",
+    "expansions",
+    "similarity",
+    "probe_images",
+    "probe_split",
+    "output",
+)
+TRAINING = ("k", "steps", "batch_size", "lr", "warmup_steps", "decay_start", "dead_after_tokens", "seed")
+OPTIONAL = (*TRAINING, "images_args", "split", "images_per_shard")
+
+
+def train_one(store: ActivationStore, output: Path, settings: dict[str, Any]) -> SAE:
+    """The SAE in the folder; trained first if it is not there yet, or not to the end."""
+    if not (output / "training.json").is_file():
+        steps = settings.get("steps", SAETrainConfig.steps)
+        config = SAETrainConfig.from_dict({**settings, "eval_every": steps, "checkpoint_every": steps})
+        train, heldout = store.holdout(config.heldout_fraction, config.seed)
+        SAETrainer(config, train, heldout, output, description=describe_store(store.manifest)).train(resume=True)
+    return SAE.from_pretrained(output)
+
+
+class Raw:
+    """The encoder's own neurons, scored as if they were latents: signed, and on every token."""
+
+    def __init__(self, d_in: int, width: int):
+        self.monosemanticity = MonosemanticityScore(d_in, width)
+
+    def update(self, v: torch.Tensor, embeddings: torch.Tensor) -> None:
+        """Adds a batch of activations ``[images, tokens, d_in]``."""
+        self.monosemanticity.update(v.mean(1), embeddings)
+
+    def row(self) -> dict[str, Any]:
+        """A row of the table."""
+        return describe(self.monosemanticity.compute())
+
+
+class Scored:
+    """One SAE and the sums of its scores."""
+
+    def __init__(self, sae: SAE, width: int):
+        self.sae = sae
+        self.monosemanticity = MonosemanticityScore(sae.d_sae, width)
+        self.reconstruction = Reconstruction(sae.d_in)
+
+    def update(self, v: torch.Tensor, embeddings: torch.Tensor) -> None:
+        """Adds a batch of activations ``[images, tokens, d_in]``."""
+        values, owners = self.sae.encode_sparse(v)
+        decoded = self.sae.decode_sparse(values, owners).flatten(0, 1)
+        self.reconstruction.update(v.flatten(0, 1), decoded, (values > 0).sum(-1).flatten())
+        self.monosemanticity.update(mean_over_tokens(values, owners, self.sae.d_sae), embeddings)
+
+    def row(self) -> dict[str, Any]:
+        """A row of the table."""
+        return {**self.reconstruction.compute(), **describe(self.monosemanticity.compute())}
+
+
+@torch.no_grad()
+def score(encoder: VisionEncoder, saes: dict[tuple, SAE], settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of one layer: all its SAEs from one pass over the probe images."""
+    images = load_images(settings["probe_images"], settings["probe_split"])
+    embed = image_embedder(settings["similarity"], encoder.device)
+    scored: dict[tuple, Raw | Scored] = {}
+    population = None
+    for ids, pictures in tqdm(image_batches(images, 64), total=-(-len(images) // 64), desc="score", unit="batch"):
+        v, embeddings = encoder(pictures, list(ids)), embed(pictures)
+        if not scored:
+            width = embeddings.shape[1]
+            scored = {
+                ("none", None): Raw(encoder.d_in, width),
+                **{key: Scored(sae, width) for key, sae in saes.items()},
+            }
+        for one in scored.values():
+            one.update(v, embeddings)
+    population = scored["none", None].monosemanticity.population()
+    return [
+        {"layer": encoder.layer, "kind": kind, "expansion": expansion, "population": population, **one.row()}
+        for (kind, expansion), one in scored.items()
+    ]
+
+
+def as_markdown(rows: list[dict[str, Any]]) -> str:
+    """The table as it stands in the documentation."""
+    frame = pd.DataFrame(rows)
+    shown = pd.DataFrame(
+        {
+            "layer": frame["layer"],
+            "SAE": [kind if kind == "none" else f"{kind} x{e:g}" for kind, e in zip(frame["kind"], frame["expansion"])],
+            **{
+                title: [("" if pd.isna(value) else f"{value:.{digits}f}") for value in frame[column]]
+                for title, column, digits in (
+                    ("explained variance", "explained_variance", 3),
+                    ("L0", "l0", 1),
+                    ("MS mean", "mean", 3),
+                    ("best", "best", 3),
+                    ("worst", "worst", 3),
+                )
+            },
+            "undefined": [f"{undefined} of {n}" for undefined, n in zip(frame["undefined"], frame["n"])],
+        }
+    )
+    lines = [list(shown.columns), ["---"] * shown.shape[1], *shown.astype(str).values.tolist()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def main(
+    recipe: Annotated[Path | None, typer.Option(help="YAML file; its section `sweep` is read.")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value, over the recipe.")] = None,
+) -> None:
+    """Train and score a grid of SAEs; writes sweep.json and sweep.md."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    accelerator = Accelerator()
+    rows: list[dict[str, Any]] = []
+    try:
+        settings = read_recipe(recipe, "sweep", overrides or [])
+        require_keys(settings, REQUIRED, OPTIONAL)
+        output = Path(settings["output"])
+        common = {key: settings[key] for key in TRAINING if key in settings}
+        for layer in settings["layers"]:
+            encoder = VisionEncoder.from_pretrained(
+                settings["encoder"], layer=layer, tokens=settings["tokens"], device=accelerator.device
+            )
+            images, source = open_images(settings)
+            shard = {"images_per_shard": settings["images_per_shard"]} if "images_per_shard" in settings else {}
+            folder = output / f"layer-{encoder.layer}"
+            store = extract_activations(
+                encoder, images, folder / "activations", source=source, accelerator=accelerator, **shard
+            )
+            saes = {}
+            for kind, expansion in product(KINDS, settings["expansions"]):
+                one = {**common, "expansion": expansion, "group_fractions": KINDS[kind]}
+                saes[kind, expansion] = train_one(store, folder / f"{kind}-x{expansion}".lower(), one)
+            rows += score(encoder, saes, settings)
+    except (ValueError, OSError) as error:
+        raise typer.BadParameter(str(error)) from error
+    for name, text in (
+        ("sweep.md", as_markdown(rows)),
+        ("sweep.json", json.dumps(without_nan({"settings": settings, "rows": rows}), indent=1) + "\n"),
+    ):
+        with replace_file(output / name) as partial:
+            Path(partial).write_text(text, encoding="utf-8")
+    typer.echo(as_markdown(rows))
+
+
+if __name__ == "__main__":
+    typer.run(main)
