@@ -14,6 +14,8 @@ _HOME_OF = {
     "ConceptSet": "cbsae_hub.data.concepts",
     "NeuronTable": "cbsae_hub.pack",
     "Pack": "cbsae_hub.pack",
+    "Edit": "cbsae_hub.steering.edits",
+    "Steering": "cbsae_hub.steering.edits",
 }
 
 __all__ = ["__version__", *_HOME_OF]

@@ -84,8 +84,7 @@ class VisionEncoder:
         self.d_in: int = config.hidden_size
         side = config.image_size // config.patch_size
         self.grid: tuple[int, int] = (side, side)
-        registers = getattr(config, "num_register_tokens", 0)
-        self._prefix = int(self.family.cls_token) + registers
+        self._prefix = prefix_tokens(config)
         self.tokens = self._check_tokens(tokens)
 
     @classmethod
@@ -255,6 +254,18 @@ def _family_of(config: Any) -> _Family:
     if config.model_type not in FAMILIES:
         raise ValueError(f"no vision encoder of type {config.model_type!r} is known; known are {', '.join(FAMILIES)}")
     return FAMILIES[config.model_type]
+
+
+def prefix_tokens(config: Any) -> int:
+    """How many tokens of a vision tower come before the patches: CLS and registers.
+
+    Args:
+        config: Of the tower.
+
+    Raises:
+        ValueError: If the family is unknown.
+    """
+    return int(_family_of(config).cls_token) + getattr(config, "num_register_tokens", 0)
 
 
 def _plain(value: Any) -> Any:

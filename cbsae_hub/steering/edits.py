@@ -1,0 +1,329 @@
+"""What is changed in a residual stream: latents of an SAE that are set, added to or scaled, or a direction added."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from cbsae_hub.models import checks
+from cbsae_hub.steering.latents import Latents, read_latents, weight_dtype
+from cbsae_hub.steering.neurons import Neurons
+
+OPS = ("set", "add", "scale")
+UNITS = ("absolute", "p99")
+TOKENS = ("all", "cls", "patches")
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A change of one latent.
+
+    Args:
+        neuron: Its number, or the name of a concept, which :func:`resolve` looks up.
+        value: What the latent is set to, what is added to it, or what it is multiplied with.
+        op: "set", "add" or "scale".
+
+    Raises:
+        ValueError: If a value is of the wrong type or not finite.
+    """
+
+    neuron: int | str
+    value: float
+    op: str = "set"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.neuron, bool) or not isinstance(self.neuron, (Integral, str)):
+            raise ValueError(f"neuron must be a number or a name, got {self.neuron!r:.80}")
+        object.__setattr__(self, "value", _finite("value", self.value))
+        checks.choice("op", self.op, OPS)
+
+    def of(self, latent: Tensor) -> Tensor:
+        """The edited latent."""
+        if self.op == "set":
+            return torch.full_like(latent, self.value)
+        return latent + self.value if self.op == "add" else latent * self.value
+
+
+class Displacement(NamedTuple):
+    """What becomes of one image's activations: they are replaced by ``base + push``."""
+
+    base: Tensor
+    """``[tokens, d]``: what the activations would be if the edited latents were left alone."""
+    push: Tensor
+    """``[tokens, d]``: what the edited latents add to that."""
+    asked: Tensor
+    """``[tokens]`` bool: where a change was asked for; strength 0 of a sweep asks for none."""
+
+
+@dataclass(frozen=True)
+class Steering:
+    """Changes of latents, and what is done with the rest of the activations.
+
+    With latents ``z = encode(x)`` and edited latents ``z'``, the activations ``x`` of the chosen tokens become
+    ``decode(z')``, plus the SAE's error ``x - decode(z)`` if it is kept. No edits at all is the control
+    "reconstruction only".
+
+    Args:
+        edits: Of different neurons.
+        isolate: All other latents are zero: "unit vector" steering of CB-SAE and sae-for-vlm (``pre_zero``).
+        keep_error: The SAE's reconstruction error is added back, so that strength 0 is the identity.
+        tokens: Which are steered: "all", "cls", "patches", or numbers of patches, counted row by row.
+        unit: "absolute", or "p99": values of "set" and "add" are multiples of the neuron's 99th percentile of positive
+            activations. Values of "scale" are factors in any case.
+
+    Raises:
+        ValueError: If a value is not one of those.
+    """
+
+    edits: Sequence[Edit]
+    isolate: bool = False
+    keep_error: bool = False
+    tokens: str | Sequence[int] = "all"
+    unit: str = "absolute"
+
+    def __post_init__(self) -> None:
+        edits = tuple(self.edits) if isinstance(self.edits, Iterable) else None
+        if edits is None or not all(isinstance(edit, Edit) for edit in edits):
+            raise ValueError(f"edits must be a list of Edit, got {self.edits!r:.80}")
+        object.__setattr__(self, "edits", edits)
+        object.__setattr__(self, "tokens", _checked_tokens(self.tokens))
+        checks.boolean("isolate", self.isolate)
+        checks.boolean("keep_error", self.keep_error)
+        checks.choice("unit", self.unit, UNITS)
+
+    @property
+    def reads_latents(self) -> bool:
+        """Whether the outcome depends on what the SAE sees in the image."""
+        return not self.isolate or self.keep_error or any(edit.op != "set" for edit in self.edits)
+
+    def displace(self, x: Tensor, latents: Latents) -> Displacement:
+        """The displacement of one image's activations ``x [tokens, d]``; names and units are resolved."""
+        neurons = [edit.neuron for edit in self.edits]
+        old = latents.columns(neurons)
+        new = torch.stack([edit.of(column) for edit, column in zip(self.edits, old.unbind(-1))], -1) if neurons else old
+        base, push = latents.decode_edited(neurons, new, self.isolate)
+        if self.keep_error and not self.isolate:  # exactly x, without rounding
+            return Displacement(x, push, (new != old).any(-1))
+        if self.keep_error:
+            base = base + (x - latents.reconstruction())
+        return Displacement(base, push, torch.ones(len(x), dtype=torch.bool, device=x.device))
+
+
+@dataclass(frozen=True, eq=False)
+class DiffMean:
+    """The baseline of sae-for-vlm's table 2: a direction is added, ``x + value * direction / |direction|``.
+
+    Negative values suppress. For comparisons, ``value`` is matched to the displacement of a :class:`Steering`.
+
+    Args:
+        direction: ``[d]``, of any length but 0.
+        value: How far the activations are moved.
+        tokens: See :class:`Steering`.
+
+    Raises:
+        ValueError: If the direction is no vector, zero, or not finite.
+    """
+
+    direction: Tensor
+    value: float
+    tokens: str | Sequence[int] = "all"
+    reads_latents = False
+
+    def __post_init__(self) -> None:
+        direction = torch.as_tensor(self.direction)
+        if direction.ndim != 1 or not direction.isfinite().all() or not direction.any():
+            raise ValueError("direction must be a vector [d] of finite numbers that are not all zero")
+        object.__setattr__(self, "direction", direction)
+        object.__setattr__(self, "value", _finite("value", self.value))
+        object.__setattr__(self, "tokens", _checked_tokens(self.tokens))
+
+    @classmethod
+    def fit(
+        cls, with_concept: Tensor, without: Tensor, value: float, tokens: str | Sequence[int] = "all"
+    ) -> "DiffMean":
+        """The direction from the mean of activations ``without`` to that of those ``with_concept``, ``[..., d]``."""
+        means = [activations.flatten(0, -2).double().mean(0) for activations in (with_concept, without)]
+        return cls((means[0] - means[1]).float(), value, tokens)
+
+    def displace(self, x: Tensor, latents: Latents) -> Displacement:
+        """See :meth:`Steering.displace`."""
+        if len(self.direction) != x.shape[-1]:
+            raise ValueError(f"the direction has {len(self.direction)} dimensions, the activations {x.shape[-1]}")
+        unit = torch.nn.functional.normalize(self.direction.to(x.device, x.dtype), dim=0)
+        asked = torch.full((len(x),), self.value != 0, device=x.device)
+        return Displacement(x, (self.value * unit).expand_as(x), asked)
+
+
+@dataclass(frozen=True, eq=False)
+class RandomDirection:
+    """The control of another steering: the same push, token by token as long, in a random direction.
+
+    Args:
+        like: The steering that is controlled.
+        seed: Of the direction, which is the same for all tokens.
+
+    Raises:
+        ValueError: If there is nothing to control, or the seed is no seed.
+    """
+
+    like: Steering | DiffMean
+    seed: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.like, (Steering, DiffMean)):
+            raise ValueError(f"like must be a Steering or DiffMean, got {self.like!r:.80}")
+        checks.integer("seed", self.seed, 0, 2**63 - 1)
+
+    @property
+    def tokens(self) -> str | tuple[int, ...]:
+        """Those of the steering that is controlled."""
+        return self.like.tokens
+
+    @property
+    def reads_latents(self) -> bool:
+        """As the steering that is controlled."""
+        return self.like.reads_latents
+
+    def displace(self, x: Tensor, latents: Latents) -> Displacement:
+        """See :meth:`Steering.displace`."""
+        base, push, asked = self.like.displace(x, latents)
+        direction = torch.randn(x.shape[-1], generator=torch.Generator().manual_seed(self.seed))
+        unit = torch.nn.functional.normalize(direction, dim=0).to(x.device, x.dtype)
+        return Displacement(base, push.norm(dim=-1, keepdim=True) * unit, asked)
+
+
+AnySteering: TypeAlias = Steering | DiffMean | RandomDirection
+
+
+def resolve(steering: AnySteering, sae: Any, pack: Any = None) -> AnySteering:
+    """The same steering, with neurons by number and absolute values.
+
+    Args:
+        steering: What is resolved.
+        sae: Whose neurons are meant.
+        pack: A NeuronTable or a Pack of that model; see :class:`cbsae_hub.steering.neurons.Neurons`.
+
+    Raises:
+        ValueError: If a neuron does not exist or is edited twice, or a name or percentile is not known.
+    """
+    if isinstance(steering, RandomDirection):
+        return replace(steering, like=resolve(steering.like, sae, pack))
+    if not isinstance(steering, Steering):
+        return steering
+    neurons, edits = Neurons(sae, pack), []
+    for edit in steering.edits:
+        neuron = neurons.number(edit.neuron)
+        factor = neurons.p99(neuron) if steering.unit == "p99" and edit.op != "scale" else 1.0
+        edits.append(replace(edit, neuron=neuron, value=factor * edit.value))
+    numbers = [edit.neuron for edit in edits]
+    if twice := [number for number in numbers if numbers.count(number) > 1]:
+        raise ValueError(f"neuron {twice[0]} is edited twice: make one edit of it")
+    return replace(steering, edits=edits, unit="absolute")
+
+
+class Steered(NamedTuple):
+    """What :func:`steer` returns."""
+
+    activations: Tensor
+    """``[images, tokens, d]``"""
+    asked: Tensor
+    """``[images, tokens]`` bool: where a change was asked for."""
+
+
+def apply(
+    steering: AnySteering | Sequence[AnySteering | None] | None, v: Tensor, sae: Any, pack: Any = None, prefix: int = 1
+) -> Tensor:
+    """Steers activations.
+
+    Args:
+        steering: One for all images, or one per image; None leaves an image alone.
+        v: ``[images, tokens, d]``, floating point; nothing is changed in place.
+        sae: An SAE on the device of ``v``, or a model with the same ``encode`` and ``decode``.
+        pack: What names and the unit "p99" are looked up in: a NeuronTable or a Pack.
+        prefix: How many of the tokens come before the patches: 1 for CLIP's CLS.
+
+    Returns:
+        ``[images, tokens, d]`` in the dtype of ``v``.
+
+    Raises:
+        ValueError: If the number of steerings is not that of the images, a neuron or a token does not exist, a name
+            or percentile is not known, or ``v`` does not fit the SAE.
+    """
+    return steer(steering, v, sae, pack, prefix).activations
+
+
+@torch.no_grad()
+def steer(
+    steering: AnySteering | Sequence[AnySteering | None] | None, v: Tensor, sae: Any, pack: Any = None, prefix: int = 1
+) -> Steered:
+    """As :func:`apply`, and says where a change was asked for."""
+    if v.ndim != 3 or v.shape[-1] != sae.d_in:
+        raise ValueError(f"expected activations [images, tokens, {sae.d_in}], got {list(v.shape)}")
+    steerings = [None if one is None else resolve(one, sae, pack) for one in per_image(steering, len(v))]
+    latents = read_latents(sae, v, any(one is not None and one.reads_latents for one in steerings))
+    result, asked = v.clone(), torch.zeros(v.shape[:2], dtype=torch.bool, device=v.device)
+    for image, one in enumerate(steerings):
+        if one is None:
+            continue
+        chosen = token_mask(one.tokens, v.shape[1], prefix).to(v.device)
+        base, push, wanted = one.displace(v[image].to(weight_dtype(sae)), latents[image])
+        result[image, chosen] = (base + push).to(v.dtype)[chosen]
+        asked[image] = wanted & chosen
+    return Steered(result, asked)
+
+
+def per_image(steering: AnySteering | Sequence[AnySteering | None] | None, images: int) -> list[AnySteering | None]:
+    """One steering per image, of one for all or as many as there are images.
+
+    Raises:
+        ValueError: If there are more or fewer.
+    """
+    if steering is None or isinstance(steering, AnySteering):
+        return [steering] * images
+    steerings = list(steering)
+    if bad := [one for one in steerings if one is not None and not isinstance(one, AnySteering)]:
+        raise ValueError(f"a steering must be a Steering, DiffMean or RandomDirection, got {bad[0]!r:.80}")
+    if len(steerings) != images:
+        raise ValueError(f"there are {len(steerings)} steerings for {images} images: give one for all or one per image")
+    return steerings
+
+
+def token_mask(tokens: str | tuple[int, ...], count: int, prefix: int) -> Tensor:
+    """Which of ``count`` tokens are meant, ``[count]`` bool.
+
+    Raises:
+        ValueError: If there is no CLS token or no such patch.
+    """
+    mask = torch.zeros(count, dtype=torch.bool)
+    if tokens == "all":
+        mask[:] = True
+    elif tokens == "cls":
+        if not prefix:
+            raise ValueError("tokens='cls', but this encoder has no CLS token; take 'all' or 'patches'")
+        mask[0] = True
+    elif tokens == "patches":
+        mask[prefix:] = True
+    else:
+        if max(tokens) >= count - prefix:
+            raise ValueError(f"there is no patch {max(tokens)}: an image has {count - prefix}, counted from 0")
+        mask[torch.tensor(tokens) + prefix] = True
+    return mask
+
+
+def _finite(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, got {value!r:.80}")
+    return float(value)
+
+
+def _checked_tokens(tokens: str | Sequence[int]) -> str | tuple[int, ...]:
+    if isinstance(tokens, str):
+        return checks.choice("tokens", tokens, TOKENS)
+    patches = tuple(checks.integer("a patch in tokens", patch, 0, 2**31) for patch in tokens)
+    if not patches:
+        raise ValueError("tokens is empty: name patches, or take 'all', 'cls' or 'patches'")
+    return patches

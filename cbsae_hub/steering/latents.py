@@ -1,0 +1,144 @@
+"""Latents of images, and reconstructions in which a few of them are changed."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cbsae_hub.models import SAE, SparseLatents
+
+
+class Latents(ABC):
+    """Latents of tokens, ``[...]`` of any form; ``latents[image]`` are those of one image."""
+
+    @abstractmethod
+    def __getitem__(self, image: int) -> "Latents":
+        """Latents of a part."""
+
+    @abstractmethod
+    def columns(self, neurons: Sequence[int]) -> Tensor:
+        """Latents of a few neurons, ``[..., neurons]``."""
+
+    @abstractmethod
+    def reconstruction(self) -> Tensor:
+        """``decode`` of all latents, ``[..., d]``."""
+
+    @abstractmethod
+    def decode_edited(self, neurons: Sequence[int], new: Tensor, isolate: bool) -> tuple[Tensor, Tensor]:
+        """``decode`` of latents of which a few are replaced, in two parts ``[..., d]``.
+
+        Args:
+            neurons: Which are replaced.
+            new: By what, ``[..., neurons]``.
+            isolate: All others are zero.
+
+        Returns:
+            What is decoded without the change (isolated: of no latents at all), and what the change adds to it.
+        """
+
+
+class _Active(Latents):
+    """Of an SAE: only the active latents are stored, and only the decoder rows that count are read."""
+
+    def __init__(self, sae: SAE, active: SparseLatents):
+        self._sae, self._active = sae, active
+
+    def __getitem__(self, image: int) -> "_Active":
+        return _Active(self._sae, SparseLatents(self._active.values[image], self._active.indices[image]))
+
+    def columns(self, neurons: Sequence[int]) -> Tensor:
+        values, indices = self._active
+        return (values[..., None] * (indices[..., None] == indices.new_tensor(neurons))).sum(-2)
+
+    def reconstruction(self) -> Tensor:
+        return self._sae.decode_sparse(*self._active)
+
+    def decode_edited(self, neurons: Sequence[int], new: Tensor, isolate: bool) -> tuple[Tensor, Tensor]:
+        rows = decoder_rows(self._sae, neurons)
+        if isolate:
+            return self._sae.b_dec.expand(*new.shape[:-1], -1), new @ rows
+        return self.reconstruction(), (new - self.columns(neurons)) @ rows
+
+
+class _Dense(Latents):
+    """Of any model with ``encode`` and ``decode``, whose decoder need not be linear."""
+
+    def __init__(self, sae: Any, latents: Tensor):
+        self._sae, self._latents = sae, latents
+
+    def __getitem__(self, image: int) -> "_Dense":
+        return _Dense(self._sae, self._latents[image])
+
+    def columns(self, neurons: Sequence[int]) -> Tensor:
+        return self._latents[..., list(neurons)]
+
+    def reconstruction(self) -> Tensor:
+        return self._sae.decode(self._latents)
+
+    def decode_edited(self, neurons: Sequence[int], new: Tensor, isolate: bool) -> tuple[Tensor, Tensor]:
+        before = torch.zeros_like(self._latents) if isolate else self._latents
+        after = before.clone()
+        after[..., list(neurons)] = new
+        base = self._sae.decode(before)
+        return base, self._sae.decode(after) - base
+
+
+def read_latents(sae: Any, v: Tensor, needed: bool = True) -> Latents:
+    """Latents of activations.
+
+    Args:
+        sae: An SAE, or any model with ``encode`` and ``decode``.
+        v: ``[..., d]``.
+        needed: Without, the encoder does not run and all latents are zero.
+    """
+    if isinstance(sae, SAE):
+        if needed:
+            return _Active(sae, sae.encode_sparse(v))
+        nothing = v.new_zeros(*v.shape[:-1], 0)
+        return _Active(sae, SparseLatents(nothing.to(weight_dtype(sae)), nothing.long()))
+    latents = sae.encode(v) if needed else v.new_zeros(*v.shape[:-1], neuron_count(sae), dtype=weight_dtype(sae))
+    return _Dense(sae, latents)
+
+
+def decoder_rows(sae: Any, neurons: Sequence[int]) -> Tensor:
+    """What a latent of 1 adds to a reconstruction of nothing else, ``[neurons, d]``."""
+    chosen = torch.as_tensor(neurons, dtype=torch.long, device=next(sae.parameters()).device)
+    if isinstance(sae, SAE):
+        return sae.W_dec[chosen]
+    alone = torch.zeros(len(chosen), neuron_count(sae), dtype=weight_dtype(sae), device=chosen.device)
+    return sae.decode(alone.scatter(1, chosen[:, None], 1.0)) - sae.decode(alone)
+
+
+def neuron_count(sae: Any) -> int:
+    """Neurons of an SAE, or SAE and concept neurons of a concept bottleneck SAE."""
+    return sae.d_latent if hasattr(sae, "d_latent") else sae.d_sae
+
+
+def weight_dtype(sae: Any) -> Any:
+    """The dtype in which a model computes."""
+    return next(sae.parameters()).dtype
+
+
+class RawNeurons(nn.Module):
+    """The dimensions of the residual stream themselves, in the place of an SAE: what SAEs are compared with.
+
+    Args:
+        d_in: Width of the stream.
+        layer: The block whose output is meant.
+    """
+
+    def __init__(self, d_in: int, layer: int):
+        super().__init__()
+        self.d_in = self.d_sae = d_in
+        self.layer = layer
+        self.W_dec = nn.Parameter(torch.eye(d_in), requires_grad=False)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """``x``, which are the latents."""
+        return x.to(self.W_dec.dtype)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """``latents``, which are the activations."""
+        return latents

@@ -1,0 +1,253 @@
+"""LLaVA says what it sees after latents of its vision tower were changed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneration, LogitsProcessor, LogitsProcessorList
+
+from cbsae_hub.steering.edits import AnySteering, per_image
+from cbsae_hub.steering.loading import default_dtype, load_sae, locate
+from cbsae_hub.steering.tower import SteeredTower
+from cbsae_hub.vision.encoder import to_rgb
+
+# The conversation format of LLaVA-1.5, for processors that bring no chat template.
+PLAIN_TEMPLATE = "USER: {image}\n{prompt} ASSISTANT:"
+
+
+class LlavaSteerer:
+    """A LLaVA with an SAE at a block of its vision tower.
+
+    Several threads may use one steerer: a steering serves the thread that asked for it.
+
+    Args:
+        model: The LLaVA.
+        processor: Its processor.
+        sae: SAE or concept bottleneck SAE of the vision tower's activations; moved to the model's device.
+        pack: What names and percentiles of neurons are looked up in: a NeuronTable, a Pack, or None.
+        layer: The block at whose output the SAE works. Default the SAE's own, which must then be the block that LLaVA
+            reads (``vision_feature_layer`` of its config); an earlier one has to be asked for.
+
+    Raises:
+        ValueError: If the SAE does not fit: width, or a block after the one that LLaVA reads.
+    """
+
+    def __init__(
+        self,
+        model: LlavaForConditionalGeneration,
+        processor: Any,
+        sae: Any,
+        pack: Any = None,
+        layer: int | None = None,
+    ):
+        self.model, self.processor = model.eval().requires_grad_(False), processor
+        read = block_read(model.config)
+        asked = layer is not None
+        if not asked and getattr(sae, "layer", None) is None:
+            layer = read
+        self.tower = SteeredTower(model, model.config.vision_config, sae, pack, layer)
+        if self.tower.layer > read or (self.tower.layer < read and not asked):
+            raise ValueError(
+                f"this LLaVA reads block {read} of its vision tower (vision_feature_layer="
+                f"{model.config.vision_feature_layer}), the SAE works at block {self.tower.layer}: "
+                + ("what happens there has no effect" if self.tower.layer > read else "give layer= to steer there")
+            )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_id: str | Path,
+        sae: Any,
+        pack: Any = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+        revision: str | None = None,
+        layer: int | None = None,
+        beside: str | Path | None = None,
+    ) -> "LlavaSteerer":
+        """Loads LLaVA from a folder or the Hub: safetensors only, no remote code, the PIL image processor.
+
+        Args:
+            repo_id: Folder or Hub id, for instance "llava-hf/llava-1.5-7b-hf".
+            sae: An SAE, or its folder or Hub id.
+            pack: See the class.
+            device: Where the model and the SAE go.
+            dtype: Of the model; default float32 on a CPU, float16 elsewhere.
+            revision: Of a Hub repository: branch, tag or commit. Of a folder: its ``sha256:...``, which is checked.
+            layer: See the class.
+            beside: A model folder next to which LLaVA may lie, see :func:`cbsae_hub.models.resolve_id`.
+
+        Raises:
+            OSError: If there is no such model; says what to try.
+            ValueError: If it is no LLaVA or of another revision, or the SAE does not fit.
+        """
+        source = locate("LLaVA", repo_id, "config.json", revision, beside)
+        config = AutoConfig.from_pretrained(**source)
+        if config.model_type != "llava":
+            raise ValueError(f"{repo_id} is a model of type {config.model_type!r}, not LLaVA")
+        dtype = dtype or default_dtype(device)
+        model = LlavaForConditionalGeneration.from_pretrained(**source, dtype=dtype, use_safetensors=True)
+        processor = AutoProcessor.from_pretrained(**source, backend="pil")
+        return cls(model.to(device), processor, load_sae(sae), pack, layer)
+
+    @torch.no_grad()
+    def image_features(
+        self,
+        images: Sequence[Image.Image],
+        steering: AnySteering | Sequence[AnySteering | None] | None = None,
+    ) -> Tensor:
+        """What the language model gets to see of images: ``[images, image tokens, d_text]``, one batch.
+
+        Raises:
+            ValueError: See :func:`cbsae_hub.steering.apply`.
+            EditError: If a steering leaves the features of its image as they were.
+        """
+        pixels = self.processor.image_processor(images=[to_rgb(image) for image in images], return_tensors="pt")
+        return self._features(pixels.pixel_values, per_image(steering, len(images)))
+
+    def generate(
+        self,
+        images: Sequence[Image.Image],
+        prompt: str | Sequence[str],
+        steering: AnySteering | Sequence[AnySteering | None] | None = None,
+        max_new_tokens: int = 32,
+        batch: int = 16,
+        temperature: float = 0.0,
+        seeds: Sequence[int] | None = None,
+    ) -> list[str]:
+        """Answers to a prompt about each image.
+
+        Args:
+            images: PIL images of any mode.
+            prompt: What the user says, one for all images or one per image; the conversation format and the image
+                token are put around it.
+            steering: One for all images or one per image; None steers nothing.
+            max_new_tokens: Answers end there at the latest.
+            batch: Images at once.
+            temperature: 0 takes the most probable token each time, more samples.
+            seeds: One per image, for sampling. An answer depends on its own seed alone.
+
+        Returns:
+            One answer per image, without the prompt.
+
+        Raises:
+            ValueError: If there are no images; numbers of prompts, steerings or seeds are not that of the images;
+                temperature and seeds do not go together; or see :func:`cbsae_hub.steering.apply`.
+            EditError: If a steering leaves the features of its image as they were.
+        """
+        if not len(images):
+            raise ValueError("no images were given")
+        prompts = [prompt] * len(images) if isinstance(prompt, str) else list(prompt)
+        if len(prompts) != len(images):
+            raise ValueError(f"there are {len(prompts)} prompts for {len(images)} images: give one for all or one each")
+        if (temperature > 0) != (seeds is not None) or seeds is not None and len(seeds) != len(images):
+            raise ValueError("sampling takes a temperature above 0 and one seed per image; greedy answers take neither")
+        steerings = per_image(steering, len(images))
+        answers = []
+        for start in range(0, len(images), batch):
+            part = slice(start, start + batch)
+            features = self.image_features(images[part], steerings[part])
+            part_seeds = None if seeds is None else seeds[part]
+            answers += self.answer(features, prompts[part], max_new_tokens, temperature, part_seeds)
+        return answers
+
+    @torch.no_grad()
+    def answer(
+        self,
+        features: Tensor,
+        prompts: Sequence[str],
+        max_new_tokens: int = 32,
+        temperature: float = 0.0,
+        seeds: Sequence[int] | None = None,
+    ) -> list[str]:
+        """Answers to prompts about images of which the features are known; arguments as :meth:`generate`, one batch.
+
+        Args:
+            features: See :meth:`image_features`.
+            prompts: One per image.
+            max_new_tokens: Answers end there at the latest.
+            temperature: 0 is greedy.
+            seeds: One per image if the temperature is above 0.
+        """
+        embeddings, attention_mask = self._embed(features, prompts)
+        noise = [] if seeds is None else [_GumbelNoise(temperature, seeds)]
+        tokens = self.model.generate(
+            inputs_embeds=embeddings,
+            attention_mask=attention_mask,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            logits_processor=LogitsProcessorList(noise),
+        )
+        texts = self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def conversation(self, prompt: str) -> str:
+        """A prompt in the conversation format of the model, with the image token in place."""
+        if getattr(self.processor, "chat_template", None) is None:
+            return PLAIN_TEMPLATE.format(image=self.processor.image_token, prompt=prompt)
+        content = [{"type": "image"}, {"type": "text", "text": prompt}]
+        return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+
+    def _features(self, pixels: Tensor, steerings: list[AnySteering | None]) -> Tensor:
+        pixels = pixels.to(self.model.device, self.model.dtype)
+
+        def forward() -> Tensor:
+            return torch.stack(list(self.model.get_image_features(pixel_values=pixels).pooler_output))
+
+        return self.tower.run(forward, steerings)
+
+    def _embed(self, features: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Embeddings of conversations with image features in their places, padded on the left, and their mask."""
+        image_tokens = self.processor.image_token * features.shape[1]
+        texts = [self.conversation(prompt).replace(self.processor.image_token, image_tokens) for prompt in prompts]
+        inputs = self.processor.tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
+        ids = inputs.input_ids.to(self.model.device)
+        embeddings = self.model.get_input_embeddings()(ids)
+        places = (ids == self.model.config.image_token_id)[..., None].expand_as(embeddings)
+        if int(places.sum()) != features.numel():
+            raise ValueError(
+                f"prompts with their {features.shape[1]} image tokens each hold {int(places[..., 0].sum())} of them: "
+                "the prompt must not contain the image token, nor the tokenizer cut it off"
+            )
+        return embeddings.masked_scatter(places, features.to(embeddings)), inputs.attention_mask.to(self.model.device)
+
+
+class _GumbelNoise(LogitsProcessor):
+    """Makes the most probable token a sample of ``softmax(logits / temperature)``, with a generator per row.
+
+    torch's own sampling draws from one generator of the process, so that an answer would depend on its batch and on
+    other threads.
+    """
+
+    def __init__(self, temperature: float, seeds: Sequence[int]):
+        self._temperature = temperature
+        self._generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        uniform = torch.stack([torch.rand(scores.shape[1], generator=one) for one in self._generators])
+        gumbel = -torch.log(-torch.log(uniform.clamp_min(torch.finfo(uniform.dtype).tiny)))
+        return scores / self._temperature + gumbel.to(scores)
+
+
+def block_read(config: Any) -> int:
+    """The block, from 0, whose output a LLaVA reads.
+
+    ``vision_feature_layer`` counts hidden states, of which the first is the input of block 0.
+
+    Args:
+        config: Of the LLaVA.
+
+    Raises:
+        ValueError: If it reads several blocks, or none.
+    """
+    read, blocks = config.vision_feature_layer, config.vision_config.num_hidden_layers
+    if not isinstance(read, int):
+        raise ValueError(f"this LLaVA reads several hidden states {read}; steering of one block is what is known here")
+    state = read if read >= 0 else blocks + 1 + read
+    if not 1 <= state <= blocks:
+        raise ValueError(f"vision_feature_layer={read} is not the output of one of {blocks} blocks")
+    return state - 1

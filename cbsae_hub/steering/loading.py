@@ -1,0 +1,65 @@
+"""Loading of what is steered, with errors that say what to try."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cbsae_hub.models import SAE, folder_revision, resolve_id
+from cbsae_hub.models.fetch import download
+
+# Stability AI took its Stable Diffusion 2 repositories off the Hub; the community keeps copies under these names.
+WITHDRAWN = "stabilityai/stable-diffusion-2"
+KEPT_BY = "sd2-community"
+
+
+def locate(
+    what: str, repo_id: str | Path, index: str, revision: str | None, beside: str | Path | None
+) -> dict[str, Any]:
+    """Where a model of transformers or diffusers is, before any of it is loaded.
+
+    Args:
+        what: What is loaded, in words.
+        repo_id: Folder or Hub id.
+        index: The file that every such model has.
+        revision: Of a Hub repository: branch, tag or commit. Of a folder: its ``sha256:...``, which is checked.
+        beside: See :func:`cbsae_hub.models.resolve_id`.
+
+    Returns:
+        Arguments of ``from_pretrained``; on the Hub, all files are then of one commit.
+
+    Raises:
+        OSError: If there is no such model; says what to try.
+        ValueError: If the folder's weights are not those that ``revision`` names.
+    """
+    source = resolve_id(str(repo_id), beside)
+    if not Path(source).is_dir():
+        try:
+            return {
+                "pretrained_model_name_or_path": source,
+                "revision": download(source, index, revision, {}).parent.name,
+            }
+        except OSError as error:
+            raise OSError(f"{what} could not be loaded. {_advice(source)} ({error})") from error
+    if not (Path(source) / index).is_file():
+        raise OSError(f"{what} could not be loaded: {source} has no {index}. Save or download the whole model again")
+    if revision is not None and revision != folder_revision(source):
+        raise ValueError(f"{source} holds weights {folder_revision(source)}, not {revision}: another model?")
+    return {"pretrained_model_name_or_path": source}
+
+
+def load_sae(sae: Any) -> Any:
+    """An SAE as it is, or from a folder or Hub id."""
+    return SAE.from_pretrained(sae) if isinstance(sae, (str, Path)) else sae
+
+
+def default_dtype(device: str | torch.device) -> torch.dtype:
+    """In what a generator computes: float32 on a CPU, float16 elsewhere."""
+    return torch.float32 if torch.device(device).type == "cpu" else torch.float16
+
+
+def _advice(repo_id: str) -> str:
+    if repo_id.startswith(WITHDRAWN):
+        instead = f"{KEPT_BY}/{repo_id.split('/')[1]}"
+        return f"Stability AI has withdrawn its Stable Diffusion 2 models from the Hub; try {instead!r}, a copy."
+    return "Check the id, log in with `hf auth login`, or give the path of a downloaded copy."

@@ -1,0 +1,91 @@
+"""A vision tower with an SAE at one of its blocks: runs it steered, and sees to it that steering has an effect."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cbsae_hub.steering.edits import AnySteering, steer
+from cbsae_hub.vision.encoder import prefix_tokens
+from cbsae_hub.vision.site import EditError, ResidualSite
+
+
+class SteeredTower:
+    """A vision tower with an SAE at one of its blocks.
+
+    Steering serves the calling thread only, so that requests may run side by side.
+
+    Args:
+        model: A model or pipeline with a vision tower, see :func:`cbsae_hub.vision.site.find_blocks`.
+        config: Of the vision tower.
+        sae: The SAE; it is moved to the tower's device.
+        pack: What names and percentiles of neurons are looked up in: a NeuronTable, a Pack, or None.
+        layer: The block at whose output the SAE works; default the one that the SAE was trained on.
+
+    Raises:
+        ValueError: If the layer is not known or does not exist, or the SAE has another width.
+    """
+
+    def __init__(self, model: Any, config: Any, sae: Any, pack: Any = None, layer: int | None = None):
+        layer = getattr(sae, "layer", None) if layer is None else layer
+        if layer is None:
+            raise ValueError("the SAE does not say at which layer it works: give layer=")
+        self.site = ResidualSite.find(model, layer)
+        if sae.d_in != config.hidden_size:
+            raise ValueError(
+                f"the SAE explains activations of width {sae.d_in}, {self.site.name} puts out {config.hidden_size}: "
+                "it is an SAE of another encoder"
+            )
+        self.prefix = prefix_tokens(config)
+        self.sae, self.pack = sae.to(next(self.site.block.parameters()).device).eval(), pack
+        self.layer = self.site.layer
+
+    @torch.no_grad()
+    def run(self, forward: Callable[[], Tensor], steerings: Sequence[AnySteering | None]) -> Tensor:
+        """Runs the tower with one steering per image.
+
+        Args:
+            forward: Runs the tower once on all images and returns what the rest of the model reads of it,
+                ``[images, ...]``.
+            steerings: One per image; None leaves an image alone.
+
+        Returns:
+            What ``forward`` returned, steered.
+
+        Raises:
+            EditError: If a change was asked for, and what the rest of the model reads is what it is without.
+        """
+        if all(steering is None for steering in steerings):
+            return forward()
+        plain = forward()
+        asked = None
+
+        def edit(v: Tensor) -> Tensor:
+            nonlocal asked
+            steered = steer(steerings, v, self.sae, self.pack, self.prefix)
+            asked = steered.asked.any(-1)
+            return steered.activations
+
+        with self.site.edit(edit, allow_identity=True):
+            steered = forward()
+        self.require_effect(plain, steered, asked, steerings)
+        return steered
+
+    def require_effect(
+        self, plain: Tensor, steered: Tensor, asked: Tensor, steerings: Sequence[AnySteering | None]
+    ) -> None:
+        """Raises EditError if something was asked of an image and nothing became of it.
+
+        Args:
+            plain: What the model reads without steering, ``[images, ...]``.
+            steered: The same with steering.
+            asked: ``[images]`` bool.
+            steerings: One per image.
+        """
+        unchanged = (plain == steered).flatten(1).all(1)
+        for image in (asked & unchanged).nonzero().flatten().tolist():
+            raise EditError(
+                f"steering had no effect: {str(steerings[image]):.200} at {self.site.name} leaves what the model reads "
+                f"of image {image} as it was. Are the tokens steered that it reads?"
+            )

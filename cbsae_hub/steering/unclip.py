@@ -1,0 +1,159 @@
+"""Stable unCLIP draws what its image encoder sees after latents in it were changed."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableUnCLIPImg2ImgPipeline
+from PIL import Image
+from torch import Tensor
+from transformers import AutoImageProcessor
+
+from cbsae_hub.steering.edits import AnySteering, per_image
+from cbsae_hub.steering.loading import default_dtype, load_sae, locate
+from cbsae_hub.steering.tower import SteeredTower
+from cbsae_hub.vision.encoder import to_rgb
+
+
+class UnclipSteerer:
+    """A Stable unCLIP pipeline with an SAE at a block of its image encoder.
+
+    An edit acts at its block; what follows runs on to the image embedding, the one thing by which the image conditions
+    the drawing. Several threads may use one steerer: a steering serves the thread that asked for it.
+
+    Args:
+        pipeline: The pipeline.
+        sae: SAE or concept bottleneck SAE of the image encoder's activations; moved to the encoder's device.
+        pack: What names and percentiles of neurons are looked up in: a NeuronTable, a Pack, or None.
+        layer: The block at whose output the SAE works; default the SAE's own.
+
+    Raises:
+        ValueError: If the SAE does not fit.
+    """
+
+    def __init__(self, pipeline: StableUnCLIPImg2ImgPipeline, sae: Any, pack: Any = None, layer: int | None = None):
+        self.pipeline = pipeline
+        self.encoder = pipeline.image_encoder.eval().requires_grad_(False)
+        self.tower = SteeredTower(pipeline, self.encoder.config, sae, pack, layer)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_id: str | Path,
+        sae: Any,
+        pack: Any = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+        revision: str | None = None,
+        layer: int | None = None,
+        beside: str | Path | None = None,
+    ) -> "UnclipSteerer":
+        """Loads a pipeline from a folder or the Hub: safetensors only, no remote code, the PIL image processor.
+
+        Args:
+            repo_id: Folder or Hub id, for instance "sd2-community/stable-diffusion-2-1-unclip-small".
+            sae: An SAE, or its folder or Hub id.
+            pack: See the class.
+            device: Where the pipeline and the SAE go.
+            dtype: Of the pipeline; default float32 on a CPU, float16 elsewhere.
+            revision: Of a Hub repository: branch, tag or commit. Of a folder: its ``sha256:...``, which is checked.
+            layer: See the class.
+            beside: A model folder next to which the pipeline may lie, see :func:`cbsae_hub.models.resolve_id`.
+
+        Raises:
+            OSError: If there is no such pipeline; says what to try.
+            ValueError: If it is of another revision, or the SAE does not fit.
+        """
+        source = locate("The unCLIP pipeline", repo_id, "model_index.json", revision, beside)
+        dtype = dtype or default_dtype(device)
+        pipeline = StableUnCLIPImg2ImgPipeline.from_pretrained(**source, dtype=dtype, use_safetensors=True)
+        pipeline.feature_extractor = AutoImageProcessor.from_pretrained(
+            **source, subfolder="feature_extractor", backend="pil"
+        )
+        return cls(pipeline.to(device), load_sae(sae), pack, layer)
+
+    @torch.no_grad()
+    def image_embeds(
+        self,
+        images: Sequence[Image.Image],
+        steering: AnySteering | Sequence[AnySteering | None] | None = None,
+    ) -> Tensor:
+        """The embeddings by which images condition the drawing: ``[images, d_projection]``, one batch.
+
+        Raises:
+            ValueError: See :func:`cbsae_hub.steering.apply`.
+            EditError: If a steering leaves the embedding of its image as it was.
+        """
+        pictures = [to_rgb(image) for image in images]
+        pixels = self.pipeline.feature_extractor(images=pictures, return_tensors="pt").pixel_values
+        pixels = pixels.to(self.encoder.device, self.encoder.dtype)
+        return self.tower.run(lambda: self.encoder(pixels).image_embeds, per_image(steering, len(images)))
+
+    def generate(
+        self,
+        images: Sequence[Image.Image],
+        steering: AnySteering | Sequence[AnySteering | None] | None = None,
+        seeds: Sequence[int] = (0,),
+        num_inference_steps: int = 20,
+        guidance_scale: float = 10.0,
+        batch: int = 8,
+    ) -> list[Image.Image]:
+        """Draws each image anew, once per seed.
+
+        All noise of a drawing (of the start, of the embedding, of a scheduler that adds some) comes from one generator
+        on the CPU, made from its seed: drawings of one seed start alike, whatever the steering, batch or device.
+
+        Args:
+            images: PIL images of any mode.
+            steering: One for all images or one per image; None steers nothing.
+            seeds: Drawings of each image.
+            num_inference_steps: Denoising steps.
+            guidance_scale: How closely the drawing follows the embedding; up to 1 there is no guidance.
+            batch: Drawings at once.
+
+        Returns:
+            ``len(images) * len(seeds)`` PIL images: first all drawings of the first image, in the order of the seeds.
+
+        Raises:
+            ValueError: If there are no images or seeds, or see :func:`cbsae_hub.steering.apply`.
+            EditError: If a steering leaves the embedding of its image as it was.
+        """
+        if not len(images) or not len(seeds):
+            raise ValueError("generate needs at least one image and one seed")
+        steerings = per_image(steering, len(images))
+        parts = [slice(start, start + batch) for start in range(0, len(images), batch)]
+        embeddings = torch.cat([self.image_embeds(images[part], steerings[part]) for part in parts])
+        drawings = [(embedding, int(seed)) for embedding in embeddings for seed in seeds]
+        pictures = []
+        for start in range(0, len(drawings), batch):
+            chosen, chosen_seeds = zip(*drawings[start : start + batch])
+            pictures += self.draw(torch.stack(chosen), chosen_seeds, num_inference_steps, guidance_scale)
+        return pictures
+
+    def draw(
+        self,
+        image_embeds: Tensor,
+        seeds: Sequence[int],
+        num_inference_steps: int = 20,
+        guidance_scale: float = 10.0,
+    ) -> list[Image.Image]:
+        """Draws embeddings, one batch.
+
+        Args:
+            image_embeds: ``[drawings, d_projection]``, see :meth:`image_embeds`.
+            seeds: One per drawing.
+            num_inference_steps: See :meth:`generate`.
+            guidance_scale: See :meth:`generate`.
+        """
+        # A scheduler counts its steps: each call has its own, or threads would advance each other's.
+        pipeline = copy.copy(self.pipeline)
+        pipeline.scheduler = copy.deepcopy(self.pipeline.scheduler)
+        return pipeline(
+            prompt=[""] * len(image_embeds),
+            image_embeds=image_embeds,
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+        ).images
