@@ -1,8 +1,8 @@
 """Questions about scenes of Emoji World and true answers to them: what ``hub/emoji-llava`` learns to talk about.
 
-A scene is given as its ground truth, a row of the published dataset (``SceneRenderer.rows``). No template holds the name
-of a concept, so that every concept that an answer names comes from the scene. Neither a question nor an answer tells what
-cannot be seen: the colour of a background is left out where the style takes colour away.
+A scene is given as its ground truth, a row of the published dataset (``SceneRenderer.rows``). No template holds the
+name of a concept, so that every concept that an answer names comes from the scene. Nothing is asked or told that cannot
+be seen: the colour of a background is left out where the style takes colour away.
 """
 
 import re

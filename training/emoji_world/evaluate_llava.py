@@ -11,9 +11,9 @@ stands between white space, in lower case, without punctuation at the ends. All 
 - ``background``, ``count``: all test scenes; ``style``: the mean of the test split's and the four styled splits';
   ``written``: typographic scenes; ``written_nothing``: all test scenes. Right if answer and truth have the same words.
 - ``presence_yes``, ``presence_no``: all test scenes, each asked for its first object, and for one that is not there.
-- ``describe``: right if the answer names all objects of the scene and no other concept; and for each kind of open prompt
-  ``KIND_follows``, the answer has a form that was asked for, and ``KIND_names``, it names an object of the scene. These
-  are measured on the first 256 test scenes.
+- ``describe``: right if the answer names all objects of the scene and no other concept. For each kind of open prompt
+  ``KIND_follows``: the answer has a form that was asked for; ``KIND_names``: it names an object of the scene. These are
+  measured on the first 256 test scenes.
 - ``white``: the first word said of an empty white image.
 """
 
@@ -53,7 +53,9 @@ class Talker:
         self.batch = batch
 
     @torch.inference_mode()
-    def ask(self, images: Sequence[Image.Image], questions: str | Sequence[str], tokens: int = WORD_TOKENS) -> list[str]:
+    def ask(
+        self, images: Sequence[Image.Image], questions: str | Sequence[str], tokens: int = WORD_TOKENS
+    ) -> list[str]:
         """The greedy answer of at most ``tokens`` tokens to one question about each image, or to the same about all."""
         questions = [questions] * len(images) if isinstance(questions, str) else questions
         answers = []

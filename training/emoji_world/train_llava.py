@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from training.emoji_world.dialogues import Dialogue, dialogues, emptied, prompt
-from training.emoji_world.glyphs import Atlas, Concept
+from training.emoji_world.glyphs import Atlas
 from training.emoji_world.loop import train
 from training.emoji_world.paths import HUB, RUNS, publish
 from training.emoji_world.pretrain_clip import SPEC
@@ -65,9 +65,7 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int = VOCABULARY) -> PreTr
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
-    bpe.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", special_tokens=[(BOS, bpe.token_to_id(BOS))]
-    )
+    bpe.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, bpe.token_to_id(BOS))])
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         pad_token=PAD,
@@ -90,7 +88,9 @@ def corpus(renderer: SceneRenderer) -> list[str]:
     return texts
 
 
-def build(encoder: str | Path, tokenizer: PreTrainedTokenizerFast) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
+def build(
+    encoder: str | Path, tokenizer: PreTrainedTokenizerFast
+) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     """A LLaVA with a fresh projector and decoder around the frozen vision model of a CLIP, or a Dinov2Model.
 
     Args:
@@ -107,8 +107,8 @@ def build(encoder: str | Path, tokenizer: PreTrainedTokenizerFast) -> tuple[Llav
     patches = (vision.image_size // vision.patch_size) ** 2
     text = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4,
-        max_position_embeddings=tokenizer.model_max_length, tie_word_embeddings=True, pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        max_position_embeddings=tokenizer.model_max_length, tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
     llava = LlavaForConditionalGeneration(
         LlavaConfig(
@@ -165,7 +165,7 @@ def pack(rows: Sequence[Sequence[Dialogue]], processor: LlavaProcessor, image_to
 
 
 def separated(segments: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """What keeps the dialogues of a row apart: an additive mask ``[n, 1, length, length]``, positions ``[n, length]``."""
+    """Additive mask ``[n, 1, length, length]`` and positions ``[n, length]`` that keep the dialogues of a row apart."""
     length = segments.shape[1]
     index = torch.arange(length, device=segments.device)
     earlier = index[:, None] >= index
@@ -177,51 +177,63 @@ def separated(segments: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor,
     return mask[:, None], positions
 
 
+@torch.no_grad()
+def patch_features(llava: LlavaForConditionalGeneration, pixels: torch.Tensor) -> torch.Tensor:
+    """What the projector reads: the frozen tower's patch tokens, ``[n, 3, 64, 64] -> [n, patches, width]``."""
+    states = llava.model.vision_tower(pixels, output_hidden_states=True).hidden_states
+    return states[llava.config.vision_feature_layer][:, 1:]
+
+
 class DialogueModel(torch.nn.Module):
-    """The loss of a LLaVA on packed dialogues, as one module for Accelerate to wrap."""
+    """What learns in a LLaVA, projector and decoder, and the loss on packed dialogues.
+
+    The frozen tower is no part of it: a checkpoint holds no second copy that could differ from the encoder.
+    """
 
     def __init__(self, llava: LlavaForConditionalGeneration):
         super().__init__()
-        self.llava = llava
+        self.projector = llava.model.multi_modal_projector
+        self.decoder = llava.model.language_model
+        self.head = llava.lm_head
+        self.image_token = llava.config.image_token_id
 
     def forward(  # noqa: D102
-        self, pixels: torch.Tensor, ids: torch.Tensor, segments: torch.Tensor, labels: torch.Tensor
+        self, patches: torch.Tensor, ids: torch.Tensor, segments: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        llava = self.llava
-        embeddings = llava.get_input_embeddings()(ids)
-        features = torch.cat(tuple(llava.get_image_features(pixel_values=pixels).pooler_output))
-        image = (ids == llava.config.image_token_id)[..., None]
-        embeddings = embeddings.masked_scatter(image, features.to(embeddings.dtype))
+        embeddings = self.decoder.get_input_embeddings()(ids)
+        image = (ids == self.image_token)[..., None]
+        embeddings = embeddings.masked_scatter(image, self.projector(patches).to(embeddings.dtype))
         mask, positions = separated(segments, embeddings.dtype)
-        hidden = llava.model.language_model(
+        hidden = self.decoder(
             inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, use_cache=False
         ).last_hidden_state
         answered = labels[:, 1:] != UNLABELLED
         targets = labels[:, 1:][answered]
-        logits = llava.lm_head(hidden[:, :-1][answered]).float()
+        logits = self.head(hidden[:, :-1][answered]).float()
         right = (logits.argmax(-1) == targets).float()
         words = segments[:, 1:][answered] == 1  # the first dialogue of a row asks for one word
         return F.cross_entropy(logits, targets), {"right": right.mean().item(), "words": right[words].mean().item()}
 
 
 def main(
-    encoder: Annotated[str, typer.Option(help="Folder or Hub id of a CLIPModel or Dinov2Model.")] = str(HUB / "emoji-clip"),
+    encoder: Annotated[str, typer.Option(help="CLIPModel or Dinov2Model, a folder or Hub id.")] = f"{HUB}/emoji-clip",
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 2000,
     batch: Annotated[int, typer.Option(help="Scenes a step and process.")] = 64,
-    each: Annotated[int, typer.Option(help="Dialogues about each scene.")] = 4,
+    each: Annotated[int, typer.Option(help="Dialogues about each scene.", min=1, max=12)] = 4,
     learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Of weights, scenes and dialogues.")] = 3,
     precision: Annotated[str, typer.Option(help="Accelerate's mixed precision: no, bf16 or fp16.")] = "bf16",
     output: Annotated[Path, typer.Option(help="Folder of the published model.")] = HUB / "emoji-llava",
-    run: Annotated[Path | None, typer.Option(help="Folder of checkpoint and log; default runs/ and the output's name.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Checkpoint and log; default runs/ with the output's name.")] = None,
 ) -> None:
-    """Trains and publishes the LLaVA of Emoji World."""
+    """Trains and publishes a LLaVA of Emoji World."""
     torch.set_num_threads(2)
     set_seed(seed)
     accelerator = Accelerator(mixed_precision=precision)
     renderer = SceneRenderer(Atlas.build(), seed)
     llava, processor = build(encoder, train_tokenizer(corpus(renderer)))
     llava.set_attn_implementation("eager")  # as in pretrain_clip; not saved
+    llava.to(accelerator.device)
 
     def step_loss(model: torch.nn.Module, step: int):
         index = step * accelerator.num_processes + accelerator.process_index
@@ -229,11 +241,12 @@ def main(
         scenes = emptied(renderer.batch(index, batch, SPEC), max(1, batch // EMPTY_SHARE))
         rows = dialogues(renderer.rows(scenes), renderer.atlas.concepts, rng, each)
         packed = pack(rows, processor, llava.config.image_seq_length)
-        pixels = scenes.pixels.to(accelerator.device).float() / 127.5 - 1
-        return model(pixels, **{name: tensor.to(accelerator.device) for name, tensor in packed.items()})
+        with accelerator.autocast():
+            patches = patch_features(llava, scenes.pixels.to(accelerator.device).float() / 127.5 - 1)
+        return model(patches, **{name: tensor.to(accelerator.device) for name, tensor in packed.items()})
 
     train(
-        DialogueModel(llava).to(accelerator.device),
+        DialogueModel(llava),
         step_loss,
         accelerator=accelerator,
         run=run or RUNS / output.name,
