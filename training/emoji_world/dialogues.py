@@ -125,7 +125,7 @@ def dialogues(
         weights = _weights(truth)
         kinds, chances = list(weights), np.array(list(weights.values()))
         chosen = rng.choice(kinds, each - 1, replace=False, p=chances / chances.sum())
-        result.append([ask(kind, truth, concepts, rng) for kind in ("word", *chosen)])
+        result.append([ask(str(kind), truth, concepts, rng) for kind in ("word", *chosen)])
     return result
 
 
