@@ -219,7 +219,17 @@ def _train(encoder, atlas, folder, monkeypatch, stop_at=None):
         patch.setattr(torch, "set_num_threads", lambda threads: None)
         patch.setattr(train_llava, "train", functools.partial(loop.train, checkpoint_every=1, warmup=1))
         patch.setattr(train_llava, "emptied", emptied)
-        train_llava.main(str(encoder), 2, 4, 2, 1e-2, 0, "no", folder / "llava", folder / "run")
+        train_llava.main(
+            encoder=str(encoder),
+            steps=2,
+            batch=4,
+            each=2,
+            learning_rate=1e-2,
+            seed=0,
+            precision="no",
+            output=folder / "llava",
+            run=folder / "run",
+        )
     return LlavaForConditionalGeneration.from_pretrained(folder / "llava").eval()
 
 

@@ -217,8 +217,8 @@ class DialogueModel(torch.nn.Module):
 
 def main(
     encoder: Annotated[str, typer.Option(help="CLIPModel or Dinov2Model, a folder or Hub id.")] = f"{HUB}/emoji-clip",
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 2000,
-    batch: Annotated[int, typer.Option(help="Scenes a step and process.")] = 64,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 3600,
+    batch: Annotated[int, typer.Option(help="Scenes a step and process.")] = 32,
     each: Annotated[int, typer.Option(help="Dialogues about each scene.", min=1, max=12)] = 4,
     learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Of weights, scenes and dialogues.")] = 3,
