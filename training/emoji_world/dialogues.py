@@ -13,7 +13,6 @@ from string import Formatter
 from typing import Any
 
 import numpy as np
-import torch
 
 from training.emoji_world.backgrounds import BACKGROUNDS, COLOURS
 from training.emoji_world.captions import background_phrase, with_article
@@ -203,7 +202,7 @@ def emptied(scenes: Scenes, count: int) -> Scenes:
     }
     for name, value in empty.items():
         arrays[name][last] = value
-    return Scenes(pixels=torch.as_tensor(pixels), **arrays)
+    return Scenes(pixels=pixels, **arrays)
 
 
 def _weights(truth: Truth) -> dict[str, float]:
