@@ -1,5 +1,6 @@
 """A world of coloured shapes: the real one's glyphs need a font, which a machine that only runs tests may lack."""
 
+import datasets
 import pytest
 import torch
 
@@ -26,3 +27,12 @@ def atlas() -> Atlas:
         for size in (1.0, 0.5)
     )
     return Atlas(concepts, glyphs, labels)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """What datasets makes of the published scenes is thrown away after the tests."""
+    before = datasets.config.HF_DATASETS_CACHE
+    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
+    yield
+    datasets.config.HF_DATASETS_CACHE = before

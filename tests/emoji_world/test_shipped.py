@@ -2,7 +2,6 @@
 
 import json
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -13,14 +12,6 @@ from training.emoji_world import evaluate
 from training.emoji_world.backgrounds import BACKGROUNDS
 from training.emoji_world.make_images import FEATURES, LAND_ANIMALS, SPLITS, SPURIOUS, WATER_ANIMALS
 from training.emoji_world.paths import HUB
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    before = datasets.config.HF_DATASETS_CACHE
-    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
-    yield
-    datasets.config.HF_DATASETS_CACHE = before
 
 
 @pytest.mark.parametrize("split", [*SPLITS, *SPURIOUS])
