@@ -11,7 +11,9 @@ import yaml
 from datasets import Dataset, Features, Image, Value
 from small_hub import CONCEPTS, Pictures, make_hub
 
-from cbsae_hub import SAE, NeuronTable, Pack
+from cbsae_hub import SAE, NeuronTable, Pack, VisionEncoder
+from cbsae_hub.metrics import monosemanticity_score
+from cbsae_hub.vision.clip_like import ClipLike
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,6 +43,11 @@ def workplace(tmp_path_factory):
             "split": "train", "concepts": {"colours": "concepts.txt"}, "truth": {"side": "side"}, "output": "scores",
             "batch_size": 7, "top_k": 10,
         },
+        "sweep": {
+            "encoder": "hub/encoder", "layers": [1, -1], "tokens": "patches", "images": "hub/pictures",
+            "split": "train", "expansions": [1, 2], "k": 3, "steps": 20, "batch_size": 32, "warmup_steps": 2,
+            "similarity": "hub/judge", "probe_images": "hub/pictures", "probe_split": "train", "output": "sweep",
+        },
     }  # fmt: skip
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     return folder
@@ -51,16 +58,46 @@ def run(folder, script, *arguments):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
 
 
+def test_a_sweep_is_one_table_and_goes_on_where_it_stopped(workplace):
+    done = run(workplace, "sweep.py")
+    assert done.returncode == 0, done.stderr
+    told = json.loads((workplace / "sweep" / "sweep.json").read_text())["rows"]
+    grid = [(kind, e) for kind in ("BatchTopK", "Matryoshka") for e in (1, 2)]
+    expected = [(layer, *one) for layer in (1, 3) for one in [("none", None), *grid]]
+    assert [(row["layer"], row["kind"], row["expansion"]) for row in told] == expected
+    assert done.stdout.strip() == (workplace / "sweep" / "sweep.md").read_text().strip()
+    assert len(done.stdout.strip().splitlines()) == 2 + len(told)
+
+    pictures = Pictures(60)["image"]
+    embeddings = ClipLike.from_pretrained(workplace / "hub" / "judge").embed_images(pictures)
+    encoder = VisionEncoder.from_pretrained(workplace / "hub" / "encoder", layer=3, tokens="patches")
+    v = encoder(pictures)
+    raw = monosemanticity_score(v.mean(1), embeddings)
+    row = told[5]
+    assert row["mean"] == pytest.approx(raw.nanmean().item(), abs=1e-5) and row["n"] == 16
+    sae = SAE.from_pretrained(workplace / "sweep" / "layer-3" / "matryoshka-x2")
+    assert sae.group_sizes == (2, 4, 8, 18) and sae.layer == 3
+    scores = monosemanticity_score(sae.encode(v).detach().mean(1), embeddings)
+    assert told[-1]["best"] == pytest.approx(scores[~scores.isnan()].max().item(), abs=1e-5)
+    assert told[-1]["undefined"] == scores.isnan().sum().item()
+
+    trained = sorted((workplace / "sweep").rglob("*.safetensors"))
+    times = [path.stat().st_mtime_ns for path in trained]
+    again = run(workplace, "sweep.py")
+    assert again.stdout == done.stdout and [path.stat().st_mtime_ns for path in trained] == times
+
+
 SCRIPTS = {
     "extract_activations.py": "activations",
     "train_sae.py": "sae",
     "build_pack.py": "scores",
     "score_neurons.py": "scores",
+    "sweep.py": "sweep",
 }
 
 
 def test_the_scripts_make_a_model_that_can_be_looked_up(workplace):
-    for script in SCRIPTS:
+    for script in ("extract_activations.py", "train_sae.py", "build_pack.py", "score_neurons.py"):
         done = run(workplace, script)
         assert done.returncode == 0, done.stderr
         assert done.stdout == "", "standard output is for results"
