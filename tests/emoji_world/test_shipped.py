@@ -6,10 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from cbsae_hub import Pack
+from cbsae_hub.data.hierarchy import ConceptTree
 from cbsae_hub.data.images import load_images
+from cbsae_hub.models import folder_revision
 from cbsae_hub.vision.clip_like import ClipLike
 from training.emoji_world import evaluate
 from training.emoji_world.backgrounds import BACKGROUNDS
+from training.emoji_world.captions import kind_of
+from training.emoji_world.glyphs import Concept
 from training.emoji_world.make_images import FEATURES, LAND_ANIMALS, SPLITS, SPURIOUS, WATER_ANIMALS
 from training.emoji_world.paths import HUB
 
@@ -60,3 +65,31 @@ def test_neighbours_of_the_self_supervised_encoder_can_be_measured_again():
         measured = evaluate._dino(HUB / "emoji-dino")
     assert measured == pytest.approx(told, abs=0.1)
     assert told["knn_top1"] > told["knn_top1_pixels"]
+
+
+def test_the_tree_and_the_kinds_are_those_of_the_scenes():
+    tree = ConceptTree.load(HUB / "emoji-images" / "hierarchy.json")
+    things = {
+        (thing["name"], thing["group"], thing["subgroup"])
+        for row in load_images(HUB / "emoji-images", "probe")["objects"]
+        for thing in row
+    }
+    assert {name for name, *_ in things} == set(tree.leaves)
+    for name, group, subgroup in things:
+        above = tree.ancestors(name)
+        assert above == {name: 0, f"subgroup: {subgroup}": 1, f"group: {group}": 2, "everything": 3}
+    kinds = (HUB / "emoji-images" / "kinds.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    assert set(kinds) == {kind_of(Concept(name, "", group, subgroup)) for name, group, subgroup in things}
+
+
+def test_what_the_pack_says_of_the_model_is_what_its_table_says():
+    pack = Pack.from_pretrained(HUB / "emoji-sae")
+    frame, told = pack.neurons.frame, pack.info["scores"]
+    named = frame[frame["name"].notna()]
+    assert told["truth"]["name_agreement"] == pytest.approx(named["truth_agrees"].mean())
+    assert told["monosemanticity"]["mean"] == pytest.approx(frame["monosemanticity"].mean())
+    assert told["monosemanticity"]["undefined"] == frame["monosemanticity"].isna().sum()
+    assert told["coverage"]["emoji"]["named"] == named["name"].nunique()
+    assert told["shares"]["dead"] == pytest.approx((frame["density"] == 0).mean())
+    assert pack.info["encoder"]["encoder_revision"] == folder_revision(HUB / "emoji-clip")
+    assert pack.info["judge"]["revision"] == folder_revision(HUB / "emoji-teacher")
