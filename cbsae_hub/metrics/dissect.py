@@ -74,8 +74,8 @@ def soft_wpmi(
         evidence = _evidence(rows, weights, probabilities[:, columns])
         q = _prior(evidence, alive) if prior is None else prior[columns] - base
         # L and Q both lack the constant `base`: with lam = 1 it is gone.
-        scores[:, columns] = (evidence - lam * q + (1 - lam) * base) * alive[:, None]
-    return scores
+        torch.sub(evidence, lam * q - (1 - lam) * base, out=scores[:, columns])
+    return _silence(scores, alive)
 
 
 def rank_weights(
@@ -134,9 +134,15 @@ def _flush_after(weights: list[float], largest: float, limit: float) -> set[int]
 
 def _prior(evidence: Tensor, alive: Tensor) -> Tensor:
     """The concept prior Q of the neurons that are not dead, without the constant of :func:`rank_weights`."""
-    if not alive.any():
+    count = int(alive.sum())
+    if not count:
         return evidence.new_zeros(evidence.shape[1])
-    return evidence[alive].logsumexp(0) - math.log(int(alive.sum()))
+    return (evidence if count == len(alive) else evidence[alive]).logsumexp(0) - math.log(count)
+
+
+def _silence(scores: Tensor, alive: Tensor) -> Tensor:
+    """Scores with 0 for dead neurons, in place."""
+    return scores if alive.all() else scores.mul_(alive[:, None])
 
 
 def cosine(latents: Tensor, concept_similarities: Tensor) -> Tensor:
@@ -354,7 +360,8 @@ class Dissector(TopImages):
             probabilities = (SHARPNESS * embeddings @ part.T).sub_(normaliser[:, None]).exp_()
             evidence = _evidence(rows, weights, probabilities)
             prior = _prior(evidence, alive)
-            yield evidence.sub_(prior).mul_(alive[:, None]), _evidence(random, weights, probabilities) - prior
+            null = _evidence(random, weights, probabilities) - prior
+            yield _silence(evidence.sub_(prior), alive), null
 
     def _embedded(self) -> tuple[Tensor, Tensor]:
         """Image ids, ascending, and the judge's embeddings in that order."""

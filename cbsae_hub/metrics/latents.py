@@ -46,7 +46,7 @@ def check_batch(latents: Tensor, neurons: int, **others: Tensor) -> None:
             raise ValueError(f"latents of {len(latents)} images and {name} of {len(other)} were given")
     stored = latents.coalesce().values() if latents.is_sparse else latents
     for name, values in {"latents": stored, **others}.items():
-        if values.is_floating_point() and not values.isfinite().all():
+        if values.is_floating_point() and values.numel() and not torch.stack(values.aminmax()).isfinite().all():
             raise ValueError(f"{name} are NaN or infinite")
 
 
