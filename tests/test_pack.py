@@ -94,6 +94,14 @@ def test_examples_are_the_right_images_with_their_maps(pack, latents):
             assert np.abs(difference).mean() < 25, "WebP is lossy, not another picture"
 
 
+def test_images_without_a_caption_have_an_alternative_text_all_the_same(world, tmp_path):
+    pictures = Pictures()
+    pictures.columns["caption"][::2] = [None] * 24
+    pack = build_pack(scorer_of(world, pictures), pictures, tmp_path, source={}, alt_column="caption")
+    for image in pack.image_ids():
+        assert pack.alt(image) == (pictures.columns["caption"][image] or f"probe image {image}")
+
+
 def test_it_reads_back_from_disk_and_hides_nothing(world, pack):
     again = Pack.from_pretrained(world[3])
     pd.testing.assert_frame_equal(again.neurons.frame, pack.neurons.frame)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from PIL import Image
 
 from cbsae_hub import NeuronTable, plotting
 from cbsae_hub.models.files import replace_file
@@ -20,6 +21,7 @@ def main(
     folders: Annotated[list[Path], typer.Argument(help="Folders with neurons.parquet and scores.json.")],
     output: Annotated[Path, typer.Option(help="Folder of the figures.")],
     format: Annotated[str, typer.Option(help="png, svg or pdf.")] = "png",
+    image: Annotated[Path | None, typer.Option(help="Picture to draw the map of L0 over.")] = None,
     threshold: Annotated[
         str, typer.Option(help="Where 'high' begins in the quadrants: mean, median, number.")
     ] = "mean",
@@ -33,6 +35,7 @@ def main(
             raise ValueError("two folders have the same name: figures could not tell them apart")
         tables = {folder.resolve().name: NeuronTable.read(folder).frame for folder in folders}
         scores = {folder.resolve().name: json.loads((folder / "scores.json").read_text()) for folder in folders}
+        picture = image and Image.open(image).convert("RGB")
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     limit = threshold if threshold in ("mean", "median") else float(threshold)
@@ -48,7 +51,7 @@ def main(
         figures |= {
             f"{name}-quadrants": lambda frame=frame: plotting.plot_quadrants(frame, limit),
             f"{name}-histograms": lambda frame=frame, told=scores[name]: plotting.plot_histograms(frame, told["l0"]),
-            f"{name}-l0-map": lambda told=scores[name]: plotting.plot_patch_map(told["l0"]["patch_map"] or []),
+            f"{name}-l0-map": lambda told=scores[name]: plotting.plot_patch_map(told["l0"]["patch_map"] or [], picture),
         }
     output.mkdir(parents=True, exist_ok=True)
     for name, draw in figures.items():

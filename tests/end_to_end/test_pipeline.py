@@ -120,6 +120,8 @@ def test_the_scripts_make_a_model_that_can_be_looked_up(workplace):
 
 def test_figures_are_drawn_of_what_was_scored(workplace):
     command = [sys.executable, str(ROOT / "training" / "plots.py"), "scores", "--output", "plots", "--format", "svg"]
+    command += ["--image", "picture.png"]
+    Pictures(1)["image"][0].save(workplace / "picture.png")
     done = subprocess.run(command, cwd=workplace, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     drawn = {path.name for path in (workplace / "plots").iterdir()}
