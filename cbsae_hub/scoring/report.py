@@ -265,7 +265,12 @@ def _agreement(frame: pd.DataFrame, found: GroundTruthScores, truth: Truth) -> d
     detected = {}
     for family in truth.families:
         best = np.nan_to_num(found.average_precision[:, truth.columns(family)]).max(0, initial=0.0)
-        detected[family] = {"labels": len(best), "detected": mean(best >= CLEAR), "mean_best_ap": mean(best)}
+        detected[family] = {
+            "labels": len(best),
+            "too_rare": truth.too_rare[family],
+            "detected": mean(best >= CLEAR),
+            "mean_best_ap": mean(best),
+        }
     claims = named["name"].map({name: family for family, name in reversed(truth.labels)}).fillna("none")
     return {
         "name_agreement": mean(named["truth_agrees"]),

@@ -8,6 +8,9 @@ import numpy as np
 
 from cbsae_hub.metrics.ground_truth import label_matrix
 
+# Of thousands of neurons some fires on any few images and on hardly anything else: rarer labels prove nothing.
+MIN_IMAGES = 10
+
 
 @dataclass
 class Truth:
@@ -15,14 +18,16 @@ class Truth:
 
     Attributes:
         families: Name of a kind of label ("concept", "background", ...) to the column that holds it: ``background`` (a
-            name, or None) or ``objects.name`` (names in a list of records).
+            name, or None), ``objects.name`` (names in a list of records), or ``written_word?`` (whether there is one).
         labels: The (family, name) of each column of ``matrix``.
         matrix: ``[images, labels]`` bool.
+        too_rare: Of each family, how many labels were left out because fewer than 10 images have them.
     """
 
     families: dict[str, str]
     labels: list[tuple[str, str]]
     matrix: np.ndarray
+    too_rare: dict[str, int]
 
     @classmethod
     def read(cls, images: Any, families: Mapping[str, str]) -> "Truth":
@@ -31,13 +36,14 @@ class Truth:
         Raises:
             ValueError: If the dataset lacks a column.
         """
-        labels, blocks = [], []
+        labels, blocks, too_rare = [], [np.zeros((len(images), 0), dtype=bool)], {}
         for family, column in families.items():
             matrix, names = label_matrix(_label_sets(images, column))
-            labels += [(family, name) for name in names]
-            blocks.append(matrix)
-        matrix = np.concatenate(blocks, 1) if blocks else np.zeros((len(images), 0), dtype=bool)
-        return cls(dict(families), labels, matrix)
+            kept = np.flatnonzero(matrix.sum(0) >= MIN_IMAGES)
+            labels += [(family, names[i]) for i in kept]
+            blocks.append(matrix[:, kept])
+            too_rare[family] = len(names) - len(kept)
+        return cls(dict(families), labels, np.concatenate(blocks, 1), too_rare)
 
     def columns(self, family: str) -> np.ndarray:
         """Which columns of the matrix hold a family's labels."""
@@ -52,11 +58,13 @@ class Truth:
 
 
 def _label_sets(images: Any, column: str) -> list[set[str]]:
-    name, _, record_field = column.partition(".")
+    name, _, record_field = column.removesuffix("?").partition(".")
     try:
         values = images[name]
     except KeyError as error:
         raise ValueError(f"the images have no column {name!r}") from error
+    if column.endswith("?"):
+        return [set() if value is None else {name} for value in values]
     if record_field:
         return [{item[record_field] for item in row if item[record_field] is not None} for row in values]
     return [set() if value is None else {value} for value in values]

@@ -43,14 +43,14 @@ def make(world, **settings):
     sae, encoder, judge, _ = world
     tree = ConceptTree.from_edges([("colour", "bright"), ("bright", "white"), ("bright", "red"),
                                    ("colour", "green"), ("colour", "blue")])  # fmt: skip
-    settings = {"truth": Truth.read(Pictures(), FAMILIES), "tree": tree, "similarity": embed, "top_k": 10} | settings
+    settings = {"truth": Truth.read(Pictures(96), FAMILIES), "tree": tree, "similarity": embed, "top_k": 10} | settings
     return NeuronScorer(sae, encoder, judge, SETS, zero_shot=head_of(encoder), **settings)
 
 
 @pytest.fixture(scope="module")
 def scores(world):
     made = make(world)
-    made.run(Pictures(), batch_size=10)
+    made.run(Pictures(96), batch_size=10)
     return made.results()
 
 
@@ -58,12 +58,12 @@ def scores(world):
 def latents(world):
     """All latents at once: what the scorer never holds. ``[images, tokens, neurons]``."""
     sae, encoder, *_ = world
-    return sae.encode(encoder(Pictures()[:]["image"])).detach()
+    return sae.encode(encoder(Pictures(96)[:]["image"])).detach()
 
 
 def test_names_and_coverage_of_each_concept_set(world, scores, latents):
     judge = world[2]
-    images, pooled = judge.embed_images(Pictures()[:]["image"]), latents.mean(1)
+    images, pooled = judge.embed_images(Pictures(96)[:]["image"]), latents.mean(1)
     alive = (pooled > 0).any(0).numpy()
     for name, concepts in SETS.items():
         expected = soft_wpmi(pooled, images @ judge.embed_texts(list(concepts)).T, top_k=10)
@@ -81,7 +81,7 @@ def test_names_and_coverage_of_each_concept_set(world, scores, latents):
 
 
 def test_monosemanticity_by_the_judge_that_was_asked_for(scores, latents):
-    expected = monosemanticity_score(latents.mean(1), embed(Pictures()[:]["image"])).numpy()
+    expected = monosemanticity_score(latents.mean(1), embed(Pictures(96)[:]["image"])).numpy()
     np.testing.assert_allclose(scores.neurons["monosemanticity"], expected, atol=1e-7)
     told = scores.summary["monosemanticity"]
     assert told["undefined"] == np.isnan(expected).sum() >= 1
@@ -99,7 +99,7 @@ def test_overlaps(scores, latents):
 
 
 def test_truth(scores, latents):
-    pictures, pooled = Pictures(), latents.mean(1).numpy()
+    pictures, pooled = Pictures(96), latents.mean(1).numpy()
     labels = {("colour", c): np.array(pictures.colours) == c for c in set(pictures.colours)}
     labels |= {("side", s): np.array(pictures.sides) == s for s in ("left", "right")}
     for row in scores.neurons[scores.neurons["name"].notna()].itertuples():
@@ -120,7 +120,7 @@ def test_truth(scores, latents):
 
 
 def test_how_general_neurons_are(scores, latents):
-    pooled, colours = latents.mean(1).numpy(), np.array(Pictures().colours)
+    pooled, colours = latents.mean(1).numpy(), np.array(Pictures(96).colours)
     depth = {frozenset(["red", "white"]): 1}  # of what two colours share; 0 for the others
     for row in scores.neurons.itertuples():
         fires = pooled[:, row.neuron] > 0
@@ -139,7 +139,7 @@ def test_how_general_neurons_are(scores, latents):
 
 def test_reconstruction_and_what_it_costs_downstream(world, scores, latents):
     sae, encoder, *_ = world
-    images = Pictures()[:]["image"]
+    images = Pictures(96)[:]["image"]
     x = encoder(images)
     rebuilt = sae.decode(latents).detach()
     variance = (x.flatten(0, 1) - x.flatten(0, 1).mean(0)).square().sum()
@@ -150,7 +150,7 @@ def test_reconstruction_and_what_it_costs_downstream(world, scores, latents):
     assert scores.summary["l0"]["histogram"]["counts"] == torch.bincount(active.flatten()).tolist()
     np.testing.assert_allclose(scores.summary["l0"]["patch_map"], active.float().mean(0).reshape(2, 2), atol=1e-3)
 
-    head, truth = head_of(encoder), torch.tensor([sorted(set(Pictures().colours)).index(c) for c in Pictures().colours])
+    head, truth = head_of(encoder), torch.tensor([sorted(set(Pictures(96).colours)).index(c) for c in Pictures(96).colours])
     replaced = {"original": x, "reconstructed": rebuilt, "zeroed": torch.zeros_like(x)}
     for name, patches in replaced.items():
         with encoder.site.edit(lambda v, p=patches: torch.cat([v[:, :1], p], 1), allow_identity=True):
@@ -160,7 +160,7 @@ def test_reconstruction_and_what_it_costs_downstream(world, scores, latents):
 
 def test_batches_shares_and_order_do_not_matter(world, scores):
     made = make(world)
-    pictures = Pictures()
+    pictures = Pictures(96)
     for ids in torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0)).split(7):
         made.update(ids, [pictures[int(i)]["image"] for i in ids])
     again = made.results()
@@ -171,7 +171,7 @@ def test_batches_shares_and_order_do_not_matter(world, scores):
 def test_an_interrupted_run_goes_on(world, scores, tmp_path, monkeypatch):
     monkeypatch.setattr(scorer, "CHECKPOINT_EVERY", 2)
     whole, part = make(world), make(world)
-    whole.run(Pictures(), 10, checkpoint=tmp_path / "whole", settings={"model": "a"})
+    whole.run(Pictures(96), 10, checkpoint=tmp_path / "whole", settings={"model": "a"})
     update, seen = part.update, []
 
     def killed(ids, pictures):
@@ -182,9 +182,9 @@ def test_an_interrupted_run_goes_on(world, scores, tmp_path, monkeypatch):
 
     part.update = killed
     with pytest.raises(KeyboardInterrupt):
-        part.run(Pictures(), 10, checkpoint=tmp_path / "part", settings={"model": "a"})
+        part.run(Pictures(96), 10, checkpoint=tmp_path / "part", settings={"model": "a"})
     resumed = make(world)
-    resumed.run(Pictures(), 10, checkpoint=tmp_path / "part", settings={"model": "a"})
+    resumed.run(Pictures(96), 10, checkpoint=tmp_path / "part", settings={"model": "a"})
     assert len(seen) == 3
     saved, expected = (load_file(tmp_path / name / "process-0.safetensors") for name in ("part", "whole"))
     assert saved.keys() == expected.keys()
@@ -192,7 +192,7 @@ def test_an_interrupted_run_goes_on(world, scores, tmp_path, monkeypatch):
         assert torch.equal(saved[key], expected[key]), key
     pd.testing.assert_frame_equal(resumed.results().neurons, scores.neurons)
     with pytest.raises(ValueError, match="another run.*delete it"):
-        make(world).run(Pictures(), 10, checkpoint=tmp_path / "part", settings={"model": "b"})
+        make(world).run(Pictures(96), 10, checkpoint=tmp_path / "part", settings={"model": "b"})
 
 
 def test_results_on_disk(scores, tmp_path):
@@ -223,7 +223,7 @@ def test_bad_requests_are_refused(world):
     with pytest.raises(ValueError, match="no probe images"):
         make(world).run(Pictures(0))
     with pytest.raises(ValueError, match="no column 'nonsense'"):
-        Truth.read(Pictures(), {"x": "nonsense"})
+        Truth.read(Pictures(96), {"x": "nonsense"})
     sae, encoder, judge, _ = world
     with pytest.raises(ValueError, match="no concept set"):
         NeuronScorer(sae, encoder, judge, {})
@@ -239,6 +239,6 @@ def test_activations_that_are_not_finite_are_no_silence(world):
     bias.fill_(torch.nan)
     try:
         with pytest.raises(ValueError, match="activations of image 0 are NaN"):
-            made.run(Pictures())
+            made.run(Pictures(96))
     finally:
         bias.copy_(kept)
