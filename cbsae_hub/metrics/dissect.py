@@ -35,6 +35,7 @@ def soft_wpmi(
     p_end: float = P_END,
     min_prob: float = MIN_PROB,
     prior: Tensor | None = None,
+    count_silent: bool = True,
 ) -> Tensor:
     """Soft weighted pointwise mutual information (CLIP-Dissect, eq. 6) of every neuron and concept.
 
@@ -43,9 +44,10 @@ def soft_wpmi(
     the score is ``L - lam * Q`` with the concept prior ``Q = log mean_neurons exp L``. Through Q scores depend on the
     neurons that are scored together, and they shrink with the number of concepts: compare within one run only.
 
-    A neuron that is active on fewer than ``top_k`` images is filled up with inactive images of the lowest ids, as in
-    the published code (there in arbitrary order); one that is never active scores 0 for every concept, and has no
-    part in Q.
+    A neuron that is active on fewer than ``top_k`` images is filled up with silent images of the lowest ids, as in the
+    published code (there in arbitrary order), and all such neurons are then named after the same few images. With
+    ``count_silent=False`` only images on which it is active count. One that is never active scores 0 for every
+    concept, and has no part in Q.
 
     Args:
         latents: ``[images, neurons]``, image-level activations, dense or sparse COO.
@@ -58,6 +60,7 @@ def soft_wpmi(
         p_end: Where the probability falls to at rank ``top_k``.
         min_prob: Keeps the logarithm finite.
         prior: ``[concepts]``, Q of a run over more neurons instead of that of these neurons.
+        count_silent: Whether images on which a neuron's activation is 0 may be among its top images.
 
     Returns:
         ``[neurons, concepts]``, in the dtype of the similarities.
@@ -69,6 +72,8 @@ def soft_wpmi(
     alive = top[:, 0] > 0
     weights, base = rank_weights(rows.shape[1], top_k, p_start, p_end, min_prob)
     probabilities = (a * concept_similarities).softmax(1)
+    if not count_silent:
+        rows, probabilities = _without_silent(top, rows, probabilities)
     scores = concept_similarities.new_zeros(len(rows), concept_similarities.shape[1])
     for columns in _blocks(scores.shape[1], CONCEPT_BLOCK):
         evidence = _evidence(rows, weights, probabilities[:, columns])
@@ -118,6 +123,33 @@ def _evidence(rows: Tensor, weights: list[float], probabilities: Tensor) -> Tens
                 total[block] += product.log_()
                 product.fill_(1)
     return total
+
+
+def _null_best(rows: Tensor, weights: list[float], probabilities: Tensor, prior: Tensor) -> Tensor:
+    """Best scores of neurons with random images if only the first, the first two, ... of them count.
+
+    Args:
+        rows: ``[draws, k]``, which images.
+        weights: ``q_r`` of the k ranks.
+        probabilities: ``[images, concepts]``.
+        prior: ``[concepts]``.
+
+    Returns:
+        ``[k, draws]``.
+    """
+    total = (-prior).expand(len(rows), -1).clone()
+    best = probabilities.new_full((len(weights), len(rows)), -torch.inf)
+    for rank, weight in enumerate(weights):
+        total += (weight * probabilities[rows[:, rank]]).log1p_()
+        if len(rows):
+            best[rank] = total.amax(1)
+    return best
+
+
+def _without_silent(top: Tensor, rows: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:
+    """Sends silent images to a row of their own, of probability 0: a factor of 1, no evidence for anything."""
+    nothing = probabilities.new_zeros(1, probabilities.shape[1])
+    return torch.where(top == 0, len(probabilities), rows), torch.cat([probabilities, nothing])
 
 
 def _flush_after(weights: list[float], largest: float, limit: float) -> set[int]:
@@ -194,16 +226,16 @@ class Naming:
     Attributes:
         scores: ``[neurons, count]``, best first.
         concepts: ``[neurons, count]``, indices into the concept set.
-        null: ``[draws]`` ascending: best scores of neurons with random top images under the same prior. What a neuron
-            that knows nothing scores; none for methods other than soft-WPMI.
-        percentile: ``[neurons]`` share of ``null`` below a neuron's best score: a score in 0..1 that can be compared
-            between concept sets, as the raw one cannot. NaN without ``null``.
+        chance: ``[neurons]`` mean best score of neurons with random top images, as many as count for this neuron, under
+            the same prior: what a neuron that knows nothing scores. NaN for methods other than soft-WPMI.
+        percentile: ``[neurons]`` share of those that score less: a score in 0..1 that can be compared between concept
+            sets, as the raw one cannot. NaN likewise.
         density: ``[neurons]`` share of the images on which a neuron is active. A neuron with 0 has no name.
     """
 
     scores: Tensor
     concepts: Tensor
-    null: Tensor
+    chance: Tensor
     percentile: Tensor
     density: Tensor
 
@@ -222,6 +254,7 @@ class Dissector(TopImages):
         method: "soft_wpmi", "cosine", "cosine_cubed" or "rank_reorder", see the function of that name.
         top_k: Images per neuron that are kept (soft_wpmi: used).
         top_fraction: rank_reorder: share of the images that is used; ``top_k`` must be at least that many.
+        count_silent: soft_wpmi: see :func:`soft_wpmi`.
 
     Raises:
         ValueError: If the method is unknown or there are no concepts.
@@ -234,11 +267,12 @@ class Dissector(TopImages):
         method: str = "soft_wpmi",
         top_k: int = 100,
         top_fraction: float = 0.05,
+        count_silent: bool = True,
     ):
         super().__init__(neurons, top_k)
         if method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-        self.method, self.top_fraction = method, top_fraction
+        self.method, self.top_fraction, self.count_silent = method, top_fraction, count_silent
         self.named_sets = isinstance(text_embeddings, Mapping)
         sets = dict(text_embeddings) if self.named_sets else {"": text_embeddings}
         if not sets or not all(len(texts) for texts in sets.values()):
@@ -312,25 +346,34 @@ class Dissector(TopImages):
         best = torch.full((self.neurons, 0), -torch.inf, dtype=texts.dtype, device=texts.device)
         which = torch.empty((self.neurons, 0), dtype=torch.int64, device=texts.device)
         draws = draws if self.method == "soft_wpmi" else 0
-        null = torch.full((draws,), -torch.inf, dtype=texts.dtype, device=texts.device)
+        null = torch.full((min(self.k, len(self.ids())), draws), -torch.inf, dtype=texts.dtype, device=texts.device)
         start = 0
-        for scores, null_scores in self._scored(columns, draws, seed):
+        for scores, null_best in self._scored(columns, draws, seed):
             here = torch.arange(start, start + scores.shape[1], device=texts.device).expand(len(scores), -1)
             start += scores.shape[1]
             pool = torch.cat([best, scores], 1)
             best, place = pool.topk(min(count, pool.shape[1]), dim=1)
             which = torch.cat([which, here], 1).gather(1, place)
-            null = torch.maximum(null, null_scores.amax(1))
-        null = null.sort().values
-        below = torch.searchsorted(null, best[:, 0].contiguous())
-        percentile = below / draws if draws else torch.full_like(best[:, 0], torch.nan)
-        return Naming(best, which, null, percentile, self.fired / len(self.ids()))
+            null = torch.maximum(null, null_best)
+        density = self.fired / len(self.ids())
+        if not draws:
+            unknown = torch.full_like(best[:, 0], torch.nan)
+            return Naming(best, which, unknown, unknown, density)
+        # Compared with neurons that as many images count for.
+        used = self._images_that_count().clamp_min(1) - 1
+        percentile = (null[used] < best[:, :1]).to(best.dtype).mean(1)
+        return Naming(best, which, null.mean(1)[used], percentile, density)
+
+    def _images_that_count(self) -> Tensor:
+        """How many of its top images count for each neuron's soft-WPMI, ``[neurons]``."""
+        values = values_of(self.filled_keys())
+        return (values != 0).sum(1) if not self.count_silent else torch.full_like(self.fired, values.shape[1])
 
     def _scored(self, columns: slice, draws: int = 0, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Blocks of columns of the scores of all neurons, and of as many as ``draws`` neurons with random images."""
+        """Blocks of columns of the scores of all neurons; and see :func:`_null_best`."""
         ids, embeddings = self._embedded()
         texts = self.text_embeddings[columns]
-        none = texts.new_empty(0, 1)
+        none = texts.new_empty(min(self.k, len(ids)), 0)
         if self.method == "soft_wpmi":
             yield from self._soft_wpmi(ids, embeddings, texts, draws, seed)
             return
@@ -350,17 +393,19 @@ class Dissector(TopImages):
         self, ids: Tensor, embeddings: Tensor, texts: Tensor, draws: int, seed: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
         keys = self.filled_keys()
-        rows, alive = torch.searchsorted(ids, ids_of(keys)), values_of(keys[:, 0]) > 0
+        rows, top = torch.searchsorted(ids, ids_of(keys)), values_of(keys)
         weights, _ = rank_weights(rows.shape[1], self.k)
         generator = torch.Generator().manual_seed(seed)
         random = torch.rand(draws, len(ids), generator=generator).topk(rows.shape[1], dim=1).indices.to(ids.device)
         # The softmax runs over all concepts of the set; only its normaliser is kept.
         normaliser = torch.cat([(SHARPNESS * part @ texts.T).logsumexp(1) for part in embeddings.split(IMAGE_BLOCK)])
+        alive = top[:, 0] > 0
         for part in texts.split(CONCEPT_BLOCK):
             probabilities = (SHARPNESS * embeddings @ part.T).sub_(normaliser[:, None]).exp_()
-            evidence = _evidence(rows, weights, probabilities)
+            counted = (rows, probabilities) if self.count_silent else _without_silent(top, rows, probabilities)
+            evidence = _evidence(counted[0], weights, counted[1])
             prior = _prior(evidence, alive)
-            null = _evidence(random, weights, probabilities) - prior
+            null = _null_best(random, weights, probabilities, prior)
             yield _silence(evidence.sub_(prior), alive), null
 
     def _embedded(self) -> tuple[Tensor, Tensor]:

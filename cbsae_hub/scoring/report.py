@@ -191,7 +191,7 @@ def summary_of(
         "l0": _l0(gathered.active, grid),
         "interpretability": {
             "mean_score": mean(frame.loc[frame["status"] != "dead", "score"]),
-            "mean_score_of_chance": mean(naming.null),
+            "mean_score_of_chance": mean(naming.chance[naming.density > 0]),
             "share_above_chance": mean(frame["null_percentile"] >= SURE),
         },
         "coverage": {

@@ -105,7 +105,7 @@ class NeuronScorer:
             "activity": NeuronActivity(sae.d_sae),
             "reconstruction": Reconstruction(sae.d_in),
             "active": ActiveLatents(sae.d_sae, encoder.tokens_per_image),
-            "names": Dissector(sae.d_sae, self.texts, top_k=top_k),
+            "names": Dissector(sae.d_sae, self.texts, top_k=top_k, count_silent=False),
             "monosemanticity": MonosemanticityScore(sae.d_sae, self._similarity_width()),
             "uniqueness": Uniqueness(sae.d_sae),
         }
@@ -284,7 +284,7 @@ class NeuronScorer:
                       "k": sae.k, "group_sizes": sae.group_sizes},
             "encoder": self.encoder.provenance(),
             "judge": {"id": self.judge.repo_id, "revision": self.judge.revision},
-            "naming": {"method": "soft_wpmi", "top_k": self.top_k, "pool": "mean"},
+            "naming": {"method": "soft_wpmi", "top_k": self.top_k, "count_silent": False, "pool": "mean"},
         }  # fmt: skip
         grid = self.encoder.grid if self.encoder.tokens == "patches" else None
         summary = {**facts, **summary_of(gathered, neurons, self.concepts, self.truth, grid)}

@@ -157,20 +157,53 @@ def test_float32_products_cannot_overflow():
     torch.testing.assert_close(single.double(), double, rtol=1e-5, atol=1e-3)
 
 
-def test_null_scores_are_those_of_neurons_that_know_nothing(data):
+def published_chance(similarities, prior, k, top_k, draws=400):
+    """Best scores of neurons with k random images, the ranks' weights being those of top_k."""
+    random = torch.rand(N, draws, generator=torch.Generator().manual_seed(9))
+    p_image_concept = torch.softmax(10 * similarities.double(), dim=1)
+    best = random.T.argsort(dim=1)[:, :k]
+    p = 0.998 - torch.arange(k).double() / top_k * (0.998 - 0.97)
+    q = p / (1 - p + 1e-7)
+    return ((1 + q[:, None] * p_image_concept[best]).log().sum(1) - prior).amax(1)
+
+
+@pytest.mark.parametrize("count_silent", [True, False])
+def test_names_are_compared_with_neurons_that_know_nothing(data, count_silent):
     latents, images, texts = data
-    dissector = Dissector(NEURONS, texts, top_k=20)
+    latents = latents.clone()
+    latents[5:, 4] = 0  # active on five images at most
+    dissector = Dissector(NEURONS, texts.double(), top_k=20, count_silent=count_silent)
     dissector.update(latents, images, torch.arange(N))
-    naming = dissector.name(null_draws=200)
+    naming = dissector.name(null_draws=400)
     similarities = images.double() @ texts.double().T
+    scores = soft_wpmi(latents, similarities, top_k=20, count_silent=count_silent)
+    torch.testing.assert_close(naming.scores, scores.topk(5).values)
+    few = int((latents[:, 4] > 0).sum())
     evidence = published_soft_wpmi(latents[:, 1:], similarities, 20)
+    _, base = rank_weights(20, 20)
+    if not count_silent:
+        q = torch.tensor(rank_weights(few, 20)[0]).double()
+        top = latents[:, 4].argsort(descending=True)[:few]
+        probabilities = torch.softmax(10 * similarities, dim=1)
+        evidence[3] = base + (1 + q[:, None] * probabilities[top]).log().sum(0)
     prior = evidence.logsumexp(0) - math.log(NEURONS - 1)
-    random = torch.rand(N, 300, generator=torch.Generator().manual_seed(9))
-    expected = (published_soft_wpmi(random, similarities, 20) - prior).amax(1)
-    assert abs(naming.null.mean() - expected.mean()) < 4 * expected.std() / 200**0.5
-    assert naming.null.std().item() == pytest.approx(expected.std().item(), rel=0.2)
-    shares = [(naming.null < best).double().mean() for best in naming.scores[:, 0]]
-    torch.testing.assert_close(naming.percentile.double(), torch.stack(shares))
+    torch.testing.assert_close(scores[1:], evidence - prior)
+    for neuron, used in ((1, 20), (4, 20 if count_silent else few)):
+        chance = published_chance(similarities, prior - base, used, 20)
+        error = 5 * chance.std() / 400**0.5
+        assert abs(naming.chance[neuron] - chance.mean()) < error
+        share = (chance < scores[neuron].max()).double().mean()
+        assert abs(naming.percentile[neuron] - share) < 0.1
+
+
+def test_silent_images_do_not_name_neurons_unless_they_are_asked():
+    """Two neurons of two images each; the silent images of the lowest ids all show the third concept."""
+    similarities = torch.full((12, 3), 0.1)
+    similarities[:8, 2], similarities[8:10, 0], similarities[10:, 1] = 0.6, 0.5, 0.5
+    latents = torch.zeros(12, 2)
+    latents[8:10, 0], latents[10:, 1] = 1.0, 1.0
+    assert soft_wpmi(latents, similarities, top_k=8, lam=0.0).argmax(1).tolist() == [2, 2]
+    assert soft_wpmi(latents, similarities, top_k=8, lam=0.0, count_silent=False).argmax(1).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
