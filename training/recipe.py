@@ -16,11 +16,11 @@ def read_recipe(path: Path | None, section: str, overrides: list[str]) -> dict[s
         overrides: ``key=value``, the value in YAML, which take precedence.
 
     Raises:
-        ValueError: If the recipe lacks the section, or an override is not of that form.
+        ValueError: If the recipe is not YAML or lacks the section, or an override is not of that form.
     """
     settings = {}
     if path is not None:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        recipe = _parse(path.read_text(encoding="utf-8"), str(path)) or {}
         if not isinstance(recipe.get(section), dict):
             raise ValueError(f"{path} has no section {section!r}; it has {', '.join(map(str, recipe))}")
         settings = dict(recipe[section])
@@ -28,8 +28,15 @@ def read_recipe(path: Path | None, section: str, overrides: list[str]) -> dict[s
         key, equals, value = override.partition("=")
         if not equals or not key.strip():
             raise ValueError(f"--set takes key=value, got {override!r}")
-        settings[key.strip()] = yaml.safe_load(value)
+        settings[key.strip()] = _parse(value, f"--set {override}")
     return settings
+
+
+def _parse(text: str, source: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{source} is not YAML: {error}") from error
 
 
 def require_keys(settings: dict[str, Any], required: Sequence[str], optional: Sequence[str] = ()) -> None:
