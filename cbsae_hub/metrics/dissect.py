@@ -22,7 +22,7 @@ P_START, P_END, MIN_PROB = 0.998, 0.97, 1e-7
 MIN_NORM = 1e-3
 # Concepts and neurons worked on together: what is multiplied rank by rank then stays in the processor's cache.
 CONCEPT_BLOCK, NEURON_BLOCK = 256, 4096
-IMAGE_BLOCK = 4096
+IMAGE_BLOCK = 256
 
 
 def soft_wpmi(
@@ -71,12 +71,12 @@ def soft_wpmi(
     top, rows = _top(latents, concept_similarities, top_k)
     alive = top[:, 0] > 0
     weights, base = rank_weights(rows.shape[1], top_k, p_start, p_end, min_prob)
-    probabilities = (a * concept_similarities).softmax(1)
-    if not count_silent:
-        rows, probabilities = _without_silent(top, rows, probabilities)
-    scores = concept_similarities.new_zeros(len(rows), concept_similarities.shape[1])
+    normaliser = _normaliser(concept_similarities, a)
+    counts = _counts(top, count_silent)
+    scores = concept_similarities.new_empty(len(rows), concept_similarities.shape[1])
     for columns in _blocks(scores.shape[1], CONCEPT_BLOCK):
-        evidence = _evidence(rows, weights, probabilities[:, columns])
+        probabilities = (a * concept_similarities[:, columns]).sub_(normaliser[:, None]).exp_()
+        evidence = _evidence(rows, counts, weights, probabilities)
         q = _prior(evidence, alive) if prior is None else prior[columns] - base
         # L and Q both lack the constant `base`: with lam = 1 it is gone.
         torch.sub(evidence, lam * q - (1 - lam) * base, out=scores[:, columns])
@@ -96,13 +96,15 @@ def rank_weights(
     return (p / rest).tolist(), float(rest.log().sum())
 
 
-def _evidence(rows: Tensor, weights: list[float], probabilities: Tensor) -> Tensor:
+def _evidence(rows: Tensor, counts: Tensor, weights: list[float], probabilities: Tensor) -> Tensor:
     """``sum_r log(1 + q_r P)`` of each neuron, rank by rank: never ``[neurons, k, concepts]``.
 
-    Products are taken before logarithms, as many factors at a time as cannot overflow.
+    Products are taken before logarithms, as many factors at a time as cannot overflow. Neurons are worked on by
+    falling number of images, so that each rank is a product of those that still have one.
 
     Args:
         rows: ``[neurons, k]``, which images.
+        counts: ``[neurons]``, how many of them count, from the first.
         weights: ``q_r`` of the k ranks.
         probabilities: ``[images, concepts]``.
 
@@ -111,18 +113,33 @@ def _evidence(rows: Tensor, weights: list[float], probabilities: Tensor) -> Tens
     """
     probabilities = probabilities.contiguous()
     flush = _flush_after(weights, float(probabilities.max()), math.log(torch.finfo(probabilities.dtype).max) - 1)
-    total = probabilities.new_zeros(len(rows), probabilities.shape[1])
-    for block in _blocks(len(rows), NEURON_BLOCK):
-        by_rank = rows[block].T.contiguous()
-        product = torch.ones_like(total[block])
-        picked = torch.empty_like(product)
-        for rank, weight in enumerate(weights):
-            torch.index_select(probabilities, 0, by_rank[rank], out=picked)
-            product.addcmul_(product, picked, value=weight)
-            if rank in flush:
-                total[block] += product.log_()
-                product.fill_(1)
-    return total
+    alike = len(counts) == 0 or bool((counts == counts[0]).all())
+    order = counts.argsort(descending=True)
+    result = probabilities.new_empty(len(rows), probabilities.shape[1])
+    for part in _blocks(len(rows), NEURON_BLOCK) if alike else order.split(NEURON_BLOCK):
+        # Of the sorted counts, how many are larger than 0, 1, ...: the neurons that have an image at that rank.
+        ranks = torch.arange(rows.shape[1], device=rows.device)
+        ascending = counts[part].flip(0)
+        sizes = len(ascending) - torch.searchsorted(ascending, ranks, right=True)
+        by_rank = rows[part].T.contiguous()
+        result[part] = _log_products(by_rank, sizes.tolist(), weights, probabilities, flush)
+    return result
+
+
+def _log_products(
+    by_rank: Tensor, sizes: list[int], weights: list[float], probabilities: Tensor, flush: set[int]
+) -> Tensor:
+    """:func:`_evidence` of some neurons, ``by_rank [k, neurons]``: the first ``sizes[r]`` have an image at rank r."""
+    picked = probabilities.new_empty(by_rank.shape[1], probabilities.shape[1])
+    product, total = torch.ones_like(picked), None
+    for rank, (size, weight) in enumerate(zip(sizes, weights)):
+        if size:
+            torch.index_select(probabilities, 0, by_rank[rank, :size], out=picked[:size])
+            product[:size].addcmul_(product[:size], picked[:size], value=weight)
+        if rank in flush and rank + 1 < len(weights):
+            total = product.log() if total is None else total.add_(product.log())
+            product.fill_(1)
+    return product.log_() if total is None else total.add_(product.log_())
 
 
 def _null_best(rows: Tensor, weights: list[float], probabilities: Tensor, prior: Tensor) -> Tensor:
@@ -146,10 +163,9 @@ def _null_best(rows: Tensor, weights: list[float], probabilities: Tensor, prior:
     return best
 
 
-def _without_silent(top: Tensor, rows: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:
-    """Sends silent images to a row of their own, of probability 0: a factor of 1, no evidence for anything."""
-    nothing = probabilities.new_zeros(1, probabilities.shape[1])
-    return torch.where(top == 0, len(probabilities), rows), torch.cat([probabilities, nothing])
+def _normaliser(similarities: Tensor, a: float) -> Tensor:
+    """Logarithm of what the softmax over concepts divides by, ``[images]``; in blocks, or memory is what takes time."""
+    return torch.cat([(a * part).logsumexp(1) for part in similarities.split(IMAGE_BLOCK)])
 
 
 def _flush_after(weights: list[float], largest: float, limit: float) -> set[int]:
@@ -360,14 +376,9 @@ class Dissector(TopImages):
             unknown = torch.full_like(best[:, 0], torch.nan)
             return Naming(best, which, unknown, unknown, density)
         # Compared with neurons that as many images count for.
-        used = self._images_that_count().clamp_min(1) - 1
+        used = _counts(values_of(self.filled_keys()), self.count_silent).clamp_min(1) - 1
         percentile = (null[used] < best[:, :1]).to(best.dtype).mean(1)
         return Naming(best, which, null.mean(1)[used], percentile, density)
-
-    def _images_that_count(self) -> Tensor:
-        """How many of its top images count for each neuron's soft-WPMI, ``[neurons]``."""
-        values = values_of(self.filled_keys())
-        return (values != 0).sum(1) if not self.count_silent else torch.full_like(self.fired, values.shape[1])
 
     def _scored(self, columns: slice, draws: int = 0, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Blocks of columns of the scores of all neurons; and see :func:`_null_best`."""
@@ -398,12 +409,11 @@ class Dissector(TopImages):
         generator = torch.Generator().manual_seed(seed)
         random = torch.rand(draws, len(ids), generator=generator).topk(rows.shape[1], dim=1).indices.to(ids.device)
         # The softmax runs over all concepts of the set; only its normaliser is kept.
-        normaliser = torch.cat([(SHARPNESS * part @ texts.T).logsumexp(1) for part in embeddings.split(IMAGE_BLOCK)])
-        alive = top[:, 0] > 0
+        normaliser = torch.cat([_normaliser(part @ texts.T, SHARPNESS) for part in embeddings.split(IMAGE_BLOCK)])
+        alive, counts = top[:, 0] > 0, _counts(top, self.count_silent)
         for part in texts.split(CONCEPT_BLOCK):
             probabilities = (SHARPNESS * embeddings @ part.T).sub_(normaliser[:, None]).exp_()
-            counted = (rows, probabilities) if self.count_silent else _without_silent(top, rows, probabilities)
-            evidence = _evidence(counted[0], weights, counted[1])
+            evidence = _evidence(rows, counts, weights, probabilities)
             prior = _prior(evidence, alive)
             null = _null_best(random, weights, probabilities, prior)
             yield _silence(evidence.sub_(prior), alive), null
@@ -434,6 +444,11 @@ class Dissector(TopImages):
         norm_z = sum(c * self.z_sums[i] * (-mean_z) ** (6 - i) for i, c in enumerate(sixth)).clamp_min(0).sqrt()
         norm_s = ((similarities - mean_s) ** 6).sum(0).sqrt()
         return dot / (norm_z.clamp_min(MIN_NORM)[:, None] * norm_s.clamp_min(MIN_NORM))
+
+
+def _counts(top: Tensor, count_silent: bool) -> Tensor:
+    """How many of its top images count for each neuron, ``[neurons]``: activations ``top [neurons, k]`` descend."""
+    return torch.full((len(top),), top.shape[1], device=top.device) if count_silent else (top != 0).sum(1)
 
 
 def _safe_divide(a: Tensor, b: Tensor) -> Tensor:

@@ -74,25 +74,24 @@ class MonosemanticityScore(Metric):
         if (embeddings == 0).all(1).any():
             raise ValueError("an embedding is zero: it has no direction to compare")
         units = F.normalize(embeddings, dim=1)
+        latents = latents.coalesce().double() if latents.is_sparse else latents.double()
         touched, weighted = transposed_product(latents, units)
         self.weighted.index_add_(0, touched, weighted)
         self.everything += units.sum(0)
         self.images += len(units)
         if latents.is_sparse:
             _, neurons, values = entries_of(latents)
-            values = values.double()
             self.total.index_add_(0, neurons, values)
             self.squares.index_add_(0, neurons, values.square())
             self.lowest.scatter_reduce_(0, neurons, values, "amin")
             self.highest.scatter_reduce_(0, neurons, values, "amax")
             self.stored += torch.bincount(neurons, minlength=self.neurons)
         elif len(latents):
-            values = latents.double()
-            self.total += values.sum(0)
-            self.squares += values.square().sum(0)
-            self.lowest = torch.minimum(self.lowest, values.amin(0))
-            self.highest = torch.maximum(self.highest, values.amax(0))
-            self.stored += len(values)
+            self.total += latents.sum(0)
+            self.squares += torch.einsum("in,in->n", latents, latents)
+            self.lowest = torch.minimum(self.lowest, latents.amin(0))
+            self.highest = torch.maximum(self.highest, latents.amax(0))
+            self.stored += len(latents)
 
     def compute(self) -> Tensor:
         """Scores ``[neurons]`` float64; NaN is undefined."""
@@ -100,11 +99,11 @@ class MonosemanticityScore(Metric):
         low = torch.where(silent, self.lowest.clamp_max(0), self.lowest)
         high = torch.where(silent, self.highest.clamp_min(0), self.highest)
         # Subtracting the minimum afterwards: the sums of a - low in terms of those of a.
-        weighted = self.weighted - low[:, None] * self.everything
+        weighted = torch.addcmul(self.weighted, low[:, None], self.everything, value=-1) if low.any() else self.weighted
         total = self.total - self.images * low
         squares = self.squares - 2 * low * self.total + self.images * low.square()
         pairs = total.square() - squares
-        score = (weighted.square().sum(1) - squares) / pairs
+        score = (torch.einsum("ne,ne->n", weighted, weighted) - squares) / pairs
         return torch.where((pairs > NO_PAIRS * total.square()) & (high > low), score, torch.nan)
 
     def population(self) -> float:
