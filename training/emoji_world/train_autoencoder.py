@@ -1,0 +1,145 @@
+"""Trains the autoencoder of ``hub/emoji-unclip``: 64 x 64 pixels as 8 x 8 latents of 32 channels, and back.
+
+    accelerate launch -m training.emoji_world.train_autoencoder
+
+An AutoencoderTiny whose reconstructions look alike to the eye (pixels and edges) and to emoji-clip (patches of every
+layer, and the image embedding). Most of its blocks work at 8 and 16 pixels a side, where they cost little: linear
+coding of 8 x 8 pixels by 32 numbers alone keeps all but a point of the teacher's accuracy, 4 x 4 pixels by 8 lose
+three times as much, and a UNet has a quarter of the positions to draw. Interrupted runs go on where their last
+checkpoint was.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+import typer
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from diffusers import AutoencoderTiny
+from transformers import CLIPVisionModelWithProjection
+
+from training.emoji_world.glyphs import Atlas
+from training.emoji_world.loop import train
+from training.emoji_world.paths import HUB, RUNS, publish
+from training.emoji_world.render import SceneRenderer, SceneSpec
+
+SPEC = SceneSpec(objects=(1, 1, 2, 3), style_share=0.1, word_share=0.05)
+WIDTH, CHANNELS = 48, 32
+ENCODER, DECODER = (0, 0, 2, 3), (3, 2, 1, 0)  # residual blocks at 64, 32, 16 and 8 pixels a side, and the way back
+NOISE = 0.1  # added to the latents, whose mean square is 1: the decoder shall bear what a UNet draws not quite right
+MEASURED = 2048  # scenes whose latents' deviation becomes the scaling factor
+
+
+def build() -> AutoencoderTiny:
+    """A fresh autoencoder whose strided and other single convolutions keep the scale of what they pass on."""
+    vae = AutoencoderTiny(
+        encoder_block_out_channels=(WIDTH,) * len(ENCODER),
+        decoder_block_out_channels=(WIDTH,) * len(DECODER),
+        num_encoder_blocks=ENCODER,
+        num_decoder_blocks=DECODER,
+        latent_channels=CHANNELS,
+    )
+    for layer in (*vae.encoder.layers, *vae.decoder.layers):
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
+    return vae
+
+
+def load_encoder(folder: Path) -> CLIPVisionModelWithProjection:
+    """A frozen CLIP vision tower with its projection, as the pipeline has it."""
+    encoder = CLIPVisionModelWithProjection.from_pretrained(folder).eval().requires_grad_(False)
+    encoder.set_attn_implementation("eager")  # as in clip_models; not saved
+    return encoder
+
+
+class Autoencoding(torch.nn.Module):
+    """The autoencoder, the frozen encoder that judges it, and the loss."""
+
+    def __init__(self, vae: AutoencoderTiny, encoder: CLIPVisionModelWithProjection):
+        super().__init__()
+        self.vae, self.encoder = vae, encoder
+
+    def forward(self, pixels: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
+        """The loss for pixels in -1..1, ``[n, 3, 64, 64]``, and standard normal noise, ``[n, 32, 8, 8]``."""
+        latents = self.vae.encode(pixels).latents.float()
+        drawn = self.vae.decode(latents + NOISE * noise).sample.float()
+        error = drawn - pixels
+        parts = {
+            "pixels": (error.square() + 1e-6).sqrt().mean(),  # Charbonnier: L1, smooth at zero
+            "edges": error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean(),
+            **self._perceptual(drawn, pixels),
+            "power": (latents.square().mean() - 1).square() + latents.mean((0, 2, 3)).square().mean(),
+        }
+        loss = parts["pixels"] + parts["edges"] + parts["patches"] + parts["embedding"] + 0.1 * parts["power"]
+        return loss, {name: part.item() for name, part in parts.items()}
+
+    def _perceptual(self, drawn: torch.Tensor, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """One minus the cosine: mean over the encoder's layers and tokens, and of the image embedding."""
+        with torch.no_grad():
+            *layers, embedding = self._look(pixels)
+        *drawn_layers, drawn_embedding = self._look(drawn)
+        similar = [F.cosine_similarity(a, b, dim=-1).mean() for a, b in zip(drawn_layers, layers)]
+        return {
+            "patches": 1 - torch.stack(similar).mean(),
+            "embedding": 1 - F.cosine_similarity(drawn_embedding, embedding, dim=-1).mean(),
+        }
+
+    def _look(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+        seen = self.encoder(pixel_values=pixels, output_hidden_states=True)
+        return [states.float() for states in (*seen.hidden_states[1:], seen.image_embeds)]
+
+
+@torch.no_grad()
+def measure_scaling(vae: AutoencoderTiny, pixels: torch.Tensor, batch: int = 256) -> float:
+    """What latents of pixels in -1..1, ``[n, 3, 64, 64]``, are multiplied by to have a variance of one."""
+    latents = torch.cat([vae.encode(part.to(vae.device)).latents for part in pixels.split(batch)])
+    return 1 / latents.std().item()
+
+
+def main(
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 3000,
+    batch: Annotated[int, typer.Option(help="Scenes a step and process.")] = 32,
+    learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 1e-3,
+    seed: Annotated[int, typer.Option(help="Of weights and scenes.")] = 4,
+    precision: Annotated[str, typer.Option(help="Accelerate's mixed precision: no, bf16 or fp16.")] = "bf16",
+    encoder: Annotated[Path, typer.Option(help="The CLIP in whose eyes reconstructions are judged.")] = HUB
+    / "emoji-clip",
+    output: Annotated[Path, typer.Option(help="Folder of the published autoencoder.")] = HUB / "emoji-unclip" / "vae",
+    run: Annotated[Path, typer.Option(help="Checkpoint and log.")] = RUNS / "emoji-autoencoder",
+) -> None:
+    """Trains and publishes the autoencoder of Emoji World."""
+    torch.set_num_threads(2)
+    set_seed(seed)
+    accelerator = Accelerator(mixed_precision=precision)
+    renderer = SceneRenderer(Atlas.build(), seed)
+    # channels_last is a quarter faster on a CPU: the convolutions need no reordering.
+    vae = build().to(accelerator.device, memory_format=torch.channels_last)
+
+    def pixels_of(index: int, size: int) -> torch.Tensor:
+        pixels = renderer.batch(index, size, SPEC).pixels.to(accelerator.device).float() / 127.5 - 1
+        return pixels.contiguous(memory_format=torch.channels_last)
+
+    def step_loss(model: torch.nn.Module, step: int):
+        index = step * accelerator.num_processes + accelerator.process_index
+        generator = torch.Generator().manual_seed(index)
+        noise = torch.randn(batch, CHANNELS, 8, 8, generator=generator).to(accelerator.device)
+        return model(pixels_of(index, batch), noise)
+
+    train(
+        Autoencoding(vae, load_encoder(encoder)).to(accelerator.device),
+        step_loss,
+        accelerator=accelerator,
+        run=run,
+        steps=steps,
+        learning_rate=learning_rate,
+        weight_decay=0.0,
+    )
+    if accelerator.is_main_process:
+        vae.register_to_config(scaling_factor=measure_scaling(vae, pixels_of(0, MEASURED)))
+        publish(output, vae.save_pretrained)
+
+
+if __name__ == "__main__":
+    typer.run(main)
