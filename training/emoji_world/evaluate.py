@@ -31,12 +31,14 @@ Embed = Callable[[list], torch.Tensor]
 
 
 def single_objects(split: str) -> datasets.Dataset:
+    """The scenes of a published split that have one object."""
     file = HUB / "emoji-images" / "data" / f"{split}-00000-of-00001.parquet"
     dataset = datasets.Dataset.from_parquet(str(file))
     return dataset.filter(lambda objects: len(objects) == 1, input_columns="objects")
 
 
 def concept_names() -> list[str]:
+    """Names of all concepts, in their published order, without the backgrounds."""
     names = (HUB / "emoji-images" / "concepts.txt").read_text(encoding="utf-8").split("\n")
     shown = {objects[0]["name"] for split in ("test_greyscale",) for objects in single_objects(split)["objects"]}
     return [name for name in names if name in shown]
@@ -74,6 +76,7 @@ def neighbours(embeddings: torch.Tensor, names: list[str], k: int = 5) -> float:
 
 
 def transformers_clip(folder: Path) -> tuple[Embed, Callable[[list[str]], torch.Tensor]]:
+    """Functions that give unit embeddings of PIL images and of texts."""
     model, processor = CLIPModel.from_pretrained(folder).eval(), CLIPProcessor.from_pretrained(folder)
 
     def images(pictures):

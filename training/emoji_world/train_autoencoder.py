@@ -29,7 +29,7 @@ SPEC = SceneSpec(objects=(1, 1, 2, 3), style_share=0.1, word_share=0.05)
 ENCODER, DECODER = (0, 0, 2), (3, 1, 0)  # residual blocks at 64, 32 and 16 pixels a side, and the way back
 REDUCTION = 2 ** (len(ENCODER) - 1)
 WIDTH = 3 * REDUCTION**2  # of all layers: what it takes to unfold pixels into channels
-CHANNELS = 8
+CHANNELS, LATENT_SIDE = 8, SIDE // REDUCTION
 DEVIATION = 0.5  # of fresh latents; AutoencoderTiny's decoder squashes what exceeds 3
 NOISE = 0.1  # in deviations of the latents: the decoder shall bear what a UNet draws not quite right
 MEASURED = 2048  # scenes that the principal components and the scaling factor are computed from
@@ -157,8 +157,8 @@ def main(
     def step_loss(model: torch.nn.Module, step: int):
         index = step * accelerator.num_processes + accelerator.process_index
         generator = torch.Generator().manual_seed(index)
-        noise = torch.randn(batch, CHANNELS, SIDE // REDUCTION, SIDE // REDUCTION, generator=generator).to(accelerator.device)
-        return model(pixels_of(index, batch), noise)
+        noise = torch.randn(batch, CHANNELS, LATENT_SIDE, LATENT_SIDE, generator=generator)
+        return model(pixels_of(index, batch), noise.to(accelerator.device))
 
     train(
         Autoencoding(vae, load_encoder(encoder)).to(accelerator.device),
