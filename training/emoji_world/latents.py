@@ -15,7 +15,7 @@ from cbsae_hub.models.files import replace_file
 from training.emoji_world.render import SceneRenderer, SceneSpec
 
 SHARD = 1024  # scenes a file, 4 MB
-BATCH = 256
+BATCH = 32  # scenes encoded at once: what the layers give then fits a processor's cache, which doubles the speed
 
 
 @torch.no_grad()
