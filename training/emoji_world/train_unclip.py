@@ -38,6 +38,7 @@ from training.emoji_world.train_autoencoder import load_encoder
 SPEC = SceneSpec(objects=(1, 1, 1, 2), style_share=0.05)
 WIDTHS = (64, 128)  # channels at 16 x 16 and at 8 x 8 latents; only the latter have attention
 TEXT_WIDTH = 16
+TIMES = 1000  # of both noise schedules
 GAMMA = 5.0
 DROPPED = 0.1  # share of embeddings replaced by zeros, which the pipeline's guidance draws away from
 AVERAGE = 0.999
@@ -79,6 +80,7 @@ def build_unet(channels: int, side: int, embedding: int) -> UNet2DConditionModel
 def drawing_scheduler() -> DDIMScheduler:
     """A cosine schedule, which ends in pure noise, for a UNet that predicts v; drawn from its very last step on."""
     return DDIMScheduler(
+        num_train_timesteps=TIMES,
         beta_schedule="squaredcos_cap_v2",
         prediction_type="v_prediction",
         timestep_spacing="trailing",
@@ -88,7 +90,7 @@ def drawing_scheduler() -> DDIMScheduler:
 
 def embedding_scheduler() -> DDPMScheduler:
     """The noise on image embeddings, as in the published Stable unCLIP pipelines."""
-    return DDPMScheduler(beta_schedule="squaredcos_cap_v2")
+    return DDPMScheduler(num_train_timesteps=TIMES, beta_schedule="squaredcos_cap_v2")
 
 
 def loss_weights(scheduler: DDIMScheduler, gamma: float = GAMMA) -> torch.Tensor:
@@ -162,13 +164,11 @@ def draw_chance(generator: torch.Generator, latents: torch.Tensor, embeddings: t
     Noise levels of embeddings are mostly low: 0 is what the pipeline draws with unless told otherwise.
     """
     n = len(latents)
-    scheduler = embedding_scheduler()
-    levels = torch.rand(n, generator=generator) ** 4 * scheduler.config.num_train_timesteps
     return {
         "noise": torch.randn(latents.shape, generator=generator),
-        "times": torch.randint(drawing_scheduler().config.num_train_timesteps, (n,), generator=generator),
+        "times": torch.randint(TIMES, (n,), generator=generator),
         "embedding_noise": torch.randn(embeddings.shape, generator=generator),
-        "levels": levels.long(),
+        "levels": (torch.rand(n, generator=generator) ** 4 * TIMES).long(),
         "kept": (torch.rand(n, generator=generator) >= DROPPED).float(),
     }
 
