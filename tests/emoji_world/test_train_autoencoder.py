@@ -101,9 +101,7 @@ def test_scaled_latents_have_unit_variance(vae, pixels):
 
 
 def _train(folder, monkeypatch, stop_at=None):
-    monkeypatch.setattr(
-        train_autoencoder, "train", functools.partial(loop.train, checkpoint_every=2, warmup=1)
-    )
+    monkeypatch.setattr(train_autoencoder, "train", functools.partial(loop.train, checkpoint_every=2, warmup=1))
     forward, seen = train_autoencoder.Autoencoding.forward, iter(range(100))
 
     def interrupted(*args):

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers import AutoencoderTiny
 from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
-from transformers import CLIPVisionModelWithProjection
+from transformers import CLIPModel, CLIPVisionModelWithProjection
 
 from training.emoji_world.glyphs import Atlas
 from training.emoji_world.loop import train
@@ -80,10 +80,12 @@ def build(pixels: torch.Tensor) -> AutoencoderTiny:
 
 
 def load_encoder(folder: Path) -> CLIPVisionModelWithProjection:
-    """A frozen CLIP vision tower with its projection, as the pipeline has it."""
-    encoder = CLIPVisionModelWithProjection.from_pretrained(folder).eval().requires_grad_(False)
+    """The frozen vision tower of a CLIPModel, with its projection, as the pipeline has it."""
+    clip = CLIPModel.from_pretrained(folder)
+    encoder = CLIPVisionModelWithProjection(clip.config.vision_config)
+    encoder.vision_model, encoder.visual_projection = clip.vision_model, clip.visual_projection
     encoder.set_attn_implementation("eager")  # as in clip_models; not saved
-    return encoder
+    return encoder.eval().requires_grad_(False)
 
 
 class Autoencoding(torch.nn.Module):
