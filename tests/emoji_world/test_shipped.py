@@ -52,7 +52,7 @@ def test_zero_shot_figures_can_be_measured_again(name, monkeypatch):
     monkeypatch.setattr(evaluate, "ANSWERED", ("test_pixelated",))
     with torch.inference_mode():
         if name == "emoji-clip":
-            measured = evaluate.zero_shot(*evaluate._transformers_clip(HUB / name))
+            measured = evaluate.zero_shot(*evaluate.transformers_clip(HUB / name))
         else:
             judge = ClipLike.from_pretrained(HUB / name)
             measured = evaluate.zero_shot(judge.embed_images, judge.embed_texts)

@@ -30,15 +30,17 @@ ANSWERED = ("test", *(f"test_{style}" for style in STYLES[1:]), "typographic")
 Embed = Callable[[list], torch.Tensor]
 
 
-def _load(split: str) -> datasets.Dataset:
+def single_objects(split: str) -> datasets.Dataset:
+    """The scenes of a published split that have one object."""
     file = HUB / "emoji-images" / "data" / f"{split}-00000-of-00001.parquet"
     dataset = datasets.Dataset.from_parquet(str(file))
     return dataset.filter(lambda objects: len(objects) == 1, input_columns="objects")
 
 
-def _concepts() -> list[str]:
+def concept_names() -> list[str]:
+    """Names of all concepts, in their published order, without the backgrounds."""
     names = (HUB / "emoji-images" / "concepts.txt").read_text(encoding="utf-8").split("\n")
-    shown = {objects[0]["name"] for split in ("test_greyscale",) for objects in _load(split)["objects"]}
+    shown = {objects[0]["name"] for split in ("test_greyscale",) for objects in single_objects(split)["objects"]}
     return [name for name in names if name in shown]
 
 
@@ -49,12 +51,12 @@ def _embed(images: Embed, dataset: datasets.Dataset, batch: int = 256) -> torch.
 
 def zero_shot(images: Embed, texts: Callable[[list[str]], torch.Tensor]) -> dict[str, float]:
     """Top-1 in per cent over all concepts, with the training captions' own prompts averaged."""
-    concepts = _concepts()
+    concepts = concept_names()
     prompts = torch.stack([texts([template.format(name) for name in concepts]) for template in TEMPLATES])
     classes = F.normalize(prompts.mean(0), dim=-1)
     result = {"concepts": len(concepts)}
     for split in ANSWERED:
-        dataset = _load(split)
+        dataset = single_objects(split)
         answers = [concepts[i] for i in (_embed(images, dataset) @ classes.T).argmax(1)]
         truth = [objects[0]["name"] for objects in dataset["objects"]]
         result[f"top1_{split}"] = 100 * float(np.mean([a == t for a, t in zip(answers, truth)]))
@@ -73,7 +75,8 @@ def neighbours(embeddings: torch.Tensor, names: list[str], k: int = 5) -> float:
     return 100 * float(np.mean([vote == name for vote, name in zip(votes, names)]))
 
 
-def _transformers_clip(folder: Path) -> tuple[Embed, Callable[[list[str]], torch.Tensor]]:
+def transformers_clip(folder: Path) -> tuple[Embed, Callable[[list[str]], torch.Tensor]]:
+    """Functions that give unit embeddings of PIL images and of texts."""
     model, processor = CLIPModel.from_pretrained(folder).eval(), CLIPProcessor.from_pretrained(folder)
 
     def images(pictures):
@@ -89,7 +92,7 @@ def _transformers_clip(folder: Path) -> tuple[Embed, Callable[[list[str]], torch
 
 def _dino(folder: Path) -> dict[str, float]:
     model, processor = AutoModel.from_pretrained(folder).eval(), AutoImageProcessor.from_pretrained(folder)
-    dataset = _load("probe")
+    dataset = single_objects("probe")
     names = [objects[0]["name"] for objects in dataset["objects"]]
     embeddings = _embed(
         lambda pictures: F.normalize(model(**processor(images=pictures, return_tensors="pt")).pooler_output, dim=-1),
@@ -126,7 +129,7 @@ def main(
                 teacher = ClipLike.from_pretrained(folder)
                 metrics = zero_shot(teacher.embed_images, teacher.embed_texts)
             else:
-                metrics = zero_shot(*_transformers_clip(folder))
+                metrics = zero_shot(*transformers_clip(folder))
         partial = folder / "metrics.partial"
         partial.write_text(json.dumps({key: round(value, 4) for key, value in metrics.items()}, indent=2) + "\n")
         os.replace(partial, folder / "metrics.json")

@@ -26,7 +26,7 @@ def _learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
 def _save(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
     tensors = {f"model.{name}": tensor.contiguous().clone() for name, tensor in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
+        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value).contiguous() for name, value in state.items()}
     temporary = path.with_suffix(".partial")
     save_file(tensors, temporary, metadata={"step": str(step)})
     os.replace(temporary, path)

@@ -12,14 +12,15 @@ RUNS = ROOT / "runs"
 def publish(folder: Path, *saves: Callable[[Path], object]) -> None:
     """Lets every function save into a temporary folder, then moves the files over those of the published one.
 
-    Files that nobody saves, a card for instance, stay as they are.
+    Files that nobody saves, a card for instance, stay as they are, also in sub-folders.
     """
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     for save in saves:
         save(partial)
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in partial.iterdir():
-        file.replace(folder / file.name)
-    partial.rmdir()
+    for file in [file for file in partial.rglob("*") if file.is_file()]:
+        target = folder / file.relative_to(partial)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(target)
+    shutil.rmtree(partial)

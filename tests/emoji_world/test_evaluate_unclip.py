@@ -1,0 +1,114 @@
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from accelerate.state import AcceleratorState
+from PIL import Image
+from steerable_models import pictures, unclip
+
+from cbsae_hub.vision.clip_like import ClipLike
+from training.emoji_world import evaluate, evaluate_unclip, train_autoencoder, train_unclip
+from training.emoji_world.paths import HUB
+
+
+@pytest.fixture(autouse=True)
+def own_precision():
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_judge_answers_with_the_nearest_name():
+    points = F.normalize(torch.tensor([[1.0, 0], [0, 1], [1, 1]]), dim=-1)
+
+    def texts(lines):  # a prompt is its concept, turned a little by its form
+        return F.normalize(torch.stack([points["abc".index(line[-1])] for line in lines]) + 0.01, dim=-1)
+
+    judge = evaluate_unclip.Judge(lambda seen: torch.stack([points[i] for i in seen]), texts, ["a", "b", "c"])
+    assert judge.top1([0, 1, 2, 0], ["a", "b", "c", "a"]) == 100
+    assert judge.top1([0, 1, 2, 0], ["a", "c", "c", "b"]) == 50
+
+
+def test_a_perfect_autoencoder_changes_nothing(monkeypatch):
+    monkeypatch.setattr(evaluate_unclip, "BATCH", 2)
+    vae = SimpleNamespace(
+        device="cpu",
+        encode=lambda pixels: SimpleNamespace(latents=pixels * 0.5),
+        decode=lambda latents: SimpleNamespace(sample=latents * 2),
+    )
+    shown = pictures(5)
+    for before, after in zip(shown, evaluate_unclip.reconstruct(vae, shown), strict=True):
+        np.testing.assert_array_equal(np.asarray(before), np.asarray(after))
+
+
+def test_each_drawing_has_its_own_seed_whatever_the_batch(monkeypatch):
+    pipeline = unclip()
+    pipeline.set_progress_bar_config(disable=True)
+    monkeypatch.setattr(evaluate_unclip, "STEPS", 2)
+    monkeypatch.setattr(evaluate_unclip, "BATCH", 2)
+    shown = pictures(3)
+    drawn = evaluate_unclip.draw(pipeline, shown, guidance=3.0)
+    alone = pipeline(
+        image=[shown[2]], num_inference_steps=2, guidance_scale=3.0, generator=[torch.Generator().manual_seed(2)]
+    ).images[0]
+    difference = np.asarray(drawn[2], int) - np.asarray(alone, int)
+    assert np.abs(difference).max() <= 1 and np.asarray(alone).std() > 1
+
+
+def test_contact_sheet_has_a_row_of_each_kind():
+    rows = [[Image.new("RGB", (64, 64), (10 * x, 100 * y, 7)) for x in range(20)] for y in range(2)]
+    sheet = np.asarray(evaluate_unclip.contact_sheet(rows))
+    assert sheet.shape == (2 * 128, 16 * 128, 3)
+    for x in range(16):
+        for y in range(2):
+            tile = sheet[128 * y : 128 * (y + 1), 128 * x : 128 * (x + 1)]
+            assert (tile == (10 * x, 100 * y, 7)).all()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An untrained pipeline beside which figures are written."""
+    torch.manual_seed(0)
+    images = evaluate.single_objects("test")["image"][:64]
+    pixels = torch.stack([torch.from_numpy(np.array(image.convert("RGB"))) for image in images])
+    vae = train_autoencoder.build(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1)
+    normalizer = train_unclip.fit_normalizer(torch.randn(8, 128))
+    folder = tmp_path_factory.mktemp("pipeline")
+    unet = train_unclip.build_unet(8, 16, 128)
+    train_unclip.assemble(unet, normalizer, vae, HUB / "emoji-clip").save_pretrained(folder)
+    return folder
+
+
+def test_all_is_written(folder, monkeypatch):
+    monkeypatch.setattr(evaluate_unclip, "STEPS", 1)
+    before = {path.name for path in folder.iterdir()}
+    evaluate_unclip.main(folder, guidance=[1.0, 10.0], scenes=5, reconstructions=False)
+    figures = json.loads((folder / "metrics.json").read_text())
+    kinds = ("original", "reconstructed", "drawn_1", "drawn_10")
+    assert list(figures) == ["scenes", "steps", *(f"{judge}_{kind}" for judge in ("teacher", "clip") for kind in kinds)]
+    assert figures["scenes"] == 5 and all(0 <= value <= 100 for value in figures.values())
+    assert {path.name for path in folder.iterdir()} == before | {"metrics.json", "drawn.png"}
+    sheet = np.asarray(Image.open(folder / "drawn.png"))
+    first = evaluate.single_objects("test")[0]["image"].convert("RGB")
+    np.testing.assert_array_equal(sheet[:128:2, :128:2], np.asarray(first))
+
+
+def test_figures_of_originals_are_the_encoders_own(folder, monkeypatch):
+    whole = evaluate.single_objects
+    some = {"test": whole("test").select(range(150))}
+    monkeypatch.setattr(evaluate, "single_objects", lambda split: some.get(split) or whole(split))
+    monkeypatch.setattr(evaluate, "ANSWERED", ("test",))
+    evaluate_unclip.main(folder, guidance=[10.0], scenes=150, reconstructions=True)
+    figures = json.loads((folder / "metrics.json").read_text())
+    teacher = ClipLike.from_pretrained(HUB / "emoji-teacher")
+    encoders = {
+        "teacher": (teacher.embed_images, teacher.embed_texts),
+        "clip": evaluate.transformers_clip(HUB / "emoji-clip"),
+    }
+    with torch.inference_mode():
+        for name, encoder in encoders.items():
+            assert figures[f"{name}_original"] == pytest.approx(evaluate.zero_shot(*encoder)["top1_test"], abs=1e-3)
+    assert not any("drawn" in name for name in figures)

@@ -1,0 +1,128 @@
+"""Draws the published test scenes with ``hub/emoji-unclip`` and writes ``metrics.json`` and ``drawn.png`` beside it.
+
+    python -m training.emoji_world.evaluate_unclip
+    python -m training.emoji_world.evaluate_unclip --reconstructions  # where only the autoencoder is trained yet
+
+Zero-shot top-1 over all concepts, in per cent, on scenes with one object, as emoji-teacher and emoji-clip judge: the
+scene itself (``teacher_original``), what the autoencoder makes of it (``teacher_reconstructed``), and what is drawn
+from its embedding in 20 steps at a guidance of g, each scene with the seed of its row (``teacher_drawn_g``). The
+picture shows the first scenes: original, reconstruction and drawings in a column of their own.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import typer
+from accelerate import Accelerator
+from diffusers import AutoencoderTiny, StableUnCLIPImg2ImgPipeline
+from PIL import Image
+from tqdm import tqdm
+
+from cbsae_hub.models.files import replace_file
+from cbsae_hub.vision.clip_like import ClipLike
+from training.emoji_world.captions import TEMPLATES
+from training.emoji_world.evaluate import Embed, concept_names, single_objects, transformers_clip
+from training.emoji_world.paths import HUB
+from training.emoji_world.render import SIDE
+
+STEPS = 20
+BATCH = 64
+COLUMNS = 16  # scenes in the picture
+ENLARGED = 2
+
+
+class Judge:
+    """A CLIP that says which concept a picture shows."""
+
+    def __init__(self, images: Embed, texts: Callable[[list[str]], torch.Tensor], concepts: list[str]):
+        prompts = torch.stack([texts([template.format(name) for name in concepts]) for template in TEMPLATES])
+        self.images, self.classes, self.concepts = images, F.normalize(prompts.mean(0), dim=-1), concepts
+
+    def top1(self, pictures: Sequence[Image.Image], truth: Sequence[str]) -> float:
+        """How often the picture is taken for what it shall show, in per cent."""
+        parts = [self.images(pictures[i : i + 256]) for i in range(0, len(pictures), 256)]
+        answers = (torch.cat(parts) @ self.classes.T).argmax(1)
+        return 100 * float(np.mean([self.concepts[a] == t for a, t in zip(answers, truth)]))
+
+
+def load_judges() -> dict[str, Judge]:
+    """The teacher, and the explained encoder itself."""
+    concepts = concept_names()
+    teacher = ClipLike.from_pretrained(HUB / "emoji-teacher")
+    return {
+        "teacher": Judge(teacher.embed_images, teacher.embed_texts, concepts),
+        "clip": Judge(*transformers_clip(HUB / "emoji-clip"), concepts),
+    }
+
+
+def reconstruct(vae: AutoencoderTiny, pictures: Sequence[Image.Image]) -> list[Image.Image]:
+    """The pictures after the autoencoder."""
+    rebuilt = []
+    for start in range(0, len(pictures), BATCH):
+        pixels = np.stack([np.asarray(picture) for picture in pictures[start : start + BATCH]])
+        normal = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(vae.device).float() / 127.5 - 1
+        decoded = vae.decode(vae.encode(normal).latents).sample
+        levels = decoded.clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        rebuilt += [Image.fromarray(level) for level in levels]
+    return rebuilt
+
+
+def draw(pipeline: StableUnCLIPImg2ImgPipeline, pictures: Sequence[Image.Image], guidance: float) -> list[Image.Image]:
+    """A drawing of each picture from its embedding; the noise of the i-th has the seed i."""
+    drawn = []
+    for start in tqdm(range(0, len(pictures), BATCH), desc=f"guidance {guidance:g}", unit="batch"):
+        part = list(pictures[start : start + BATCH])
+        generators = [torch.Generator().manual_seed(start + i) for i in range(len(part))]
+        drawn += pipeline(image=part, num_inference_steps=STEPS, guidance_scale=guidance, generator=generators).images
+    return drawn
+
+
+def contact_sheet(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
+    """The first pictures of each row, one row below the other, enlarged."""
+    side = SIDE * ENLARGED
+    sheet = Image.new("RGB", (side * min(COLUMNS, len(rows[0])), side * len(rows)))
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row[:COLUMNS]):
+            sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (x * side, y * side))
+    return sheet
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(help="Folder of the pipeline.")] = HUB / "emoji-unclip",
+    guidance: Annotated[list[float], typer.Option(help="Guidance scale; may be given several times.")] = [10.0],  # noqa: B006
+    scenes: Annotated[int | None, typer.Option(help="How many of the test scenes; default all.")] = None,
+    reconstructions: Annotated[
+        bool, typer.Option("--reconstructions", help="Only the autoencoder is measured; nothing is drawn.")
+    ] = False,
+) -> None:
+    """Measures, and writes metrics.json and drawn.png."""
+    torch.set_num_threads(2)
+    device = Accelerator().device
+    dataset = single_objects("test")
+    pictures = [image.convert("RGB") for image in dataset["image"]][:scenes]
+    truth = [objects[0]["name"] for objects in dataset["objects"]][:scenes]
+    with torch.inference_mode():
+        vae = AutoencoderTiny.from_pretrained(folder / "vae").to(device)
+        shown = {"original": pictures, "reconstructed": reconstruct(vae, pictures)}
+        if not reconstructions:
+            pipeline = StableUnCLIPImg2ImgPipeline.from_pretrained(folder).to(device)
+            pipeline.set_progress_bar_config(disable=True)
+            for scale in guidance:
+                shown[f"drawn_{scale:g}"] = draw(pipeline, pictures, scale)
+        figures = {"scenes": len(pictures), "steps": STEPS}
+        for name, judge in load_judges().items():
+            figures |= {f"{name}_{kind}": round(judge.top1(made, truth), 4) for kind, made in shown.items()}
+    with replace_file(folder / "metrics.json") as file:
+        file.write_text(json.dumps(figures, indent=2) + "\n")
+    with replace_file(folder / "drawn.png") as file:
+        contact_sheet(list(shown.values())).save(file, "png")
+    typer.echo(f"{folder.name}: {json.dumps(figures)}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,115 @@
+"""Scenes as a UNet of unCLIP sees them, computed once: latents of the autoencoder and CLIP embeddings, in shards."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderTiny
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+from transformers import CLIPVisionModelWithProjection
+
+from cbsae_hub.models.files import replace_file
+from training.emoji_world.render import SceneRenderer, SceneSpec
+
+SHARD = 1024  # scenes a file, 4 MB
+BATCH = 32  # scenes encoded at once: what the layers give then fits a processor's cache, which doubles the speed
+
+
+@torch.no_grad()
+def encode(
+    pixels: torch.Tensor, vae: AutoencoderTiny, encoder: CLIPVisionModelWithProjection
+) -> dict[str, torch.Tensor]:
+    """What a shard holds of uint8 pixels ``[n, 3, 64, 64]``, on the CPU.
+
+    Returns:
+        ``latents [n, channels, side, side]`` float16, scaled to unit variance; ``embeddings [n, d]`` float32, not
+        normalised: what the pipeline's image encoder gives.
+    """
+    parts = []
+    for start in range(0, len(pixels), BATCH):
+        part = pixels[start : start + BATCH].to(vae.device).float() / 127.5 - 1
+        latents = vae.encode(part).latents * vae.config.scaling_factor
+        parts.append((latents.half().cpu(), encoder(pixel_values=part).image_embeds.float().cpu()))
+    latents, embeddings = (torch.cat(column) for column in zip(*parts))
+    return {"latents": latents.contiguous(), "embeddings": embeddings}
+
+
+class LatentStore:
+    """Shards in memory-mapped files.
+
+    Args:
+        folder: of the shards.
+        shards: how many of them there are.
+    """
+
+    def __init__(self, folder: Path, shards: int):
+        self.shards = [load_file(_path(folder, shard)) for shard in range(shards)]
+
+    def __len__(self) -> int:
+        return len(self.shards) * SHARD
+
+    def rows(self, ids: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents as float32 and embeddings of the scenes with these ids, ``[n, ...]`` each."""
+        where = [divmod(int(i), SHARD) for i in ids]
+        latents, embeddings = (
+            torch.stack([self.shards[shard][name][row] for shard, row in where]) for name in ("latents", "embeddings")
+        )
+        return latents.float(), embeddings
+
+    def embeddings(self) -> torch.Tensor:
+        """Of all scenes, ``[n, d]``."""
+        return torch.cat([shard["embeddings"] for shard in self.shards])
+
+
+def store_latents(
+    folder: Path,
+    scenes: int,
+    renderer: SceneRenderer,
+    spec: SceneSpec,
+    vae: AutoencoderTiny,
+    encoder: CLIPVisionModelWithProjection,
+    made_with: str,
+) -> LatentStore:
+    """Computes the shards that are not there yet, and opens all.
+
+    Args:
+        folder: of the shards.
+        scenes: how many at least; rounded up to whole shards.
+        renderer: whose scenes; shard i is its batch i.
+        spec: of the scenes.
+        vae: the autoencoder, on the device that computes.
+        encoder: the image encoder, on the same device.
+        made_with: what tells this autoencoder, encoder, seed and spec from others.
+
+    Raises:
+        ValueError: if the folder's shards were made with something else.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    count = -(-scenes // SHARD)
+    for shard in tqdm(range(count), desc="latents", unit="shard", mininterval=5):
+        path = _path(folder, shard)
+        if path.is_file():
+            _check(path, made_with)
+            continue
+        tensors = encode(renderer.batch(shard, SHARD, spec).pixels, vae, encoder)
+        with replace_file(path) as temporary:
+            save_file(tensors, temporary, metadata={"made_with": made_with})
+    logging.getLogger(__name__).info("%d scenes in %s", count * SHARD, folder)
+    return LatentStore(folder, count)
+
+
+def _path(folder: Path, shard: int) -> Path:
+    return folder / f"latents-{shard:05d}.safetensors"
+
+
+def _check(path: Path, made_with: str) -> None:
+    with safe_open(path, framework="pt") as file:
+        found = (file.metadata() or {}).get("made_with")
+    if found != made_with:
+        raise ValueError(
+            f"{path} was made with {found}, not with {made_with}: give another run folder, or remove {path.parent}, "
+            "whose checkpoint knows other latents too"
+        )

@@ -1,0 +1,273 @@
+"""Trains ``hub/emoji-unclip``, a Stable unCLIP that draws 64 x 64 pixels from an embedding of emoji-clip.
+
+    accelerate launch -m training.emoji_world.train_autoencoder
+    accelerate launch -m training.emoji_world.train_unclip
+
+Latents and embeddings of many scenes are computed once (``latents.py``); a UNet of 2 M parameters learns to draw them,
+conditioned by class embeddings alone: it has no cross-attention, the prompt is never looked at. Interrupted runs go on
+where their last checkpoint was, a finished one goes on if ``--steps`` is raised, on a GPU as well; where there is no
+checkpoint, ``--start hub/emoji-unclip`` starts from the published weights.
+"""
+
+import copy
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from diffusers import AutoencoderTiny, DDIMScheduler, DDPMScheduler, StableUnCLIPImg2ImgPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
+from diffusers.models.embeddings import get_timestep_embedding
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
+from transformers import CLIPImageProcessor, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from cbsae_hub.models import folder_revision
+from training.emoji_world.glyphs import Atlas
+from training.emoji_world.latents import LatentStore, store_latents
+from training.emoji_world.loop import train
+from training.emoji_world.paths import HUB, RUNS, publish
+from training.emoji_world.render import SceneRenderer, SceneSpec
+from training.emoji_world.train_autoencoder import load_encoder
+
+SPEC = SceneSpec(objects=(1, 1, 1, 2), style_share=0.05)
+WIDTHS = (64, 128)  # channels at 16 x 16 and at 8 x 8 latents; only the latter have attention
+TEXT_WIDTH = 16
+TIMES = 1000  # of both noise schedules
+GAMMA = 5.0
+DROPPED = 0.1  # share of embeddings replaced by zeros, which the pipeline's guidance draws away from
+AVERAGE = 0.999
+
+
+def build_unet(channels: int, side: int, embedding: int) -> UNet2DConditionModel:
+    """A fresh UNet for latents ``[n, channels, side, side]``, conditioned by embeddings of this width.
+
+    Every residual branch and the output start at zero (Dhariwal and Nichol 2021, as in their code).
+    """
+    unet = UNet2DConditionModel(
+        sample_size=side,
+        in_channels=channels,
+        out_channels=channels,
+        block_out_channels=WIDTHS,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        mid_block_type="UNetMidBlock2D",
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=16,
+        attention_head_dim=32,
+        cross_attention_dim=TEXT_WIDTH,
+        class_embed_type="projection",
+        projection_class_embeddings_input_dim=2 * embedding,
+        resnet_time_scale_shift="scale_shift",
+    )
+    ends = [unet.conv_out]
+    for module in unet.modules():
+        if isinstance(module, ResnetBlock2D):
+            ends.append(module.conv2)
+        elif isinstance(module, Attention):
+            ends.append(module.to_out[0])
+    for layer in ends:
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+    return unet
+
+
+def drawing_scheduler() -> DDIMScheduler:
+    """A cosine schedule, which ends in pure noise, for a UNet that predicts v; drawn from its very last step on."""
+    return DDIMScheduler(
+        num_train_timesteps=TIMES,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        clip_sample=False,
+    )
+
+
+def embedding_scheduler() -> DDPMScheduler:
+    """The noise on image embeddings, as in the published Stable unCLIP pipelines."""
+    return DDPMScheduler(num_train_timesteps=TIMES, beta_schedule="squaredcos_cap_v2")
+
+
+def loss_weights(scheduler: DDIMScheduler, gamma: float = GAMMA) -> torch.Tensor:
+    """Weights of the squared errors of v, ``[timesteps]``: min(SNR + 1, gamma) / (SNR + 1).
+
+    Min-SNR weighting (Hang et al. 2023) as diffusers' training scripts had it for v: since the error of v is SNR + 1
+    times that of the drawing itself, the latter has the weight min(SNR + 1, gamma). Without the 1 the first steps of a
+    drawing, which start from pure noise and decide what it shows, would have no weight.
+    """
+    snr = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
+    return (snr + 1).clamp(max=gamma) / (snr + 1)
+
+
+def noised_embeddings(
+    embeddings: torch.Tensor,
+    noise: torch.Tensor,
+    levels: torch.Tensor,
+    normalizer: StableUnCLIPImageNormalizer,
+    scheduler: DDPMScheduler,
+) -> torch.Tensor:
+    """The pipeline's ``noise_image_embeddings`` with a noise level for each embedding, ``[n, d] -> [n, 2 d]``."""
+    noisy = normalizer.unscale(scheduler.add_noise(normalizer.scale(embeddings), noise, levels))
+    told = get_timestep_embedding(levels, embeddings.shape[1], flip_sin_to_cos=True, downscale_freq_shift=0)
+    return torch.cat([noisy, told], 1)
+
+
+def fit_normalizer(embeddings: torch.Tensor) -> StableUnCLIPImageNormalizer:
+    """A frozen normaliser with the mean and deviation of embeddings ``[n, d]``."""
+    normalizer = StableUnCLIPImageNormalizer(embeddings.shape[1]).requires_grad_(False)
+    normalizer.mean.copy_(embeddings.mean(0, keepdim=True))
+    normalizer.std.copy_(embeddings.std(0, keepdim=True))
+    return normalizer
+
+
+class Denoising(torch.nn.Module):
+    """The UNet, its moving average, and the loss."""
+
+    def __init__(self, unet: UNet2DConditionModel, normalizer: StableUnCLIPImageNormalizer):
+        super().__init__()
+        self.unet, self.normalizer = unet, normalizer
+        self.average = copy.deepcopy(unet).requires_grad_(False)
+        self.scheduler, self.embedding_scheduler = drawing_scheduler(), embedding_scheduler()
+        self.register_buffer("weights", loss_weights(self.scheduler), persistent=False)
+
+    def forward(
+        self, latents: torch.Tensor, embeddings: torch.Tensor, chance: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """The loss for scaled latents and embeddings, and what :func:`draw_chance` gave for them."""
+        noise, times = chance["noise"], chance["times"]
+        condition = noised_embeddings(
+            embeddings, chance["embedding_noise"], chance["levels"], self.normalizer, self.embedding_scheduler
+        )
+        noisy = self.scheduler.add_noise(latents, noise, times)
+        target = self.scheduler.get_velocity(latents, noise, times)
+        given = condition * chance["kept"][:, None]
+        predicted = self.unet(noisy, times, encoder_hidden_states=None, class_labels=given).sample.float()
+        error = (predicted - target).square().mean((1, 2, 3))
+        return (self.weights[times] * error).mean(), {"error": error.mean().item()}
+
+    @torch.no_grad()
+    def update_average(self, step: int) -> None:
+        """Moves the average towards the UNet after a step; early averages forget faster."""
+        decay = min(AVERAGE, (1 + step) / (10 + step))
+        for average, weight in zip(self.average.parameters(), self.unet.parameters()):
+            average.lerp_(weight, 1 - decay)
+
+
+def draw_chance(generator: torch.Generator, latents: torch.Tensor, embeddings: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Everything random about a batch: times, noises, and which embeddings are kept.
+
+    Noise levels of embeddings are mostly low: 0 is what the pipeline draws with unless told otherwise.
+    """
+    n = len(latents)
+    return {
+        "noise": torch.randn(latents.shape, generator=generator),
+        "times": torch.randint(TIMES, (n,), generator=generator),
+        "embedding_noise": torch.randn(embeddings.shape, generator=generator),
+        "levels": (torch.rand(n, generator=generator) ** 4 * TIMES).long(),
+        "kept": (torch.rand(n, generator=generator) >= DROPPED).float(),
+    }
+
+
+def text_parts(clip: Path) -> tuple[CLIPTokenizer, CLIPTextModel]:
+    """What the pipeline wants for its prompt, which nothing looks at: CLIP's tokenizer and one narrow layer."""
+    tokenizer = CLIPTokenizer.from_pretrained(clip)
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=TEXT_WIDTH,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        max_position_embeddings=tokenizer.model_max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return tokenizer, CLIPTextModel(config)
+
+
+def assemble(
+    unet: UNet2DConditionModel, normalizer: StableUnCLIPImageNormalizer, vae: AutoencoderTiny, clip: Path
+) -> StableUnCLIPImg2ImgPipeline:
+    """The complete pipeline around a trained UNet; image encoder and preprocessing are those of a folder."""
+    tokenizer, text_encoder = text_parts(clip)
+    return StableUnCLIPImg2ImgPipeline(
+        feature_extractor=CLIPImageProcessor.from_pretrained(clip),
+        image_encoder=load_encoder(clip),
+        image_normalizer=normalizer,
+        image_noising_scheduler=embedding_scheduler(),
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
+        unet=unet,
+        scheduler=drawing_scheduler(),
+        vae=vae,
+    )
+
+
+def main(
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 9000,
+    batch: Annotated[int, typer.Option(help="Scenes a step and process.")] = 64,
+    scenes: Annotated[int, typer.Option(help="Scenes whose latents are stored.")] = 65536,
+    learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 1e-3,
+    seed: Annotated[int, typer.Option(help="Of weights, scenes and noise.")] = 5,
+    precision: Annotated[str, typer.Option(help="Accelerate's mixed precision: no, bf16 or fp16.")] = "bf16",
+    start: Annotated[Path | None, typer.Option(help="A published pipeline whose UNet to start from.")] = None,
+    clip: Annotated[Path, typer.Option(help="The CLIP whose embeddings are drawn.")] = HUB / "emoji-clip",
+    output: Annotated[Path, typer.Option(help="Published pipeline; its vae is the one to use.")] = HUB / "emoji-unclip",
+    run: Annotated[Path, typer.Option(help="Latents, checkpoint and log.")] = RUNS / "emoji-unclip",
+) -> None:
+    """Trains and publishes the unCLIP of Emoji World."""
+    torch.set_num_threads(2)
+    set_seed(seed)
+    accelerator = Accelerator(mixed_precision=precision)
+    vae = AutoencoderTiny.from_pretrained(output / "vae").to(accelerator.device).requires_grad_(False)
+    with accelerator.main_process_first():
+        store = _store(run / "latents", scenes, seed, vae, clip, output)
+    first = store.shards[0]
+    unet = (
+        UNet2DConditionModel.from_pretrained(start, subfolder="unet")
+        if start
+        else build_unet(*first["latents"].shape[1:3], first["embeddings"].shape[1])
+    )
+    model = Denoising(unet, fit_normalizer(store.embeddings())).to(accelerator.device)
+
+    def step_loss(prepared: torch.nn.Module, step: int):
+        index = step * accelerator.num_processes + accelerator.process_index
+        rng = np.random.default_rng([seed, index, 7])
+        latents, embeddings = store.rows(rng.integers(len(store), size=batch))
+        chance = draw_chance(torch.Generator().manual_seed(int(rng.integers(2**62))), latents, embeddings)
+        on_device = {name: value.to(accelerator.device) for name, value in chance.items()}
+        return prepared(latents.to(accelerator.device), embeddings.to(accelerator.device), on_device)
+
+    train(
+        model,
+        step_loss,
+        accelerator=accelerator,
+        run=run,
+        steps=steps,
+        learning_rate=learning_rate,
+        weight_decay=0.01,
+        after_step=model.update_average,
+    )
+    if accelerator.is_main_process:
+        publish(output, assemble(model.average, model.normalizer, vae, clip).save_pretrained)
+
+
+def _store(folder: Path, scenes: int, seed: int, vae: AutoencoderTiny, clip: Path, output: Path) -> LatentStore:
+    made_with = {
+        "clip": folder_revision(clip),
+        "vae": folder_revision(output / "vae"),
+        "seed": seed,
+        "spec": asdict(SPEC),
+    }
+    encoder = load_encoder(clip).to(vae.device)
+    renderer = SceneRenderer(Atlas.build(), seed)
+    return store_latents(folder, scenes, renderer, SPEC, vae, encoder, json.dumps(made_with))
+
+
+if __name__ == "__main__":
+    typer.run(main)
