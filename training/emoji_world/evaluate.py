@@ -10,7 +10,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import typer
+from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, CLIPModel, CLIPProcessor
 
 from cbsae_hub.vision.clip_like import ClipLike
@@ -44,25 +45,39 @@ def concept_names() -> list[str]:
     return [name for name in names if name in shown]
 
 
-def _embed(images: Embed, dataset: datasets.Dataset, batch: int = 256) -> torch.Tensor:
-    pictures = [image.convert("RGB") for image in dataset["image"]]
-    return torch.cat([images(pictures[i : i + batch]) for i in range(0, len(pictures), batch)])
+def _embed(images: Embed, pictures: Sequence[Image.Image], batch: int = 256) -> torch.Tensor:
+    coloured = [picture.convert("RGB") for picture in pictures]
+    return torch.cat([images(coloured[i : i + batch]) for i in range(0, len(coloured), batch)])
+
+
+class Judge:
+    """A CLIP that says which of all concepts a picture shows: the training captions' own prompts, averaged."""
+
+    def __init__(self, images: Embed, texts: Callable[[list[str]], torch.Tensor]):
+        self.images, self.concepts = images, concept_names()
+        prompts = torch.stack([texts([template.format(name) for name in self.concepts]) for template in TEMPLATES])
+        self.classes = F.normalize(prompts.mean(0), dim=-1)
+
+    def answers(self, pictures: Sequence[Image.Image]) -> list[str]:
+        """The name of the concept that each picture is most like."""
+        return [self.concepts[i] for i in (_embed(self.images, pictures) @ self.classes.T).argmax(1)]
+
+
+def share(answers: Sequence[str], truth: Sequence[str]) -> float:
+    """How often the answer is the truth, in per cent."""
+    return 100 * float(np.mean([answer == right for answer, right in zip(answers, truth)]))
 
 
 def zero_shot(images: Embed, texts: Callable[[list[str]], torch.Tensor]) -> dict[str, float]:
-    """Top-1 in per cent over all concepts, with the training captions' own prompts averaged."""
-    concepts = concept_names()
-    prompts = torch.stack([texts([template.format(name) for name in concepts]) for template in TEMPLATES])
-    classes = F.normalize(prompts.mean(0), dim=-1)
-    result = {"concepts": len(concepts)}
+    """Top-1 in per cent over all concepts."""
+    judge = Judge(images, texts)
+    result = {"concepts": len(judge.concepts)}
     for split in ANSWERED:
         dataset = single_objects(split)
-        answers = [concepts[i] for i in (_embed(images, dataset) @ classes.T).argmax(1)]
-        truth = [objects[0]["name"] for objects in dataset["objects"]]
-        result[f"top1_{split}"] = 100 * float(np.mean([a == t for a, t in zip(answers, truth)]))
+        answers = judge.answers(dataset["image"])
+        result[f"top1_{split}"] = share(answers, [objects[0]["name"] for objects in dataset["objects"]])
         if split == "typographic":
-            words = dataset["written_word"]
-            result["typographic_word_read"] = 100 * float(np.mean([a == w for a, w in zip(answers, words)]))
+            result["typographic_word_read"] = share(answers, dataset["written_word"])
     return result
 
 
@@ -72,7 +87,7 @@ def neighbours(embeddings: torch.Tensor, names: list[str], k: int = 5) -> float:
     similarity.fill_diagonal_(-torch.inf)
     nearest = similarity.topk(k).indices
     votes = [max(near := [names[j] for j in row], key=near.count) for row in nearest.tolist()]
-    return 100 * float(np.mean([vote == name for vote, name in zip(votes, names)]))
+    return share(votes, names)
 
 
 def transformers_clip(folder: Path) -> tuple[Embed, Callable[[list[str]], torch.Tensor]]:
@@ -96,11 +111,11 @@ def _dino(folder: Path) -> dict[str, float]:
     names = [objects[0]["name"] for objects in dataset["objects"]]
     embeddings = _embed(
         lambda pictures: F.normalize(model(**processor(images=pictures, return_tensors="pt")).pooler_output, dim=-1),
-        dataset,
+        dataset["image"],
     )
     pixels = _embed(
         lambda pictures: torch.stack([torch.from_numpy(np.asarray(p, np.float32).ravel()) for p in pictures]),
-        dataset,
+        dataset["image"],
     )
     pixels = F.normalize(pixels - pixels.mean(0), dim=-1)
     similarity = embeddings @ embeddings.T

@@ -10,13 +10,12 @@ picture shows the first scenes: original, reconstruction and drawings in a colum
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import typer
 from accelerate import Accelerator
 from diffusers import AutoencoderTiny, StableUnCLIPImg2ImgPipeline
@@ -25,8 +24,7 @@ from tqdm import tqdm
 
 from cbsae_hub.models.files import replace_file
 from cbsae_hub.vision.clip_like import ClipLike
-from training.emoji_world.captions import TEMPLATES
-from training.emoji_world.evaluate import Embed, concept_names, single_objects, transformers_clip
+from training.emoji_world.evaluate import Judge, share, single_objects, transformers_clip
 from training.emoji_world.paths import HUB
 from training.emoji_world.render import SIDE
 
@@ -36,27 +34,12 @@ COLUMNS = 16  # scenes in the picture
 ENLARGED = 2
 
 
-class Judge:
-    """A CLIP that says which concept a picture shows."""
-
-    def __init__(self, images: Embed, texts: Callable[[list[str]], torch.Tensor], concepts: list[str]):
-        prompts = torch.stack([texts([template.format(name) for name in concepts]) for template in TEMPLATES])
-        self.images, self.classes, self.concepts = images, F.normalize(prompts.mean(0), dim=-1), concepts
-
-    def top1(self, pictures: Sequence[Image.Image], truth: Sequence[str]) -> float:
-        """How often the picture is taken for what it shall show, in per cent."""
-        parts = [self.images(pictures[i : i + 256]) for i in range(0, len(pictures), 256)]
-        answers = (torch.cat(parts) @ self.classes.T).argmax(1)
-        return 100 * float(np.mean([self.concepts[a] == t for a, t in zip(answers, truth)]))
-
-
 def load_judges() -> dict[str, Judge]:
     """The teacher, and the explained encoder itself."""
-    concepts = concept_names()
     teacher = ClipLike.from_pretrained(HUB / "emoji-teacher")
     return {
-        "teacher": Judge(teacher.embed_images, teacher.embed_texts, concepts),
-        "clip": Judge(*transformers_clip(HUB / "emoji-clip"), concepts),
+        "teacher": Judge(teacher.embed_images, teacher.embed_texts),
+        "clip": Judge(*transformers_clip(HUB / "emoji-clip")),
     }
 
 
@@ -116,7 +99,7 @@ def main(
                 shown[f"drawn_{scale:g}"] = draw(pipeline, pictures, scale)
         figures = {"scenes": len(pictures), "steps": STEPS}
         for name, judge in load_judges().items():
-            figures |= {f"{name}_{kind}": round(judge.top1(made, truth), 4) for kind, made in shown.items()}
+            figures |= {f"{name}_{kind}": round(share(judge.answers(made), truth), 4) for kind, made in shown.items()}
     with replace_file(folder / "metrics.json") as file:
         file.write_text(json.dumps(figures, indent=2) + "\n")
     with replace_file(folder / "drawn.png") as file:

@@ -21,9 +21,7 @@ import typer
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers import AutoencoderTiny, DDIMScheduler, DDPMScheduler, StableUnCLIPImg2ImgPipeline, UNet2DConditionModel
-from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import get_timestep_embedding
-from diffusers.models.resnet import ResnetBlock2D
 from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
 from transformers import CLIPImageProcessor, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -45,11 +43,8 @@ AVERAGE = 0.999
 
 
 def build_unet(channels: int, side: int, embedding: int) -> UNet2DConditionModel:
-    """A fresh UNet for latents ``[n, channels, side, side]``, conditioned by embeddings of this width.
-
-    Every residual branch and the output start at zero (Dhariwal and Nichol 2021, as in their code).
-    """
-    unet = UNet2DConditionModel(
+    """A fresh UNet for latents ``[n, channels, side, side]``, conditioned by embeddings of this width."""
+    return UNet2DConditionModel(
         sample_size=side,
         in_channels=channels,
         out_channels=channels,
@@ -65,16 +60,6 @@ def build_unet(channels: int, side: int, embedding: int) -> UNet2DConditionModel
         projection_class_embeddings_input_dim=2 * embedding,
         resnet_time_scale_shift="scale_shift",
     )
-    ends = [unet.conv_out]
-    for module in unet.modules():
-        if isinstance(module, ResnetBlock2D):
-            ends.append(module.conv2)
-        elif isinstance(module, Attention):
-            ends.append(module.to_out[0])
-    for layer in ends:
-        torch.nn.init.zeros_(layer.weight)
-        torch.nn.init.zeros_(layer.bias)
-    return unet
 
 
 def drawing_scheduler() -> DDIMScheduler:
