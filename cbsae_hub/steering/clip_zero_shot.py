@@ -21,7 +21,6 @@ from cbsae_hub.steering.loading import load_sae, locate
 from cbsae_hub.steering.tower import SteeredTower
 from cbsae_hub.steering.zero_shot_scores import Effect, ZeroShotScores, joined, score_neurons
 from cbsae_hub.vision.encoder import to_rgb
-from cbsae_hub.vision.site import find_blocks
 
 STRENGTHS = (0.0, 10.0, 25.0, 50.0, 100.0, 150.0)  # 150 is the paper's asymptote
 
@@ -71,7 +70,7 @@ class ClipZeroShotSteerer:
             raise ValueError("the vocabulary needs words, and the template one {} for the word")
         self.texts = self._embed_texts([template.replace("{}", word) for word in self.vocabulary])
         self.logit_scale = float(model.logit_scale.exp())
-        self._remaining = find_blocks(model)[0][self.tower.layer + 1 :]
+        self._last = self.tower.layer == model.config.vision_config.num_hidden_layers - 1
 
     @classmethod
     def from_pretrained(
@@ -124,9 +123,8 @@ class ClipZeroShotSteerer:
         for start in range(0, len(images), batch):
             pictures = [to_rgb(image) for image in images[start : start + batch]]
             pixels = self.image_processor(images=pictures, return_tensors="pt").pixel_values
-            with self.tower.site.capture() as seen:
-                self.model.vision_model(pixels.to(self.model.device, self.model.dtype))
-            parts += seen.activations
+            pixels = pixels.to(self.model.device, self.model.dtype)
+            parts.append(self.tower.activations(lambda pixels=pixels: self.model.vision_model(pixels)))
         return torch.cat(parts)
 
     @torch.no_grad()
@@ -134,9 +132,7 @@ class ClipZeroShotSteerer:
         """Unit image embeddings of activations at the SAE's block: ``[images, tokens, d] -> [images, e]``."""
         parts = []
         for part in v.split(batch):
-            for block in self._remaining:
-                part = block(part, attention_mask=None)
-            parts.append(self._head(self.model.vision_model.post_layernorm(part[:, 0])))
+            parts.append(self._head(self.model.vision_model.post_layernorm(self.tower.onward(part)[:, 0])))
         return torch.cat(parts)
 
     def distribution(self, embeddings: Tensor) -> Tensor:
@@ -248,7 +244,7 @@ class ClipZeroShotSteerer:
     def _readable(self, images: Sequence[Image.Image], batch: int) -> Tensor:
         """Activations of the tokens that reach the embedding."""
         v = self.activations(images, batch)
-        return v if len(self._remaining) else v[:, :1]
+        return v[:, :1] if self._last else v
 
     def _numbers(self, neurons: Sequence[int] | None) -> Tensor:
         count = neuron_count(self.tower.sae)

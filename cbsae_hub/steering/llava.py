@@ -44,7 +44,7 @@ class LlavaSteerer:
         layer: int | None = None,
     ):
         self.model, self.processor = model.eval().requires_grad_(False), processor
-        read = block_read(model.config)
+        self._read = read = block_read(model.config)
         asked = layer is not None
         if not asked and getattr(sae, "layer", None) is None:
             layer = read
@@ -105,8 +105,26 @@ class LlavaSteerer:
             ValueError: See :func:`cbsae_hub.steering.apply`.
             EditError: If a steering leaves the features of its image as they were.
         """
-        pixels = self.processor.image_processor(images=[to_rgb(image) for image in images], return_tensors="pt")
-        return self._features(pixels.pixel_values, per_image(steering, len(images)))
+        steerings = per_image(steering, len(images))
+        return self.tower.run(lambda: torch.stack(list(self._see(images).pooler_output)), steerings)
+
+    @torch.no_grad()
+    def activations(self, images: Sequence[Image.Image]) -> Tensor:
+        """Activations at the SAE's block, ``[images, tokens, d]``, one batch."""
+        return self.tower.activations(lambda: self._see(images))
+
+    @torch.no_grad()
+    def features_of(self, v: Tensor) -> Tensor:
+        """The :meth:`image_features` that activations at the SAE's block lead to.
+
+        Args:
+            v: ``[images, tokens, d]``. If its tokens are one vector expanded, that is projected once.
+        """
+        once = v.stride(1) == 0 and self.tower.layer == self._read
+        seen = self.tower.onward(v[:, :1] if once else v, self._read)
+        cut = int(self.model.config.vision_feature_select_strategy == "default")  # the class token
+        features = self.model.model.multi_modal_projector((seen if once else seen[:, cut:]).to(self.model.dtype))
+        return features.expand(-1, v.shape[1] - cut, -1) if once else features
 
     def generate(
         self,
@@ -192,13 +210,10 @@ class LlavaSteerer:
         content = [{"type": "image"}, {"type": "text", "text": prompt}]
         return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
-    def _features(self, pixels: Tensor, steerings: list[AnySteering | None]) -> Tensor:
-        pixels = pixels.to(self.model.device, self.model.dtype)
-
-        def forward() -> Tensor:
-            return torch.stack(list(self.model.get_image_features(pixel_values=pixels).pooler_output))
-
-        return self.tower.run(forward, steerings)
+    def _see(self, images: Sequence[Image.Image]) -> Any:
+        pictures = [to_rgb(image) for image in images]
+        pixels = self.processor.image_processor(images=pictures, return_tensors="pt").pixel_values
+        return self.model.get_image_features(pixel_values=pixels.to(self.model.device, self.model.dtype))
 
     def _embed(self, features: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Embeddings of conversations with image features in their places, padded on the left, and their mask."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cbsae_hub.steering.edits import AnySteering, steer
 from cbsae_hub.vision.encoder import prefix_tokens
-from cbsae_hub.vision.site import EditError, ResidualSite
+from cbsae_hub.vision.site import EditError, ResidualSite, find_blocks
 
 
 class SteeredTower:
@@ -40,6 +40,21 @@ class SteeredTower:
         self.prefix = prefix_tokens(config)
         self.sae, self.pack = sae.to(next(self.site.block.parameters()).device).eval(), pack
         self.layer = self.site.layer
+        self._blocks = find_blocks(model)[0]
+
+    @torch.no_grad()
+    def activations(self, forward: Callable[[], Any]) -> Tensor:
+        """What passes the SAE's block while ``forward`` runs the tower once, ``[images, tokens, d]``."""
+        with self.site.capture() as seen:
+            forward()
+        return seen.activations[0]
+
+    @torch.no_grad()
+    def onward(self, v: Tensor, last: int | None = None) -> Tensor:
+        """Runs the blocks after the SAE's on its activations, ``[images, tokens, d]``, up to block ``last`` or the end."""
+        for block in self._blocks[self.layer + 1 : None if last is None else last + 1]:
+            v = block(v, attention_mask=None)
+        return v
 
     @torch.no_grad()
     def run(self, forward: Callable[[], Tensor], steerings: Sequence[AnySteering | None]) -> Tensor:

@@ -86,10 +86,18 @@ class UnclipSteerer:
             ValueError: See :func:`cbsae_hub.steering.apply`.
             EditError: If a steering leaves the embedding of its image as it was.
         """
-        pictures = [to_rgb(image) for image in images]
-        pixels = self.pipeline.feature_extractor(images=pictures, return_tensors="pt").pixel_values
-        pixels = pixels.to(self.encoder.device, self.encoder.dtype)
-        return self.tower.run(lambda: self.encoder(pixels).image_embeds, per_image(steering, len(images)))
+        return self.tower.run(lambda: self._see(images), per_image(steering, len(images)))
+
+    @torch.no_grad()
+    def activations(self, images: Sequence[Image.Image]) -> Tensor:
+        """Activations at the SAE's block, ``[images, tokens, d]``, one batch."""
+        return self.tower.activations(lambda: self._see(images))
+
+    @torch.no_grad()
+    def embeds_of(self, v: Tensor) -> Tensor:
+        """The :meth:`image_embeds` that activations at the SAE's block, ``[images, tokens, d]``, lead to."""
+        seen = self.tower.onward(v.to(self.encoder.dtype))[:, 0]
+        return self.encoder.visual_projection(self.encoder.vision_model.post_layernorm(seen))
 
     def generate(
         self,
@@ -157,3 +165,8 @@ class UnclipSteerer:
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
         ).images
+
+    def _see(self, images: Sequence[Image.Image]) -> Tensor:
+        pictures = [to_rgb(image) for image in images]
+        pixels = self.pipeline.feature_extractor(images=pictures, return_tensors="pt").pixel_values
+        return self.encoder(pixels.to(self.encoder.device, self.encoder.dtype)).image_embeds
