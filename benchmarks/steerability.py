@@ -2,8 +2,8 @@
 
     python benchmarks/steerability.py
 
-Both ask the shipped LLaVA for the first word about each neuron set to 50. "One call each" is how the published code does
-it: the image is encoded, the neuron is set by a hook, and up to five tokens are generated. The answers must be the
+Both ask the shipped LLaVA for the first word about each neuron set to 50. "One call each" is how published code does it:
+the image is encoded, the neuron is set by a hook, and up to five tokens are generated. The answers must be the
 same, word for word, or the benchmark fails. Rounds of the two take turns; the ratio is that of the median times.
 """
 
@@ -32,7 +32,7 @@ ALPHA, TOKENS = 50.0, 5
 def one_call_each(llava: LlavaSteerer, neurons: list[int], isolate: bool) -> list[str]:
     """The plain way: a forward pass of everything, and a call of generate, for every neuron."""
     words = []
-    text = llava.conversation(ONE_WORD)
+    sae, text = llava.tower.sae, llava.conversation(ONE_WORD)
     for neuron in neurons:
         inputs = llava.processor(images=[WHITE], text=[text], return_tensors="pt")
         steering = Steering([Edit(neuron, ALPHA)], isolate=isolate)
@@ -42,7 +42,6 @@ def one_call_each(llava: LlavaSteerer, neurons: list[int], isolate: bool) -> lis
             z[..., steering.edits[0].neuron] = ALPHA
             return sae.decode(z)
 
-        sae = llava.tower.sae
         with llava.tower.site.edit(edit):
             tokens = llava.model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)
         answer = llava.processor.tokenizer.decode(tokens[0, inputs.input_ids.shape[1] :], skip_special_tokens=True)

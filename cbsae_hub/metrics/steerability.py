@@ -1,12 +1,11 @@
 """Steerability: set one neuron, let a model speak or draw, and compare what comes with what the neuron stands for.
 
-Source: the CB-SAE paper, section 3, for both scores; Pach et al., 2025, section 4.3, for the text score in CLIP's space.
+Source: the CB-SAE paper, section 3, for both scores; Pach et al., 2025, section 4.3, for text in CLIP's space.
 """
 
 import string
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 

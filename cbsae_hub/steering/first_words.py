@@ -1,7 +1,6 @@
 """The first word of LLaVA's answer to one prompt about many steered images."""
 
 import copy
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -84,5 +83,3 @@ class FirstWords:
 def _has_ended(said: str) -> bool:
     """Whether the first word is followed by white space."""
     return len(said.split(maxsplit=1)) > 1 or (bool(said.strip()) and said[-1].isspace())
-
-

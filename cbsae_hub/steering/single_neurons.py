@@ -33,7 +33,7 @@ class SingleNeurons:
 
     @torch.no_grad()
     def set(self, neurons: Sequence[int], values: Sequence[float]) -> Tensor:
-        """Activations with each neuron set to its value, ``[neurons, tokens, d]``; isolated, the tokens are expanded."""
+        """Activations with each neuron set to its value, ``[neurons, tokens, d]``; isolated, tokens are expanded."""
         return (self._base() + self._pushes(neurons, values)).expand(-1, self._tokens, -1)
 
     @torch.no_grad()

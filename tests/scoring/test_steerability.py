@@ -35,8 +35,8 @@ def frame():
     names = [None if n == 5 else "abcdefghij"[n % 10] * 3 for n in range(32)]
     tops = [[(3 * n + i) % 8 for i in range(n % 5 + 1)] for n in range(32)]
     return pd.DataFrame(
-        {"neuron": range(32), "name": names, "p99": np.linspace(1, 2, 32), "group": [0] * 8 + [1] * 24, "top_images": tops,
-         "interpretability": np.linspace(0, 1, 32)}
+        {"neuron": range(32), "name": names, "p99": np.linspace(1, 2, 32), "group": [0] * 8 + [1] * 24,
+         "top_images": tops, "interpretability": np.linspace(0, 1, 32)}
     )  # fmt: skip
 
 
@@ -74,7 +74,10 @@ def test_text_scores(scorer, scores, frame, mode):
     neurons = scores["neuron"].tolist()
     assert neurons == [n for n in range(32) if n != 5]
     steerings = [Steering([Edit(n, ALPHA)], isolate=MODES[mode]) for n in neurons]
-    for suffix, given in (("", steerings), ("_random", [RandomDirection(s, 9 + n) for s, n in zip(steerings, neurons)])):
+    for suffix, given in (
+        ("", steerings),
+        ("_random", [RandomDirection(s, 9 + n) for s, n in zip(steerings, neurons)]),
+    ):
         answers = scorer.llava.generate([WHITE] * len(neurons), PROMPT, given, max_new_tokens=16)
         words = [first_word(answer) for answer in answers]
         assert scores[f"said_{mode}{suffix}"].tolist() == words
@@ -126,7 +129,10 @@ def test_summary(scorer, scores, frame):
     expected = (letters([nothing]) @ concepts.T).mean() if nothing else 0
     assert told["said_white"]["reconstruction_score"] == pytest.approx(float(expected), abs=1e-5)
     both = frame.merge(scores, on="neuron")
-    high = both["interpretability"] >= both["interpretability"].mean(), both["steerability"] >= both["steerability"].mean()
+    high = (
+        both["interpretability"] >= both["interpretability"].mean(),
+        both["steerability"] >= both["steerability"].mean(),
+    )
     assert told["quadrants"]["counts"]["high / high"] == int((high[0] & high[1]).sum())
 
 

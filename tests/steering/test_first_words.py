@@ -17,7 +17,10 @@ PROMPT = "What is this?"
 def steerer(request):
     model, processor = llava()
     if request.param == "ends":  # a letter that is often said ends answers
-        model.generation_config.eos_token_id = [2, *processor.tokenizer("aeiou", return_tensors="pt").input_ids[0].tolist()]
+        model.generation_config.eos_token_id = [
+            2,
+            *processor.tokenizer("aeiou", return_tensors="pt").input_ids[0].tolist(),
+        ]
     return LlavaSteerer(model, processor, sae_for())
 
 

@@ -29,7 +29,9 @@ def test_each_neuron_is_set_as_an_edit_sets_it(sae, v, isolate):
     values = [*VALUES, 4.0][: len(neurons)]
     found = SingleNeurons(sae, v, isolate).set(neurons, values)
     for one, neuron, value in zip(found, neurons, values):
-        assert_close(one, apply(Steering([Edit(neuron, value)], isolate=isolate), v[None], sae)[0], rtol=1e-4, atol=1e-4)
+        assert_close(
+            one, apply(Steering([Edit(neuron, value)], isolate=isolate), v[None], sae)[0], rtol=1e-4, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("isolate", [True, False])
