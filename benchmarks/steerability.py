@@ -2,9 +2,9 @@
 
     python benchmarks/steerability.py
 
-Both ask the shipped LLaVA for the first word about each neuron set to 50. "One call each" is how published code does it:
-the image is encoded, the neuron is set by a hook, and up to five tokens are generated. The answers must be the
-same, word for word, or the benchmark fails. Rounds of the two take turns; the ratio is that of the median times.
+Both ask the shipped LLaVA for the first word about each neuron set to 50. "One call each" is how the published code
+does it: the image is encoded, the neuron is set by a hook, and up to five tokens are generated. The answers must be
+the same, word for word, or the benchmark fails. Rounds of the two take turns; the ratio is that of the median times.
 """
 
 import json

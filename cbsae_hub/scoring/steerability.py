@@ -67,7 +67,8 @@ class Outcomes:
         if unchanged:
             raise EditError(
                 f"steering had no effect: setting neuron {ids[unchanged[0]]} to {values[unchanged[0]]:g} at "
-                f"{self._name} leaves what the model reads as it was. Is its decoder row zero, or its token one that is not read?"
+                f"{self._name} leaves what the model reads as it was. Is its decoder row zero, or is no steered token "
+                "read?"
             )
         return read
 
