@@ -25,7 +25,7 @@ _TEMPLATE = """\
 from cbsae_hub import {{ class_name }}
 
 model = {{ class_name }}.from_pretrained({{ repo_id | literal }})
-latents = model.encode(activations)        # [..., d_in] -> [..., d_sae]
+latents = model.encode(activations)        # [..., d_in] -> [..., neurons]
 reconstruction = model.decode(latents)
 ```
 

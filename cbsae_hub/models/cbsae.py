@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,35 +11,47 @@ from torch import Tensor, nn
 from cbsae_hub.models import checks
 from cbsae_hub.models.hub_model import HubModel
 from cbsae_hub.models.sae import MAX_D_SAE, MAX_MATRIX, SAE, SAEOutput
-from cbsae_hub.models.sparse_latents import SparseLatents
+from cbsae_hub.models.sparse_latents import SparseLatents, gather_rows
 
-MAX_NAME = 200
 ACTIVATIONS = ("topk_relu", "topk_signed", "topk_abs")
+# Arguments of the SAE that say which activations it is of: they are the whole model's, too.
+SHARED = ("encoder_id", "encoder_revision", "layer", "tokens", "preprocessing", "training_data")
+DELEGATED = {*SHARED, "activation", "k", "group_sizes", "norm_factor"}
+PER_NEURON = ("b_enc", "threshold", "b_gate", "b_mag", "r_mag")
 
 
 class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
     """Concept bottleneck sparse autoencoder (CB-SAE paper, section 5).
 
-    ``z = retained SAE's latents of x``, ``c = (x - b_dec) @ W_enc_cb``;
+    ``z = latents of x in the retained SAE``, ``c = (x - b_dec) @ W_enc_cb``;
     ``reconstruction = z @ W_dec + b_dec + top_k(c) @ W_dec_cb``. Latents are ``[z, c]``: neurons of the SAE first, then
-    one per concept. ``c`` is signed and nothing is cut off it; only the decoder reads the ``cb_k`` largest.
+    one per concept. ``c`` is signed and nothing is cut off it: only the decoder selects. Whoever sets a concept
+    neuron, sets it before that selection, so that it competes with the others, and a concept that is set to a
+    negative value just loses its place.
 
     Parameters: those of the retained SAE under ``sae.``, frozen and bit for bit those of its parent; ``W_enc_cb [d_in,
-    concepts]`` and ``W_dec_cb [concepts, d_in]``, drawn as ``nn.Linear`` does. No biases of its own: ``sae.b_dec`` is
-    shared. :meth:`from_sae` makes one.
+    concepts]`` and ``W_dec_cb [concepts, d_in]``. There are no biases but ``sae.b_dec``. :meth:`from_sae` makes one.
 
     Args:
-        sae_config: Arguments of the retained :class:`SAE`.
+        sae_config: Arguments of the retained :class:`SAE`, without those that follow below.
         sae_neuron_ids: Its neurons' ids in the parent, in the order of the latents.
         concepts: Names of the concept neurons, all different.
         cb_k: How many concepts the decoder reads.
         cb_activation: Which: "topk_relu" the largest, if positive; "topk_signed" the largest; "topk_abs" those of the
             largest magnitude.
+        concepts_sha256: Hash of the names, one a line; None takes it from the names.
         sae_names: Names of the retained neurons, None for those without; or None.
-        parent: The SAE that was pruned: ``id``, ``revision`` and ``sha256`` of its weights.
+        parent: The SAE that was pruned: ``id``, ``revision``, ``sha256`` of its weights, ``d_sae``.
+        parent_group_sizes: Its Matryoshka groups.
         teacher: The image-text model that the concepts were learned from.
         pruning: By which scores and how neurons were discarded.
         trained_on: What the bottleneck was trained on, and how.
+        encoder_id: The encoder whose activations are explained: this and the next five as in :class:`SAE`.
+        encoder_revision: Its revision.
+        layer: The block whose output is read, 0-based.
+        tokens: Which tokens the SAE was trained on.
+        preprocessing: What was done to the images.
+        training_data: The data set, split and amount that the SAE was trained on.
         seed: Of the first bottleneck; None draws from torch's global generator.
 
     Raises:
@@ -54,34 +66,47 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         cb_k: int = 5,
         *,
         cb_activation: str = "topk_relu",
+        concepts_sha256: str | None = None,
         sae_names: Sequence[str | None] | None = None,
-        parent: dict | None = None,
-        teacher: dict | None = None,
-        pruning: dict | None = None,
-        trained_on: dict | None = None,
+        parent: str | dict | None = None,
+        parent_group_sizes: Sequence[int] | None = None,
+        teacher: str | dict | None = None,
+        pruning: str | dict | None = None,
+        trained_on: str | dict | None = None,
+        encoder_id: str | None = None,
+        encoder_revision: str | None = None,
+        layer: int | None = None,
+        tokens: str | None = None,
+        preprocessing: str | dict | None = None,
+        training_data: str | dict | None = None,
         seed: int | None = None,
     ):
         super().__init__()
-        if not isinstance(sae_config, dict):
-            raise ValueError(f"sae_config must be the arguments of an SAE, got {sae_config!r:.80}")
+        shared = (encoder_id, encoder_revision, layer, tokens, preprocessing, training_data)
         try:
-            self.sae = SAE(**sae_config).requires_grad_(False)
+            self.sae = SAE(**sae_config, **dict(zip(SHARED, shared, strict=True))).requires_grad_(False)
         except TypeError as error:
             raise ValueError(f"sae_config does not fit an SAE: {error}") from None
-        self.sae_neuron_ids = _neuron_ids("sae_neuron_ids", sae_neuron_ids, MAX_D_SAE)
-        if len(self.sae_neuron_ids) != self.sae.d_sae:
-            raise ValueError(f"there are {len(self.sae_neuron_ids)} sae_neuron_ids for {self.sae.d_sae} neurons")
-        self.concepts = concept_names(concepts)
+        self.sae_neuron_ids = neuron_ids("sae_neuron_ids", sae_neuron_ids, MAX_D_SAE)
+        if len(self.sae_neuron_ids) != self.d_sae:
+            raise ValueError(f"there are {len(self.sae_neuron_ids)} sae_neuron_ids for {self.d_sae} neurons")
+        self.parent_group_sizes = checks.partition("parent_group_sizes", parent_group_sizes)
+        if self.parent_group_sizes and max(self.sae_neuron_ids) >= sum(self.parent_group_sizes):
+            raise ValueError(f"there is no neuron {max(self.sae_neuron_ids)} in the parent_group_sizes")
+        self.concepts = checks.concept_names("concepts", concepts)
         if self.d_in * len(self.concepts) > MAX_MATRIX:
             raise ValueError(f"{len(self.concepts)} concepts of width {self.d_in} exceed {MAX_MATRIX} weights")
+        self.concepts_sha256 = hashlib.sha256("\n".join(self.concepts).encode()).hexdigest()
+        if concepts_sha256 not in (None, self.concepts_sha256):
+            raise ValueError("concepts_sha256 is not the hash of these concepts: were they edited by hand?")
         self.cb_k = checks.integer("cb_k", cb_k, 1, MAX_D_SAE)
         self.cb_activation = checks.choice("cb_activation", cb_activation, ACTIVATIONS)
-        self.sae_names = None if sae_names is None else _retained_names(sae_names, self.sae.d_sae)
+        self.sae_names = None if sae_names is None else _names("sae_names", sae_names, self.d_sae)
         self.parent = checks.description("parent", parent)
         self.teacher = checks.description("teacher", teacher)
         self.pruning = checks.description("pruning", pruning)
         self.trained_on = checks.description("trained_on", trained_on)
-        self.seed = None if seed is None else checks.integer("seed", seed, 0, 2**64 - 1)
+        self.seed = None if seed is None else checks.integer("seed", seed, 0, 2**63 - 1)
         self.W_enc_cb = nn.Parameter(torch.empty(self.d_in, len(self.concepts)))
         self.W_dec_cb = nn.Parameter(torch.empty(len(self.concepts), self.d_in))
         if not self.W_enc_cb.is_meta:
@@ -91,63 +116,71 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
     def from_sae(
         cls,
         sae: SAE,
-        keep: Sequence[int],
-        concepts: Sequence[str],
+        keep: Iterable[int],
+        concepts: Iterable[str],
         cb_k: int = 5,
         *,
         names: Sequence[str | None] | None = None,
         **more: Any,
     ) -> "CBSAE":
-        """Prunes an SAE and puts an untrained bottleneck beside it.
+        """Prunes an SAE and puts an untrained bottleneck beside it; see :func:`retain`.
 
         Args:
             sae: The parent, which stays as it is.
-            keep: Ids of the neurons to retain, in the order that the latents shall have. Ascending ids, as
-                :func:`cbsae_hub.models.pruning.prune` gives them, keep the Matryoshka groups.
-            concepts: Names of the concept neurons.
+            keep: Ids of the neurons to retain, in the order that the latents shall have. At least one.
+            concepts: Names of the concept neurons. At least one; without any, :func:`retain` is what is wanted.
             cb_k: How many of them the decoder reads.
             names: Names of the parent's neurons, one per neuron.
-            **more: ``cb_activation``, ``teacher``, ``pruning`` and ``seed``, see the class.
+            **more: ``cb_activation``, ``teacher``, ``pruning``, ``trained_on`` and ``seed``, see the class.
 
         Raises:
-            ValueError: If an id does not exist or comes twice, or a threshold is missing, so that discarding neurons
-                would change the latents of those that stay.
+            ValueError: If an id does not exist or comes twice, or a concept is empty or comes twice.
         """
-        ids = _neuron_ids("keep", keep, sae.d_sae - 1)
-        if sae.activation == "batch_topk" and not sae.threshold_is_set:
-            raise ValueError("this SAE has no threshold: call calibrate_threshold(activations) before pruning it")
-        if names is not None and len(names) != sae.d_sae:
-            raise ValueError(f"there are {len(names)} names for the {sae.d_sae} neurons of the SAE")
+        ids = neuron_ids("keep", keep, sae.d_sae - 1)
+        if names is not None:
+            names = [_names("names", names, sae.d_sae)[i] for i in ids]
         retained = retain(sae, ids)
-        model = cls(
-            _arguments(retained),
-            ids,
-            concepts,
-            cb_k,
-            sae_names=None if names is None else [names[i] for i in ids],
-            parent={"id": sae.repo_id, "revision": sae.revision, "sha256": _sha256(sae)},
-            **more,
-        ).to(sae.W_dec.device, sae.W_dec.dtype)
-        model.sae.load_state_dict(retained.state_dict())
+        shared = {name: retained.arguments[name] for name in SHARED}
+        arguments = {
+            "sae_config": {name: value for name, value in retained.arguments.items() if name not in SHARED},
+            "sae_neuron_ids": ids,
+            "concepts": concepts,
+            "cb_k": cb_k,
+            "sae_names": names,
+            "parent": {"id": sae.repo_id, "revision": sae.revision, "sha256": _sha256(sae), "d_sae": sae.d_sae},
+            "parent_group_sizes": sae.group_sizes,
+        }
+        return cls._made_of(arguments | shared | more, retained.state_dict())
+
+    @classmethod
+    @torch.no_grad()
+    def _made_of(cls, arguments: dict[str, Any], sae_weights: dict[str, Tensor]) -> "CBSAE":
+        """A model with these weights of the SAE (which become its own) and a new bottleneck beside them."""
+        with torch.device("meta"):
+            model = cls(**arguments)
+        model.sae.load_state_dict(sae_weights, assign=True)
+        model.W_enc_cb = nn.Parameter(model.b_dec.new_empty(model.W_enc_cb.shape))
+        model.W_dec_cb = nn.Parameter(model.b_dec.new_empty(model.W_dec_cb.shape))
+        model.reset_bottleneck_()
         return model
 
     @torch.no_grad()
-    def reset_bottleneck_(self, first: int = 0) -> None:
-        """Draws the weights of the concepts from number ``first`` on, as ``nn.Linear`` does, with the seed."""
-        generator = None
-        if self.seed is not None:
-            generator = torch.Generator(self.W_enc_cb.device).manual_seed(self.seed)
-        for weight, fan_in in ((self.W_enc_cb[:, first:], self.d_in), (self.W_dec_cb[first:], len(self.concepts))):
-            if weight.numel():
-                bound = fan_in**-0.5
-                weight.uniform_(-bound, bound, generator=generator)
+    def reset_bottleneck_(self) -> None:
+        """Draws the weights of all concepts as ``nn.Linear`` does: uniformly, within ``1 / sqrt(fan_in)``.
+
+        Concept by concept, so that those of a longer list with the same seed start out in the same directions.
+        """
+        generator = None if self.seed is None else torch.Generator().manual_seed(self.seed)
+        unit = torch.rand(len(self.concepts), 2, self.d_in, generator=generator, device="cpu") * 2 - 1
+        self.W_enc_cb.copy_(unit[:, 0].T / self.d_in**0.5)
+        self.W_dec_cb.copy_(unit[:, 1] / len(self.concepts) ** 0.5)
 
     # ----------------------------------------------------------------------------------- what it is made of
 
     @property
     def sae_config(self) -> dict[str, Any]:
-        """Arguments of the retained SAE."""
-        return _arguments(self.sae)
+        """Arguments of the retained SAE, without those of the whole model."""
+        return {name: value for name, value in self.sae.arguments.items() if name not in SHARED}
 
     @property
     def d_in(self) -> int:
@@ -162,7 +195,12 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
     @property
     def d_latent(self) -> int:
         """Number of latents: retained neurons and concepts."""
-        return self.sae.d_sae + len(self.concepts)
+        return self.d_sae + len(self.concepts)
+
+    @property
+    def b_dec(self) -> Tensor:
+        """The bias that the SAE and the bottleneck share, ``[d_in]``."""
+        return self.sae.b_dec
 
     @property
     def neuron_names(self) -> list[str | None]:
@@ -170,26 +208,26 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         return [*(self.sae_names or [None] * self.d_sae), *self.concepts]
 
     @property
-    def concepts_sha256(self) -> str:
-        """Hash of the concept list, one name a line."""
-        return hashlib.sha256("\n".join(self.concepts).encode()).hexdigest()
-
-    @property
     def group_of(self) -> Tensor:
-        """Matryoshka group of each latent, ``[d_latent]``; the concepts are a group after the last."""
-        groups = self.sae.group_of
-        own = groups.new_full((len(self.concepts),), int(groups.max()) + 1)
-        return torch.cat([groups, own])
+        """Group of each latent, ``[d_latent]`` int64: the parent's Matryoshka groups, and one more of the concepts."""
+        sizes = torch.tensor(self.parent_group_sizes or (MAX_D_SAE + 1,))
+        groups = torch.searchsorted(sizes.cumsum(0), torch.tensor(self.sae_neuron_ids), right=True)
+        own = groups.new_full((len(self.concepts),), len(sizes))
+        return torch.cat([groups, own]).to(self.b_dec.device)
 
     def __getattr__(self, name: str) -> Any:
         """What the SAE says of its activations is true of the whole: encoder, layer, tokens, preprocessing ..."""
-        if name in _OF_THE_SAE:
-            return getattr(self.sae, name)
-        return super().__getattr__(name)
+        return getattr(self.sae, name) if name in DELEGATED else super().__getattr__(name)
 
     def to_sae_part(self) -> SAE:
-        """The retained neurons alone, as an SAE of its own."""
+        """The retained neurons alone, as an SAE of its own that can be trained."""
         return copy.deepcopy(self.sae).requires_grad_(True)
+
+    def decoder_rows(self, neurons: Tensor) -> Tensor:
+        """What a latent of 1 adds to a reconstruction of nothing else: ``[n] -> [n, d_in]``."""
+        in_sae = neurons < self.d_sae
+        rows = self.W_dec_cb[(neurons - self.d_sae).clamp_min(0)]
+        return torch.where(in_sae[:, None], self.sae.W_dec[neurons.clamp_max(self.d_sae - 1)], rows)
 
     # ------------------------------------------------------------------------------------------- inference
 
@@ -199,19 +237,19 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         Raises:
             ValueError: See :meth:`SAE.encode`.
         """
-        z = self.sae.encode(x)
-        return torch.cat([z, self.concept_activations(x)], -1)
+        return torch.cat([self.sae.encode(x), self.concept_activations(x)], -1)
 
     def concept_activations(self, x: Tensor) -> Tensor:
         """``c = (x - b_dec) @ W_enc_cb``, ``[..., d_in] -> [..., concepts]``."""
-        return (x.to(self.W_enc_cb.dtype) - self.sae.b_dec) @ self.W_enc_cb
+        return (x.to(self.W_enc_cb.dtype) - self.b_dec) @ self.W_enc_cb
 
     @torch.no_grad()
     def encode_sparse(self, x: Tensor) -> SparseLatents:
-        """Latents of :meth:`encode` with only the active ones of the SAE, and all of the concepts, signed.
+        """Latents of :meth:`encode` with only the active ones of the SAE, and all of the concepts.
 
         Returns:
-            ``(values, indices)``, each ``[..., K]``; padded with value 0 and neuron 0.
+            ``(values, indices)``, each ``[..., K + concepts]``: what :meth:`SAE.encode_sparse` gives, then the
+            concepts in their order, signed.
         """
         active = self.sae.encode_sparse(x)
         concepts = self.concept_activations(x)
@@ -224,22 +262,32 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         return self.sae.decode(z) + self.decode_concepts(c)
 
     def decode_sparse(self, values: Tensor, indices: Tensor) -> Tensor:
-        """Reconstruction from ``(values, indices)`` of :meth:`encode_sparse`, ``[..., K] -> [..., d_in]``."""
-        width = values.shape[-1] - len(self.concepts)
-        return self.sae.decode_sparse(values[..., :width], indices[..., :width]) + self.decode_concepts(
-            values[..., width:]
-        )
+        """Reconstruction from ``(values, indices)`` of :meth:`encode_sparse`: ``[..., K + concepts] -> [..., d_in]``.
+
+        Raises:
+            ValueError: If they do not end on all concepts in their order.
+        """
+        active = values.shape[-1] - len(self.concepts)
+        ids = torch.arange(self.d_sae, self.d_latent, device=indices.device)
+        if active < 0 or not (indices[..., active:] == ids).all():
+            raise ValueError("values and indices must be those of encode_sparse: they end on all concepts in order")
+        of_sae = self.sae.decode_sparse(values[..., :active], indices[..., :active])
+        return of_sae + self.decode_concepts(values[..., active:])
 
     def decode_concepts(self, c: Tensor) -> Tensor:
         """What the bottleneck adds to a reconstruction, ``top_k(c) @ W_dec_cb``: ``[..., concepts] -> [..., d_in]``."""
-        return self.select_concepts(c) @ self.W_dec_cb
+        return gather_rows(self._chosen(c.to(self.W_dec_cb.dtype)), self.W_dec_cb)
 
     def select_concepts(self, c: Tensor) -> Tensor:
         """``top_k(c)``: concept activations of which all but ``cb_k`` are zero; gradients reach those."""
+        values, indices = self._chosen(c)
+        return torch.zeros_like(c).scatter(-1, indices, values)
+
+    def _chosen(self, c: Tensor) -> SparseLatents:
         ranked = c.abs() if self.cb_activation == "topk_abs" else c
-        chosen = ranked.topk(min(self.cb_k, c.shape[-1]), -1).indices
-        kept = torch.zeros_like(c).scatter(-1, chosen, c.gather(-1, chosen))
-        return kept.relu() if self.cb_activation == "topk_relu" else kept
+        indices = ranked.topk(min(self.cb_k, c.shape[-1]), -1).indices
+        values = c.gather(-1, indices)
+        return SparseLatents(values.relu() if self.cb_activation == "topk_relu" else values, indices)
 
     def forward(self, x: Tensor) -> SAEOutput:
         """Latents and reconstruction; ``x [..., d_in]`` in raw units."""
@@ -249,125 +297,119 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
     # ------------------------------------------------------------------------------------ another concept list
 
     @torch.no_grad()
-    def with_concepts(self, more: Sequence[str]) -> "CBSAE":
-        """A copy with more concepts, untrained; everything that was there stays bit for bit.
+    def with_concepts(self, more: Iterable[str]) -> "CBSAE":
+        """A copy with more concepts at the end, untrained; everything that was there stays bit for bit.
 
         Raises:
-            ValueError: If a name is empty or there already.
+            ValueError: If there is nothing to add, or a name is empty or there already.
         """
-        wider = self._with([*self.concepts, *more])
+        more = checks.concept_names("concepts", more)
         old = len(self.concepts)
+        wider = self._with([*self.concepts, *more])
         wider.W_enc_cb[:, :old], wider.W_dec_cb[:old] = self.W_enc_cb, self.W_dec_cb
         return wider
 
     @torch.no_grad()
-    def without_concepts(self, names: Sequence[str]) -> "CBSAE":
-        """A copy without some of its concepts.
+    def without_concepts(self, names: Iterable[str]) -> "CBSAE":
+        """A copy without some of its concepts; everything else stays bit for bit.
 
         Raises:
-            ValueError: If there is no such concept.
+            ValueError: If there is nothing to drop, no such concept, or none would be left.
         """
-        if missing := [name for name in names if name not in self.concepts]:
+        dropped = {checks.concept_key(name) for name in checks.concept_names("concepts", names)}
+        keys = [checks.concept_key(name) for name in self.concepts]
+        if missing := sorted(dropped.difference(keys)):
             raise ValueError(f"this model has no concept {missing[0]!r:.80}")
-        left = [i for i, name in enumerate(self.concepts) if name not in names]
+        left = [i for i, key in enumerate(keys) if key not in dropped]
         narrower = self._with([self.concepts[i] for i in left])
         narrower.W_enc_cb.copy_(self.W_enc_cb[:, left])
         narrower.W_dec_cb.copy_(self.W_dec_cb[left])
         return narrower
 
-    def _with(self, concepts: Sequence[str]) -> "CBSAE":
-        arguments = self.config | {"concepts": list(concepts)}
-        for stamp in ("model_class", "schema_version", "package_version"):
-            arguments.pop(stamp)
-        other = CBSAE(**arguments).to(self.W_dec_cb.device, self.W_dec_cb.dtype)
-        other.sae.load_state_dict(self.sae.state_dict())
-        return other.train(self.training)
+    def _with(self, concepts: list[str]) -> "CBSAE":
+        arguments = self.arguments | {"concepts": concepts, "concepts_sha256": None}
+        weights = {name: tensor.clone() for name, tensor in self.sae.state_dict().items()}
+        return self._made_of(arguments, weights).train(self.training)
+
+    # ------------------------------------------------------------------------------------------------ card
 
     def card_summary(self) -> str:
         """See :meth:`HubModel.card_summary`."""
-        origin = (self.parent or {}).get("id") or "an SAE"
+        origin = (self.parent.get("id") if isinstance(self.parent, dict) else self.parent) or "an SAE"
         layer = "" if self.layer is None else f", layer {self.layer}"
         return (
-            f"Concept bottleneck SAE: {self.d_sae} neurons retained of {origin} and {len(self.concepts)} concepts, of the "
-            f"activations of {self.encoder_id or 'a vision encoder'}{layer}."
+            f"Concept bottleneck SAE: {self.d_sae} neurons retained of {origin} and {len(self.concepts)} concepts, of "
+            f"the activations of {self.encoder_id or 'a vision encoder'}{layer}."
         )
 
-
-_OF_THE_SAE = {
-    "encoder_id", "encoder_revision", "layer", "tokens", "preprocessing", "training_data", "norm_factor", "activation",
-    "k", "group_sizes",
-}  # fmt: skip
-_PER_NEURON = ("b_enc", "threshold", "b_gate", "b_mag", "r_mag")
+    def card_settings(self) -> dict[str, Any]:
+        """See :meth:`HubModel.card_settings`; of long lists only how long they are."""
+        long = {name: len(getattr(self, name)) for name in ("sae_neuron_ids", "concepts")}
+        return super().card_settings() | long | {"sae_names": sum(name is not None for name in self.sae_names or [])}
 
 
 @torch.no_grad()
-def retain(sae: SAE, ids: Sequence[int]) -> SAE:
-    """An SAE of some of an SAE's neurons, in that order, with the same latents for them.
+def retain(sae: SAE, ids: Iterable[int]) -> SAE:
+    """An SAE of some of an SAE's neurons, in the order given, each with the rows and columns it had, bit for bit.
 
-    topk is the exception: its neurons compete, and with those that are gone others take their places. A model that no
-    longer has them cannot know. Ids of which the groups do not ascend leave no Matryoshka groups.
+    With a threshold (relu, batch_topk that was calibrated, jumprelu, gated) a neuron's latents do not depend on the
+    others: those of the retained stay what they were, up to the rounding of a product of another width. In topk, and
+    in batch_topk without a threshold, neurons compete. Who is discarded can no longer take a place, so the ``k``
+    places go to retained ones: what was active stays active at the same value, and weaker latents join it. Letting the
+    discarded compete would need all of the parent's encoder, which pruning is there to save.
 
-    Args:
-        sae: The parent.
-        ids: At least one.
+    Matryoshka groups keep those of their neurons that are retained, and a group of which none is left is gone. Where
+    the order of ``ids`` mixes groups, prefixes mean nothing and the SAE has none.
+
+    Raises:
+        ValueError: If there are no ids, or one does not exist or comes twice.
     """
-    groups = sae.group_of[list(ids)]
+    ids = neuron_ids("ids", ids, sae.d_sae - 1)
+    groups = sae.group_of[ids]
     sizes = None
     if sae.group_sizes is not None and bool((groups.diff() >= 0).all()):
         sizes = groups.unique_consecutive(return_counts=True)[1].tolist()
-    retained = SAE(**{**_arguments(sae), "d_sae": len(ids), "group_sizes": sizes}).to(sae.W_dec.device, sae.W_dec.dtype)
-    own = retained.state_dict()
-    for name, tensor in sae.state_dict().items():
+    with torch.device("meta"):
+        retained = SAE(**sae.arguments | {"d_sae": len(ids), "group_sizes": sizes})
+    weights = sae.state_dict()
+    for name, tensor in weights.items():
         if name == "W_enc":
-            tensor = tensor[:, list(ids)]
-        elif name == "W_dec" or (name in _PER_NEURON and tensor.ndim):
-            tensor = tensor[list(ids)]
-        own[name].copy_(tensor)
-    return retained
+            weights[name] = tensor[:, ids]
+        else:
+            weights[name] = tensor[ids] if name == "W_dec" or (name in PER_NEURON and tensor.ndim) else tensor.clone()
+    retained.load_state_dict(weights, assign=True)
+    return retained.train(sae.training)
 
 
-def concept_names(concepts: Sequence[str]) -> list[str]:
-    """Names of concepts, without white space around them.
+def neuron_ids(name: str, ids: Iterable[int], highest: int) -> list[int]:
+    """Ids of neurons as a list, checked.
 
     Raises:
-        ValueError: If one is no text, empty, too long, or there twice.
+        ValueError: If there are none, or one is no integer from 0 to ``highest`` or comes twice.
     """
-    if isinstance(concepts, str) or not all(isinstance(name, str) for name in concepts):
-        raise ValueError(f"concepts must be a list of names, got {concepts!r:.80}")
-    names = [name.strip() for name in concepts]
-    if bad := [name for name in names if not name or len(name) > MAX_NAME]:
-        raise ValueError(f"a concept's name must have 1 to {MAX_NAME} characters, got {bad[0]!r:.80}")
-    seen: set[str] = set()
-    if twice := [name for name in names if name in seen or seen.add(name)]:
-        raise ValueError(f"the concept {twice[0]!r:.80} is there twice")
-    return names
-
-
-def _neuron_ids(name: str, ids: Sequence[int], highest: int) -> list[int]:
-    numbers = [checks.integer(name, i, 0, highest) for i in (ids.tolist() if hasattr(ids, "tolist") else ids)]
+    ids = ids.tolist() if hasattr(ids, "tolist") else ids
+    if not isinstance(ids, Iterable):
+        raise ValueError(f"{name} must be a list of neuron ids, got {ids!r:.80}")
+    numbers: dict[int, None] = {}
+    for number in ids:
+        if checks.integer(name, number, 0, highest) in numbers:
+            raise ValueError(f"{name} has neuron {number} twice")
+        numbers[int(number)] = None
     if not numbers:
         raise ValueError(f"{name} is empty: retain at least one neuron")
-    if len(set(numbers)) < len(numbers):
-        raise ValueError(f"{name} names a neuron twice")
-    return numbers
+    return list(numbers)
 
 
-def _retained_names(names: Sequence[str | None], count: int) -> list[str | None]:
-    if len(names) != count or not all(name is None or isinstance(name, str) for name in names):
-        raise ValueError(f"sae_names must be {count} names, or None for neurons without")
-    return [None if name is None else checks.text("sae_names", name) for name in names]
-
-
-def _arguments(sae: SAE) -> dict[str, Any]:
-    config = sae.config
-    for stamp in ("model_class", "schema_version", "package_version"):
-        config.pop(stamp)
-    return config
+def _names(name: str, names: Sequence[str | None], count: int) -> list[str | None]:
+    if isinstance(names, str) or not isinstance(names, Iterable) or len(names := list(names)) != count:
+        raise ValueError(f"{name} must be {count} names, one per neuron, None for those without; got {names!r:.80}")
+    return [checks.text(name, one) for one in names]
 
 
 def _sha256(sae: SAE) -> str:
     """Of all weights, in the order of their names."""
     digest = hashlib.sha256()
     for name, tensor in sorted(sae.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -8,6 +8,7 @@ from numbers import Integral, Real
 MAX_TEXT = 1000
 MAX_DESCRIPTION = 20_000
 MAX_PARTS = 1024
+MAX_PART = 2**32
 
 
 def integer(name: str, value: int, lowest: int, highest: int) -> int:
@@ -67,13 +68,34 @@ def description(name: str, value: str | dict | None) -> str | dict | None:
     return value
 
 
-def partition(name: str, sizes: Sequence[int] | None, whole: int) -> tuple[int, ...] | None:
-    """Positive ints that sum to ``whole``, or None."""
+def partition(name: str, sizes: Sequence[int] | None, whole: int | None = None) -> tuple[int, ...] | None:
+    """Positive ints that sum to ``whole`` (if that is known), or None."""
     if sizes is None:
         return None
     if not isinstance(sizes, (list, tuple)) or not 1 <= len(sizes) <= MAX_PARTS:
         raise ValueError(f"{name} must be a list of 1 to {MAX_PARTS} sizes, got {str(sizes):.80}")
-    sizes = tuple(integer(name, size, 1, whole) for size in sizes)
-    if sum(sizes) != whole:
+    sizes = tuple(integer(name, size, 1, MAX_PART if whole is None else whole) for size in sizes)
+    if whole not in (None, sum(sizes)):
         raise ValueError(f"{name} must sum to {whole}, got a sum of {sum(sizes)}")
     return sizes
+
+
+def concept_names(name: str, concepts: Iterable[str]) -> list[str]:
+    """Names of concepts, white space collapsed; at least one, none empty, none twice but for case."""
+    if isinstance(concepts, str) or not isinstance(concepts, Iterable):
+        raise ValueError(f"{name} must be a list of names, got {concepts!r:.80}")
+    names: dict[str, str] = {}
+    for concept in concepts:
+        if not isinstance(concept, str) or not concept.strip() or len(concept) > MAX_TEXT:
+            raise ValueError(f"{name} must be names of 1 to {MAX_TEXT} characters, got {concept!r:.80}")
+        if (key := concept_key(concept)) in names:
+            raise ValueError(f"{name} has {names[key]!r:.80} twice; case and white space do not count")
+        names[key] = " ".join(concept.split())
+    if not names:
+        raise ValueError(f"{name} is empty: name at least one concept")
+    return list(names.values())
+
+
+def concept_key(concept: str) -> str:
+    """What names of the same concept have in common: case and white space do not count."""
+    return " ".join(concept.lower().split())

@@ -1,52 +1,73 @@
 """Which of the user's concepts a bottleneck has to add: those that no retained neuron stands for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-IN_SAE, IN_BOTTLENECK, DROPPED = "sae", "bottleneck", "dropped"
+from cbsae_hub.models.cbsae import neuron_ids
+from cbsae_hub.models.checks import concept_key
+
+COLUMNS = ("concept", "where", "neuron", "score", "null_percentile", "why")
 
 
 def select_concepts(
-    wanted: Sequence[str], frame: pd.DataFrame, keep: Sequence[int], min_percentile: float = 0.0
+    wanted: Iterable[str], neurons: Any, keep: Iterable[int], min_percentile: float | None = None
 ) -> tuple[list[str], pd.DataFrame]:
     """The concepts of a bottleneck: what is wanted, minus the names of retained neurons (CB-SAE paper, section 5.2).
 
     Args:
-        wanted: The user's concepts; white space around them does not count, nor does case in comparisons.
-        frame: The neuron table of the whole SAE, dissected with these concepts, if they are to be found there.
+        wanted: The user's concepts; case and white space do not count in comparisons.
+        neurons: The neuron table of the whole SAE (NeuronTable or DataFrame), named with these concepts, if they are
+            to be found there. A neuron's name is the best one it has.
         keep: Ids of the retained neurons.
         min_percentile: Only names with at least this ``null_percentile`` count: 0.95 leaves out neurons that are named
-            no better than ones with random images. 0 is the paper's rule.
+            no better than ones with random images. None is the paper's rule: every name counts.
 
     Returns:
-        The concepts of the bottleneck in the order in which they were given, and a report: one row per wanted concept,
-        ``concept``, ``where`` ("sae", "bottleneck", "dropped"), ``neuron``, ``score`` and ``null_percentile`` of the
-        best neuron of that name, and ``why`` it was dropped.
+        The concepts of the bottleneck in the order in which they were given, and a report: one row per wanted concept
+        with ``where`` it is ("sae", "bottleneck", "dropped"); of the best retained neuron of that name ``neuron`` (-1
+        for none), ``score`` and ``null_percentile``; and ``why`` it was dropped ("empty", "duplicate").
+
+    Raises:
+        ValueError: If the table lacks a column or a retained neuron, or something wanted is no text.
     """
-    named = frame[frame["neuron"].isin(list(keep)) & frame["name"].notna()]
-    named = named[named["null_percentile"] >= min_percentile].sort_values("score", ascending=False, kind="stable")
-    best = {}
-    for row in named[["name", "neuron", "score", "null_percentile"]].itertuples(index=False):
-        best.setdefault(_key(row.name), row)
-    chosen, rows, seen = [], [], set()
+    if isinstance(wanted, str):
+        raise ValueError(f"wanted must be a list of concepts, got {wanted!r:.80}")
+    owners = _owners(getattr(neurons, "frame", neurons), keep, min_percentile)
+    chosen: dict[str, str] = {}
+    rows: list[dict[str, Any]] = []
+    seen: set[str] = set()
     for concept in wanted:
-        name, key = concept.strip(), _key(concept)
-        found = best.get(key)
-        row = {"concept": name, "where": IN_BOTTLENECK, "neuron": -1, "score": np.nan, "null_percentile": np.nan}
-        row["why"] = ""
+        if not isinstance(concept, str):
+            raise ValueError(f"concepts must be strings, got {concept!r:.80}")
+        name, key = " ".join(concept.split()), concept_key(concept)
+        row = {"concept": name, "where": "bottleneck", "neuron": -1, "score": np.nan, "null_percentile": np.nan}
         if not name or key in seen:
-            row |= {"where": DROPPED, "why": "wanted twice" if name else "empty"}
-        elif found is not None:
-            row |= {"where": IN_SAE, "neuron": found.neuron, "score": found.score}
-            row["null_percentile"] = found.null_percentile
+            row |= {"where": "dropped", "why": "duplicate" if name else "empty"}
+        elif key in owners:
+            row |= {"where": "sae"} | owners[key]
         else:
-            chosen.append(name)
+            chosen[key] = name
         seen.add(key)
-        rows.append(row)
-    return chosen, pd.DataFrame(rows, columns=["concept", "where", "neuron", "score", "null_percentile", "why"])
+        rows.append({"why": "", **row})
+    return list(chosen.values()), pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _key(name: str) -> str:
-    return " ".join(name.lower().split())
+def _owners(frame: pd.DataFrame, keep: Iterable[int], min_percentile: float | None) -> dict[str, dict[str, Any]]:
+    """For each name the best retained neuron that has it; of equal ones, the first."""
+    columns = ["name", "neuron", "score", "null_percentile"]
+    if missing := [column for column in columns if column not in frame.columns]:
+        raise ValueError(f"the neuron table lacks {', '.join(missing)}")
+    ids = neuron_ids("keep", keep, 2**62)
+    if unknown := sorted(set(ids) - set(frame["neuron"])):
+        raise ValueError(f"keep has neuron {unknown[0]}, which is not in the neuron table: that of another SAE?")
+    named = frame.loc[frame["neuron"].isin(ids) & frame["name"].notna(), columns]
+    if min_percentile is not None:
+        named = named[named["null_percentile"] >= min_percentile]
+    named = named.sort_values("neuron").sort_values("score", ascending=False, kind="stable")
+    owners: dict[str, dict[str, Any]] = {}
+    for row in named.to_dict("records"):
+        owners.setdefault(concept_key(row.pop("name")), row)
+    return owners

@@ -15,7 +15,7 @@ from torch import Tensor
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
-MAX_CONFIG_BYTES = 2**20
+MAX_CONFIG_BYTES = 2**24  # a pruned SAE's config lists all retained neurons, with their names
 _MAIN_WEIGHTS = re.compile(r"(^|_)model(-\d+-of-\d+)?\.safetensors$")
 
 

@@ -58,13 +58,17 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
     @property
     def config(self) -> dict[str, Any]:
         """What config.json holds: class, versions, every argument of ``__init__``. A new dict each time."""
-        arguments = {name: getattr(self, name) for name in _init_parameters(type(self))}
         stamp = {
             "model_class": type(self).__name__,
             "schema_version": SCHEMA_VERSION,
             "package_version": __version__,
         }
-        return json.loads(json.dumps(stamp | arguments))
+        return json.loads(json.dumps(stamp | self.arguments))
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Every argument of ``__init__``, with which another model of the same settings can be made."""
+        return {name: getattr(self, name) for name in _init_parameters(type(self))}
 
     # --------------------------------------------------------------------------------------------- loading
 
@@ -274,10 +278,14 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
                 summary=self.card_summary(),
                 class_name=type(self).__name__,
                 repo_id=repo_id,
-                settings={name: value for name, value in config.items() if value is not None},
+                settings={name: value for name, value in self.card_settings().items() if value is not None},
                 metadata=metadata,
             )
         )
+
+    def card_settings(self) -> dict[str, Any]:
+        """What the card's table of settings shows, by default the config; None is left out."""
+        return self.config
 
     def card_tags(self) -> list[str]:
         """Tags of this model beside those of its class."""

@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cbsae_hub.models import checks
+from cbsae_hub.models.checks import concept_key
+
 BOTH = ("interpretability", "steerability")
 NORMALIZE = ("minmax", "rank", "none")
-COMBINE = {"sum": lambda scores: scores.sum(1), "product": lambda scores: scores.prod(1), "min": lambda s: s.min(1)}
+COMBINE = {"sum": np.sum, "product": np.prod, "min": np.min}
 
 
 @dataclass
@@ -18,19 +21,22 @@ class Pruned:
 
     Attributes:
         keep: Ids of the retained neurons, ascending.
-        scores: Combined score of every neuron, ``[neurons]``.
+        scores: Combined score of every neuron, indexed by its id.
         settings: How they were chosen, for the config of the model.
-        report: One row per part (all, retained, discarded): neurons, mean of each column, share without a name.
+        report: One row per part (all, retained, discarded): ``neurons``, how many are ``dead`` and ``unnamed``, how
+            many ``concepts`` name them, the mean of each column over the neurons that have a value.
+        lost_concepts: Names that no retained neuron has, in alphabetical order.
     """
 
     keep: list[int]
-    scores: np.ndarray
+    scores: pd.Series
     settings: dict[str, Any]
     report: pd.DataFrame
+    lost_concepts: list[str]
 
 
 def prune(
-    frame: pd.DataFrame,
+    neurons: Any,
     by: str | Sequence[str] = "both",
     *,
     count: int | None = None,
@@ -43,67 +49,94 @@ def prune(
     """Chooses the neurons to retain (CB-SAE paper, section 5.1: the best by I + S).
 
     Scores are normalised over all neurons before they are combined: the scales of interpretability and of steerability
-    have nothing to do with each other. A neuron without a score has the lowest. Of equal ones the first are retained.
+    have nothing to do with each other. What is dead or has no score gets 0 and takes no part in the normalisation. Of
+    equal neurons the first are retained.
 
     Args:
-        frame: One row per neuron, with the column ``neuron``.
+        neurons: NeuronTable or DataFrame: one row per neuron, with the column ``neuron``; by ``status`` it is known
+            which are dead.
         by: "both", a column, or several.
         count: How many to retain; or
-        share: which share of all; or
+        share: which share of all, above 0 and up to 1; or
         threshold: all whose combined score is at least that.
-        normalize: "minmax" (0 to 1), "rank" (the share of neurons that are worse), or "none".
+        normalize: "minmax" (0 to 1), "rank" (the share of the other neurons that are worse), or "none".
         combine: "sum", "product" or "min" of the columns.
-        weights: Of columns, default 1.
+        weights: Of columns in a sum, default 1.
 
     Raises:
-        ValueError: If a column is missing or has no scores, not exactly one of count, share and threshold is given, or
-            nothing would be retained.
+        ValueError: If a column is missing or has no scores, a setting is none of those, not exactly one of count, share
+            and threshold is given, or nothing would be retained.
     """
+    frame = getattr(neurons, "frame", neurons)
     columns = list(BOTH) if by == "both" else [by] if isinstance(by, str) else list(by)
-    if missing := [column for column in columns if column not in frame.columns]:
+    if missing := [column for column in ["neuron", *columns] if column not in frame.columns]:
         raise ValueError(f"the neuron table has no {missing[0]!r}: score the neurons first, or prune by another column")
-    if normalize not in NORMALIZE or combine not in COMBINE:
-        raise ValueError(
-            f"normalize must be one of {', '.join(NORMALIZE)} and combine one of {', '.join(COMBINE)}; "
-            f"got {normalize!r} and {combine!r}"
-        )
+    if not columns or len(set(columns)) < len(columns) or not frame["neuron"].is_unique:
+        raise ValueError("columns to prune by must be at least one and all different, and so must the neurons be")
+    checks.choice("normalize", normalize, NORMALIZE)
+    checks.choice("combine", combine, COMBINE)
+    weights = _weights(weights, columns, combine)
+    frame = frame.sort_values("neuron")
+    dead = frame["status"].eq("dead") if "status" in frame else pd.Series(False, frame.index)
+    parts = [weights.get(column, 1.0) * _normalized(frame[column].mask(dead), normalize) for column in columns]
+    scores = pd.Series(COMBINE[combine](parts, axis=0), frame["neuron"].to_numpy())
+    kept = scores.sort_values(ascending=False, kind="stable").index[: _how_many(scores, count, share, threshold)]
+    asked = {"count": count, "share": share, "threshold": threshold}
+    settings = {"by": columns, "normalize": normalize, "combine": combine, "weights": weights, "retained": len(kept)}
+    settings |= {name: value for name, value in asked.items() if value is not None}
+    retained = frame["neuron"].isin(kept)
+    return Pruned(
+        sorted(kept.tolist()), scores, settings, _report(frame, dead, retained, columns), _lost(frame, retained)
+    )
+
+
+def _weights(weights: Mapping[str, float] | None, columns: Sequence[str], combine: str) -> dict[str, float]:
+    if weights and (combine != "sum" or not set(weights) <= set(columns)):
+        raise ValueError(f"weights are of a sum of {', '.join(columns)}, got {dict(weights)!r:.80} and {combine!r}")
+    return {column: checks.positive(f"the weight of {column}", weight) for column, weight in (weights or {}).items()}
+
+
+def _normalized(values: pd.Series, how: str) -> np.ndarray:
+    scores = pd.to_numeric(values).astype("float64")
+    known = scores.notna()
+    if not known.any() or np.isinf(scores).any():
+        raise ValueError(f"{values.name!r} has {'infinite scores' if known.any() else 'no score of any living neuron'}")
+    if how == "rank":
+        scores = scores.rank(method="average")
+    if how != "none":
+        low, high = scores.min(), scores.max()
+        # One value for all ranks nothing, but having it is more than having none.
+        scores = (scores - low) / (high - low) if high > low else scores * 0 + 1
+    return scores.fillna(0.0).to_numpy()
+
+
+def _how_many(scores: pd.Series, count: int | None, share: float | None, threshold: float | None) -> int:
     if sum(given is not None for given in (count, share, threshold)) != 1:
         raise ValueError("give exactly one of count, share and threshold")
-    parts = [(weights or {}).get(c, 1.0) * _normalized(frame[c], c, normalize) for c in columns]
-    scores = COMBINE[combine](np.stack(parts, 1))
-    order = np.argsort(-scores, kind="stable")
-    if threshold is not None:
-        kept = order[: int((scores >= threshold).sum())]
-    else:
-        kept = order[: round(share * len(frame)) if count is None else count]
-    if not 0 < len(kept) <= len(frame) or (count is not None and count > len(frame)):
-        raise ValueError(f"{len(kept)} of {len(frame)} neurons would be retained: ask for 1 to {len(frame)}")
-    ids = frame["neuron"].to_numpy()
-    settings = {"by": columns, "normalize": normalize, "combine": combine, "weights": dict(weights or {})}
-    asked = {"count": count, "share": share, "threshold": threshold}
-    settings |= {name: value for name, value in asked.items() if value is not None} | {"retained": len(kept)}
-    return Pruned(np.sort(ids[kept]).tolist(), scores, settings, _report(frame, np.isin(ids, ids[kept]), columns))
+    if count is not None:
+        return checks.integer("count", count, 1, len(scores))
+    if share is not None:
+        if checks.positive("share", share) > 1:
+            raise ValueError(f"share must be above 0 and at most 1, got {share}; a number of neurons is count={share}")
+        return max(1, round(share * len(scores)))
+    if not (reached := int((scores >= threshold).sum())):
+        raise ValueError(f"no neuron scores {threshold}: the best one has {scores.max():.6g}")
+    return reached
 
 
-def _normalized(values: pd.Series, name: str, how: str) -> np.ndarray:
-    scores = values.to_numpy(np.float64)
-    known = ~np.isnan(scores)
-    if not known.any():
-        raise ValueError(f"no neuron has a score in {name!r}")
-    if how == "none":
-        return np.where(known, scores, 0.0)
-    if how == "rank":
-        return np.where(known, (values.rank(method="average") - 1) / max(1, known.sum() - 1), 0.0)
-    low, high = scores[known].min(), scores[known].max()
-    return np.where(known, (scores - low) / (high - low if high > low else 1.0), 0.0)
-
-
-def _report(frame: pd.DataFrame, retained: np.ndarray, columns: Sequence[str]) -> pd.DataFrame:
+def _report(frame: pd.DataFrame, dead: pd.Series, retained: pd.Series, columns: Sequence[str]) -> pd.DataFrame:
     rows = []
-    for part, chosen in (("all", np.ones_like(retained)), ("retained", retained), ("discarded", ~retained)):
-        rows_of = frame[chosen]
-        row: dict[str, Any] = {"part": part, "neurons": len(rows_of)}
+    for part, chosen in (("all", retained | True), ("retained", retained), ("discarded", ~retained)):
+        row: dict[str, Any] = {"part": part, "neurons": int(chosen.sum()), "dead": int(dead[chosen].sum())}
         if "name" in frame:
-            row |= {"unnamed": int(rows_of["name"].isna().sum()), "concepts": rows_of["name"].nunique()}
-        rows.append(row | {column: rows_of[column].mean() for column in columns})
+            names = frame.loc[chosen, "name"]
+            row |= {"unnamed": int(names.isna().sum()), "concepts": names.dropna().map(concept_key).nunique()}
+        rows.append(row | {column: pd.to_numeric(frame.loc[chosen, column]).mean() for column in columns})
     return pd.DataFrame(rows)
+
+
+def _lost(frame: pd.DataFrame, retained: pd.Series) -> list[str]:
+    if "name" not in frame:
+        return []
+    keys = frame["name"].dropna().map(concept_key)
+    return sorted(set(keys[~retained]) - set(keys[retained]))
