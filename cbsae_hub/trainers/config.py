@@ -166,6 +166,32 @@ class SAETrainConfig(TrainConfig):
         return factor * self.peak_lr(d_sae)
 
 
+OBJECTIVES = ("reconstruction", "interpretability", "steerability")
+
+
+@dataclass(frozen=True)
+class CBSAETrainConfig(TrainConfig):
+    """Everything that decides the weights of a bottleneck, beside the SAE, the activations and the concepts.
+
+    The defaults are those of the CB-SAE paper, sections 5.2 and 6.
+
+    Raises:
+        ValueError: If a value is of the wrong type or out of range.
+    """
+
+    steps: int = 110_000
+    lr: float = 2e-4
+    objectives: tuple[str, ...] = OBJECTIVES
+    """Which are trained, in this order in every step: each with an Adam of its own."""
+
+    def _check_ranges(self) -> None:
+        super()._check_ranges()
+        _require(self.lr > 0, "lr", "positive", self.lr)
+        ordered = tuple(name for name in OBJECTIVES if name in self.objectives)
+        fine = bool(ordered) and ordered == self.objectives
+        _require(fine, "objectives", f"some of {OBJECTIVES}, in order", self.objectives)
+
+
 def _require(condition: bool, name: str, rule: str, value: Any) -> None:
     if not condition:
         raise ValueError(f"{name} must be {rule}, got {value!r}")
