@@ -155,12 +155,13 @@ def plot_histograms(frame: pd.DataFrame, l0: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def plot_steerability(tables: Mapping[str, pd.DataFrame], gamma: float = 0.1) -> Figure:
+def plot_steerability(tables: Mapping[str, pd.DataFrame], gamma: float = 0.1, beta: float = 0.5) -> Figure:
     """Share of the neurons that steer, against the strength ("Steering CLIP's vision transformer", section 6).
 
     Args:
         tables: Name of a set of images to what :func:`cbsae_hub.steering.zero_shot_scores.summarise` says of it.
-        gamma: The S_f that was asked for.
+        gamma: The S_f that was asked for, drawn in full.
+        beta: The higher one, drawn faintly.
 
     Raises:
         ValueError: If there is nothing to draw.
@@ -169,15 +170,17 @@ def plot_steerability(tables: Mapping[str, pd.DataFrame], gamma: float = 0.1) ->
         raise ValueError("there are no scores to draw")
     figure, panels = _figure(5 * len(tables), 4.2, columns=len(tables))
     for axes, (title, table) in zip(np.ravel(panels), tables.items()):
+        strengths = table["strength"].unique()
         for i, (name, part) in enumerate(table.groupby("neurons_of", sort=False)):
+            look = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % 4], "marker": "o", "markersize": 4}
             label = f"{name} ({part['neurons'].iloc[0]:,})"
-            axes.plot(range(len(part)), part["share_above_gamma"], color=COLOURS[i % len(COLOURS)],
-                      linestyle=DASHES[i % 4], marker="o", markersize=4, label=label)  # fmt: skip
-        ticks = ["\N{INFINITY}" if np.isinf(strength) else f"{strength:g}" for strength in part["strength"]]
+            axes.plot(range(len(part)), part["share_above_gamma"], label=label, **look)
+            axes.plot(range(len(part)), part["share_above_beta"], alpha=0.4, **look)
+        ticks = ["\N{INFINITY}" if np.isinf(strength) else f"{strength:g}" for strength in strengths]
         axes.set(xticks=range(len(ticks)), xticklabels=ticks, xlabel="strength (not to scale)", ylim=(-0.02, 1.02))
-        axes.set_ylabel(f"share of the neurons with S_f > {gamma:g}")
+        axes.set_ylabel(f"neurons with S_f > {gamma:g}; faint: > {beta:g} (share)")
         axes.set_title(title, fontsize=11)
-        axes.legend(frameon=False, fontsize=9)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 
 

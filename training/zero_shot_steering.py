@@ -2,11 +2,11 @@
 
     python training/zero_shot_steering.py --recipe training/recipes/emoji.yaml
 
-After "Steering CLIP's vision transformer with sparse autoencoders", section 6. All three are set to the same strengths at
-the same block on the same images. That is fair because decoder rows, dimensions and random directions are unit vectors: a
-strength displaces activations equally far along each. Every figure is told twice: of images of the recipe's split, and of
-a white one, which says less about what an answer loses. Writes zero_shot_steering.json (a strength of null is the
-asymptote), zero_shot_steering.md, zero_shot_steering.png and neurons.parquet.
+After "Steering CLIP's vision transformer with sparse autoencoders", section 6. All three are set to the same strengths
+at the same block on the same images. That is fair because decoder rows, dimensions and random directions are unit
+vectors: a strength displaces activations equally far along each. Everything is measured twice: on images of the
+recipe's split, and on a white one, of which CLIP is less sure, so that an answer has less to lose. Writes
+neurons.parquet, and zero_shot_steering.json (there a strength of null is the asymptote), .md and .png.
 """
 
 import json
@@ -70,34 +70,103 @@ def steerers(settings: dict[str, Any], device: Any) -> dict[str, ClipZeroShotSte
 
 
 def measure(
-    of: dict[str, ClipZeroShotSteerer], images: list[Image.Image], settings: dict[str, Any]
-) -> dict[str, list[ZeroShotScores]]:
-    """Sweeps on one set of images."""
-    chosen = None
+    by_name: dict[str, ClipZeroShotSteerer], images: list[Image.Image], settings: dict[str, Any]
+) -> tuple[dict[str, list[ZeroShotScores]], float]:
+    """Sweeps on one set of images, and the S_f of answers that only become uniform."""
+    chosen, sae = None, by_name["SAE"]
     if settings["neurons"] != "all":
-        chosen = draw(settings["neurons"], neuron_count(of["SAE"].tower.sae), "neurons", settings["seed"])
-    strengths = settings["strengths"]
-    return {name: one.sweep(images, chosen if name == "SAE" else None, strengths) for name, one in of.items()}
-
-
-def as_markdown(tables: dict[str, pd.DataFrame], gamma: float, beta: float) -> str:
-    """The table as it stands in the documentation; cells are of the SAE, raw neurons and random directions."""
-    columns = {
-        f"S_f > {gamma:g}, %": lambda part: 100 * part["share_above_gamma"],
-        "SAE to raw": lambda part: part["ratio_gamma"].iloc[1:2],
-        f"S_f > {beta:g}, %": lambda part: 100 * part["share_above_beta"],
-        "SAE to raw ": lambda part: part["ratio_beta"].iloc[1:2],
-        "mean S_f": lambda part: part["layer_s"],
-        "words covered, %": lambda part: 100 * part["concept_coverage"],
-        "mean D_f": lambda part: part["distance"],
-        "mean TV": lambda part: part["total_variation"],
+        chosen = draw(settings["neurons"], neuron_count(sae.tower.sae), "neurons", settings["seed"])
+    sweeps = {
+        name: one.sweep(images, chosen if one is sae else None, settings["strengths"]) for name, one in by_name.items()
     }
+    return sweeps, uniform_s_f(sae.distribution(sae.embed(sae.activations(images))))
+
+
+def as_markdown(tables: dict[str, pd.DataFrame], uniform: dict[str, float], gamma: float, beta: float) -> str:
+    """The table as it stands in the documentation."""
+
+    def cell(values: pd.Series, form: str = "{:.3f}") -> str:
+        return " / ".join(form.format(value) if np.isfinite(value) else "-" for value in values)
+
     rows = []
     for images, table in tables.items():
         for strength, part in table.groupby("strength"):
-            cells = {
-                title: " / ".join(f"{value:.1f}" if "%" in title or "raw" in title else f"{value:.3f}" for value in of(part))
-                for title, of in columns.items()
-            }
-            rows.append({"images": images, "strength": f"{strength:g}".replace("inf", "asymptote"), **cells})
-    return markdown_table(pd.DataFrame(rows))
+            rows.append(
+                {
+                    "images": images,
+                    "strength": f"{strength:g}" if np.isfinite(strength) else "asymptote",
+                    f"S_f > {gamma:g}, %": cell(100 * part["share_above_gamma"], "{:.1f}"),
+                    f"SAE over others, {gamma:g}": cell(part["ratio_gamma"][1:], "{:.1f}"),
+                    f"S_f > {beta:g}, %": cell(100 * part["share_above_beta"], "{:.1f}"),
+                    f"SAE over others, {beta:g}": cell(part["ratio_beta"][1:], "{:.1f}"),
+                    "mean S_f": cell(part["layer_s"]),
+                    "words covered, %": cell(100 * part["concept_coverage"], "{:.1f}"),
+                    "D_f": cell(part["distance"]),
+                    "TV": cell(part["total_variation"]),
+                }
+            )
+    lost = ", ".join(f"{value:.3f} ({images})" for images, value in uniform.items())
+    return (
+        f"SAE / raw neurons / random directions. S_f of an answer that only becomes uniform: {lost}.\n\n"
+        + markdown_table(pd.DataFrame(rows))
+    )
+
+
+def save(
+    folder: Path,
+    settings: dict[str, Any],
+    sweeps: dict[str, dict[str, list[ZeroShotScores]]],
+    uniform: dict[str, float],
+) -> str:
+    """Writes everything that was measured, and returns the table."""
+    gamma, beta = settings["gamma"], settings["beta"]
+    tables = {images: summarise(of_images, gamma, beta) for images, of_images in sweeps.items()}
+    neurons = pd.concat(
+        [
+            scores.frame().assign(images=images, neurons_of=name, strength=scores.strength)
+            for images, of_images in sweeps.items()
+            for name, sweep in of_images.items()
+            for scores in sweep
+        ]
+    )
+    text = as_markdown(tables, uniform, gamma, beta)
+    told = {
+        "settings": settings,
+        "uniform_s_f": uniform,
+        "rows": [{"images": images, **row} for images, table in tables.items() for row in table.to_dict("records")],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, write in (
+        ("neurons.parquet", lambda path: neurons.to_parquet(path, index=False)),
+        ("zero_shot_steering.png", lambda path: plot_steerability(tables, gamma, beta).savefig(path, format="png")),
+        ("zero_shot_steering.md", lambda path: path.write_text(text, encoding="utf-8")),
+        ("zero_shot_steering.json", lambda path: path.write_text(json.dumps(without_nan(told), indent=1) + "\n")),
+    ):
+        with replace_file(folder / name) as partial:
+            write(partial)
+    return text
+
+
+def main(
+    recipe: Annotated[Path | None, typer.Option(help="YAML file; its section `zero_shot_steering` is read.")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value, over the recipe.")] = None,
+) -> None:
+    """Measure how strongly neurons steer CLIP's answers; a Markdown table goes to standard output."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    sweeps, uniform = {}, {}
+    try:
+        settings = read_recipe(recipe, "zero_shot_steering", overrides or [])
+        require_keys(settings, REQUIRED, tuple(DEFAULTS))
+        settings = {**DEFAULTS, **settings}
+        by_name = steerers(settings, Accelerator().device)
+        for name, images in image_sets(settings).items():
+            logging.info("%s", name)
+            sweeps[name], uniform[name] = measure(by_name, images, settings)
+        text = save(Path(settings["output"]), settings, sweeps, uniform)
+    except (ValueError, OSError) as error:
+        raise typer.BadParameter(str(error)) from error
+    typer.echo(text, nl=False)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -145,9 +145,7 @@ def joined(parts: list[ZeroShotScores]) -> ZeroShotScores:
     return ZeroShotScores(strength=parts[0].strength, vocabulary=parts[0].vocabulary, **tensors)
 
 
-def summarise(
-    sweeps: Mapping[str, Sequence[ZeroShotScores]], gamma: float = 0.1, beta: float = 0.5
-) -> pd.DataFrame:
+def summarise(sweeps: Mapping[str, Sequence[ZeroShotScores]], gamma: float = 0.1, beta: float = 0.5) -> pd.DataFrame:
     """Sweeps of several sets of neurons beside each other.
 
     Args:
