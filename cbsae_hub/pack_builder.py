@@ -14,7 +14,7 @@ from tqdm import tqdm
 from cbsae_hub.data.images import image_batches, read_pictures
 from cbsae_hub.models import SAE, folder_revision
 from cbsae_hub.pack import Pack
-from cbsae_hub.scoring import NeuronScorer
+from cbsae_hub.scoring import NeuronScorer, Scores
 from cbsae_hub.scoring.report import without_nan
 from cbsae_hub.vision.encoder import VisionEncoder, to_rgb
 
@@ -31,6 +31,7 @@ def build_pack(
     source: dict[str, Any],
     alt_column: str | None = None,
     batch_size: int = 64,
+    steered: Scores | None = None,
 ) -> Pack:
     """Scores the neurons, picks examples, and writes the pack beside the model.
 
@@ -41,16 +42,19 @@ def build_pack(
         source: What the images are (id, split): kept in ``pack.json``.
         alt_column: Column with a description of each image, or None where there is none.
         batch_size: Images a forward pass.
+        steered: Earlier scores whose steerability goes into the pack.
 
     Returns:
         The pack as read back.
 
     Raises:
-        ValueError: See :meth:`NeuronScorer.run`.
+        ValueError: See :meth:`NeuronScorer.run` and :meth:`Scores.with_steerability_of`.
     """
     sae, encoder = scorer.sae, scorer.encoder
     scorer.run(images, batch_size)
     scores = scorer.results()
+    if steered is not None:
+        scores = scores.with_steerability_of(steered)
     examples = _choose_examples(scorer.latents())
     maps = _draw_maps(sae, encoder, images, examples, scores.neurons["max"].to_numpy(copy=True), batch_size)
     vocabulary = next(iter(scorer.concepts.values()))

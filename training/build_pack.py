@@ -1,6 +1,8 @@
 """Scores the neurons of an SAE and computes what the page needs, beside the model in its folder.
 
-python training/build_pack.py --recipe training/recipes/emoji.yaml
+    python training/build_pack.py --recipe training/recipes/emoji.yaml
+
+Steerability is taken over from the scores in the recipe's ``output``, where ``score_neurons.py --steer`` put it.
 """
 
 import logging
@@ -10,7 +12,7 @@ from typing import Annotated
 import typer
 
 from cbsae_hub.pack_builder import build_pack
-from cbsae_hub.scoring import headline
+from cbsae_hub.scoring import Scores, headline
 from recipe import read_recipe
 from score_neurons import make_scorer
 
@@ -27,7 +29,7 @@ def main(
     try:
         settings = read_recipe(recipe, "scores", overrides or [])
         settings = {"truth": {}, **settings, **({"model": str(model)} if model else {})}
-        settings.pop("output", None)
+        scored = Path(settings.pop("output", ""))
         scorer, images = make_scorer(settings, device)
         pack = build_pack(
             scorer,
@@ -36,6 +38,7 @@ def main(
             source={"id": settings["images"], "split": settings["split"]},
             alt_column=alt_column if alt_column in images.column_names else None,
             batch_size=settings.get("batch_size", 64),
+            steered=Scores.load(scored) if (scored / "scores.json").is_file() else None,
         )
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error

@@ -1,9 +1,11 @@
 """Scores the neurons of an SAE on a set of images, in one pass: names, MonoSemanticity, reconstruction, truth and more.
 
     accelerate launch training/score_neurons.py --recipe training/recipes/emoji.yaml
+    accelerate launch training/score_neurons.py --recipe training/recipes/emoji.yaml --steer
 
-Writes neurons.parquet, labels.parquet (where the truth is known) and scores.json. An interrupted run goes on where its
-last checkpoint was. docs/metrics.md says what each score is.
+Writes neurons.parquet, labels.parquet (where the truth is known) and scores.json. With ``--steer`` it sets each neuron
+and lets LLaVA speak and unCLIP draw (recipe section ``steerability``), and adds those scores to what is there. An
+interrupted run goes on where its last checkpoint was. docs/metrics.md says what each score is.
 """
 
 import logging
@@ -15,12 +17,20 @@ import typer
 from accelerate import Accelerator
 
 from cbsae_hub.data.images import load_images
-from cbsae_hub.scoring import NeuronScorer, headline
+from cbsae_hub.scoring import NeuronScorer, Scores, headline
+from cbsae_hub.scoring.scorer import image_embedder
+from cbsae_hub.scoring.sentences import Sentences
+from cbsae_hub.scoring.steerability import SteerabilityScorer
+from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
+from cbsae_hub.steering.loading import load_sae
+from cbsae_hub.vision.clip_like import ClipLike
 from recipe import read_recipe, require_keys
 
 REQUIRED = ("model", "judge", "images", "split", "concepts")
 SCORER = ("similarity", "truth", "tree", "zero_shot", "encoder", "top_k")
 OPTIONAL = (*SCORER, "batch_size", "output")
+STEERER = ("alpha", "unit", "prompt", "drawn", "seeds", "steps", "main", "seed")
+STEERING = ("llava", "sentences", "clip", "unclip", "pictures", "neurons", *STEERER)
 
 
 def make_scorer(settings: dict[str, Any], device: Any) -> tuple[NeuronScorer, Any]:
@@ -31,31 +41,77 @@ def make_scorer(settings: dict[str, Any], device: Any) -> tuple[NeuronScorer, An
     return NeuronScorer.from_pretrained(settings["model"], images, device=device, **given), images
 
 
+def make_steerer(given: dict[str, Any], settings: dict[str, Any], frame: Any, device: Any) -> SteerabilityScorer:
+    """The scorer that a recipe's section ``steerability`` asks for, of the model and images of section ``scores``."""
+    require_keys(given, (), STEERING)
+    model = settings["model"]
+    sae = load_sae(model)
+    where = {"device": device, "beside": model}
+    return SteerabilityScorer(
+        frame,
+        llava=given.get("llava") and LlavaSteerer.from_pretrained(given["llava"], sae, **where),
+        sentences=given.get("sentences") and Sentences.from_pretrained(given["sentences"], device),
+        clip=given.get("clip") and ClipLike.from_pretrained(given["clip"], **where),
+        unclip=given.get("unclip") and UnclipSteerer.from_pretrained(given["unclip"], sae, **where),
+        pictures=given.get("pictures") and image_embedder(given["pictures"], **where),
+        images=load_images(settings["images"], settings["split"], beside=model),
+        **{key: given[key] for key in STEERER if key in given},
+    )
+
+
+def score(settings: dict[str, Any], folder: Path, accelerator: Accelerator) -> dict[str, float]:
+    """Scores without a generator; returns the figures to look at first."""
+    scorer, images = make_scorer(settings, accelerator.device)
+    scorer.run(images, settings.get("batch_size", 64), accelerator, folder / "partial", settings)
+    scores = scorer.results()
+    accelerator.wait_for_everyone()  # nobody needs a checkpoint any more
+    if accelerator.is_main_process:
+        scores.save(folder, settings=settings, n_images=len(images))
+        shutil.rmtree(folder / "partial")
+    return headline(scores.summary)
+
+
+def steer(given: dict[str, Any], settings: dict[str, Any], folder: Path, accelerator: Accelerator) -> dict[str, float]:
+    """Adds steerability to the scores in a folder; returns the figures to look at first."""
+    scores = Scores.load(folder)
+    if scores.summary["settings"] != settings:
+        raise ValueError(f"the scores in {folder} were made with other settings: run without --steer first")
+    scorer = make_steerer(given, settings, scores.neurons, accelerator.device)
+    neurons = scorer.choose(given.get("neurons"))
+    found = scorer.run(neurons, folder / "steered", accelerator, {"scores": settings, "steerability": given})
+    summary = scorer.summary(found)
+    if accelerator.is_main_process:
+        scores.with_steerability(found, summary).save(folder)
+        shutil.rmtree(folder / "steered")
+    figures = {key: part["mean"] for key, part in summary.items() if isinstance(part, dict) and "mean" in part}
+    return figures | {f"share {name}": share for name, share in summary["quadrants"]["shares"].items()}
+
+
 def main(
     recipe: Annotated[Path | None, typer.Option(help="YAML file; its section `scores` is read.")] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value, over the recipe.")] = None,
     model: Annotated[str | None, typer.Option(help="Folder or Hub id of the SAE; default as in the recipe.")] = None,
     output: Annotated[str | None, typer.Option(help="Folder of the results; default as in the recipe.")] = None,
+    steer_too: Annotated[
+        bool, typer.Option("--steer", help="Add steerability (section `steerability`) to scores that are there.")
+    ] = False,
 ) -> None:
     """Score the neurons of an SAE."""
     accelerator = Accelerator()
     logging.basicConfig(level=logging.INFO if accelerator.is_main_process else logging.ERROR, format="%(message)s")
     try:
-        settings = read_recipe(recipe, "scores", overrides or [])
+        settings = read_recipe(recipe, "scores", [] if steer_too else overrides or [])
         settings |= {key: value for key, value in (("model", model), ("output", output)) if value}
         require_keys(settings, (*REQUIRED, "output"), OPTIONAL)
-        scorer, images = make_scorer(settings, accelerator.device)
-        folder = Path(settings["output"])
-        run = {key: value for key, value in settings.items() if key != "output"}
-        scorer.run(images, settings.get("batch_size", 64), accelerator, folder / "partial", run)
-        scores = scorer.results()
+        folder = Path(settings.pop("output"))
+        if steer_too:
+            figures = steer(read_recipe(recipe, "steerability", overrides or []), settings, folder, accelerator)
+        else:
+            figures = score(settings, folder, accelerator)
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
-    accelerator.wait_for_everyone()  # nobody needs a checkpoint any more
     if accelerator.is_main_process:
-        scores.save(folder, settings=run, n_images=len(images))
-        shutil.rmtree(folder / "partial")
-        for name, value in headline(scores.summary).items():
+        for name, value in figures.items():
             logging.info("%-28s %.4f", name, value)
 
 

@@ -25,12 +25,14 @@ class Overlaps:
         nearest: ``[neurons]``: the largest Jaccard index with another neuron; NaN for those left out.
         partner: ``[neurons]``: with which; -1 for those left out, or if none shares an image.
         left_out: Neurons with fewer than k active images.
+        images: Of each neuron the ids of its k images, the most active first; fewer if it is active on fewer.
     """
 
     pairs: np.ndarray
     nearest: np.ndarray
     partner: np.ndarray
     left_out: int
+    images: list[list[int]]
 
     @property
     def jaccard(self) -> np.ndarray:
@@ -78,7 +80,7 @@ def overlaps(top_ids: Tensor, complete: Tensor | None = None) -> Overlaps:
         nearest[chosen[rows[first]]] = size[first] / (2 * k - size[first])
         partner[chosen[rows[first]]] = chosen[others[first]]
     counts[0] = len(chosen) * (len(chosen) - 1) // 2 - counts[1:].sum()
-    return Overlaps(counts, nearest, partner, neurons - len(chosen))
+    return Overlaps(counts, nearest, partner, neurons - len(chosen), ids.tolist())
 
 
 class Uniqueness(TopImages):
@@ -99,5 +101,7 @@ class Uniqueness(TopImages):
             ValueError: If no images were given.
         """
         keys = self.filled_keys()
-        complete = (values_of(keys) > 0).all(1) & torch.tensor(keys.shape[1] == self.k)
-        return overlaps(ids_of(keys), complete)
+        active = values_of(keys) > 0
+        found = overlaps(ids_of(keys), active.all(1) & torch.tensor(keys.shape[1] == self.k))
+        found.images = [row[:count] for row, count in zip(found.images, active.sum(1).tolist())]
+        return found

@@ -1,4 +1,4 @@
-"""All scores of a model's neurons that need no generator, from one pass over a set of images."""
+"""All scores of a model's neurons: from one pass over a set of images, and from steering a generator."""
 
 from cbsae_hub.scoring.report import Scores, headline
 from cbsae_hub.scoring.scorer import NeuronScorer

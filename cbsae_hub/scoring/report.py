@@ -28,6 +28,7 @@ from cbsae_hub.version import __version__
 
 SCHEMA_VERSION = 1
 CLEAR = 0.5  # average precision from which a neuron clearly detects a label
+STEERED = ("steer", "said_")  # beginnings of the columns that steering adds
 SURE = 0.95  # share of the null below a name's score from which it counts as more than chance
 
 
@@ -75,9 +76,47 @@ class Scores:
             if frame is not None:
                 with replace_file(folder / f"{name}.parquet") as partial:
                     frame.to_parquet(partial, index=False)
-        content = {"schema_version": SCHEMA_VERSION, "package_version": __version__, **more, **self.summary}
+        content = {**self.summary, **more, "schema_version": SCHEMA_VERSION, "package_version": __version__}
         with replace_file(folder / "scores.json") as partial:
             Path(partial).write_text(json.dumps(without_nan(content), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Scores":
+        """Reads what :meth:`save` wrote; what else was said there is part of ``summary``.
+
+        Raises:
+            OSError: If it is missing or of another schema version.
+        """
+        folder = Path(folder)
+        if not (folder / "scores.json").is_file():
+            raise OSError(f"there are no scores in {folder}: make them with training/score_neurons.py")
+        summary = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+        if summary.get("schema_version") != SCHEMA_VERSION:
+            raise OSError(f"{folder} has scores of schema {summary.get('schema_version')}, not {SCHEMA_VERSION}")
+        labels = folder / "labels.parquet"
+        return cls(
+            pd.read_parquet(folder / "neurons.parquet"), pd.read_parquet(labels) if labels.is_file() else None, summary
+        )
+
+    def with_steerability(self, scores: pd.DataFrame, summary: Mapping[str, Any]) -> "Scores":
+        """The same with the columns and the summary of :class:`SteerabilityScorer`, instead of older ones."""
+        older = [name for name in self.neurons if name.startswith(STEERED)]
+        frame = self.neurons.drop(columns=older).merge(scores, on="neuron", how="left", validate="one_to_one")
+        return Scores(frame, self.labels, {**self.summary, "steerability": dict(summary)})
+
+    def with_steerability_of(self, other: "Scores") -> "Scores":
+        """The same with the steerability of another pass over the same images, if that has any.
+
+        Raises:
+            ValueError: If its neurons have other names: what steering gave was compared with those.
+        """
+        if "steerability" not in other.summary:
+            return self
+        if self.neurons["name"].fillna("").tolist() != other.neurons["name"].fillna("").tolist():
+            raise ValueError("steerability was measured with other names of the neurons: score and steer again")
+        columns = [name for name in other.neurons if name.startswith(STEERED)]
+        found = other.neurons.loc[other.neurons["steerability"].notna(), ["neuron", *columns]]
+        return self.with_steerability(found, other.summary["steerability"])
 
 
 def neuron_table(
@@ -104,6 +143,7 @@ def neuron_table(
             "monosemanticity": gathered.monosemanticity.numpy(),
             "nearest_overlap": gathered.uniqueness.nearest,
             "nearest_neuron": gathered.uniqueness.partner,
+            "top_images": gathered.uniqueness.images,
             "group": groups,
             "density": density,
             "token_density": activity["density"],

@@ -210,6 +210,19 @@ class LlavaSteerer:
         content = [{"type": "image"}, {"type": "text", "text": prompt}]
         return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
+    def prompt_ids(self, prompt: str, image_tokens: int) -> tuple[Tensor, slice]:
+        """Token ids ``[length]`` of a conversation about one image, and where in it the image is.
+
+        Raises:
+            ValueError: If the prompt holds the image token, or the tokenizer cut some off.
+        """
+        text = self.conversation(prompt).replace(self.processor.image_token, self.processor.image_token * image_tokens)
+        ids = self.processor.tokenizer(text, return_tensors="pt").input_ids[0].to(self.model.device)
+        places = (ids == self.model.config.image_token_id).nonzero().flatten()
+        if len(places) != image_tokens:
+            raise ValueError(f"the prompt {prompt!r:.80} holds {len(places)} image tokens instead of {image_tokens}")
+        return ids, slice(int(places[0]), int(places[-1]) + 1)
+
     def _see(self, images: Sequence[Image.Image]) -> Any:
         pictures = [to_rgb(image) for image in images]
         pixels = self.processor.image_processor(images=pictures, return_tensors="pt").pixel_values

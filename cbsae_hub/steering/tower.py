@@ -51,7 +51,7 @@ class SteeredTower:
 
     @torch.no_grad()
     def onward(self, v: Tensor, last: int | None = None) -> Tensor:
-        """Runs the blocks after the SAE's on its activations, ``[images, tokens, d]``, up to block ``last`` or the end."""
+        """Runs the blocks after the SAE's on activations ``[images, tokens, d]``, up to block ``last`` or the end."""
         for block in self._blocks[self.layer + 1 : None if last is None else last + 1]:
             v = block(v, attention_mask=None)
         return v

@@ -1,0 +1,73 @@
+"""Activations of one picture with one neuron at a time set: what a score of all neurons is made of."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cbsae_hub.models import SAE
+from cbsae_hub.steering.latents import decoder_rows, read_latents
+
+
+class SingleNeurons:
+    """A picture's activations with one neuron at a time set, for many neurons without a pass of the SAE for each.
+
+    Isolated, the picture does not matter: ``b_dec + value * d_j`` at every token (unit vector). In context the SAE's
+    reconstruction of the picture is changed by ``(value - z_j) d_j``. Both are what a :class:`Steering` of one
+    :class:`Edit` gives, with nothing of the SAE's error kept.
+
+    Args:
+        sae: SAE or concept bottleneck SAE.
+        v: The picture's activations at the SAE's block, ``[tokens, d]``, on the SAE's device.
+        isolate: Unit vector instead of in context.
+    """
+
+    def __init__(self, sae: Any, v: Tensor, isolate: bool):
+        self.sae, self.isolate, self._tokens = sae, isolate, len(v)
+        with torch.no_grad():
+            # Isolated, all tokens are one vector: it is kept once and expanded.
+            self._latents = read_latents(sae, v[:1] if isolate else v, needed=not isolate)
+            self.plain = self._latents.reconstruction()[None].expand(1, len(v), -1)
+
+    @torch.no_grad()
+    def set(self, neurons: Sequence[int], values: Sequence[float]) -> Tensor:
+        """Activations with each neuron set to its value, ``[neurons, tokens, d]``; isolated, tokens are expanded."""
+        return (self._base() + self._pushes(neurons, values)).expand(-1, self._tokens, -1)
+
+    @torch.no_grad()
+    def pushed_randomly(self, neurons: Sequence[int], values: Sequence[float], seed: int) -> Tensor:
+        """The control of :meth:`set`: every token is moved as far, in a random direction that each neuron has its own.
+
+        Args:
+            neurons: Which.
+            values: Of them.
+            seed: With a neuron's number, the seed of its direction.
+        """
+        pushes = self._pushes(neurons, values)
+        directions = [
+            torch.randn(pushes.shape[-1], generator=torch.Generator().manual_seed(seed + int(n))) for n in neurons
+        ]
+        units = F.normalize(torch.stack(directions), dim=-1).to(pushes)
+        return (self._base() + pushes.norm(dim=-1, keepdim=True) * units[:, None]).expand(-1, self._tokens, -1)
+
+    @torch.no_grad()
+    def displacement(self, neurons: Sequence[int], values: Sequence[float]) -> Tensor:
+        """How far the activations are moved, mean over tokens, ``[neurons]``."""
+        return self._pushes(neurons, values).norm(dim=-1).mean(1)
+
+    def _base(self) -> Tensor:
+        return self.plain[:, :1] if self.isolate else self.plain
+
+    def _pushes(self, neurons: Sequence[int], values: Sequence[float]) -> Tensor:
+        """What setting adds, ``[neurons, tokens, d]``, or ``[neurons, 1, d]`` if isolated."""
+        neurons = [int(neuron) for neuron in neurons]
+        old = self._latents.columns(neurons)
+        new = torch.as_tensor(values, dtype=old.dtype, device=old.device).expand(len(neurons))
+        if isinstance(self.sae, SAE):  # whose decoder is linear
+            return (new - old).movedim(-1, 0)[..., None] * decoder_rows(self.sae, neurons)[:, None]
+        each = zip(neurons, new)
+        return torch.stack(
+            [self._latents.decode_edited([n], value.expand(len(old), 1), self.isolate)[1] for n, value in each]
+        )
