@@ -155,7 +155,7 @@ def plot_histograms(frame: pd.DataFrame, l0: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def plot_steerability(tables: Mapping[str, pd.DataFrame], gamma: float = 0.1, beta: float = 0.5) -> Figure:
+def plot_zero_shot_steering(tables: Mapping[str, pd.DataFrame], gamma: float = 0.1, beta: float = 0.5) -> Figure:
     """Share of the neurons that steer, against the strength ("Steering CLIP's vision transformer", section 6).
 
     Args:

@@ -23,7 +23,7 @@ from PIL import Image
 from cbsae_hub.data.concepts import ConceptSet
 from cbsae_hub.data.images import load_images
 from cbsae_hub.models.files import replace_file
-from cbsae_hub.plotting import plot_steerability
+from cbsae_hub.plotting import plot_zero_shot_steering
 from cbsae_hub.scoring.report import without_nan
 from cbsae_hub.steering import ClipZeroShotSteerer
 from cbsae_hub.steering.clip_zero_shot import STRENGTHS
@@ -135,10 +135,11 @@ def save(
         "uniform_s_f": uniform,
         "rows": [{"images": images, **row} for images, table in tables.items() for row in table.to_dict("records")],
     }
+    figure = plot_zero_shot_steering(tables, gamma, beta)
     folder.mkdir(parents=True, exist_ok=True)
     for name, write in (
         ("neurons.parquet", lambda path: neurons.to_parquet(path, index=False)),
-        ("zero_shot_steering.png", lambda path: plot_steerability(tables, gamma, beta).savefig(path, format="png")),
+        ("zero_shot_steering.png", lambda path: figure.savefig(path, format="png")),
         ("zero_shot_steering.md", lambda path: path.write_text(text, encoding="utf-8")),
         ("zero_shot_steering.json", lambda path: path.write_text(json.dumps(without_nan(told), indent=1) + "\n")),
     ):
