@@ -155,13 +155,12 @@ def plot_histograms(frame: pd.DataFrame, l0: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def plot_zero_shot_steering(tables: Mapping[str, pd.DataFrame], gamma: float = 0.1, beta: float = 0.5) -> Figure:
+def plot_zero_shot_steering(tables: Mapping[str, pd.DataFrame], gamma: float = 0.1) -> Figure:
     """Share of the neurons that steer, against the strength ("Steering CLIP's vision transformer", section 6).
 
     Args:
         tables: Name of a set of images to what :func:`cbsae_hub.steering.zero_shot_scores.summarise` says of it.
-        gamma: The S_f that was asked for, drawn in full.
-        beta: The higher one, drawn faintly.
+        gamma: The S_f that was asked for. Faintly drawn is what exceeds the loss of the answers by as much.
 
     Raises:
         ValueError: If there is nothing to draw.
@@ -175,10 +174,10 @@ def plot_zero_shot_steering(tables: Mapping[str, pd.DataFrame], gamma: float = 0
             look = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % 4], "marker": "o", "markersize": 4}
             label = f"{name} ({part['neurons'].iloc[0]:,})"
             axes.plot(range(len(part)), part["share_above_gamma"], label=label, **look)
-            axes.plot(range(len(part)), part["share_above_beta"], alpha=0.4, **look)
+            axes.plot(range(len(part)), part["share_beyond_loss"], alpha=0.4, **look)
         ticks = ["\N{INFINITY}" if np.isinf(strength) else f"{strength:g}" for strength in strengths]
         axes.set(xticks=range(len(ticks)), xticklabels=ticks, xlabel="strength (not to scale)", ylim=(-0.02, 1.02))
-        axes.set_ylabel(f"neurons with S_f > {gamma:g}; faint: > {beta:g} (share)")
+        axes.set_ylabel(f"neurons with S_f > {gamma:g}; faint: beyond loss (share)")
         axes.set_title(title, fontsize=11)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure

@@ -95,16 +95,16 @@ def test_steering_against_strength_ends_at_the_asymptote():
             "strength": [0.0, 2.5, np.inf] * 2,
             "neurons": [1000] * 3 + [8] * 3,
             "share_above_gamma": [0, 0.5, 1, 0, 0.25, 0.75],
-            "share_above_beta": [0, 0.25, 0.5, 0, 0, 0.125],
+            "share_beyond_loss": [0, 0.25, 0.5, 0, 0, 0.125],
         }
     )
-    figure = plotting.plot_zero_shot_steering({"one": table, "two": table.assign(share_above_gamma=0.5)}, 0.2, 0.6)
+    figure = plotting.plot_zero_shot_steering({"one": table, "two": table.assign(share_above_gamma=0.5)}, 0.2)
     assert [axes.get_title() for axes in figure.axes] == ["one", "two"]
     drawn = [line.get_ydata().tolist() for line in figure.axes[0].lines]
     assert drawn == [[0, 0.5, 1], [0, 0.25, 0.5], [0, 0.25, 0.75], [0, 0, 0.125]]
     assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["0", "2.5", "\N{INFINITY}"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["sae (1,000)", "raw (8)"]
-    assert "0.2" in figure.axes[1].get_ylabel() and "0.6" in figure.axes[1].get_ylabel()
+    assert "S_f > 0.2" in figure.axes[1].get_ylabel()
 
 
 def test_what_cannot_be_drawn_is_said(frame):

@@ -32,7 +32,7 @@ from cbsae_hub.trainers.sae import describe as describe_store
 from cbsae_hub.vision.encoder import VisionEncoder
 from extract_activations import open_images
 from recipe import read_recipe, require_keys
-from tables import markdown_table
+from result_tables import markdown_table
 
 KINDS = {"BatchTopK": None, "Matryoshka": REFERENCE_GROUPS}
 REQUIRED = (

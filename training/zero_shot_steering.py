@@ -22,6 +22,7 @@ from PIL import Image
 
 from cbsae_hub.data.concepts import ConceptSet
 from cbsae_hub.data.images import load_images
+from cbsae_hub.models.checks import integer
 from cbsae_hub.models.files import replace_file
 from cbsae_hub.plotting import plot_zero_shot_steering
 from cbsae_hub.scoring.report import without_nan
@@ -30,7 +31,7 @@ from cbsae_hub.steering.clip_zero_shot import STRENGTHS
 from cbsae_hub.steering.latents import RawNeurons, neuron_count
 from cbsae_hub.steering.zero_shot_scores import ZeroShotScores, summarise, uniform_s_f
 from recipe import read_recipe, require_keys
-from tables import markdown_table
+from result_tables import markdown_table
 
 REQUIRED = ("model", "clip", "vocabulary", "images", "split", "images_count", "output")
 DEFAULTS = {"strengths": list(STRENGTHS), "neurons": "all", "gamma": 0.1, "beta": 0.5, "seed": 0}
@@ -38,9 +39,7 @@ DEFAULTS = {"strengths": list(STRENGTHS), "neurons": "all", "gamma": 0.1, "beta"
 
 def draw(count: int, of: int, what: str, seed: int) -> list[int]:
     """Numbers of some of the images or neurons, ascending."""
-    if not 1 <= count <= of:
-        raise ValueError(f"{what} must be 1 to {of}, got {count}")
-    return sorted(np.random.default_rng(seed).choice(of, count, replace=False).tolist())
+    return sorted(np.random.default_rng(seed).choice(of, integer(what, count, 1, of), replace=False).tolist())
 
 
 def image_sets(settings: dict[str, Any]) -> dict[str, list[Image.Image]]:
@@ -96,9 +95,10 @@ def as_markdown(tables: dict[str, pd.DataFrame], uniform: dict[str, float], gamm
                     "images": images,
                     "strength": f"{strength:g}" if np.isfinite(strength) else "asymptote",
                     f"S_f > {gamma:g}, %": cell(100 * part["share_above_gamma"], "{:.1f}"),
-                    f"SAE over others, {gamma:g}": cell(part["ratio_gamma"][1:], "{:.1f}"),
-                    f"S_f > {beta:g}, %": cell(100 * part["share_above_beta"], "{:.1f}"),
-                    f"SAE over others, {beta:g}": cell(part["ratio_beta"][1:], "{:.1f}"),
+                    "ratio": cell(part["ratio_above_gamma"][1:], "{:.1f}"),
+                    f"S_f > loss + {gamma:g}, %": cell(100 * part["share_beyond_loss"], "{:.1f}"),
+                    "ratio beyond loss": cell(part["ratio_beyond_loss"][1:], "{:.1f}"),
+                    f"S_f > {beta:g}": cell(part["count_above_beta"], "{:d}"),
                     "mean S_f": cell(part["layer_s"]),
                     "words covered, %": cell(100 * part["concept_coverage"], "{:.1f}"),
                     "D_f": cell(part["distance"]),
@@ -107,8 +107,8 @@ def as_markdown(tables: dict[str, pd.DataFrame], uniform: dict[str, float], gamm
             )
     lost = ", ".join(f"{value:.3f} ({images})" for images, value in uniform.items())
     return (
-        f"SAE / raw neurons / random directions. S_f of an answer that only becomes uniform: {lost}.\n\n"
-        + markdown_table(pd.DataFrame(rows))
+        "SAE / raw neurons / random directions; ratios: the SAE's share over that of the other two. "
+        f"Loss, the S_f of answers that only become uniform: {lost}.\n\n" + markdown_table(pd.DataFrame(rows))
     )
 
 
@@ -120,7 +120,7 @@ def save(
 ) -> str:
     """Writes everything that was measured, and returns the table."""
     gamma, beta = settings["gamma"], settings["beta"]
-    tables = {images: summarise(of_images, gamma, beta) for images, of_images in sweeps.items()}
+    tables = {images: summarise(of_images, gamma, beta, uniform[images]) for images, of_images in sweeps.items()}
     neurons = pd.concat(
         [
             scores.frame().assign(images=images, neurons_of=name, strength=scores.strength)
@@ -135,7 +135,7 @@ def save(
         "uniform_s_f": uniform,
         "rows": [{"images": images, **row} for images, table in tables.items() for row in table.to_dict("records")],
     }
-    figure = plot_zero_shot_steering(tables, gamma, beta)
+    figure = plot_zero_shot_steering(tables, gamma)
     folder.mkdir(parents=True, exist_ok=True)
     for name, write in (
         ("neurons.parquet", lambda path: neurons.to_parquet(path, index=False)),

@@ -48,16 +48,15 @@ def test_the_summary_is_that_of_the_table_of_neurons(done, told):
         assert len(part) == row["neurons"] == counts[row["neurons_of"]] == part["neuron"].nunique()
         assert row["layer_s"] == pytest.approx(part["s_f"].mean(), rel=1e-5)
         assert row["share_above_gamma"] == pytest.approx((part["s_f"] > 0.1).mean())
+        lost = told["uniform_s_f"][row["images"]]
+        assert row["share_beyond_loss"] == pytest.approx((part["s_f"] > 0.1 + lost).mean())
         assert row["count_above_beta"] == (part["s_f"] > 0.5).sum()
         assert row["concept_coverage"] == pytest.approx(part.loc[part["s_f"] > 0.5, "concept"].nunique() / 444)
         sae = next(one for one in told["rows"] if (one["images"], one["strength"]) == (row["images"], row["strength"]))
         assert sae["neurons_of"] == "SAE"
-        for limit in ("gamma", "beta"):
-            if row[f"share_above_{limit}"]:
-                ratio = sae[f"share_above_{limit}"] / row[f"share_above_{limit}"]
-                assert row[f"ratio_{limit}"] == pytest.approx(ratio)
-            else:
-                assert row[f"ratio_{limit}"] is None
+        for limit in ("above_gamma", "beyond_loss", "above_beta"):
+            share = row[f"share_{limit}"]
+            assert row[f"ratio_{limit}"] == (pytest.approx(sae[f"share_{limit}"] / share) if share else None)
 
 
 @pytest.mark.parametrize(("neurons_of", "seed"), [("SAE", None), ("raw neurons", None), ("random directions", 3)])
@@ -96,10 +95,8 @@ def test_the_table_and_the_figure_are_of_what_was_measured(done, told):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("images_count=0", "images_count must be 1 to 4608"),
-        ("neurons=2049", "neurons must be 1 to 2048"),
-        ("split=nowhere", "no split 'nowhere'"),
-        ("strength=5", "unknown settings strength"),
+        ("images_count=0", "images_count must be between 1 and 4608"),
+        ("neurons=2049", "neurons must be between 1 and 2048"),
     ],
 )
 def test_mistakes_are_explained_without_a_traceback(setting, message, tmp_path):
