@@ -13,7 +13,7 @@ COLUMNS = ("concept", "where", "neuron", "score", "null_percentile", "why")
 
 
 def select_concepts(
-    wanted: Iterable[str], neurons: Any, keep: Iterable[int], min_percentile: float | None = None
+    wanted: Iterable[str], neurons: Any, keep: Iterable[int], min_percentile: float = 0.0
 ) -> tuple[list[str], pd.DataFrame]:
     """The concepts of a bottleneck: what is wanted, minus the names of retained neurons (CB-SAE paper, section 5.2).
 
@@ -23,7 +23,7 @@ def select_concepts(
             to be found there. A neuron's name is the best one it has.
         keep: Ids of the retained neurons.
         min_percentile: Only names with at least this ``null_percentile`` count: 0.95 leaves out neurons that are named
-            no better than ones with random images. None is the paper's rule: every name counts.
+            no better than ones with random images. 0 is the paper's rule: every name counts.
 
     Returns:
         The concepts of the bottleneck in the order in which they were given, and a report: one row per wanted concept
@@ -55,7 +55,7 @@ def select_concepts(
     return list(chosen.values()), pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _owners(frame: pd.DataFrame, keep: Iterable[int], min_percentile: float | None) -> dict[str, dict[str, Any]]:
+def _owners(frame: pd.DataFrame, keep: Iterable[int], min_percentile: float) -> dict[str, dict[str, Any]]:
     """For each name the best retained neuron that has it; of equal ones, the first."""
     columns = ["name", "neuron", "score", "null_percentile"]
     if missing := [column for column in columns if column not in frame.columns]:
@@ -64,8 +64,7 @@ def _owners(frame: pd.DataFrame, keep: Iterable[int], min_percentile: float | No
     if unknown := sorted(set(ids) - set(frame["neuron"])):
         raise ValueError(f"keep has neuron {unknown[0]}, which is not in the neuron table: that of another SAE?")
     named = frame.loc[frame["neuron"].isin(ids) & frame["name"].notna(), columns]
-    if min_percentile is not None:
-        named = named[named["null_percentile"] >= min_percentile]
+    named = named[named["null_percentile"].fillna(0) >= min_percentile]
     named = named.sort_values("neuron").sort_values("score", ascending=False, kind="stable")
     owners: dict[str, dict[str, Any]] = {}
     for row in named.to_dict("records"):

@@ -234,8 +234,7 @@ class ClipZeroShotSteerer:
         latents, x = read_latents(sae, v), v.to(weight_dtype(sae))
         parts = []
         for chunk in tqdm(neurons.split(max(1, batch // len(v))), desc=f"strength {strength:g}", leave=False):
-            push = (strength - latents.columns(chunk.tolist())).movedim(-1, 0)  # [neurons, images, tokens]
-            steered = x + push[..., None] * decoder_rows(sae, chunk)[:, None, None]
+            steered = x + latents.pushes(chunk.tolist(), x.new_full((len(chunk),), strength), isolate=False)
             embeddings = self.embed(steered.flatten(0, 1).to(v.dtype), batch)
             after = self.distribution(embeddings).unflatten(0, (len(chunk), len(v)))
             parts.append(score_neurons(chunk, strength, before, after, self.texts, self.vocabulary))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cbsae_hub.models import SAE, SparseLatents
+from cbsae_hub.models import CBSAE, SAE, SparseLatents
 
 
 class Latents(ABC):
@@ -38,6 +38,16 @@ class Latents(ABC):
             What is decoded without the change (isolated: of no latents at all), and what the change adds to it.
         """
 
+    @abstractmethod
+    def pushes(self, neurons: Sequence[int], values: Tensor, isolate: bool) -> Tensor:
+        """What is added if one neuron alone is set, for each of a few neurons: ``[neurons, ..., d]``.
+
+        Args:
+            neurons: Which.
+            values: What each is set to, ``[neurons]``.
+            isolate: All others are zero.
+        """
+
 
 class _Active(Latents):
     """Of an SAE: only the active latents are stored, and only the decoder rows that count are read."""
@@ -60,6 +70,60 @@ class _Active(Latents):
         if isolate:
             return self._sae.b_dec.expand(*new.shape[:-1], -1), new @ rows
         return self.reconstruction(), (new - self.columns(neurons)) @ rows
+
+    def pushes(self, neurons: Sequence[int], values: Tensor, isolate: bool) -> Tensor:
+        changes = (values - self.columns(neurons) * (not isolate)).movedim(-1, 0)
+        rows = decoder_rows(self._sae, neurons)
+        return changes[..., None] * rows.view(len(rows), *[1] * (changes.ndim - 1), -1)
+
+
+class _Bottleneck(Latents):
+    """Of a concept bottleneck SAE: active latents of its SAE, and all those of concepts, which the decoder selects."""
+
+    def __init__(self, cb: CBSAE, active: Latents, concepts: Tensor):
+        self._cb, self._active, self._concepts = cb, active, concepts
+
+    def __getitem__(self, image: int) -> "_Bottleneck":
+        return _Bottleneck(self._cb, self._active[image], self._concepts[image])
+
+    def columns(self, neurons: Sequence[int]) -> Tensor:
+        of_sae, concepts, in_sae = self._parted(neurons)
+        columns = self._concepts.new_empty(*self._concepts.shape[:-1], len(neurons))
+        columns[..., in_sae] = self._active.columns(of_sae)
+        columns[..., ~in_sae] = self._concepts[..., concepts]
+        return columns
+
+    def reconstruction(self) -> Tensor:
+        return self._active.reconstruction() + self._cb.decode_concepts(self._concepts)
+
+    def decode_edited(self, neurons: Sequence[int], new: Tensor, isolate: bool) -> tuple[Tensor, Tensor]:
+        of_sae, concepts, in_sae = self._parted(neurons)
+        base, push = self._active.decode_edited(of_sae, new[..., in_sae], isolate)
+        before = torch.zeros_like(self._concepts) if isolate else self._concepts
+        said = self._cb.decode_concepts(before)
+        return base + said, push + (self._said(before, concepts, new[..., ~in_sae]) - said)
+
+    def pushes(self, neurons: Sequence[int], values: Tensor, isolate: bool) -> Tensor:
+        of_sae, concepts, in_sae = self._parted(neurons)
+        before = torch.zeros_like(self._concepts) if isolate else self._concepts
+        said = self._cb.decode_concepts(before)
+        pushes = said.new_empty(len(neurons), *said.shape)
+        pushes[in_sae] = self._active.pushes(of_sae, values[in_sae], isolate)
+        for place, concept in zip((~in_sae).nonzero()[:, 0], concepts):
+            pushes[place] = self._said(before, concept, values[place]) - said
+        return pushes
+
+    def _parted(self, neurons: Sequence[int]) -> tuple[list[int], Tensor, Tensor]:
+        """Neurons of the SAE, numbers of concepts, and which of the neurons are of the SAE."""
+        ids = torch.as_tensor(neurons, dtype=torch.long)
+        in_sae = ids < self._cb.d_sae
+        return ids[in_sae].tolist(), ids[~in_sae] - self._cb.d_sae, in_sae
+
+    def _said(self, before: Tensor, concepts: Tensor, new: Tensor) -> Tensor:
+        """What the bottleneck adds to a reconstruction if some concepts are set before it selects."""
+        after = before.clone()
+        after[..., concepts] = new
+        return self._cb.decode_concepts(after)
 
 
 class _Dense(Latents):
@@ -84,6 +148,11 @@ class _Dense(Latents):
         base = self._sae.decode(before)
         return base, self._sae.decode(after) - base
 
+    def pushes(self, neurons: Sequence[int], values: Tensor, isolate: bool) -> Tensor:
+        shape = (*self._latents.shape[:-1], 1)
+        each = zip(neurons, values)
+        return torch.stack([self.decode_edited([n], value.expand(shape), isolate)[1] for n, value in each])
+
 
 def read_latents(sae: Any, v: Tensor, needed: bool = True) -> Latents:
     """Latents of activations.
@@ -93,6 +162,9 @@ def read_latents(sae: Any, v: Tensor, needed: bool = True) -> Latents:
         v: ``[..., d]``.
         needed: Without, the encoder does not run and all latents are zero.
     """
+    if isinstance(sae, CBSAE):
+        nothing = v.new_zeros(*v.shape[:-1], len(sae.concepts), dtype=weight_dtype(sae))
+        return _Bottleneck(sae, read_latents(sae.sae, v, needed), sae.concept_activations(v) if needed else nothing)
     if isinstance(sae, SAE):
         if needed:
             return _Active(sae, sae.encode_sparse(v))
@@ -107,6 +179,8 @@ def decoder_rows(sae: Any, neurons: Sequence[int]) -> Tensor:
     chosen = torch.as_tensor(neurons, dtype=torch.long, device=next(sae.parameters()).device)
     if isinstance(sae, SAE):
         return sae.W_dec[chosen]
+    if isinstance(sae, CBSAE):
+        return sae.decoder_rows(chosen)
     alone = torch.zeros(len(chosen), neuron_count(sae), dtype=weight_dtype(sae), device=chosen.device)
     return sae.decode(alone.scatter(1, chosen[:, None], 1.0)) - sae.decode(alone)
 

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cbsae_hub.models import SAE
-from cbsae_hub.steering.latents import decoder_rows, read_latents
+from cbsae_hub.steering.latents import read_latents
 
 
 class SingleNeurons:
@@ -62,12 +61,5 @@ class SingleNeurons:
 
     def _pushes(self, neurons: Sequence[int], values: Sequence[float]) -> Tensor:
         """What setting adds, ``[neurons, tokens, d]``, or ``[neurons, 1, d]`` if isolated."""
-        neurons = [int(neuron) for neuron in neurons]
-        old = self._latents.columns(neurons)
-        new = torch.as_tensor(values, dtype=old.dtype, device=old.device).expand(len(neurons))
-        if isinstance(self.sae, SAE):  # whose decoder is linear
-            return (new - old).movedim(-1, 0)[..., None] * decoder_rows(self.sae, neurons)[:, None]
-        each = zip(neurons, new)
-        return torch.stack(
-            [self._latents.decode_edited([n], value.expand(len(old), 1), self.isolate)[1] for n, value in each]
-        )
+        values = torch.as_tensor(values, dtype=self.plain.dtype, device=self.plain.device).expand(len(neurons))
+        return self._latents.pushes([int(neuron) for neuron in neurons], values, self.isolate)
