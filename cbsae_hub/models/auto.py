@@ -31,7 +31,7 @@ def load(source: str | Path, *, revision: str | None = None, **options: Any) -> 
     else:
         wanted = ("token", "cache_dir", "force_download", "local_files_only")
         path = download(str(source), CONFIG_NAME, revision, {k: v for k, v in options.items() if k in wanted})
-    name = read_config(path).get("model_class")
+    name = str(read_config(path).get("model_class"))
     if name not in CLASSES:
         raise ConfigError(f"{path} describes a {name!r:.80}; this package has {' and '.join(CLASSES)}")
     return CLASSES[name].from_pretrained(source, revision=revision, **options)
