@@ -32,7 +32,7 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from cbsae_hub.models import SAE
+from cbsae_hub.models import CBSAE, SAE
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<image>"]
 LETTERS = [chr(code) for code in range(32, 127)]
@@ -158,8 +158,17 @@ def sae_for(d_in: int = VISION["hidden_size"], layer: int | None = 2, d_sae: int
     return sae.eval()
 
 
+def cbsae_for(d_in: int = VISION["hidden_size"], layer: int | None = 2, **settings) -> CBSAE:
+    """32 of 64 neurons, and four concepts of which the decoder reads two."""
+    names = [None] * 64
+    names[0], names[2], names[4] = "pizza", "dog", "dog"
+    settings = {"cb_k": 2, "names": names, "seed": 0} | settings
+    sae = sae_for(d_in, layer, 64)
+    return CBSAE.from_sae(sae, range(0, 64, 2), ["pizza", "red", "left", "night"], **settings).eval()
+
+
 class Bottleneck(torch.nn.Module):
-    """Sparse latents that are never negative beside signed concept neurons of which the decoder reads the top 2."""
+    """The same as code of somebody else, of which only ``encode`` and ``decode`` are known."""
 
     def __init__(self, d_in: int = VISION["hidden_size"], layer: int | None = 2):
         super().__init__()

@@ -193,7 +193,8 @@ def test_it_follows_the_formulas(make_sae, x, activation, k):
     expected = z @ double(sae.W_dec)[KEEP] + double(sae.b_dec) + selected @ double(cb.W_dec_cb)
     np.testing.assert_allclose(double(out.reconstruction), expected, atol=1e-4)
     np.testing.assert_allclose(double(cb.select_concepts(out.latents[:, 12:])), selected, atol=1e-5)
-    np.testing.assert_allclose(double(cb.decode_concepts(out.latents[:, 12:])), selected @ double(cb.W_dec_cb), atol=1e-4)
+    said = cb.decode_concepts(out.latents[:, 12:])
+    np.testing.assert_allclose(double(said), selected @ double(cb.W_dec_cb), atol=1e-4)
     assert (c < 0).any() and (z == 0).any()
 
 

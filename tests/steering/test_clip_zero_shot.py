@@ -5,7 +5,16 @@ import math
 import numpy as np
 import pytest
 import torch
-from steerable_models import blocks_by_hand, clip, edited_by_hand, image_processor, pictures, sae_for, tokenizer
+from steerable_models import (
+    blocks_by_hand,
+    cbsae_for,
+    clip,
+    edited_by_hand,
+    image_processor,
+    pictures,
+    sae_for,
+    tokenizer,
+)
 from torch.testing import assert_close
 
 from cbsae_hub.steering import ClipZeroShotSteerer, DiffMean, Edit, Steering
@@ -88,10 +97,10 @@ def test_s_f_of_a_move_to_n_words_is_one_over_n():
 
 
 @pytest.mark.parametrize("layer", [0, 3])
-@pytest.mark.parametrize("raw", [False, True])
-def test_scores_of_many_neurons_equal_the_effect_of_each(layer, raw):
-    steerer, images = make(layer, RawNeurons(16, layer) if raw else None), pictures(3)
-    neurons = [3, 0, 7, 12]
+@pytest.mark.parametrize(("model", "count"), [(sae_for, 32), (RawNeurons, 16), (cbsae_for, 36)])
+def test_scores_of_many_neurons_equal_the_effect_of_each(layer, model, count):
+    steerer, images = make(layer, model(16, layer)), pictures(3)
+    neurons = [3, 0, 7, count - 1]  # the last one: of a bottleneck, a concept
     scores = steerer.scores(images, neurons, strength=20.0, batch=8)
     means = steerer.texts.mean(0)
     for place, neuron in enumerate(neurons):
@@ -104,13 +113,14 @@ def test_scores_of_many_neurons_equal_the_effect_of_each(layer, raw):
         assert scores.distance[place].item() == pytest.approx(sum(distances), rel=1e-4)
     assert scores.neurons.tolist() == neurons and scores.strength == 20.0
     every = steerer.scores(images, strength=20.0)
-    assert len(every.neurons) == (16 if raw else 32)
+    assert len(every.neurons) == count
     assert_close(every.s_f[neurons], scores.s_f, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("layer", [0, 2, 3])
-def test_the_asymptote_is_what_large_strengths_tend_to(layer):
-    steerer, images = make(layer, double=True), pictures(3)
+@pytest.mark.parametrize("model", [sae_for, cbsae_for])
+def test_the_asymptote_is_what_large_strengths_tend_to(layer, model):
+    steerer, images = make(layer, model(16, layer), double=True), pictures(3)
     limit = steerer.asymptote(images, batch=10)
     far = steerer.scores(images, strength=1e9)
     for name in ("s_f", "total_variation", "largest_delta", "distance"):

@@ -1,19 +1,23 @@
 """What becomes of activations, compared with edits made latent by latent."""
 
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
-from steerable_models import Bottleneck, edited_by_hand, sae_for
+from steerable_models import Bottleneck, cbsae_for, edited_by_hand, sae_for
 from torch.testing import assert_close
 
+from cbsae_hub import CBSAE, SAE
 from cbsae_hub.pack import NEURON_COLUMNS, NeuronTable
 from cbsae_hub.steering import DiffMean, Edit, RandomDirection, Steering, apply, resolve
 from cbsae_hub.steering.edits import steer
-from cbsae_hub.steering.latents import RawNeurons
+from cbsae_hub.steering.latents import RawNeurons, neuron_count
 
 EDITS = [(3, 2.5, "set"), (7, -1.5, "add"), (0, 3.0, "scale"), (30, -4.0, "set")]
+OF_CONCEPTS = [(33, 0.9, "set"), (35, -9.0, "set"), (32, 1.5, "add"), (34, -2.0, "scale")]
+CBSAES = ["topk_relu", "topk_signed", "topk_abs"]
 
 
 @pytest.fixture
@@ -25,6 +29,8 @@ def model(kind):
     torch.manual_seed(0)
     if kind == "bottleneck":
         return Bottleneck()
+    if kind.startswith("topk_"):
+        return cbsae_for(cb_activation=kind)
     if kind == "raw":
         return RawNeurons(16, 2)
     sae = sae_for(activation=kind)
@@ -33,13 +39,14 @@ def model(kind):
     return sae
 
 
-@pytest.mark.parametrize("kind", ["relu", "topk", "batch_topk", "jumprelu", "gated", "bottleneck"])
+@pytest.mark.parametrize("kind", ["relu", "topk", "batch_topk", "jumprelu", "gated", "bottleneck", *CBSAES])
 @pytest.mark.parametrize("isolate", [False, True])
 @pytest.mark.parametrize("keep_error", [False, True])
 @torch.no_grad()
 def test_apply_is_the_edit_latent_by_latent(v, kind, isolate, keep_error):
     sae = model(kind)
-    for edits in [[edit] for edit in EDITS] + [EDITS, []]:
+    concepts = OF_CONCEPTS if kind in ("bottleneck", *CBSAES) else []
+    for edits in [[edit] for edit in EDITS + concepts] + [concepts[::-1] + EDITS, concepts, EDITS, []]:
         steered = apply(Steering([Edit(*edit) for edit in edits], isolate, keep_error), v, sae)
         expected = torch.stack([edited_by_hand(sae, x, edits, isolate, keep_error) for x in v])
         assert_close(steered, expected, atol=2e-5, rtol=1e-5)
@@ -53,9 +60,46 @@ def test_isolated_is_the_bias_and_one_decoder_row_for_every_token(v):
 
 
 @torch.no_grad()
-def test_isolated_values_do_not_run_the_encoder(v, monkeypatch):
-    sae = sae_for()
-    monkeypatch.setattr(type(sae), "hidden", lambda *_: pytest.fail("the encoder ran"))
+def test_isolated_concepts_are_the_bias_and_one_decoder_row(v):
+    """A negative value does not make a concept's direction a negative one: it is just not among the selected."""
+    cb = cbsae_for()
+    for name, row in (("pizza", 0), ("night", 3)):
+        steered = apply(Steering([Edit(name, 50.0)], isolate=True), v, cb)
+        assert_close(steered, (cb.b_dec + 50 * cb.W_dec_cb[row]).expand_as(v))
+        assert torch.equal(apply(Steering([Edit(name, -50.0)], isolate=True), v, cb), cb.b_dec.expand_as(v))
+
+
+@torch.no_grad()
+def test_a_concept_is_set_and_then_the_decoder_selects(v):
+    cb = cbsae_for()
+    for value in (50.0, 0.2, 0.0, -50.0):
+        steered = apply(Steering([Edit("left", value)]), v, cb)
+        for x, found in zip(v.flatten(0, 1), steered.flatten(0, 1)):
+            c = ((x - cb.b_dec) @ cb.W_enc_cb).tolist()
+            c[2] = value
+            best = sorted(range(4), key=lambda concept: -c[concept])[:2]
+            expected = cb.sae(x).reconstruction + sum(max(c[j], 0) * cb.W_dec_cb[j] for j in best)
+            assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    selected = cb.select_concepts(cb.concept_activations(v)) > 0
+    assert selected[..., 2].any() and not selected[..., 2].all(), "the concept both takes a place and gives one up"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("isolate", [False, True])
+def test_a_bottleneck_is_steered_without_a_tensor_of_all_latents(v, isolate, monkeypatch):
+    cb, steering = cbsae_for(), Steering([Edit("red", 3.0), Edit(5, 2.0)], isolate)
+    expected = apply(steering, v, cb)
+    for name in ("encode", "decode"):
+        monkeypatch.setattr(CBSAE, name, lambda *_: pytest.fail("all latents"))
+    assert torch.equal(apply(steering, v, cb), expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("make", [sae_for, cbsae_for])
+def test_isolated_values_do_not_run_the_encoder(v, make, monkeypatch):
+    sae = make()
+    monkeypatch.setattr(SAE, "hidden", lambda *_: pytest.fail("the encoder ran"))
+    monkeypatch.setattr(CBSAE, "concept_activations", lambda *_: pytest.fail("the encoder ran"))
     apply(Steering([Edit(4, 50.0)], isolate=True), v, sae)
 
 
@@ -68,12 +112,13 @@ def test_own_value_reproduces_the_reconstruction(v):
         assert_close(apply(steering, v[:1], sae, prefix=0)[0, token], sae.decode(z[0, token]))
 
 
-@pytest.mark.parametrize("kind", ["topk", "bottleneck", "raw"])
+@pytest.mark.parametrize("kind", ["topk", "bottleneck", "topk_relu", "raw"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("edit", [Edit(3, 0.0, "add"), Edit(3, 1.0, "scale")])
+@pytest.mark.parametrize("edit", [Edit(3, 0.0, "add"), Edit(-1, 1.0, "scale")])
 def test_strength_zero_with_the_error_kept_is_the_identity(v, kind, dtype, edit):
-    v = v.to(dtype)
-    steered = steer(Steering([edit], keep_error=True), v, model(kind))
+    v, sae = v.to(dtype), model(kind)
+    edit = replace(edit, neuron=edit.neuron % neuron_count(sae))  # the last one: of a bottleneck, a concept
+    steered = steer(Steering([edit], keep_error=True), v, sae)
     assert steered.activations.dtype == dtype and torch.equal(steered.activations, v)
     assert not steered.asked.any()
 
@@ -99,7 +144,7 @@ def test_only_chosen_tokens_are_steered(v, tokens, chosen):
         assert torch.equal(steered[:, token], expected[:, token])
 
 
-@pytest.mark.parametrize("kind", ["topk", "bottleneck"])
+@pytest.mark.parametrize("kind", ["topk", "bottleneck", "topk_relu"])
 def test_different_steerings_in_a_batch_equal_one_by_one(v, kind):
     sae, before = model(kind), v.clone()
     steerings = [
@@ -196,8 +241,9 @@ def test_a_pack_is_as_good_as_its_table(v):
     assert torch.equal(by_name, apply(Steering([Edit(1, 5.0)]), v, sae))
 
 
-def test_names_of_a_bottleneck_prefer_its_concepts():
-    sae = Bottleneck()
+@pytest.mark.parametrize("make", [Bottleneck, cbsae_for])
+def test_names_of_a_bottleneck_prefer_its_concepts(make):
+    sae = make()
     assert [neuron_of(name, sae, None) for name in ("pizza", "Red", "night")] == [32, 33, 35]
     assert neuron_of("dog", sae, [*["cat"] * 2, "dog", *["hen"] * 33]) == 2
     with pytest.raises(ValueError, match=r"neurons 1, 2 are all called 'dog'"):

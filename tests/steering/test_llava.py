@@ -5,8 +5,8 @@ import pytest
 import torch
 from steerable_models import (
     VISION,
-    Bottleneck,
     blocks_by_hand,
+    cbsae_for,
     edited_by_hand,
     in_step,
     in_threads,
@@ -232,10 +232,14 @@ def test_from_pretrained_is_the_saved_model(tmp_path):
     model.save_pretrained(tmp_path / "llava")
     processor.save_pretrained(tmp_path / "llava")
     sae_for().save_pretrained(tmp_path / "sae")
+    cbsae_for().save_pretrained(tmp_path / "cbsae")
     steering = Steering([Edit(3, 9.0)])
     loaded = LlavaSteerer.from_pretrained(tmp_path / "llava", sae=tmp_path / "sae")
     expected = LlavaSteerer(model, processor, sae_for()).generate(pictures(2), "What?", steering, NEW)
     assert loaded.generate(pictures(2), "What?", steering, NEW) == expected
+    bottleneck = LlavaSteerer.from_pretrained(tmp_path / "llava", sae=str(tmp_path / "cbsae"))
+    expected = LlavaSteerer(model, processor, cbsae_for()).generate(pictures(2), "What?", steering, NEW)
+    assert bottleneck.generate(pictures(2), "What?", steering, NEW) == expected
     beside = LlavaSteerer.from_pretrained("me/llava", sae_for(), beside=tmp_path / "sae", dtype=torch.bfloat16)
     assert beside.model.dtype == torch.bfloat16 and len(beside.generate(pictures(1), "What?", steering, NEW)) == 1
     with pytest.raises(ValueError, match="not sha256:0"):
@@ -243,7 +247,7 @@ def test_from_pretrained_is_the_saved_model(tmp_path):
 
 
 def test_a_bottleneck_is_steered_by_the_names_of_its_concepts():
-    steerer = LlavaSteerer(*llava(), Bottleneck())
+    steerer = LlavaSteerer(*llava(), cbsae_for())
     features = steerer.image_features(pictures(1), Steering([Edit("red", 30.0)]))
     stream = stream_by_hand(steerer.model, steerer.processor, pictures(1)[0])
     steered = edited_by_hand(steerer.tower.sae, stream, [(33, 30.0, "set")])

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from steerable_models import Bottleneck, sae_for
+from steerable_models import Bottleneck, cbsae_for, sae_for
 from torch.testing import assert_close
 
 from cbsae_hub.steering import Edit, RandomDirection, Steering, apply
 from cbsae_hub.steering.single_neurons import SingleNeurons
 
 NEURONS, VALUES = [3, 8, 30], [9.0, -5.0, 50.0]
-MODELS = {"sae": sae_for, "bottleneck": Bottleneck}
+MODELS = {"sae": sae_for, "bottleneck": Bottleneck, "cbsae": cbsae_for}
 
 
 @pytest.fixture(params=MODELS)
@@ -25,8 +25,8 @@ def v():
 
 @pytest.mark.parametrize("isolate", [True, False])
 def test_each_neuron_is_set_as_an_edit_sets_it(sae, v, isolate):
-    neurons = [*NEURONS, 34] if isinstance(sae, Bottleneck) else NEURONS  # 34: a concept neuron
-    values = [*VALUES, 4.0][: len(neurons)]
+    neurons = [35, *NEURONS, 34, 32] if hasattr(sae, "d_latent") else NEURONS  # from 32 on, concepts
+    values = [0.1, *VALUES, 4.0, -3.0] if hasattr(sae, "d_latent") else VALUES
     found = SingleNeurons(sae, v, isolate).set(neurons, values)
     for one, neuron, value in zip(found, neurons, values):
         assert_close(

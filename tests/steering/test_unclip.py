@@ -6,8 +6,8 @@ import pytest
 import torch
 from diffusers import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler, StableUnCLIPImg2ImgPipeline
 from steerable_models import (
-    Bottleneck,
     blocks_by_hand,
+    cbsae_for,
     edited_by_hand,
     image_processor,
     in_step,
@@ -203,7 +203,7 @@ def test_from_pretrained_is_the_saved_pipeline(tmp_path):
 
 
 def test_a_bottleneck_is_steered_by_the_names_of_its_concepts():
-    drawer = UnclipSteerer(unclip(), Bottleneck())
+    drawer = UnclipSteerer(unclip(), cbsae_for())
     embedding = drawer.image_embeds(pictures(1), Steering([Edit("red", 30.0)]))[0]
     by_hand = embedding_by_hand(drawer.encoder, 2, pictures(1)[0], drawer.tower.sae, [(33, 30.0, "set")])
     assert_close(embedding, by_hand, atol=1e-4, rtol=1e-4)
