@@ -17,7 +17,7 @@ PENALTIES = {"relu": 0.01, "gated": 0.01, "jumprelu": 0.002}
 
 @pytest.mark.parametrize("activation", ["batch_topk", "topk", "relu", "jumprelu", "gated"])
 def test_trained_sae_explains_heldout_activations_in_raw_units(tmp_path, activation):
-    train, heldout = sparse_combinations()
+    train, heldout, _ = sparse_combinations()
     penalty = PENALTIES.get(activation, 0.0)
     config = SAETrainConfig(**SETTINGS, activation=activation, bandwidth=0.1, sparsity_coefficient=penalty)
     final = SAETrainer(config, train, heldout, tmp_path).train()

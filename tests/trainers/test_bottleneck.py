@@ -1,0 +1,208 @@
+"""The objectives against numpy and finite differences, what each may touch, and whole runs."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_run import BOTTLENECK, CONCEPTS, bottleneck, sparse_combinations, teacher, untrained
+from torch.testing import assert_close
+
+from cbsae_hub import CBSAE
+from cbsae_hub.trainers.bottleneck import BottleneckState, cosine_cubed_similarity
+from cbsae_hub.trainers.cbsae import add_concepts
+from cbsae_hub.trainers.config import CBSAETrainConfig
+from cbsae_hub.trainers.loop import Interrupted
+
+CONFIG = CBSAETrainConfig(steps=1, batch_size=50, lr=0.1)
+
+
+def similarity_by_hand(u, y):
+    u, y = (x - x.mean(0) for x in (np.asarray(u, np.float64), np.asarray(y, np.float64)))
+    u, y = u**3, y**3
+    return (u * y).sum(0) / np.sqrt((u**2).sum(0) * (y**2).sum(0))
+
+
+@pytest.fixture
+def u_and_y():
+    return torch.randn(2, 40, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+@pytest.fixture
+def state():
+    return BottleneckState(untrained(), CONFIG, *teacher())
+
+
+@pytest.fixture
+def batch():
+    train, _, _ = sparse_combinations()
+    return next(train.labelled_batches(200, 0, 0))
+
+
+def test_similarity(u_and_y):
+    u, y = u_and_y
+    expected = similarity_by_hand(u, y)
+    np.testing.assert_allclose(cosine_cubed_similarity(u, y), expected, rtol=1e-5)
+    np.testing.assert_allclose(cosine_cubed_similarity(1e-4 * u + 7e-3, 300 * y - 5), expected, rtol=1e-2)
+    assert_close(cosine_cubed_similarity(u, 2 * u + 1), torch.ones(5), rtol=1e-5, atol=1e-6)
+    assert_close(cosine_cubed_similarity(u, -u), -torch.ones(5), rtol=1e-5, atol=1e-6)
+    assert cosine_cubed_similarity(torch.ones(40, 5), y).tolist() == [0] * 5
+
+
+def test_gradient_of_the_similarity(u_and_y):
+    """The closed form: du/dc of x^3, the cosine's gradient, and the centring."""
+    c, y = u_and_y[0].clone().requires_grad_(), u_and_y[1]
+    cosine_cubed_similarity(c, y).sum().backward()
+    x = (c - c.mean(0)).detach()
+    u, w = x**3, (y - y.mean(0)) ** 3
+    s = similarity_by_hand(c.detach(), y)
+    ds_du = (w / w.norm(dim=0) - torch.tensor(s) * u / u.norm(dim=0)) / u.norm(dim=0)
+    dx = 3 * x**2 * ds_du
+    assert_close(c.grad, dx - dx.mean(0), rtol=1e-4, atol=1e-6)
+    constant = torch.ones(40, 5, requires_grad=True)
+    cosine_cubed_similarity(constant, y).sum().backward()
+    assert constant.grad.isfinite().all()
+
+
+def test_objectives_by_hand(state, batch):
+    x, images = batch
+    cb, strengths = state.cb, teacher()[0]
+    c = (x - cb.sae.b_dec) @ cb.W_enc_cb
+    kept = torch.stack([row * (row >= row.topk(3).values[-1]) for row in c]).relu()
+    whole = cb.sae.decode(cb.sae.encode(x)) + kept @ cb.W_dec_cb
+    y = strengths[images][:, : len(CONCEPTS)]
+    read = (whole - cb.sae.b_dec) @ cb.W_enc_cb
+    inputs = state.prepare(x, images)
+    assert_close(state.reconstruction(*inputs), (x - whole).square().sum(1).mean())
+    for found, values in ((state.interpretability(*inputs), c), (state.steerability(*inputs), read)):
+        assert found.item() == pytest.approx(-similarity_by_hand(values.detach(), y).mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("objective", "moves"),
+    [("reconstruction", {"W_enc_cb", "W_dec_cb"}), ("interpretability", {"W_enc_cb"}), ("steerability", {"W_dec_cb"})],
+)
+def test_each_objective_touches_only_what_it_may(batch, objective, moves):
+    cb = untrained()
+    before = {name: tensor.clone() for name, tensor in cb.state_dict().items()}
+    state = BottleneckState(cb, CBSAETrainConfig(batch_size=200, lr=0.1, objectives=(objective,)), *teacher())
+    losses = state.update(*batch)
+    assert list(losses) == [objective]
+    assert {name for name, tensor in cb.state_dict().items() if not torch.equal(tensor, before[name])} == moves
+
+
+def test_steps_follow_each_other_as_separate_adams(batch):
+    """All three, in order, against Adam written out."""
+    cb = untrained()
+    state = BottleneckState(cb, CBSAETrainConfig(batch_size=200, lr=0.1), *teacher())
+    weights = {"e": cb.W_enc_cb.detach().clone(), "d": cb.W_dec_cb.detach().clone()}
+    moments = {}
+    for step in (1, 2):
+        state.update(*batch)
+        for objective, names in (("reconstruction", "ed"), ("interpretability", "e"), ("steerability", "d")):
+            fresh = BottleneckState(untrained(), CONFIG, *teacher())
+            with torch.no_grad():
+                fresh.encoder.copy_(weights["e"])
+                fresh.decoder.copy_(weights["d"])
+            leaves = {"e": fresh.encoder, "d": fresh.decoder}
+            loss = getattr(fresh, objective)(*fresh.prepare(*batch))
+            gradients = torch.autograd.grad(loss, [leaves[name] for name in names])
+            for name, gradient in zip(names, gradients):
+                m, v = moments.get((objective, name), (0, 0))
+                m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+                moments[objective, name] = m, v
+                weights[name] = weights[name] - 0.1 * (m / (1 - 0.9**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-8)
+    assert_close(cb.W_enc_cb.detach(), weights["e"], rtol=1e-4, atol=1e-4)
+    assert_close(cb.W_dec_cb.detach(), weights["d"], rtol=1e-4, atol=1e-4)
+
+
+def test_training_finds_the_teachers_concepts(tmp_path):
+    trainer = bottleneck(tmp_path / "cb")
+    before = trainer.evaluate()
+    after = trainer.train()
+    assert after.interpretability > 0.6 > 0.3 > before.interpretability
+    assert after.steerability > before.steerability + 0.3
+    assert after.explained_variance > before.explained_variance + 0.05
+    assert after.explained_variance_retained == pytest.approx(before.explained_variance_retained)
+    loaded = CBSAE.from_pretrained(tmp_path / "cb")
+    assert loaded.concepts == CONCEPTS and loaded.trained_on["steps"] == BOTTLENECK["steps"]
+    for name, tensor in untrained().sae.state_dict().items():
+        assert torch.equal(loaded.sae.state_dict()[name], tensor)
+    heldout = sparse_combinations()[1].rows
+    error = (heldout - loaded(heldout).reconstruction).square().sum()
+    variance = (heldout - heldout.mean(0)).square().sum()
+    assert float(1 - error / variance) == pytest.approx(after.explained_variance, abs=1e-4)
+
+
+def test_killed_and_resumed_run_equals_the_uninterrupted_one_to_the_bit(tmp_path, monkeypatch):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    bottleneck(whole).train()
+    with monkeypatch.context() as patched, pytest.raises(Interrupted, match="step 130"):
+        patched.setenv("KILL_AT", "130")
+        patched.setenv("KILL_WITH", "SIGINT")
+        bottleneck(parts).train()
+    with pytest.raises(ValueError, match=r"lr \(was 0.02\)"):
+        bottleneck(parts, lr=0.01).train(resume=True)
+    bottleneck(parts).train(resume=True)
+    expected = load_file(whole / "model.safetensors")
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in load_file(parts / "model.safetensors").items())
+    assert (parts / "log.jsonl").read_text() == (whole / "log.jsonl").read_text()
+
+
+def test_two_processes_are_one(run_training, tmp_path):
+    settings = {"steps": 30, "log_every": 1}
+    two = {"output": tmp_path / "two", "settings": settings, "bottleneck": True}
+    assert run_training(two, processes=2) == [0, 0]
+    bottleneck(tmp_path / "one", **settings).train()
+    logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("one", "two")]
+    assert len(logs[0]) == len(logs[1]) == 31
+    for one, other in zip(*logs):
+        assert json.loads(other) == pytest.approx(json.loads(one), rel=2e-3, abs=1e-5)
+
+
+def test_added_concepts_leave_the_rest_bit_for_bit(tmp_path):
+    bottleneck(tmp_path / "cb").train()
+    cb = CBSAE.from_pretrained(tmp_path / "cb")
+    old = {name: tensor.clone() for name, tensor in cb.state_dict().items()}
+    train, _, strengths = sparse_combinations()
+    names = ["direction 6", "direction 7"]
+    steps = []
+    config = CBSAETrainConfig(steps=200, batch_size=500, lr=0.02)
+    wider = add_concepts(
+        cb,
+        names,
+        train,
+        strengths,
+        lambda texts: torch.eye(16)[[int(text.split()[-1]) for text in texts]],
+        config=config,
+        progress=lambda step, of: steps.append((step, of)),
+    )
+    assert steps[0] == (1, 200) and steps[-1] == (200, 200)
+    assert wider.concepts == [*CONCEPTS, *names]
+    for name, tensor in cb.state_dict().items():
+        assert torch.equal(tensor, old[name])
+        mine = wider.state_dict()[name]
+        mine = mine[:, :6] if name == "W_enc_cb" else mine[:6] if name == "W_dec_cb" else mine
+        assert torch.equal(mine, tensor)
+    c = wider.concept_activations(train.rows)[:, 6:].detach()
+    assert similarity_by_hand(c, strengths[:2500, 6:8]).min() > 0.5
+    with pytest.raises(ValueError, match="there twice"):
+        add_concepts(cb, ["direction 0"], train, strengths, lambda texts: torch.eye(16)[: len(texts)])
+    stopped = add_concepts(
+        cb, ["x"], train, strengths, lambda texts: torch.eye(16)[: len(texts)], config=config, stop=lambda: True
+    )
+    assert stopped.concepts[-1] == "x"
+
+
+def test_what_does_not_fit_is_said():
+    cb, (embeddings, texts) = untrained(), teacher()
+    with pytest.raises(ValueError, match="5 texts of width 16 for 6 concepts"):
+        BottleneckState(cb, CONFIG, embeddings, texts[:5])
+    with pytest.raises(ValueError, match="no concept to train"):
+        BottleneckState(cb, CONFIG, embeddings, texts, first=6)
+    train, _, _ = sparse_combinations()
+    with pytest.raises(ValueError, match="embedded 2999 images"):
+        add_concepts(cb, ["x"], train, embeddings[1:], lambda texts: torch.zeros(len(texts), 16))
+    with pytest.raises(ValueError, match="objectives must be some of"):
+        CBSAETrainConfig(objectives=("steerability", "reconstruction"))
