@@ -130,7 +130,7 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
             keep: Ids of the neurons to retain, in the order that the latents shall have. At least one.
             concepts: Names of the concept neurons. At least one; without any, :func:`retain` is what is wanted.
             cb_k: How many of them the decoder reads.
-            names: Names of the parent's neurons, one per neuron.
+            names: Names of the parent's neurons, one per neuron; None or NaN for those without.
             **more: ``cb_activation``, ``teacher``, ``pruning``, ``trained_on`` and ``seed``, see the class.
 
         Raises:
@@ -403,7 +403,7 @@ def neuron_ids(name: str, ids: Iterable[int], highest: int) -> list[int]:
 def _names(name: str, names: Sequence[str | None], count: int) -> list[str | None]:
     if isinstance(names, str) or not isinstance(names, Iterable) or len(names := list(names)) != count:
         raise ValueError(f"{name} must be {count} names, one per neuron, None for those without; got {names!r:.80}")
-    return [checks.text(name, one) for one in names]
+    return [None if one != one else checks.text(name, one) for one in names]  # NaN is what a DataFrame makes of None
 
 
 def _sha256(sae: SAE) -> str:

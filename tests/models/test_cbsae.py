@@ -5,6 +5,7 @@ import hashlib
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -168,6 +169,7 @@ def test_names(make_sae):
     names = [f"name {i}" if i % 2 else None for i in range(48)]
     cb = bottleneck(make_sae("relu"), names=names)
     assert cb.neuron_names == [names[i] for i in KEEP] + CONCEPTS
+    assert bottleneck(make_sae("relu"), names=pd.Series(names)).neuron_names == cb.neuron_names
     assert bottleneck(make_sae("relu")).neuron_names == [None] * 12 + CONCEPTS
     assert bottleneck(make_sae("relu"), keep=[3, 2], names=names).neuron_names[:2] == ["name 3", None]
 
@@ -443,7 +445,7 @@ def test_the_card_says_what_it_is(make_sae):
         ({"cb_k": 0}, "cb_k must be between"),
         ({"cb_activation": "topk"}, "cb_activation must be one of"),
         ({"names": ["a"] * 47}, "names must be 48 names"),
-        ({"names": [float("nan")] * 48}, "names must be a text"),
+        ({"names": [5] * 48}, "names must be a text"),
         ({"teacher": 5}, "teacher must be"),
         ({"seed": -1}, "seed must be between"),
     ],
