@@ -138,7 +138,8 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         """
         ids = neuron_ids("keep", keep, sae.d_sae - 1)
         if names is not None:
-            names = [_names("names", names, sae.d_sae)[i] for i in ids]
+            names = _names("names", names, sae.d_sae)
+            names = [names[i] for i in ids]
         retained = retain(sae, ids)
         shared = {name: retained.arguments[name] for name in SHARED}
         arguments = {

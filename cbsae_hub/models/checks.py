@@ -89,7 +89,7 @@ def concept_names(name: str, concepts: Iterable[str]) -> list[str]:
         if not isinstance(concept, str) or not concept.strip() or len(concept) > MAX_TEXT:
             raise ValueError(f"{name} must be names of 1 to {MAX_TEXT} characters, got {concept!r:.80}")
         if (key := concept_key(concept)) in names:
-            raise ValueError(f"{name} has {names[key]!r:.80} twice; case and white space do not count")
+            raise ValueError(f"{name}: {names[key]!r:.80} is there twice; case and white space do not count")
         names[key] = " ".join(concept.split())
     if not names:
         raise ValueError(f"{name} is empty: name at least one concept")
