@@ -1,0 +1,120 @@
+"""Puts concepts into what LLaVA says and takes them out of it: SAE neurons against the difference of means.
+
+    python training/insertion.py --recipe training/recipes/emoji.yaml
+
+Needs the scores of score_neurons.py. Writes insertion.parquet (every answer and its verdict) and insertion.json
+(percentages with their intervals), and prints the table. docs/steering.md says what is measured.
+"""
+
+import json
+import logging
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import torch
+import typer
+
+from cbsae_hub.data.images import load_images
+from cbsae_hub.models.files import replace_file
+from cbsae_hub.scoring import Scores
+from cbsae_hub.scoring.insertion import InsertionExperiment, as_markdown, summary
+from cbsae_hub.scoring.judges import ChatJudge, Judge
+from cbsae_hub.scoring.report import without_nan
+from cbsae_hub.steering import LlavaSteerer
+from recipe import read_recipe, require_keys
+
+REQUIRED = ("model", "llava", "images", "split", "scores", "prompts", "judge", "output")
+EXPERIMENT = ("alpha", "beta", "keep_error", "max_new_tokens", "seed")  # of InsertionExperiment
+OPTIONAL = ("neurons", "family", "batch", *EXPERIMENT)
+KEY = "JUDGE_API_KEY"
+
+
+def make_judge(given: str | dict[str, str]) -> Judge:
+    """The judge that a recipe asks for: a function of this checkout, ``module:function``, or a language model.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    if isinstance(given, dict):
+        require_keys(given, ("model",), ("base_url",))
+        return ChatJudge(given["model"], given.get("base_url"), os.environ.get(KEY))
+    module, _, function = str(given).partition(":")
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    try:
+        return getattr(import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"judge: {given!r} is no module:function of this checkout: {error}") from error
+
+
+def known_names(scores: Scores, family: str | None) -> set[str] | None:
+    """The labels of a kind of truth; None, which is any name, without.
+
+    Raises:
+        ValueError: If the scores know no such kind.
+    """
+    if family is None:
+        return None
+    labels = scores.labels
+    found = set() if labels is None else set(labels.loc[labels["family"] == family, "label"])
+    if not found:
+        raise ValueError(f"family: the scores know no labels of kind {family!r}")
+    return found
+
+
+def experiment(settings: dict[str, Any], device: str) -> pd.DataFrame:
+    """Runs what a recipe's section asks for."""
+    scores, model = Scores.load(settings["scores"]), settings["model"]
+    one = InsertionExperiment(
+        scores.neurons,
+        LlavaSteerer.from_pretrained(settings["llava"], model, device=device, beside=model),
+        load_images(settings["images"], settings["split"], beside=model),
+        settings["prompts"],
+        make_judge(settings["judge"]),
+        **{key: settings[key] for key in EXPERIMENT if key in settings},
+    )
+    neurons = one.choose(settings.get("neurons", 100), known_names(scores, settings.get("family")))
+    return one.run(neurons, settings.get("batch", 16))
+
+
+def save(frame: pd.DataFrame, table: pd.DataFrame, settings: dict[str, Any]) -> None:
+    """Writes insertion.parquet and, last, insertion.json."""
+    output = Path(settings["output"])
+    output.mkdir(parents=True, exist_ok=True)
+    with replace_file(output / "insertion.parquet") as partial:
+        frame.to_parquet(partial, index=False)
+    content = {"settings": settings, "neurons": frame["neuron"].nunique(), "summary": table.to_dict("records")}
+    with replace_file(output / "insertion.json") as partial:
+        Path(partial).write_text(json.dumps(without_nan(content), indent=1) + "\n", encoding="utf-8")
+
+
+def main(
+    recipe: Annotated[Path | None, typer.Option(help="YAML file; its section `insertion` is read.")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value, over the recipe.")] = None,
+    neurons: Annotated[int | None, typer.Option(help="How many neurons; default as in the recipe, or 100.")] = None,
+    output: Annotated[str | None, typer.Option(help="Folder of the results; default as in the recipe.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; default the fastest there is.")] = None,
+) -> None:
+    """Insert concepts into LLaVA's answers and suppress them: SAE neurons against the difference of means.
+
+    `judge` in the recipe is a function, module:function, or {model, base_url} of an endpoint that speaks OpenAI's
+    protocol; its key is read from the environment variable JUDGE_API_KEY.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        settings = read_recipe(recipe, "insertion", overrides or [])
+        settings |= {key: value for key, value in (("neurons", neurons), ("output", output)) if value is not None}
+        require_keys(settings, REQUIRED, OPTIONAL)
+        frame = experiment(settings, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        table = summary(frame)
+        save(frame, table, settings)
+    except (ValueError, OSError) as error:
+        raise typer.BadParameter(str(error)) from error
+    typer.echo(as_markdown(table))
+
+
+if __name__ == "__main__":
+    typer.run(main)
