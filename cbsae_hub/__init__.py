@@ -10,6 +10,7 @@ from cbsae_hub.version import __version__
 
 _HOME_OF = {
     "SAE": "cbsae_hub.models.sae",
+    "CBSAE": "cbsae_hub.models.cbsae",
     "VisionEncoder": "cbsae_hub.vision.encoder",
     "ConceptSet": "cbsae_hub.data.concepts",
     "NeuronTable": "cbsae_hub.pack",

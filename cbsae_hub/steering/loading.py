@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from cbsae_hub.models import SAE, folder_revision, resolve_id
+from cbsae_hub.models import folder_revision, resolve_id
+from cbsae_hub.models.auto import load
 from cbsae_hub.models.fetch import download
 
 # Stability AI took its Stable Diffusion 2 repositories off the Hub; the community keeps copies under these names.
@@ -49,8 +50,8 @@ def locate(
 
 
 def load_sae(sae: Any) -> Any:
-    """An SAE as it is, or from a folder or Hub id."""
-    return SAE.from_pretrained(sae) if isinstance(sae, (str, Path)) else sae
+    """An SAE or concept bottleneck SAE as it is, or from a folder or Hub id."""
+    return load(sae) if isinstance(sae, (str, Path)) else sae
 
 
 def default_dtype(device: str | torch.device) -> torch.dtype:
