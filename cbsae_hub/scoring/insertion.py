@@ -4,7 +4,7 @@ The experiment of table 2 of Pach et al. (2025). Their code for it is not public
 and strengths are our choice, see docs/steering.md.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,10 +30,21 @@ RESAMPLES = 2000  # of the bootstrap
 
 @dataclass(frozen=True)
 class Trial:
-    """One neuron tried on one picture with one prompt; see :class:`InsertionExperiment` for the numbers."""
+    """One neuron tried on one picture with one prompt.
+
+    Attributes:
+        neuron: Which.
+        concept: Its name.
+        tops: Its top pictures. Pictures are numbered through: first the blanks, then the data set.
+        task: One of TASKS.
+        value: What the neuron is set to.
+        picture: The number of the picture.
+        prompt: What is asked.
+    """
 
     neuron: int
     concept: str
+    tops: tuple[int, ...]
     task: str
     value: float
     picture: int
@@ -71,7 +82,8 @@ class InsertionExperiment:
         seed: Of random images, directions, and the choice of neurons.
 
     Raises:
-        ValueError: If a column is missing, there are no prompts or images, or a strength is not positive.
+        ValueError: If a column is missing, there are no prompts or images, a prompt comes twice, or a strength is not
+            positive.
     """
 
     def __init__(
@@ -94,8 +106,10 @@ class InsertionExperiment:
             raise ValueError(
                 f"the neuron table has no {', '.join(sorted(missing))}: score the neurons again with this version"
             )
-        if isinstance(prompts, str) or not len(prompts) or not len(blanks) or not len(images):
-            raise ValueError("give a list of prompts, and images")
+        if isinstance(prompts, str) or not len(prompts) or len(set(prompts)) < len(prompts):
+            raise ValueError(f"prompts must be a list of different questions, got {prompts!r:.80}")
+        if not len(blanks) or not len(images) or others < 1:
+            raise ValueError("there must be at least one blank, one image and one of the others")
         if not (alpha > 0 and beta > 0):
             raise ValueError(f"alpha and beta must be positive, got {alpha!r} and {beta!r}")
         self.frame, self.llava, self.images, self.prompts, self.judge = frame, llava, images, list(prompts), judge
@@ -103,7 +117,7 @@ class InsertionExperiment:
         self.keep_error, self.blanks, self.max_new_tokens, self.seed = keep_error, list(blanks), max_new_tokens, seed
         self.methods = [name for name in METHODS if not (keep_error and name == "reconstruction")]
         order = np.random.default_rng(seed).permutation(len(images))
-        self.others = sorted(order[:others].tolist())
+        self._others = [int(row) + len(self.blanks) for row in order[:others]]
 
     def choose(self, count: int | None = None, names: Collection[str] | None = None) -> list[int]:
         """Neurons to try, drawn with the seed among those that are not dead and have a name.
@@ -165,57 +179,50 @@ class InsertionExperiment:
         return pd.DataFrame(rows)
 
     def trials(self, neurons: Sequence[int]) -> list[Trial]:
-        """What is tried: every neuron with every prompt, for both tasks."""
-        table = self.frame.set_index("neuron")
-        trials = []
-        for neuron, pictures in self._tops(neurons).items():
-            for task in TASKS:
-                shown = range(len(self.blanks)) if task == "insertion" else pictures
-                trials += [
-                    Trial(neuron, table.at[neuron, "name"], task, self.values[task], shown[i % len(shown)], prompt)
-                    for i, prompt in enumerate(self.prompts)
-                ]
-        return trials
+        """What is tried: every neuron with every prompt, for both tasks.
 
-    def _tops(self, neurons: Iterable[int]) -> dict[int, list[int]]:
-        """Numbers of the neurons' top pictures. Pictures are counted through: first blanks, then the data set."""
-        table, tops = self.frame.set_index("neuron"), {}
-        for neuron in map(int, neurons):
+        Raises:
+            ValueError: See :meth:`run`.
+        """
+        table, trials = self.frame.set_index("neuron"), []
+        for neuron in dict.fromkeys(map(int, neurons)):
             if neuron not in table.index:
                 raise ValueError(f"there is no neuron {neuron}: the table has {len(table)}")
-            if pd.isna(table.at[neuron, "name"]):
+            name, rows = table.at[neuron, "name"], [int(row) for row in table.at[neuron, "top_images"]]
+            if pd.isna(name):
                 raise ValueError(f"neuron {neuron} has no name: nobody could say whether its concept appears")
-            rows = [int(row) for row in table.at[neuron, "top_images"]]
             if not rows or not 0 <= min(rows) <= max(rows) < len(self.images):
                 raise ValueError(
                     f"neuron {neuron} has no top images, or some that the data set of {len(self.images)} images lacks: "
                     "give the images that it was scored on"
                 )
-            tops[neuron] = [row + len(self.blanks) for row in rows]
-        if not tops:
+            tops = tuple(row + len(self.blanks) for row in rows)
+            for task, shown in zip(TASKS, (range(len(self.blanks)), tops)):
+                trials += [
+                    Trial(neuron, name, tops, task, self.values[task], shown[i % len(shown)], prompt)
+                    for i, prompt in enumerate(self.prompts)
+                ]
+        if not trials:
             raise ValueError("no neurons were given")
-        return tops
+        return trials
 
     def _pictures(self, numbers: Sequence[int]) -> list[Image.Image]:
         blanks = len(self.blanks)
         return [self.blanks[n] if n < blanks else self.images[n - blanks]["image"] for n in numbers]
 
     @torch.no_grad()
-    def _look(
-        self, trials: Sequence[Trial], batch: int
-    ) -> tuple[dict[int, Tensor], dict[tuple[int, int], float]]:
+    def _look(self, trials: Sequence[Trial], batch: int) -> tuple[dict[int, Tensor], dict[tuple[int, int], float]]:
         """One pass over all pictures that are needed, whatever the number of neurons.
 
         Returns:
-            The mean activation of each picture, ``[d]`` by its number; and the mean length of the SAE's step, by picture
-            and neuron.
+            The mean activation of each picture, ``[d]`` by its number; and the mean length of the SAE's step, by the
+            picture and the neuron.
         """
         tower = self.llava.tower
         edits: dict[int, dict[int, float]] = {}
         for trial in trials:
             edits.setdefault(trial.picture, {})[trial.neuron] = trial.value
-        tops = self._tops({trial.neuron for trial in trials})
-        needed = sorted({*edits, *sum(tops.values(), []), *(row + len(self.blanks) for row in self.others)})
+        needed = sorted({*edits, *self._others, *(top for trial in trials for top in trial.tops)})
         means, pushes = {}, {}
         for start in tqdm(range(0, len(needed), batch), desc="look", unit=f"x {batch} images"):
             numbers = needed[start : start + batch]
@@ -235,12 +242,11 @@ class InsertionExperiment:
         self, trials: Sequence[Trial], means: Mapping[int, Tensor], pushes: Mapping[tuple[int, int], float]
     ) -> dict[tuple, AnySteering | None]:
         """What is asked of LLaVA, every question once: by :func:`_key`."""
-        tops = self._tops({trial.neuron for trial in trials})
-        without = torch.stack([means[row + len(self.blanks)] for row in self.others])
+        without = torch.stack([means[number] for number in self._others])
         steerings: dict[tuple, AnySteering | None] = {}
         for trial in trials:
             edit, push = self._edit(trial.neuron, trial.value), pushes[trial.picture, trial.neuron]
-            with_concept = torch.stack([means[number] for number in tops[trial.neuron]])
+            with_concept = torch.stack([means[number] for number in trial.tops])
             step = push if trial.task == "insertion" else -push
             one = {
                 "sae": edit,
@@ -299,9 +305,8 @@ def summary(frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 def _names_it(frame: pd.DataFrame) -> pd.Series:
     """Of every row, whether the plain answer of the same trial names the concept."""
-    trial = ["neuron", "task", "prompt"]
-    plain = frame.loc[frame["method"] == "plain", [*trial, "concept_found"]]
-    return frame[trial].merge(plain, on=trial, how="left", validate="many_to_one")["concept_found"].set_axis(frame.index)
+    plain = frame["concept_found"] & (frame["method"] == "plain")
+    return plain.groupby([frame[column] for column in ("neuron", "task", "prompt")]).transform("any")
 
 
 def _interval(outcome: pd.Series, neurons: pd.Series, seed: int) -> dict[str, float]:

@@ -13,8 +13,8 @@ KIND_OF = {question: kind for kind in OPEN_ANSWERS for question in QUESTIONS[kin
 def judge(case: Case) -> Verdict:
     """The verdict on an answer to one of the open questions.
 
-    A concept appears in an answer if its name stands there as a word or words of its own. Backgrounds do not count: "on a
-    brick wall" names no brick.
+    A concept appears in an answer if its name stands there as a word or words of its own. Backgrounds do not count:
+    "on a brick wall" names no brick.
 
     The rest: the answer has one of the forms that were asked for. For suppression, besides that, the background: an
     open answer tells of one object and, mostly, of the place where it is. The object is what is to change; the place
