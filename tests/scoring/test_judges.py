@@ -24,7 +24,7 @@ class Endpoint:
             def do_POST(self):
                 assert self.path == "/v1/chat/completions"
                 endpoint.requests.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                endpoint.headers.append(dict(self.headers))
+                endpoint.headers.append({name.lower(): text for name, text in self.headers.items()})
                 message = {"role": "assistant", "content": endpoint.replies.pop(0)}
                 choice = {"index": 0, "finish_reason": "stop", "message": message}
                 usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
@@ -80,7 +80,7 @@ def test_what_is_asked(endpoint, case):
         assert (case.plain in text) == (case.kind == "suppression")
     concept, rest = (request["messages"][-1]["content"] for request in endpoint.requests)
     assert '"pizza"' in concept and concept != rest
-    assert [headers["Authorization"] for headers in endpoint.headers] == ["Bearer secret"] * 2
+    assert [headers["authorization"] for headers in endpoint.headers] == ["Bearer secret"] * 2
 
 
 @pytest.mark.parametrize("reply", ["Yes, it does.", "maybe", "", "yes no", None])
