@@ -2,8 +2,9 @@
 
     python training/insertion.py --recipe training/recipes/emoji.yaml
 
-Needs the scores of score_neurons.py. Writes insertion.parquet (every answer and its verdict) and insertion.json
-(percentages with their intervals), and prints the table. docs/steering.md says what is measured.
+Needs the scores of score_neurons.py. Writes answers.parquet, then insertion.parquet (every answer and its verdict) and
+insertion.json (percentages with their intervals), and prints the table. With ``--judge-again`` the answers that are
+there are judged, by another judge for instance. docs/steering.md says what is measured.
 """
 
 import json
@@ -21,7 +22,7 @@ import typer
 from cbsae_hub.data.images import load_images
 from cbsae_hub.models.files import replace_file
 from cbsae_hub.scoring import Scores
-from cbsae_hub.scoring.insertion import InsertionExperiment, as_markdown, summary
+from cbsae_hub.scoring.insertion import InsertionExperiment, as_markdown, judged, summary
 from cbsae_hub.scoring.judges import ChatJudge, Judge
 from cbsae_hub.scoring.report import without_nan
 from cbsae_hub.steering import LlavaSteerer
@@ -65,30 +66,43 @@ def known_names(scores: Scores, family: str | None) -> set[str] | None:
     return found
 
 
-def experiment(settings: dict[str, Any], device: str) -> pd.DataFrame:
-    """Runs what a recipe's section asks for."""
+def ask(settings: dict[str, Any], device: str) -> pd.DataFrame:
+    """The answers that a recipe's section asks for."""
     scores, model = Scores.load(settings["scores"]), settings["model"]
     one = InsertionExperiment(
         scores.neurons,
         LlavaSteerer.from_pretrained(settings["llava"], model, device=device, beside=model),
         load_images(settings["images"], settings["split"], beside=model),
         settings["prompts"],
-        make_judge(settings["judge"]),
         **{key: settings[key] for key in EXPERIMENT if key in settings},
     )
     neurons = one.choose(settings.get("neurons", 100), known_names(scores, settings.get("family")))
     return one.run(neurons, settings.get("batch", 16))
 
 
-def save(frame: pd.DataFrame, table: pd.DataFrame, settings: dict[str, Any]) -> None:
-    """Writes insertion.parquet and, last, insertion.json."""
-    output = Path(settings["output"])
-    output.mkdir(parents=True, exist_ok=True)
-    with replace_file(output / "insertion.parquet") as partial:
+def answers(settings: dict[str, Any], folder: Path, device: str, again: bool) -> pd.DataFrame:
+    """Asks LLaVA and writes answers.parquet, or reads what was written.
+
+    Raises:
+        ValueError: If those are answers of other settings.
+    """
+    asked = {key: value for key, value in settings.items() if key != "judge"}
+    if again:
+        frame = pd.read_parquet(folder / "answers.parquet")
+        if frame.attrs != asked:
+            raise ValueError(f"the answers in {folder} are of other settings: run without --judge-again")
+        return frame
+    frame = ask(settings, device)
+    frame.attrs = asked  # pandas keeps it in the file
+    write(frame, folder / "answers.parquet")
+    return frame
+
+
+def write(frame: pd.DataFrame, file: Path) -> None:
+    """Writes Parquet."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replace_file(file) as partial:
         frame.to_parquet(partial, index=False)
-    content = {"settings": settings, "neurons": frame["neuron"].nunique(), "summary": table.to_dict("records")}
-    with replace_file(output / "insertion.json") as partial:
-        Path(partial).write_text(json.dumps(without_nan(content), indent=1) + "\n", encoding="utf-8")
 
 
 def main(
@@ -97,6 +111,7 @@ def main(
     neurons: Annotated[int | None, typer.Option(help="How many neurons; default as in the recipe, or 100.")] = None,
     output: Annotated[str | None, typer.Option(help="Folder of the results; default as in the recipe.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; default the fastest there is.")] = None,
+    again: Annotated[bool, typer.Option("--judge-again", help="Judge the answers of the last run.")] = False,
 ) -> None:
     """Insert concepts into LLaVA's answers and suppress them: SAE neurons against the difference of means.
 
@@ -108,9 +123,14 @@ def main(
         settings = read_recipe(recipe, "insertion", overrides or [])
         settings |= {key: value for key, value in (("neurons", neurons), ("output", output)) if value is not None}
         require_keys(settings, REQUIRED, OPTIONAL)
-        frame = experiment(settings, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        folder, judge = Path(settings.pop("output")), make_judge(settings["judge"])
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        frame = judged(answers(settings, folder, device, again), judge)
         table = summary(frame)
-        save(frame, table, settings)
+        write(frame, folder / "insertion.parquet")
+        content = {"settings": settings, "neurons": frame["neuron"].nunique(), "summary": table.to_dict("records")}
+        with replace_file(folder / "insertion.json") as partial:
+            Path(partial).write_text(json.dumps(without_nan(content), indent=1) + "\n", encoding="utf-8")
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     typer.echo(as_markdown(table))

@@ -72,7 +72,6 @@ class InsertionExperiment:
         llava: Speaks.
         images: The data set whose rows ``top_images`` are.
         prompts: What LLaVA is asked: open questions.
-        judge: Of its answers.
         alpha: What neurons are set to for insertion.
         beta: They are set to minus this for suppression.
         keep_error: Whether the SAE's error is added back; in the paper it is lost.
@@ -92,7 +91,6 @@ class InsertionExperiment:
         llava: LlavaSteerer,
         images: Any,
         prompts: Sequence[str],
-        judge: Judge,
         *,
         alpha: float = 50.0,
         beta: float = 50.0,
@@ -112,7 +110,7 @@ class InsertionExperiment:
             raise ValueError("there must be at least one blank, one image and one of the others")
         if not (alpha > 0 and beta > 0):
             raise ValueError(f"alpha and beta must be positive, got {alpha!r} and {beta!r}")
-        self.frame, self.llava, self.images, self.prompts, self.judge = frame, llava, images, list(prompts), judge
+        self.frame, self.llava, self.images, self.prompts = frame, llava, images, list(prompts)
         self.values = {"insertion": float(alpha), "suppression": -float(beta)}
         self.keep_error, self.blanks, self.max_new_tokens, self.seed = keep_error, list(blanks), max_new_tokens, seed
         self.methods = [name for name in METHODS if not (keep_error and name == "reconstruction")]
@@ -136,7 +134,7 @@ class InsertionExperiment:
         return sorted(fit["neuron"].sample(min(count or len(fit), len(fit)), random_state=self.seed).tolist())
 
     def run(self, neurons: Sequence[int], batch: int = 16) -> pd.DataFrame:
-        """Tries neurons.
+        """Tries neurons, for :func:`judged` to see what became of it.
 
         Args:
             neurons: Which.
@@ -144,8 +142,8 @@ class InsertionExperiment:
 
         Returns:
             One row per neuron, task, prompt and method: ``neuron``, ``concept``, ``task``, ``method``, ``image`` (row
-            of the data set; -1 for a blank), ``prompt``, ``push`` (mean length of the step), ``answer``, ``plain``,
-            ``concept_found`` (in the answer, whatever the task) and ``rest_kept``.
+            of the data set; -1 for a blank), ``prompt``, ``push`` (mean length of the step), ``answer``, and ``plain``,
+            the answer without steering.
 
         Raises:
             ValueError: If a neuron does not exist, has no name or no top images.
@@ -155,28 +153,21 @@ class InsertionExperiment:
         means, pushes = self._look(trials, batch)
         steerings = self._steerings(trials, means, pushes)
         answers = self._answers(steerings, batch)
-        rows = []
-        for trial in tqdm(trials, desc="judge", unit="trial"):
-            plain = answers[_key(trial, "plain")]
-            for method in self.methods:
-                answer = answers[_key(trial, method)]
-                verdict = self.judge(Case(trial.task, trial.concept, trial.prompt, answer, plain))
-                rows.append(
-                    {
-                        "neuron": trial.neuron,
-                        "concept": trial.concept,
-                        "task": trial.task,
-                        "method": method,
-                        "image": max(trial.picture - len(self.blanks), -1),
-                        "prompt": trial.prompt,
-                        "push": 0.0 if method in SHARED else pushes[trial.picture, trial.neuron],
-                        "answer": answer,
-                        "plain": plain,
-                        "concept_found": verdict.concept == (trial.task == "insertion"),
-                        "rest_kept": verdict.rest,
-                    }
-                )
-        return pd.DataFrame(rows)
+        return pd.DataFrame(
+            {
+                "neuron": trial.neuron,
+                "concept": trial.concept,
+                "task": trial.task,
+                "method": method,
+                "image": max(trial.picture - len(self.blanks), -1),
+                "prompt": trial.prompt,
+                "push": 0.0 if method in SHARED else pushes[trial.picture, trial.neuron],
+                "answer": answers[_key(trial, method)],
+                "plain": answers[_key(trial, "plain")],
+            }
+            for trial in trials
+            for method in self.methods
+        )
 
     def trials(self, neurons: Sequence[int]) -> list[Trial]:
         """What is tried: every neuron with every prompt, for both tasks.
@@ -274,6 +265,24 @@ def _key(trial: Trial, method: str) -> tuple[int, str, str, int | None]:
     return trial.picture, trial.prompt, method, None if method in SHARED else trial.neuron
 
 
+def judged(frame: pd.DataFrame, judge: Judge) -> pd.DataFrame:
+    """The answers of :meth:`InsertionExperiment.run` with what a judge says of them.
+
+    Returns:
+        The same rows with the columns ``concept_found`` (it is in the answer, whatever the task) and ``rest_kept``
+        (see :class:`cbsae_hub.scoring.judges.Verdict`).
+    """
+    verdicts = [
+        judge(Case(row.task, row.concept, row.prompt, row.answer, row.plain))
+        for row in tqdm(frame.itertuples(), desc="judge", total=len(frame), unit="answer")
+    ]
+    right = np.array([verdict.concept for verdict in verdicts], dtype=bool)
+    return frame.assign(
+        concept_found=right == (frame["task"] == "insertion").to_numpy(),
+        rest_kept=np.array([verdict.rest for verdict in verdicts], dtype=bool),
+    )
+
+
 def summary(frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Percentages by task and method, with 95 % intervals of a bootstrap over neurons.
 
@@ -281,7 +290,7 @@ def summary(frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     ``plain`` removes 0 % by definition, and what ``reconstruction`` and ``random`` remove is chance.
 
     Args:
-        frame: See :meth:`InsertionExperiment.run`.
+        frame: See :func:`judged`.
         seed: Of the bootstrap.
 
     Returns:

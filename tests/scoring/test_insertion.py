@@ -12,7 +12,7 @@ from PIL import Image
 from steerable_models import edited_by_hand, llava, pictures, sae_for
 from typer.testing import CliRunner
 
-from cbsae_hub.scoring.insertion import InsertionExperiment, as_markdown, summary
+from cbsae_hub.scoring.insertion import InsertionExperiment, as_markdown, judged, summary
 from cbsae_hub.scoring.judges import Verdict
 from cbsae_hub.scoring.steerability import WHITE
 from cbsae_hub.steering import DiffMean, Edit, LlavaSteerer, RandomDirection, Steering
@@ -40,13 +40,13 @@ def table(**columns):
 def make(frame=None, sae=None, images=IMAGES, prompts=PROMPTS, **settings):
     given = {"alpha": ALPHA, "beta": BETA, "max_new_tokens": TOKENS, "seed": SEED, "others": 6, **settings}
     steerer = LlavaSteerer(*llava(), sae or sae_for())
-    return InsertionExperiment(table() if frame is None else frame, steerer, images, prompts, letters, **given)
+    return InsertionExperiment(table() if frame is None else frame, steerer, images, prompts, **given)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["error lost", "error kept"])
 def tried(request):
     experiment = make(keep_error=request.param)
-    return experiment, experiment.run(NEURONS, batch=5)
+    return experiment, judged(experiment.run(NEURONS, batch=5), letters)
 
 
 def value_of(task):
@@ -329,6 +329,23 @@ def test_script(script, world):
     assert as_markdown(counted) in result.output
 
 
+def test_answers_are_judged_again(script, world, monkeypatch):
+    recipe = ("--recipe", world / "recipe.yaml")
+    assert script(*recipe).exit_code == 0
+    before = pd.read_parquet(world / "out" / "insertion.parquet")
+    monkeypatch.setattr(LlavaSteerer, "generate", lambda *_: pytest.fail("LLaVA was asked"))
+    monkeypatch.setattr("training.emoji_world.judge.contrary", lambda case: Verdict(True, False), raising=False)
+    contrary = ("--judge-again", "--set", "judge=training.emoji_world.judge:contrary")
+    result = script(*recipe, *contrary)
+    assert result.exit_code == 0, result.output
+    after = pd.read_parquet(world / "out" / "insertion.parquet")
+    assert after["answer"].equals(before["answer"]) and not after["rest_kept"].any()
+    assert (after["concept_found"] == (after["task"] == "insertion")).all()
+    result = script(*recipe, *contrary, "--neurons", "1")
+    assert result.exit_code == 2 and "other settings" in result.output
+    assert script(*recipe, "--judge-again", "--output", world / "empty").exit_code == 2
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -338,7 +355,7 @@ def test_script(script, world):
         ("judge={base_url: here}", "lacks model"),
         ("gamma=3", "unknown settings gamma"),
         ("split=test", "no split 'test'"),
-        ("prompts=[What is this?]", "no open question of Emoji World"),
+        ('prompts=["What is this?"]', "no open question of Emoji World"),
     ],
 )
 def test_script_names_what_is_wrong(script, world, override, message):
