@@ -155,6 +155,34 @@ def plot_histograms(frame: pd.DataFrame, l0: Mapping[str, Any]) -> Figure:
     return figure
 
 
+def plot_zero_shot_steering(tables: Mapping[str, pd.DataFrame], gamma: float = 0.1) -> Figure:
+    """Share of the neurons that steer, against the strength ("Steering CLIP's vision transformer", section 6).
+
+    Args:
+        tables: Name of a set of images to what :func:`cbsae_hub.steering.zero_shot_scores.summarise` says of it.
+        gamma: The S_f that was asked for. Faintly drawn is what exceeds the loss of the answers by as much.
+
+    Raises:
+        ValueError: If there is nothing to draw.
+    """
+    if not tables:
+        raise ValueError("there are no scores to draw")
+    figure, panels = _figure(5 * len(tables), 4.2, columns=len(tables))
+    for axes, (title, table) in zip(np.ravel(panels), tables.items()):
+        strengths = table["strength"].unique()
+        for i, (name, part) in enumerate(table.groupby("neurons_of", sort=False)):
+            look = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % 4], "marker": "o", "markersize": 4}
+            label = f"{name} ({part['neurons'].iloc[0]:,})"
+            axes.plot(range(len(part)), part["share_above_gamma"], label=label, **look)
+            axes.plot(range(len(part)), part["share_beyond_loss"], alpha=0.4, **look)
+        ticks = ["\N{INFINITY}" if np.isinf(strength) else f"{strength:g}" for strength in strengths]
+        axes.set(xticks=range(len(ticks)), xticklabels=ticks, xlabel="strength (not to scale)", ylim=(-0.02, 1.02))
+        axes.set_ylabel(f"neurons with S_f > {gamma:g}; faint: beyond loss (share)")
+        axes.set_title(title, fontsize=11)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    return figure
+
+
 def plot_patch_map(patch_map: Any, image: Image.Image | None = None) -> Figure:
     """Mean number of active latents at each patch, over a picture if one is given (ViT-Prisma's heat map).
 

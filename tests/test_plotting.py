@@ -88,6 +88,25 @@ def test_patch_map_over_a_picture():
     assert picture.get_extent() == drawn.get_extent()
 
 
+def test_steering_against_strength_ends_at_the_asymptote():
+    table = pd.DataFrame(
+        {
+            "neurons_of": ["sae"] * 3 + ["raw"] * 3,
+            "strength": [0.0, 2.5, np.inf] * 2,
+            "neurons": [1000] * 3 + [8] * 3,
+            "share_above_gamma": [0, 0.5, 1, 0, 0.25, 0.75],
+            "share_beyond_loss": [0, 0.25, 0.5, 0, 0, 0.125],
+        }
+    )
+    figure = plotting.plot_zero_shot_steering({"one": table, "two": table.assign(share_above_gamma=0.5)}, 0.2)
+    assert [axes.get_title() for axes in figure.axes] == ["one", "two"]
+    drawn = [line.get_ydata().tolist() for line in figure.axes[0].lines]
+    assert drawn == [[0, 0.5, 1], [0, 0.25, 0.5], [0, 0.25, 0.75], [0, 0, 0.125]]
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["0", "2.5", "\N{INFINITY}"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["sae (1,000)", "raw (8)"]
+    assert "S_f > 0.2" in figure.axes[1].get_ylabel()
+
+
 def test_what_cannot_be_drawn_is_said(frame):
     with pytest.raises(ValueError, match="no column steerability"):
         plotting.plot_quadrants(frame.drop(columns="steerability"))
@@ -99,5 +118,7 @@ def test_what_cannot_be_drawn_is_said(frame):
         plotting.plot_monosemanticity({})
     with pytest.raises(ValueError, match="no coverage"):
         plotting.plot_coverage({"a": {}})
+    with pytest.raises(ValueError, match="no scores"):
+        plotting.plot_zero_shot_steering({})
     with pytest.raises(ValueError, match="rows and columns"):
         plotting.plot_patch_map([])

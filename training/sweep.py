@@ -32,6 +32,7 @@ from cbsae_hub.trainers.sae import describe as describe_store
 from cbsae_hub.vision.encoder import VisionEncoder
 from extract_activations import open_images
 from recipe import read_recipe, require_keys
+from result_tables import markdown_table
 
 KINDS = {"BatchTopK": None, "Matryoshka": REFERENCE_GROUPS}
 REQUIRED = (
@@ -138,8 +139,7 @@ def as_markdown(rows: list[dict[str, Any]]) -> str:
             "undefined": [f"{undefined} of {n}" for undefined, n in zip(frame["undefined"], frame["n"])],
         }
     )
-    lines = [list(shown.columns), ["---"] * shown.shape[1], *shown.astype(str).values.tolist()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return markdown_table(shown)
 
 
 def main(

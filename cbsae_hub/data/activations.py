@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -196,19 +196,52 @@ class ActivationStore:
         Raises:
             ValueError: If there are fewer rows than one batch, or an argument is out of range.
         """
+        order, count = self._order(batch_size, seed, epoch, start_batch, rank, world, drop_last, memory)
+
+        def load(index: int) -> torch.Tensor:
+            return self._gather(order(index)).to(dtype)
+
+        return load_ahead(load, range(start_batch, count))
+
+    def labelled_batches(
+        self, batch_size: int, seed: int, epoch: int, start_batch: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """As :meth:`batches`, and says of which image each row is.
+
+        Returns:
+            Iterator of rows ``[batch_size / world, d_in]`` float32 and image ids ``[batch_size / world]``.
+        """
+        order, count = self._order(batch_size, seed, epoch, start_batch, rank, world, True, FITS_IN_MEMORY)
+
+        def load(index: int) -> tuple[torch.Tensor, torch.Tensor]:
+            rows = order(index)
+            return self._gather(rows).float(), torch.from_numpy(self.images[rows // self.tokens_per_image])
+
+        return load_ahead(load, range(start_batch, count))
+
+    def _order(
+        self,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        start_batch: int,
+        rank: int,
+        world: int,
+        drop_last: bool,
+        memory: int,
+    ) -> tuple[Callable[[int], np.ndarray], int]:
+        """This process's rows of a global batch by its number, and how many batches there are."""
         if batch_size < 1 or start_batch < 0 or not 0 <= rank < world:
             raise ValueError(f"no batches of {batch_size} from {start_batch} on for process {rank} of {world}")
-        row_bytes = self.d_in * self._shards.itemsize
-        order = ShuffledOrder(len(self), memory // row_bytes, seed, epoch)
+        order = ShuffledOrder(len(self), memory // (self.d_in * self._shards.itemsize), seed, epoch)
         count = len(self) // batch_size if drop_last else -(-len(self) // batch_size)
         if count == 0:
             raise ValueError(f"{len(self)} rows are fewer than one batch of {batch_size}")
 
-        def load(index: int) -> torch.Tensor:
-            rows = order.rows(index * batch_size, min((index + 1) * batch_size, len(self)))
-            return self._gather(rows[rank::world]).to(dtype)
+        def rows(index: int) -> np.ndarray:
+            return order.rows(index * batch_size, min((index + 1) * batch_size, len(self)))[rank::world]
 
-        return load_ahead(load, range(start_batch, count))
+        return rows, count
 
     def _view(self, images: np.ndarray) -> "ActivationStore":
         return ActivationStore(self.folder, self.manifest, images, self._shards)

@@ -288,8 +288,8 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         origin = (self.parent or {}).get("id") or "an SAE"
         layer = "" if self.layer is None else f", layer {self.layer}"
         return (
-            f"Concept bottleneck SAE: {self.d_sae} neurons retained of {origin} and {len(self.concepts)} concepts, of the "
-            f"activations of {self.encoder_id or 'a vision encoder'}{layer}."
+            f"Concept bottleneck SAE: {self.d_sae} neurons retained of {origin}, and {len(self.concepts)} concepts, of "
+            f"the activations of {self.encoder_id or 'a vision encoder'}{layer}."
         )
 
 

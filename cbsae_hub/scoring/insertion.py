@@ -97,7 +97,7 @@ class InsertionExperiment:
         keep_error: bool = False,
         blanks: Sequence[Image.Image] = (WHITE,),
         others: int = 1000,
-        max_new_tokens: int = 48,
+        max_new_tokens: int = 64,
         seed: int = 0,
     ):
         if missing := {"neuron", "name", "status", "top_images"} - set(frame):

@@ -127,18 +127,24 @@ class RawNeurons(nn.Module):
     Args:
         d_in: Width of the stream.
         layer: The block whose output is meant.
+        seed: Of a random rotation of the dimensions: a control, as many random orthogonal directions instead. Default
+            none.
     """
 
-    def __init__(self, d_in: int, layer: int):
+    def __init__(self, d_in: int, layer: int, seed: int | None = None):
         super().__init__()
         self.d_in = self.d_sae = d_in
         self.layer = layer
-        self.W_dec = nn.Parameter(torch.eye(d_in), requires_grad=False)
+        rows = torch.eye(d_in)
+        if seed is not None:
+            rows, upper = torch.linalg.qr(torch.randn(d_in, d_in, generator=torch.Generator().manual_seed(seed)))
+            rows = rows * upper.diagonal().sign()  # without, not every rotation would be equally likely
+        self.W_dec = nn.Parameter(rows, requires_grad=False)
 
     def encode(self, x: Tensor) -> Tensor:
-        """``x``, which are the latents."""
-        return x.to(self.W_dec.dtype)
+        """Coordinates of ``x`` along the directions, which are the latents."""
+        return x.to(self.W_dec.dtype) @ self.W_dec.T
 
     def decode(self, latents: Tensor) -> Tensor:
-        """``latents``, which are the activations."""
-        return latents
+        """The activations that have these coordinates."""
+        return latents @ self.W_dec

@@ -3,6 +3,7 @@
 P are distributions before steering and P~ after it, ``[images, vocabulary]``.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,6 +81,28 @@ class ZeroShotScores:
         """What figure 7 shows: the share of the vocabulary that gains most by some neuron with S_f above beta."""
         return len(self.concept[self.s_f > beta].unique()) / len(self.vocabulary)
 
+    def summary(self, gamma: float = 0.1, beta: float = 0.5, lost: float = 0.0) -> dict[str, float]:
+        """What is said of all neurons together: the layer-level scores, and means of the others.
+
+        Args:
+            gamma: See :meth:`share_above`.
+            beta: See :meth:`count_above`.
+            lost: What S_f owes to the loss of the answers, see :func:`uniform_s_f`; ``share_beyond_loss`` is the share
+                of neurons with S_f above gamma and this.
+        """
+        return {
+            "strength": self.strength,
+            "neurons": len(self.neurons),
+            "share_above_gamma": self.share_above(gamma),
+            "share_beyond_loss": self.share_above(gamma + lost),
+            "layer_s": self.layer_s,
+            "count_above_beta": self.count_above(beta),
+            "share_above_beta": self.share_above(beta),
+            "concept_coverage": self.concept_coverage(beta),
+            "distance": float(self.distance.mean()),
+            "total_variation": float(self.total_variation.mean()),
+        }
+
     def frame(self) -> pd.DataFrame:
         """One row per neuron, strongest first."""
         columns = ("s_f", "largest_delta", "total_variation", "distance")
@@ -128,3 +151,46 @@ def joined(parts: list[ZeroShotScores]) -> ZeroShotScores:
     fields = ("neurons", "s_f", "largest_delta", "total_variation", "concept", "distance")
     tensors = {field: torch.cat([getattr(part, field) for part in parts]) for field in fields}
     return ZeroShotScores(strength=parts[0].strength, vocabulary=parts[0].vocabulary, **tensors)
+
+
+def summarise(
+    sweeps: Mapping[str, Sequence[ZeroShotScores]], gamma: float = 0.1, beta: float = 0.5, lost: float = 0.0
+) -> pd.DataFrame:
+    """Sweeps of several sets of neurons beside each other.
+
+    Args:
+        sweeps: Name of a set to its scores at each strength; all sets at the same strengths.
+        gamma: See :meth:`ZeroShotScores.summary`.
+        beta: Likewise.
+        lost: Likewise.
+
+    Returns:
+        One row per set and strength: ``neurons_of``, the columns of :meth:`ZeroShotScores.summary`, and for each share
+        a ratio: how many times this set's share the first set's share is (NaN or infinite if this is 0).
+
+    Raises:
+        ValueError: If there are no scores, or the strengths differ.
+    """
+    strengths = [[scores.strength for scores in sweep] for sweep in sweeps.values()]
+    if not any(strengths) or any(one != strengths[0] for one in strengths):
+        raise ValueError(f"sweeps must be of the same strengths to be compared, got {strengths}")
+    parts = []
+    for name, sweep in sweeps.items():
+        part = pd.DataFrame([scores.summary(gamma, beta, lost) for scores in sweep])
+        part.insert(0, "neurons_of", name)
+        first = parts[0] if parts else part
+        for share in [column for column in part if column.startswith("share_")]:
+            part[share.replace("share_", "ratio_")] = first[share] / part[share]
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def uniform_s_f(before: Tensor) -> float:
+    """S_f of a steering that makes all words equally likely: what S_f owes to the loss of the answers alone.
+
+    Of a steering to other words than before, S_f is this and the 1/n of its n words.
+
+    Args:
+        before: P, ``[images, vocabulary]``.
+    """
+    return Effect(before, torch.full_like(before, 1 / before.shape[1])).s_f

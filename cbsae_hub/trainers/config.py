@@ -12,56 +12,17 @@ REFERENCE_GROUPS = (0.0625, 0.125, 0.25, 0.5625)
 
 
 @dataclass(frozen=True)
-class SAETrainConfig:
-    """Everything that decides the weights of an SAE, beside the activations themselves.
-
-    The defaults follow the public training code of Pach et al., "Sparse autoencoders learn monosemantic
-    features in vision-language models", 2025, which is that of ``dictionary_learning``.
+class TrainConfig:
+    """What every training run on stored activations is told.
 
     Raises:
         ValueError: If a value is of the wrong type or out of range.
     """
 
-    expansion: int = 64
-    """Neurons per dimension of the activations; ``d_sae = expansion * d_in`` unless ``d_sae`` is given."""
-    d_sae: int | None = None
-    activation: Literal["relu", "topk", "batch_topk", "jumprelu", "gated"] = "batch_topk"
-    k: int = 20
-    group_fractions: tuple[float, ...] | None = REFERENCE_GROUPS
-    """Share of the neurons in each Matryoshka group, coarsest first; null for no groups."""
-    bandwidth: float = 0.001
-    """jumprelu: width of the window in which thresholds get a gradient, in units of the scaled input."""
-    threshold_per_neuron: bool = False
-
     steps: int = 100_000
     batch_size: int = 4096
     """Tokens per step, of all processes together."""
-    lr: float | Literal["auto_code", "auto_paper"] = "auto_code"
-    """auto_code: ``2e-4 / sqrt(d_sae / 2**14)``; auto_paper: ``16 / (125 sqrt(d_sae))``, five times as much."""
-    warmup_steps: int = 1000
-    decay_start: int | None = None
-    """Step from which the learning rate falls linearly to 0 at ``steps``; null: it stays."""
     betas: tuple[float, float] = (0.9, 0.999)
-    max_grad_norm: float = 1.0
-
-    matryoshka_reduction: Literal["dictionary_learning", "mean", "sum"] = "dictionary_learning"
-    """How the groups' errors become one loss: sum / groups**2 (as the reference code does), / groups, / 1."""
-    auxk_alpha: float = 0.03
-    """Weight of the loss that revives dead neurons (topk and batch_topk)."""
-    k_aux: int | None = None
-    """Dead neurons that reconstruct the error, at most, per token; default ``d_in // 2``."""
-    dead_after_tokens: int = 10_000_000
-    """A neuron that has not fired for this many tokens is dead."""
-    sparsity_coefficient: float = 0.05
-    """Weight of the L1 (relu, gated) or L0 (jumprelu) penalty; the other activations have none. L0 counts latents, so
-    jumprelu wants a much smaller weight (0.002, say)."""
-    threshold_decay: float = 0.999
-    threshold_start: int = 1000
-    """Step after which batch_topk's threshold is tracked; the first value is copied."""
-
-    b_dec_init: Literal["geometric_median", "mean", "zero"] = "geometric_median"
-    normalize_inputs: bool = True
-    """Train on ``x / sqrt(mean |x|**2)``; the scale is folded into the weights that are saved."""
     mixed_precision: Literal["no", "bf16"] = "no"
     seed: int = 0
 
@@ -91,35 +52,13 @@ class SAETrainConfig:
         self._check_ranges()
 
     def _check_ranges(self) -> None:
-        positive = (
-            "expansion",
-            "k",
-            "steps",
-            "batch_size",
-            "bandwidth",
-            "max_grad_norm",
-            "dead_after_tokens",
-        )
-        positive += ("eval_tokens", "log_every", "eval_every", "checkpoint_every")
-        for name in positive:
+        for name in ("steps", "batch_size", "eval_tokens", "log_every", "eval_every", "checkpoint_every"):
             _require(getattr(self, name) > 0, name, "positive", getattr(self, name))
-        for name in ("warmup_steps", "auxk_alpha", "sparsity_coefficient", "threshold_start", "seed"):
-            _require(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
-        for name in ("d_sae", "k_aux"):
-            _require(getattr(self, name) is None or getattr(self, name) > 0, name, "positive", getattr(self, name))
+        _require(self.seed >= 0, "seed", "at least 0", self.seed)
         _require(0 < self.heldout_fraction < 1, "heldout_fraction", "between 0 and 1", self.heldout_fraction)
-        _require(0 <= self.threshold_decay < 1, "threshold_decay", "in [0, 1)", self.threshold_decay)
-        if isinstance(self.lr, float):
-            _require(self.lr > 0, "lr", "positive", self.lr)
-        if self.decay_start is not None:
-            _require(0 <= self.decay_start < self.steps, "decay_start", "below steps", self.decay_start)
-        if self.group_fractions is not None:
-            groups = self.group_fractions
-            fine = bool(groups) and min(groups) > 0 and math.isclose(sum(groups), 1, abs_tol=1e-6)
-            _require(fine, "group_fractions", "positive and sum to 1", groups)
 
     @classmethod
-    def from_dict(cls, settings: dict[str, Any]) -> "SAETrainConfig":
+    def from_dict(cls, settings: dict[str, Any]) -> "TrainConfig":
         """A config from a recipe's section or a stored ``training.json``; unknown keys are an error."""
         names = [field.name for field in dataclasses.fields(cls)]
         if unknown := sorted(settings.keys() - set(names)):
@@ -131,6 +70,73 @@ class SAETrainConfig:
         return {
             name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()
         }
+
+
+@dataclass(frozen=True)
+class SAETrainConfig(TrainConfig):
+    """Everything that decides the weights of an SAE, beside the activations themselves.
+
+    The defaults follow the public training code of Pach et al., "Sparse autoencoders learn monosemantic
+    features in vision-language models", 2025, which is that of ``dictionary_learning``.
+
+    Raises:
+        ValueError: If a value is of the wrong type or out of range.
+    """
+
+    expansion: int = 64
+    """Neurons per dimension of the activations; ``d_sae = expansion * d_in`` unless ``d_sae`` is given."""
+    d_sae: int | None = None
+    activation: Literal["relu", "topk", "batch_topk", "jumprelu", "gated"] = "batch_topk"
+    k: int = 20
+    group_fractions: tuple[float, ...] | None = REFERENCE_GROUPS
+    """Share of the neurons in each Matryoshka group, coarsest first; null for no groups."""
+    bandwidth: float = 0.001
+    """jumprelu: width of the window in which thresholds get a gradient, in units of the scaled input."""
+    threshold_per_neuron: bool = False
+
+    lr: float | Literal["auto_code", "auto_paper"] = "auto_code"
+    """auto_code: ``2e-4 / sqrt(d_sae / 2**14)``; auto_paper: ``16 / (125 sqrt(d_sae))``, five times as much."""
+    warmup_steps: int = 1000
+    decay_start: int | None = None
+    """Step from which the learning rate falls linearly to 0 at ``steps``; null: it stays."""
+    max_grad_norm: float = 1.0
+
+    matryoshka_reduction: Literal["dictionary_learning", "mean", "sum"] = "dictionary_learning"
+    """How the groups' errors become one loss: sum / groups**2 (as the reference code does), / groups, / 1."""
+    auxk_alpha: float = 0.03
+    """Weight of the loss that revives dead neurons (topk and batch_topk)."""
+    k_aux: int | None = None
+    """Dead neurons that reconstruct the error, at most, per token; default ``d_in // 2``."""
+    dead_after_tokens: int = 10_000_000
+    """A neuron that has not fired for this many tokens is dead."""
+    sparsity_coefficient: float = 0.05
+    """Weight of the L1 (relu, gated) or L0 (jumprelu) penalty; the other activations have none. L0 counts latents, so
+    jumprelu wants a much smaller weight (0.002, say)."""
+    threshold_decay: float = 0.999
+    threshold_start: int = 1000
+    """Step after which batch_topk's threshold is tracked; the first value is copied."""
+
+    b_dec_init: Literal["geometric_median", "mean", "zero"] = "geometric_median"
+    normalize_inputs: bool = True
+    """Train on ``x / sqrt(mean |x|**2)``; the scale is folded into the weights that are saved."""
+
+    def _check_ranges(self) -> None:
+        super()._check_ranges()
+        for name in ("expansion", "k", "bandwidth", "max_grad_norm", "dead_after_tokens"):
+            _require(getattr(self, name) > 0, name, "positive", getattr(self, name))
+        for name in ("warmup_steps", "auxk_alpha", "sparsity_coefficient", "threshold_start"):
+            _require(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
+        for name in ("d_sae", "k_aux"):
+            _require(getattr(self, name) is None or getattr(self, name) > 0, name, "positive", getattr(self, name))
+        _require(0 <= self.threshold_decay < 1, "threshold_decay", "in [0, 1)", self.threshold_decay)
+        if isinstance(self.lr, float):
+            _require(self.lr > 0, "lr", "positive", self.lr)
+        if self.decay_start is not None:
+            _require(0 <= self.decay_start < self.steps, "decay_start", "below steps", self.decay_start)
+        if self.group_fractions is not None:
+            groups = self.group_fractions
+            fine = bool(groups) and min(groups) > 0 and math.isclose(sum(groups), 1, abs_tol=1e-6)
+            _require(fine, "group_fractions", "positive and sum to 1", groups)
 
     def neurons(self, d_in: int) -> int:
         """``d_sae`` for activations of width ``d_in``."""
@@ -158,6 +164,32 @@ class SAETrainConfig:
         if self.decay_start is not None and step > self.decay_start:
             factor *= (self.steps - step) / (self.steps - self.decay_start)
         return factor * self.peak_lr(d_sae)
+
+
+OBJECTIVES = ("reconstruction", "interpretability", "steerability")
+
+
+@dataclass(frozen=True)
+class CBSAETrainConfig(TrainConfig):
+    """Everything that decides the weights of a bottleneck, beside the SAE, the activations and the concepts.
+
+    The defaults are those of the CB-SAE paper, sections 5.2 and 6.
+
+    Raises:
+        ValueError: If a value is of the wrong type or out of range.
+    """
+
+    steps: int = 110_000
+    lr: float = 2e-4
+    objectives: tuple[str, ...] = OBJECTIVES
+    """Which are trained, in this order in every step: each with an Adam of its own."""
+
+    def _check_ranges(self) -> None:
+        super()._check_ranges()
+        _require(self.lr > 0, "lr", "positive", self.lr)
+        ordered = tuple(name for name in OBJECTIVES if name in self.objectives)
+        fine = bool(ordered) and ordered == self.objectives
+        _require(fine, "objectives", f"some of {OBJECTIVES}, in order", self.objectives)
 
 
 def _require(condition: bool, name: str, rule: str, value: Any) -> None:

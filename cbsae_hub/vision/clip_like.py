@@ -105,8 +105,13 @@ class ClipLike:
         parts = []
         for start in range(0, len(images), batch_size):
             pixels = torch.stack([self.preprocess(to_rgb(image)) for image in images[start : start + batch_size]])
-            parts.append(F.normalize(self.model.encode_image(pixels.to(self.device)).float(), dim=-1).cpu())
+            parts.append(self.embed_pixels(pixels))
         return torch.cat(parts)
+
+    @torch.no_grad()
+    def embed_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
+        """:meth:`embed_images` of one preprocessed batch ``[n, 3, h, w]``."""
+        return F.normalize(self.model.encode_image(pixels.to(self.device)).float(), dim=-1).cpu()
 
     @torch.no_grad()
     def embed_texts(

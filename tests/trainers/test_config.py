@@ -50,7 +50,7 @@ def test_numbers_that_yaml_reads_as_text_are_numbers():
         ({"group_fractions": []}, "group_fractions must be"),
         ({"heldout_fraction": 1.0}, "heldout_fraction must be between"),
         ({"decay_start": 5, "steps": 5}, "decay_start must be below steps"),
-        ({"kk": 1}, "unknown settings kk; known are expansion, d_sae"),
+        ({"kk": 1}, "unknown settings kk; known are steps, batch_size"),
     ],
 )
 def test_bad_settings_are_named(settings, message):

@@ -1,0 +1,245 @@
+"""What a training run on stored activations is, whatever is trained: steps, log, checkpoints, resuming, stopping."""
+
+import dataclasses
+import itertools
+import json
+import logging
+import platform
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import accelerate
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm import tqdm
+
+from cbsae_hub.data.activations import ActivationStore
+from cbsae_hub.models.files import replace_file
+from cbsae_hub.models.hub_model import HubModel
+from cbsae_hub.trainers import tracking
+from cbsae_hub.trainers.checkpoint import CHECKPOINT_NAME, load_checkpoint, save_checkpoint
+from cbsae_hub.trainers.config import TrainConfig
+from cbsae_hub.trainers.interrupt import StopRequest
+from cbsae_hub.trainers.processes import Processes
+from cbsae_hub.version import __version__
+
+logger = logging.getLogger(__name__)
+
+TRAINING_NAME = "training.json"
+
+
+class Interrupted(Exception):
+    """Training was asked to stop, and has saved a checkpoint."""
+
+
+class Trainer(ABC):
+    """A run whose batches are global: each of several processes computes its share.
+
+    A subclass sets :attr:`state`, an object with ``step``, ``tensors()``, ``facts()`` and ``restore(tensors, facts)``.
+
+    Args:
+        config: The recipe.
+        train: Activations to train on.
+        heldout: Activations of other images, for every reported figure.
+        output: Folder of the checkpoint, the log and, in the end, the model.
+        accelerator: The run's; default a new one with the recipe's precision and trackers.
+    """
+
+    state: Any
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        train: ActivationStore,
+        heldout: ActivationStore,
+        output: str | Path,
+        accelerator: Accelerator | None = None,
+    ):
+        self.config = config
+        self.train_data, self.heldout_data = train, heldout
+        self.output = Path(output)
+        self.accelerator = accelerator or self._make_accelerator()
+        self.processes = Processes(self.accelerator)
+        if config.batch_size % self.processes.count:
+            raise ValueError(
+                f"batch_size {config.batch_size} is not a multiple of the {self.processes.count} processes"
+            )
+        self.steps_per_epoch = len(train) // config.batch_size
+        if self.steps_per_epoch == 0:
+            raise ValueError(f"{len(train)} activations are fewer than one batch of {config.batch_size}")
+
+    def _make_accelerator(self) -> Accelerator:
+        config = self.config
+        accelerator = Accelerator(
+            mixed_precision=config.mixed_precision, log_with=list(config.log_with), project_dir=self.output
+        )
+        # Accelerate leaves out, silently, what is not installed.
+        if missing := set(config.log_with) - {str(tracker) for tracker in accelerator.log_with}:
+            raise ValueError(f"log_with names what is not installed: pip install {' '.join(sorted(missing))}")
+        return accelerator
+
+    # ------------------------------------------------------------------------------------------------ the loop
+
+    def train(self, resume: bool = False) -> Any:
+        """Trains to the end, and saves the model and ``training.json`` in the output folder.
+
+        Args:
+            resume: Continue from the checkpoint in the output folder, if there is one.
+
+        Returns:
+            Final figures on held-out activations.
+
+        Raises:
+            FileExistsError: If the output folder has a checkpoint and ``resume`` is False.
+            ValueError: If the checkpoint is of other settings.
+            FloatingPointError: If the loss becomes infinite or NaN.
+            Interrupted: If the process got SIGINT or SIGTERM; a checkpoint was saved.
+        """
+        if not self._restore(resume):
+            self._initialise()
+        self.accelerator.init_trackers("cbsae_hub", _flat(self.config))
+        progress = tqdm(
+            self._batches(self.state.step),
+            initial=self.state.step,
+            total=self.config.steps,
+            desc="training",
+            disable=not self.accelerator.is_main_process,
+        )
+        with StopRequest(self.processes, self.accelerator.device) as stop, progress:
+            for batch in progress:
+                values = self._update(batch)
+                self._report(progress, values)
+                last = self.state.step == self.config.steps
+                stopping = not last and stop.requested()
+                if last or stopping or self.state.step % self.config.checkpoint_every == 0:
+                    self._require_finite(values)
+                    self._save_checkpoint()
+                if stopping:
+                    self._finish_trackers()
+                    raise Interrupted(f"stopped after step {self.state.step}; continue with --resume")
+        return self._finish()
+
+    @abstractmethod
+    def _initialise(self) -> None:
+        """Prepares a run that does not continue another; all processes must come to the same."""
+
+    @abstractmethod
+    def _update(self, batch: Any) -> dict[str, Tensor]:
+        """One step on what :meth:`_epoch` yields; returns scalars for the log."""
+
+    @abstractmethod
+    def _gauges(self) -> dict[str, float]:
+        """What else goes into the log."""
+
+    @abstractmethod
+    def evaluate(self) -> NamedTuple:
+        """Figures of the model as it is now, on held-out activations."""
+
+    @abstractmethod
+    def _finish(self) -> Any:
+        """Saves what was trained; returns the final figures."""
+
+    def _epoch(self, epoch: int, start_batch: int) -> Iterator[Any]:
+        """This process's share of the global batches of an epoch."""
+        return self.train_data.batches(
+            self.config.batch_size,
+            self.config.seed,
+            epoch,
+            start_batch=start_batch,
+            rank=self.processes.rank,
+            world=self.processes.count,
+        )
+
+    def _batches(self, start: int) -> Iterator[Any]:
+        """Batches from a step on, epoch after epoch."""
+        first_epoch, first_batch = divmod(start, self.steps_per_epoch)
+        epochs = itertools.count(first_epoch)
+        batches = (self._epoch(epoch, first_batch if epoch == first_epoch else 0) for epoch in epochs)
+        return itertools.islice(itertools.chain.from_iterable(batches), self.config.steps - start)
+
+    def _require_finite(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            if not value.isfinite():
+                raise FloatingPointError(
+                    f"{name} is {value.item()} at step {self.state.step}: lower lr, or look at the activations"
+                )
+
+    def _report(self, progress: tqdm, values: dict[str, Tensor]) -> None:
+        metrics = {}
+        if self.state.step % self.config.log_every == 0:
+            self._require_finite(values)
+            metrics = {name: value.item() for name, value in values.items()}
+            progress.set_postfix({name.split("/")[-1][:6]: f"{value:.4f}" for name, value in metrics.items()})
+            metrics |= self._gauges()
+        if self.state.step % self.config.eval_every == 0 and self.state.step < self.config.steps:
+            metrics |= {f"heldout/{name}": value for name, value in self.evaluate()._asdict().items()}
+        if metrics:
+            self.accelerator.log(metrics, step=self.state.step)
+
+    # ------------------------------------------------------------------------------------------------- the end
+
+    def _publish(self, model: HubModel, final: NamedTuple, **facts: Any) -> None:
+        """Saves the model, then training.json, then removes the checkpoint: the folder is fit to be published."""
+        metrics = {f"final/{name}": value for name, value in final._asdict().items()}
+        self.accelerator.log(metrics | self._gauges(), step=self.state.step)
+        if self.accelerator.is_main_process:
+            model.save_pretrained(self.output)
+            content = self._facts() | facts | {"heldout": final._asdict()}
+            with replace_file(self.output / TRAINING_NAME) as temporary:
+                temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            (self.output / CHECKPOINT_NAME).unlink()
+        self.accelerator.wait_for_everyone()
+        self._finish_trackers()
+
+    def _facts(self) -> dict[str, Any]:
+        return {
+            "config": self.config.to_dict(),
+            "seed": self.config.seed,
+            "tokens_seen": self.state.step * self.config.batch_size,
+            "processes": self.processes.count,
+            "versions": {
+                "cbsae_hub": __version__,
+                "torch": torch.__version__,
+                "accelerate": accelerate.__version__,
+                "python": platform.python_version(),
+            },
+        }
+
+    def _finish_trackers(self) -> None:
+        # Not end_training(), which would also end the process group, and with it what the caller does next.
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+
+    # --------------------------------------------------------------------------------------------- checkpoints
+
+    def _save_checkpoint(self) -> None:
+        if self.accelerator.is_main_process:
+            save_checkpoint(self.output, self.state.tensors(), self.state.facts())
+        self.accelerator.wait_for_everyone()
+
+    def _restore(self, resume: bool) -> bool:
+        """Restores the checkpoint, if there is one; returns whether."""
+        if (self.output / TRAINING_NAME).exists():
+            raise FileExistsError(f"{self.output} holds a finished model: choose another output, or remove it first")
+        loaded = load_checkpoint(self.output, self.accelerator.device)
+        if loaded and not resume:
+            raise FileExistsError(
+                f"{self.output} has the checkpoint of a run: continue it with --resume, or choose another output"
+            )
+        if loaded:
+            self.state.restore(*loaded)
+            logger.info("continuing %s after step %d", self.output, self.state.step)
+        if self.accelerator.is_main_process:
+            tracking.drop_lines_after(self.output / tracking.LOG_NAME, self.state.step)
+        return loaded is not None
+
+
+def _flat(config: TrainConfig) -> dict[str, Any]:
+    """Settings in the types that every tracker takes."""
+    return {
+        name: value if isinstance(value, (int, float, str, bool, type(None))) else str(value)
+        for name, value in dataclasses.asdict(config).items()
+    }

@@ -1,0 +1,116 @@
+"""Prunes an SAE, adds a bottleneck of the concepts that it then misses, and trains that.
+
+    accelerate launch training/score_neurons.py --recipe training/recipes/emoji.yaml
+    accelerate launch training/score_neurons.py --recipe training/recipes/emoji.yaml --steer
+    accelerate launch training/train_cbsae.py --recipe training/recipes/emoji.yaml
+
+Reads the scores of the SAE's neurons, and the activations that it was trained on. Writes the model, selection.json (what
+was discarded, and where each concept went), training.json and log.jsonl. Ctrl-C saves; --resume continues. The
+teacher's embeddings of the images are computed once and kept, so that another concept list costs nothing.
+"""
+
+import json
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+from accelerate import Accelerator
+
+from cbsae_hub import CBSAE, SAE, ConceptSet
+from cbsae_hub.data.activations import ActivationStore
+from cbsae_hub.data.embeddings import all_embeddings, extract_embeddings
+from cbsae_hub.models.concept_selection import select_concepts
+from cbsae_hub.models.files import replace_file
+from cbsae_hub.models.pruning import Pruned, prune
+from cbsae_hub.scoring import Scores
+from cbsae_hub.scoring.report import without_nan
+from cbsae_hub.trainers.cbsae import CBSAETrainer
+from cbsae_hub.trainers.config import CBSAETrainConfig
+from cbsae_hub.trainers.loop import Interrupted
+from cbsae_hub.vision.clip_like import ClipLike
+from extract_activations import open_images
+from recipe import read_recipe, require_keys
+
+INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+REQUIRED = ("model", "scores", "activations", "teacher", "embeddings", "concepts", "prune", "output")
+MODEL = ("cb_k", "cb_activation", "min_percentile")
+
+
+def choose(settings: dict[str, Any]) -> tuple[CBSAE, Pruned, pd.DataFrame]:
+    """The untrained model that a recipe asks for, with the reports of its pruning and of its concepts."""
+    sae = SAE.from_pretrained(settings["model"])
+    frame = Scores.load(settings["scores"]).neurons
+    if len(frame) != sae.d_sae:
+        raise ValueError(f"{settings['scores']} has scores of {len(frame)} neurons, the SAE has {sae.d_sae}")
+    pruned = prune(frame, **settings["prune"])
+    wanted = ConceptSet.load(settings["concepts"])
+    concepts, report = select_concepts(list(wanted), frame, pruned.keep, settings.get("min_percentile", 0.0))
+    cb = CBSAE.from_sae(
+        sae,
+        pruned.keep,
+        concepts,
+        settings.get("cb_k", 5),
+        cb_activation=settings.get("cb_activation", "topk_relu"),
+        names=frame["name"].where(frame["name"].notna(), None).tolist(),
+        pruning=pruned.settings | {"concept_list": wanted.name, "concept_list_sha256": wanted.sha256},
+        seed=settings.get("seed", 0),
+    )
+    return cb, pruned, report
+
+
+def main(
+    recipe: Annotated[Path | None, typer.Option(help="YAML file; its section `cbsae` is read.")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value, over the recipe.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder to write; default as in the recipe.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint in the output.")] = False,
+) -> None:
+    """Prune an SAE and train a concept bottleneck beside what is left."""
+    accelerator = Accelerator()
+    logging.basicConfig(level=logging.INFO if accelerator.is_main_process else logging.ERROR, format="%(message)s")
+    try:
+        settings = read_recipe(recipe, "cbsae", overrides or [])
+        settings |= {"output": str(output)} if output else {}
+        config = CBSAETrainConfig.from_dict(
+            {key: value for key, value in settings.items() if key not in (*REQUIRED, *MODEL)}
+        )
+        require_keys(settings, REQUIRED, tuple(settings))  # unknown ones the config has refused
+        cb, pruned, report = choose(settings)
+        logging.info("%s", pruned.report.to_string(index=False))
+        logging.info("concepts: %s", report["where"].value_counts().to_dict())
+        store = ActivationStore.open(settings["activations"])
+        teacher = ClipLike.from_pretrained(settings["teacher"], device=accelerator.device, beside=settings["model"])
+        source = dict(store.manifest["images"])
+        images, _ = open_images({"images": source.pop("id"), "images_args": source, **source})
+        embeddings = extract_embeddings(
+            teacher, images, settings["embeddings"], source=store.manifest["images"], accelerator=accelerator
+        )
+        cb.teacher = {"id": teacher.repo_id, "revision": teacher.revision}
+        train, heldout = store.holdout(config.heldout_fraction, config.seed)
+        trainer = CBSAETrainer(
+            config,
+            cb,
+            train,
+            heldout,
+            all_embeddings(embeddings),
+            teacher.embed_texts(cb.concepts),
+            settings["output"],
+        )
+        final = trainer.train(resume=resume)
+    except (ValueError, OSError, FloatingPointError) as error:
+        raise typer.BadParameter(str(error)) from error
+    except Interrupted as stop:
+        logging.warning("%s", stop)
+        raise typer.Exit(INTERRUPTED) from stop
+    if accelerator.is_main_process:
+        selection = {"pruning": pruned.settings, "parts": pruned.report.to_dict("records"),
+                     "concepts": report.to_dict("records")}  # fmt: skip
+        with replace_file(Path(settings["output"]) / "selection.json") as partial:
+            Path(partial).write_text(json.dumps(without_nan(selection), indent=1) + "\n", encoding="utf-8")
+    for name, value in final._asdict().items():
+        logging.info("%-28s %.4f", name, value)
+
+
+if __name__ == "__main__":
+    typer.run(main)
