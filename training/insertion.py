@@ -21,7 +21,7 @@ import typer
 
 from cbsae_hub.data.images import load_images
 from cbsae_hub.models.files import replace_file
-from cbsae_hub.scoring import Scores
+from cbsae_hub.pack import NeuronTable
 from cbsae_hub.scoring.insertion import InsertionExperiment, as_markdown, judged, summary
 from cbsae_hub.scoring.judges import ChatJudge, Judge
 from cbsae_hub.scoring.report import without_nan
@@ -30,7 +30,7 @@ from recipe import read_recipe, require_keys
 
 REQUIRED = ("model", "llava", "images", "split", "scores", "prompts", "judge", "output")
 EXPERIMENT = ("alpha", "beta", "keep_error", "max_new_tokens", "seed")  # of InsertionExperiment
-OPTIONAL = ("neurons", "family", "batch", *EXPERIMENT)
+OPTIONAL = ("neurons", "where", "blanks", "batch", *EXPERIMENT)
 KEY = "JUDGE_API_KEY"
 
 
@@ -51,33 +51,21 @@ def make_judge(given: str | dict[str, str]) -> Judge:
         raise ValueError(f"judge: {given!r} is no module:function of this checkout: {error}") from error
 
 
-def known_names(scores: Scores, family: str | None) -> set[str] | None:
-    """The labels of a kind of truth; None, which is any name, without.
-
-    Raises:
-        ValueError: If the scores know no such kind.
-    """
-    if family is None:
-        return None
-    labels = scores.labels
-    found = set() if labels is None else set(labels.loc[labels["family"] == family, "label"])
-    if not found:
-        raise ValueError(f"family: the scores know no labels of kind {family!r}")
-    return found
-
-
 def ask(settings: dict[str, Any], device: str) -> pd.DataFrame:
     """The answers that a recipe's section asks for."""
-    scores, model = Scores.load(settings["scores"]), settings["model"]
+    table, model = NeuronTable.read(settings["scores"]), settings["model"]
+    prompts, given = settings["prompts"], {key: settings[key] for key in EXPERIMENT if key in settings}
+    if "blanks" in settings:
+        scenes = load_images(settings["images"], settings["blanks"], beside=model).shuffle(settings.get("seed", 0))
+        given["blanks"] = [scene["image"] for scene in scenes.take(len(prompts))]
     one = InsertionExperiment(
-        scores.neurons,
+        table.filter(**settings.get("where", {})).frame,
         LlavaSteerer.from_pretrained(settings["llava"], model, device=device, beside=model),
         load_images(settings["images"], settings["split"], beside=model),
-        settings["prompts"],
-        **{key: settings[key] for key in EXPERIMENT if key in settings},
+        prompts,
+        **given,
     )
-    neurons = one.choose(settings.get("neurons", 100), known_names(scores, settings.get("family")))
-    return one.run(neurons, settings.get("batch", 16))
+    return one.run(one.choose(settings.get("neurons", 100)), settings.get("batch", 16))
 
 
 def answers(settings: dict[str, Any], folder: Path, device: str, again: bool) -> pd.DataFrame:
@@ -116,7 +104,8 @@ def main(
     """Insert concepts into LLaVA's answers and suppress them: SAE neurons against the difference of means.
 
     `judge` in the recipe is a function, module:function, or {model, base_url} of an endpoint that speaks OpenAI's
-    protocol; its key is read from the environment variable JUDGE_API_KEY.
+    protocol; its key is read from the environment variable JUDGE_API_KEY. `where` names columns of the neuron table
+    and what they must be; `blanks` is a split whose images concepts are inserted into, instead of a white one.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:

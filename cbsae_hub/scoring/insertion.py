@@ -4,7 +4,7 @@ The experiment of table 2 of Pach et al. (2025). Their code for it is not public
 and strengths are our choice, see docs/steering.md.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,20 +117,18 @@ class InsertionExperiment:
         order = np.random.default_rng(seed).permutation(len(images))
         self._others = [int(row) + len(self.blanks) for row in order[:others]]
 
-    def choose(self, count: int | None = None, names: Collection[str] | None = None) -> list[int]:
+    def choose(self, count: int | None = None) -> list[int]:
         """Neurons to try, drawn with the seed among those that are not dead and have a name.
 
         Args:
             count: How many; default, or if there are fewer, all.
-            names: Which names the judge can recognise; default any.
 
         Raises:
             ValueError: If there is none.
         """
         fit = self.frame[self.frame["name"].notna() & (self.frame["status"] != "dead")]
-        fit = fit if names is None else fit[fit["name"].isin(names)]
         if fit.empty:
-            raise ValueError("no living neuron has a name" + (" that the judge knows" if names is not None else ""))
+            raise ValueError("none of the neurons is alive and has a name")
         return sorted(fit["neuron"].sample(min(count or len(fit), len(fit)), random_state=self.seed).tolist())
 
     def run(self, neurons: Sequence[int], batch: int = 16) -> pd.DataFrame:

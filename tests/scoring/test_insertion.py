@@ -12,6 +12,7 @@ from PIL import Image
 from steerable_models import edited_by_hand, llava, pictures, sae_for
 from typer.testing import CliRunner
 
+from cbsae_hub.pack import NEURON_COLUMNS
 from cbsae_hub.scoring.insertion import InsertionExperiment, as_markdown, judged, summary
 from cbsae_hub.scoring.judges import Verdict
 from cbsae_hub.scoring.steerability import WHITE
@@ -154,16 +155,16 @@ def test_blanks_take_turns():
 # ------------------------------------------------------------------------------------------------ choosing
 
 
-def test_choice_is_of_living_neurons_with_names_that_the_judge_knows():
+def test_choice_is_of_living_neurons_with_names():
     names = [None if n == 1 else ["dog", "grass"][n % 2] for n in range(32)]
     experiment = make(table(name=names, status=["dead" if n in (0, 4) else "rare" for n in range(32)]))
     assert experiment.choose() == [n for n in range(32) if n not in (0, 1, 4)]
-    assert experiment.choose(names={"dog", "cat"}) == [n for n in range(2, 32, 2) if n != 4]
-    few = experiment.choose(5, {"dog"})
-    assert len(few) == len(set(few)) == 5 and set(few) <= set(experiment.choose(names={"dog"}))
-    assert few == experiment.choose(5, {"dog"}) and few == sorted(few)
-    with pytest.raises(ValueError, match="no living neuron has a name that the judge knows"):
-        experiment.choose(names={"cat"})
+    few = experiment.choose(5)
+    assert len(few) == len(set(few)) == 5 and set(few) <= set(experiment.choose())
+    assert few == experiment.choose(5) and few == sorted(few)
+    assert few != make(table(name=names), seed=SEED + 1).choose(5)
+    with pytest.raises(ValueError, match="none of the neurons is alive and has a name"):
+        make(table(status="dead")).choose()
 
 
 # ------------------------------------------------------------------------------------------------- figures
@@ -302,12 +303,16 @@ def world(tmp_path):
         picture.save(tmp_path / "images" / "probe" / f"{i}.png")
     (tmp_path / "scores").mkdir()
     names = ["apple" if n % 2 else "grass" for n in range(32)]
-    table(name=names).to_parquet(tmp_path / "scores" / "neurons.parquet")
-    labels = pd.DataFrame({"family": ["concept", "background"], "label": ["apple", "grass"]})
-    labels.to_parquet(tmp_path / "scores" / "labels.parquet")
-    (tmp_path / "scores" / "scores.json").write_text('{"schema_version": 1}')
+    scored = table(name=names).reindex(columns=[*NEURON_COLUMNS, "top_images"])
+    scored.to_parquet(tmp_path / "scores" / "neurons.parquet")
     folders = {name: str(tmp_path / name) for name in ("llava", "images", "scores")}
-    section = {**folders, "model": str(tmp_path / "sae"), "split": "train", "neurons": 2, "family": "concept"} | {
+    section = {
+        **folders,
+        "model": str(tmp_path / "sae"),
+        "split": "train",
+        "neurons": 2,
+        "where": {"name": "apple"},
+    } | {
         "prompts": ["Ask me a riddle.", "What is on the to-do list?"],
         "judge": "training.emoji_world.judge:judge",
         "max_new_tokens": 4,
@@ -323,10 +328,23 @@ def test_script(script, world):
     frame = pd.read_parquet(world / "out" / "insertion.parquet")
     assert len(frame) == 2 * 2 * 2 * 5 and set(frame["concept"]) == {"apple"}
     told = json.loads((world / "out" / "insertion.json").read_text())
-    assert told["neurons"] == 2 and told["settings"]["family"] == "concept"
+    assert told["neurons"] == 2 and told["settings"]["where"] == {"name": "apple"}
     counted = summary(frame)
     assert [row["percent"] for row in told["summary"]] == [None if pd.isna(p) else p for p in counted["percent"]]
     assert as_markdown(counted) in result.output
+
+
+def test_concepts_are_inserted_into_images_of_a_split(script, world):
+    result = script("--recipe", world / "recipe.yaml", "--set", "blanks=train", "--set", "seed=5")
+    assert result.exit_code == 0, result.output
+    frame = pd.read_parquet(world / "out" / "insertion.parquet").query("task == 'insertion' and method == 'plain'")
+    steerer = LlavaSteerer(*llava(), sae_for())
+    assert frame.drop_duplicates("prompt")["answer"].tolist() != [
+        steerer.generate([WHITE], prompt, None, 4)[0] for prompt in frame["prompt"].unique()
+    ]
+    for prompt, part in frame.groupby("prompt"):
+        possible = steerer.generate(pictures(8), prompt, None, 4)
+        assert part["answer"].nunique() == 1 and part["answer"].iloc[0] in possible
 
 
 def test_answers_are_judged_again(script, world, monkeypatch):
@@ -349,7 +367,10 @@ def test_answers_are_judged_again(script, world, monkeypatch):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("family=species", "know no labels of kind 'species'"),
+        ("where={species: dog}", "no column 'species'"),
+        ("where={name: dog}", "none of the neurons is alive"),
+        ("blanks=test", "no split 'test'"),
+        ("scores=nowhere", "there is no neuron table at nowhere"),
         ("judge=training.emoji_world.judge:nobody", "is no module:function of this checkout"),
         ("judge=judge", "is no module:function"),
         ("judge={base_url: here}", "lacks model"),
