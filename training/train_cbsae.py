@@ -4,7 +4,7 @@
     accelerate launch training/score_neurons.py --recipe training/recipes/emoji.yaml --steer
     accelerate launch training/train_cbsae.py --recipe training/recipes/emoji.yaml
 
-Reads the scores of the SAE's neurons, and the activations that it was trained on. Writes the model, selection.json (what
+Reads the scores of the SAE's neurons, and the activations it was trained on. Writes the model, selection.json (what
 was discarded, and where each concept went), training.json and log.jsonl. Ctrl-C saves, --resume continues. A teacher's
 embeddings of the images are computed once and kept, so that another concept list costs nothing.
 """

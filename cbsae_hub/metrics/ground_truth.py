@@ -146,18 +146,17 @@ class GroundTruth(Metric):
         """Adds a batch.
 
         Args:
-            latents: ``[images, neurons]``, image-level, not negative, dense or sparse COO.
+            latents: ``[images, neurons]``, image-level, dense or sparse COO.
             labels: ``[images, labels]`` bool.
             image_ids: ``[images]`` int64, different for different images.
 
         Raises:
-            ValueError: If lengths differ, or an activation is negative or not finite.
+            ValueError: If lengths differ, or an activation is not finite.
         """
         check_batch(latents, self.neurons, labels=labels, image_ids=image_ids)
         rows, owners, values = entries_of(latents)
-        if (values < 0).any():
-            raise ValueError("activations are negative: use ground_truth_scores on the whole")
-        active = values > 0
+        # Signed neurons are wanted whole; of others what is silent need not be kept.
+        active = values != 0 if not latents.is_sparse and not (values < 0).any() else torch.ones_like(values).bool()
         self.rows.append(image_ids[rows[active]].int())
         self.owners.append(owners[active].int())
         self.values.append(values[active].float())

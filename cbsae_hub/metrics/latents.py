@@ -4,22 +4,25 @@ import torch
 from torch import Tensor
 
 
-def mean_over_tokens(values: Tensor, neurons: Tensor, d_sae: int) -> Tensor:
-    """Image-level latents of an SAE: the mean over an image's tokens of its gated latents.
+def mean_over_tokens(values: Tensor, neurons: Tensor, count: int, signed_from: int | None = None) -> Tensor:
+    """Image-level latents: the mean over an image's tokens of its gated latents, or of its concept activations.
 
     Args:
-        values: ``[images, tokens, K]``, as from ``SAE.encode_sparse``; 0 is inactive.
+        values: ``[images, tokens, K]``, as from ``encode_sparse``; 0 is inactive.
         neurons: ``[images, tokens, K]``, whose they are.
-        d_sae: Number of neurons.
+        count: Number of neurons.
+        signed_from: From this neuron on they are a bottleneck's: signed, and given for every token.
 
     Returns:
-        Sparse COO ``[images, d_sae]`` float32, coalesced.
+        Sparse COO ``[images, count]`` float32, coalesced; signed neurons are stored for every image.
     """
     active = values > 0
+    if signed_from is not None:
+        active |= neurons >= signed_from
     rows = active.nonzero()[:, 0]
     entries = values[active].float() / values.shape[1]
     indices = torch.stack([rows, neurons[active]])
-    return torch.sparse_coo_tensor(indices, entries, (len(values), d_sae), check_invariants=False).coalesce()
+    return torch.sparse_coo_tensor(indices, entries, (len(values), count), check_invariants=False).coalesce()
 
 
 def entries_of(latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -109,6 +109,11 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
             self.reset_matrices_()
 
     @property
+    def d_latent(self) -> int:
+        """Number of latents; a concept bottleneck SAE has more of them than neurons of an SAE."""
+        return self.d_sae
+
+    @property
     def k(self) -> int:
         """Active latents per token; kept by :attr:`sparsity`, which is where to change it."""
         return self.sparsity.k
@@ -186,6 +191,10 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
     def decode_sparse(self, values: Tensor, indices: Tensor) -> Tensor:
         """Reconstruction from ``(values, indices)`` of :meth:`encode_sparse`, ``[..., K] -> [..., d_in]``."""
         return gather_rows(SparseLatents(values, indices), self.W_dec) + self.b_dec
+
+    def count_active(self, values: Tensor) -> Tensor:
+        """How many latents of each token are active, of ``values [..., K]`` of :meth:`encode_sparse`."""
+        return (values > 0).sum(-1)
 
     def forward(self, x: Tensor) -> SAEOutput:
         """Latents and reconstruction by the inference rule; ``x [..., d_in]`` in raw units."""

@@ -120,9 +120,21 @@ class Scores:
 
 
 def neuron_table(
-    gathered: Gathered, groups: np.ndarray, concepts: Mapping[str, ConceptSet], truth: Truth | None
+    gathered: Gathered,
+    groups: np.ndarray,
+    concepts: Mapping[str, ConceptSet],
+    truth: Truth | None,
+    designated: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """One row per neuron: docs/neuron-table.md."""
+    """One row per neuron: docs/neuron-table.md.
+
+    Args:
+        gathered: Results of the metrics.
+        groups: Of each neuron.
+        concepts: Concept sets by name; the first one names the neurons.
+        truth: What is known of the images.
+        designated: What the last neurons were trained to stand for: the concepts of a bottleneck.
+    """
     naming, vocabulary = next(iter(gathered.naming.values())), next(iter(concepts.values()))
     activity = {name: values.numpy() for name, values in gathered.activity.items()}
     density = naming.density.numpy()
@@ -133,7 +145,7 @@ def neuron_table(
     frame = pd.DataFrame(
         {
             "neuron": np.arange(len(groups)),
-            "kind": "sae",
+            "kind": np.where(np.arange(len(groups)) < len(groups) - len(designated), "sae", "cb"),
             "name": [row[0] if ok else None for row, ok in zip(names, named)],
             "score": np.where(named, best, 0.0),
             "interpretability": to_unit_interval(np.where(named, best, np.nan)),
@@ -161,7 +173,29 @@ def neuron_table(
             common_coverage=gathered.kinds.coverage,
             ancestor_depth=gathered.ancestor_depth,
         )
-    return frame.assign(**_truth_columns(frame, gathered.truth, truth))
+    frame = frame.assign(**_truth_columns(frame, gathered.truth, truth))
+    return frame.assign(**_designated_columns(frame, gathered.truth, truth, designated)) if designated else frame
+
+
+def _designated_columns(
+    frame: pd.DataFrame, found: GroundTruthScores | None, truth: Truth | None, designated: Sequence[str]
+) -> dict[str, Any]:
+    """What a bottleneck's neurons were trained for, whether they are named so, and how well they detect just that."""
+    first = len(frame) - len(designated)
+    precision = np.full(len(frame), np.nan)
+    if found is not None:
+        column = {label: i for i, (_, label) in reversed(list(enumerate(truth.labels)))}
+        for neuron, name in enumerate(designated, first):
+            if name in column:
+                precision[neuron] = found.average_precision[neuron, column[name]]
+    best = [list(row) for row in frame["names"].iloc[first:]]  # five names
+    nothing = [None] * first
+    return {
+        "designated": [*nothing, *designated],
+        "designated_first": [*nothing, *(row[:1] == [name] for row, name in zip(best, designated))],
+        "designated_among_five": [*nothing, *(name in row for row, name in zip(best, designated))],
+        "designated_ap": precision,
+    }
 
 
 def _truth_columns(frame: pd.DataFrame, found: GroundTruthScores | None, truth: Truth | None) -> dict[str, Any]:

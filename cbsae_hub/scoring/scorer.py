@@ -28,7 +28,8 @@ from cbsae_hub.metrics import (
     Uniqueness,
     mean_over_tokens,
 )
-from cbsae_hub.models import SAE
+from cbsae_hub.models import CBSAE, SAE
+from cbsae_hub.models.auto import load
 from cbsae_hub.scoring import checkpoint as checkpoints
 from cbsae_hub.scoring.report import Gathered, Scores, label_table, neuron_table, summary_of
 from cbsae_hub.scoring.truth import Truth
@@ -56,7 +57,7 @@ def image_embedder(
 
 
 class NeuronScorer:
-    """Scores of all neurons of an SAE, gathered batch by batch.
+    """Scores of all neurons of an SAE or concept bottleneck SAE, gathered batch by batch.
 
     Args:
         sae: The model.
@@ -81,7 +82,7 @@ class NeuronScorer:
 
     def __init__(
         self,
-        sae: SAE,
+        sae: SAE | CBSAE,
         encoder: VisionEncoder,
         judge: ClipLike,
         concepts: Mapping[str, ConceptSet],
@@ -102,20 +103,20 @@ class NeuronScorer:
         self.similarity, self.truth, self.zero_shot, self.top_k = similarity, truth, zero_shot, top_k
         self.texts = {name: judge.embed_texts(list(given)) for name, given in self.concepts.items()}
         self.metrics: dict[str, Metric] = {
-            "activity": NeuronActivity(sae.d_sae),
+            "activity": NeuronActivity(sae.d_latent),
             "reconstruction": Reconstruction(sae.d_in),
-            "active": ActiveLatents(sae.d_sae, encoder.tokens_per_image),
-            "names": Dissector(sae.d_sae, self.texts, top_k=top_k, count_silent=False),
-            "monosemanticity": MonosemanticityScore(sae.d_sae, self._similarity_width()),
-            "uniqueness": Uniqueness(sae.d_sae),
+            "active": ActiveLatents(sae.d_latent, encoder.tokens_per_image),
+            "names": Dissector(sae.d_latent, self.texts, top_k=top_k, count_silent=False),
+            "monosemanticity": MonosemanticityScore(sae.d_latent, self._similarity_width()),
+            "uniqueness": Uniqueness(sae.d_latent),
         }
         if truth is not None:
-            self.metrics["truth"] = GroundTruth(sae.d_sae)
+            self.metrics["truth"] = GroundTruth(sae.d_latent)
             classes, targets = truth.classes()
             self._targets = torch.from_numpy(targets)
         if tree is not None:
-            self.metrics["kinds"] = HierarchyScore(sae.d_sae, tree, classes)
-            self.metrics["ancestor_depth"] = CommonAncestorDepth(sae.d_sae, tree, classes)
+            self.metrics["kinds"] = HierarchyScore(sae.d_latent, tree, classes)
+            self.metrics["ancestor_depth"] = CommonAncestorDepth(sae.d_latent, tree, classes)
         if zero_shot is not None:
             self.metrics["downstream"] = DownstreamCost()
 
@@ -155,7 +156,7 @@ class NeuronScorer:
             ValueError: See the class and what is loaded.
             OSError: If something is missing.
         """
-        sae = SAE.from_pretrained(model)
+        sae = load(model)
         # Scores are of whole images, whichever of their tokens the SAE was trained on.
         tokens = "all" if sae.tokens.startswith("random:") else sae.tokens
         explained = VisionEncoder.from_pretrained(
@@ -229,9 +230,9 @@ class NeuronScorer:
         if not (finite := v.isfinite().flatten(1).all(1)).all():
             raise ValueError(f"the encoder's activations of image {int(ids[~finite.cpu()][0])} are NaN or infinite")
         values, owners = self.sae.encode_sparse(v)
-        active = (values > 0).sum(-1)
+        active = self.sae.count_active(values)
         decoded = self.sae.decode_sparse(values, owners)
-        latents = mean_over_tokens(values, owners, self.sae.d_sae)
+        latents = mean_over_tokens(values, owners, self.sae.d_latent, signed_from=self.sae.d_sae)
         judged = self.judge.embed_images(pictures)
         metrics = self.metrics
         metrics["activity"].update(values.flatten(0, 1), owners.flatten(0, 1))
@@ -277,11 +278,12 @@ class NeuronScorer:
             population=metrics["monosemanticity"].population(),
             **{name: metrics[name].compute() for name in metrics if name != "names"},
         )
-        neurons = neuron_table(gathered, self.sae.group_of.cpu().numpy(), self.concepts, self.truth)
+        concepts = getattr(self.sae, "concepts", [])
+        neurons = neuron_table(gathered, self.sae.group_of.cpu().numpy(), self.concepts, self.truth, concepts)
         sae = self.sae
         facts = {
-            "model": {"class": type(sae).__name__, "d_in": sae.d_in, "d_sae": sae.d_sae, "activation": sae.activation,
-                      "k": sae.k, "group_sizes": sae.group_sizes},
+            "model": {"class": type(sae).__name__, "d_in": sae.d_in, "d_sae": sae.d_sae, "concepts": len(concepts),
+                      "activation": sae.activation, "k": sae.k, "group_sizes": sae.group_sizes},
             "encoder": self.encoder.provenance(),
             "judge": {"id": self.judge.repo_id, "revision": self.judge.revision},
             "naming": {"method": "soft_wpmi", "top_k": self.top_k, "count_silent": False, "pool": "mean"},

@@ -86,8 +86,30 @@ def test_bad_input_is_refused():
         ground_truth_scores(np.array([[np.nan]]), np.zeros((1, 1), bool))
     with pytest.raises(ValueError, match="no images"):
         GroundTruth(1).compute()
+    partly = GroundTruth(1)  # a signed neuron that is given for one of two images
+    latents = torch.sparse_coo_tensor([[0], [0]], [-1.0], (2, 1))
+    partly.update(latents, torch.zeros(2, 1, dtype=torch.bool), torch.arange(2))
     with pytest.raises(ValueError, match="negative"):
-        GroundTruth(1).update(-torch.ones(1, 1), torch.zeros(1, 1, dtype=torch.bool), torch.zeros(1, dtype=torch.int64))
+        partly.compute()
+
+
+@pytest.mark.parametrize("layout", ["dense", "sparse"])
+def test_signed_neurons_in_a_stream_are_those_of_the_whole(layout):
+    generator = torch.Generator().manual_seed(5)
+    latents = torch.randn(30, 4, generator=generator)
+    latents[:, :2] = latents[:, :2].relu()  # two that are silent on half of the images
+    latents[3, 2] = 0
+    labels = torch.rand(30, 3, generator=generator) < 0.3
+    metric = GroundTruth(4)
+    for rows in torch.arange(30).split(7):
+        part = latents[rows]
+        if layout == "sparse":
+            stored = (part > 0) | (torch.arange(4) >= 2)
+            part = torch.sparse_coo_tensor(stored.nonzero().T, part[stored], part.shape)
+        metric.update(part, labels[rows], rows)
+    found, expected = metric.compute(), ground_truth_scores(latents.numpy(), labels.numpy())
+    np.testing.assert_allclose(found.average_precision, expected.average_precision)
+    np.testing.assert_allclose(found.auroc, expected.auroc)
 
 
 def test_label_matrix():
