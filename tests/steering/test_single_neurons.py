@@ -5,6 +5,7 @@ import torch
 from steerable_models import Bottleneck, cbsae_for, sae_for
 from torch.testing import assert_close
 
+from cbsae_hub import SAE
 from cbsae_hub.steering import Edit, RandomDirection, Steering, apply
 from cbsae_hub.steering.single_neurons import SingleNeurons
 
@@ -25,8 +26,9 @@ def v():
 
 @pytest.mark.parametrize("isolate", [True, False])
 def test_each_neuron_is_set_as_an_edit_sets_it(sae, v, isolate):
-    neurons = [35, *NEURONS, 34, 32] if hasattr(sae, "d_latent") else NEURONS  # from 32 on, concepts
-    values = [0.1, *VALUES, 4.0, -3.0] if hasattr(sae, "d_latent") else VALUES
+    has_concepts = not isinstance(sae, SAE)
+    neurons = [35, *NEURONS, 34, 32] if has_concepts else NEURONS  # from 32 on, concepts
+    values = [0.1, *VALUES, 4.0, -3.0] if has_concepts else VALUES
     found = SingleNeurons(sae, v, isolate).set(neurons, values)
     for one, neuron, value in zip(found, neurons, values):
         assert_close(
