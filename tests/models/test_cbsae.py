@@ -220,6 +220,15 @@ def test_sparse_latents_end_on_the_concepts(cb, x):
 
 
 @torch.no_grad()
+def test_active_latents_are_those_that_the_decoder_reads(cb, x):
+    values, _ = cb.encode_sparse(x)
+    z = cb.encode(x)
+    read = select_by_hand(z[..., cb.d_sae :], cb.cb_k, cb.cb_activation)
+    expected = (z[..., : cb.d_sae] > 0).sum(-1) + (read != 0).sum(-1)
+    assert torch.equal(cb.count_active(values), expected)
+    assert expected.max() > cb.cb_k
+
+
 def test_decoder_rows_are_what_one_latent_adds(cb):
     order = torch.tensor([18, 0, 12, 11])
     alone = torch.zeros(4, 19)

@@ -121,7 +121,7 @@ def test_training_finds_the_teachers_concepts(tmp_path):
     trainer = bottleneck(tmp_path / "cb")
     before = trainer.evaluate()
     after = trainer.train()
-    assert after.interpretability > 0.6 > 0.3 > before.interpretability
+    assert after.interpretability > before.interpretability + 0.2
     assert after.steerability > before.steerability + 0.3
     assert after.explained_variance > before.explained_variance + 0.05
     assert after.explained_variance_retained == pytest.approx(before.explained_variance_retained)
@@ -133,6 +133,17 @@ def test_training_finds_the_teachers_concepts(tmp_path):
     error = (heldout - loaded(heldout).reconstruction).square().sum()
     variance = (heldout - heldout.mean(0)).square().sum()
     assert float(1 - error / variance) == pytest.approx(after.explained_variance, abs=1e-4)
+
+
+def test_interpretability_alone_finds_every_concept(tmp_path):
+    """The other objectives pull elsewhere; without them each neuron follows its own of the 16 directions."""
+    trainer = bottleneck(tmp_path / "cb", objectives=["interpretability"])
+    before = trainer.evaluate()
+    assert trainer.train().interpretability > 0.8 > 0.1 > before.interpretability
+    _, heldout, strengths = sparse_combinations()
+    c = trainer.cb.concept_activations(heldout.rows).detach()
+    found = np.corrcoef(c.T, strengths[2500:].T)[: len(CONCEPTS), len(CONCEPTS) :]
+    assert found.argmax(1).tolist() == list(range(len(CONCEPTS)))
 
 
 def test_killed_and_resumed_run_equals_the_uninterrupted_one_to_the_bit(tmp_path, monkeypatch):
