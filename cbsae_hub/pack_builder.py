@@ -12,7 +12,7 @@ from scipy import sparse
 from tqdm import tqdm
 
 from cbsae_hub.data.images import image_batches, read_pictures
-from cbsae_hub.models import SAE, folder_revision
+from cbsae_hub.models import CBSAE, SAE, folder_revision
 from cbsae_hub.pack import Pack
 from cbsae_hub.scoring import NeuronScorer, Scores
 from cbsae_hub.scoring.report import without_nan
@@ -79,6 +79,7 @@ def _choose_examples(latents: sparse.csc_matrix) -> pd.DataFrame:
     for neuron in range(latents.shape[1]):
         start, stop = latents.indptr[neuron : neuron + 2]
         values, ids = latents.data[start:stop], latents.indices[start:stop]
+        values, ids = values[values > 0], ids[values > 0]  # signed concept neurons are stored for every image
         order = np.lexsort((ids, -values))
         taken: set[int] = set()
         for strip, size in STRIP_SIZES.items():
@@ -94,17 +95,17 @@ def _choose_examples(latents: sparse.csc_matrix) -> pd.DataFrame:
 
 
 def _draw_maps(
-    sae: SAE, encoder: VisionEncoder, images: Any, examples: pd.DataFrame, largest: np.ndarray, batch_size: int
+    sae: SAE | CBSAE, encoder: VisionEncoder, images: Any, examples: pd.DataFrame, largest: np.ndarray, batch_size: int
 ) -> np.ndarray:
     """Where the neuron of each example fires, ``[examples, tokens]`` uint8, 255 being its largest activation."""
     maps = np.zeros((len(examples), encoder.tokens_per_image), dtype=np.uint8)
     owners_of = {image: part for image, part in examples.groupby("image")[["neuron"]]}
     with tqdm(total=len(images), desc="maps", unit="image") as bar:
         for ids, pictures in image_batches(images, batch_size):
-            values, owners = sae.encode_sparse(encoder(pictures, list(ids)))
+            values, owners = sae.only_active(sae.encode_sparse(encoder(pictures, list(ids))))
             for place, image in enumerate(ids):
                 if (wanted := owners_of.get(image)) is not None:
-                    codes = torch.zeros(values.shape[1], sae.d_sae).scatter_add_(
+                    codes = torch.zeros(values.shape[1], sae.d_latent).scatter_add_(
                         1, owners[place], values[place].float()
                     )
                     neurons = wanted["neuron"].to_numpy(copy=True)

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from small_hub import CONCEPTS, Pictures, make_hub
+from small_hub import CONCEPTS, Pictures, make_bottleneck, make_hub
 
 from cbsae_hub import Pack
 from cbsae_hub.metrics.dissect import soft_wpmi
@@ -108,6 +108,22 @@ def test_it_reads_back_from_disk_and_hides_nothing(world, pack):
     assert again.grid == (2, 2)
     assert again.info["encoder"]["encoder_id"] == world[1].repo_id
     assert {path.suffix for path in world[3].iterdir()} <= {".json", ".parquet", ".safetensors", ".md"}
+
+
+def test_a_pack_of_a_concept_bottleneck_sae(world, tmp_path):
+    sae, encoder, judge, folder = world
+    cb = make_bottleneck(sae, encoder, folder.parent)
+    pack = build_pack(scorer_of((cb, encoder, judge, folder), Pictures()), Pictures(), tmp_path, source={})
+    z = cb.encode(encoder(Pictures()[:]["image"])).detach()
+    read = cb.select_concepts(z[..., cb.d_sae :])
+    for neuron in range(cb.d_sae, cb.d_latent):
+        pooled, row = z.mean(1)[:, neuron], pack.neurons[neuron]
+        top = pack.examples(neuron, "top", limit=99)
+        assert [e.image_id for e in top] == pooled.argsort(descending=True)[: len(top)].tolist()
+        assert len(top) == min(int((pooled > 0).sum()), STRIP_SIZES["top"]) > 0
+        for example in top:
+            expected = read[example.image_id, :, neuron - cb.d_sae] / row.max
+            np.testing.assert_allclose(example.patch_map.ravel(), expected, atol=0.003)
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -275,11 +275,14 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         of_sae = self.sae.decode_sparse(values[..., :active], indices[..., :active])
         return of_sae + self.decode_concepts(values[..., active:])
 
-    def count_active(self, values: Tensor) -> Tensor:
-        """How many latents of each token the decoder reads, of ``values [..., K + concepts]`` of :meth:`encode_sparse`."""
-        active = values.shape[-1] - len(self.concepts)
-        chosen = self._chosen(values[..., active:]).values
-        return (values[..., :active] > 0).sum(-1) + (chosen != 0).sum(-1)
+    def only_active(self, latents: SparseLatents) -> SparseLatents:
+        """Of :meth:`encode_sparse` what the decoder reads: no concepts but those that it selects."""
+        width = latents.values.shape[-1] - len(self.concepts)
+        chosen = self._chosen(latents.values[..., width:])
+        return SparseLatents(
+            torch.cat([latents.values[..., :width], chosen.values], -1),
+            torch.cat([latents.indices[..., :width], chosen.indices + self.d_sae], -1),
+        )
 
     def decode_concepts(self, c: Tensor) -> Tensor:
         """What the bottleneck adds to a reconstruction, ``top_k(c) @ W_dec_cb``: ``[..., concepts] -> [..., d_in]``."""

@@ -192,9 +192,9 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
         """Reconstruction from ``(values, indices)`` of :meth:`encode_sparse`, ``[..., K] -> [..., d_in]``."""
         return gather_rows(SparseLatents(values, indices), self.W_dec) + self.b_dec
 
-    def count_active(self, values: Tensor) -> Tensor:
-        """How many latents of each token are active, of ``values [..., K]`` of :meth:`encode_sparse`."""
-        return (values > 0).sum(-1)
+    def only_active(self, latents: SparseLatents) -> SparseLatents:
+        """Of :meth:`encode_sparse` what the decoder reads: all of it."""
+        return latents
 
     def forward(self, x: Tensor) -> SAEOutput:
         """Latents and reconstruction by the inference rule; ``x [..., d_in]`` in raw units."""

@@ -28,7 +28,7 @@ from cbsae_hub.metrics import (
     Uniqueness,
     mean_over_tokens,
 )
-from cbsae_hub.models import CBSAE, SAE
+from cbsae_hub.models import CBSAE, SAE, SparseLatents
 from cbsae_hub.models.auto import load
 from cbsae_hub.scoring import checkpoint as checkpoints
 from cbsae_hub.scoring.report import Gathered, Scores, label_table, neuron_table, summary_of
@@ -230,14 +230,15 @@ class NeuronScorer:
         if not (finite := v.isfinite().flatten(1).all(1)).all():
             raise ValueError(f"the encoder's activations of image {int(ids[~finite.cpu()][0])} are NaN or infinite")
         values, owners = self.sae.encode_sparse(v)
-        active = self.sae.count_active(values)
+        active = self.sae.only_active(SparseLatents(values, owners))
+        count = (active.values != 0).sum(-1)
         decoded = self.sae.decode_sparse(values, owners)
         latents = mean_over_tokens(values, owners, self.sae.d_latent, signed_from=self.sae.d_sae)
         judged = self.judge.embed_images(pictures)
         metrics = self.metrics
-        metrics["activity"].update(values.flatten(0, 1), owners.flatten(0, 1))
-        metrics["active"].update(active)
-        metrics["reconstruction"].update(v.flatten(0, 1), decoded.flatten(0, 1), active.flatten())
+        metrics["activity"].update(active.values.flatten(0, 1), active.indices.flatten(0, 1))
+        metrics["active"].update(count)
+        metrics["reconstruction"].update(v.flatten(0, 1), decoded.flatten(0, 1), count.flatten())
         metrics["names"].update(latents, judged, ids)
         metrics["monosemanticity"].update(latents, self.similarity(pictures) if self.similarity else judged)
         metrics["uniqueness"].update(latents, ids)

@@ -1,6 +1,7 @@
 """The page's own pieces of HTML. Everything that comes from a model, a data set or a user is escaped."""
 
 import base64
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 from urllib.parse import urlencode
@@ -152,7 +153,7 @@ def header(pack: Pack) -> str:
     pairs = [
         ("Encoder", str(encoder["encoder_id"]), "the vision model that is explained"),
         ("Layer", f"{encoder['layer']}, {encoder['tokens']}", "where its activations are read, and of which tokens"),
-        ("Neurons", f"{model['d_sae']:,}", f"{model['activation']}, k = {model['k']}"),
+        ("Neurons", _neurons(model), f"{model['activation']}, k = {model['k']}"),
         ("L0", f"{kept['l0']:.1f}", "neurons that fire on a patch, on average"),
         ("Explained variance", f"{kept['explained_variance']:.1%}", "what the neurons together keep of the input"),
         ("Dead", f"{scores['shares']['dead']:.1%}", "neurons that never fire on the probe images"),
@@ -165,3 +166,8 @@ def header(pack: Pack) -> str:
         "model sees into neurons. Look a concept up, or see which neurons fire on a picture of yours.</p>"
         f"{facts(pairs)}</header>"
     )
+
+
+def _neurons(model: Mapping[str, Any]) -> str:
+    concepts = model.get("concepts", 0)
+    return f"{model['d_sae']:,}" + (f" + {concepts:,} concepts" if concepts else "")

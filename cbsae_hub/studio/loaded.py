@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cbsae_hub.models import SAE
+from cbsae_hub.models import SparseLatents
+from cbsae_hub.models.auto import load
 from cbsae_hub.pack import Pack
 from cbsae_hub.vision.clip_like import ClipLike
 from cbsae_hub.vision.encoder import VisionEncoder, to_rgb
@@ -86,7 +87,7 @@ class Loaded:
     def __init__(self, model: str | Path):
         self.model_id = str(model)
         self.pack = Pack.from_pretrained(model)
-        self.sae = SAE.from_pretrained(model)
+        self.sae = load(model)
         self._lock = threading.Lock()
 
     @cached_property
@@ -122,8 +123,9 @@ class Loaded:
         values, owners = self.sae.encode_sparse(x)
         decoded = self.sae.decode_sparse(values, owners)
         error, size = (x - decoded).square().sum(1), (x - self.sae.b_dec).square().sum(1)
+        values, owners = self.sae.only_active(SparseLatents(values, owners))
         active = owners[values > 0].unique()
-        latents = torch.zeros(len(x), self.sae.d_sae).scatter_add_(1, owners, values)[:, active]
+        latents = torch.zeros(len(x), self.sae.d_latent).scatter_add_(1, owners, values)[:, active]
         order = latents.mean(0).argsort(descending=True, stable=True)
         return Inspection(
             shown=self._as_seen(pixels[0]),

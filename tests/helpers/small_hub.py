@@ -9,7 +9,7 @@ from PIL import Image
 from tiny_models import SIDE, build, processor
 
 from cbsae_hub.data.concepts import ConceptSet
-from cbsae_hub.models import SAE
+from cbsae_hub.models import CBSAE, SAE
 from cbsae_hub.vision.clip_like import ClipLike, save_clip_like
 from cbsae_hub.vision.encoder import VisionEncoder
 from training.emoji_world.captions import train_tokenizer
@@ -69,3 +69,11 @@ def make_hub(folder: Path) -> tuple[SAE, VisionEncoder, ClipLike, Path]:
     sae.calibrate_threshold(x)
     sae.save_pretrained(folder / "sae")
     return sae, encoder, ClipLike.from_pretrained(folder / "judge"), folder / "sae"
+
+
+def make_bottleneck(sae: SAE, encoder: VisionEncoder, folder: Path) -> CBSAE:
+    """Half of the SAE, and a bottleneck for two of the concepts whose neurons are signed; saved beside the others."""
+    cb = CBSAE.from_sae(sae, range(0, 32, 2), ["red", "right"], 1, seed=3)
+    cb.encoder_id = encoder.repo_id
+    cb.save_pretrained(folder / "bottleneck")
+    return cb.eval()

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score, roc_auc_score
-from small_hub import CONCEPTS, Pictures, make_hub
+from small_hub import CONCEPTS, Pictures, make_bottleneck, make_hub
 
 from cbsae_hub import NeuronTable
 from cbsae_hub.data.concepts import ConceptSet
@@ -243,3 +243,39 @@ def test_activations_that_are_not_finite_are_no_silence(world):
             made.run(Pictures(96))
     finally:
         bias.copy_(kept)
+
+
+def test_a_concept_bottleneck_sae_is_scored_whole(world):
+    """Names and MonoSemanticity of signed concept activations; activity and L0 of what the decoder reads."""
+    sae, encoder, judge, folder = world
+    cb = make_bottleneck(sae, encoder, folder.parent)
+    made = make((cb, encoder, judge, folder))
+    made.run(Pictures(96), batch_size=10)
+    found = made.results()
+    x = encoder(Pictures(96)[:]["image"])
+    z = cb.encode(x).detach()
+    c = z[..., cb.d_sae :]
+    pooled, read = z.mean(1), cb.select_concepts(c)
+    assert (pooled[:, cb.d_sae :] < 0).any()
+    frame = found.neurons
+    assert frame["kind"].tolist() == ["sae"] * 16 + ["cb"] * 2
+    similarities = judge.embed_images(Pictures(96)[:]["image"]) @ judge.embed_texts(list(CONCEPTS)).T
+    names = soft_wpmi(pooled, similarities, top_k=10, count_silent=False)
+    similar = monosemanticity_score(pooled, embed(Pictures(96)[:]["image"]))
+    truth = Truth.read(Pictures(96), FAMILIES)
+    for neuron, (designated, concept) in enumerate(zip(["red", "right"], c.unbind(-1)), cb.d_sae):
+        row = frame.loc[neuron]
+        best = names[neuron].topk(5)
+        assert list(row["names"]) == [CONCEPTS[i] for i in best.indices.tolist()]
+        np.testing.assert_allclose(row["scores"], best.values, atol=1e-4)
+        assert row["monosemanticity"] == pytest.approx(similar[neuron].item(), abs=1e-6)
+        assert row["designated"] == designated
+        assert row["designated_first"] == (row["names"][0] == designated)
+        assert row["designated_among_five"] == (designated in row["names"])
+        labels = truth.matrix[:, [label for _, label in truth.labels].index(designated)]
+        assert row["designated_ap"] == pytest.approx(average_precision_score(labels, concept.mean(1)))
+        assert row["token_density"] == pytest.approx((read[..., neuron - cb.d_sae] > 0).float().mean().item())
+    assert frame["designated"].isna().sum() == 16
+    l0 = (z[..., : cb.d_sae] > 0).sum(-1) + (read != 0).sum(-1)
+    assert found.summary["reconstruction"]["l0"] == pytest.approx(l0.float().mean().item())
+    assert found.summary["model"]["concepts"] == 2
