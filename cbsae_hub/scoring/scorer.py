@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -54,6 +54,17 @@ def image_embedder(
         return ClipLike.from_pretrained(repo_id, device=device, beside=beside).embed_images
     encoder = VisionEncoder.from_pretrained(repo_id, device=device, beside=beside)
     return lambda pictures: encoder.embed(pictures).cpu()
+
+
+class Seen(NamedTuple):
+    """What encoder and judges make of a batch of images."""
+
+    activations: Tensor
+    """``[images, all tokens, d_in]``, what leaves the block that the SAE explains."""
+    judged: Tensor
+    """``[images, d]``, embeddings of the judge of names."""
+    similar: Tensor
+    """``[images, e]``, embeddings of the judge of MonoSemanticity."""
 
 
 class NeuronScorer:
@@ -220,13 +231,26 @@ class NeuronScorer:
             if file and (done % CHECKPOINT_EVERY == 0 or done == total):
                 checkpoints.save(file, self.metrics, identity, done)
 
-    @torch.no_grad()
     def update(self, ids: Tensor, pictures: list[Image.Image]) -> None:
         """Adds a batch of images and their ids, rows of ``truth``."""
-        pixels = self.encoder.pixel_values(pictures)
+        self.add(ids, self.look(pictures))
+
+    @torch.no_grad()
+    def look(self, pictures: list[Image.Image]) -> Seen:
+        """What encoder and judges make of images, whichever model is scored."""
         with self.encoder.site.capture() as seen:
-            embeddings = self.encoder.embed(pixels)
-        v = self.encoder.select(seen.activations[0].float(), ids.tolist())
+            self.encoder.model(self.encoder.pixel_values(pictures))
+        judged = self.judge.embed_images(pictures)
+        return Seen(seen.activations[0], judged, self.similarity(pictures) if self.similarity else judged)
+
+    @torch.no_grad()
+    def add(self, ids: Tensor, seen: Seen) -> None:
+        """Adds a batch of images that were looked at before, and their ids.
+
+        Raises:
+            ValueError: If activations are not finite.
+        """
+        v = self.encoder.select(seen.activations.float(), ids.tolist())
         if not (finite := v.isfinite().flatten(1).all(1)).all():
             raise ValueError(f"the encoder's activations of image {int(ids[~finite.cpu()][0])} are NaN or infinite")
         values, owners = self.sae.encode_sparse(v)
@@ -234,13 +258,12 @@ class NeuronScorer:
         count = (active.values != 0).sum(-1)
         decoded = self.sae.decode_sparse(values, owners)
         latents = mean_over_tokens(values, owners, self.sae.d_latent, signed_from=self.sae.d_sae)
-        judged = self.judge.embed_images(pictures)
         metrics = self.metrics
         metrics["activity"].update(active.values.flatten(0, 1), active.indices.flatten(0, 1))
         metrics["active"].update(count)
         metrics["reconstruction"].update(v.flatten(0, 1), decoded.flatten(0, 1), count.flatten())
-        metrics["names"].update(latents, judged, ids)
-        metrics["monosemanticity"].update(latents, self.similarity(pictures) if self.similarity else judged)
+        metrics["names"].update(latents, seen.judged, ids)
+        metrics["monosemanticity"].update(latents, seen.similar)
         metrics["uniqueness"].update(latents, ids)
         if self.truth is not None:
             labels = torch.from_numpy(self.truth.matrix[ids.numpy()])
@@ -250,15 +273,16 @@ class NeuronScorer:
             metrics["kinds"].update(latents, own)
             metrics["ancestor_depth"].update(latents, own, ids)
         if self.zero_shot is not None:
-            metrics["downstream"].update(self._targets[ids], **self._conditions(pixels, embeddings))
+            metrics["downstream"].update(self._targets[ids], **self._conditions(seen.activations))
 
-    def _conditions(self, pixels: Tensor, original: Tensor) -> dict[str, Tensor]:
+    def _conditions(self, v: Tensor) -> dict[str, Tensor]:
         """Zero-shot logits with the activations as they are, reconstructed, and zero at the SAE's tokens."""
-        edits = {"reconstructed": lambda v: self.sae(v.float()).reconstruction, "zeroed": torch.zeros_like}
-        embeddings = {"original": original}
-        for name, edit in edits.items():
-            with self.encoder.site.edit(self.encoder.on_tokens(edit)):
-                embeddings[name] = self.encoder.embed(pixels)
+        edits = {
+            "original": lambda v: v,
+            "reconstructed": lambda v: self.sae(v.float()).reconstruction,
+            "zeroed": torch.zeros_like,
+        }
+        embeddings = {name: self.encoder.embed_from(self.encoder.on_tokens(edit)(v)) for name, edit in edits.items()}
         return {name: self.zero_shot(e).cpu() for name, e in embeddings.items()}
 
     def latents(self) -> sparse.csc_matrix:

@@ -1,6 +1,6 @@
 """Vision encoders of transformers whose activations are explained: CLIP, SigLIP, DINOv2 with and without registers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,20 +18,39 @@ from cbsae_hub.vision.site import Edit, ResidualSite, find_blocks
 
 @dataclass(frozen=True)
 class _Family:
-    """What differs between families: the class to load, whether there is a CLS token, and the pooled output."""
+    """What differs between families: the class to load, whether there is a CLS token, and the pooled output.
+
+    ``pool`` is what the model does with the tokens that leave its last block.
+    """
 
     model: str
     cls_token: bool
     pooled: str
+    pool: Callable[[Any, torch.Tensor], torch.Tensor]
 
 
+def _pool_clip(model: Any, v: torch.Tensor) -> torch.Tensor:
+    return model.visual_projection(model.vision_model.post_layernorm(v[:, 0]))
+
+
+def _pool_siglip(model: Any, v: torch.Tensor) -> torch.Tensor:
+    tower = getattr(model, "vision_model", model)
+    return tower.head(tower.post_layernorm(v))
+
+
+def _pool_dino(model: Any, v: torch.Tensor) -> torch.Tensor:
+    return model.layernorm(v)[:, 0]
+
+
+_CLIP = _Family("CLIPVisionModelWithProjection", True, "image_embeds", _pool_clip)
+_SIGLIP = _Family("SiglipVisionModel", False, "pooler_output", _pool_siglip)
 FAMILIES = {
-    "clip": _Family("CLIPVisionModelWithProjection", True, "image_embeds"),
-    "clip_vision_model": _Family("CLIPVisionModelWithProjection", True, "image_embeds"),
-    "siglip": _Family("SiglipVisionModel", False, "pooler_output"),
-    "siglip_vision_model": _Family("SiglipVisionModel", False, "pooler_output"),
-    "dinov2": _Family("Dinov2Model", True, "pooler_output"),
-    "dinov2_with_registers": _Family("Dinov2WithRegistersModel", True, "pooler_output"),
+    "clip": _CLIP,
+    "clip_vision_model": _CLIP,
+    "siglip": _SIGLIP,
+    "siglip_vision_model": _SIGLIP,
+    "dinov2": _Family("Dinov2Model", True, "pooler_output", _pool_dino),
+    "dinov2_with_registers": _Family("Dinov2WithRegistersModel", True, "pooler_output", _pool_dino),
 }
 
 
@@ -78,7 +97,8 @@ class VisionEncoder:
         self.family = _family_of(model.config)
         self.site = ResidualSite.find(model, layer)
         self.layer = self.site.layer
-        self.num_layers = len(find_blocks(model)[0])
+        self._blocks = find_blocks(model)[0]
+        self.num_layers = len(self._blocks)
         self.repo_id, self.revision = repo_id, revision
         config = model.config
         self.d_in: int = config.hidden_size
@@ -189,6 +209,14 @@ class VisionEncoder:
     def embed(self, images: Sequence[Image.Image] | torch.Tensor) -> torch.Tensor:
         """The model's pooled image embedding, unit norm: ``[images, d]`` (CLIP: after the projection)."""
         return F.normalize(self.model(self._pixels(images))[self.family.pooled].float(), dim=-1)
+
+    @torch.no_grad()
+    def embed_from(self, v: torch.Tensor) -> torch.Tensor:
+        """:meth:`embed` from all tokens' activations ``[images, all tokens, d_in]``: only the later blocks run."""
+        v = v.to(self.device, next(self.model.parameters()).dtype)
+        for block in self._blocks[self.layer + 1 :]:
+            v = block(v, attention_mask=None)
+        return F.normalize(self.family.pool(self.model, v).float(), dim=-1)
 
     def select(self, v: torch.Tensor, seeds: Sequence[int] | None = None) -> torch.Tensor:
         """Picks the chosen tokens: ``[images, all tokens, d_in] -> [images, tokens, d_in]``."""

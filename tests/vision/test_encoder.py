@@ -41,6 +41,12 @@ def test_tokens_are_what_transformers_records(name, layer):
     assert encoder.d_in == expected.shape[2] and encoder.num_layers == 4 and encoder.layer == layer % 4
 
 
+@pytest.mark.parametrize("layer", [0, 2, -1])
+def test_the_later_blocks_alone_lead_to_the_embedding(name, layer):
+    encoder = VisionEncoder(build(name), processor(name), layer, "all")
+    torch.testing.assert_close(encoder.embed_from(encoder(pictures())), encoder.embed(pictures()))
+
+
 def test_batches_do_not_change_the_numbers(name):
     encoder = VisionEncoder(build(name), processor(name), -2, "patches")
     apart = torch.cat([encoder([picture]) for picture in pictures()])
