@@ -1,4 +1,4 @@
-"""A teacher's embeddings of all images, computed once: any list of concepts is then one product away."""
+"""A model's embeddings of all images, computed once: any list of concepts is then one product away."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,50 +11,51 @@ from PIL import Image
 from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.vision.clip_like import ClipLike
-from cbsae_hub.vision.encoder import to_rgb
+from cbsae_hub.vision.encoder import VisionEncoder
+
+TOKENS = "embedding"  # what a store's manifest says of its rows
 
 
 class _Embedding:
-    """An image-text model as an encoder of one token per image, its unit embedding."""
+    """A model as an encoder of one token per image, its unit embedding."""
 
     tokens_per_image = 1
 
-    def __init__(self, teacher: ClipLike):
-        self._teacher = teacher
-        self.d_in = teacher.embed_images([Image.new("RGB", (64, 64))]).shape[1]
+    def __init__(self, model: ClipLike | VisionEncoder):
+        self._model = model
+        self._embed = model.embed_pixels if isinstance(model, ClipLike) else model.embed
+        self.d_in = self(self.pixel_values([Image.new("RGB", (64, 64))]), [0]).shape[-1]
 
     def provenance(self) -> dict[str, Any]:
-        return {"encoder_id": self._teacher.repo_id, "encoder_revision": self._teacher.revision, "tokens": "embedding"}
+        return {"encoder_id": self._model.repo_id, "encoder_revision": self._model.revision, "tokens": TOKENS}
 
     def pixel_values(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        return torch.stack([self._teacher.preprocess(to_rgb(image)) for image in images])
+        return self._model.pixel_values(images)
 
     def __call__(self, pixels: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
-        return self._teacher.embed_pixels(pixels)[:, None]
+        return self._embed(pixels)[:, None]
 
 
 def extract_embeddings(
-    teacher: ClipLike,
+    model: ClipLike | VisionEncoder,
     images: Any,
     folder: str | Path,
     *,
     source: dict[str, Any],
-    batch_size: int = 64,
     accelerator: Accelerator | None = None,
+    **options: Any,
 ) -> ActivationStore:
-    """Fills a store with the teacher's unit embeddings, one row per image, float16; goes on where it was killed.
+    """Fills a store with a model's unit embeddings, one row per image; goes on where it was killed.
 
     Args:
-        teacher: The image-text model.
+        model: An image-text model, a teacher for instance; or a vision encoder, whatever its layer.
         images: See :func:`cbsae_hub.data.extraction.extract_activations`; so are errors.
         folder: Where; created.
         source: What the images are.
-        batch_size: Images a forward pass.
         accelerator: Of several processes.
+        **options: ``dtype``, by default float16, and others of ``extract_activations``.
     """
-    return extract_activations(
-        _Embedding(teacher), images, folder, source=source, batch_size=batch_size, accelerator=accelerator
-    )
+    return extract_activations(_Embedding(model), images, folder, source=source, accelerator=accelerator, **options)
 
 
 def all_embeddings(store: ActivationStore) -> torch.Tensor:
@@ -63,6 +64,6 @@ def all_embeddings(store: ActivationStore) -> torch.Tensor:
     Raises:
         ValueError: If the store is of something else.
     """
-    if store.manifest["encoder"].get("tokens") != "embedding":
-        raise ValueError(f"{store.folder} holds activations, not a teacher's embeddings")
+    if store.manifest["encoder"].get("tokens") != TOKENS:
+        raise ValueError(f"{store.folder} holds activations, not embeddings")
     return store.read(0, len(store))

@@ -102,15 +102,16 @@ class ClipLike:
         """
         if not len(images):
             raise ValueError("no images were given")
-        parts = []
-        for start in range(0, len(images), batch_size):
-            pixels = torch.stack([self.preprocess(to_rgb(image)) for image in images[start : start + batch_size]])
-            parts.append(self.embed_pixels(pixels))
-        return torch.cat(parts)
+        starts = range(0, len(images), batch_size)
+        return torch.cat([self.embed_pixels(self.pixel_values(images[i : i + batch_size])) for i in starts])
+
+    def pixel_values(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Preprocessed PIL images of any mode, ``[n, 3, h, w]``."""
+        return torch.stack([self.preprocess(to_rgb(image)) for image in images])
 
     @torch.no_grad()
     def embed_pixels(self, pixels: torch.Tensor) -> torch.Tensor:
-        """:meth:`embed_images` of one preprocessed batch ``[n, 3, h, w]``."""
+        """:meth:`embed_images` of one batch of :meth:`pixel_values`."""
         return F.normalize(self.model.encode_image(pixels.to(self.device)).float(), dim=-1).cpu()
 
     @torch.no_grad()

@@ -18,6 +18,7 @@ from cbsae_hub.data.concepts import ConceptSet
 from cbsae_hub.data.hierarchy import ConceptTree
 from cbsae_hub.metrics import monosemanticity_score, overlaps, soft_wpmi
 from cbsae_hub.scoring import NeuronScorer, Truth, scorer
+from cbsae_hub.scoring.probe import Probe
 from cbsae_hub.vision.zero_shot import ZeroShotHead
 
 FAMILIES = {"colour": "things.name", "side": "side"}
@@ -279,3 +280,20 @@ def test_a_concept_bottleneck_sae_is_scored_whole(world):
     l0 = (z[..., : cb.d_sae] > 0).sum(-1) + (read != 0).sum(-1)
     assert found.summary["reconstruction"]["l0"] == pytest.approx(l0.float().mean().item())
     assert found.summary["model"]["concepts"] == 2
+
+
+def test_models_are_scored_on_what_was_seen_before(world, tmp_path):
+    sae, encoder, judge, folder = world
+    looks = {"judges": {"mine": judge}, "similarity": encoder, "source": {"id": "halves"}}
+    probe = Probe.make(tmp_path, encoder, Pictures(96), **looks)
+    direct, stored = make(world, similarity=encoder.embed), make(world, similarity=encoder.embed)
+    direct.run(Pictures(96), batch_size=10)
+    for ids, seen in Probe.make(tmp_path, encoder, Pictures(96), **looks).batches("mine", 10):
+        stored.add(ids, seen)
+    assert len(probe) == 96
+    found, expected = stored.results(), direct.results()
+    pd.testing.assert_frame_equal(found.neurons, expected.neurons, rtol=1e-4, atol=1e-5)
+    for name, value in expected.summary["downstream"].items():
+        assert found.summary["downstream"][name] == pytest.approx(value, rel=1e-4, nan_ok=True)
+    with pytest.raises(OSError, match="other settings"):
+        Probe.make(tmp_path, encoder, Pictures(48), **looks)
