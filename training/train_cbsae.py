@@ -26,7 +26,7 @@ from cbsae_hub.models.files import replace_file
 from cbsae_hub.models.pruning import Pruned, prune
 from cbsae_hub.scoring import Scores
 from cbsae_hub.scoring.report import without_nan
-from cbsae_hub.trainers.cbsae import CBSAETrainer
+from cbsae_hub.trainers.cbsae import BottleneckHeldout, CBSAETrainer
 from cbsae_hub.trainers.config import CBSAETrainConfig
 from cbsae_hub.trainers.loop import Interrupted
 from cbsae_hub.vision.clip_like import ClipLike
@@ -60,6 +60,43 @@ def choose(settings: dict[str, Any]) -> tuple[CBSAE, Pruned, pd.DataFrame]:
     return cb, pruned, report
 
 
+def train_model(settings: dict[str, Any], accelerator: Accelerator, resume: bool = False) -> BottleneckHeldout:
+    """Trains the model that a recipe's section asks for, and writes it with its selection.json.
+
+    Raises:
+        ValueError: If the settings, the scores or the activations do not fit.
+        OSError: If something is missing.
+    """
+    config = CBSAETrainConfig.from_dict({k: value for k, value in settings.items() if k not in (*REQUIRED, *MODEL)})
+    require_keys(settings, REQUIRED, tuple(settings))  # unknown ones the config has refused
+    cb, pruned, report = choose(settings)
+    logging.info("%s", pruned.report.to_string(index=False))
+    logging.info("concepts: %s", report["where"].value_counts().to_dict())
+    store = ActivationStore.open(settings["activations"])
+    teacher = ClipLike.from_pretrained(settings["teacher"], device=accelerator.device, beside=settings["model"])
+    cb.teacher = {"id": teacher.repo_id, "revision": teacher.revision}
+    source = dict(store.manifest["images"])
+    images, _ = open_images({"images": source.pop("id"), "images_args": source, **source})
+    embeddings = all_embeddings(
+        extract_embeddings(
+            teacher, images, settings["embeddings"], source=store.manifest["images"], accelerator=accelerator
+        )
+    )
+    train, heldout = store.holdout(config.heldout_fraction, config.seed)
+    texts = teacher.embed_texts(cb.concepts)
+    trainer = CBSAETrainer(config, cb, train, heldout, embeddings, texts, settings["output"])
+    if accelerator.is_main_process:
+        Path(settings["output"]).mkdir(parents=True, exist_ok=True)
+        selection = {
+            "pruning": pruned.settings,
+            "parts": pruned.report.to_dict("records"),
+            "concepts": report.to_dict("records"),
+        }
+        with replace_file(Path(settings["output"]) / "selection.json") as partial:
+            Path(partial).write_text(json.dumps(without_nan(selection), indent=1) + "\n", encoding="utf-8")
+    return trainer.train(resume=resume)
+
+
 def main(
     recipe: Annotated[Path | None, typer.Option(help="YAML file; its section `cbsae` is read.")] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value, over the recipe.")] = None,
@@ -71,43 +108,12 @@ def main(
     logging.basicConfig(level=logging.INFO if accelerator.is_main_process else logging.ERROR, format="%(message)s")
     try:
         settings = read_recipe(recipe, "cbsae", overrides or [])
-        settings |= {"output": str(output)} if output else {}
-        config = CBSAETrainConfig.from_dict(
-            {key: value for key, value in settings.items() if key not in (*REQUIRED, *MODEL)}
-        )
-        require_keys(settings, REQUIRED, tuple(settings))  # unknown ones the config has refused
-        cb, pruned, report = choose(settings)
-        logging.info("%s", pruned.report.to_string(index=False))
-        logging.info("concepts: %s", report["where"].value_counts().to_dict())
-        store = ActivationStore.open(settings["activations"])
-        teacher = ClipLike.from_pretrained(settings["teacher"], device=accelerator.device, beside=settings["model"])
-        source = dict(store.manifest["images"])
-        images, _ = open_images({"images": source.pop("id"), "images_args": source, **source})
-        embeddings = extract_embeddings(
-            teacher, images, settings["embeddings"], source=store.manifest["images"], accelerator=accelerator
-        )
-        cb.teacher = {"id": teacher.repo_id, "revision": teacher.revision}
-        train, heldout = store.holdout(config.heldout_fraction, config.seed)
-        trainer = CBSAETrainer(
-            config,
-            cb,
-            train,
-            heldout,
-            all_embeddings(embeddings),
-            teacher.embed_texts(cb.concepts),
-            settings["output"],
-        )
-        final = trainer.train(resume=resume)
+        final = train_model(settings | ({"output": str(output)} if output else {}), accelerator, resume)
     except (ValueError, OSError, FloatingPointError) as error:
         raise typer.BadParameter(str(error)) from error
     except Interrupted as stop:
         logging.warning("%s", stop)
         raise typer.Exit(INTERRUPTED) from stop
-    if accelerator.is_main_process:
-        selection = {"pruning": pruned.settings, "parts": pruned.report.to_dict("records"),
-                     "concepts": report.to_dict("records")}  # fmt: skip
-        with replace_file(Path(settings["output"]) / "selection.json") as partial:
-            Path(partial).write_text(json.dumps(without_nan(selection), indent=1) + "\n", encoding="utf-8")
     for name, value in final._asdict().items():
         logging.info("%-28s %.4f", name, value)
 

