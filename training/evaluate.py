@@ -15,7 +15,6 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 from accelerate import Accelerator
-from train_cbsae import train_model
 
 from cbsae_hub import CBSAE, SAE, ConceptSet, VisionEncoder
 from cbsae_hub.data.images import load_images
@@ -31,6 +30,7 @@ from cbsae_hub.vision.clip_like import ClipLike
 from cbsae_hub.vision.zero_shot import ZeroShotHead
 from recipe import read_recipe, require_keys
 from result_tables import markdown_table
+from train_cbsae import train_model
 
 REQUIRED = ("judges", "seeds", "output")
 OPTIONAL = ("shares", "ks", "steps", "lr", "min_percentile")

@@ -4,9 +4,10 @@
     accelerate launch training/score_neurons.py --recipe training/recipes/emoji.yaml --steer
     accelerate launch training/train_cbsae.py --recipe training/recipes/emoji.yaml
 
-Reads the scores of the SAE's neurons, and the activations it was trained on. Writes the model, selection.json (what
-was discarded, and where each concept went), training.json and log.jsonl. Ctrl-C saves, --resume continues. A teacher's
-embeddings of the images are computed once and kept, so that another concept list costs nothing.
+Reads the scores of the SAE's neurons (and, if `names` names another folder, their names from that), and the activations
+it was trained on. Writes the model, selection.json (what was discarded, and where each concept went), training.json and
+log.jsonl. Ctrl-C saves, --resume continues. A teacher's embeddings of the images are computed once and kept, so that
+another concept list costs nothing.
 """
 
 import json
@@ -35,25 +36,25 @@ from recipe import read_recipe, require_keys
 
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 REQUIRED = ("model", "scores", "activations", "teacher", "embeddings", "concepts", "prune", "output")
-MODEL = ("cb_k", "cb_activation", "min_percentile")
+MODEL = ("names", "cb_k", "cb_activation", "min_percentile")
 
 
 def choose(settings: dict[str, Any]) -> tuple[CBSAE, Pruned, pd.DataFrame]:
     """The untrained model that a recipe asks for, with the reports of its pruning and of its concepts."""
     sae = SAE.from_pretrained(settings["model"])
-    frame = Scores.load(settings["scores"]).neurons
-    if len(frame) != sae.d_sae:
-        raise ValueError(f"{settings['scores']} has scores of {len(frame)} neurons, the SAE has {sae.d_sae}")
+    frame, named = (Scores.load(settings.get(key, settings["scores"])).neurons for key in ("scores", "names"))
+    if len(frame) != sae.d_sae or len(named) != sae.d_sae:
+        raise ValueError(f"the scores are of {len(frame)} and {len(named)} neurons, the SAE has {sae.d_sae}")
     pruned = prune(frame, **settings["prune"])
     wanted = ConceptSet.load(settings["concepts"])
-    concepts, report = select_concepts(list(wanted), frame, pruned.keep, settings.get("min_percentile", 0.0))
+    concepts, report = select_concepts(list(wanted), named, pruned.keep, settings.get("min_percentile", 0.0))
     cb = CBSAE.from_sae(
         sae,
         pruned.keep,
         concepts,
         settings.get("cb_k", 5),
         cb_activation=settings.get("cb_activation", "topk_relu"),
-        names=frame["name"].where(frame["name"].notna(), None).tolist(),
+        names=named["name"].where(named["name"].notna(), None).tolist(),
         pruning=pruned.settings | {"concept_list": wanted.name, "concept_list_sha256": wanted.sha256},
         seed=settings.get("seed", 0),
     )

@@ -1,6 +1,18 @@
-import pytest
+import sys
+from pathlib import Path
 
+import pytest
+import yaml
+
+from cbsae_hub.trainers.config import CBSAETrainConfig, SAETrainConfig
 from training.recipe import read_recipe, require_keys
+
+sys.path.append(str(Path(__file__).parents[2] / "training"))  # where scripts find each other
+
+import extract_activations  # noqa: E402
+import insertion  # noqa: E402
+import score_neurons  # noqa: E402
+import train_cbsae  # noqa: E402
 
 
 def test_settings_and_what_takes_precedence(tmp_path):
@@ -32,3 +44,25 @@ def test_missing_and_unknown_keys_are_named():
         require_keys({"a": None}, ["a", "c"])
     with pytest.raises(ValueError, match="unknown settings d; known are a"):
         require_keys({"a": 1, "d": 1}, ["a"])
+
+
+@pytest.mark.parametrize("recipe", sorted((Path(__file__).parents[2] / "training" / "recipes").glob("*.yaml")), ids=str)
+def test_recipes_hold_what_their_scripts_know(recipe):
+    """Each section against the keys of its script, without loading anything."""
+    known = {
+        "activations": (extract_activations.REQUIRED, (*extract_activations.OPTIONAL, *extract_activations.EXTRACTION)),
+        "scores": (score_neurons.REQUIRED, score_neurons.OPTIONAL),
+        "steerability": ((), score_neurons.STEERING),
+        "insertion": (insertion.REQUIRED, insertion.OPTIONAL),
+    }
+    sections = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    for section, (required, optional) in known.items():
+        if section in sections:
+            require_keys(sections[section], required, optional)
+    for section, config, others in (
+        ("sae", SAETrainConfig, ("activations", "output")),
+        ("cbsae", CBSAETrainConfig, (*train_cbsae.REQUIRED, *train_cbsae.MODEL)),
+    ):
+        if section in sections:
+            config.from_dict({key: value for key, value in sections[section].items() if key not in others})
+    assert {"activations", "sae"} <= sections.keys()

@@ -1,5 +1,9 @@
 """Steerability scores against one call of generate for each neuron; chunks, processes, controls and the self-check."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -157,6 +161,26 @@ def test_chunks_are_not_done_again(frame, tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(small.run(range(5), tmp_path / "parts", settings={"alpha": 1}), whole)
     with pytest.raises(ValueError, match="another run"):
         small.run(range(5), tmp_path / "parts", settings={"alpha": 2})
+
+
+def test_processes_share_the_chunks_and_all_get_everything(frame, tmp_path, monkeypatch):
+    monkeypatch.setattr(steerability, "CHUNK", 3)
+    whole, everyone = make(frame, unclip=None, drawn=None).run(range(5)), threading.Barrier(2)
+    done = {}
+
+    def process(rank):
+        scorer = make(frame, unclip=None, drawn=None)
+        score, done[rank] = scorer._score, []
+        scorer._score = lambda rows, drawn: done[rank].append(rows["neuron"].tolist()) or score(rows, drawn)
+        accelerator = SimpleNamespace(process_index=rank, num_processes=2, wait_for_everyone=everyone.wait)
+        return scorer.run(range(5), tmp_path / "parts", accelerator)
+
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(process, (0, 1)):
+            pd.testing.assert_frame_equal(found, whole)
+    assert done == {0: [[0, 1, 2]], 1: [[3, 4]]}
+    with pytest.raises(ValueError, match="several processes need a folder"):
+        make(frame, unclip=None).run([0], None, SimpleNamespace(process_index=0, num_processes=2))
 
 
 def test_choice_is_drawn_from_all_groups(frame):
