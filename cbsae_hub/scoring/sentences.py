@@ -47,7 +47,12 @@ class Sentences:
             raise OSError(
                 f"the sentence transformer {repo_id} could not be loaded: check id and connection{hint} ({error})"
             ) from error
-        return cls(lambda texts: model.encode(texts, normalize_embeddings=True, convert_to_tensor=True), str(repo_id))
+        return cls(
+            lambda texts: model.encode(
+                texts, normalize_embeddings=True, convert_to_tensor=True, show_progress_bar=False
+            ),
+            str(repo_id),
+        )
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Unit embeddings ``[texts, e]`` float32 on the CPU; of an empty text a row of zeros."""

@@ -25,7 +25,7 @@ class FirstWords:
         batch: Images at once.
     """
 
-    def __init__(self, llava: LlavaSteerer, prompt: str = ONE_WORD, max_new_tokens: int = 16, batch: int = 64):
+    def __init__(self, llava: LlavaSteerer, prompt: str = ONE_WORD, max_new_tokens: int = 16, batch: int = 32):
         self.llava, self.prompt = llava, prompt
         self._limit, self._batch = max_new_tokens, batch
         model = llava.model

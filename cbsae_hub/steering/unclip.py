@@ -158,6 +158,7 @@ class UnclipSteerer:
         # A scheduler counts its steps: each call has its own, or threads would advance each other's.
         pipeline = copy.copy(self.pipeline)
         pipeline.scheduler = copy.deepcopy(self.pipeline.scheduler)
+        pipeline.set_progress_bar_config(disable=True)  # who draws much, shows how many drawings are done
         return pipeline(
             prompt=[""] * len(image_embeds),
             image_embeds=image_embeds,
