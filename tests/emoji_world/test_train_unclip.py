@@ -146,14 +146,11 @@ def test_chance_depends_on_the_generator_alone_and_covers_all_times():
     assert 1 - first["kept"].mean().item() == pytest.approx(0.1, abs=0.02)
 
 
-def test_fresh_unet_predicts_nothing_and_learns_of_time_and_embedding(batch):
-    drawn, embeddings, chance = batch
+def test_unet_learns_of_time_and_embedding_and_of_no_prompt(batch):
+    drawn, embeddings, _ = batch
     torch.manual_seed(0)
     unet = train_unclip.build_unet(8, 16, 128)
     labels = torch.cat([embeddings, embeddings], 1)
-    with torch.no_grad():
-        said = unet(drawn, chance["times"], encoder_hidden_states=None, class_labels=labels).sample
-    assert (said == 0).all()
     for parameter in unet.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.1)

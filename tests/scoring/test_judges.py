@@ -5,6 +5,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
 
 from cbsae_hub.scoring.judges import Case, ChatJudge, Verdict
@@ -44,7 +45,8 @@ class Endpoint:
 
 
 @pytest.fixture
-def endpoint():
+def endpoint(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # the client then refuses this machine's endpoints, too
     stub = Endpoint()
     thread = threading.Thread(target=stub.server.serve_forever)
     thread.start()
