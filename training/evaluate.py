@@ -16,16 +16,17 @@ import pandas as pd
 import typer
 from accelerate import Accelerator
 
-from cbsae_hub import CBSAE, SAE, ConceptSet, VisionEncoder
+from cbsae_hub import CBSAE, SAE, ConceptSet
 from cbsae_hub.data.images import load_images
 from cbsae_hub.models.files import replace_file
 from cbsae_hub.scoring import Scores, Truth
 from cbsae_hub.scoring.evaluation import Evaluator, designated, means, parts
 from cbsae_hub.scoring.probe import Probe
 from cbsae_hub.scoring.report import without_nan
-from cbsae_hub.scoring.scorer import image_embedder, image_model
+from cbsae_hub.scoring.scorer import explained_encoder, image_embedder, image_model
 from cbsae_hub.scoring.sentences import Sentences
 from cbsae_hub.steering import LlavaSteerer
+from cbsae_hub.trainers.config import OBJECTIVES
 from cbsae_hub.vision.clip_like import ClipLike
 from cbsae_hub.vision.zero_shot import ZeroShotHead
 from recipe import read_recipe, require_keys
@@ -34,7 +35,6 @@ from train_cbsae import train_model
 
 REQUIRED = ("judges", "seeds", "output")
 OPTIONAL = ("shares", "ks", "steps", "lr", "min_percentile")
-EVERY = ("reconstruction", "interpretability", "steerability")
 
 
 def variants(settings: dict[str, Any], base: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -43,7 +43,10 @@ def variants(settings: dict[str, Any], base: dict[str, Any]) -> dict[str, dict[s
     found = {f"seed-{seed}": {"seed": seed} for seed in settings["seeds"]}
     for by in ("interpretability", "steerability"):
         found[f"by-{by}"] = {"seed": first, "prune": {**prune, "by": by}}
-    found["no-steerability-objective"] = {"seed": first, "objectives": list(EVERY[:2])}
+    found["no-steerability-objective"] = {
+        "seed": first,
+        "objectives": [name for name in OBJECTIVES if name != "steerability"],
+    }
     for share in settings.get("shares", []):
         found[f"share-{share:g}"] = {"seed": first, "prune": {"by": prune["by"], "share": share}}
     for k in settings.get("ks", []):
@@ -57,7 +60,7 @@ def make_evaluator(
     """What all models are scored with: images, judges and LLaVA of the recipe."""
     model, where = of_scores["model"], {"device": device, "beside": of_scores["model"]}
     sae = SAE.from_pretrained(model)
-    encoder = VisionEncoder.from_pretrained(sae.encoder_id, sae.layer, sae.tokens, sae.encoder_revision, **where)
+    encoder = explained_encoder(sae, of_scores.get("encoder"), **where)
     images = load_images(of_scores["images"], of_scores["split"], beside=model)
     truth = Truth.read(images, of_scores["truth"])
     loaded = {name: ClipLike.from_pretrained(one, **where) for name, one in judges.items()}

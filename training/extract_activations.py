@@ -6,8 +6,6 @@ Killed or stopped, it goes on where it was when it is started again with the sam
 """
 
 import logging
-import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +15,7 @@ from accelerate import Accelerator
 from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.data.images import commit_of_images, load_images
 from cbsae_hub.vision.encoder import VisionEncoder
-from recipe import read_recipe, require_keys
+from recipe import function_of, read_recipe, require_keys
 
 REQUIRED = ("encoder", "layer", "tokens", "images", "output")
 OPTIONAL = ("encoder_revision", "images_revision", "images_args", "split")
@@ -32,10 +30,8 @@ def open_images(settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """
     source, arguments = str(settings["images"]), settings.get("images_args") or {}
     if ":" in source:
-        module, function = source.split(":", 1)
-        sys.path.insert(0, str(Path(__file__).parents[1]))
         try:
-            make = getattr(import_module(module), function)
+            make = function_of(source)
         except (ImportError, AttributeError) as error:
             raise ValueError(f"images: {source} is no function of this checkout: {error}") from error
         return make(**arguments), {"id": source, **arguments}

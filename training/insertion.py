@@ -10,8 +10,6 @@ there are judged, by another judge for instance. docs/steering.md says what is m
 import json
 import logging
 import os
-import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +24,7 @@ from cbsae_hub.scoring.insertion import InsertionExperiment, as_markdown, judged
 from cbsae_hub.scoring.judges import ChatJudge, Judge
 from cbsae_hub.scoring.report import without_nan
 from cbsae_hub.steering import LlavaSteerer
-from recipe import read_recipe, require_keys
+from recipe import function_of, read_recipe, require_keys
 
 REQUIRED = ("model", "llava", "images", "split", "scores", "prompts", "judge", "output")
 EXPERIMENT = ("alpha", "beta", "keep_error", "max_new_tokens", "seed")  # of InsertionExperiment
@@ -43,10 +41,8 @@ def make_judge(given: str | dict[str, str]) -> Judge:
     if isinstance(given, dict):
         require_keys(given, ("model",), ("base_url",))
         return ChatJudge(given["model"], given.get("base_url"), os.environ.get(KEY))
-    module, _, function = str(given).partition(":")
-    sys.path.insert(0, str(Path(__file__).parents[1]))
     try:
-        return getattr(import_module(module), function)
+        return function_of(str(given))
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"judge: {given!r} is no module:function of this checkout: {error}") from error
 

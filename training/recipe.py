@@ -1,6 +1,8 @@
 """Recipes: one YAML file per model, with one flat section per script."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,19 @@ def _parse(text: str, source: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{source} is not YAML: {error}") from error
+
+
+def function_of(source: str) -> Callable[..., Any]:
+    """A function of this checkout, of its ``module:function``.
+
+    Raises:
+        ImportError: If there is no such module.
+        AttributeError: If it has no such function.
+        ValueError: If the text is not of that form.
+    """
+    module, _, function = source.partition(":")
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    return getattr(import_module(module), function)
 
 
 def require_keys(settings: dict[str, Any], required: Sequence[str], optional: Sequence[str] = ()) -> None:

@@ -34,7 +34,6 @@ from cbsae_hub.vision.clip_like import ClipLike
 from extract_activations import open_images
 from recipe import read_recipe, require_keys
 
-INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 REQUIRED = ("model", "scores", "activations", "teacher", "embeddings", "concepts", "prune", "output")
 MODEL = ("names", "cb_k", "cb_activation", "min_percentile")
 
@@ -114,7 +113,7 @@ def main(
         raise typer.BadParameter(str(error)) from error
     except Interrupted as stop:
         logging.warning("%s", stop)
-        raise typer.Exit(INTERRUPTED) from stop
+        raise typer.Exit(stop.exit_code) from stop
     for name, value in final._asdict().items():
         logging.info("%-28s %.4f", name, value)
 

@@ -17,8 +17,6 @@ from cbsae_hub.trainers.config import SAETrainConfig
 from cbsae_hub.trainers.sae import Interrupted, SAETrainer, describe
 from recipe import read_recipe
 
-INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
-
 
 def main(
     recipe: Annotated[Path | None, typer.Option(help="YAML file; its section `sae` is read.")] = None,
@@ -45,7 +43,7 @@ def main(
         raise typer.BadParameter(str(error)) from error
     except Interrupted as stop:
         logging.warning("%s", stop)
-        raise typer.Exit(INTERRUPTED) from stop
+        raise typer.Exit(stop.exit_code) from stop
     logging.info(
         "%s: explained variance %.4f, L0 %.2f, silent neurons %.2f %% of %d held-out tokens",
         output,

@@ -10,10 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def words(answer: str) -> list[str]:
+    """What stands between white space, in lower case, without punctuation at the ends."""
+    return [word for part in answer.lower().split() if (word := part.strip(string.punctuation))]
+
+
 def first_word(answer: str) -> str:
-    """The first word of an answer, in lower case, without punctuation at its ends; empty if there is none."""
-    words = (word.strip(string.punctuation) for word in answer.lower().split())
-    return next(filter(None, words), "")
+    """The first of an answer's words; empty if there is none."""
+    return next(iter(words(answer)), "")
 
 
 def text_steerability(said: Tensor, concepts: Tensor) -> Tensor:

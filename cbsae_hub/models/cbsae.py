@@ -87,7 +87,7 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
             self.sae = SAE(**sae_config, **dict(zip(SHARED, shared, strict=True))).requires_grad_(False)
         except TypeError as error:
             raise ValueError(f"sae_config does not fit an SAE: {error}") from None
-        self.sae_neuron_ids = neuron_ids("sae_neuron_ids", sae_neuron_ids, MAX_D_SAE)
+        self.sae_neuron_ids = checks.neuron_ids("sae_neuron_ids", sae_neuron_ids, MAX_D_SAE)
         if len(self.sae_neuron_ids) != self.d_sae:
             raise ValueError(f"there are {len(self.sae_neuron_ids)} sae_neuron_ids for {self.d_sae} neurons")
         self.parent_group_sizes = checks.partition("parent_group_sizes", parent_group_sizes)
@@ -136,7 +136,7 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         Raises:
             ValueError: If an id does not exist or comes twice, or a concept is empty or comes twice.
         """
-        ids = neuron_ids("keep", keep, sae.d_sae - 1)
+        ids = checks.neuron_ids("keep", keep, sae.d_sae - 1)
         if names is not None:
             names = _names("names", names, sae.d_sae)
             names = [names[i] for i in ids]
@@ -374,7 +374,7 @@ def retain(sae: SAE, ids: Iterable[int]) -> SAE:
     Raises:
         ValueError: If there are no ids, or one does not exist or comes twice.
     """
-    ids = neuron_ids("ids", ids, sae.d_sae - 1)
+    ids = checks.neuron_ids("ids", ids, sae.d_sae - 1)
     groups = sae.group_of[ids]
     sizes = None
     if sae.group_sizes is not None and bool((groups.diff() >= 0).all()):
@@ -389,25 +389,6 @@ def retain(sae: SAE, ids: Iterable[int]) -> SAE:
             weights[name] = tensor[ids] if name == "W_dec" or (name in PER_NEURON and tensor.ndim) else tensor.clone()
     retained.load_state_dict(weights, assign=True)
     return retained.train(sae.training)
-
-
-def neuron_ids(name: str, ids: Iterable[int], highest: int) -> list[int]:
-    """Ids of neurons as a list, checked.
-
-    Raises:
-        ValueError: If there are none, or one is no integer from 0 to ``highest`` or comes twice.
-    """
-    ids = ids.tolist() if hasattr(ids, "tolist") else ids
-    if not isinstance(ids, Iterable):
-        raise ValueError(f"{name} must be a list of neuron ids, got {ids!r:.80}")
-    numbers: dict[int, None] = {}
-    for number in ids:
-        if checks.integer(name, number, 0, highest) in numbers:
-            raise ValueError(f"{name} has neuron {number} twice")
-        numbers[int(number)] = None
-    if not numbers:
-        raise ValueError(f"{name} is empty: retain at least one neuron")
-    return list(numbers)
 
 
 def _names(name: str, names: Sequence[str | None], count: int) -> list[str | None]:

@@ -80,6 +80,21 @@ def partition(name: str, sizes: Sequence[int] | None, whole: int | None = None) 
     return sizes
 
 
+def neuron_ids(name: str, ids: Iterable[int], highest: int) -> list[int]:
+    """Ids of neurons, from 0 to ``highest``: at least one, none twice."""
+    ids = ids.tolist() if hasattr(ids, "tolist") else ids
+    if not isinstance(ids, Iterable):
+        raise ValueError(f"{name} must be a list of neuron ids, got {ids!r:.80}")
+    numbers: dict[int, None] = {}
+    for number in ids:
+        if integer(name, number, 0, highest) in numbers:
+            raise ValueError(f"{name} has neuron {number} twice")
+        numbers[int(number)] = None
+    if not numbers:
+        raise ValueError(f"{name} is empty: retain at least one neuron")
+    return list(numbers)
+
+
 def concept_names(name: str, concepts: Iterable[str]) -> list[str]:
     """Names of concepts, white space collapsed; at least one, none empty, none twice but for case."""
     if isinstance(concepts, str) or not isinstance(concepts, Iterable):

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cbsae_hub.models.cbsae import neuron_ids
-from cbsae_hub.models.checks import concept_key
+from cbsae_hub.models.checks import concept_key, neuron_ids
 
 COLUMNS = ("concept", "where", "neuron", "score", "null_percentile", "why")
 

@@ -59,6 +59,32 @@ def image_embedder(model: ClipLike | VisionEncoder) -> Callable[[list[Image.Imag
     return model.embed_images if isinstance(model, ClipLike) else lambda pictures: model.embed(pictures).cpu()
 
 
+def explained_encoder(
+    sae: SAE | CBSAE,
+    encoder: str | None = None,
+    device: str | torch.device = "cpu",
+    beside: str | Path | None = None,
+) -> VisionEncoder:
+    """The encoder that a model explains, with the tokens that scores are of.
+
+    Those are whole images, whichever of their tokens the model was trained on: "random:n" becomes "all".
+
+    Args:
+        sae: The model.
+        encoder: Instead of the one that the model's config names.
+        device: Where it goes.
+        beside: A model folder next to which it may lie.
+
+    Raises:
+        ValueError: If it is of another revision than the model was trained on.
+        OSError: If there is no such encoder.
+    """
+    tokens = "all" if sae.tokens.startswith("random:") else sae.tokens
+    return VisionEncoder.from_pretrained(
+        encoder or sae.encoder_id, sae.layer, tokens, sae.encoder_revision, device, beside=beside
+    )
+
+
 class Seen(NamedTuple):
     """What encoder and judges make of a batch of images."""
 
@@ -171,11 +197,7 @@ class NeuronScorer:
             OSError: If something is missing.
         """
         sae = load(model)
-        # Scores are of whole images, whichever of their tokens the SAE was trained on.
-        tokens = "all" if sae.tokens.startswith("random:") else sae.tokens
-        explained = VisionEncoder.from_pretrained(
-            encoder or sae.encoder_id, sae.layer, tokens, sae.encoder_revision, device, beside=model
-        )
+        explained = explained_encoder(sae, encoder, device, beside=model)
         known = None if truth is None else Truth.read(images, truth)
         classes = known.classes()[0] if known else []
         head = zero_shot and ZeroShotHead.from_pretrained(

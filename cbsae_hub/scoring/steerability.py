@@ -1,5 +1,6 @@
 """How well each neuron steers: it is set, LLaVA speaks or unCLIP draws, and that is compared with what it means."""
 
+import functools
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -145,6 +146,7 @@ class SteerabilityScorer:
         self._told = {mode: Outcomes(llava, llava.features_of, mode == "unit", seed) for mode in MODES if llava}
         self._shown = {mode: Outcomes(unclip, unclip.embeds_of, mode == "unit", seed) for mode in MODES if unclip}
         self._embedded: dict[tuple[str, int], Tensor] = {}
+        self._spoken = functools.cache(self._embed_word)  # a few hundred words are said by thousands of neurons
 
     def choose(self, count: int | None = None) -> list[int]:
         """Neurons to score: all that have a name, or so many of them, drawn with the seed from all groups alike.
@@ -270,7 +272,7 @@ class SteerabilityScorer:
         stacks = [torch.stack([self._embedded[judge, int(i)] for i in top]) for top in rows["top_images"]]
         return torch.nn.utils.rnn.pad_sequence(stacks, batch_first=True)
 
-    def _spoken(self, word: str) -> Tensor:
+    def _embed_word(self, word: str) -> Tensor:
         """CLIP's embedding of a word; zeros for an empty one or one that its tokenizer cannot read."""
         try:
             return self.clip.embed_texts([word])[0] if word else self._nothing_spoken

@@ -216,12 +216,20 @@ class LlavaSteerer:
         Raises:
             ValueError: If the prompt holds the image token, or the tokenizer cut some off.
         """
-        text = self.conversation(prompt).replace(self.processor.image_token, self.processor.image_token * image_tokens)
-        ids = self.processor.tokenizer(text, return_tensors="pt").input_ids[0].to(self.model.device)
+        ids = (
+            self.processor.tokenizer(self._with_places(prompt, image_tokens), return_tensors="pt")
+            .input_ids[0]
+            .to(self.model.device)
+        )
         places = (ids == self.model.config.image_token_id).nonzero().flatten()
         if len(places) != image_tokens:
             raise ValueError(f"the prompt {prompt!r:.80} holds {len(places)} image tokens instead of {image_tokens}")
         return ids, slice(int(places[0]), int(places[-1]) + 1)
+
+    def _with_places(self, prompt: str, image_tokens: int) -> str:
+        """A conversation with as many image tokens as an image has."""
+        image = self.processor.image_token
+        return self.conversation(prompt).replace(image, image * image_tokens)
 
     def _see(self, images: Sequence[Image.Image]) -> Any:
         pictures = [to_rgb(image) for image in images]
@@ -230,8 +238,7 @@ class LlavaSteerer:
 
     def _embed(self, features: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Embeddings of conversations with image features in their places, padded on the left, and their mask."""
-        image_tokens = self.processor.image_token * features.shape[1]
-        texts = [self.conversation(prompt).replace(self.processor.image_token, image_tokens) for prompt in prompts]
+        texts = [self._with_places(prompt, features.shape[1]) for prompt in prompts]
         inputs = self.processor.tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
         ids = inputs.input_ids.to(self.model.device)
         embeddings = self.model.get_input_embeddings()(ids)

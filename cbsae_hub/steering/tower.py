@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cbsae_hub.steering.edits import AnySteering, steer
 from cbsae_hub.vision.encoder import prefix_tokens
-from cbsae_hub.vision.site import EditError, ResidualSite, find_blocks
+from cbsae_hub.vision.site import EditError, ResidualSite, find_blocks, run_blocks
 
 
 class SteeredTower:
@@ -52,9 +52,7 @@ class SteeredTower:
     @torch.no_grad()
     def onward(self, v: Tensor, last: int | None = None) -> Tensor:
         """Runs the blocks after the SAE's on activations ``[images, tokens, d]``, up to block ``last`` or the end."""
-        for block in self._blocks[self.layer + 1 : None if last is None else last + 1]:
-            v = block(v, attention_mask=None)
-        return v
+        return run_blocks(self._blocks[self.layer + 1 : None if last is None else last + 1], v)
 
     @torch.no_grad()
     def run(self, forward: Callable[[], Tensor], steerings: Sequence[AnySteering | None]) -> Tensor:

@@ -14,7 +14,7 @@ from transformers import AutoImageProcessor
 from cbsae_hub.steering.edits import AnySteering, per_image
 from cbsae_hub.steering.loading import default_dtype, load_sae, locate
 from cbsae_hub.steering.tower import SteeredTower
-from cbsae_hub.vision.encoder import to_rgb
+from cbsae_hub.vision.encoder import pool_clip, to_rgb
 
 
 class UnclipSteerer:
@@ -96,8 +96,7 @@ class UnclipSteerer:
     @torch.no_grad()
     def embeds_of(self, v: Tensor) -> Tensor:
         """The :meth:`image_embeds` that activations at the SAE's block, ``[images, tokens, d]``, lead to."""
-        seen = self.tower.onward(v.to(self.encoder.dtype))[:, 0]
-        return self.encoder.visual_projection(self.encoder.vision_model.post_layernorm(seen))
+        return pool_clip(self.encoder, self.tower.onward(v.to(self.encoder.dtype)))
 
     def generate(
         self,

@@ -11,8 +11,6 @@ from cbsae_hub.models.cbsae import CBSAE
 from cbsae_hub.trainers.config import CBSAETrainConfig
 from cbsae_hub.trainers.processes import Processes
 
-# Settings that a continued run may have otherwise; all others would change what is computed.
-FREE_SETTINGS = {"log_every", "eval_every", "checkpoint_every", "log_with", "eval_tokens"}
 TINY = 1e-12
 
 
@@ -193,11 +191,7 @@ class BottleneckState:
         Raises:
             ValueError: If they are of a run with other settings or concepts.
         """
-        changed = [
-            f"{name} (was {value!r})"
-            for name, value in facts["config"].items()
-            if name not in FREE_SETTINGS and self.config.to_dict().get(name) != value
-        ]
+        changed = self.config.changed_from(facts["config"])
         if facts["concepts"] != self.cb.concepts:
             changed.append("concepts")
         if changed:
@@ -215,4 +209,3 @@ class BottleneckState:
             adam.load_state_dict({**adam.state_dict(), "state": state})
         self.step = facts["step"]
         self._store()
-

@@ -73,11 +73,8 @@ class CBSAETrainer(Trainer):
     def _initialise(self) -> None:
         """Nothing: the bottleneck was drawn with the model."""
 
-    def _epoch(self, epoch: int, start_batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        config, processes = self.config, self.processes
-        return self.train_data.labelled_batches(
-            config.batch_size, config.seed, epoch, start_batch, processes.rank, processes.count
-        )
+    def _read(self) -> Callable[..., Iterator[tuple[Tensor, Tensor]]]:
+        return self.train_data.labelled_batches
 
     def _update(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         x, images = batch
@@ -89,11 +86,7 @@ class CBSAETrainer(Trainer):
 
     def evaluate(self) -> BottleneckHeldout:
         """Figures of the model as it is now, on held-out activations."""
-        size = min(self.config.batch_size, len(self.heldout_data))
-        batches = self.heldout_data.labelled_batches(
-            size, self.config.seed, 0, rank=self.processes.rank, world=self.processes.count
-        )
-        return evaluate(self.state, itertools.islice(batches, -(-self.config.eval_tokens // size)))
+        return evaluate(self.state, self._heldout(self.heldout_data.labelled_batches))
 
     def _finish(self) -> BottleneckHeldout:
         self.cb.trained_on = {
@@ -198,4 +191,3 @@ def add_concepts(
             if state.step == config.steps or stop():
                 logger.info("added %s in %d steps", ", ".join(concepts), state.step)
                 return wider
-

@@ -7,6 +7,8 @@ import typing
 from dataclasses import dataclass
 from typing import Any, Literal
 
+# Settings that a continued run may have otherwise; all others would change what is computed.
+FREE_SETTINGS = {"log_every", "eval_every", "checkpoint_every", "log_with", "eval_tokens"}
 # Matryoshka: shares of the neurons that each nested group adds.
 REFERENCE_GROUPS = (0.0625, 0.125, 0.25, 0.5625)
 
@@ -64,6 +66,19 @@ class TrainConfig:
         if unknown := sorted(settings.keys() - set(names)):
             raise ValueError(f"unknown settings {', '.join(unknown)}; known are {', '.join(names)}")
         return cls(**settings)
+
+    def changed_from(self, stored: dict[str, Any]) -> list[str]:
+        """What a run with these settings cannot continue of one with others, in words; see :data:`FREE_SETTINGS`.
+
+        Args:
+            stored: :meth:`to_dict` of the other run.
+        """
+        mine = self.to_dict()
+        return [
+            f"{name} (was {value!r})"
+            for name, value in stored.items()
+            if name not in FREE_SETTINGS and mine.get(name) != value
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON has them."""

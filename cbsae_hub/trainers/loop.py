@@ -6,7 +6,7 @@ import json
 import logging
 import platform
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +32,13 @@ TRAINING_NAME = "training.json"
 
 
 class Interrupted(Exception):
-    """Training was asked to stop, and has saved a checkpoint."""
+    """Training was asked to stop, and has saved a checkpoint.
+
+    Attributes:
+        exit_code: What a shell reports for a program that Ctrl-C ended.
+    """
+
+    exit_code = 130
 
 
 class Trainer(ABC):
@@ -128,7 +134,7 @@ class Trainer(ABC):
 
     @abstractmethod
     def _update(self, batch: Any) -> dict[str, Tensor]:
-        """One step on what :meth:`_epoch` yields; returns scalars for the log."""
+        """One step on a batch; returns scalars for the log."""
 
     @abstractmethod
     def _gauges(self) -> dict[str, float]:
@@ -142,23 +148,30 @@ class Trainer(ABC):
     def _finish(self) -> Any:
         """Saves what was trained; returns the final figures."""
 
-    def _epoch(self, epoch: int, start_batch: int) -> Iterator[Any]:
-        """This process's share of the global batches of an epoch."""
-        return self.train_data.batches(
-            self.config.batch_size,
-            self.config.seed,
-            epoch,
-            start_batch=start_batch,
-            rank=self.processes.rank,
-            world=self.processes.count,
-        )
+    def _share(self, read: Callable[..., Iterator[Any]], size: int, epoch: int, **options: Any) -> Iterator[Any]:
+        """This process's share of the global batches of an epoch; ``read`` is a method of an activation store."""
+        place = {"rank": self.processes.rank, "world": self.processes.count}
+        return read(size, self.config.seed, epoch, **place, **options)
+
+    def _read(self) -> Callable[..., Iterator[Any]]:
+        """The method of the store that gives what :meth:`_update` takes."""
+        return self.train_data.batches
 
     def _batches(self, start: int) -> Iterator[Any]:
         """Batches from a step on, epoch after epoch."""
         first_epoch, first_batch = divmod(start, self.steps_per_epoch)
-        epochs = itertools.count(first_epoch)
-        batches = (self._epoch(epoch, first_batch if epoch == first_epoch else 0) for epoch in epochs)
+        batches = (
+            self._share(
+                self._read(), self.config.batch_size, epoch, start_batch=first_batch if epoch == first_epoch else 0
+            )
+            for epoch in itertools.count(first_epoch)
+        )
         return itertools.islice(itertools.chain.from_iterable(batches), self.config.steps - start)
+
+    def _heldout(self, read: Callable[..., Iterator[Any]], **options: Any) -> Iterator[Any]:
+        """This process's share of as many held-out tokens as an evaluation reads; arguments as :meth:`_share`."""
+        size = min(self.config.batch_size, len(self.heldout_data))
+        return itertools.islice(self._share(read, size, 0, **options), -(-self.config.eval_tokens // size))
 
     def _require_finite(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():

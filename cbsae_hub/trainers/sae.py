@@ -1,7 +1,6 @@
 """Trains sparse autoencoders on stored activations, on one process or many."""
 
 import copy
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,11 +86,7 @@ class SAETrainer(Trainer):
 
     def _heldout_batches(self) -> Iterator[Tensor]:
         """This process's share of the held-out tokens, raw."""
-        size = min(self.config.batch_size, len(self.heldout_data))
-        batches = self.heldout_data.batches(
-            size, self.config.seed, 0, rank=self.processes.rank, world=self.processes.count, drop_last=False
-        )
-        return itertools.islice(batches, -(-self.config.eval_tokens // size))
+        return self._heldout(self.heldout_data.batches, drop_last=False)
 
     def evaluate(self) -> Heldout:
         """Figures of the SAE as it is now, on held-out activations."""

@@ -14,9 +14,6 @@ from cbsae_hub.trainers.optimizer import DictionaryAdam
 from cbsae_hub.trainers.processes import Processes
 from cbsae_hub.trainers.sparse_step import SparseStep, store_by_neuron_, sum_gradients_
 
-# Settings that a continued run may have otherwise; all others would change what is computed.
-FREE_SETTINGS = {"log_every", "eval_every", "checkpoint_every", "log_with", "eval_tokens"}
-
 
 class TrainingState:
     """An SAE in training, with its optimiser and counters.
@@ -103,12 +100,7 @@ class TrainingState:
         Raises:
             ValueError: If they are of a run with other settings.
         """
-        changed = [
-            f"{name} (was {value!r})"
-            for name, value in facts["config"].items()
-            if name not in FREE_SETTINGS and self.config.to_dict().get(name) != value
-        ]
-        if changed:
+        if changed := self.config.changed_from(facts["config"]):
             raise ValueError(f"the checkpoint is of other settings: {', '.join(changed)}")
         with torch.no_grad():
             for name, tensor in self.sae.state_dict().items():

@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor
 
 from cbsae_hub.models import folder_revision, resolve_id
-from cbsae_hub.vision.site import Edit, ResidualSite, find_blocks
+from cbsae_hub.vision.site import Edit, ResidualSite, find_blocks, run_blocks
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class _Family:
     pool: Callable[[Any, torch.Tensor], torch.Tensor]
 
 
-def _pool_clip(model: Any, v: torch.Tensor) -> torch.Tensor:
+def pool_clip(model: Any, v: torch.Tensor) -> torch.Tensor:
+    """The image embedding, not normalised, that a CLIP makes of what leaves its last block: ``[images, tokens, d]``."""
     return model.visual_projection(model.vision_model.post_layernorm(v[:, 0]))
 
 
@@ -42,7 +43,7 @@ def _pool_dino(model: Any, v: torch.Tensor) -> torch.Tensor:
     return model.layernorm(v)[:, 0]
 
 
-_CLIP = _Family("CLIPVisionModelWithProjection", True, "image_embeds", _pool_clip)
+_CLIP = _Family("CLIPVisionModelWithProjection", True, "image_embeds", pool_clip)
 _SIGLIP = _Family("SiglipVisionModel", False, "pooler_output", _pool_siglip)
 FAMILIES = {
     "clip": _CLIP,
@@ -214,8 +215,7 @@ class VisionEncoder:
     def embed_from(self, v: torch.Tensor) -> torch.Tensor:
         """:meth:`embed` from all tokens' activations ``[images, all tokens, d_in]``: only the later blocks run."""
         v = v.to(self.device, next(self.model.parameters()).dtype)
-        for block in self._blocks[self.layer + 1 :]:
-            v = block(v, attention_mask=None)
+        v = run_blocks(self._blocks[self.layer + 1 :], v)
         return F.normalize(self.family.pool(self.model, v).float(), dim=-1)
 
     def select(self, v: torch.Tensor, seeds: Sequence[int] | None = None) -> torch.Tensor:

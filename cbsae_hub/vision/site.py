@@ -1,7 +1,7 @@
 """A place in a model's residual stream: read what passes there, or change it, without touching the model's code."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
@@ -101,6 +101,13 @@ def find_blocks(model) -> tuple[nn.ModuleList, str]:
     raise ValueError(
         f"no vision blocks found in {path}: looked for {' or '.join(BLOCKS)} in it and in its {', '.join(TOWERS)}"
     )
+
+
+def run_blocks(blocks: Iterable[nn.Module], v: torch.Tensor) -> torch.Tensor:
+    """Runs blocks of a vision tower on a residual stream ``[images, tokens, d]``, one after the other."""
+    for block in blocks:
+        v = block(v, attention_mask=None)
+    return v
 
 
 class ResidualSite:

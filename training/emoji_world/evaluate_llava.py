@@ -18,7 +18,6 @@ stands between white space, in lower case, without punctuation at the ends. All 
 """
 
 import json
-import string
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,6 +29,7 @@ import typer
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
+from cbsae_hub.metrics.steerability import first_word, words
 from cbsae_hub.models.files import replace_file
 from training.emoji_world.backgrounds import BACKGROUNDS
 from training.emoji_world.captions import with_article
@@ -70,16 +70,6 @@ class Talker:
             ids = self.model.generate(**inputs, do_sample=False, max_new_tokens=tokens)
             answers += self.processor.batch_decode(ids[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
         return [answer.strip() for answer in answers]
-
-
-def words(answer: str) -> list[str]:
-    """What stands between white space, in lower case, without punctuation at the ends."""
-    return [word for part in answer.lower().split() if (word := part.strip(string.punctuation))]
-
-
-def first_word(answer: str) -> str:
-    """The first of an answer's words; empty if there is none."""
-    return next(iter(words(answer)), "")
 
 
 def load(split: str, objects: Sequence[int] = (1, 2, 3)) -> Scenes:
