@@ -1,6 +1,7 @@
 """The papers' figures, from neuron tables and scores: each function takes data and returns a matplotlib figure."""
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
 QUADRANTS = ("low / low", "high / low", "low / high", "high / high")  # interpretability / steerability
+VARIANT_PANELS = ("CD", "MS", "zero-shot", "unit vector", "white image", "explained variance")
 MANY = 5000  # dots from which they are drawn smaller
 HEAT = "viridis"
 
@@ -183,6 +185,64 @@ def plot_zero_shot_steering(tables: Mapping[str, pd.DataFrame], gamma: float = 0
     return figure
 
 
+def plot_variants(rows: pd.DataFrame, column: str, title: str, sae: Mapping[str, Any]) -> Figure:
+    """What a setting of a concept bottleneck SAE changes, a panel for each measure (CB-SAE paper, figures 5 and 9).
+
+    Args:
+        rows: One model each: ``column``, and the measures, see :data:`VARIANT_PANELS`.
+        column: Column of the setting.
+        title: What it is called.
+        sae: The measures of the SAE alone, drawn as lines.
+
+    Raises:
+        ValueError: If there are no models, or none of the measures.
+    """
+    panels = [name for name in VARIANT_PANELS if name in rows and rows[name].notna().any()]
+    if rows.empty or not panels:
+        raise ValueError("there is nothing to draw: no models, or no measures of them")
+    rows = rows.sort_values(column)
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    figure, axes = _figure(3.2 * columns, 2.8 * lines, columns, lines)
+    axes = np.ravel(axes)
+    for spare in axes[len(panels) :]:
+        spare.remove()
+    for panel, name in zip(axes, panels):
+        panel.plot(rows[column], rows[name], color=COLOURS[0], marker="o", label="CB-SAE")
+        if not pd.isna(sae.get(name)):
+            panel.axhline(sae[name], color="grey", linestyle="--", linewidth=1, label="SAE")
+        panel.set(xlabel=title)
+        panel.set_title(name, fontsize=11)
+    axes[0].legend(frameon=False, fontsize=9)
+    return figure
+
+
+def plot_sheet(
+    cells: Sequence[Sequence[tuple[Image.Image, str]]], rows: Sequence[str], columns: Sequence[str]
+) -> Figure:
+    """Pictures in a grid, with what was said beside each.
+
+    Args:
+        cells: Row by row, picture and text.
+        rows: Titles of the rows.
+        columns: Titles of the columns.
+    """
+    figure = Figure(figsize=(3.4 * len(columns), 1.15 * len(rows) + 0.4), layout="constrained", dpi=150)
+    grid = figure.subplots(len(rows), 2 * len(columns), squeeze=False, width_ratios=[1, 2] * len(columns))
+    for i, (line, title) in enumerate(zip(cells, rows, strict=True)):
+        for j, (picture, text) in enumerate(line):
+            shown, said = grid[i, 2 * j], grid[i, 2 * j + 1]
+            shown.imshow(picture)
+            said.text(0, 0.5, textwrap.fill(text, 24, replace_whitespace=False), va="center", fontsize=8)
+            for one in (shown, said):
+                one.set(xticks=[], yticks=[])
+                one.spines[:].set_visible(False)
+            if i == 0:
+                shown.set_title(columns[j], loc="left", fontsize=10)
+        grid[i, 0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)
+    return figure
+
+
 def plot_patch_map(patch_map: Any, image: Image.Image | None = None) -> Figure:
     """Mean number of active latents at each patch, over a picture if one is given (ViT-Prisma's heat map).
 
@@ -213,10 +273,10 @@ def _columns(frame: pd.DataFrame, *names: str) -> pd.DataFrame:
     return frame[list(names)]
 
 
-def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
+def _figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, Any]:
     """A figure of its own, outside matplotlib's global state: safe in any thread, and freed with the last reference."""
     figure = Figure(figsize=(width, height), layout="constrained", dpi=150)
-    axes = figure.subplots(1, columns)
+    axes = figure.subplots(rows, columns)
     for one in np.ravel(axes):
         one.spines[["top", "right"]].set_visible(False)
         one.grid(alpha=0.25, linewidth=0.5)

@@ -107,6 +107,19 @@ def test_steering_against_strength_ends_at_the_asymptote():
     assert "S_f > 0.2" in figure.axes[1].get_ylabel()
 
 
+def test_variants_are_drawn_in_order_beside_the_sae():
+    rows = pd.DataFrame({"k": [5, 1, 50], "CD": [0.2, 0.1, 0.3], "MS": np.nan, "zero-shot": [70.0, 71.0, 72.0]})
+    figure = plotting.plot_variants(rows, "k", "k of the bottleneck", {"CD": 0.15})
+    names, zero_shot = figure.axes
+    assert [panel.get_title() for panel in figure.axes] == ["CD", "zero-shot"]
+    curve, line = names.get_lines()
+    np.testing.assert_array_equal(curve.get_xydata(), [[1, 0.1], [5, 0.2], [50, 0.3]])
+    np.testing.assert_array_equal(line.get_ydata(), [0.15, 0.15])
+    assert len(zero_shot.get_lines()) == 1
+    with pytest.raises(ValueError, match="nothing to draw"):
+        plotting.plot_variants(rows[:0], "k", "k", {})
+
+
 def test_what_cannot_be_drawn_is_said(frame):
     with pytest.raises(ValueError, match="no column steerability"):
         plotting.plot_quadrants(frame.drop(columns="steerability"))

@@ -3,8 +3,8 @@
     python training/evaluate.py --recipe training/recipes/emoji.yaml
 
 Every variant (seed, rule of pruning, share of retained neurons, k of the bottleneck, objectives) is trained and scored
-in a folder of its own under the recipe's ``output``. Started again, it goes on where it was. Writes evaluation.json and
-evaluation.md.
+in a folder of its own under the recipe's ``output``. Started again, it goes on where it was. Writes evaluation.json,
+evaluation.md and the figures.
 """
 
 import json
@@ -19,22 +19,26 @@ from accelerate import Accelerator
 from cbsae_hub import CBSAE, SAE, ConceptSet
 from cbsae_hub.data.images import load_images
 from cbsae_hub.models.files import replace_file
+from cbsae_hub.plotting import plot_variants
 from cbsae_hub.scoring import Scores, Truth
 from cbsae_hub.scoring.evaluation import Evaluator, designated, means, parts
 from cbsae_hub.scoring.probe import Probe
 from cbsae_hub.scoring.report import without_nan
 from cbsae_hub.scoring.scorer import explained_encoder, image_embedder, image_model
 from cbsae_hub.scoring.sentences import Sentences
-from cbsae_hub.steering import LlavaSteerer
+from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
 from cbsae_hub.trainers.config import OBJECTIVES
 from cbsae_hub.vision.clip_like import ClipLike
 from cbsae_hub.vision.zero_shot import ZeroShotHead
 from recipe import read_recipe, require_keys
 from result_tables import markdown_table
+from score_neurons import STEERER
 from train_cbsae import train_model
 
 REQUIRED = ("judges", "seeds", "output")
-OPTIONAL = ("shares", "ks", "steps", "lr", "min_percentile")
+OPTIONAL = ("shares", "ks", "steps", "drawn")
+# The paper's figures 5 and 9: what is along the axis, its title, and the variants in the figure besides the first seed.
+FIGURES = {"retained": ("neurons retained", "share-"), "k": ("k of the bottleneck", "k-")}
 
 
 def variants(settings: dict[str, Any], base: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -57,7 +61,7 @@ def variants(settings: dict[str, Any], base: dict[str, Any]) -> dict[str, dict[s
 def make_evaluator(
     judges: dict[str, str], of_scores: dict[str, Any], of_steering: dict[str, Any], folder: Path, device: Any
 ) -> Evaluator:
-    """What all models are scored with: images, judges and LLaVA of the recipe."""
+    """What all models are scored with: images, judges and generators of the recipe."""
     model, where = of_scores["model"], {"device": device, "beside": of_scores["model"]}
     sae = SAE.from_pretrained(model)
     encoder = explained_encoder(sae, of_scores.get("encoder"), **where)
@@ -80,46 +84,68 @@ def make_evaluator(
         head,
         image_embedder(similarity),
         LlavaSteerer.from_pretrained(of_steering["llava"], sae, **where),
-        Sentences.from_pretrained(of_steering["sentences"], device),
+        of_steering.get("unclip") and UnclipSteerer.from_pretrained(of_steering["unclip"], sae, **where),
         of_scores.get("top_k", 100),
-        {key: of_steering[key] for key in ("alpha", "unit", "prompt", "seed") if key in of_steering},
+        {
+            "sentences": Sentences.from_pretrained(of_steering["sentences"], device),
+            "pictures": of_steering.get("pictures") and image_embedder(image_model(of_steering["pictures"], **where)),
+            "images": images,
+            **{key: of_steering[key] for key in STEERER if key in of_steering},
+        },
     )
 
 
-def scored(evaluator: Evaluator, folder: Path, model: SAE | CBSAE, judge: str, steer: bool = True) -> Scores:
-    """The scores of a model by a judge, from the folder where an earlier call put them."""
+def scored(evaluator: Evaluator, model: SAE | CBSAE, folder: Path, judge: str, **steering: bool) -> Scores:
+    """The scores of a model by a judge, from the folder where an earlier call put them; see Evaluator.evaluate."""
+    folder /= judge
     if not (folder / "scores.json").is_file():
-        evaluator.evaluate(model, judge, steer).save(folder, judge_name=judge)
+        evaluator.evaluate(model, judge, **steering).save(folder, judge_name=judge)
     return Scores.load(folder)
 
 
-def row(name: str, scores: Scores) -> dict[str, Any]:
+def row(name: str, scores: Scores, model: SAE | CBSAE) -> dict[str, Any]:
     """A model's line in a table."""
-    summary = scores.summary
+    summary, bottleneck = scores.summary, isinstance(model, CBSAE)
     return {
         "model": name,
+        **({"retained": model.d_sae, "k": model.cb_k} if bottleneck else {}),
         **means(scores.neurons),
         "explained variance": summary["reconstruction"]["explained_variance"],
         **({"zero-shot": 100 * cost["accuracy_reconstructed"]} if (cost := summary.get("downstream")) else {}),
         **{f"coverage {part}": 100 * told["share"] for part, told in summary["coverage"].items()},
-        **(designated(scores.neurons) if "designated" in scores.neurons else {}),
+        **(designated(scores.neurons) if bottleneck else {}),
     }
 
 
-def tables(found: dict[str, Scores], settings: dict[str, Any], output: Path) -> dict[str, pd.DataFrame]:
-    """All tables, from the scores of all models by the first judge."""
-    rows = pd.DataFrame([row(name, scores) for name, scores in found.items()])
-    seeds = [f"seed-{seed}" for seed in settings["seeds"]]
+def tables(
+    rows: pd.DataFrame, judged: dict[str, dict[str, Scores]], seeds: list[str], first: CBSAE
+) -> dict[str, pd.DataFrame]:
+    """All tables.
+
+    Args:
+        rows: Of all models, by the first judge.
+        judged: Judge to the scores of "SAE" and "CB-SAE", that of the first seed.
+        seeds: Names of the rows that differ in nothing but the seed.
+        first: The model of the first of them.
+    """
     of_seeds = rows[rows["model"].isin(seeds)].drop(columns="model")
-    spread = of_seeds.std(ddof=1) if len(of_seeds) > 1 else of_seeds.iloc[0] * float("nan")
     sae = rows[rows["model"] == "SAE"].drop(columns="model").iloc[0]
-    first = CBSAE.from_pretrained(output / seeds[0])
+    main = pd.DataFrame(
+        [
+            {"model": "SAE", **sae},
+            {"model": "CB-SAE", **of_seeds.mean()},
+            {"model": "spread of seeds", **of_seeds.std(ddof=1)},
+        ]
+    )
+    by_first = next(iter(judged.values()))
     return {
-        "SAE and CB-SAE": pd.DataFrame(
-            [{"model": "SAE", **sae}, {"model": "CB-SAE", **of_seeds.mean()}, {"model": "spread of seeds", **spread}]
-        ).dropna(axis=1, how="all"),
-        "parts": parts(found["SAE"].neurons, found[seeds[0]].neurons, first.sae_neuron_ids),
-        "variants": rows[~rows["model"].isin(seeds[1:])],
+        "SAE and CB-SAE": main.drop(columns=["retained", "k"]).dropna(axis=1, how="all"),
+        "parts": parts(by_first["SAE"].neurons, by_first["CB-SAE"].neurons, first.sae_neuron_ids),
+        "variants": rows[~rows["model"].isin(seeds[1:])].dropna(axis=1, how="all"),
+        "judges": pd.DataFrame(
+            {"judge": judge, **{name: means(scores.neurons)["CD"] for name, scores in of_judge.items()}}
+            for judge, of_judge in judged.items()
+        ),
     }
 
 
@@ -143,21 +169,33 @@ def main(
         settings = read_recipe(recipe, "evaluate", overrides or [])
         require_keys(settings, REQUIRED, OPTIONAL)
         base, of_scores, of_steering = (read_recipe(recipe, part, []) for part in ("cbsae", "scores", "steerability"))
-        base |= {key: settings[key] for key in ("steps", "lr", "min_percentile") if key in settings}
+        base |= {key: settings[key] for key in ("steps",) if key in settings}
+        of_steering |= {key: settings[key] for key in ("drawn",) if key in settings}
         folder = Path(settings["output"])
         evaluator = make_evaluator(settings["judges"], of_scores, of_steering, folder, accelerator.device)
-        judge = next(iter(settings["judges"]))
+        judge, *others = settings["judges"]
+        seeds = [f"seed-{seed}" for seed in settings["seeds"]]
         sae = SAE.from_pretrained(base["model"])
-        found = {"SAE": scored(evaluator, folder / "sae" / judge, sae, judge)}
+        rows = [row("SAE", scored(evaluator, sae, folder / "sae", judge, draw=True), sae)]
         for name, changes in variants(settings, base).items():
             where = folder / name
             if not (where / "training.json").is_file():
                 logging.info("%s", name)
                 train_model({**base, **changes, "output": str(where)}, accelerator, resume=True)
-            found[name] = scored(evaluator, where / judge, CBSAE.from_pretrained(where), judge)
-        made = tables(found, settings, folder)
+            cb = CBSAE.from_pretrained(where)
+            rows.append(row(name, scored(evaluator, cb, where, judge, draw=name in seeds), cb))
+        first = CBSAE.from_pretrained(folder / seeds[0])
+        judged = {
+            one: {
+                name: scored(evaluator, model, where, one, speak=False)
+                for name, model, where in (("SAE", sae, folder / "sae"), ("CB-SAE", first, folder / seeds[0]))
+            }
+            for one in (judge, *others)
+        }
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
+    rows = pd.DataFrame(rows)
+    made = tables(rows, judged, seeds, first)
     told = {"settings": settings, "tables": {title: frame.to_dict("records") for title, frame in made.items()}}
     for name, text in (
         ("evaluation.md", as_markdown(made)),
@@ -165,6 +203,10 @@ def main(
     ):
         with replace_file(folder / name) as partial:
             Path(partial).write_text(text, encoding="utf-8")
+    for column, (title, prefix) in FIGURES.items():
+        shown = rows[(rows["model"] == seeds[0]) | rows["model"].str.startswith(prefix)]
+        with replace_file(folder / f"{column}.png") as partial:
+            plot_variants(shown, column, title, rows.iloc[0]).savefig(partial, format="png")
     typer.echo(as_markdown(made))
 
 

@@ -11,10 +11,10 @@ from cbsae_hub.models import CBSAE, SAE
 from cbsae_hub.scoring.probe import Probe
 from cbsae_hub.scoring.report import Scores, mean
 from cbsae_hub.scoring.scorer import NeuronScorer
-from cbsae_hub.scoring.sentences import Sentences
 from cbsae_hub.scoring.steerability import SteerabilityScorer
 from cbsae_hub.scoring.truth import Truth
 from cbsae_hub.steering.llava import LlavaSteerer
+from cbsae_hub.steering.unclip import UnclipSteerer
 from cbsae_hub.vision.clip_like import ClipLike
 from cbsae_hub.vision.encoder import VisionEncoder
 from cbsae_hub.vision.zero_shot import ZeroShotHead
@@ -25,6 +25,9 @@ MEASURES = {
     "MS": "monosemanticity",
     "unit vector": "steer_text_unit",
     "white image": "steer_text_white",
+    "image, unit vector": "steer_image_unit",
+    "image, white image": "steer_image_white",
+    "push": "steer_push_white",
 }
 
 
@@ -40,9 +43,10 @@ class Evaluator:
         zero_shot: Measures what reconstructions cost.
         similarity: Judge of MonoSemanticity.
         llava: Speaks; its own SAE is not used. None to leave steering out.
-        sentences: Compares what it says.
+        unclip: Draws, in the same way.
         top_k: See :class:`NeuronScorer`.
-        steering: Other arguments of :class:`SteerabilityScorer`, such as ``alpha``.
+        steering: Other arguments of :class:`SteerabilityScorer`: ``sentences``, with ``unclip`` also ``pictures`` and
+            ``images``, ``alpha`` and the like.
     """
 
     def __init__(
@@ -54,22 +58,23 @@ class Evaluator:
         truth: Truth,
         zero_shot: ZeroShotHead | None,
         similarity: Callable,
-        llava: LlavaSteerer | None,
-        sentences: Sentences | None,
+        llava: LlavaSteerer | None = None,
+        unclip: UnclipSteerer | None = None,
         top_k: int = 100,
         steering: Mapping[str, Any] | None = None,
     ):
         self.probe, self.encoder, self.judges, self.concepts = probe, encoder, dict(judges), dict(concepts)
         self.truth, self.zero_shot, self.similarity = truth, zero_shot, similarity
-        self.llava, self.sentences, self.top_k, self.steering = llava, sentences, top_k, dict(steering or {})
+        self.llava, self.unclip, self.top_k, self.steering = llava, unclip, top_k, dict(steering or {})
 
-    def evaluate(self, model: SAE | CBSAE, judge: str, steer: bool = True) -> Scores:
+    def evaluate(self, model: SAE | CBSAE, judge: str, speak: bool = True, draw: bool = False) -> Scores:
         """All scores of a model.
 
         Args:
             model: Of the encoder.
             judge: Which judge names its neurons.
-            steer: Whether its neurons are steered.
+            speak: Whether LLaVA is steered, if there is one.
+            draw: Whether unCLIP is steered, if there is one; takes long.
         """
         scorer = NeuronScorer(
             model,
@@ -85,10 +90,11 @@ class Evaluator:
         for ids, seen in tqdm(self.probe.batches(judge, size), total=-(-len(self.probe) // size), desc="score"):
             scorer.add(ids, seen)
         scores = scorer.results()
-        if not steer or self.llava is None:
+        llava = LlavaSteerer(self.llava.model, self.llava.processor, model) if speak and self.llava else None
+        unclip = UnclipSteerer(self.unclip.pipeline, model) if draw and self.unclip else None
+        if llava is None and unclip is None:
             return scores
-        steerer = LlavaSteerer(self.llava.model, self.llava.processor, model)
-        steered = SteerabilityScorer(scores.neurons, llava=steerer, sentences=self.sentences, **self.steering)
+        steered = SteerabilityScorer(scores.neurons, llava=llava, unclip=unclip, **self.steering)
         found = steered.run(steered.choose())
         return scores.with_steerability(found, steered.summary(found))
 

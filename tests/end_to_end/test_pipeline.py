@@ -14,7 +14,7 @@ from datasets import Dataset, Features, Image, Value
 from small_hub import CONCEPTS, Pictures, make_hub
 from steerable_models import llava, unclip
 
-from cbsae_hub import CBSAE, SAE, NeuronTable, Pack, VisionEncoder
+from cbsae_hub import CBSAE, SAE, Edit, LlavaSteerer, NeuronTable, Pack, Steering, VisionEncoder
 from cbsae_hub.metrics import monosemanticity_score
 from cbsae_hub.vision.clip_like import ClipLike
 
@@ -57,7 +57,8 @@ def workplace(tmp_path_factory):
             "eval_every": 20, "checkpoint_every": 20, "log_every": 10,
         },
         "evaluate": {
-            "judges": {"mine": "hub/judge"}, "seeds": [0, 1], "shares": [0.5], "ks": [2], "output": "evaluation",
+            "judges": {"mine": "hub/judge", "other": "hub/judge"}, "seeds": [0, 1], "shares": [0.5], "ks": [2],
+            "drawn": 3, "output": "evaluation",
         },
         "sweep": {
             "encoder": "hub/encoder", "layers": [1, -1], "tokens": "patches", "images": "hub/pictures",
@@ -206,10 +207,39 @@ def test_the_evaluation_is_one_command_that_goes_on_where_it_was(workplace):
     assert by_part["retained"]["neurons"] == 2
     assert by_part["concept neurons"]["neurons"] == (one["kind"] == "cb").sum()
     assert by_part["concept neurons"]["MS"] == pytest.approx(one["monosemanticity"][one["kind"] == "cb"].mean())
+    assert table["SAE"]["image, unit vector"] == pytest.approx(sae["steer_image_unit"].mean())
+    assert sae["steer_image_unit"].notna().sum() == one["steer_image_unit"].notna().sum() == 3
+    mine, other = told["judges"]  # the same one under two names
+    assert mine["SAE"] == other["SAE"] == table["SAE"]["CD"] and mine["CB-SAE"] == other["CB-SAE"]
+    assert {row["model"]: (row["retained"], row["k"]) for row in told["variants"][1:]} == {
+        **dict.fromkeys(names[1:5], (2, 1)), "share-0.5": (len(sae) // 2, 1), "k-2": (2, 2)
+    }  # fmt: skip
+    for name in ("retained", "k"):
+        assert (workplace / "evaluation" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     weights = workplace / "evaluation" / "seed-1" / "model.safetensors"
     before = weights.stat().st_mtime_ns
     again = run(workplace, "evaluate.py", "--recipe", "evaluate.yaml")
     assert again.stdout == done.stdout and weights.stat().st_mtime_ns == before
+
+
+def test_a_sheet_shows_what_three_kinds_of_neurons_do(workplace):
+    done = run(workplace, "sheets.py", "--output", "sheet", "--count", "1")
+    assert done.returncode == 0, done.stderr
+    cb = CBSAE.from_pretrained(workplace / "hub" / "bottleneck")
+    frame = NeuronTable.read(workplace / "scores").frame
+    told = json.loads((workplace / "sheet" / "sheet.json").read_text())
+    (row,) = told["concepts"]
+    concept = row["concept"]
+    gone = frame[~frame["neuron"].isin(cb.sae_neuron_ids) & (frame["name"] == concept)]
+    assert row["discarded"]["neuron"] == gone.loc[gone["score"].idxmax(), "neuron"]
+    assert row["retained"]["neuron"] in cb.sae_neuron_ids
+    assert concept in frame["names"][row["retained"]["neuron"]]
+    assert cb.neuron_names[row["concept neuron"]["neuron"]] == concept
+    image = Pictures(1)["image"][0]
+    steerer = LlavaSteerer.from_pretrained(workplace / "hub" / "llava", workplace / "hub" / "bottleneck")
+    edit = Steering([Edit(concept, 20)])
+    assert row["concept neuron"]["sentence"] == steerer.generate([image], "Describe the image.", edit)[0]
+    assert (workplace / "sheet" / "sheet.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_figures_are_drawn_of_what_was_scored(workplace):

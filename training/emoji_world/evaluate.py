@@ -2,7 +2,7 @@
 
     python -m training.emoji_world.evaluate
 
-- emoji-clip and emoji-teacher: zero-shot top-1 over all concepts on scenes with one object, in per cent, per split;
+- emoji-clip, emoji-teacher and emoji-judge: zero-shot top-1 over all concepts on scenes with one object, in per cent, per split;
   in ``typographic`` also how often the answer is the written word.
 - emoji-dino: 5-nearest-neighbour top-1 among the probe split's scenes with one object, leaving the scene itself out,
   beside the same on raw pixels; and the mean cosine of pairs that show the same concept, and of all pairs.
@@ -135,12 +135,12 @@ def main(
 ) -> None:
     """Measures and writes metrics.json."""
     torch.set_num_threads(2)
-    for name in models or ["emoji-clip", "emoji-teacher", "emoji-dino"]:
+    for name in models or ["emoji-clip", "emoji-teacher", "emoji-judge", "emoji-dino"]:
         folder = HUB / name
         with torch.inference_mode():
             if name == "emoji-dino":
                 metrics = _dino(folder)
-            elif name == "emoji-teacher":
+            elif name in ("emoji-teacher", "emoji-judge"):
                 teacher = ClipLike.from_pretrained(folder)
                 metrics = zero_shot(teacher.embed_images, teacher.embed_texts)
             else:

@@ -131,11 +131,10 @@ def main(
 
 
 def write_concept_sets(concepts: Sequence[Concept], output: Path) -> None:
-    """Writes concepts.txt, what scenes show, and kinds.txt, what kinds of things those are."""
-    sets = {
-        "concepts": [concept.name for concept in concepts] + list(BACKGROUNDS),
-        "kinds": sorted({kind_of(concept) for concept in concepts}),
-    }
+    """Writes concepts.txt, what scenes show, kinds.txt, what kinds of things those are, and words.txt, their words."""
+    shown, kinds = [concept.name for concept in concepts] + list(BACKGROUNDS), {kind_of(c) for c in concepts}
+    words = {word for name in (*shown, *kinds, *STYLES) for word in name.split() if word != "and"}
+    sets = {"concepts": shown, "kinds": sorted(kinds), "words": sorted(words)}
     for name, lines in sets.items():
         partial = output / f"{name}.partial"
         partial.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,7 +1,10 @@
-"""Trains the explained encoder ``hub/emoji-clip``, or with ``--teacher`` the judge ``hub/emoji-teacher``.
+"""Trains the explained encoder ``hub/emoji-clip``, or with ``--teacher`` a smaller CLIP that teaches or judges.
 
     accelerate launch -m training.emoji_world.pretrain_clip
     accelerate launch -m training.emoji_world.pretrain_clip --teacher
+    accelerate launch -m training.emoji_world.pretrain_clip --teacher --seed 3 --output hub/emoji-judge
+
+A bottleneck learns from the teacher, so that another model of the same kind has to judge what it learned.
 
 Two contrasts in one loss: each scene against the captions of its batch (CLIP), and each scene against the names of
 all concepts, backgrounds and styles, several of which may be right. The second one shows every step all the negatives
@@ -105,7 +108,7 @@ def _patch_targets(scenes: Scenes, concepts: int, rng: np.random.Generator) -> t
 
 
 def main(
-    teacher: Annotated[bool, typer.Option(help="Train the smaller judge instead of the explained encoder.")] = False,
+    teacher: Annotated[bool, typer.Option(help="Train the smaller model instead of the explained encoder.")] = False,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps; default 3,000, teacher 2,000.")] = None,
     batch: Annotated[int, typer.Option(help="Scenes a step and process.")] = 192,
     learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 1e-3,
@@ -113,8 +116,8 @@ def main(
     precision: Annotated[str, typer.Option(help="Accelerate's mixed precision: no, bf16 or fp16.")] = "bf16",
     output: Annotated[Path | None, typer.Option(help="Folder of the published model.")] = None,
 ) -> None:
-    """Trains and publishes one of the two CLIP models of Emoji World."""
-    name = "emoji-teacher" if teacher else "emoji-clip"
+    """Trains and publishes a CLIP model of Emoji World."""
+    output = output or HUB / ("emoji-teacher" if teacher else "emoji-clip")
     seed = (1 if teacher else 0) if seed is None else seed
     steps = steps or (2000 if teacher else 3000)
     torch.set_num_threads(2)
@@ -145,12 +148,12 @@ def main(
         ContrastiveModel(clip).to(accelerator.device),
         step_loss,
         accelerator=accelerator,
-        run=RUNS / name,
+        run=RUNS / output.name,
         steps=steps,
         learning_rate=learning_rate,
     )
     if accelerator.is_main_process:
-        clip_models.publish_clip(clip, tokenizer, output or HUB / name, teacher)
+        clip_models.publish_clip(clip, tokenizer, output, teacher)
 
 
 def _corpus(renderer: SceneRenderer, concepts) -> list[str]:

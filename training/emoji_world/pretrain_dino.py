@@ -81,7 +81,7 @@ class FrameContrast(torch.nn.Module):
 
 
 def main(
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 500,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 2000,
     batch: Annotated[int, typer.Option(help="Clips a step and process; each gives two frames.")] = 192,
     learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Of weights and scenes.")] = 2,
@@ -107,7 +107,7 @@ def main(
         FrameContrast(encoder).to(accelerator.device),
         step_loss,
         accelerator=accelerator,
-        run=RUNS / "emoji-dino",
+        run=RUNS / output.name,
         steps=steps,
         learning_rate=learning_rate,
     )

@@ -1,0 +1,125 @@
+"""Draws a sheet of a dozen concepts: what discarded, retained and concept neurons make unCLIP draw and LLaVA say.
+
+    python training/sheets.py --recipe training/recipes/emoji.yaml
+
+Reads the recipe's CB-SAE and the scores by which it was pruned. Concepts are chosen by rule, not by result: those of
+the bottleneck that a discarded neuron is named after and that are among the five names of a retained one, by the
+discarded one's score. Writes sheet.png, and sheet.json with all sentences.
+"""
+
+import json
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import torch
+import typer
+
+from cbsae_hub import CBSAE, SAE, Edit, Steering
+from cbsae_hub.data.images import load_images
+from cbsae_hub.models.files import replace_file
+from cbsae_hub.plotting import plot_sheet
+from cbsae_hub.scoring import Scores
+from cbsae_hub.scoring.steerability import WHITE
+from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
+from cbsae_hub.steering.first_words import ONE_WORD
+from recipe import read_recipe
+
+KINDS = ("discarded", "retained", "concept neuron")
+QUESTIONS = {"one word": ONE_WORD, "sentence": "Describe the image."}
+
+
+def choose(frame: pd.DataFrame, cb: CBSAE, count: int) -> pd.DataFrame:
+    """Concepts and their three neurons: ids in the parent SAE for the first two, in the CB-SAE for the third.
+
+    Args:
+        frame: Neuron table of the parent.
+        cb: Pruned by it.
+        count: How many concepts at most.
+
+    Raises:
+        ValueError: If no concept has all three.
+    """
+    retained = frame["neuron"].isin(cb.sae_neuron_ids)
+    discarded = frame[~retained & frame["name"].isin(cb.concepts)].sort_values("score", ascending=False, kind="stable")
+    among = frame.loc[retained, ["neuron", "names", "scores"]].explode(["names", "scores"])
+    nearest = among.sort_values("scores", ascending=False, kind="stable").drop_duplicates("names").set_index("names")
+    rows = [
+        {"concept": name, "discarded": neuron, "retained": nearest.loc[name, "neuron"],
+         "concept neuron": cb.d_sae + cb.concepts.index(name)}
+        for name, neuron in discarded.drop_duplicates("name")[["name", "neuron"]].itertuples(index=False)
+        if name in nearest.index
+    ]  # fmt: skip
+    if not rows:
+        raise ValueError("no concept of the bottleneck has a discarded and a retained neuron")
+    return pd.DataFrame(rows[:count])
+
+
+def steered(llava: LlavaSteerer, unclip: UnclipSteerer, scene: Any, neurons: list[int], alpha: float) -> list[dict]:
+    """What neurons of one model make of a white image and of a scene, and what they alone make unCLIP draw."""
+    alone = [Steering([Edit(neuron, alpha)], isolate=True) for neuron in neurons]
+    within = [Steering([Edit(neuron, alpha)]) for neuron in neurons]
+    pictures = unclip.generate([WHITE] * len(neurons), alone)
+    word = llava.generate([WHITE] * len(neurons), QUESTIONS["one word"], within)
+    sentence = llava.generate([scene] * len(neurons), QUESTIONS["sentence"], within)
+    return [
+        {"picture": picture, "one word": said, "sentence": told}
+        for picture, said, told in zip(pictures, word, sentence, strict=True)
+    ]
+
+
+def main(
+    recipe: Annotated[Path, typer.Option(help="YAML file: sections `cbsae`, `scores` and `steerability` are read.")],
+    output: Annotated[Path, typer.Option(help="Folder of the sheet.")] = Path("runs/sheet"),
+    count: Annotated[int, typer.Option(help="Concepts.")] = 12,
+    image: Annotated[int, typer.Option(help="Row of the scored images: the scene that LLaVA describes.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; default the fastest there is.")] = None,
+) -> None:
+    """Steer a dozen concepts by a discarded, a retained and a concept neuron, side by side."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        settings, of_scores, given = (read_recipe(recipe, part, []) for part in ("cbsae", "scores", "steerability"))
+        where = {"device": device, "beside": settings["model"]}
+        sae, cb = SAE.from_pretrained(settings["model"]), CBSAE.from_pretrained(settings["output"])
+        chosen = choose(Scores.load(settings["scores"]).neurons, cb, count)
+        scene = load_images(of_scores["images"], of_scores["split"], beside=settings["model"])[image]["image"]
+        llava = LlavaSteerer.from_pretrained(given["llava"], sae, **where)
+        unclip = UnclipSteerer.from_pretrained(given["unclip"], sae, **where)
+    except (ValueError, OSError) as error:
+        raise typer.BadParameter(str(error)) from error
+    alpha, found = given.get("alpha", 50.0), {}
+    for kind in KINDS:
+        if kind == KINDS[2]:  # the other two are neurons of the parent
+            llava = LlavaSteerer(llava.model, llava.processor, cb)
+            unclip = UnclipSteerer(unclip.pipeline, cb)
+        found[kind] = steered(llava, unclip, scene, chosen[kind].tolist(), alpha)
+    unsteered = llava.generate([scene], QUESTIONS["sentence"])[0]
+    cells = [
+        [(found[kind][i]["picture"], f"{found[kind][i]['one word']}\n{found[kind][i]['sentence']}") for kind in KINDS]
+        for i in range(len(chosen))
+    ]
+    output.mkdir(parents=True, exist_ok=True)
+    with replace_file(output / "sheet.png") as partial:
+        plot_sheet(cells, chosen["concept"].tolist(), KINDS).savefig(partial, format="png")
+    told = {
+        "alpha": alpha,
+        "questions": QUESTIONS,
+        "scene": {"row": image, "unsteered": unsteered},
+        "concepts": [
+            {"concept": row["concept"]}
+            | {
+                kind: {"neuron": int(row[kind]), **{question: found[kind][i][question] for question in QUESTIONS}}
+                for kind in KINDS
+            }
+            for i, row in enumerate(chosen.to_dict("records"))
+        ],
+    }
+    with replace_file(output / "sheet.json") as partial:
+        Path(partial).write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    logging.info("%s", output / "sheet.png")
+
+
+if __name__ == "__main__":
+    typer.run(main)
