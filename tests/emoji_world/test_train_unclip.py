@@ -142,7 +142,7 @@ def test_chance_depends_on_the_generator_alone_and_covers_all_times():
     times, levels = first["times"].double().numpy(), first["levels"].numpy()
     np.testing.assert_allclose(np.quantile(times, [0, 0.25, 0.5, 0.75, 1]), [0, 250, 500, 750, 999], atol=30)
     assert levels.min() == 0 and 900 < levels.max() < 1000
-    assert np.median(levels) == pytest.approx(1000 * 0.5**4, rel=0.15)
+    assert np.quantile(levels, 0.9) == pytest.approx(1000 * 0.9**8, rel=0.15)
     assert 1 - first["kept"].mean().item() == pytest.approx(0.1, abs=0.02)
 
 
@@ -205,9 +205,10 @@ def test_resumed_training_publishes_the_same_pipeline_which_draws(vae, tmp_path,
     resumed = _train(tmp_path / "parts", vae, monkeypatch)
     assert whole.keys() == resumed.keys() and all(torch.equal(whole[name], resumed[name]) for name in whole)
     checkpoint = load_file(tmp_path / "whole" / "run" / "checkpoint.safetensors")
-    assert all(torch.equal(whole[name], checkpoint[f"model.average.{name}"]) for name in whole)
-    assert any(not torch.equal(whole[name], checkpoint[f"model.unet.{name}"]) for name in whole)
+    assert all(torch.equal(whole[name], checkpoint[f"model.average.{name}"].half()) for name in whole)
+    assert any(not torch.equal(whole[name], checkpoint[f"model.unet.{name}"].half()) for name in whole)
     folder = tmp_path / "whole" / "hub"
+    assert not [file for file in folder.rglob("*.json") if str(tmp_path) in file.read_text(encoding="utf-8")]
     assert not list(folder.rglob("*.bin")) and not list(tmp_path.rglob("*.partial"))
 
     pipeline = StableUnCLIPImg2ImgPipeline.from_pretrained(folder, use_safetensors=True)

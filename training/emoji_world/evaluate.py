@@ -2,8 +2,8 @@
 
     python -m training.emoji_world.evaluate
 
-- emoji-clip, emoji-teacher and emoji-judge: zero-shot top-1 over all concepts on scenes with one object, in per cent, per split;
-  in ``typographic`` also how often the answer is the written word.
+- emoji-clip, emoji-teacher, emoji-judge: zero-shot top-1 over all concepts on scenes with one object, in per cent, per
+  split; in ``typographic`` also how often the answer is the written word.
 - emoji-dino: 5-nearest-neighbour top-1 among the probe split's scenes with one object, leaving the scene itself out,
   beside the same on raw pixels; and the mean cosine of pairs that show the same concept, and of all pairs.
 """

@@ -178,8 +178,10 @@ def text_parts(clip: Path) -> tuple[CLIPTokenizer, CLIPTextModel]:
 def assemble(
     unet: UNet2DConditionModel, normalizer: StableUnCLIPImageNormalizer, vae: AutoencoderTiny, clip: Path
 ) -> StableUnCLIPImg2ImgPipeline:
-    """The complete pipeline around a trained UNet; image encoder and preprocessing are those of a folder."""
+    """The complete pipeline around a trained UNet, in half precision; image encoder and preprocessing of a folder."""
     tokenizer, text_encoder = text_parts(clip)
+    for part in (unet, vae):
+        part.register_to_config(_name_or_path=None)  # else the folder it was loaded from is published
     return StableUnCLIPImg2ImgPipeline(
         feature_extractor=CLIPImageProcessor.from_pretrained(clip),
         image_encoder=load_encoder(clip),
@@ -187,7 +189,7 @@ def assemble(
         image_noising_scheduler=embedding_scheduler(),
         tokenizer=tokenizer,
         text_encoder=text_encoder,
-        unet=unet,
+        unet=unet.half(),
         scheduler=drawing_scheduler(),
         vae=vae,
     )
@@ -239,7 +241,7 @@ def main(
         after_step=model.update_average,
     )
     if accelerator.is_main_process:
-        publish(output, assemble(model.average.half(), model.normalizer, vae, clip).save_pretrained)
+        publish(output, assemble(model.average, model.normalizer, vae, clip).save_pretrained)
 
 
 def _store(folder: Path, scenes: int, seed: int, vae: AutoencoderTiny, clip: Path, output: Path) -> LatentStore:
