@@ -145,8 +145,8 @@ def _read(source: dict[str, Any]) -> dict[str, Tensor]:
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
         raise OSError(
-            f"{folder} has no model*.safetensors. Weights in *.bin are pickles and are not read: convert them, on the "
-            "Hub with the Space safetensors/convert, or with torch.load(..., weights_only=True) and safetensors' save_file"
+            f"{folder} has no model*.safetensors. Weights in *.bin are pickles and are not read: convert them, on "
+            "the Hub with the Space safetensors/convert, or with torch.load(weights_only=True) and save_file"
         )
     return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
