@@ -7,9 +7,16 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneration, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    AutoProcessor,
+    LlavaForConditionalGeneration,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedConfig,
+)
 
 from cbsae_hub.steering.edits import AnySteering, per_image
+from cbsae_hub.steering.llava_original import TEXT_CONFIGS, load_original
 from cbsae_hub.steering.loading import default_dtype, load_sae, locate
 from cbsae_hub.steering.tower import SteeredTower
 from cbsae_hub.vision.encoder import to_rgb
@@ -71,11 +78,12 @@ class LlavaSteerer:
         """Loads LLaVA from a folder or the Hub: safetensors only, no remote code, the PIL image processor.
 
         Args:
-            repo_id: Folder or Hub id, for instance "llava-hf/llava-1.5-7b-hf".
+            repo_id: Folder or Hub id, for instance "llava-hf/llava-1.5-7b-hf", or a checkpoint of the original code
+                base, see :func:`cbsae_hub.steering.llava_original.load_original`.
             sae: An SAE, or its folder or Hub id.
             pack: See the class.
             device: Where the model and the SAE go.
-            dtype: Of the model; default float32 on a CPU, float16 elsewhere.
+            dtype: Of the model; default float32 on a CPU, elsewhere float16, or the dtype of an original checkpoint.
             revision: Of a Hub repository: branch, tag or commit. Of a folder: its ``sha256:...``, which is checked.
             layer: See the class.
             beside: A model folder next to which LLaVA may lie, see :func:`cbsae_hub.models.resolve_id`.
@@ -85,12 +93,16 @@ class LlavaSteerer:
             ValueError: If it is no LLaVA or of another revision, or the SAE does not fit.
         """
         source = locate("LLaVA", repo_id, "config.json", revision, beside)
-        config = AutoConfig.from_pretrained(**source)
-        if config.model_type != "llava":
-            raise ValueError(f"{repo_id} is a model of type {config.model_type!r}, not LLaVA")
-        dtype = dtype or default_dtype(device)
-        model = LlavaForConditionalGeneration.from_pretrained(**source, dtype=dtype, use_safetensors=True)
-        processor = AutoProcessor.from_pretrained(**source, backend="pil")
+        kind = PreTrainedConfig.get_config_dict(**source)[0].get("model_type")
+        if kind in TEXT_CONFIGS:  # Gemma2 does not bear float16: the checkpoint's own dtype, but on a CPU
+            own = torch.float32 if torch.device(device).type == "cpu" else None
+            model, processor = load_original(source, dtype=dtype or own)
+        elif kind == "llava":
+            dtype = dtype or default_dtype(device)
+            model = LlavaForConditionalGeneration.from_pretrained(**source, dtype=dtype, use_safetensors=True)
+            processor = AutoProcessor.from_pretrained(**source, backend="pil")
+        else:
+            raise ValueError(f"{repo_id} is a model of type {kind!r}, not LLaVA")
         return cls(model.to(device), processor, load_sae(sae), pack, layer)
 
     @torch.no_grad()

@@ -24,6 +24,7 @@ from transformers import (
     CLIPTextModel,
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
+    Dinov2Config,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -45,6 +46,7 @@ VISION = {
     "patch_size": 8,
     "projection_dim": 8,
 }
+TOWERS = {"clip": CLIPVisionConfig, "dinov2": Dinov2Config}
 ENDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 TEXT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 
@@ -89,13 +91,24 @@ def randomised(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     return model.eval()
 
 
-def llava(vision: dict = VISION, chat_template: str | None = None, **config) -> tuple:
+def vision_config(tower: str = "clip", vision: dict = VISION):
+    """Of a tower of a family; what a family does not know of the settings is left out."""
+    known = TOWERS[tower]().to_dict()
+    return TOWERS[tower](**{key: value for key, value in vision.items() if key in known})
+
+
+def embedded(tower: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    """What goes into the first block of a tower of either family."""
+    return getattr(tower, "pre_layrnorm", torch.nn.Identity())(tower.embeddings(pixels))
+
+
+def llava(vision: dict = VISION, chat_template: str | None = None, tower: str = "clip", **config) -> tuple:
     """A LLaVA and its processor."""
     text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     text = LlamaConfig(**text, vocab_size=len(SPECIAL + LETTERS), max_position_embeddings=4096)
     config = {"vision_feature_layer": -2, "image_token_id": SPECIAL.index("<image>"), **config}
     model = LlavaForConditionalGeneration(
-        LlavaConfig(vision_config=CLIPVisionConfig(**vision), text_config=text, **config)
+        LlavaConfig(vision_config=vision_config(tower, vision), text_config=text, **config)
     )
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 0
     processor = LlavaProcessor(

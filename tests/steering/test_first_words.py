@@ -13,10 +13,11 @@ LIMIT = 12
 PROMPT = "What is this?"
 
 
-@pytest.fixture(scope="module", params=[None, "ends"])
+@pytest.fixture(scope="module", params=["clip", "clip ends", "dinov2"])
 def steerer(request):
-    model, processor = llava()
-    if request.param == "ends":  # a letter that is often said ends answers
+    tower, *ends = request.param.split()
+    model, processor = llava(tower=tower)
+    if ends:  # a letter that is often said ends answers
         model.generation_config.eos_token_id = [
             2,
             *processor.tokenizer("aeiou", return_tensors="pt").input_ids[0].tolist(),

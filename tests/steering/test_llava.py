@@ -8,6 +8,7 @@ from steerable_models import (
     blocks_by_hand,
     cbsae_for,
     edited_by_hand,
+    embedded,
     in_step,
     in_threads,
     llava,
@@ -17,7 +18,7 @@ from steerable_models import (
 from torch.testing import assert_close
 
 from cbsae_hub.steering import DiffMean, Edit, LlavaSteerer, RandomDirection, Steering, apply
-from cbsae_hub.vision.site import EditError
+from cbsae_hub.vision.site import EditError, find_blocks
 
 TEMPLATE = (
     "{% for message in messages %}<s>user: {% for part in message['content'] %}{% if part['type'] == 'image' %}<image>"
@@ -26,9 +27,15 @@ TEMPLATE = (
 NEW = 6
 
 
+@pytest.fixture(params=["clip", "dinov2"])
+def tower(request):
+    """The family of the vision tower."""
+    return request.param
+
+
 @pytest.fixture(params=["cold", "warm"])
-def steerer(request):
-    model, processor = llava()
+def steerer(request, tower):
+    model, processor = llava(tower=tower)
     if request.param == "warm":  # transformers has installed its own hooks
         model.get_image_features(pixel_values=torch.zeros(1, 3, 16, 16))
     return LlavaSteerer(model, processor, sae_for())
@@ -39,7 +46,7 @@ def stream_by_hand(model, processor, image):
     """What leaves block 2 of the tower, which vision_feature_layer=-2 of 4 blocks means."""
     tower = model.model.vision_tower
     pixels = processor.image_processor(images=[image], return_tensors="pt").pixel_values
-    return blocks_by_hand(tower.encoder.layers[:3], tower.pre_layrnorm(tower.embeddings(pixels)))[0]
+    return blocks_by_hand(find_blocks(tower)[0][:3], embedded(tower, pixels))[0]
 
 
 @torch.no_grad()
@@ -193,8 +200,8 @@ def test_samples_have_the_probabilities_of_the_softmax():
 # --------------------------------------------------------------------------------------------------- threads
 
 
-def test_threads_do_not_steer_each_other():
-    model, processor = llava()
+def test_threads_do_not_steer_each_other(tower):
+    model, processor = llava(tower=tower)
     steerer, images = LlavaSteerer(model, processor, sae_for()), pictures(2)
     steerings = [Steering([Edit(3, 9.0)]), Steering([Edit(7, 60.0)], isolate=True), Steering([Edit(1, 5.0, "add")])]
 
@@ -202,18 +209,18 @@ def test_threads_do_not_steer_each_other():
         return steerer.image_features(images, steering), steerer.generate(images, "What?", steering, NEW)
 
     expected = [answer(steering) for steering in steerings]
-    with in_step(model.model.vision_tower.encoder.layers, len(steerings)):
+    with in_step(find_blocks(model)[0], len(steerings)):
         found = in_threads([lambda steering=steering: answer(steering) for steering in steerings])
     for (features, answers), (expected_features, expected_answers) in zip(found, expected):
         assert torch.equal(features, expected_features) and answers == expected_answers
 
 
-def test_a_thread_without_steering_is_not_steered():
-    model, processor = llava()
+def test_a_thread_without_steering_is_not_steered(tower):
+    model, processor = llava(tower=tower)
     steerer, images = LlavaSteerer(model, processor, sae_for()), pictures(2)
     plain, steering = steerer.image_features(images), Steering([Edit(3, 9.0)])
     steered = steerer.image_features(images, steering)
-    with in_step(model.model.vision_tower.encoder.layers, 2):
+    with in_step(find_blocks(model)[0], 2):
         found = in_threads(
             [
                 lambda: steerer.image_features(images, steering),  # two passes, the second steered
@@ -227,8 +234,8 @@ def test_a_thread_without_steering_is_not_steered():
 # ---------------------------------------------------------------------------------------- loading and layers
 
 
-def test_from_pretrained_is_the_saved_model(tmp_path):
-    model, processor = llava()
+def test_from_pretrained_is_the_saved_model(tmp_path, tower):
+    model, processor = llava(tower=tower)
     model.save_pretrained(tmp_path / "llava")
     processor.save_pretrained(tmp_path / "llava")
     sae_for().save_pretrained(tmp_path / "sae")
@@ -246,8 +253,8 @@ def test_from_pretrained_is_the_saved_model(tmp_path):
         LlavaSteerer.from_pretrained(tmp_path / "llava", sae_for(), revision="sha256:0")
 
 
-def test_a_bottleneck_is_steered_by_the_names_of_its_concepts():
-    steerer = LlavaSteerer(*llava(), cbsae_for())
+def test_a_bottleneck_is_steered_by_the_names_of_its_concepts(tower):
+    steerer = LlavaSteerer(*llava(tower=tower), cbsae_for())
     features = steerer.image_features(pictures(1), Steering([Edit("red", 30.0)]))
     stream = stream_by_hand(steerer.model, steerer.processor, pictures(1)[0])
     steered = edited_by_hand(steerer.tower.sae, stream, [(33, 30.0, "set")])
@@ -255,8 +262,8 @@ def test_a_bottleneck_is_steered_by_the_names_of_its_concepts():
 
 
 @pytest.mark.parametrize(("read", "block"), [(-2, 2), (-1, 3), (2, 1), (4, 3)])
-def test_the_layer_is_the_one_that_llava_reads(read, block):
-    model, processor = llava(vision_feature_layer=read)
+def test_the_layer_is_the_one_that_llava_reads(read, block, tower):
+    model, processor = llava(tower=tower, vision_feature_layer=read)
     LlavaSteerer(model, processor, sae_for(layer=block))
     steerer = LlavaSteerer(model, processor, sae_for(layer=None))
     assert steerer.tower.layer == block
@@ -267,26 +274,26 @@ def test_the_layer_is_the_one_that_llava_reads(read, block):
 
 
 @torch.no_grad()
-def test_an_earlier_layer_has_to_be_asked_for():
-    model, processor = llava()
+def test_an_earlier_layer_has_to_be_asked_for(tower):
+    model, processor = llava(tower=tower)
     steerer = LlavaSteerer(model, processor, sae_for(layer=1), layer=1)
     features = steerer.image_features(pictures(1), Steering([Edit(3, 9.0)]))
-    tower = model.model.vision_tower
+    vision, blocks = model.model.vision_tower, find_blocks(model)[0]
     pixels = processor.image_processor(images=pictures(1), return_tensors="pt").pixel_values
-    stream = blocks_by_hand(tower.encoder.layers[:2], tower.pre_layrnorm(tower.embeddings(pixels)))
-    stream = blocks_by_hand(tower.encoder.layers[2:3], apply(Steering([Edit(3, 9.0)]), stream, steerer.tower.sae))
+    stream = blocks_by_hand(blocks[:2], embedded(vision, pixels))
+    stream = blocks_by_hand(blocks[2:3], apply(Steering([Edit(3, 9.0)]), stream, steerer.tower.sae))
     assert_close(features, model.model.multi_modal_projector(stream[:, 1:]), atol=1e-4, rtol=1e-4)
     with pytest.raises(ValueError, match="has no effect"):
         LlavaSteerer(model, processor, sae_for(), layer=3)
 
 
-def test_saes_of_other_encoders_are_errors():
+def test_saes_of_other_encoders_are_errors(tower):
     with pytest.raises(ValueError, match="activations of width 8, .* puts out 16"):
-        LlavaSteerer(*llava(), sae_for(d_in=8))
+        LlavaSteerer(*llava(tower=tower), sae_for(d_in=8))
     with pytest.raises(ValueError, match="layer 7 does not exist"):
-        LlavaSteerer(*llava(), sae_for(layer=7))
+        LlavaSteerer(*llava(tower=tower), sae_for(layer=7))
     with pytest.raises(ValueError, match="reads several hidden states"):
-        LlavaSteerer(*llava(vision_feature_layer=[-2, -1]), sae_for())
+        LlavaSteerer(*llava(tower=tower, vision_feature_layer=[-2, -1]), sae_for())
 
 
 @pytest.mark.parametrize(

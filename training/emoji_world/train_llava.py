@@ -1,7 +1,7 @@
 """Trains ``hub/emoji-llava``: a LLaVA-1.5 that talks about scenes, around the frozen encoder of ``hub/emoji-clip``.
 
     accelerate launch -m training.emoji_world.train_llava
-    accelerate launch -m training.emoji_world.train_llava --encoder hub/emoji-dino --output hub/emoji-llava-dino
+    accelerate launch -m training.emoji_world.train_llava --encoder hub/emoji-dino --output runs/emoji-llava-dino
 
 Projector and decoder learn together from scenes that are drawn on the fly. An image's tokens are most of a prompt, so
 every image is read once a step for all of its dialogues: they lie one behind the other in a row, each at the positions
