@@ -54,6 +54,7 @@ MODELS = {  # keys that name models; those of a step that made them are folders 
     "cbsae": {"teacher": None},
 }
 OF_SAE = ("activations", "output")  # keys of section `sae` beside the training settings
+OTHERS = ("insertion", "sweep", "zero_shot_steering", "evaluate", "dry_run")  # which are not checked
 NOT_MEASURED = "not measured"
 MOST = 2**40
 
@@ -144,6 +145,12 @@ class DryRun:
             "steerability": self._steerability,
             "cbsae": self._cbsae,
         }
+        for name in self.sections:
+            self._require(
+                name in (*checks, *OTHERS),
+                str(name),
+                f"no section of any script; known are {', '.join((*checks, *OTHERS))}",
+            )
         for name, check in checks.items():
             if name in self.sections:
                 with self._of(name):
@@ -202,7 +209,6 @@ class DryRun:
         self.sae = costs.make_sae(config, self.encoder.d_in)
         d_sae = self.sae.d_sae
         self._require(config.k <= d_sae, "sae", f"k {config.k} is more than the {d_sae} neurons")
-        self._require(sum(self.sae.group_sizes or [d_sae]) == d_sae, "sae", "group sizes do not add up to the neurons")
         rows = self._rows()
         self._require(rows is None or rows >= config.batch_size, "sae", f"{rows} activations are fewer than one batch")
         step.disk["SAE and checkpoints"] = (
@@ -256,6 +262,11 @@ class DryRun:
         if self.sae is None or self.images is None:
             raise ValueError("its SAE is not known: section `sae` has to be right first")
         retained = self._retained(settings["prune"])
+        by = settings["prune"].get("by", "both")
+        steered = by == "both" or "steerability" in ([by] if isinstance(by, str) else by)
+        self._require(
+            not steered or "steerability" in self.sections, "cbsae", "pruning by steerability needs its section"
+        )
         concepts, cb_k = self._concepts(settings["concepts"]), integer("cb_k", settings.get("cb_k", 5), 1, MOST)
         self._require(cb_k < concepts, "cbsae", f"cb_k {cb_k} is not less than the {concepts} concepts")
         self.cb = cb = costs.make_bottleneck(self.sae, retained, concepts, cb_k)
@@ -421,26 +432,32 @@ class DryRun:
             step.remarks.append(figure["note"])
         return figure
 
-    def _downloads(self) -> dict[str, tuple[str, int]]:
-        """What is fetched from the Hub, if nothing of it is here."""
-        places = {"images": datasets.config.HF_DATASETS_CACHE, "models": constants.HF_HUB_CACHE}
-        sizes = {what: int(1e9 * self.given.get(f"{what}_gb", 0)) for what in places}
-        return {what: (str(places[what]), size) for what, size in sizes.items() if size}
+    def _downloads(self) -> None:
+        """A step for what is fetched from the Hub."""
+        step = Step("downloads", "(by the steps that need them)")
+        hub = Path(constants.HF_HUB_CACHE)
+        for name, size in self.given.get("models_gb", {}).items():
+            step.disk[name] = str(hub / f"models--{name.replace('/', '--')}"), int(1e9 * size)
+        if size := int(1e9 * self.given.get("images_gb", 0)):
+            name = self.sections["activations"]["images"]
+            step.disk[name] = str(hub / f"datasets--{name.replace('/', '--')}"), size
+            # All splits are downloaded, and prepared once more in a form that can be mapped into memory.
+            arrow = Path(datasets.config.HF_DATASETS_CACHE) / name.replace("/", "___")
+            step.disk["the same as Arrow"] = str(arrow), size
+        if by_hand := self.given.get("by_hand"):
+            step.remarks.append(f"by hand: {by_hand}")
+        if step.disk:
+            self.steps.insert(0, step)
 
     def _machine(self) -> None:
         """Compares what is needed with what there is: memory step by step, disk of all steps together."""
-        if downloads := self._downloads():
-            by_hand = self.given.get("by_hand")
-            remarks = [f"by hand: {by_hand}"] if by_hand else []
-            self.steps.insert(0, Step("downloads", "(by the steps that need them)", downloads, remarks=remarks))
-        device, memory = device_memory()
+        self._downloads()
+        _, memory = device_memory()
         for step in self.steps:
-            for what, needed, there in (("memory", step.memory, memory), (" host memory", step.host, host_memory())):
+            for what, needed, there in (("device", step.memory, memory), ("host", step.host, host_memory())):
                 if needed > there:
-                    self.problems.append(
-                        f"{step.name}: needs {costs.spelled(needed)} of {what.strip()}, {device} has "
-                        f"{costs.spelled(there)}"
-                    )
+                    sizes = f"{costs.spelled(needed)} of memory, the {what} has {costs.spelled(there)}"
+                    self.problems.append(f"{step.name}: needs {sizes}")
         wanted: dict[int, list[tuple[str, str, int]]] = {}
         folders: dict[int, Path] = {}
         for step in self.steps:
