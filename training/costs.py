@@ -104,13 +104,13 @@ def sae_memory(sae: SAE, config: SAETrainConfig) -> int:
     """Device memory of SAE training, at its worst: when all neurons are dead.
 
     Held: weights, gradients, two moments, and the latents of a batch. On top comes the larger of the auxiliary loss
-    (pre-activations of the dead neurons, those selected, and their gradient) and of a checkpoint (a copy of weights
-    and moments).
+    (pre-activations of the dead neurons, those selected, and their gradient) and of a checkpoint (a copy of W_enc,
+    which is stored transposed).
     """
     weights = tensor_bytes(sae.parameters())
     latents = config.batch_size * sae.d_sae
     held = 4 * weights + latents * (2 if config.mixed_precision == "bf16" else FLOAT32)
-    return held + max(3 * latents * FLOAT32, 3 * weights)
+    return held + max(3 * latents * FLOAT32, tensor_bytes([sae.W_enc]))
 
 
 def bottleneck_memory(parent: SAE, cb: CBSAE, config: CBSAETrainConfig) -> int:

@@ -247,13 +247,20 @@ class DryRun:
         if self.sae is not None and isinstance(neurons, int):
             integer("neurons", neurons, 1, self.sae.d_sae)
         step.remarks.append(f"{neurons or 'all'} neurons")
+        sizes = self.given.get("models_gb", {})
+        weights = sum(sizes.get(settings.get(key), 0) for key in MODELS["steerability"])
+        if not torch.cuda.is_available():  # where LLaVA, of two bytes a weight on the Hub, is loaded in float32
+            weights += sizes.get(settings.get("llava"), 0)
+        step.memory = int(1e9 * weights)
 
     def _cbsae(self, settings: dict[str, Any]) -> None:
         names = settings.get("names")
         if names and names != self.outputs.get("scores") and not Path(names).is_dir():
             concepts = settings.get("concepts")
             options = f" --set 'concepts={{{Path(str(concepts)).stem}: {concepts}}}' --output {names}"
-            self._step("names", "score_neurons.py", options).remarks.append("as `scores`")
+            step = self._step("names", "score_neurons.py", options)
+            step.memory = max((one.memory for one in self.steps if one.name == "scores"), default=0)
+            step.remarks.append("as `scores`, by the bottleneck's concepts")
         step = self._step("cbsae", "train_cbsae.py")
         config = self._training("cbsae", CBSAETrainConfig)
         require_keys(settings, train_cbsae.REQUIRED, tuple(settings))
@@ -458,7 +465,7 @@ class DryRun:
                 if needed > there:
                     sizes = f"{costs.spelled(needed)} of memory, the {what} has {costs.spelled(there)}"
                     self.problems.append(f"{step.name}: needs {sizes}")
-        wanted: dict[int, list[tuple[str, str, int]]] = {}
+        wanted: dict[int, list[tuple[str, int]]] = {}
         folders: dict[int, Path] = {}
         for step in self.steps:
             for what, (path, size) in step.disk.items():
@@ -466,14 +473,14 @@ class DryRun:
                 place = folder.stat().st_dev
                 folders.setdefault(place, folder)
                 missing = max(0, size - (costs.folder_bytes(path) if Path(path).is_dir() else 0))
-                wanted.setdefault(place, []).append((what, path, missing))
+                wanted.setdefault(place, []).append((what, missing))
         for place, parts in wanted.items():
-            total, free = sum(size for _, _, size in parts), free_bytes(folders[place])
+            total, free = sum(size for _, size in parts), free_bytes(folders[place])
             if total > free:
-                listed = ", ".join(f"{what} {costs.spelled(size)} in {path}" for what, path, size in parts if size)
-                self.problems.append(
-                    f"disk: {costs.spelled(total)} are needed and {costs.spelled(free)} are free ({listed})"
-                )
+                largest = sorted(parts, key=lambda part: -part[1])[:5]
+                listed = ", ".join(f"{what} {costs.spelled(size)}" for what, size in largest)
+                needed = f"{costs.spelled(total)} are needed where {folders[place]} is, {costs.spelled(free)} are free"
+                self.problems.append(f"disk: {needed}; the largest parts: {listed}")
 
     def table(self) -> str:
         """The steps in Markdown."""
