@@ -133,6 +133,7 @@ class DryRun:
         self.sae: SAE | None = None
         self.cb: CBSAE | None = None
         self.images: int | None = None
+        self.scoring: dict[str, int] = {}  # sizes of the scores but for the number of concepts
 
     def run(self) -> None:
         """Checks every section that the recipe has."""
@@ -232,7 +233,8 @@ class DryRun:
         step.remarks.append(f"{images:,} images; {', '.join(f'{name} {count:,}' for name, count in counts.items())}")
         if self.sae is not None:
             width = self._embedding_width(settings["judge"])
-            step.memory = costs.scoring_memory(self.sae, width, sum(counts.values()), images, top_k)
+            self.scoring = {"width": width, "images": images, "top_k": top_k}
+            step.memory = costs.scoring_memory(self.sae, concepts=sum(counts.values()), **self.scoring)
             step.disk["checkpoint of the sums"] = (
                 settings["output"],
                 8 * self.sae.d_sae * width + 12 * top_k * self.sae.d_sae,
@@ -259,8 +261,9 @@ class DryRun:
             concepts = settings.get("concepts")
             options = f" --set 'concepts={{{Path(str(concepts)).stem}: {concepts}}}' --output {names}"
             step = self._step("names", "score_neurons.py", options)
-            step.memory = max((one.memory for one in self.steps if one.name == "scores"), default=0)
-            step.remarks.append("as `scores`, by the bottleneck's concepts")
+            step.remarks.append("scores again, by the bottleneck's concepts")
+            if self.scoring:
+                step.memory = costs.scoring_memory(self.sae, concepts=self._concepts(concepts), **self.scoring)
         step = self._step("cbsae", "train_cbsae.py")
         config = self._training("cbsae", CBSAETrainConfig)
         require_keys(settings, train_cbsae.REQUIRED, tuple(settings))
