@@ -23,7 +23,7 @@ def save_checkpoint(folder: Path, tensors: dict[str, Tensor], facts: dict[str, A
         facts: What else a resumed run needs to know, JSON.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    contiguous = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
+    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with replace_file(folder / CHECKPOINT_NAME) as temporary:
         save_file(contiguous, temporary, metadata={"facts": json.dumps(facts)})
 

@@ -1,0 +1,302 @@
+import json
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import typer
+import yaml
+from accelerate import Accelerator
+from huggingface_hub.errors import RepositoryNotFoundError
+from safetensors.torch import load_file
+from small_hub import Pictures
+from tiny_models import build, processor
+from typer.testing import CliRunner
+
+from cbsae_hub import CBSAE, SAE, VisionEncoder
+from cbsae_hub.data.extraction import extract_activations
+from cbsae_hub.trainers.bottleneck import BottleneckState
+from cbsae_hub.trainers.checkpoint import CHECKPOINT_NAME, save_checkpoint
+from cbsae_hub.trainers.config import CBSAETrainConfig, SAETrainConfig
+from cbsae_hub.trainers.state import TrainingState
+
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "training"))  # where scripts find each other
+
+import dry_run  # noqa: E402
+
+import costs  # noqa: E402
+import throughput  # noqa: E402
+
+REAL = ("llava-1.5-7b", "llava-more-dinov2", "unclip-2-1")
+
+
+@pytest.fixture(autouse=True)
+def large_machine(monkeypatch):
+    """A machine with space for everything, in the folder that recipes are run in."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(dry_run, "free_bytes", lambda folder: 10**15)
+    monkeypatch.setattr(dry_run, "device_memory", lambda: ("a large device", 10**13))
+    monkeypatch.setattr(dry_run, "host_memory", lambda: 10**13)
+
+
+def checked(path, measured=None):
+    run = dry_run.DryRun(path, measured)
+    run.run()
+    return run
+
+
+def changed(tmp_path, changes, name="llava-1.5-7b"):
+    """The recipe with other settings, and without those that are None: ``{"sae.k": 5}``."""
+    recipe = yaml.safe_load((ROOT / "training" / "recipes" / f"{name}.yaml").read_text(encoding="utf-8"))
+    for place, value in changes.items():
+        section, _, key = place.partition(".")
+        where, key = (recipe.setdefault(section, {}), key) if key else (recipe, section)
+        where.pop(key, None)
+        if value is not None:
+            where[key] = value
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "training" / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_passes(recipe):
+    run = checked(recipe)
+    assert run.problems == []
+    sections = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    expected = [name for name in ("activations", "sae", "scores", "steerability", "cbsae") if name in sections]
+    assert [step.name for step in run.steps if step.name not in ("downloads", "names")] == expected
+    assert (run.sae.d_sae, sum(run.sae.group_sizes)) == (run.sae.d_in * sections["sae"]["expansion"],) * 2
+
+
+@pytest.mark.parametrize(("name", "tokens", "every"), zip(REAL, (2, 2, 1), (577, 257, 257)))
+def test_the_real_ones_are_as_large_as_their_papers_say(name, tokens, every):
+    run = checked(ROOT / "training" / "recipes" / f"{name}.yaml")
+    steps = {step.name: step for step in run.steps}
+    assert (run.encoder.d_in, run.encoder.num_layers, run.images) == (1024, 24, 1_281_167)
+    assert f"{tokens} of {every} tokens" in steps["activations"].remarks[0]
+    (_, size), *_ = steps["activations"].disk.values()
+    assert size == 1_281_167 * tokens * 1024 * 2
+    assert run.sae.group_sizes == (4096, 8192, 16384, 36864)
+    if "cbsae" in steps:
+        assert steps["names"].command.endswith(f"--set 'concepts={{vlg-cbm: vlg-cbm}}' --output runs/{name}-names")
+        assert (run.cb.d_sae, len(run.cb.concepts)) == (30_000, 4729)
+        assert steps["cbsae"].disk["teacher's embeddings"][1] == 1_281_167 * 512 * 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"activations.layer": 24}, "activations: .*24"),
+        ({"activations.tokens": "some"}, "activations: tokens must be"),
+        ({"activations.layers": 3}, "activations: unknown settings layers"),
+        ({"activations.encoder": None}, "activations: the recipe lacks encoder"),
+        ({"activations.dtype": "int8"}, "activations: dtype must be float16 or float32"),
+        ({"activations.encoder": "runs/nowhere"}, "activations: encoder: there is no folder runs/nowhere"),
+        ({"activations.images": "no-owner"}, "activations: images: there is no folder no-owner"),
+        ({"dry_run.encoder": None}, "activations: .* is not here, so `dry_run.encoder` has to say"),
+        ({"dry_run.images": None}, "activations: dry_run.images, the number of images of ILSVRC/imagenet-1k"),
+        ({"dry_run.imags": 3}, "dry_run: unknown settings imags"),
+        ({"sae.k": "many"}, "sae: k must be int"),
+        ({"sae.k": 65_537}, "sae: k 65537 is more than the 65536 neurons"),
+        ({"sae.group_fractions": [0.5, 0.6]}, "sae: group_fractions must be positive and sum to 1"),
+        ({"sae.stepz": 5}, "sae: unknown settings stepz"),
+        ({"sae.activations": "runs/others"}, "sae: activations is runs/others, but section `activations` writes"),
+        ({"sae.batch_size": 3_000_000}, "sae: 2562334 activations are fewer than one batch"),
+        ({"scores.model": "runs/others"}, "scores: model is runs/others, but section `sae` writes"),
+        ({"scores.concepts": {"mine": "nowhere.txt"}}, "scores: .*nowhere.txt"),
+        ({"scores.top_k": 60_000}, "scores: top_k must be .*50000"),
+        ({"steerability.neurons": 70_000}, "steerability: neurons must be .*65536"),
+        ({"cbsae.prune": {"by": "both", "count": 65_536}}, "cbsae: prune.count must be .*65535"),
+        ({"cbsae.prune": {"by": "both"}}, "cbsae: prune takes exactly one of count, share and threshold"),
+        ({"cbsae.cb_k": 4729}, "cbsae: cb_k 4729 is not less than the 4729 concepts"),
+        ({"cbsae.scores": "runs/others"}, "cbsae: scores is runs/others, but section `scores` writes"),
+        ({"cbsae.objectives": ["speed"]}, "cbsae: objectives must be"),
+        ({"steerability": None}, "cbsae: pruning by steerability needs its section"),
+        ({"cbase.k": 3}, "cbase: no section of any script"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_each_mistake_is_named_and_nothing_else(tmp_path, changes, problem):
+    problems = checked(changed(tmp_path, changes)).problems
+    assert len([one for one in problems if "has to be right first" not in one]) == 1, problems
+    assert re.match(problem, problems[0]), problems
+
+
+def test_a_recipe_with_several_mistakes_tells_all(tmp_path):
+    problems = checked(changed(tmp_path, {"activations.layer": 99, "scores.modle": "x", "cbsae.lr": -1})).problems
+    assert [one.partition(":")[0] for one in problems] == ["activations", "sae", "scores", "cbsae"]
+
+
+def test_what_is_too_large_for_the_machine(tmp_path, monkeypatch):
+    path = changed(tmp_path, {"dry_run.models_gb": None, "dry_run.images_gb": 20})
+    monkeypatch.setattr(dry_run, "free_bytes", lambda folder: 30 * 10**9)
+    (problem,) = checked(path).problems
+    assert problem.startswith("disk: ") and "30.0 GB are free" in problem
+    assert "store 5.2 GB" in problem and "the same as Arrow 20.0 GB" in problem
+    monkeypatch.setattr(dry_run, "free_bytes", lambda folder: 60 * 10**9)
+    assert checked(path).problems == []
+    monkeypatch.setattr(dry_run, "device_memory", lambda: ("a small device", 5 * 10**9))
+    assert "sae: needs 5.9 GB of memory, the device has 5.0 GB" in checked(path).problems
+
+
+def test_what_is_there_already_takes_no_more_space(tmp_path, monkeypatch):
+    store = tmp_path / "store"
+    path = changed(tmp_path, {"activations.output": str(store), "sae.activations": str(store)}, "llava-more-dinov2")
+    needed = sum(size for step in checked(path).steps for _, size in step.disk.values())
+    monkeypatch.setattr(dry_run, "free_bytes", lambda folder: needed - 10**6)
+    assert len(checked(path).problems) == 1
+    store.mkdir()
+    (store / "shard").write_bytes(bytes(2 * 10**6))
+    assert checked(path).problems == []
+
+
+# ---------------------------------------------------------------------------- figures against what is really made
+
+
+def test_bytes_of_a_store(tmp_path):
+    name = "CLIPVisionModelWithProjection"
+    encoder = VisionEncoder(build(name), processor(name), 1, "patches", "tiny/clip")
+    extract_activations(encoder, Pictures(300), tmp_path, source={"id": "pictures"}, images_per_shard=100)
+    shape = costs.make_encoder(encoder.model.config, None, 1, "patches")
+    expected = costs.store_bytes(300, shape.tokens_per_image, shape.d_in, "float16")
+    (shard, *others) = sorted(tmp_path.glob("*.safetensors"))
+    assert 3 * load_file(shard)["activations"].numel() * 2 == expected and len(others) == 2
+    assert expected < costs.folder_bytes(tmp_path) < expected + 4000
+
+
+SETTINGS = {"expansion": 4, "k": 3, "batch_size": 50, "dead_after_tokens": 40}
+
+
+@pytest.mark.parametrize("activation", ["batch_topk", "topk", "jumprelu"])
+def test_bytes_of_an_sae_in_training(tmp_path, activation):
+    config = SAETrainConfig.from_dict({**SETTINGS, "activation": activation})
+    shape = costs.make_sae(config, 64)
+    assert all(tensor.is_meta for tensor in shape.parameters())
+    state = TrainingState(costs.make_sae(config, 64, "cpu"), config, Accelerator(cpu=True))
+    state.update(torch.randn(50, 64))
+    save_checkpoint(tmp_path, state.tensors(), state.facts())
+    size = (tmp_path / CHECKPOINT_NAME).stat().st_size
+    assert costs.sae_checkpoint_bytes(shape) < size < costs.sae_checkpoint_bytes(shape) + 4000
+    state.sae.save_pretrained(tmp_path / "model")
+    size = (tmp_path / "model" / "model.safetensors").stat().st_size
+    assert costs.model_bytes(shape) <= size < costs.model_bytes(shape) + 2000
+
+    held = [*state.sae.parameters(), *(one.grad for one in state.sae.parameters())]
+    held += [tensor for name, tensor in state.optimizer.tensors().items() if "exp_avg" in name]
+    total = sum(tensor.numel() * 4 for tensor in held) + 50 * shape.d_sae * 4  # and the latents of a batch
+    worst = 3 * 50 * shape.d_sae * 4, state.sae.W_enc.numel() * 4
+    assert costs.sae_memory(shape, config) == total + max(worst)
+
+
+@pytest.mark.parametrize("objectives", [["reconstruction", "interpretability", "steerability"], ["interpretability"]])
+def test_bytes_of_a_bottleneck_in_training(tmp_path, objectives):
+    sae = SAE(64, 256, k=3, seed=0)
+    sae.threshold.fill_(0.1)
+    names = [f"concept {i}" for i in range(30)]
+    cb = CBSAE.from_sae(sae, range(0, 256, 2), names, 5)
+    config = CBSAETrainConfig.from_dict({"batch_size": 50, "objectives": objectives})
+    state = BottleneckState(cb, config, torch.randn(50, 8), torch.randn(30, 8), Accelerator(cpu=True))
+    state.update(torch.randn(50, 64), torch.arange(50))
+    save_checkpoint(tmp_path, state.tensors(), state.facts())
+    shape = costs.make_bottleneck(costs.make_sae(SAETrainConfig.from_dict(SETTINGS), 64), 128, 30, 5)
+    size, expected = (tmp_path / CHECKPOINT_NAME).stat().st_size, costs.bottleneck_checkpoint_bytes(shape, config)
+    assert expected < size < expected + 4000
+    cb.save_pretrained(tmp_path / "model")
+    size = (tmp_path / "model" / "model.safetensors").stat().st_size
+    assert costs.model_bytes(shape) <= size < costs.model_bytes(shape) + 2000
+
+
+# ---------------------------------------------------------------------------------------------------- the rest
+
+
+def small(tmp_path):
+    """A recipe of tiny shapes of an encoder that is nowhere."""
+    encoder = {"model_type": "clip_vision_model", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3,
+               "num_attention_heads": 2, "image_size": 16, "patch_size": 8}  # fmt: skip
+    changes = {
+        "activations.layer": 1, "dry_run.encoder": encoder, "sae.batch_size": 512, "sae.expansion": 8,
+        "cbsae.batch_size": 64, "cbsae.prune": {"by": "both", "count": 40}, "sae.mixed_precision": "no",
+        "steerability.neurons": 5,
+    }  # fmt: skip
+    return changed(tmp_path, changes)
+
+
+def call(*arguments):
+    app = typer.Typer()
+    app.command()(dry_run.main)
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+def test_times_are_those_of_measured_steps(tmp_path, monkeypatch):
+    recipe, figures = small(tmp_path), tmp_path / "figures" / "throughput.json"
+    done = call("--recipe", recipe, "--figures", figures, "--json")
+    assert done.exit_code == 0, done.output
+    assert {step["seconds"] for step in json.loads(done.stdout)["steps"]} == {None} and not figures.exists()
+    # As if a batch took too long: the SAE's is then scaled up from a smaller one, and the table says so.
+    monkeypatch.setattr(throughput, "PATIENCE", 0.0)
+    done = call("--recipe", recipe, "--figures", figures, "--json", "--measure")
+    assert done.exit_code == 0, done.output
+    (device, kept), *_ = json.loads(figures.read_text()).items()
+    assert device == throughput.device_name() and len(kept) == 3
+    seconds = {name.split()[0]: figure for name, figure in kept.items()}
+    steps = {step["name"]: step for step in json.loads(done.stdout)["steps"]}
+    assert steps["sae"]["seconds"] == pytest.approx(100_000 * seconds["sae"]["seconds"])
+    assert seconds["sae"]["batch_size"] == 256 and "scaled up from batches of 256" in " ".join(steps["sae"]["remarks"])
+    assert steps["cbsae"]["seconds"] == pytest.approx(110_000 * seconds["bottleneck"]["seconds"])
+    assert seconds["bottleneck"]["batch_size"] == 64
+    per_image = seconds["encoder"]
+    assert steps["activations"]["seconds"] >= 1_281_167 * per_image["seconds"] * 0.999
+    # Of other shapes nothing is known.
+    other = yaml.safe_load(recipe.read_text())
+    other["sae"]["k"] = 4
+    recipe.write_text(yaml.safe_dump(other))
+    table = call("--recipe", recipe, "--figures", figures).stdout
+    row = next(line for line in table.splitlines() if line.startswith("| sae "))
+    assert "not measured" in row
+
+
+def test_the_exit_code_and_the_lines_of_problems(tmp_path):
+    recipe = changed(tmp_path, {"sae.k": 100_000, "cbsae.lr": -1})
+    done = call("--recipe", recipe, "--figures", tmp_path / "none.json")
+    assert done.exit_code == 1 and done.stdout.startswith("| step | command | disk | memory | time | remarks |")
+    recipe.write_text("sae: [")
+    assert call("--recipe", recipe).exit_code == 2
+
+
+class Hub:
+    """Knows every model but CLIP-B/32, which does not exist; LLaVA has no safetensors, ImageNet asks for a login."""
+
+    def model_info(self, name, revision=None):
+        self.asked = {**getattr(self, "asked", {}), name: revision}
+        if name == "openai/clip-vit-base-patch32":
+            raise RepositoryNotFoundError(
+                "401\n\nRepository Not Found.", response=SimpleNamespace(headers={}, request=None)
+            )
+        file = "pytorch_model.bin" if "llava" in name else "model.safetensors"
+        siblings = [SimpleNamespace(rfilename=file)]
+        return SimpleNamespace(siblings=siblings, gated="manual" if "imagenet" in name else False, sha="a" * 40)
+
+    dataset_info = model_info
+
+
+def test_the_hub_is_asked_for_ids_and_revisions():
+    path = ROOT / "training" / "recipes" / "llava-1.5-7b.yaml"
+    run = checked(path)
+    remarks = {step.name: " ".join(step.remarks) for step in run.steps}
+    assert "openai/clip-vit-large-patch14-336 not checked" in remarks["activations"]
+    hub = Hub()
+    run.ask_hub(hub)
+    assert run.problems == [
+        "scores: similarity: openai/clip-vit-base-patch32 on the Hub: Repository Not Found.",
+        "steerability: llava: llava-hf/llava-1.5-7b-hf has no safetensors weights at that revision",
+    ]
+    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))["activations"]
+    assert hub.asked[recipe["encoder"]] == recipe["encoder_revision"]
+    assert "ViT-B-16/openai" not in hub.asked, "open_clip's own"
+    remarks = {step.name: " ".join(step.remarks) for step in run.steps}
+    assert "ILSVRC/imagenet-1k asks for a login" in remarks["activations"]
+    assert "patch14-336 not checked" not in remarks["activations"]

@@ -1,0 +1,160 @@
+"""Bytes that the steps of a recipe take on disk and in memory, from the shapes of what they make."""
+
+import copy
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+from cbsae_hub import CBSAE, SAE
+from cbsae_hub.trainers.config import CBSAETrainConfig, SAETrainConfig
+from cbsae_hub.vision.encoder import FAMILIES, VisionEncoder
+
+FLOAT32 = 4
+TOKENS_AT_ONCE = 256  # whose latents inference holds, see cbsae_hub.models.calibration
+
+
+def make_encoder(
+    config: Any, pixels: int | None, layer: int, tokens: str, device: Any = "meta", processor: Any = None
+) -> VisionEncoder:
+    """A vision encoder with weights that mean nothing; on "meta" it has shapes and no memory.
+
+    Args:
+        config: In transformers, of the encoder or of a CLIP that contains it.
+        pixels: Side of the pictures that it is given; default what its config says.
+        layer: See :class:`VisionEncoder`, as the following.
+        tokens: Which ones.
+        device: Where the weights are.
+        processor: Its image processor, if it is to see pictures.
+
+    Raises:
+        ValueError: If the family, the layer or the tokens are unknown.
+    """
+    vision = copy.deepcopy(getattr(config, "vision_config", config))
+    if vision.model_type not in FAMILIES:
+        raise ValueError(f"no vision encoder of type {vision.model_type!r} is known; known are {', '.join(FAMILIES)}")
+    vision.image_size = pixels or vision.image_size
+    with torch.device(device):
+        model = getattr(transformers, FAMILIES[vision.model_type].model)(vision)
+    return VisionEncoder(model, processor, layer, tokens)
+
+
+def make_sae(config: SAETrainConfig, d_in: int, device: str = "meta") -> SAE:
+    """The SAE that a config asks for; on "meta" it has shapes and no memory.
+
+    Raises:
+        ValueError: If the config and the width do not make an SAE.
+    """
+    sizes = config.group_sizes(d_in)
+    with torch.device(device):
+        return SAE(d_in, config.neurons(d_in), config.activation, config.k, sizes, seed=config.seed)
+
+
+def make_bottleneck(sae: SAE, retained: int, concepts: int, cb_k: int = 5, device: str = "meta") -> CBSAE:
+    """A bottleneck beside as many neurons as are retained, with weights that mean nothing.
+
+    Raises:
+        ValueError: If they do not make a CB-SAE.
+    """
+    config = {"d_in": sae.d_in, "d_sae": retained, "activation": sae.activation, "k": sae.k}
+    with torch.device(device):
+        return CBSAE(config, range(retained), [f"concept {i}" for i in range(concepts)], cb_k, seed=0)
+
+
+def tensor_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of tensors, those on "meta" too."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def model_bytes(model: torch.nn.Module) -> int:
+    """Bytes of what a model's file holds, but for its header."""
+    return tensor_bytes(model.state_dict().values())
+
+
+def store_bytes(images: int, tokens: int, width: int, dtype: str) -> int:
+    """Bytes of the rows of an activation store; shards' headers and the manifest are thousandths of it."""
+    return images * tokens * width * getattr(torch, dtype).itemsize
+
+
+def sae_checkpoint_bytes(sae: SAE) -> int:
+    """Weights, two moments of each, and a counter for each neuron."""
+    return model_bytes(sae) + 2 * tensor_bytes(sae.parameters()) + 8 * sae.d_sae
+
+
+def bottleneck_checkpoint_bytes(cb: CBSAE, config: CBSAETrainConfig) -> int:
+    """Weights, and two moments for each of the matrices that an objective trains."""
+    return tensor_bytes((cb.W_enc_cb, cb.W_dec_cb)) + _moments(cb, config)
+
+
+def training_disk(model: torch.nn.Module, checkpoint: int) -> int:
+    """What a run needs while it runs: a checkpoint replaces another that is there until it is whole."""
+    return checkpoint + max(checkpoint, model_bytes(model))
+
+
+def encoder_memory(encoder: VisionEncoder, batch: int) -> int:
+    """Weights, and what a block makes of all tokens of a batch: queries, keys, values, the MLP's four widths ..."""
+    every = VisionEncoder(encoder.model, None, encoder.layer, "all").tokens_per_image
+    return tensor_bytes(encoder.model.parameters()) + 10 * batch * every * encoder.d_in * FLOAT32
+
+
+def sae_memory(sae: SAE, config: SAETrainConfig) -> int:
+    """Device memory of SAE training, at its worst: when all neurons are dead.
+
+    Held: weights, gradients, two moments, and the latents of a batch. On top comes the larger of the auxiliary loss
+    (pre-activations of the dead neurons, those selected, and their gradient) and of a checkpoint (a copy of W_enc,
+    which is stored transposed).
+    """
+    weights = tensor_bytes(sae.parameters())
+    latents = config.batch_size * sae.d_sae
+    held = 4 * weights + latents * (2 if config.mixed_precision == "bf16" else FLOAT32)
+    return held + max(3 * latents * FLOAT32, tensor_bytes([sae.W_enc]))
+
+
+def bottleneck_memory(parent: SAE, cb: CBSAE, config: CBSAETrainConfig) -> int:
+    """Device memory of bottleneck training.
+
+    The parent and two copies of what is retained of it, the bottleneck in training, and the concepts of a batch with
+    what their gradients need.
+    """
+    concepts = config.batch_size * len(cb.concepts) * FLOAT32
+    rows = config.batch_size * parent.d_in * FLOAT32
+    bottleneck = 3 * tensor_bytes((cb.W_enc_cb, cb.W_dec_cb)) + _moments(cb, config)
+    inference = TOKENS_AT_ONCE * cb.d_sae * FLOAT32
+    return model_bytes(parent) + 2 * model_bytes(cb) + bottleneck + 12 * concepts + 6 * rows + inference
+
+
+def scoring_memory(sae: SAE, width: int, concepts: int, images: int, top_k: int) -> int:
+    """Memory of the scores of all neurons.
+
+    Sums of embeddings of 8 bytes, top images, a score per concept, and the probabilities of concepts in each image.
+    """
+    sums = 2 * 8 * sae.d_sae * width
+    names = sae.d_sae * (12 * top_k + 2 * FLOAT32 * concepts) + images * FLOAT32 * (width + 2 * concepts)
+    return model_bytes(sae) + sums + names + TOKENS_AT_ONCE * sae.d_sae * FLOAT32
+
+
+def _moments(cb: CBSAE, config: CBSAETrainConfig) -> int:
+    matrices = {"reconstruction": 2, "interpretability": 1, "steerability": 1}
+    return 2 * tensor_bytes([cb.W_enc_cb]) * sum(matrices[name] for name in config.objectives)
+
+
+def existing_folder(path: str | Path) -> Path:
+    """The nearest folder that exists: whose file system a path will be on."""
+    path = Path(path).resolve()
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
+def folder_bytes(path: str | Path) -> int:
+    """Bytes of the files that a folder holds already."""
+    return sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file())
+
+
+def spelled(size: float | None) -> str:
+    """Bytes in words."""
+    if not size:
+        return ""
+    unit, power = next((one for one in (("GB", 9), ("MB", 6)) if size >= 10 ** one[1]), ("kB", 3))
+    return f"{size / 10**power:.{1 if size < 10 ** (power + 2) else 0}f} {unit}"
