@@ -103,8 +103,9 @@ class VisionEncoder:
         self.repo_id, self.revision = repo_id, revision
         config = model.config
         self.d_in: int = config.hidden_size
-        side = config.image_size // config.patch_size
-        self.grid: tuple[int, int] = (side, side)
+        # What the processor makes of pictures counts: DINOv2's config says 518 pixels, its processor crops to 224.
+        height, width = self.pixel_values([Image.new("RGB", (config.patch_size, config.patch_size))]).shape[-2:]
+        self.grid: tuple[int, int] = (height // config.patch_size, width // config.patch_size)
         self._prefix = prefix_tokens(config)
         self.tokens = self._check_tokens(tokens)
 

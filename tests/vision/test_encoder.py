@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_models import BUILD, SIDE, build, processor
+from tiny_models import BUILD, PATCH, SIDE, VISION, build, processor
+from transformers import Dinov2Config, Dinov2Model
 
 from cbsae_hub.models import folder_revision
 from cbsae_hub.vision.encoder import VisionEncoder, to_rgb
@@ -45,6 +46,12 @@ def test_tokens_are_what_transformers_records(name, layer):
 def test_the_later_blocks_alone_lead_to_the_embedding(name, layer):
     encoder = VisionEncoder(build(name), processor(name), layer, "all")
     torch.testing.assert_close(encoder.embed_from(encoder(pictures())), encoder.embed(pictures()))
+
+
+def test_the_grid_is_that_of_the_processed_picture():
+    model = Dinov2Model(Dinov2Config(**{**VISION, "image_size": 37 * PATCH})).eval()  # as DINOv2's own: 518 for 224
+    encoder = VisionEncoder(model, processor("Dinov2Model"), 1, "patches")
+    assert encoder.grid == (2, 2) and encoder(pictures()).shape[1] == encoder.tokens_per_image == 4
 
 
 def test_batches_do_not_change_the_numbers(name):
