@@ -17,10 +17,8 @@ FLOAT32 = 4
 TOKENS_AT_ONCE = 256  # whose latents inference holds, see cbsae_hub.models.calibration
 
 
-def make_encoder(
-    config: Any, pixels: int | None, layer: int, tokens: str, device: Any = "meta", processor: Any = None
-) -> VisionEncoder:
-    """A vision encoder with weights that mean nothing; on "meta" it has shapes and no memory.
+def make_encoder(config: Any, pixels: int | None, layer: int, tokens: str, device: Any = "meta") -> VisionEncoder:
+    """A vision encoder with weights that mean nothing, and CLIP's preprocessing; on "meta" it has shapes and no memory.
 
     Args:
         config: In transformers, of the encoder or of a CLIP that contains it.
@@ -28,7 +26,6 @@ def make_encoder(
         layer: See :class:`VisionEncoder`, as the following.
         tokens: Which ones.
         device: Where the weights are.
-        processor: Its image processor, if it is to see pictures.
 
     Raises:
         ValueError: If the family, the layer or the tokens are unknown.
@@ -36,7 +33,8 @@ def make_encoder(
     vision = copy.deepcopy(getattr(config, "vision_config", config))
     if vision.model_type not in FAMILIES:
         raise ValueError(f"no vision encoder of type {vision.model_type!r} is known; known are {', '.join(FAMILIES)}")
-    vision.image_size = pixels or vision.image_size
+    side = vision.image_size = pixels or vision.image_size
+    processor = transformers.CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     with torch.device(device):
         model = getattr(transformers, FAMILIES[vision.model_type].model)(vision)
     return VisionEncoder(model, processor, layer, tokens)
@@ -96,7 +94,7 @@ def training_disk(model: torch.nn.Module, checkpoint: int) -> int:
 
 def encoder_memory(encoder: VisionEncoder, batch: int) -> int:
     """Weights, and what a block makes of all tokens of a batch: queries, keys, values, the MLP's four widths ..."""
-    every = VisionEncoder(encoder.model, None, encoder.layer, "all").tokens_per_image
+    every = VisionEncoder(encoder.model, encoder.processor, encoder.layer, "all").tokens_per_image
     return tensor_bytes(encoder.model.parameters()) + 10 * batch * every * encoder.d_in * FLOAT32
 
 

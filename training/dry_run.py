@@ -190,7 +190,7 @@ class DryRun:
             raise ValueError(f"dtype must be float16 or float32, got {dtype!r}")
         kept = encoder.tokens_per_image
         step.disk["store"] = settings["output"], costs.store_bytes(self.images, kept, encoder.d_in, dtype)
-        every = VisionEncoder(encoder.model, None, encoder.layer, "all").tokens_per_image
+        every = VisionEncoder(encoder.model, encoder.processor, encoder.layer, "all").tokens_per_image
         place = f"block {encoder.layer} of {encoder.num_layers}"
         step.remarks.append(f"{self.images:,} images, {kept} of {every} tokens, width {encoder.d_in}, {place}")
         step.memory = costs.encoder_memory(encoder, settings.get("batch_size", 256))

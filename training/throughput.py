@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from PIL import Image
-from transformers import CLIPImageProcessor
 
 import costs
 from cbsae_hub import CBSAE, SAE
@@ -88,9 +87,7 @@ def time_encoder(encoder: VisionEncoder, batch: int = 8) -> dict[str, Any]:
         encoder: Of the shape; it may be on "meta".
         batch: Images a forward pass.
     """
-    side = encoder.model.config.image_size
-    processor = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
-    real = costs.make_encoder(encoder.model.config, None, encoder.layer, encoder.tokens, _device(), processor)
+    real = costs.make_encoder(encoder.model.config, None, encoder.layer, encoder.tokens, _device())
     noise = np.random.default_rng(0).integers(0, 256, (PICTURE[1] // 8, PICTURE[0] // 8, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(noise).resize(PICTURE).save(file, "jpeg", quality=90)
