@@ -47,10 +47,11 @@ def variants(settings: dict[str, Any], base: dict[str, Any]) -> dict[str, dict[s
     found = {f"seed-{seed}": {"seed": seed} for seed in settings["seeds"]}
     for by in ("interpretability", "steerability"):
         found[f"by-{by}"] = {"seed": first, "prune": {**prune, "by": by}}
-    found["no-steerability-objective"] = {
-        "seed": first,
-        "objectives": [name for name in OBJECTIVES if name != "steerability"],
-    }
+    for left_out in ("reconstruction", "steerability"):
+        found[f"no-{left_out}-objective"] = {
+            "seed": first,
+            "objectives": [name for name in OBJECTIVES if name != left_out],
+        }
     for share in settings.get("shares", []):
         found[f"share-{share:g}"] = {"seed": first, "prune": {"by": prune["by"], "share": share}}
     for k in settings.get("ks", []):

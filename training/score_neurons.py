@@ -29,7 +29,7 @@ from recipe import read_recipe, require_keys
 REQUIRED = ("model", "judge", "images", "split", "concepts")
 SCORER = ("similarity", "truth", "tree", "zero_shot", "encoder", "top_k")
 OPTIONAL = (*SCORER, "batch_size", "output")
-STEERER = ("alpha", "unit", "prompt", "drawn", "seeds", "steps", "main", "seed")
+STEERER = ("alpha", "unit", "prompt", "drawn", "seeds", "steps", "guidance", "main", "seed")
 STEERING = ("llava", "sentences", "clip", "unclip", "pictures", "neurons", *STEERER)
 
 

@@ -56,11 +56,13 @@ def choose(frame: pd.DataFrame, cb: CBSAE, count: int) -> pd.DataFrame:
     return pd.DataFrame(rows[:count])
 
 
-def steered(llava: LlavaSteerer, unclip: UnclipSteerer, scene: Any, neurons: list[int], alpha: float) -> list[dict]:
+def steered(
+    llava: LlavaSteerer, unclip: UnclipSteerer, scene: Any, neurons: list[int], alpha: float, guidance: float
+) -> list[dict]:
     """What neurons of one model make of a white image and of a scene, and what they alone make unCLIP draw."""
     alone = [Steering([Edit(neuron, alpha)], isolate=True) for neuron in neurons]
     within = [Steering([Edit(neuron, alpha)]) for neuron in neurons]
-    pictures = unclip.generate([WHITE] * len(neurons), alone)
+    pictures = unclip.generate([WHITE] * len(neurons), alone, guidance_scale=guidance)
     word = llava.generate([WHITE] * len(neurons), QUESTIONS["one word"], within)
     sentence = llava.generate([scene] * len(neurons), QUESTIONS["sentence"], within)
     return [
@@ -89,12 +91,12 @@ def main(
         unclip = UnclipSteerer.from_pretrained(given["unclip"], sae, **where)
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
-    alpha, found = given.get("alpha", 50.0), {}
+    strengths, found = (given.get("alpha", 50.0), given.get("guidance", 10.0)), {}
     for kind in KINDS:
         if kind == KINDS[2]:  # the other two are neurons of the parent
             llava = LlavaSteerer(llava.model, llava.processor, cb)
             unclip = UnclipSteerer(unclip.pipeline, cb)
-        found[kind] = steered(llava, unclip, scene, chosen[kind].tolist(), alpha)
+        found[kind] = steered(llava, unclip, scene, chosen[kind].tolist(), *strengths)
     unsteered = llava.generate([scene], QUESTIONS["sentence"])[0]
     cells = [
         [(found[kind][i]["picture"], f"{found[kind][i]['one word']}\n{found[kind][i]['sentence']}") for kind in KINDS]
@@ -104,7 +106,7 @@ def main(
     with replace_file(output / "sheet.png") as partial:
         plot_sheet(cells, chosen["concept"].tolist(), KINDS).savefig(partial, format="png")
     told = {
-        "alpha": alpha,
+        "alpha": strengths[0],
         "questions": QUESTIONS,
         "scene": {"row": image, "unsteered": unsteered},
         "concepts": [

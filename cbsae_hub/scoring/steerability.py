@@ -98,6 +98,7 @@ class SteerabilityScorer:
         drawn: How many of the scored neurons unCLIP draws, evenly spread over them; None for all.
         seeds: Of the drawings of each neuron.
         steps: Of each drawing.
+        guidance: Of each drawing, see :meth:`UnclipSteerer.generate`.
         main: The score that becomes the column ``steerability``: "text_white" in CB-SAE's pruning.
         seed: Of random directions.
 
@@ -121,6 +122,7 @@ class SteerabilityScorer:
         drawn: int | None = None,
         seeds: Sequence[int] = (0,),
         steps: int = 20,
+        guidance: float = 10.0,
         main: str | None = None,
         seed: int = 0,
     ):
@@ -137,7 +139,7 @@ class SteerabilityScorer:
         self.frame, self.llava, self.sentences, self.clip = frame, llava, sentences, clip
         self.unclip, self.pictures, self.images = unclip, pictures, images
         self.alpha, self.unit, self.prompt, self.drawn = alpha, unit, prompt, drawn
-        self.seeds, self.steps, self.seed = list(seeds), steps, seed
+        self.seeds, self.steps, self.guidance, self.seed = list(seeds), steps, guidance, seed
         self.main = main or ("text_white" if llava is not None else "image_white")
         kind, _, mode = self.main.partition("_")
         if kind not in SCORED or mode not in MODES or (llava if kind == "text" else unclip) is None:
@@ -259,7 +261,7 @@ class SteerabilityScorer:
         drawings = []
         for start in range(0, len(jobs), 16):
             chosen, seeds = zip(*jobs[start : start + 16])
-            drawings += self.unclip.draw(torch.stack(chosen), seeds, self.steps)
+            drawings += self.unclip.draw(torch.stack(chosen), seeds, self.steps, self.guidance)
         return self.pictures(drawings).float().unflatten(0, (len(embeds), len(self.seeds)))
 
     def _examples(self, rows: pd.DataFrame, judge: str) -> Tensor:
@@ -298,6 +300,7 @@ class SteerabilityScorer:
             "sentences": self.sentences and self.sentences.repo_id,
             "seeds": self.seeds,
             "steps": self.steps,
+            "guidance": self.guidance,
         }
         names = self.frame.set_index("neuron").loc[scores["neuron"], "name"].tolist()
         for column in scores.columns:
