@@ -45,7 +45,7 @@ def test_splits_hold_what_the_card_says(split):
     assert abs((water == in_water).mean() - SPURIOUS[split][1]) < 0.08
 
 
-@pytest.mark.parametrize("name", ["emoji-clip", "emoji-teacher"])
+@pytest.mark.parametrize("name", ["emoji-clip", "emoji-teacher", "emoji-judge"])
 def test_zero_shot_figures_can_be_measured_again(name, monkeypatch):
     told = json.loads((HUB / name / "metrics.json").read_text())
     assert told["concepts"] == 424
