@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cbsae_hub import Pack
+from cbsae_hub import CBSAE, SAE, ConceptSet, Pack
 from cbsae_hub.data.hierarchy import ConceptTree
 from cbsae_hub.data.images import load_images
 from cbsae_hub.models import folder_revision
@@ -93,3 +93,17 @@ def test_what_the_pack_says_of_the_model_is_what_its_table_says():
     assert told["shares"]["dead"] == pytest.approx((frame["density"] == 0).mean())
     assert pack.info["encoder"]["encoder_revision"] == folder_revision(HUB / "emoji-clip")
     assert pack.info["judge"]["revision"] == folder_revision(HUB / "emoji-teacher")
+
+
+def test_the_bottleneck_is_what_is_left_of_the_sae_and_what_that_lacks():
+    sae, cb = SAE.from_pretrained(HUB / "emoji-sae"), CBSAE.from_pretrained(HUB / "emoji-cbsae")
+    keep = cb.sae_neuron_ids
+    assert torch.equal(cb.sae.W_dec, sae.W_dec[keep]) and torch.equal(cb.sae.W_enc, sae.W_enc[:, keep])
+    assert torch.equal(cb.sae.b_dec, sae.b_dec) and torch.equal(cb.sae.b_enc, sae.b_enc[keep])
+    assert cb.parent["revision"] == folder_revision(HUB / "emoji-sae")
+    assert cb.teacher["revision"] == folder_revision(HUB / "emoji-teacher")
+    told = json.loads((HUB / "emoji-cbsae" / "selection.json").read_text(encoding="utf-8"))["concepts"]
+    assert {row["concept"] for row in told} == set(ConceptSet.load(HUB / "emoji-images" / "concepts.txt"))
+    assert [row["concept"] for row in told if row["where"] == "bottleneck"] == cb.concepts
+    names = dict(zip(keep, cb.neuron_names))
+    assert all(names[row["neuron"]] == row["concept"] for row in told if row["where"] == "sae")

@@ -1,0 +1,114 @@
+"""How long ten concepts take to be added to a trained CB-SAE, from pictures to neurons, and what the neurons are worth.
+
+    python benchmarks/add_concepts.py
+
+Everything is done as a page does it that has no store of activations: the shipped probe pictures are read, encoder and
+teacher look at them, and ``add_concepts`` trains. The ten are concepts that the model has as SAE neurons, drawn with a
+seed; what the new neurons are worth is their average precision for their own concept on the test pictures, beside that
+of the SAE neurons of the same names (the best one, if there are several) and of concept embeddings without training:
+the teacher's text, which a ridge regression carries over to activations.
+"""
+
+import json
+import platform
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor
+from torchmetrics.functional.classification import binary_average_precision
+from tqdm import tqdm
+
+from cbsae_hub import CBSAE, VisionEncoder
+from cbsae_hub.data.embeddings import all_embeddings, extract_embeddings
+from cbsae_hub.data.extraction import extract_activations
+from cbsae_hub.data.images import load_images
+from cbsae_hub.models.files import replace_file
+from cbsae_hub.trainers.cbsae import add_concepts
+from cbsae_hub.vision.clip_like import ClipLike
+
+SEED = 0
+
+
+def precision(scores: Tensor, concepts: list[str], images: Any) -> list[float]:
+    """Average precision of each column of image-level scores ``[images, concepts]`` for its concept."""
+    shown = [{thing["name"] for thing in things} for things in images["objects"]]
+    truth = torch.tensor([[int(concept in names) for concept in concepts] for names in shown])
+    return [float(binary_average_precision(scores[:, i], truth[:, i])) for i in range(len(concepts))]
+
+
+@torch.no_grad()
+def image_latents(cb: CBSAE, encoder: VisionEncoder, images: Any) -> Tensor:
+    """Mean latents over tokens, ``[images, d_latent]``."""
+    parts = [images[start : start + 64]["image"] for start in range(0, len(images), 64)]
+    return torch.cat([cb.encode(encoder(part)).mean(1) for part in parts])
+
+
+def ridge(activations: Tensor, embeddings: Tensor, texts: Tensor) -> Tensor:
+    """Directions ``[d_in, concepts]`` whose products with activations come closest to the teacher's similarities."""
+    x, y = (part - part.mean(0) for part in (activations.double(), (embeddings @ texts.T).double()))
+    gram = x.T @ x
+    return torch.linalg.solve(gram + 1e-3 * gram.diagonal().mean() * torch.eye(len(gram)), x.T @ y).float()
+
+
+def main(
+    model: Annotated[Path, typer.Option(help="Folder of the CB-SAE.")] = Path("hub/emoji-cbsae"),
+    teacher: Annotated[Path, typer.Option(help="Folder of the teacher.")] = Path("hub/emoji-teacher"),
+    pictures: Annotated[Path, typer.Option(help="Folder of the pictures.")] = Path("hub/emoji-images"),
+    count: Annotated[int, typer.Option(help="Concepts to add.")] = 10,
+    output: Annotated[Path, typer.Option(help="JSON file of the results.")] = Path("runs/benchmark-add-concepts.json"),
+) -> None:
+    """Measures, prints and writes JSON."""
+    torch.set_num_threads(2)
+    cb = CBSAE.from_pretrained(model)
+    encoder = VisionEncoder.from_pretrained(cb.encoder_id, cb.layer, cb.tokens, cb.encoder_revision, beside=model)
+    teach = ClipLike.from_pretrained(teacher)
+    probe, test = load_images(pictures, "probe"), load_images(pictures, "test")
+    objects = {thing["name"] for things in test["objects"] for thing in things}
+    named = sorted(objects & set(cb.neuron_names[: cb.d_sae]))
+    concepts = [named[i] for i in np.random.default_rng(SEED).permutation(len(named))[:count]]
+    source, seconds = {"id": str(pictures), "split": "probe"}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        store = extract_activations(encoder, probe, Path(folder) / "activations", source=source, dtype="float32")
+        seconds["activations"] = time.perf_counter() - start
+        embeddings = all_embeddings(extract_embeddings(teach, probe, Path(folder) / "embeddings", source=source))
+        seconds["embeddings"] = time.perf_counter() - start - seconds["activations"]
+        start = time.perf_counter()
+        with tqdm(desc="add concepts") as bar:
+            wider = add_concepts(
+                cb, concepts, store, embeddings, teach.embed_texts, progress=lambda done, _: bar.update(done - bar.n)
+            )
+        seconds["training"] = time.perf_counter() - start
+        mean = store.read(0, len(store)).unflatten(0, (len(probe), -1)).mean(1)
+    latents = image_latents(wider, encoder, test)
+    of_name = [[i for i, name in enumerate(cb.neuron_names[: cb.d_sae]) if name == concept] for concept in concepts]
+    directions = ridge(mean, embeddings.float(), teach.embed_texts(concepts))
+    with torch.no_grad():
+        parts = [encoder(test[start : start + 64]["image"]).mean(1) for start in range(0, len(test), 64)]
+    found = {
+        "added": precision(latents[:, -count:], concepts, test),
+        "sae": [max(precision(latents[:, ids], [name] * len(ids), test)) for name, ids in zip(concepts, of_name)],
+        "untrained": precision(torch.cat(parts) @ directions, concepts, test),
+    }
+    told = {
+        "concepts": concepts,
+        "seconds": seconds | {"all": sum(seconds.values())},
+        "average_precision": {name: {"mean": float(np.mean(values)), "each": values} for name, values in found.items()},
+        "machine": {"threads": 2, "torch": torch.__version__, "processor": platform.processor()},
+    }
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with replace_file(output) as partial:
+        Path(partial).write_text(json.dumps(told, indent=1) + "\n")
+    for name, value in told["seconds"].items():
+        typer.echo(f"{name:12s} {value:6.1f} s")
+    for name, values in told["average_precision"].items():
+        typer.echo(f"{name:12s} {values['mean']:6.3f} average precision")
+
+
+if __name__ == "__main__":
+    typer.run(main)
