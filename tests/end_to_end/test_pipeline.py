@@ -14,8 +14,9 @@ from datasets import Dataset, Features, Image, Value
 from small_hub import CONCEPTS, Pictures, make_hub
 from steerable_models import llava, unclip
 
-from cbsae_hub import CBSAE, SAE, Edit, LlavaSteerer, NeuronTable, Pack, Steering, VisionEncoder
+from cbsae_hub import CBSAE, SAE, Edit, NeuronTable, Pack, Steering, VisionEncoder
 from cbsae_hub.metrics import monosemanticity_score
+from cbsae_hub.steering import LlavaSteerer
 from cbsae_hub.vision.clip_like import ClipLike
 
 ROOT = Path(__file__).parents[2]
