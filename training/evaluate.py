@@ -52,6 +52,7 @@ def variants(settings: dict[str, Any], base: dict[str, Any]) -> dict[str, dict[s
             "seed": first,
             "objectives": [name for name in OBJECTIVES if name != left_out],
         }
+    found["reconstruction-by-decoder"] = {"seed": first, "reconstruction_moves_encoder": False}
     for share in settings.get("shares", []):
         found[f"share-{share:g}"] = {"seed": first, "prune": {"by": prune["by"], "share": share}}
     for k in settings.get("ks", []):

@@ -55,7 +55,7 @@ class BottleneckState:
 
     In every step the objectives take turns, each with a fresh forward pass and its own Adam:
 
-    - reconstruction, ``mean |x - x_hat|^2``: both matrices;
+    - reconstruction, ``mean |x - x_hat|^2``: both matrices, or the decoder only;
     - interpretability, ``- mean_k similarity(c_k, y_k)``: the encoder only;
     - steerability, ``- mean_k similarity(c'_k, y_k)`` of the concepts ``c'`` that the encoder reads in the
       reconstruction: the decoder only, concept activations being constants.
@@ -100,7 +100,7 @@ class BottleneckState:
         self.encoder = cb.W_enc_cb.detach()[:, first:].clone().requires_grad_()
         self.decoder = cb.W_dec_cb.detach()[first:].clone().requires_grad_()
         trained = {
-            "reconstruction": (self.encoder, self.decoder),
+            "reconstruction": (self.encoder, self.decoder) if config.reconstruction_moves_encoder else (self.decoder,),
             "interpretability": (self.encoder,),
             "steerability": (self.decoder,),
         }

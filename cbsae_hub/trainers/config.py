@@ -198,6 +198,9 @@ class CBSAETrainConfig(TrainConfig):
     lr: float = 2e-4
     objectives: tuple[str, ...] = OBJECTIVES
     """Which are trained, in this order in every step: each with an Adam of its own."""
+    reconstruction_moves_encoder: bool = True
+    """Whether reconstruction trains both matrices, as in the paper, or the decoder alone, so that no concept neuron is
+    drawn away from its concept by what the SAE leaves unexplained."""
 
     def _check_ranges(self) -> None:
         super()._check_ranges()

@@ -195,7 +195,7 @@ def test_the_evaluation_is_one_command_that_goes_on_where_it_was(workplace):
     assert done.returncode == 0, done.stderr
     told = json.loads((workplace / "evaluation" / "evaluation.json").read_text())["tables"]
     names = ["SAE", "seed-0", "by-interpretability", "by-steerability", "no-reconstruction-objective",
-             "no-steerability-objective", "share-0.5", "k-2"]  # fmt: skip
+             "no-steerability-objective", "reconstruction-by-decoder", "share-0.5", "k-2"]  # fmt: skip
     assert [row["model"] for row in told["variants"]] == names
     sae, one, two = (
         pd.read_parquet(workplace / "evaluation" / name / "mine" / "neurons.parquet")
@@ -214,7 +214,7 @@ def test_the_evaluation_is_one_command_that_goes_on_where_it_was(workplace):
     mine, other = told["judges"]  # the same one under two names
     assert mine["SAE"] == other["SAE"] == table["SAE"]["CD"] and mine["CB-SAE"] == other["CB-SAE"]
     assert {row["model"]: (row["retained"], row["k"]) for row in told["variants"][1:]} == {
-        **dict.fromkeys(names[1:6], (2, 1)), "share-0.5": (len(sae) // 2, 1), "k-2": (2, 2)
+        **dict.fromkeys(names[1:7], (2, 1)), "share-0.5": (len(sae) // 2, 1), "k-2": (2, 2)
     }  # fmt: skip
     for name in ("retained", "k"):
         assert (workplace / "evaluation" / f"{name}.png").read_bytes().startswith(b"\x89PNG")

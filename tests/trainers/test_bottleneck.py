@@ -80,13 +80,19 @@ def test_objectives_by_hand(state, batch):
 
 
 @pytest.mark.parametrize(
-    ("objective", "moves"),
-    [("reconstruction", {"W_enc_cb", "W_dec_cb"}), ("interpretability", {"W_enc_cb"}), ("steerability", {"W_dec_cb"})],
+    ("objective", "settings", "moves"),
+    [
+        ("reconstruction", {}, {"W_enc_cb", "W_dec_cb"}),
+        ("reconstruction", {"reconstruction_moves_encoder": False}, {"W_dec_cb"}),
+        ("interpretability", {}, {"W_enc_cb"}),
+        ("steerability", {}, {"W_dec_cb"}),
+    ],
 )
-def test_each_objective_touches_only_what_it_may(batch, objective, moves):
+def test_each_objective_touches_only_what_it_may(batch, objective, settings, moves):
     cb = untrained()
     before = {name: tensor.clone() for name, tensor in cb.state_dict().items()}
-    state = BottleneckState(cb, CBSAETrainConfig(batch_size=200, lr=0.1, objectives=(objective,)), *teacher())
+    config = CBSAETrainConfig(batch_size=200, lr=0.1, objectives=(objective,), **settings)
+    state = BottleneckState(cb, config, *teacher())
     losses = state.update(*batch)
     assert list(losses) == [objective]
     assert {name for name, tensor in cb.state_dict().items() if not torch.equal(tensor, before[name])} == moves
