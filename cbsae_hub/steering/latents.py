@@ -74,7 +74,7 @@ class _Active(Latents):
     def pushes(self, neurons: Sequence[int], values: Tensor, isolate: bool) -> Tensor:
         changes = (values - self.columns(neurons) * (not isolate)).movedim(-1, 0)
         rows = decoder_rows(self._sae, neurons)
-        return changes[..., None] * rows.view(len(rows), *[1] * (changes.ndim - 1), -1)
+        return changes[..., None] * rows.view(len(rows), *[1] * (changes.ndim - 1), rows.shape[-1])
 
 
 class _Bottleneck(Latents):

@@ -37,6 +37,15 @@ def test_each_neuron_is_set_as_an_edit_sets_it(sae, v, isolate):
 
 
 @pytest.mark.parametrize("isolate", [True, False])
+@pytest.mark.parametrize("model", [Bottleneck, cbsae_for])
+def test_concept_neurons_need_no_others_beside_them(model, v, isolate):
+    single = SingleNeurons(model(), v, isolate)
+    assert_close(single.set([35, 32], [0.1, 4.0]), single.set([35, 3, 32], [0.1, 1.0, 4.0])[[0, 2]])
+    random = single.pushed_randomly([35, 3, 32], [0.1, 1.0, 4.0], seed=7)
+    assert_close(single.pushed_randomly([35, 32], [0.1, 4.0], seed=7), random[[0, 2]])
+
+
+@pytest.mark.parametrize("isolate", [True, False])
 def test_controls(sae, v, isolate):
     single = SingleNeurons(sae, v, isolate)
     plain = apply(Steering([], isolate=isolate), v[None], sae)
