@@ -146,7 +146,8 @@ def test_what_is_too_large_for_the_machine(tmp_path, monkeypatch):
 
 def test_what_is_there_already_takes_no_more_space(tmp_path, monkeypatch):
     store = tmp_path / "store"
-    path = changed(tmp_path, {"activations.output": str(store), "sae.activations": str(store)}, "llava-more-dinov2")
+    read = ("activations.output", "sae.activations", "cbsae.activations")
+    path = changed(tmp_path, dict.fromkeys(read, str(store)), "llava-more-dinov2")
     needed = sum(size for step in checked(path).steps for _, size in step.disk.values())
     monkeypatch.setattr(dry_run, "free_bytes", lambda folder: needed - 10**6)
     assert len(checked(path).problems) == 1
