@@ -48,7 +48,7 @@ def build(model: str | Path) -> gr.Blocks:
 
         def open_link(request: gr.Request) -> list[Any]:
             parameters = {key: value for key, value in dict(request.query_params).items() if len(value) <= 200}
-            tab = parameters.get("tab", "find")
+            tab = parameters.get("tab", "")  # without one, whatever tab a quick visitor has opened by now stays open
             chosen = gr.Tabs(selected=tab) if re.fullmatch("|".join(TABS), tab) else gr.skip()
             return [chosen, *find.open_link(parameters)]
 

@@ -33,15 +33,20 @@ def is_shown(page, selector, pattern):
 
 
 def open_inspect(page):
-    """Opens the tab; on a busy machine Gradio may go back to the first one once, as it finishes starting up."""
-    sample = page.locator(".cb-sample").first
-    for _ in range(3):
-        page.get_by_role("tab", name="Inspect image").click()
-        sample.wait_for()
-        page.wait_for_timeout(500)
-        if sample.is_visible():
-            return
-    pytest.fail("the tab does not stay open")
+    page.get_by_role("tab", name="Inspect image").click()
+    page.locator(".cb-sample").first.wait_for()
+
+
+def test_a_tab_that_is_opened_before_the_page_has_answered_stays_open(page, address):
+    held = []
+    page.route("**/queue/join**", lambda route: held.append(route))
+    page.goto(address)
+    open_inspect(page)
+    assert held
+    with page.expect_response("**/queue/join**"):
+        page.unroute("**/queue/join**")  # what was held goes on
+    page.wait_for_timeout(1000)
+    assert page.locator(".cb-sample").first.is_visible()
 
 
 def test_a_concept_is_found_with_its_neurons_and_pictures(page, pack, strong):
