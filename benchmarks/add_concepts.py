@@ -27,7 +27,7 @@ from cbsae_hub import CBSAE, VisionEncoder
 from cbsae_hub.data.embeddings import all_embeddings, extract_embeddings
 from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.data.images import load_images
-from cbsae_hub.models.files import replace_file
+from cbsae_hub.models.files import write_text
 from cbsae_hub.trainers.cbsae import add_concepts
 from cbsae_hub.vision.clip_like import ClipLike
 
@@ -41,11 +41,9 @@ def precision(scores: Tensor, concepts: list[str], images: Any) -> list[float]:
     return [float(binary_average_precision(scores[:, i], truth[:, i])) for i in range(len(concepts))]
 
 
-@torch.no_grad()
-def image_latents(cb: CBSAE, encoder: VisionEncoder, images: Any) -> Tensor:
-    """Mean latents over tokens, ``[images, d_latent]``."""
-    parts = [images[start : start + 64]["image"] for start in range(0, len(images), 64)]
-    return torch.cat([cb.encode(encoder(part)).mean(1) for part in parts])
+def image_activations(encoder: VisionEncoder, images: Any) -> Tensor:
+    """Activations ``[images, tokens, d_in]``."""
+    return torch.cat([encoder(images[start : start + 64]["image"]) for start in range(0, len(images), 64)])
 
 
 def ridge(activations: Tensor, embeddings: Tensor, texts: Tensor) -> Tensor:
@@ -85,15 +83,15 @@ def main(
             )
         seconds["training"] = time.perf_counter() - start
         mean = store.read(0, len(store)).unflatten(0, (len(probe), -1)).mean(1)
-    latents = image_latents(wider, encoder, test)
+    seen = image_activations(encoder, test)
+    with torch.no_grad():
+        latents = torch.cat([wider.encode(part).mean(1) for part in seen.split(64)])
     of_name = [[i for i, name in enumerate(cb.neuron_names[: cb.d_sae]) if name == concept] for concept in concepts]
     directions = ridge(mean, embeddings.float(), teach.embed_texts(concepts))
-    with torch.no_grad():
-        parts = [encoder(test[start : start + 64]["image"]).mean(1) for start in range(0, len(test), 64)]
     found = {
         "added": precision(latents[:, -count:], concepts, test),
         "sae": [max(precision(latents[:, ids], [name] * len(ids), test)) for name, ids in zip(concepts, of_name)],
-        "untrained": precision(torch.cat(parts) @ directions, concepts, test),
+        "untrained": precision(seen.mean(1) @ directions, concepts, test),
     }
     told = {
         "concepts": concepts,
@@ -102,8 +100,7 @@ def main(
         "machine": {"threads": 2, "torch": torch.__version__, "processor": platform.processor()},
     }
     output.parent.mkdir(parents=True, exist_ok=True)
-    with replace_file(output) as partial:
-        Path(partial).write_text(json.dumps(told, indent=1) + "\n")
+    write_text(output, json.dumps(told, indent=1) + "\n")
     for name, value in told["seconds"].items():
         typer.echo(f"{name:12s} {value:6.1f} s")
     for name, values in told["average_precision"].items():

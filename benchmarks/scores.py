@@ -25,7 +25,7 @@ import typer
 from tqdm import tqdm
 
 from cbsae_hub.metrics import Dissector, MonosemanticityScore, Uniqueness, monosemanticity_score, soft_wpmi
-from cbsae_hub.models.files import replace_file
+from cbsae_hub.models.files import write_text
 
 IMAGES, NEURONS, WIDTH = 2000, 2048, 512
 CONCEPTS = {"emoji": 444, "broden": 1153, "vlg-cbm": 4729}
@@ -196,8 +196,7 @@ def main(
             command = [sys.executable, __file__, "--one", size, "--threads", str(threads)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             result["growth"].append(json.loads(done.stdout))
-    with replace_file(output) as partial:
-        Path(partial).write_text(json.dumps(result, indent=1) + "\n")
+    write_text(output, json.dumps(result, indent=1) + "\n")
     typer.echo(json.dumps(result, indent=1))
 
 

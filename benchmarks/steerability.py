@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from cbsae_hub import SAE, Edit, Steering
 from cbsae_hub.metrics.steerability import first_word
-from cbsae_hub.models.files import replace_file
+from cbsae_hub.models.files import write_text
 from cbsae_hub.scoring.steerability import WHITE, Outcomes
 from cbsae_hub.steering import LlavaSteerer
 from cbsae_hub.steering.first_words import ONE_WORD, FirstWords
@@ -110,8 +110,7 @@ def main(
     }
     results["machine"] = {"threads": 2, "torch": torch.__version__, "processor": platform.processor()}
     output.parent.mkdir(parents=True, exist_ok=True)
-    with replace_file(output) as partial:
-        Path(partial).write_text(json.dumps(results, indent=1) + "\n")
+    write_text(output, json.dumps(results, indent=1) + "\n")
     for name in ("unit", "white"):
         rates, ratios = results[name]["neurons_per_second"], results[name]["ratios"]
         for way, rate in rates.items():

@@ -18,7 +18,7 @@ from huggingface_hub import snapshot_download
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from cbsae_hub.models.files import replace_file
+from cbsae_hub.models.files import replace_file, write_text
 from cbsae_hub.search import ConceptIndex, Found
 from cbsae_hub.version import __version__
 
@@ -281,8 +281,7 @@ class Pack:
             save_file({"text_embeddings": np.ascontiguousarray(text_embeddings.astype(np.float16))}, partial)
         sums = {file: _sha256((folder / file).read_bytes()) for file in FILES}
         content = {"schema_version": SCHEMA_VERSION, "package_version": __version__, "files": sums, **info}
-        with replace_file(folder / INFO) as partial:
-            Path(partial).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_text(folder / INFO, json.dumps(content, indent=1) + "\n")
 
     @property
     def grid(self) -> tuple[int, int] | None:

@@ -94,8 +94,7 @@ def training_disk(model: torch.nn.Module, checkpoint: int) -> int:
 
 def encoder_memory(encoder: VisionEncoder, batch: int) -> int:
     """Weights, and what a block makes of all tokens of a batch: queries, keys, values, the MLP's four widths ..."""
-    every = VisionEncoder(encoder.model, encoder.processor, encoder.layer, "all").tokens_per_image
-    return tensor_bytes(encoder.model.parameters()) + 10 * batch * every * encoder.d_in * FLOAT32
+    return tensor_bytes(encoder.model.parameters()) + 10 * batch * encoder.num_tokens * encoder.d_in * FLOAT32
 
 
 def sae_memory(sae: SAE, config: SAETrainConfig) -> int:

@@ -42,6 +42,7 @@ from cbsae_hub.data.images import load_images
 from cbsae_hub.models.checks import integer
 from cbsae_hub.trainers.config import CBSAETrainConfig, SAETrainConfig, TrainConfig
 from cbsae_hub.vision.clip_like import CONFIG as OPEN_CLIP_CONFIG
+from cbsae_hub.vision.clip_like import named_by_open_clip
 from cbsae_hub.vision.encoder import VisionEncoder
 from recipe import require_keys
 from result_tables import markdown_table
@@ -190,9 +191,10 @@ class DryRun:
             raise ValueError(f"dtype must be float16 or float32, got {dtype!r}")
         kept = encoder.tokens_per_image
         step.disk["store"] = settings["output"], costs.store_bytes(self.images, kept, encoder.d_in, dtype)
-        every = VisionEncoder(encoder.model, encoder.processor, encoder.layer, "all").tokens_per_image
         place = f"block {encoder.layer} of {encoder.num_layers}"
-        step.remarks.append(f"{self.images:,} images, {kept} of {every} tokens, width {encoder.d_in}, {place}")
+        step.remarks.append(
+            f"{self.images:,} images, {kept} of {encoder.num_tokens} tokens, width {encoder.d_in}, {place}"
+        )
         step.memory = costs.encoder_memory(encoder, settings.get("batch_size", 256))
         figure = self._figure(step, throughput.encoder_key(encoder))
         if figure:
@@ -342,9 +344,8 @@ class DryRun:
 
     def _embedding_width(self, model: str) -> int:
         """Of an image-text model; 512, CLIP-B's, of one that is not here."""
-        architecture, _, tag = str(model).partition("/")
-        if (architecture, tag) in open_clip.list_pretrained():
-            return open_clip.get_model_config(architecture)["embed_dim"]
+        if own := named_by_open_clip(str(model)):
+            return open_clip.get_model_config(own[0])["embed_dim"]
         config = Path(model) / OPEN_CLIP_CONFIG
         return json.loads(config.read_text(encoding="utf-8"))["model_cfg"]["embed_dim"] if config.is_file() else 512
 
@@ -386,11 +387,10 @@ class DryRun:
         Raises:
             ValueError: If it is nothing that could exist.
         """
-        architecture, _, tag = value.partition("/")
-        if Path(value).is_dir() or value in self.outputs.values() or (architecture, tag) in open_clip.list_pretrained():
+        if Path(value).is_dir() or value in self.outputs.values() or named_by_open_clip(value):
             return False
-        local = {Path(path).parts[0] for path in self.outputs.values()}
-        if value.count("/") != 1 or architecture in local or Path(architecture).is_dir():
+        local, owner = {Path(path).parts[0] for path in self.outputs.values()}, value.partition("/")[0]
+        if value.count("/") != 1 or owner in local or Path(owner).is_dir():
             raise ValueError(f"there is no folder {value}, and it is no id of the Hub, owner/name")
         validate_repo_id(value)
         return True

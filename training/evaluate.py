@@ -18,25 +18,24 @@ from accelerate import Accelerator
 
 from cbsae_hub import CBSAE, SAE, ConceptSet
 from cbsae_hub.data.images import load_images
-from cbsae_hub.models.files import replace_file
+from cbsae_hub.models.files import replace_file, write_text
 from cbsae_hub.plotting import plot_variants
 from cbsae_hub.scoring import Scores, Truth
 from cbsae_hub.scoring.evaluation import Evaluator, designated, means, parts
 from cbsae_hub.scoring.probe import Probe
 from cbsae_hub.scoring.report import without_nan
 from cbsae_hub.scoring.scorer import explained_encoder, image_embedder, image_model
-from cbsae_hub.scoring.sentences import Sentences
-from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
 from cbsae_hub.trainers.config import OBJECTIVES
 from cbsae_hub.vision.clip_like import ClipLike
 from cbsae_hub.vision.zero_shot import ZeroShotHead
 from recipe import read_recipe, require_keys
 from result_tables import markdown_table
-from score_neurons import STEERER
+from score_neurons import steering_parts
 from train_cbsae import train_model
 
 REQUIRED = ("judges", "seeds", "output")
 OPTIONAL = ("shares", "ks", "steps", "drawn")
+LEFT_OUT = ("clip", "neurons")  # of section `steerability`: Pach et al.'s variant is in no table, all neurons are in
 # The paper's figures 5 and 9: what is along the axis, its title, and the variants in the figure besides the first seed.
 FIGURES = {"retained": ("neurons retained", "share-"), "k": ("k of the bottleneck", "k-")}
 
@@ -77,6 +76,9 @@ def make_evaluator(
     head = templates and ZeroShotHead.from_pretrained(
         sae.encoder_id, truth.classes()[0], templates, sae.encoder_revision, beside=model
     )
+    steering = steering_parts(
+        {key: value for key, value in of_steering.items() if key not in LEFT_OUT}, of_scores, device
+    )
     return Evaluator(
         probe,
         encoder,
@@ -85,15 +87,10 @@ def make_evaluator(
         truth,
         head,
         image_embedder(similarity),
-        LlavaSteerer.from_pretrained(of_steering["llava"], sae, **where),
-        of_steering.get("unclip") and UnclipSteerer.from_pretrained(of_steering["unclip"], sae, **where),
+        steering.pop("llava"),
+        steering.pop("unclip"),
         of_scores.get("top_k", 100),
-        {
-            "sentences": Sentences.from_pretrained(of_steering["sentences"], device),
-            "pictures": of_steering.get("pictures") and image_embedder(image_model(of_steering["pictures"], **where)),
-            "images": images,
-            **{key: of_steering[key] for key in STEERER if key in of_steering},
-        },
+        steering,
     )
 
 
@@ -171,8 +168,9 @@ def main(
         settings = read_recipe(recipe, "evaluate", overrides or [])
         require_keys(settings, REQUIRED, OPTIONAL)
         base, of_scores, of_steering = (read_recipe(recipe, part, []) for part in ("cbsae", "scores", "steerability"))
-        base |= {key: settings[key] for key in ("steps",) if key in settings}
-        of_steering |= {key: settings[key] for key in ("drawn",) if key in settings}
+        for section, key in ((base, "steps"), (of_steering, "drawn")):
+            if key in settings:
+                section[key] = settings[key]
         folder = Path(settings["output"])
         evaluator = make_evaluator(settings["judges"], of_scores, of_steering, folder, accelerator.device)
         judge, *others = settings["judges"]
@@ -203,8 +201,7 @@ def main(
         ("evaluation.md", as_markdown(made)),
         ("evaluation.json", json.dumps(without_nan(told), indent=1) + "\n"),
     ):
-        with replace_file(folder / name) as partial:
-            Path(partial).write_text(text, encoding="utf-8")
+        write_text(folder / name, text)
     for column, (title, prefix) in FIGURES.items():
         shown = rows[(rows["model"] == seeds[0]) | rows["model"].str.startswith(prefix)]
         with replace_file(folder / f"{column}.png") as partial:

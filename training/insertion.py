@@ -18,7 +18,7 @@ import torch
 import typer
 
 from cbsae_hub.data.images import load_images
-from cbsae_hub.models.files import replace_file
+from cbsae_hub.models.files import replace_file, write_text
 from cbsae_hub.pack import NeuronTable
 from cbsae_hub.scoring.insertion import InsertionExperiment, as_markdown, judged, summary
 from cbsae_hub.scoring.judges import ChatJudge, Judge
@@ -114,8 +114,7 @@ def main(
         table = summary(frame)
         write(frame, folder / "insertion.parquet")
         content = {"settings": settings, "neurons": frame["neuron"].nunique(), "summary": table.to_dict("records")}
-        with replace_file(folder / "insertion.json") as partial:
-            Path(partial).write_text(json.dumps(without_nan(content), indent=1) + "\n", encoding="utf-8")
+        write_text(folder / "insertion.json", json.dumps(without_nan(content), indent=1) + "\n")
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     typer.echo(as_markdown(table))

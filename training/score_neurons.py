@@ -41,22 +41,26 @@ def make_scorer(settings: dict[str, Any], device: Any) -> tuple[NeuronScorer, An
     return NeuronScorer.from_pretrained(settings["model"], images, device=device, **given), images
 
 
-def make_steerer(given: dict[str, Any], settings: dict[str, Any], frame: Any, device: Any) -> SteerabilityScorer:
-    """The scorer that a recipe's section ``steerability`` asks for, of the model and images of section ``scores``."""
+def steering_parts(given: dict[str, Any], settings: dict[str, Any], device: Any) -> dict[str, Any]:
+    """What a recipe's section ``steerability`` names, loaded, and its settings: arguments of SteerabilityScorer.
+
+    Args:
+        given: The section.
+        settings: Section ``scores``: the model, beside which the others may lie, and the images.
+        device: Where the models go.
+    """
     require_keys(given, (), STEERING)
     model = settings["model"]
-    sae = load_sae(model)
-    where = {"device": device, "beside": model}
-    return SteerabilityScorer(
-        frame,
-        llava=given.get("llava") and LlavaSteerer.from_pretrained(given["llava"], sae, **where),
-        sentences=given.get("sentences") and Sentences.from_pretrained(given["sentences"], device),
-        clip=given.get("clip") and ClipLike.from_pretrained(given["clip"], **where),
-        unclip=given.get("unclip") and UnclipSteerer.from_pretrained(given["unclip"], sae, **where),
-        pictures=given.get("pictures") and image_embedder(image_model(given["pictures"], **where)),
-        images=load_images(settings["images"], settings["split"], beside=model),
+    sae, where = load_sae(model), {"device": device, "beside": model}
+    return {
+        "llava": given.get("llava") and LlavaSteerer.from_pretrained(given["llava"], sae, **where),
+        "sentences": given.get("sentences") and Sentences.from_pretrained(given["sentences"], device),
+        "clip": given.get("clip") and ClipLike.from_pretrained(given["clip"], **where),
+        "unclip": given.get("unclip") and UnclipSteerer.from_pretrained(given["unclip"], sae, **where),
+        "pictures": given.get("pictures") and image_embedder(image_model(given["pictures"], **where)),
+        "images": load_images(settings["images"], settings["split"], beside=model),
         **{key: given[key] for key in STEERER if key in given},
-    )
+    }
 
 
 def score(settings: dict[str, Any], folder: Path, accelerator: Accelerator) -> dict[str, float]:
@@ -76,7 +80,7 @@ def steer(given: dict[str, Any], settings: dict[str, Any], folder: Path, acceler
     scores = Scores.load(folder)
     if scores.summary["settings"] != settings:
         raise ValueError(f"the scores in {folder} were made with other settings: run without --steer first")
-    scorer = make_steerer(given, settings, scores.neurons, accelerator.device)
+    scorer = SteerabilityScorer(scores.neurons, **steering_parts(given, settings, accelerator.device))
     neurons = scorer.choose(given.get("neurons"))
     found = scorer.run(neurons, folder / "steered", accelerator, {"scores": settings, "steerability": given})
     summary = scorer.summary(found)

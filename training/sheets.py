@@ -18,7 +18,7 @@ import typer
 
 from cbsae_hub import CBSAE, SAE, Edit, Steering
 from cbsae_hub.data.images import load_images
-from cbsae_hub.models.files import replace_file
+from cbsae_hub.models.files import replace_file, write_text
 from cbsae_hub.plotting import plot_sheet
 from cbsae_hub.scoring import Scores
 from cbsae_hub.scoring.steerability import WHITE
@@ -91,12 +91,13 @@ def main(
         unclip = UnclipSteerer.from_pretrained(given["unclip"], sae, **where)
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
-    strengths, found = (given.get("alpha", 50.0), given.get("guidance", 10.0)), {}
-    for kind in KINDS:
-        if kind == KINDS[2]:  # the other two are neurons of the parent
-            llava = LlavaSteerer(llava.model, llava.processor, cb)
-            unclip = UnclipSteerer(unclip.pipeline, cb)
-        found[kind] = steered(llava, unclip, scene, chosen[kind].tolist(), *strengths)
+    alpha, guidance = given.get("alpha", 50.0), given.get("guidance", 10.0)
+    of_parent = llava, unclip
+    of_cb = LlavaSteerer(llava.model, llava.processor, cb), UnclipSteerer(unclip.pipeline, cb)
+    found = {
+        kind: steered(*steerers, scene, chosen[kind].tolist(), alpha, guidance)
+        for kind, steerers in zip(KINDS, (of_parent, of_parent, of_cb), strict=True)
+    }
     unsteered = llava.generate([scene], QUESTIONS["sentence"])[0]
     cells = [
         [(found[kind][i]["picture"], f"{found[kind][i]['one word']}\n{found[kind][i]['sentence']}") for kind in KINDS]
@@ -106,7 +107,7 @@ def main(
     with replace_file(output / "sheet.png") as partial:
         plot_sheet(cells, chosen["concept"].tolist(), KINDS).savefig(partial, format="png")
     told = {
-        "alpha": strengths[0],
+        "alpha": alpha,
         "questions": QUESTIONS,
         "scene": {"row": image, "unsteered": unsteered},
         "concepts": [
@@ -118,8 +119,7 @@ def main(
             for i, row in enumerate(chosen.to_dict("records"))
         ],
     }
-    with replace_file(output / "sheet.json") as partial:
-        Path(partial).write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(output / "sheet.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
     logging.info("%s", output / "sheet.png")
 
 

@@ -23,7 +23,7 @@ from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.data.images import image_batches, load_images
 from cbsae_hub.metrics import MonosemanticityScore, Reconstruction, mean_over_tokens
 from cbsae_hub.models import SAE
-from cbsae_hub.models.files import replace_file
+from cbsae_hub.models.files import write_text
 from cbsae_hub.scoring.report import describe, without_nan
 from cbsae_hub.scoring.scorer import image_embedder, image_model
 from cbsae_hub.trainers.config import REFERENCE_GROUPS, SAETrainConfig
@@ -176,8 +176,7 @@ def main(
         ("sweep.md", as_markdown(rows)),
         ("sweep.json", json.dumps(without_nan({"settings": settings, "rows": rows}), indent=1) + "\n"),
     ):
-        with replace_file(output / name) as partial:
-            Path(partial).write_text(text, encoding="utf-8")
+        write_text(output / name, text)
     typer.echo(as_markdown(rows))
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 import costs
 from cbsae_hub import CBSAE, SAE
-from cbsae_hub.models.files import replace_file
+from cbsae_hub.models.files import write_text
 from cbsae_hub.trainers.bottleneck import BottleneckState
 from cbsae_hub.trainers.config import CBSAETrainConfig, SAETrainConfig
 from cbsae_hub.trainers.state import TrainingState
@@ -75,8 +75,7 @@ def keep(file: Path, key: str, figure: dict[str, Any]) -> None:
     everything = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     everything.setdefault(device_name(), {})[key] = figure
     file.parent.mkdir(parents=True, exist_ok=True)
-    with replace_file(file) as partial:
-        partial.write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
+    write_text(file, json.dumps(everything, indent=1) + "\n")
     logger.info("%s: %s", key, figure)
 
 

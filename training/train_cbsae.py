@@ -23,7 +23,7 @@ from cbsae_hub import CBSAE, SAE, ConceptSet
 from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.data.embeddings import all_embeddings, extract_embeddings
 from cbsae_hub.models.concept_selection import select_concepts
-from cbsae_hub.models.files import replace_file
+from cbsae_hub.models.files import write_text
 from cbsae_hub.models.pruning import Pruned, prune
 from cbsae_hub.scoring import Scores
 from cbsae_hub.scoring.report import without_nan
@@ -92,8 +92,7 @@ def train_model(settings: dict[str, Any], accelerator: Accelerator, resume: bool
             "parts": pruned.report.to_dict("records"),
             "concepts": report.to_dict("records"),
         }
-        with replace_file(Path(settings["output"]) / "selection.json") as partial:
-            Path(partial).write_text(json.dumps(without_nan(selection), indent=1) + "\n", encoding="utf-8")
+        write_text(Path(settings["output"]) / "selection.json", json.dumps(without_nan(selection), indent=1) + "\n")
     return trainer.train(resume=resume)
 
 

@@ -27,7 +27,7 @@ from cbsae_hub.data.activations import (
 )
 from cbsae_hub.data.ahead import load_ahead
 from cbsae_hub.data.images import read_pictures
-from cbsae_hub.models.files import replace_file
+from cbsae_hub.models.files import replace_file, write_text
 from cbsae_hub.version import __version__
 from cbsae_hub.vision.encoder import VisionEncoder
 
@@ -219,5 +219,4 @@ def _fingerprint(images: Any) -> str:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with replace_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=2) + "\n")

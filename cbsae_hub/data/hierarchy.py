@@ -8,7 +8,7 @@ from pathlib import Path
 import networkx as nx
 import numpy as np
 
-from cbsae_hub.models.files import replace_file
+from cbsae_hub.models.files import write_text
 
 SCHEMA_VERSION = 1
 
@@ -57,8 +57,7 @@ class ConceptTree:
     def save(self, path: str | Path) -> None:
         """Writes the JSON file that :meth:`load` reads."""
         content = {"schema_version": SCHEMA_VERSION, "name": self.name, "edges": sorted(self.graph.edges)}
-        with replace_file(Path(path)) as partial:
-            Path(partial).write_text(json.dumps(content, indent=0) + "\n", encoding="utf-8")
+        write_text(Path(path), json.dumps(content, indent=0) + "\n")
 
     @classmethod
     def from_wordnet(cls, synsets: Iterable[str]) -> "ConceptTree":

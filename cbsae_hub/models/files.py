@@ -40,6 +40,12 @@ def replace_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a whole text file in UTF-8, or leaves what was there."""
+    with replace_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """Reads a config.json.
 

@@ -27,6 +27,7 @@ from cbsae_hub.models.files import (
     replace_file,
     require_finite,
     resolve_id,
+    write_text,
 )
 from cbsae_hub.version import __version__
 
@@ -200,8 +201,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
         card_path = folder / CARD_NAME
         if not card_path.exists() or not edited_by_hand(card_path.read_text(encoding="utf-8")):
             card = self.generate_model_card(repo_id=repo_id or folder.resolve().name)
-            with replace_file(card_path) as new_card:
-                new_card.write_text(str(card), encoding="utf-8")
+            write_text(card_path, str(card))
         return None
 
     def push_to_hub(

@@ -22,7 +22,7 @@ from cbsae_hub.metrics import (
     to_unit_interval,
 )
 from cbsae_hub.metrics.activity import status
-from cbsae_hub.models.files import replace_file
+from cbsae_hub.models.files import replace_file, write_text
 from cbsae_hub.scoring.truth import Truth
 from cbsae_hub.version import __version__
 
@@ -77,8 +77,7 @@ class Scores:
                 with replace_file(folder / f"{name}.parquet") as partial:
                     frame.to_parquet(partial, index=False)
         content = {**self.summary, **more, "schema_version": SCHEMA_VERSION, "package_version": __version__}
-        with replace_file(folder / "scores.json") as partial:
-            Path(partial).write_text(json.dumps(without_nan(content), indent=1) + "\n", encoding="utf-8")
+        write_text(folder / "scores.json", json.dumps(without_nan(content), indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> "Scores":

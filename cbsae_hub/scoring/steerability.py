@@ -21,7 +21,7 @@ from cbsae_hub.metrics.steerability import (
     text_steerability,
     text_to_unit_interval,
 )
-from cbsae_hub.models.files import replace_file
+from cbsae_hub.models.files import replace_file, write_text
 from cbsae_hub.plotting import quadrants
 from cbsae_hub.scoring.report import describe, mean
 from cbsae_hub.scoring.sentences import Sentences
@@ -344,5 +344,4 @@ def _claim(folder: Path, identity: Mapping[str, Any]) -> None:
             raise ValueError(f"{folder} holds parts of another run: give the same settings, or delete it to start over")
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with replace_file(file) as partial:
-        Path(partial).write_text(text, encoding="utf-8")
+    write_text(file, text)

@@ -228,11 +228,8 @@ class LlavaSteerer:
         Raises:
             ValueError: If the prompt holds the image token, or the tokenizer cut some off.
         """
-        ids = (
-            self.processor.tokenizer(self._with_places(prompt, image_tokens), return_tensors="pt")
-            .input_ids[0]
-            .to(self.model.device)
-        )
+        text = self._with_places(prompt, image_tokens)
+        ids = self.processor.tokenizer(text, return_tensors="pt").input_ids[0].to(self.model.device)
         places = (ids == self.model.config.image_token_id).nonzero().flatten()
         if len(places) != image_tokens:
             raise ValueError(f"the prompt {prompt!r:.80} holds {len(places)} image tokens instead of {image_tokens}")

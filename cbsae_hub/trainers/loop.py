@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cbsae_hub.data.activations import ActivationStore
-from cbsae_hub.models.files import replace_file
+from cbsae_hub.models.files import write_text
 from cbsae_hub.models.hub_model import HubModel
 from cbsae_hub.trainers import tracking
 from cbsae_hub.trainers.checkpoint import CHECKPOINT_NAME, load_checkpoint, save_checkpoint
@@ -201,8 +201,7 @@ class Trainer(ABC):
         if self.accelerator.is_main_process:
             model.save_pretrained(self.output)
             content = self._facts() | facts | {"heldout": final._asdict()}
-            with replace_file(self.output / TRAINING_NAME) as temporary:
-                temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            write_text(self.output / TRAINING_NAME, json.dumps(content, indent=2) + "\n")
             (self.output / CHECKPOINT_NAME).unlink()
         self.accelerator.wait_for_everyone()
         self._finish_trackers()

@@ -20,6 +20,12 @@ CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
 
 
+def named_by_open_clip(repo_id: str) -> tuple[str, str] | None:
+    """Architecture and tag if an id names one of open_clip's own models, such as ``ViT-B-16/openai``."""
+    architecture, _, tag = repo_id.partition("/")
+    return (architecture, tag) if (architecture, tag) in open_clip.list_pretrained() else None
+
+
 class ClipLike:
     """Unit embeddings of images and of texts.
 
@@ -57,8 +63,8 @@ class ClipLike:
             ValueError: If there is no such model, or the folder's weights are not those that ``revision`` names.
             FileNotFoundError: If the folder lacks a config or safetensors weights.
         """
-        architecture, _, tag = str(repo_id).partition("/")
-        if (architecture, tag) in open_clip.list_pretrained():
+        if own := named_by_open_clip(str(repo_id)):
+            architecture, tag = own
             model, _, preprocess = open_clip.create_model_and_transforms(architecture, tag, device=device)
             return cls(model, preprocess, open_clip.get_tokenizer(architecture), str(repo_id), tag)
         source = resolve_id(str(repo_id), beside)
@@ -77,8 +83,7 @@ class ClipLike:
     @staticmethod
     def knows(repo_id: str | Path, beside: str | Path | None = None) -> bool:
         """Whether an id names one of open_clip's own models, or a folder or Hub repository in its format."""
-        architecture, _, tag = str(repo_id).partition("/")
-        if (architecture, tag) in open_clip.list_pretrained():
+        if named_by_open_clip(str(repo_id)):
             return True
         source = resolve_id(str(repo_id), beside)
         return (Path(source) / CONFIG).is_file() if Path(source).is_dir() else file_exists(source, CONFIG)

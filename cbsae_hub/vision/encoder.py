@@ -158,11 +158,16 @@ class VisionEncoder:
         return next(self.model.parameters()).device
 
     @property
+    def num_tokens(self) -> int:
+        """How many tokens the model itself makes of an image, whichever of them are read."""
+        return self._prefix + self.grid[0] * self.grid[1]
+
+    @property
     def tokens_per_image(self) -> int:
         """How many rows an image gives."""
-        every = self._prefix + self.grid[0] * self.grid[1]
         if self.tokens.startswith("random:"):
             return int(self.tokens.removeprefix("random:"))
+        every = self.num_tokens
         return {"cls": 1, "mean": 1, "all": every, "patches": every - self._prefix}[self.tokens]
 
     def provenance(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from diffusers import AutoencoderTiny, StableUnCLIPImg2ImgPipeline
 from PIL import Image
 from tqdm import tqdm
 
-from cbsae_hub.models.files import replace_file
+from cbsae_hub.models.files import replace_file, write_text
 from cbsae_hub.vision.clip_like import ClipLike
 from training.emoji_world.evaluate import Judge, share, single_objects, transformers_clip
 from training.emoji_world.paths import HUB
@@ -100,8 +100,7 @@ def main(
         figures = {"scenes": len(pictures), "steps": STEPS}
         for name, judge in load_judges().items():
             figures |= {f"{name}_{kind}": round(share(judge.answers(made), truth), 4) for kind, made in shown.items()}
-    with replace_file(folder / "metrics.json") as file:
-        file.write_text(json.dumps(figures, indent=2) + "\n")
+    write_text(folder / "metrics.json", json.dumps(figures, indent=2) + "\n")
     with replace_file(folder / "drawn.png") as file:
         contact_sheet(list(shown.values())).save(file, "png")
     typer.echo(f"{folder.name}: {json.dumps(figures)}")

@@ -20,6 +20,7 @@ import typer
 from PIL import Image
 from tqdm import tqdm
 
+from cbsae_hub.models.files import write_text
 from training.emoji_world.backgrounds import BACKGROUNDS
 from training.emoji_world.captions import captions, kind_of
 from training.emoji_world.glyphs import Atlas, Concept
@@ -136,9 +137,7 @@ def write_concept_sets(concepts: Sequence[Concept], output: Path) -> None:
     words = {word for name in (*shown, *kinds, *STYLES) for word in name.split() if word != "and"}
     sets = {"concepts": shown, "kinds": sorted(kinds), "words": sorted(words)}
     for name, lines in sets.items():
-        partial = output / f"{name}.partial"
-        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        os.replace(partial, output / f"{name}.txt")
+        write_text(output / f"{name}.txt", "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
