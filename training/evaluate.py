@@ -2,9 +2,9 @@
 
     python training/evaluate.py --recipe training/recipes/emoji.yaml
 
-Every variant (seed, rule of pruning, share of retained neurons, k of the bottleneck, objectives) is trained and scored
-in a folder of its own under the recipe's ``output``. Started again, it goes on where it was. Writes evaluation.json,
-evaluation.md and the figures.
+Every variant (seed, share of retained neurons, k of the bottleneck, and what the recipe names under ``variants``) is
+trained and scored in a folder of its own under the recipe's ``output``. Started again, it goes on where it was. Writes
+evaluation.json, evaluation.md and the figures.
 """
 
 import json
@@ -25,7 +25,6 @@ from cbsae_hub.scoring.evaluation import Evaluator, designated, means, parts
 from cbsae_hub.scoring.probe import Probe
 from cbsae_hub.scoring.report import without_nan
 from cbsae_hub.scoring.scorer import explained_encoder, image_embedder, image_model
-from cbsae_hub.trainers.config import OBJECTIVES
 from cbsae_hub.vision.clip_like import ClipLike
 from cbsae_hub.vision.zero_shot import ZeroShotHead
 from recipe import read_recipe, require_keys
@@ -34,29 +33,41 @@ from score_neurons import steering_parts
 from train_cbsae import train_model
 
 REQUIRED = ("judges", "seeds", "output")
-OPTIONAL = ("shares", "ks", "steps", "drawn")
+OPTIONAL = ("variants", "shares", "ks", "steps", "drawn")
 LEFT_OUT = ("clip", "neurons")  # of section `steerability`: Pach et al.'s variant is in no table, all neurons are in
 # The paper's figures 5 and 9: what is along the axis, its title, and the variants in the figure besides the first seed.
 FIGURES = {"retained": ("neurons retained", "share-"), "k": ("k of the bottleneck", "k-")}
 
 
 def variants(settings: dict[str, Any], base: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What is trained: name to what differs from the recipe's section `cbsae`."""
-    prune, first = base["prune"], settings["seeds"][0]
-    found = {f"seed-{seed}": {"seed": seed} for seed in settings["seeds"]}
-    for by in ("interpretability", "steerability"):
-        found[f"by-{by}"] = {"seed": first, "prune": {**prune, "by": by}}
-    for left_out in ("reconstruction", "steerability"):
-        found[f"no-{left_out}-objective"] = {
-            "seed": first,
-            "objectives": [name for name in OBJECTIVES if name != left_out],
-        }
-    found["reconstruction-by-decoder"] = {"seed": first, "reconstruction_moves_encoder": False}
-    for share in settings.get("shares", []):
-        found[f"share-{share:g}"] = {"seed": first, "prune": {"by": prune["by"], "share": share}}
-    for k in settings.get("ks", []):
-        found[f"k-{k}"] = {"seed": first, "cb_k": k}
-    return found
+    """What is trained: name to the settings of section `cbsae`; all but the seeds have the first one."""
+    first = {**base, "seed": settings["seeds"][0]}
+    return {
+        **{f"seed-{seed}": {**base, "seed": seed} for seed in settings["seeds"]},
+        **{name: {**first, **changes} for name, changes in settings.get("variants", {}).items()},
+        **{
+            f"share-{s:g}": {**first, "prune": {"by": base["prune"]["by"], "share": s}}
+            for s in settings.get("shares", [])
+        },
+        **{f"k-{k}": {**first, "cb_k": k} for k in settings.get("ks", [])},
+    }
+
+
+def trained(settings: dict[str, Any], folder: Path, accelerator: Accelerator) -> CBSAE:
+    """The model that an earlier call left in the folder, or a new one.
+
+    Raises:
+        ValueError: If the folder has one of other settings.
+    """
+    record = folder / "settings.json"
+    if record.is_file() and json.loads(record.read_text(encoding="utf-8")) != settings:
+        raise ValueError(f"{folder} was made with other settings: remove it, or choose another output")
+    if not (folder / "training.json").is_file():
+        logging.info("%s", folder.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(record, json.dumps(settings, indent=1) + "\n")
+        train_model({**settings, "output": str(folder)}, accelerator, resume=True)
+    return CBSAE.from_pretrained(folder)
 
 
 def make_evaluator(
@@ -177,13 +188,9 @@ def main(
         seeds = [f"seed-{seed}" for seed in settings["seeds"]]
         sae = SAE.from_pretrained(base["model"])
         rows = [row("SAE", scored(evaluator, sae, folder / "sae", judge, draw=True), sae)]
-        for name, changes in variants(settings, base).items():
-            where = folder / name
-            if not (where / "training.json").is_file():
-                logging.info("%s", name)
-                train_model({**base, **changes, "output": str(where)}, accelerator, resume=True)
-            cb = CBSAE.from_pretrained(where)
-            rows.append(row(name, scored(evaluator, cb, where, judge, draw=name in seeds), cb))
+        for name, given in variants(settings, base).items():
+            cb = trained(given, folder / name, accelerator)
+            rows.append(row(name, scored(evaluator, cb, folder / name, judge, draw=name in seeds), cb))
         first = CBSAE.from_pretrained(folder / seeds[0])
         judged = {
             one: {

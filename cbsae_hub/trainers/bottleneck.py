@@ -1,5 +1,7 @@
 """The three objectives of a concept bottleneck and the state of its training (CB-SAE paper, section 5.2)."""
 
+import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,6 +14,9 @@ from cbsae_hub.trainers.config import CBSAETrainConfig
 from cbsae_hub.trainers.processes import Processes
 
 TINY = 1e-12
+RIDGE = 1e-3  # of the mean variance of an input
+WEAKEST = 0.03
+START_BATCHES = 100  # more do not change a regression
 
 
 def cosine_cubed_similarity(u: Tensor, y: Tensor, processes: Processes | None = None) -> Tensor:
@@ -60,7 +65,8 @@ class BottleneckState:
     - steerability, ``- mean_k similarity(c'_k, y_k)`` of the concepts ``c'`` that the encoder reads in the
       reconstruction: the decoder only, concept activations being constants.
 
-    The retained SAE is frozen, so its part of the reconstruction is computed once a batch.
+    The retained SAE is frozen, so its part of the reconstruction is computed once a batch. With ``config.unit_rows``
+    rows of the decoder are brought back to length 1 after every step, and the encoder takes over what they lose.
 
     Args:
         cb: The model, on the accelerator's device; its bottleneck is trained in place.
@@ -111,6 +117,47 @@ class BottleneckState:
         }
         self.step = 0
 
+    @torch.no_grad()
+    def initialise(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Starts where ``config.start`` says, unless the weights are to stay as they were drawn.
+
+        From "ridge": the encoder is a ridge regression of the teacher's answers, each in units of its deviation, on
+        activations. The decoder's row of a concept is its pattern ``cov(x, c_k)``, which is what a change of the
+        concept looks like (Haufe et al., 2014), as long as what the SAE leaves unexplained has of it (at least
+        ``WEAKEST`` of the pattern). Closed form, one pass, the same on all processes.
+
+        Args:
+            batches: This process's ``(x, images)``, of which at most ``START_BATCHES`` are read.
+        """
+        if self.config.start == "random":
+            return
+        d_in = len(self.encoder)
+        width = 2 * d_in + self.encoder.shape[1]
+        sums, squares = self.encoder.new_zeros(2, width, dtype=torch.float64)
+        products = self.encoder.new_zeros(d_in, width, dtype=torch.float64)
+        count = sums.new_zeros(())
+        for x, images in itertools.islice(batches, START_BATCHES):
+            centred, error, y = (part.double() for part in self.prepare(x.to(self.encoder), images))
+            whole = torch.cat([centred, error, y], -1)
+            count += len(whole)
+            sums += whole.sum(0)
+            squares += whole.square().sum(0)
+            products += centred.T @ whole
+        for part in (count, sums, squares, products):
+            self.processes.sum_(part)
+        mean = sums / count
+        deviation = (squares / count - mean.square()).clamp_min(TINY).sqrt()[2 * d_in :]
+        of_x, of_error, of_y = (products / count - mean[:d_in].outer(mean)).tensor_split((d_in, 2 * d_in), 1)
+        penalty = RIDGE * of_x.diagonal().mean() * torch.eye(d_in).to(of_x)
+        encoder = torch.linalg.solve(of_x + penalty, of_y / deviation)
+        variance = (encoder * (of_x @ encoder)).sum(0).clamp_min(TINY)
+        pattern, unexplained = encoder.T @ of_x / variance[:, None], encoder.T @ of_error / variance[:, None]
+        share = (pattern * unexplained).sum(1) / pattern.square().sum(1).clamp_min(TINY)
+        self.encoder.copy_(encoder)
+        self.decoder.copy_(pattern * share.clamp_min(WEAKEST)[:, None])
+        self._hold_rows()
+        self._store()
+
     def update(self, x: Tensor, images: Tensor) -> dict[str, Tensor]:
         """One step of all objectives.
 
@@ -131,6 +178,7 @@ class BottleneckState:
             self.adams[name].step()
             losses[name] = self.processes.sum_(loss.detach().clone()) / self.processes.count
         self.step += 1
+        self._hold_rows()
         self._store()
         return losses
 
@@ -144,8 +192,7 @@ class BottleneckState:
         sae = self.cb.sae
         centred = x - sae.b_dec
         values, indices = sae.encode_sparse(x)
-        y = self.embeddings[images.to(self.embeddings.device)].to(self.texts) @ self.texts.T
-        return centred, x - sae.decode_sparse(values, indices), y
+        return centred, x - sae.decode_sparse(values, indices), self._answers(images)
 
     def reconstruction(self, centred: Tensor, error: Tensor, y: Tensor) -> Tensor:
         """Mean squared error of the whole reconstruction."""
@@ -160,12 +207,24 @@ class BottleneckState:
         decoded = centred - error + self._decoded(self._concepts(centred).detach())
         return -cosine_cubed_similarity(decoded @ self.encoder.detach(), y, self.processes).mean()
 
+    def _answers(self, images: Tensor) -> Tensor:
+        """The teacher's similarities of images to the concepts that are trained, ``[n, concepts]``."""
+        return self.embeddings[images.to(self.embeddings.device)].to(self.texts) @ self.texts.T
+
     def _concepts(self, centred: Tensor) -> Tensor:
         return torch.cat([centred @ self.cb.W_enc_cb.detach()[:, : self.first], centred @ self.encoder], -1)
 
     def _decoded(self, c: Tensor) -> Tensor:
         decoder = torch.cat([self.cb.W_dec_cb.detach()[: self.first], self.decoder])
         return self.cb.select_concepts(c) @ decoder
+
+    @torch.no_grad()
+    def _hold_rows(self) -> None:
+        """Brings rows back to length 1, if they are to have it; what a concept adds stays the same."""
+        if self.config.unit_rows:
+            length = self.decoder.norm(dim=1).clamp_min(TINY)
+            self.decoder /= length[:, None]
+            self.encoder *= length
 
     @torch.no_grad()
     def _store(self) -> None:

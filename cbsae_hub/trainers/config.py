@@ -198,6 +198,12 @@ class CBSAETrainConfig(TrainConfig):
     lr: float = 2e-4
     objectives: tuple[str, ...] = OBJECTIVES
     """Which are trained, in this order in every step: each with an Adam of its own."""
+    start: Literal["random", "ridge"] = "random"
+    """Where the weights come from: drawn with the model, or a ridge regression and its patterns, in closed form. The
+    paper does not say; from a regression a tenth of the steps suffices."""
+    unit_rows: bool = False
+    """Whether rows of the decoder have length 1, like those of an SAE, so that a strength means as much for a concept
+    as for a neuron. In the paper nothing holds them."""
     reconstruction_moves_encoder: bool = True
     """Whether reconstruction trains both matrices, as in the paper, or the decoder alone, so that no concept neuron is
     drawn away from its concept by what the SAE leaves unexplained."""

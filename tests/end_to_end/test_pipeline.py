@@ -55,10 +55,11 @@ def workplace(tmp_path_factory):
             "model": "hub/mine", "scores": "scores", "activations": "activations", "teacher": "hub/judge",
             "embeddings": "embeddings", "concepts": "concepts.txt", "output": "hub/bottleneck", "cb_k": 1,
             "prune": {"by": "both", "count": 2}, "steps": 40, "batch_size": 32, "heldout_fraction": 0.1,
-            "eval_every": 20, "checkpoint_every": 20, "log_every": 10,
+            "eval_every": 20, "checkpoint_every": 20, "log_every": 10, "start": "ridge", "unit_rows": True,
         },
         "evaluate": {
             "judges": {"mine": "hub/judge", "other": "hub/judge"}, "seeds": [0, 1], "shares": [0.5], "ks": [2],
+            "variants": {"drawn": {"start": "random"}, "one score": {"prune": {"by": "interpretability", "count": 3}}},
             "drawn": 3, "output": "evaluation",
         },
         "sweep": {
@@ -194,8 +195,7 @@ def test_the_evaluation_is_one_command_that_goes_on_where_it_was(workplace):
     done = run(workplace, "evaluate.py", "--recipe", "evaluate.yaml")
     assert done.returncode == 0, done.stderr
     told = json.loads((workplace / "evaluation" / "evaluation.json").read_text())["tables"]
-    names = ["SAE", "seed-0", "by-interpretability", "by-steerability", "no-reconstruction-objective",
-             "no-steerability-objective", "reconstruction-by-decoder", "share-0.5", "k-2"]  # fmt: skip
+    names = ["SAE", "seed-0", "drawn", "one score", "share-0.5", "k-2"]
     assert [row["model"] for row in told["variants"]] == names
     sae, one, two = (
         pd.read_parquet(workplace / "evaluation" / name / "mine" / "neurons.parquet")
@@ -214,7 +214,7 @@ def test_the_evaluation_is_one_command_that_goes_on_where_it_was(workplace):
     mine, other = told["judges"]  # the same one under two names
     assert mine["SAE"] == other["SAE"] == table["SAE"]["CD"] and mine["CB-SAE"] == other["CB-SAE"]
     assert {row["model"]: (row["retained"], row["k"]) for row in told["variants"][1:]} == {
-        **dict.fromkeys(names[1:7], (2, 1)), "share-0.5": (len(sae) // 2, 1), "k-2": (2, 2)
+        "seed-0": (2, 1), "drawn": (2, 1), "one score": (3, 1), "share-0.5": (len(sae) // 2, 1), "k-2": (2, 2)
     }  # fmt: skip
     for name in ("retained", "k"):
         assert (workplace / "evaluation" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -222,6 +222,11 @@ def test_the_evaluation_is_one_command_that_goes_on_where_it_was(workplace):
     before = weights.stat().st_mtime_ns
     again = run(workplace, "evaluate.py", "--recipe", "evaluate.yaml")
     assert again.stdout == done.stdout and weights.stat().st_mtime_ns == before
+    recipe["cbsae"]["cb_k"] = 2
+    (workplace / "evaluate.yaml").write_text(yaml.safe_dump(recipe))
+    changed = run(workplace, "evaluate.py", "--recipe", "evaluate.yaml")
+    assert changed.returncode != 0 and "made with other settings" in changed.stderr
+    assert "Traceback" not in changed.stderr and weights.stat().st_mtime_ns == before
 
 
 def test_a_sheet_shows_what_three_kinds_of_neurons_do(workplace):

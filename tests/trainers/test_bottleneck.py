@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from sklearn.linear_model import Ridge
 from small_run import BOTTLENECK, CONCEPTS, bottleneck, sparse_combinations, teacher, untrained
 from torch.testing import assert_close
 
@@ -123,6 +124,54 @@ def test_steps_follow_each_other_as_separate_adams(batch):
     assert_close(cb.W_dec_cb.detach(), weights["d"], rtol=1e-4, atol=1e-4)
 
 
+def ridge_by_hand(cb, x, y):
+    """The regression with scikit-learn, and patterns as covariances divided by variances."""
+    error = (x - cb.sae(x).reconstruction).detach().double().numpy()
+    x = x.double().numpy()
+    y = y.double().numpy()
+    fit = Ridge(alpha=len(x) * 1e-3 * x.var(0).mean()).fit(x, y / y.std(0))
+    c = fit.predict(x)
+    pattern = np.stack([[np.cov(c[:, k], column)[0, 1] / c[:, k].var(ddof=1) for column in x.T] for k in range(6)])
+    left = np.stack([[np.cov(c[:, k], column)[0, 1] / c[:, k].var(ddof=1) for column in error.T] for k in range(6)])
+    share = (pattern * left).sum(1) / (pattern**2).sum(1)
+    return fit.coef_.T, pattern * np.maximum(share, 0.03)[:, None]
+
+
+@pytest.mark.parametrize("unit_rows", [False, True])
+def test_start_from_a_regression(unit_rows):
+    train, heldout, strengths = sparse_combinations()
+    cb = untrained()
+    state = BottleneckState(cb, CBSAETrainConfig(start="ridge", unit_rows=unit_rows), *teacher())
+    state.initialise(train.labelled_batches(500, 0, 0))
+    x, images = next(train.labelled_batches(2500, 0, 0))
+    encoder, decoder = ridge_by_hand(cb, x, strengths[images][:, : len(CONCEPTS)])
+    length = np.linalg.norm(decoder, axis=1) if unit_rows else np.ones(6)
+    np.testing.assert_allclose(cb.W_enc_cb.detach(), encoder * length, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(cb.W_dec_cb.detach(), decoder / length[:, None], rtol=1e-3, atol=1e-4)
+    c = cb.concept_activations(heldout.rows).detach()
+    found = np.corrcoef(c.T, strengths[2500:].T)[: len(CONCEPTS), len(CONCEPTS) :]
+    assert found.argmax(1).tolist() == list(range(len(CONCEPTS)))
+
+
+def test_a_start_as_drawn_reads_nothing(state):
+    before = state.encoder.clone()
+    state.initialise(iter(lambda: pytest.fail("a batch was read"), None))
+    assert torch.equal(state.encoder, before)
+
+
+def test_unit_rows_are_kept_and_cost_nothing(batch):
+    """After each step rows have length 1, and a step from there decodes what it decodes without."""
+    cb = untrained()
+    state = BottleneckState(cb, CBSAETrainConfig(batch_size=200, lr=0.1, unit_rows=True), *teacher())
+    free = untrained()
+    BottleneckState(free, CBSAETrainConfig(batch_size=200, lr=0.1), *teacher()).update(*batch)
+    state.update(*batch)
+    assert_close(cb.W_dec_cb.norm(dim=1), torch.ones(6))
+    assert_close(cb.W_enc_cb.T[:, :, None] * cb.W_dec_cb[:, None], free.W_enc_cb.T[:, :, None] * free.W_dec_cb[:, None])
+    state.update(*batch)
+    assert_close(cb.W_dec_cb.norm(dim=1), torch.ones(6))
+
+
 def test_training_finds_the_teachers_concepts(tmp_path):
     trainer = bottleneck(tmp_path / "cb")
     before = trainer.evaluate()
@@ -152,23 +201,28 @@ def test_interpretability_alone_finds_every_concept(tmp_path):
     assert found.argmax(1).tolist() == list(range(len(CONCEPTS)))
 
 
-def test_killed_and_resumed_run_equals_the_uninterrupted_one_to_the_bit(tmp_path, monkeypatch):
+STARTS = [{}, {"start": "ridge", "unit_rows": True, "reconstruction_moves_encoder": False}]
+
+
+@pytest.mark.parametrize("settings", STARTS, ids=["as in the paper", "from a regression"])
+def test_killed_and_resumed_run_equals_the_uninterrupted_one_to_the_bit(tmp_path, monkeypatch, settings):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    bottleneck(whole).train()
+    bottleneck(whole, **settings).train()
     with monkeypatch.context() as patched, pytest.raises(Interrupted, match="step 130"):
         patched.setenv("KILL_AT", "130")
         patched.setenv("KILL_WITH", "SIGINT")
-        bottleneck(parts).train()
+        bottleneck(parts, **settings).train()
     with pytest.raises(ValueError, match=r"lr \(was 0.02\)"):
-        bottleneck(parts, lr=0.01).train(resume=True)
-    bottleneck(parts).train(resume=True)
+        bottleneck(parts, lr=0.01, **settings).train(resume=True)
+    bottleneck(parts, **settings).train(resume=True)
     expected = load_file(whole / "model.safetensors")
     assert all(torch.equal(tensor, expected[name]) for name, tensor in load_file(parts / "model.safetensors").items())
     assert (parts / "log.jsonl").read_text() == (whole / "log.jsonl").read_text()
 
 
-def test_two_processes_are_one(run_training, tmp_path):
-    settings = {"steps": 30, "log_every": 1}
+@pytest.mark.parametrize("start", STARTS, ids=["as in the paper", "from a regression"])
+def test_two_processes_are_one(run_training, tmp_path, start):
+    settings = {"steps": 30, "log_every": 1, **start}
     two = {"output": tmp_path / "two", "settings": settings, "bottleneck": True}
     assert run_training(two, processes=2) == [0, 0]
     bottleneck(tmp_path / "one", **settings).train()
