@@ -134,7 +134,7 @@ def scoring_memory(sae: SAE, width: int, concepts: int, images: int, top_k: int)
 
 
 def _moments(cb: CBSAE, config: CBSAETrainConfig) -> int:
-    matrices = {"reconstruction": 2, "interpretability": 1, "steerability": 1}
+    matrices = {"reconstruction": 1 + config.reconstruction_moves_encoder, "interpretability": 1, "steerability": 1}
     return 2 * tensor_bytes([cb.W_enc_cb]) * sum(matrices[name] for name in config.objectives)
 
 

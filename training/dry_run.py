@@ -13,10 +13,9 @@ line for each problem, if something is wrong.
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,7 +31,9 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig
 
 import costs
+import evaluate
 import extract_activations
+import machine
 import score_neurons
 import throughput
 import train_cbsae
@@ -44,9 +45,11 @@ from cbsae_hub.trainers.config import CBSAETrainConfig, SAETrainConfig, TrainCon
 from cbsae_hub.vision.clip_like import CONFIG as OPEN_CLIP_CONFIG
 from cbsae_hub.vision.clip_like import named_by_open_clip
 from cbsae_hub.vision.encoder import VisionEncoder
+from machine import Step, spelled_time
 from recipe import require_keys
 from result_tables import markdown_table
 
+NOT_TRAINING = (*train_cbsae.REQUIRED, *train_cbsae.MODEL)  # keys of section `cbsae` beside the training settings
 KNOWN = ("encoder", "pixels", "images", "probe_images", "images_gb", "models_gb", "by_hand")
 MODELS = {  # keys that name models; those of a step that made them are folders of this recipe
     "activations": {"encoder": "encoder_revision"},
@@ -55,49 +58,9 @@ MODELS = {  # keys that name models; those of a step that made them are folders 
     "cbsae": {"teacher": None},
 }
 OF_SAE = ("activations", "output")  # keys of section `sae` beside the training settings
-OTHERS = ("insertion", "sweep", "zero_shot_steering", "evaluate", "dry_run")  # which are not checked
+OTHERS = ("insertion", "sweep", "zero_shot_steering", "dry_run")  # which are not checked
 NOT_MEASURED = "not measured"
 MOST = 2**40
-
-
-@dataclass
-class Step:
-    """One command of a recipe.
-
-    Attributes:
-        name: Section of the recipe.
-        command: What to run.
-        disk: Bytes by what they are for, as (folder, bytes).
-        memory: Bytes at the device; 0 if not known.
-        host: Bytes beside the device.
-        seconds: How long, if it was measured.
-        remarks: What else there is to say.
-    """
-
-    name: str
-    command: str
-    disk: dict[str, tuple[str, int]] = field(default_factory=dict)
-    memory: int = 0
-    host: int = 0
-    seconds: float | None = None
-    remarks: list[str] = field(default_factory=list)
-
-
-def device_memory() -> tuple[str, int]:
-    """The name of the device that steps run on, and its memory in bytes."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory
-    return throughput.device_name(), host_memory()
-
-
-def host_memory() -> int:
-    """Bytes of memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def free_bytes(folder: Path) -> int:
-    """Bytes that are free on an existing folder's file system."""
-    return shutil.disk_usage(folder).free
 
 
 class DryRun:
@@ -146,6 +109,7 @@ class DryRun:
             "scores": self._scores,
             "steerability": self._steerability,
             "cbsae": self._cbsae,
+            "evaluate": self._evaluate,
         }
         for name in self.sections:
             self._require(
@@ -158,7 +122,8 @@ class DryRun:
                 with self._of(name):
                     check(dict(self.sections[name]))
                 self._ids(name)
-        self._machine()
+        self._downloads()
+        self.problems += machine.shortages(self.steps)
 
     @contextmanager
     def _of(self, section: str) -> Iterator[None]:
@@ -230,7 +195,7 @@ class DryRun:
         require_keys(settings, (*score_neurons.REQUIRED, "output"), score_neurons.OPTIONAL)
         self._fits("scores", "model", settings["model"], "sae")
         counts = {name: self._concepts(source) for name, source in settings["concepts"].items()}
-        images = self._count(settings, "probe_images")
+        images = self._probe_images()
         top_k = integer("top_k", settings.get("top_k", 100), 1, images)
         step.remarks.append(f"{images:,} images; {', '.join(f'{name} {count:,}' for name, count in counts.items())}")
         if self.sae is not None:
@@ -294,11 +259,41 @@ class DryRun:
         step.seconds = figure and figure["seconds"] * config.steps
         step.remarks.append("time without the teacher's look at the images")
 
+    def _evaluate(self, settings: dict[str, Any]) -> None:
+        step = Step("evaluate", f"python training/evaluate.py --recipe {self.recipe}")
+        self.steps.append(step)
+        require_keys(settings, evaluate.REQUIRED, evaluate.OPTIONAL)
+        for section in ("scores", "steerability", "cbsae"):
+            self._require(section in self.sections, "evaluate", f"needs a section `{section}`")
+        for name, judge in settings["judges"].items():
+            self._id("evaluate", f"judges.{name}", judge)
+        if self.cb is None or self.encoder is None:
+            raise ValueError("its models are not known: section `cbsae` has to be right first")
+        variants = evaluate.variants(settings, self.sections["cbsae"])
+        disk, seconds = 0, 0.0
+        for name, given in variants.items():
+            with self._of(f"evaluate: {name}"):
+                config = CBSAETrainConfig.from_dict({k: v for k, v in given.items() if k not in NOT_TRAINING})
+                cb = costs.make_bottleneck(self.sae, self._retained(given["prune"]), len(self.cb.concepts))
+                disk += costs.model_bytes(cb)
+                figure = self.measured.get(throughput.bottleneck_key(cb, config))
+                seconds = seconds + figure["seconds"] * config.steps if figure and seconds is not None else None
+        seen = costs.store_bytes(self._probe_images(), self.encoder.num_tokens, self.encoder.d_in, "float32")
+        step.disk["what the encoder saw"] = f"{settings['output']}/probe", seen
+        step.disk["bottlenecks"] = settings["output"], disk
+        step.seconds = seconds
+        if self.scoring:
+            lists = settings.get("concepts", self.sections["scores"]["concepts"])
+            concepts = sum(self._concepts(source) for source in lists.values())
+            generators = sum(one.memory for one in self.steps if one.name == "steerability")
+            step.memory = generators + costs.scoring_memory(self.sae, concepts=concepts, **self.scoring)
+        step.remarks.append(f"bottlenecks to train and score: {len(variants)}; time of training only")
+
     # ------------------------------------------------------------------------------------------ what is there
 
     def _training(self, section: str, config: type[TrainConfig]) -> Any:
         """The training settings of a section, which has others beside them."""
-        others = OF_SAE if section == "sae" else (*train_cbsae.REQUIRED, *train_cbsae.MODEL)
+        others = OF_SAE if section == "sae" else NOT_TRAINING
         return config.from_dict({key: value for key, value in self.sections[section].items() if key not in others})
 
     def _config(self, settings: dict[str, Any]) -> Any:
@@ -333,6 +328,9 @@ class DryRun:
             return len(load_images(source, settings["split"]))
         require_keys(settings, ["split"], settings)
         return integer(f"dry_run.{key}, the number of images of {source},", self.given.get(key), 1, MOST)
+
+    def _probe_images(self) -> int:
+        return self._count(self.sections["scores"], "probe_images")
 
     def _rows(self) -> int | None:
         """Rows of the activation store."""
@@ -374,9 +372,10 @@ class DryRun:
         """Models and images of a section: folders that exist, models of open_clip, or ids as the Hub has them."""
         settings = self.sections[section]
         for key in (*MODELS.get(section, ()), *(["images"] if "images" in settings else [])):
-            value = settings.get(key)
-            if value is None or ":" in str(value):
-                continue
+            self._id(section, key, settings.get(key))
+
+    def _id(self, section: str, key: str, value: Any) -> None:
+        if value is not None and ":" not in str(value):
             with self._of(f"{section}: {key}"):
                 if self._on_hub(str(value)):
                     self.steps[-1].remarks.append(f"{value} not checked")
@@ -459,32 +458,6 @@ class DryRun:
         if step.disk:
             self.steps.insert(0, step)
 
-    def _machine(self) -> None:
-        """Compares what is needed with what there is: memory step by step, disk of all steps together."""
-        self._downloads()
-        _, memory = device_memory()
-        for step in self.steps:
-            for what, needed, there in (("device", step.memory, memory), ("host", step.host, host_memory())):
-                if needed > there:
-                    sizes = f"{costs.spelled(needed)} of memory, the {what} has {costs.spelled(there)}"
-                    self.problems.append(f"{step.name}: needs {sizes}")
-        wanted: dict[int, list[tuple[str, int]]] = {}
-        folders: dict[int, Path] = {}
-        for step in self.steps:
-            for what, (path, size) in step.disk.items():
-                folder = costs.existing_folder(path)
-                place = folder.stat().st_dev
-                folders.setdefault(place, folder)
-                missing = max(0, size - (costs.folder_bytes(path) if Path(path).is_dir() else 0))
-                wanted.setdefault(place, []).append((what, missing))
-        for place, parts in wanted.items():
-            total, free = sum(size for _, size in parts), free_bytes(folders[place])
-            if total > free:
-                largest = sorted(parts, key=lambda part: -part[1])[:5]
-                listed = ", ".join(f"{what} {costs.spelled(size)}" for what, size in largest)
-                needed = f"{costs.spelled(total)} are needed where {folders[place]} is, {costs.spelled(free)} are free"
-                self.problems.append(f"disk: {needed}; the largest parts: {listed}")
-
     def table(self) -> str:
         """The steps in Markdown."""
         rows = [
@@ -502,17 +475,9 @@ class DryRun:
 
     def as_json(self) -> str:
         """Steps, problems and the device."""
-        device, memory = device_memory()
+        device, memory = machine.device_memory()
         steps = [asdict(step) for step in self.steps]
         return json.dumps({"device": device, "memory": memory, "steps": steps, "problems": self.problems}, indent=1)
-
-
-def spelled_time(seconds: float) -> str:
-    """A duration in words."""
-    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def main(

@@ -33,7 +33,7 @@ from score_neurons import steering_parts
 from train_cbsae import train_model
 
 REQUIRED = ("judges", "seeds", "output")
-OPTIONAL = ("variants", "shares", "ks", "steps", "drawn")
+OPTIONAL = ("variants", "shares", "ks", "steps", "drawn", "concepts", "truth", "zero_shot")
 LEFT_OUT = ("clip", "neurons")  # of section `steerability`: Pach et al.'s variant is in no table, all neurons are in
 # The paper's figures 5 and 9: what is along the axis, its title, and the variants in the figure besides the first seed.
 FIGURES = {"retained": ("neurons retained", "share-"), "k": ("k of the bottleneck", "k-")}
@@ -78,7 +78,7 @@ def make_evaluator(
     sae = SAE.from_pretrained(model)
     encoder = explained_encoder(sae, of_scores.get("encoder"), **where)
     images = load_images(of_scores["images"], of_scores["split"], beside=model)
-    truth = Truth.read(images, of_scores["truth"])
+    truth = Truth.read(images, of_scores.get("truth", {}))
     loaded = {name: ClipLike.from_pretrained(one, **where) for name, one in judges.items()}
     similarity = image_model(of_scores.get("similarity", next(iter(judges.values()))), **where)
     source = {"id": of_scores["images"], "split": of_scores["split"]}
@@ -179,9 +179,12 @@ def main(
         settings = read_recipe(recipe, "evaluate", overrides or [])
         require_keys(settings, REQUIRED, OPTIONAL)
         base, of_scores, of_steering = (read_recipe(recipe, part, []) for part in ("cbsae", "scores", "steerability"))
-        for section, key in ((base, "steps"), (of_steering, "drawn")):
-            if key in settings:
-                section[key] = settings[key]
+        for section, keys in (
+            (base, ["steps"]),
+            (of_steering, ["drawn"]),
+            (of_scores, ["concepts", "truth", "zero_shot"]),
+        ):
+            section |= {key: settings[key] for key in keys if key in settings}
         folder = Path(settings["output"])
         evaluator = make_evaluator(settings["judges"], of_scores, of_steering, folder, accelerator.device)
         judge, *others = settings["judges"]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from datasets import ClassLabel
 
 from cbsae_hub.metrics.ground_truth import label_matrix
 
@@ -18,7 +19,8 @@ class Truth:
 
     Attributes:
         families: Name of a kind of label ("concept", "background", ...) to the column that holds it: ``background`` (a
-            name, or None), ``objects.name`` (names in a list of records), or ``written_word?`` (whether there is one).
+            name, or None; a ``ClassLabel`` goes by the first of its names), ``objects.name`` (names in a list of
+            records), or ``written_word?`` (whether there is one).
         labels: The (family, name) of each column of ``matrix``.
         matrix: ``[images, labels]`` bool.
         too_rare: Of each family, how many labels were left out because fewer than 10 images have them.
@@ -67,4 +69,9 @@ def _label_sets(images: Any, column: str) -> list[set[str]]:
         return [set() if value is None else {name} for value in values]
     if record_field:
         return [{item[record_field] for item in row if item[record_field] is not None} for row in values]
+    if isinstance(kind := getattr(images, "features", {}).get(name), ClassLabel):
+        names = [one.partition(",")[0] for one in kind.names]  # "tench, Tinca tinca"
+        # ImageNet has two cranes: a name that comes twice stands whole.
+        names = [whole if names.count(one) > 1 else one for one, whole in zip(names, kind.names)]
+        return [set() if value in (None, -1) else {names[value]} for value in values]
     return [set() if value is None else {value} for value in values]

@@ -25,9 +25,9 @@ from cbsae_hub.trainers.state import TrainingState
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "training"))  # where scripts find each other
 
-import dry_run  # noqa: E402
-
 import costs  # noqa: E402
+import dry_run  # noqa: E402
+import machine  # noqa: E402
 import throughput  # noqa: E402
 
 REAL = ("llava-1.5-7b", "llava-more-dinov2", "unclip-2-1")
@@ -37,9 +37,9 @@ REAL = ("llava-1.5-7b", "llava-more-dinov2", "unclip-2-1")
 def large_machine(monkeypatch):
     """A machine with space for everything, in the folder that recipes are run in."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(dry_run, "free_bytes", lambda folder: 10**15)
-    monkeypatch.setattr(dry_run, "device_memory", lambda: ("a large device", 10**13))
-    monkeypatch.setattr(dry_run, "host_memory", lambda: 10**13)
+    monkeypatch.setattr(machine, "free_bytes", lambda folder: 10**15)
+    monkeypatch.setattr(machine, "device_memory", lambda: ("a large device", 10**13))
+    monkeypatch.setattr(machine, "host_memory", lambda: 10**13)
 
 
 def checked(path, measured=None):
@@ -68,7 +68,8 @@ def test_every_recipe_passes(recipe):
     trained_first = "there is no folder runs/emoji-llava-dino"  # no step of a recipe makes it
     assert [problem for problem in run.problems if trained_first not in problem] == []
     sections = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    expected = [name for name in ("activations", "sae", "scores", "steerability", "cbsae") if name in sections]
+    known = ("activations", "sae", "scores", "steerability", "cbsae", "evaluate")
+    expected = [name for name in known if name in sections]
     assert [step.name for step in run.steps if step.name not in ("downloads", "names")] == expected
     assert (run.sae.d_sae, sum(run.sae.group_sizes)) == (run.sae.d_in * sections["sae"]["expansion"],) * 2
 
@@ -86,6 +87,10 @@ def test_the_real_ones_are_as_large_as_their_papers_say(name, tokens, every):
         assert steps["names"].command.endswith(f"--set 'concepts={{vlg-cbm: vlg-cbm}}' --output runs/{name}-names")
         assert (run.cb.d_sae, len(run.cb.concepts)) == (30_000, 4729)
         assert steps["cbsae"].disk["teacher's embeddings"][1] == 1_281_167 * 512 * 2
+        assert steps["evaluate"].disk["what the encoder saw"][1] == 50_000 * every * 1024 * 4
+        assert "to train and score: 1;" in steps["evaluate"].remarks[0]
+        retained = 4 * (2 * 30_000 * 1024 + 30_000 + 1024 + 1 + 2 * 4729 * 1024)
+        assert steps["evaluate"].disk["bottlenecks"][1] == pytest.approx(retained, rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +103,9 @@ def test_the_real_ones_are_as_large_as_their_papers_say(name, tokens, every):
         ({"activations.dtype": "int8"}, "activations: dtype must be float16 or float32"),
         ({"activations.encoder": "runs/nowhere"}, "activations: encoder: there is no folder runs/nowhere"),
         ({"activations.images": "no-owner"}, "activations: images: there is no folder no-owner"),
+        ({"evaluate.judges": {"one": "no/such/id"}}, "evaluate: judges.one: there is no folder no/such/id"),
+        ({"evaluate.variants": {"slip": {"lr": -1}}}, "evaluate: slip: lr must be positive"),
+        ({"evaluate.seed": 1}, "evaluate: unknown settings seed"),
         ({"dry_run.encoder": None}, "activations: .* is not here, so `dry_run.encoder` has to say"),
         ({"dry_run.images": None}, "activations: dry_run.images, the number of images of ILSVRC/imagenet-1k"),
         ({"dry_run.imags": 3}, "dry_run: unknown settings imags"),
@@ -116,7 +124,11 @@ def test_the_real_ones_are_as_large_as_their_papers_say(name, tokens, every):
         ({"cbsae.cb_k": 4729}, "cbsae: cb_k 4729 is not less than the 4729 concepts"),
         ({"cbsae.scores": "runs/others"}, "cbsae: scores is runs/others, but section `scores` writes"),
         ({"cbsae.objectives": ["speed"]}, "cbsae: objectives must be"),
-        ({"steerability": None}, "cbsae: pruning by steerability needs its section"),
+        ({"steerability": None, "evaluate": None}, "cbsae: pruning by steerability needs its section"),
+        (
+            {"steerability": None, "cbsae.prune": {"by": "interpretability", "count": 9}},
+            "evaluate: needs a section `steerability`",
+        ),
         ({"cbase.k": 3}, "cbase: no section of any script"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -129,18 +141,18 @@ def test_each_mistake_is_named_and_nothing_else(tmp_path, changes, problem):
 
 def test_a_recipe_with_several_mistakes_tells_all(tmp_path):
     problems = checked(changed(tmp_path, {"activations.layer": 99, "scores.modle": "x", "cbsae.lr": -1})).problems
-    assert [one.partition(":")[0] for one in problems] == ["activations", "sae", "scores", "cbsae"]
+    assert [one.partition(":")[0] for one in problems] == ["activations", "sae", "scores", "cbsae", "evaluate"]
 
 
 def test_what_is_too_large_for_the_machine(tmp_path, monkeypatch):
-    path = changed(tmp_path, {"dry_run.models_gb": None, "dry_run.images_gb": 20})
-    monkeypatch.setattr(dry_run, "free_bytes", lambda folder: 30 * 10**9)
+    path = changed(tmp_path, {"dry_run.models_gb": None, "dry_run.images_gb": 20, "evaluate": None})
+    monkeypatch.setattr(machine, "free_bytes", lambda folder: 30 * 10**9)
     (problem,) = checked(path).problems
     assert problem.startswith("disk: ") and "30.0 GB are free" in problem
     assert "store 5.2 GB" in problem and "the same as Arrow 20.0 GB" in problem
-    monkeypatch.setattr(dry_run, "free_bytes", lambda folder: 60 * 10**9)
+    monkeypatch.setattr(machine, "free_bytes", lambda folder: 60 * 10**9)
     assert checked(path).problems == []
-    monkeypatch.setattr(dry_run, "device_memory", lambda: ("a small device", 5 * 10**9))
+    monkeypatch.setattr(machine, "device_memory", lambda: ("a small device", 5 * 10**9))
     assert "sae: needs 5.9 GB of memory, the device has 5.0 GB" in checked(path).problems
 
 
@@ -149,7 +161,7 @@ def test_what_is_there_already_takes_no_more_space(tmp_path, monkeypatch):
     read = ("activations.output", "sae.activations", "cbsae.activations")
     path = changed(tmp_path, dict.fromkeys(read, str(store)), "llava-more-dinov2")
     needed = sum(size for step in checked(path).steps for _, size in step.disk.values())
-    monkeypatch.setattr(dry_run, "free_bytes", lambda folder: needed - 10**6)
+    monkeypatch.setattr(machine, "free_bytes", lambda folder: needed - 10**6)
     assert len(checked(path).problems) == 1
     store.mkdir()
     (store / "shard").write_bytes(bytes(2 * 10**6))

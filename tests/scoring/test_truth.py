@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from datasets import ClassLabel, Dataset, Features
 
 from cbsae_hub.scoring import Truth
 
@@ -37,3 +38,12 @@ def test_nothing_is_known():
     assert truth.matrix.shape == (24, 0) and truth.classes()[0] == []
     with pytest.raises(ValueError, match="no column 'style'"):
         Truth.read(ROWS, {"style": "style?"})
+
+
+def test_class_labels_go_by_their_first_name():
+    names = ["tench, Tinca tinca", "maillot", "maillot, tank suit", "crane"]
+    features = Features({"label": ClassLabel(names=names)})
+    images = Dataset.from_dict({"label": [0, 1, 2, -1, 3] * 10}, features=features)
+    truth = Truth.read(images, {"class": "label"})
+    assert truth.classes()[0] == ["crane", "maillot", "maillot, tank suit", "tench"]
+    assert truth.classes()[1].tolist() == [3, 1, 2, -1, 0] * 10
