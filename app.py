@@ -9,7 +9,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "0")  # no request leaves the 
 
 from cbsae_hub.studio import LAUNCH, build  # noqa: E402
 
-SHIPPED = Path(__file__).parent / "hub" / "emoji-sae"
+SHIPPED = Path(__file__).parent / "hub" / "emoji-cbsae"
 
 
 def arguments() -> argparse.Namespace:

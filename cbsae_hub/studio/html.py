@@ -106,6 +106,12 @@ def neuron_card(pack: Pack, row: Any, footer: str = "") -> str:
         verdict = "the name agrees" if row.truth_agrees else "the name differs"
         why = "the label that its activation predicts best on images whose content is known, and the average precision"
         pairs.append(("Ground truth", f"{row.truth_family} {row.truth}, AP {row.truth_ap:.2f} ({verdict})", why))
+    if row.kind == "cb":
+        why = "a concept neuron of the bottleneck; its name is what it was then found to fire on"
+        pairs.insert(0, ("Trained for", row.designated, why))
+    if not np.isnan(getattr(row, "steer_text_white", np.nan)):  # packs without steerability lack the column
+        why = "how near the word is that LLaVA says when this neuron is set on a white picture: 1 is the name itself"
+        pairs.append(("Steers LLaVA", f"“{row.said_white}”, {row.steer_text_white:.2f}", why))
     note = STATUS_NOTES.get(row.status)
     return (
         f'<section class="cb-card" aria-live="polite"><h3>{escape(neuron_title(row))}</h3>'
@@ -161,9 +167,10 @@ def header(pack: Pack) -> str:
     if "truth" in scores:
         why = "how often a neuron's name is the concept that it predicts best on images whose content is known"
         pairs.append(("Names that are right", f"{scores['truth']['name_agreement']:.0%}", why))
+    bottleneck = "; a concept bottleneck adds concepts that they miss" if model.get("concepts") else ""
     return (
         '<header class="cb-header"><h1>What does a vision model know?</h1><p>A sparse autoencoder breaks what the '
-        "model sees into neurons. Look a concept up, or see which neurons fire on a picture of yours.</p>"
+        f"model sees into neurons{bottleneck}. Look a concept up, or see which neurons fire on a picture of yours.</p>"
         f"{facts(pairs)}</header>"
     )
 

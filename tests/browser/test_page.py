@@ -13,7 +13,7 @@ HUB = Path(__file__).parents[2] / "hub"
 
 @pytest.fixture(scope="module")
 def pack():
-    return Pack.from_pretrained(HUB / "emoji-sae")
+    return Pack.from_pretrained(HUB / "emoji-cbsae")
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +61,15 @@ def test_a_concept_is_found_with_its_neurons_and_pictures(page, pack, strong):
     expected = sum(len(pack.examples(best.neuron, strip, 9)) for strip in ("top", "p75", "p50", "p25"))
     assert shown == expected
     assert page.locator("#card svg.cb-heat rect").count() > 0
+
+
+def test_a_concept_neuron_says_what_it_was_trained_for(page, pack):
+    frame = pack.neurons.frame
+    own = frame[(frame["kind"] == "cb") & (frame["designated_first"] == True)].iloc[0]  # noqa: E712
+    search(page, own["designated"])
+    is_shown(page, "#card dl", f"Trained for\\s*{re.escape(own['designated'])}")
+    is_shown(page, "#card dl", rf"Steers LLaVA\s*“{re.escape(own['said_white'])}”, {own['steer_text_white']:.2f}")
+    is_shown(page, ".cb-header", "a concept bottleneck adds")
 
 
 def test_the_verdict_of_nonsense_offers_what_is_near(page):

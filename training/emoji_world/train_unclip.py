@@ -178,7 +178,7 @@ def text_parts(clip: Path) -> tuple[CLIPTokenizer, CLIPTextModel]:
 def assemble(
     unet: UNet2DConditionModel, normalizer: StableUnCLIPImageNormalizer, vae: AutoencoderTiny, clip: Path
 ) -> StableUnCLIPImg2ImgPipeline:
-    """The complete pipeline around a trained UNet, in half precision; image encoder and preprocessing of a folder."""
+    """The complete pipeline of a trained UNet and autoencoder, in half precision; the other parts are of a folder."""
     tokenizer, text_encoder = text_parts(clip)
     for part in (unet, vae):
         part.register_to_config(_name_or_path=None)  # else the folder it was loaded from is published
@@ -191,7 +191,7 @@ def assemble(
         text_encoder=text_encoder,
         unet=unet.half(),
         scheduler=drawing_scheduler(),
-        vae=vae,
+        vae=vae.half(),
     )
 
 
