@@ -185,6 +185,9 @@ def plot_zero_shot_steering(tables: Mapping[str, pd.DataFrame], gamma: float = 0
     return figure
 
 
+SMALLEST_SPAN = 0.05  # of the largest value on an axis
+
+
 def plot_variants(rows: pd.DataFrame, column: str, title: str, sae: Mapping[str, Any]) -> Figure:
     """What a setting of a concept bottleneck SAE changes, a panel for each measure (CB-SAE paper, figures 5 and 9).
 
@@ -211,14 +214,16 @@ def plot_variants(rows: pd.DataFrame, column: str, title: str, sae: Mapping[str,
         panel.plot(rows[column], rows[name], color=COLOURS[0], marker="o", label="CB-SAE")
         if not pd.isna(sae.get(name)):
             panel.axhline(sae[name], color="grey", linestyle="--", linewidth=1, label="SAE")
-        panel.set(xlabel=title)
+        low, high = panel.get_ylim()
+        missing = max(0.0, SMALLEST_SPAN * abs(high) - (high - low)) / 2  # what hardly changes shall look like it
+        panel.set(xlabel=title, ylim=(low - missing, high + missing))
         panel.set_title(name, fontsize=11)
     axes[0].legend(frameon=False, fontsize=9)
     return figure
 
 
 def plot_sheet(
-    cells: Sequence[Sequence[tuple[Image.Image, str]]], rows: Sequence[str], columns: Sequence[str]
+    cells: Sequence[Sequence[tuple[Image.Image, str]]], rows: Sequence[str], columns: Sequence[str], caption: str
 ) -> Figure:
     """Pictures in a grid, with what was said beside each.
 
@@ -226,8 +231,10 @@ def plot_sheet(
         cells: Row by row, picture and text.
         rows: Titles of the rows.
         columns: Titles of the columns.
+        caption: What is seen.
     """
-    figure = Figure(figsize=(3.4 * len(columns), 1.15 * len(rows) + 0.4), layout="constrained", dpi=150)
+    figure = Figure(figsize=(3.4 * len(columns), 1.15 * len(rows) + 0.8), layout="constrained", dpi=150)
+    figure.suptitle(caption, fontsize=8.5, x=0.01, ha="left")
     grid = figure.subplots(len(rows), 2 * len(columns), squeeze=False, width_ratios=[1, 2] * len(columns))
     for i, (line, title) in enumerate(zip(cells, rows, strict=True)):
         for j, (picture, text) in enumerate(line):

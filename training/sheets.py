@@ -33,24 +33,28 @@ QUESTIONS = {"one word": ONE_WORD, "sentence": "Describe the image."}
 def choose(frame: pd.DataFrame, cb: CBSAE, count: int) -> pd.DataFrame:
     """Concepts and their three neurons: ids in the parent SAE for the first two, in the CB-SAE for the third.
 
+    A discarded and a retained neuron stand for a concept if it is among the five names of theirs that score best; of
+    several the one is taken with which it scores best.
+
     Args:
         frame: Neuron table of the parent.
         cb: Pruned by it.
-        count: How many concepts at most.
+        count: How many concepts at most: the first ones of the bottleneck that have all three.
 
     Raises:
         ValueError: If no concept has all three.
     """
     retained = frame["neuron"].isin(cb.sae_neuron_ids)
-    discarded = frame[~retained & frame["name"].isin(cb.concepts)].sort_values("score", ascending=False, kind="stable")
-    among = frame.loc[retained, ["neuron", "names", "scores"]].explode(["names", "scores"])
-    nearest = among.sort_values("scores", ascending=False, kind="stable").drop_duplicates("names").set_index("names")
+    found = {}
+    for kind, part in zip(KINDS, (frame[~retained], frame[retained])):
+        among = part[["neuron", "names", "scores"]].explode(["names", "scores"])
+        best = among.sort_values("scores", ascending=False, kind="stable").drop_duplicates("names")
+        found[kind] = dict(zip(best["names"], best["neuron"]))
     rows = [
-        {"concept": name, "discarded": neuron, "retained": nearest.loc[name, "neuron"],
-         "concept neuron": cb.d_sae + cb.concepts.index(name)}
-        for name, neuron in discarded.drop_duplicates("name")[["name", "neuron"]].itertuples(index=False)
-        if name in nearest.index
-    ]  # fmt: skip
+        {"concept": name, **{kind: neurons[name] for kind, neurons in found.items()}, KINDS[2]: cb.d_sae + place}
+        for place, name in enumerate(cb.concepts)
+        if all(name in neurons for neurons in found.values())
+    ]
     if not rows:
         raise ValueError("no concept of the bottleneck has a discarded and a retained neuron")
     return pd.DataFrame(rows[:count])
@@ -100,12 +104,13 @@ def main(
     }
     unsteered = llava.generate([scene], QUESTIONS["sentence"])[0]
     cells = [
-        [(found[kind][i]["picture"], f"{found[kind][i]['one word']}\n{found[kind][i]['sentence']}") for kind in KINDS]
+        [(found[kind][i]["picture"], f"“{found[kind][i]['one word']}”\n{found[kind][i]['sentence']}") for kind in KINDS]
         for i in range(len(chosen))
     ]
+    caption = f"Drawn by the neuron alone; “the word” for a white image; what becomes of: {unsteered}"
     output.mkdir(parents=True, exist_ok=True)
     with replace_file(output / "sheet.png") as partial:
-        plot_sheet(cells, chosen["concept"].tolist(), KINDS).savefig(partial, format="png")
+        plot_sheet(cells, chosen["concept"].tolist(), KINDS, caption).savefig(partial, format="png")
     told = {
         "alpha": alpha,
         "questions": QUESTIONS,

@@ -29,6 +29,7 @@ MEASURES = {
     "image, white image": "steer_image_white",
     "push": "steer_push_white",
 }
+TEXT_STEERING = ("steer_text_unit", "steer_text_white")
 
 
 class Evaluator:
@@ -129,10 +130,12 @@ def parts(sae: pd.DataFrame, cb: pd.DataFrame, keep: Sequence[int]) -> pd.DataFr
 
 
 def designated(cb: pd.DataFrame) -> dict[str, float]:
-    """How many concept neurons are named as they should be, first or among five, and how well they detect it."""
+    """Of concept neurons alone: steerability, how many are named as they should be, and how well they detect it."""
     own = cb[cb["kind"] == "cb"]
+    steered = {title: column for title, column in MEASURES.items() if column in TEXT_STEERING and column in own}
     return {
         "concepts": len(own),
+        **{f"{title} of them": mean(own[column].dropna()) for title, column in steered.items()},
         "first": mean(own["designated_first"].astype(float)),
         "among_five": mean(own["designated_among_five"].astype(float)),
         "average_precision": mean(own["designated_ap"].dropna()),

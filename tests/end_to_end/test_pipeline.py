@@ -237,10 +237,14 @@ def test_a_sheet_shows_what_three_kinds_of_neurons_do(workplace):
     told = json.loads((workplace / "sheet" / "sheet.json").read_text())
     (row,) = told["concepts"]
     concept = row["concept"]
-    gone = frame[~frame["neuron"].isin(cb.sae_neuron_ids) & (frame["name"] == concept)]
-    assert row["discarded"]["neuron"] == gone.loc[gone["score"].idxmax(), "neuron"]
-    assert row["retained"]["neuron"] in cb.sae_neuron_ids
-    assert concept in frame["names"][row["retained"]["neuron"]]
+    retained = frame["neuron"].isin(cb.sae_neuron_ids)
+    for kind, part in (("discarded", frame[~retained]), ("retained", frame[retained])):
+        scores = {
+            neuron: dict(zip(names, given))[concept]
+            for neuron, names, given in zip(part["neuron"], part["names"], part["scores"])
+            if concept in names
+        }
+        assert row[kind]["neuron"] == max(scores, key=scores.get)
     assert cb.neuron_names[row["concept neuron"]["neuron"]] == concept
     image = Pictures(1)["image"][0]
     steerer = LlavaSteerer.from_pretrained(workplace / "hub" / "llava", workplace / "hub" / "bottleneck")
