@@ -23,6 +23,7 @@ STATUS_NOTES = {
     "rare": "This neuron fires on fewer than 1 in 10,000 patches: its name rests on few images.",
     "dense": "This neuron fires on more than 10 % of all patches: it rarely stands for one concept.",
 }
+CONCEPT_NOTE = "This neuron grades every patch: it counts where it is among the largest of the concepts."
 
 
 def data_uri(webp: bytes) -> str:
@@ -112,7 +113,7 @@ def neuron_card(pack: Pack, row: Any, footer: str = "") -> str:
     if not np.isnan(getattr(row, "steer_text_white", np.nan)):  # packs without steerability lack the column
         why = "how near the word is that LLaVA says when this neuron is set on a white picture: 1 is the name itself"
         pairs.append(("Steers LLaVA", f"“{row.said_white}”, {row.steer_text_white:.2f}", why))
-    note = STATUS_NOTES.get(row.status)
+    note = CONCEPT_NOTE if row.kind == "cb" else STATUS_NOTES.get(row.status)
     return (
         f'<section class="cb-card" aria-live="polite"><h3>{escape(neuron_title(row))}</h3>'
         + (f'<p class="cb-note">{note}</p>' if note else "")

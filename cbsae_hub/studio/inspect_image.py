@@ -66,7 +66,8 @@ class InspectTab:
         ids = pack.image_ids()
         self.samples = [ids[i] for i in np.linspace(0, len(ids) - 1, min(SAMPLES, len(ids))).astype(int)]
         frame = pack.neurons.frame
-        self._dense = set(frame.loc[frame["status"] == "dense", "neuron"])
+        # Concept neurons grade every patch: that they are dense says nothing against them.
+        self._dense = set(frame.loc[(frame["status"] == "dense") & (frame["kind"] == "sae"), "neuron"])
 
     def render(self) -> None:
         """Adds the tab's components and events to the page that is being built."""

@@ -69,6 +69,7 @@ def test_a_concept_neuron_says_what_it_was_trained_for(page, pack):
     search(page, own["designated"])
     is_shown(page, "#card dl", f"Trained for\\s*{re.escape(own['designated'])}")
     is_shown(page, "#card dl", rf"Steers LLaVA\s*“{re.escape(own['said_white'])}”, {own['steer_text_white']:.2f}")
+    is_shown(page, "#card .cb-note", "grades every patch")
     is_shown(page, ".cb-header", "a concept bottleneck adds")
 
 
