@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
+import torch
 import typer
 from accelerate import Accelerator
 
 from cbsae_hub import CBSAE, SAE, ConceptSet
 from cbsae_hub.data.images import load_images
-from cbsae_hub.models.files import replace_file, write_text
+from cbsae_hub.models import folder_revision
+from cbsae_hub.models.card import number
+from cbsae_hub.models.files import CONFIG_NAME, replace_file, write_text
+from cbsae_hub.models.hub_model import EVALUATION_NAME
 from cbsae_hub.plotting import plot_variants
 from cbsae_hub.scoring import Scores, Truth
 from cbsae_hub.scoring.evaluation import Evaluator, designated, means, parts
@@ -59,7 +63,7 @@ def trained(settings: dict[str, Any], folder: Path, accelerator: Accelerator) ->
     Raises:
         ValueError: If the folder has one of other settings.
     """
-    record = folder / "settings.json"
+    record, settings = folder / "settings.json", {key: settings[key] for key in settings if key != "output"}
     if record.is_file() and json.loads(record.read_text(encoding="utf-8")) != settings:
         raise ValueError(f"{folder} was made with other settings: remove it, or choose another output")
     if not (folder / "training.json").is_file():
@@ -163,9 +167,23 @@ def as_markdown(frames: dict[str, pd.DataFrame]) -> str:
     """The tables as they stand in the documentation."""
     blocks = []
     for title, frame in frames.items():
-        shown = frame.map(lambda value: f"{value:.3f}" if isinstance(value, float) else value)
+        shown = frame.map(lambda value: number(value) if isinstance(value, float) else value)
         blocks.append(f"**{title}**\n\n{markdown_table(shown.astype(str).replace('nan', ''))}")
     return "\n".join(blocks)
+
+
+def publish(folder: Path, first: CBSAE, told: dict[str, Any]) -> None:
+    """Puts the tables beside the recipe's model and into its card, if it is the one that was evaluated."""
+    if not (folder / CONFIG_NAME).is_file():
+        return
+    model = CBSAE.from_pretrained(folder)
+    evaluated = first.state_dict()
+    if all(torch.equal(tensor, evaluated[name]) for name, tensor in model.state_dict().items()):
+        told = {"revision": folder_revision(folder), **told}
+        write_text(folder / EVALUATION_NAME, json.dumps(without_nan(told), indent=1) + "\n")
+        model.write_card(folder)
+    else:
+        logging.warning("%s is not the model of the first seed: its card stays as it is", folder)
 
 
 def main(
@@ -212,6 +230,7 @@ def main(
         ("evaluation.json", json.dumps(without_nan(told), indent=1) + "\n"),
     ):
         write_text(folder / name, text)
+    publish(Path(base["output"]), first, told)
     for column, (title, prefix) in FIGURES.items():
         shown = rows[(rows["model"] == seeds[0]) | rows["model"].str.startswith(prefix)]
         with replace_file(folder / f"{column}.png") as partial:

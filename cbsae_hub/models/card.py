@@ -3,7 +3,7 @@
 import hashlib
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from huggingface_hub import ModelCardData
@@ -33,6 +33,15 @@ reconstruction = model.decode(latents)
 |---|---|
 {% for name, value in settings.items() -%}
 | {{ name | inline }} | {{ value | code }} |
+{% endfor -%}
+{% for name, rows in tables.items() %}
+## {{ name | inline }}
+
+|{% for column in rows[0] %} {{ column | inline }} |{% endfor %}
+|{% for column in rows[0] %}---|{% endfor %}
+{% for row in rows -%}
+|{% for column in rows[0] %} {{ row.get(column) | cell }} |{% endfor %}
+{% endfor -%}
 {% endfor %}"""
 
 _STAMP = "<!-- written by cbsae_hub {digest}: edit freely, an edited card is kept -->\n"
@@ -47,10 +56,21 @@ def render_card(
     repo_id: str,
     settings: Mapping[str, Any],
     metadata: ModelCardData,
+    tables: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> str:
-    """Renders a card; values are inserted as data, they cannot add metadata, markup or template code."""
+    """Renders a card; values are inserted as data, they cannot add metadata, markup or template code.
+
+    Args:
+        title: Heading.
+        summary: A sentence.
+        class_name: What loads the model.
+        repo_id: What it loads.
+        settings: Name to value.
+        metadata: Of the Hub.
+        tables: Name to rows with the columns of the first one: what was measured.
+    """
     environment = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
-    environment.filters.update(inline=_inline, code=_code, literal=_literal)
+    environment.filters.update(inline=_inline, code=_code, literal=_literal, cell=_cell)
     text = environment.from_string(_TEMPLATE).render(
         title=title,
         summary=summary,
@@ -58,6 +78,7 @@ def render_card(
         repo_id=repo_id,
         settings=settings,
         metadata=metadata.to_yaml().strip(),
+        tables={name: rows for name, rows in tables.items() if rows},
     )
     return text + _STAMP.format(digest=_digest(text))
 
@@ -88,6 +109,17 @@ def _code(value: Any) -> str:
     """An inline code span in a table cell."""
     text = _one_line(value).replace("`", "'").replace("|", "\\|")
     return f"`{text}`" if text else ""
+
+
+def number(value: float) -> str:
+    """With three decimals, or none if it is whole and not small."""
+    return f"{value:.0f}" if value.is_integer() and abs(value) >= 10 else f"{value:.3f}"
+
+
+def _cell(value: Any) -> str:
+    if value is None or value == "":
+        return ""
+    return number(value) if isinstance(value, float) else _inline(value)
 
 
 def _literal(value: Any) -> str:

@@ -5,6 +5,7 @@ import inspect
 import json
 import logging
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -35,6 +36,8 @@ __all__ = ["ConfigError", "HubModel", "ModelFileError", "folder_revision", "reso
 
 logger = logging.getLogger(__name__)
 
+EVALUATION_NAME = "evaluation.json"
+CARD_TABLES = ("SAE and CB-SAE", "parts")
 SCHEMA_VERSION = 1
 OLDEST_SCHEMA_VERSION = 1
 T = TypeVar("T", bound="HubModel")
@@ -198,10 +201,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
                 # safetensors makes files that only their owner can read
                 new_weights.chmod(new_config.stat().st_mode)
                 config_path.unlink(missing_ok=True)
-        card_path = folder / CARD_NAME
-        if not card_path.exists() or not edited_by_hand(card_path.read_text(encoding="utf-8")):
-            card = self.generate_model_card(repo_id=repo_id or folder.resolve().name)
-            write_text(card_path, str(card))
+        self.write_card(folder, repo_id)
         return None
 
     def push_to_hub(
@@ -257,11 +257,40 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
 
     # ------------------------------------------------------------------------------------------------ card
 
-    def generate_model_card(self, *, repo_id: str | None = None) -> ModelCard:
+    def write_card(self, folder: str | Path, repo_id: str | None = None) -> None:
+        """Writes the README.md of a folder, with the tables of an evaluation.json in it; one edited by hand is kept.
+
+        Args:
+            folder: The model's.
+            repo_id: Hub id that the card's example loads; default the folder's name.
+
+        Raises:
+            ValueError: If evaluation.json is not what training/evaluate.py writes.
+        """
+        folder = Path(folder)
+        card, evaluation = folder / CARD_NAME, folder / EVALUATION_NAME
+        if card.exists() and edited_by_hand(card.read_text(encoding="utf-8")):
+            return
+        tables = {}
+        if evaluation.is_file():
+            try:
+                told = json.loads(evaluation.read_text(encoding="utf-8"))
+                if told["revision"] == folder_revision(folder):
+                    tables = {name: told["tables"][name] for name in CARD_TABLES if name in told["tables"]}
+                else:
+                    logger.warning("%s is of other weights: the card is written without it", evaluation)
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{evaluation} is not what training/evaluate.py writes: {error!r}") from error
+        write_text(card, str(self.generate_model_card(repo_id=repo_id or folder.resolve().name, tables=tables)))
+
+    def generate_model_card(
+        self, *, repo_id: str | None = None, tables: Mapping[str, Sequence[Mapping[str, Any]]] | None = None
+    ) -> ModelCard:
         """The card of this very model, with data of its own.
 
         Args:
             repo_id: Hub id of the model, for the example; default where it was loaded from.
+            tables: What was measured: name to rows with the same columns.
         """
         repo_id = repo_id or self.repo_id or "user/model"
         config = self.config
@@ -280,6 +309,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
                 repo_id=repo_id,
                 settings={name: value for name, value in self.card_settings().items() if value is not None},
                 metadata=metadata,
+                tables=tables or {},
             )
         )
 

@@ -1,6 +1,7 @@
 """From pictures to a served page by the three scripts, as a user runs them, in an empty folder."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from small_hub import CONCEPTS, Pictures, make_hub
 from steerable_models import llava, unclip
 
 from cbsae_hub import CBSAE, SAE, Edit, NeuronTable, Pack, Steering, VisionEncoder
+from cbsae_hub.data.images import load_images
 from cbsae_hub.metrics import monosemanticity_score
 from cbsae_hub.steering import LlavaSteerer
 from cbsae_hub.vision.clip_like import ClipLike
@@ -222,6 +224,12 @@ def test_the_evaluation_is_one_command_that_goes_on_where_it_was(workplace):
     before = weights.stat().st_mtime_ns
     again = run(workplace, "evaluate.py", "--recipe", "evaluate.yaml")
     assert again.stdout == done.stdout and weights.stat().st_mtime_ns == before
+    shutil.copytree(workplace / "evaluation" / "seed-0", workplace / "hub" / "published")
+    recipe["cbsae"]["output"] = "hub/published"
+    (workplace / "evaluate.yaml").write_text(yaml.safe_dump(recipe))
+    assert run(workplace, "evaluate.py", "--recipe", "evaluate.yaml").returncode == 0
+    card = (workplace / "hub" / "published" / "README.md").read_text()
+    assert re.search(rf"\n\| CB-SAE \| [\d.]+ \| {mean_of_seeds:.3f} \|", card)
     recipe["cbsae"]["cb_k"] = 2
     (workplace / "evaluate.yaml").write_text(yaml.safe_dump(recipe))
     changed = run(workplace, "evaluate.py", "--recipe", "evaluate.yaml")
@@ -246,9 +254,9 @@ def test_a_sheet_shows_what_three_kinds_of_neurons_do(workplace):
         }
         assert row[kind]["neuron"] == max(scores, key=scores.get)
     assert cb.neuron_names[row["concept neuron"]["neuron"]] == concept
-    image = Pictures(1)["image"][0]
+    image = load_images(workplace / "hub" / "pictures", "train")[0]["image"]  # as it was stored
     steerer = LlavaSteerer.from_pretrained(workplace / "hub" / "llava", workplace / "hub" / "bottleneck")
-    edit = Steering([Edit(concept, 20)])
+    edit = Steering([Edit(row["concept neuron"]["neuron"], 20)])
     assert row["concept neuron"]["sentence"] == steerer.generate([image], "Describe the image.", edit)[0]
     assert (workplace / "sheet" / "sheet.png").read_bytes().startswith(b"\x89PNG")
 

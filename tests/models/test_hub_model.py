@@ -307,6 +307,23 @@ def test_card_of_each_model_is_its_own(make_sae, folder, tmp_path):
     assert ModelCard(str(other)).data.to_dict() == other.data.to_dict()
 
 
+def test_a_card_has_the_tables_of_an_evaluation_of_these_weights(make_sae, folder, caplog):
+    rows = [{"model": "SAE | <b>", "CD": 3.14159, "neurons": 12, "k": None}, {"model": "CB-SAE", "CD": 4.0}]
+    told = {"revision": folder_revision(folder), "tables": {"SAE and CB-SAE": rows, "variants": rows, "parts": []}}
+    (folder / "evaluation.json").write_text(json.dumps(told))
+    SAE.from_pretrained(folder).write_card(folder)
+    card = (folder / "README.md").read_text()
+    table = "| model | CD | neurons | k |\n|---|---|---|---|\n"
+    table += "| SAE \\| &lt;b&gt; | 3.142 | 12 |  |\n| CB-SAE | 4.000 |  |  |"
+    assert f"\n## SAE and CB-SAE\n\n{table}\n<!--" in card and "variants" not in card and "## parts" not in card
+    make_sae("matryoshka", **PROVENANCE | {"seed": 5}).save_pretrained(folder)
+    assert "## SAE and CB-SAE" not in (folder / "README.md").read_text()
+    assert "is of other weights" in caplog.text
+    (folder / "evaluation.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"evaluation.json is not what training/evaluate.py writes"):
+        SAE.from_pretrained(folder).write_card(folder)
+
+
 def test_a_card_written_by_hand_is_kept_and_a_generated_one_renewed(make_sae, folder):
     card = folder / "README.md"
     assert not edited_by_hand(card.read_text())
