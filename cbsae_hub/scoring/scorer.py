@@ -263,10 +263,10 @@ class NeuronScorer:
     @torch.no_grad()
     def look(self, pictures: list[Image.Image]) -> Seen:
         """What encoder and judges make of images, whichever model is scored."""
-        with self.encoder.site.capture() as seen:
-            self.encoder.model(self.encoder.pixel_values(pictures))
+        pixels = self.encoder.pixel_values(pictures)
+        activations = self.encoder.site.read(lambda: self.encoder.model(pixels))
         judged = self.judge.embed_images(pictures)
-        return Seen(seen.activations[0], judged, self.similarity(pictures) if self.similarity else judged)
+        return Seen(activations, judged, self.similarity(pictures) if self.similarity else judged)
 
     @torch.no_grad()
     def add(self, ids: Tensor, seen: Seen) -> None:

@@ -45,9 +45,7 @@ class SteeredTower:
     @torch.no_grad()
     def activations(self, forward: Callable[[], Any]) -> Tensor:
         """What passes the SAE's block while ``forward`` runs the tower once, ``[images, tokens, d]``."""
-        with self.site.capture() as seen:
-            forward()
-        return seen.activations[0]
+        return self.site.read(forward)
 
     @torch.no_grad()
     def onward(self, v: Tensor, last: int | None = None) -> Tensor:

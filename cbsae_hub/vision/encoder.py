@@ -208,9 +208,8 @@ class VisionEncoder:
         Returns:
             ``[images, tokens, d_in]`` float32.
         """
-        with self.site.capture() as seen:
-            self.model(self._pixels(images))
-        return self.select(seen.activations[0].float(), seeds)
+        pixels = self._pixels(images)
+        return self.select(self.site.read(lambda: self.model(pixels)).float(), seeds)
 
     @torch.no_grad()
     def embed(self, images: Sequence[Image.Image] | torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -25,6 +26,13 @@ class Capture:
     """What passed a site: one tensor ``[batch, tokens, d]`` a forward pass, detached, on the model's device."""
 
     activations: list[torch.Tensor] = field(default_factory=list)
+
+
+class _Enough(Exception):
+    """Ends a forward pass of which everything that is wanted has passed; carries it."""
+
+    def __init__(self, value: torch.Tensor):
+        self.value = value
 
 
 class _Stack:
@@ -49,6 +57,11 @@ class _Stack:
         for handler in mine:
             value = handler(value)
         return (value, *output[1:]) if isinstance(output, tuple) else value
+
+    def serves_this_thread(self) -> bool:
+        """Whether a handler would run."""
+        thread = threading.get_ident()
+        return any(owner == thread for owner, _ in self._handlers)
 
     @contextmanager
     def entered(self, block: nn.Module, handler: Edit) -> Iterator[None]:
@@ -160,6 +173,34 @@ class ResidualSite:
             yield seen
         if not seen.activations:
             raise EditError(f"nothing was captured: no forward pass of this thread came by {self.name}")
+
+    def read(self, forward: Callable[[], Any]) -> torch.Tensor:
+        """What passes while ``forward`` runs the model once, ``[batch, tokens, d]``.
+
+        The blocks after this one are spared, unless this thread captures or edits something at the time.
+
+        Args:
+            forward: Runs the model; what it returns is not needed.
+
+        Raises:
+            EditError: If no forward pass came by.
+        """
+        with _STACKS_LOCK:
+            alone = not any(stack.serves_this_thread() for stack in _STACKS.values())
+        if not alone:
+            with self.capture() as seen:
+                forward()
+            return seen.activations[0]
+
+        def leave(value: torch.Tensor) -> torch.Tensor:
+            raise _Enough(value.detach())
+
+        try:
+            with _stack_of(self.block).entered(self.block, leave):
+                forward()
+        except _Enough as enough:
+            return enough.value
+        raise EditError(f"nothing was captured: no forward pass of this thread came by {self.name}")
 
     @contextmanager
     def edit(self, fn: Edit, allow_identity: bool = False) -> Iterator[None]:

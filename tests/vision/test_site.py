@@ -75,6 +75,26 @@ def test_capture_is_the_output_of_the_block_in_batches(model, pixels, layer):
     torch.testing.assert_close(torch.cat(seen.activations), expected)
 
 
+@pytest.mark.parametrize("layer", [0, -1])
+@torch.no_grad()
+def test_what_is_read_is_what_is_captured_and_later_blocks_are_spared(model, pixels, layer):
+    site, last = ResidualSite.find(model, layer), ResidualSite.find(model, -1)
+    with site.capture() as seen:
+        plain = features(model, pixels)
+    calls = []
+    counter = last.block.register_forward_pre_hook(lambda *_: calls.append(1))
+    assert torch.equal(site.read(lambda: features(model, pixels)), seen.activations[0])
+    assert len(calls) == (layer == -1)
+    assert torch.equal(features(model, pixels), plain), "nothing stays behind"
+    calls.clear()
+    with site.edit(shift), last.capture():  # another one waits for what passes later
+        assert torch.equal(site.read(lambda: features(model, pixels)), shift(seen.activations[0]))
+    assert len(calls) == 1
+    counter.remove()
+    with pytest.raises(EditError, match="nothing was captured"):
+        site.read(lambda: None)
+
+
 @torch.no_grad()
 def test_nested_edits_run_in_the_order_of_entering(model, pixels):
     site = ResidualSite.find(model, 1)
