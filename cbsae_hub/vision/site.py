@@ -46,7 +46,7 @@ class _Stack:
     def __init__(self) -> None:
         self._handlers: list[tuple[int, Edit]] = []
         self._hook = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def _run(self, _module: nn.Module, _inputs: tuple, output):
         thread = threading.get_ident()
@@ -81,7 +81,7 @@ class _Stack:
 
 
 _STACKS: "WeakKeyDictionary[nn.Module, _Stack]" = WeakKeyDictionary()
-_STACKS_LOCK = threading.Lock()
+_STACKS_LOCK = threading.RLock()
 
 
 def _stack_of(block: nn.Module) -> _Stack:

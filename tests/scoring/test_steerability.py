@@ -165,7 +165,7 @@ def test_chunks_are_not_done_again(frame, tmp_path, monkeypatch):
 
 def test_processes_share_the_chunks_and_all_get_everything(frame, tmp_path, monkeypatch):
     monkeypatch.setattr(steerability, "CHUNK", 3)
-    whole, everyone = make(frame, unclip=None, drawn=None).run(range(5)), threading.Barrier(2)
+    whole, everyone = make(frame, unclip=None, drawn=None).run(range(5)), threading.Barrier(2, timeout=60)
     done = {}
 
     def process(rank):
