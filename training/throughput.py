@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from PIL import Image
 
 import costs
@@ -100,6 +101,7 @@ def time_encoder(encoder: VisionEncoder, batch: int = 8) -> dict[str, Any]:
 
 def time_sae(config: SAETrainConfig, d_in: int) -> dict[str, Any]:
     """Seconds a step of training an SAE, on noise."""
+    AcceleratorState._reset_state()  # of an Accelerator of another precision, which the process may have had
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     state = TrainingState(costs.make_sae(config, d_in, accelerator.device), config, accelerator)
     return _time_step(lambda x: state.update(x / d_in**0.5), config.batch_size, d_in)
@@ -120,7 +122,7 @@ def time_bottleneck(cb: CBSAE, config: CBSAETrainConfig) -> dict[str, Any]:
 
 
 def _device() -> torch.device:
-    return Accelerator().device
+    return PartialState().device
 
 
 def _time_step(step: Callable[[torch.Tensor], Any], batch: int, width: int) -> dict[str, Any]:

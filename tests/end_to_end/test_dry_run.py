@@ -233,7 +233,7 @@ def small(tmp_path):
                "num_attention_heads": 2, "image_size": 16, "patch_size": 8}  # fmt: skip
     changes = {
         "activations.layer": 1, "dry_run.encoder": encoder, "sae.batch_size": 512, "sae.expansion": 8,
-        "cbsae.batch_size": 64, "cbsae.prune": {"by": "both", "count": 40}, "sae.mixed_precision": "no",
+        "cbsae.batch_size": 64, "cbsae.prune": {"by": "both", "count": 40},
         "steerability.neurons": 5,
     }  # fmt: skip
     return changed(tmp_path, changes)
