@@ -137,8 +137,8 @@ class DryRun:
         if not condition:
             self.problems.append(f"{section}: {problem}")
 
-    def _step(self, name: str, script: str, options: str = "") -> Step:
-        step = Step(name, f"accelerate launch training/{script} --recipe {self.recipe}{options}")
+    def _step(self, name: str, script: str, options: str = "", launcher: str = "accelerate launch") -> Step:
+        step = Step(name, f"{launcher} training/{script} --recipe {self.recipe}{options}")
         self.steps.append(step)
         return step
 
@@ -260,8 +260,7 @@ class DryRun:
         step.remarks.append("time without the teacher's look at the images")
 
     def _evaluate(self, settings: dict[str, Any]) -> None:
-        step = Step("evaluate", f"python training/evaluate.py --recipe {self.recipe}")
-        self.steps.append(step)
+        step = self._step("evaluate", "evaluate.py", launcher="python")
         require_keys(settings, evaluate.REQUIRED, evaluate.OPTIONAL)
         for section in ("scores", "steerability", "cbsae"):
             self._require(section in self.sections, "evaluate", f"needs a section `{section}`")
@@ -270,18 +269,18 @@ class DryRun:
         if self.cb is None or self.encoder is None:
             raise ValueError("its models are not known: section `cbsae` has to be right first")
         variants = evaluate.variants(settings, self.sections["cbsae"])
-        disk, seconds = 0, 0.0
+        disk, seconds = 0, []
         for name, given in variants.items():
             with self._of(f"evaluate: {name}"):
                 config = CBSAETrainConfig.from_dict({k: v for k, v in given.items() if k not in NOT_TRAINING})
                 cb = costs.make_bottleneck(self.sae, self._retained(given["prune"]), len(self.cb.concepts))
                 disk += costs.model_bytes(cb)
                 figure = self.measured.get(throughput.bottleneck_key(cb, config))
-                seconds = seconds + figure["seconds"] * config.steps if figure and seconds is not None else None
+                seconds.append(figure and figure["seconds"] * config.steps)
         seen = costs.store_bytes(self._probe_images(), self.encoder.num_tokens, self.encoder.d_in, "float32")
         step.disk["what the encoder saw"] = f"{settings['output']}/probe", seen
         step.disk["bottlenecks"] = settings["output"], disk
-        step.seconds = seconds
+        step.seconds = sum(seconds) if all(seconds) else None
         if self.scoring:
             lists = settings.get("concepts", self.sections["scores"]["concepts"])
             concepts = sum(self._concepts(source) for source in lists.values())
@@ -401,6 +400,8 @@ class DryRun:
             for key, pin in keys.items():
                 self._ask(api.model_info, section, settings, key, settings.get(pin or ""))
             self._ask(api.dataset_info, section, settings, "images", settings.get("images_revision"))
+        for judge in self.sections.get("evaluate", {}).get("judges", {}).values():
+            self._ask(api.model_info, "evaluate", {"judge": judge}, "judge", None)
 
     def _ask(self, info: Any, section: str, settings: dict[str, Any], key: str, revision: str | None) -> None:
         value = str(settings.get(key) or "")
@@ -463,7 +464,7 @@ class DryRun:
         rows = [
             {
                 "step": step.name,
-                "command": f"`{step.command}`" if step.command.startswith("accelerate") else step.command,
+                "command": f"`{step.command}`" if "training/" in step.command else step.command,
                 "disk": ", ".join(f"{what} {costs.spelled(size)}" for what, (_, size) in step.disk.items()),
                 "memory": costs.spelled(step.memory),
                 "time": NOT_MEASURED if step.seconds is None else spelled_time(step.seconds),

@@ -5,7 +5,8 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -101,24 +102,33 @@ def time_encoder(encoder: VisionEncoder, batch: int = 8) -> dict[str, Any]:
 
 def time_sae(config: SAETrainConfig, d_in: int) -> dict[str, Any]:
     """Seconds a step of training an SAE, on noise."""
-    AcceleratorState._reset_state()  # of an Accelerator of another precision, which the process may have had
-    accelerator = Accelerator(mixed_precision=config.mixed_precision)
-    state = TrainingState(costs.make_sae(config, d_in, accelerator.device), config, accelerator)
-    return _time_step(lambda x: state.update(x / d_in**0.5), config.batch_size, d_in)
+    with _accelerator(config.mixed_precision) as accelerator:
+        state = TrainingState(costs.make_sae(config, d_in, accelerator.device), config, accelerator)
+        return _time_step(lambda x: state.update(x / d_in**0.5), config.batch_size, d_in)
 
 
 def time_bottleneck(cb: CBSAE, config: CBSAETrainConfig) -> dict[str, Any]:
     """Seconds a step of training a bottleneck of this shape, on noise."""
-    accelerator = Accelerator()
-    real = costs.make_bottleneck(cb.sae, cb.d_sae, len(cb.concepts), cb.cb_k, accelerator.device)
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2 * PROBE_BATCH, cb.d_in, generator=generator).to(accelerator.device)
-    if real.sae.threshold is not None:
-        real.sae.calibrate_threshold(x)
-    embeddings = torch.randn(config.batch_size, 512, generator=generator)
-    texts = torch.randn(len(cb.concepts), 512, generator=generator)
-    state = BottleneckState(real, config, embeddings, texts, accelerator)
-    return _time_step(lambda x: state.update(x, torch.arange(len(x))), config.batch_size, cb.d_in)
+    with _accelerator("no") as accelerator:
+        real = costs.make_bottleneck(cb.sae, cb.d_sae, len(cb.concepts), cb.cb_k, accelerator.device)
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(2 * PROBE_BATCH, cb.d_in, generator=generator).to(accelerator.device)
+        if real.sae.threshold is not None:
+            real.sae.calibrate_threshold(x)
+        embeddings = torch.randn(config.batch_size, 512, generator=generator)
+        texts = torch.randn(len(cb.concepts), 512, generator=generator)
+        state = BottleneckState(real, config, embeddings, texts, accelerator)
+        return _time_step(lambda x: state.update(x, torch.arange(len(x))), config.batch_size, cb.d_in)
+
+
+@contextmanager
+def _accelerator(precision: str) -> Iterator[Accelerator]:
+    """One of its own precision: Accelerate keeps the first for the whole process, which here has several."""
+    AcceleratorState._reset_state()
+    try:
+        yield Accelerator(mixed_precision=precision)
+    finally:
+        AcceleratorState._reset_state()
 
 
 def _device() -> torch.device:

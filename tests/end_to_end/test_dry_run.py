@@ -262,6 +262,7 @@ def test_times_are_those_of_measured_steps(tmp_path, monkeypatch):
     assert seconds["sae"]["batch_size"] == 256 and "scaled up from batches of 256" in " ".join(steps["sae"]["remarks"])
     assert steps["cbsae"]["seconds"] == pytest.approx(110_000 * seconds["bottleneck"]["seconds"])
     assert seconds["bottleneck"]["batch_size"] == 64
+    assert Accelerator().mixed_precision == "no"  # the SAE's bfloat16 is left to nobody else in this process
     per_image = seconds["encoder"]
     assert steps["activations"]["seconds"] >= 1_281_167 * per_image["seconds"] * 0.999
     # Of other shapes nothing is known.
@@ -314,3 +315,12 @@ def test_the_hub_is_asked_for_ids_and_revisions():
     remarks = {step.name: " ".join(step.remarks) for step in run.steps}
     assert "ILSVRC/imagenet-1k asks for a login" in remarks["activations"]
     assert "patch14-336 not checked" not in remarks["activations"]
+
+
+def test_judges_of_an_evaluation_are_asked_for_too(tmp_path):
+    path = changed(tmp_path, {"evaluate.judges": {"other": "me/judge", "own": "ViT-B-32/openai"}})
+    run, hub = checked(path), Hub()
+    run.ask_hub(hub)
+    assert "me/judge" in hub.asked and "ViT-B-32/openai" not in hub.asked
+    remarks = " ".join(run.steps[-1].remarks)
+    assert "me/judge is there" in remarks and "me/judge not checked" not in remarks
