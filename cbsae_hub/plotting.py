@@ -16,6 +16,7 @@ QUADRANTS = ("low / low", "high / low", "low / high", "high / high")  # interpre
 VARIANT_PANELS = ("CD", "MS", "zero-shot", "unit vector", "white image", "explained variance")
 MANY = 5000  # dots from which they are drawn smaller
 HEAT = "viridis"
+SMALLEST_SPAN = 0.05  # of an axis that shows variants, as a share of its largest value
 
 
 def quadrants(frame: pd.DataFrame, threshold: str | float = "mean") -> dict[str, Any]:
@@ -183,9 +184,6 @@ def plot_zero_shot_steering(tables: Mapping[str, pd.DataFrame], gamma: float = 0
         axes.set_title(title, fontsize=11)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
-
-
-SMALLEST_SPAN = 0.05  # of the largest value on an axis
 
 
 def plot_variants(rows: pd.DataFrame, column: str, title: str, sae: Mapping[str, Any]) -> Figure:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
-import torch
 import typer
 from accelerate import Accelerator
 
@@ -172,16 +171,14 @@ def as_markdown(frames: dict[str, pd.DataFrame]) -> str:
     return "\n".join(blocks)
 
 
-def publish(folder: Path, first: CBSAE, told: dict[str, Any]) -> None:
-    """Puts the tables beside the recipe's model and into its card, if it is the one that was evaluated."""
+def publish(folder: Path, evaluated: Path, told: dict[str, Any]) -> None:
+    """Puts the tables beside the recipe's model and into its card, if it has the weights that were evaluated."""
     if not (folder / CONFIG_NAME).is_file():
         return
-    model = CBSAE.from_pretrained(folder)
-    evaluated = first.state_dict()
-    if all(torch.equal(tensor, evaluated[name]) for name, tensor in model.state_dict().items()):
-        told = {"revision": folder_revision(folder), **told}
+    if (revision := folder_revision(folder)) == folder_revision(evaluated):
+        told = {"revision": revision, **told}
         write_text(folder / EVALUATION_NAME, json.dumps(without_nan(told), indent=1) + "\n")
-        model.write_card(folder)
+        CBSAE.from_pretrained(folder).write_card(folder)
     else:
         logging.warning("%s is not the model of the first seed: its card stays as it is", folder)
 
@@ -230,7 +227,7 @@ def main(
         ("evaluation.json", json.dumps(without_nan(told), indent=1) + "\n"),
     ):
         write_text(folder / name, text)
-    publish(Path(base["output"]), first, told)
+    publish(Path(base["output"]), folder / seeds[0], told)
     for column, (title, prefix) in FIGURES.items():
         shown = rows[(rows["model"] == seeds[0]) | rows["model"].str.startswith(prefix)]
         with replace_file(folder / f"{column}.png") as partial:

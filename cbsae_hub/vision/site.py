@@ -46,11 +46,10 @@ class _Stack:
     def __init__(self) -> None:
         self._handlers: list[tuple[int, Edit]] = []
         self._hook = None
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
 
     def _run(self, _module: nn.Module, _inputs: tuple, output):
-        thread = threading.get_ident()
-        mine = [handler for owner, handler in self._handlers if owner == thread]
+        mine = self.of_this_thread()
         if not mine:
             return None
         value = output[0] if isinstance(output, tuple) else output
@@ -58,10 +57,10 @@ class _Stack:
             value = handler(value)
         return (value, *output[1:]) if isinstance(output, tuple) else value
 
-    def serves_this_thread(self) -> bool:
-        """Whether a handler would run."""
+    def of_this_thread(self) -> list[Edit]:
+        """The handlers that would run."""
         thread = threading.get_ident()
-        return any(owner == thread for owner, _ in self._handlers)
+        return [handler for owner, handler in self._handlers if owner == thread]
 
     @contextmanager
     def entered(self, block: nn.Module, handler: Edit) -> Iterator[None]:
@@ -81,7 +80,7 @@ class _Stack:
 
 
 _STACKS: "WeakKeyDictionary[nn.Module, _Stack]" = WeakKeyDictionary()
-_STACKS_LOCK = threading.RLock()
+_STACKS_LOCK = threading.Lock()
 
 
 def _stack_of(block: nn.Module) -> _Stack:
@@ -186,7 +185,7 @@ class ResidualSite:
             EditError: If no forward pass came by.
         """
         with _STACKS_LOCK:
-            alone = not any(stack.serves_this_thread() for stack in _STACKS.values())
+            alone = not any(stack.of_this_thread() for stack in _STACKS.values())
         if not alone:
             with self.capture() as seen:
                 forward()
