@@ -1,6 +1,6 @@
 """LLaVA says what it sees after latents of its vision tower were changed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,14 @@ from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedConfig,
+    StoppingCriteria,
+    StoppingCriteriaList,
 )
 
 from cbsae_hub.steering.edits import AnySteering, per_image
 from cbsae_hub.steering.llava_original import TEXT_CONFIGS, load_original
 from cbsae_hub.steering.loading import default_dtype, load_sae, locate
-from cbsae_hub.steering.tower import SteeredTower
+from cbsae_hub.steering.tower import SteeredTower, Stopped
 from cbsae_hub.vision.encoder import to_rgb
 
 # The conversation format of LLaVA-1.5, for processors that bring no chat template.
@@ -147,6 +149,7 @@ class LlavaSteerer:
         batch: int = 16,
         temperature: float = 0.0,
         seeds: Sequence[int] | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> list[str]:
         """Answers to a prompt about each image.
 
@@ -159,11 +162,13 @@ class LlavaSteerer:
             batch: Images at once.
             temperature: 0 takes the most probable token each time, more samples.
             seeds: One per image, for sampling. An answer depends on its own seed alone.
+            stop: Asked after every token; once it says so, nothing more is computed.
 
         Returns:
             One answer per image, without the prompt.
 
         Raises:
+            Stopped: If ``stop`` said so.
             ValueError: If there are no images; numbers of prompts, steerings or seeds are not that of the images;
                 temperature and seeds do not go together; or see :func:`cbsae_hub.steering.apply`.
             EditError: If a steering leaves the features of its image as they were.
@@ -181,7 +186,7 @@ class LlavaSteerer:
             part = slice(start, start + batch)
             features = self.image_features(images[part], steerings[part])
             part_seeds = None if seeds is None else seeds[part]
-            answers += self.answer(features, prompts[part], max_new_tokens, temperature, part_seeds)
+            answers += self.answer(features, prompts[part], max_new_tokens, temperature, part_seeds, stop)
         return answers
 
     @torch.no_grad()
@@ -192,6 +197,7 @@ class LlavaSteerer:
         max_new_tokens: int = 32,
         temperature: float = 0.0,
         seeds: Sequence[int] | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> list[str]:
         """Answers to prompts about images of which the features are known; arguments as :meth:`generate`, one batch.
 
@@ -201,9 +207,14 @@ class LlavaSteerer:
             max_new_tokens: Answers end there at the latest.
             temperature: 0 is greedy.
             seeds: One per image if the temperature is above 0.
+            stop: See :meth:`generate`.
+
+        Raises:
+            Stopped: If ``stop`` said so.
         """
         embeddings, attention_mask = self._embed(features, prompts)
         noise = [] if seeds is None else [_GumbelNoise(temperature, seeds)]
+        stopping = [] if stop is None else [_AskedToStop(stop)]
         tokens = self.model.generate(
             inputs_embeds=embeddings,
             attention_mask=attention_mask,
@@ -211,9 +222,41 @@ class LlavaSteerer:
             do_sample=False,
             num_beams=1,
             logits_processor=LogitsProcessorList(noise),
+            stopping_criteria=StoppingCriteriaList(stopping),
         )
+        if any(criterion.stopped for criterion in stopping):
+            raise Stopped("the answer is no longer wanted")
         texts = self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return [text.strip() for text in texts]
+
+    @torch.no_grad()
+    def probability(self, features: Tensor, prompt: str, answer: str) -> Tensor:
+        """How probable it is that an answer begins with a text, one batch.
+
+        Args:
+            features: ``[images, image tokens, d_text]``, see :meth:`image_features`.
+            prompt: The question.
+            answer: A word or a text that an answer may begin with.
+
+        Returns:
+            ``[images]``: the product of the probabilities of the text's tokens, each given those before it.
+
+        Raises:
+            ValueError: If the text is empty or holds the image token, or see :meth:`prompt_ids`.
+        """
+        before, where = self.prompt_ids(prompt, features.shape[1])
+        whole = self._with_places(prompt, features.shape[1]) + " " + answer.strip()
+        ids = self.processor.tokenizer(whole, return_tensors="pt").input_ids[0].to(before.device)
+        said = ids[len(before) :]
+        fits = len(said) and ids[: len(before)].equal(before) and answer.strip()
+        if not fits or (said == self.model.config.image_token_id).any():
+            raise ValueError(f"{answer!r:.80} is no text that an answer can begin with")
+        embeddings = self.model.get_input_embeddings()(ids).expand(len(features), -1, -1).clone()
+        embeddings[:, where] = features.to(embeddings)
+        hidden = self.model.model.language_model(inputs_embeds=embeddings).last_hidden_state
+        logits = self.model.lm_head(hidden[:, len(before) - 1 : -1]).float()
+        picked = said.expand(len(features), -1)[..., None]
+        return logits.log_softmax(-1).gather(-1, picked)[..., 0].sum(-1).exp()
 
     def conversation(self, prompt: str) -> str:
         """A prompt in the conversation format of the model, with the image token in place."""
@@ -258,6 +301,17 @@ class LlavaSteerer:
                 "the prompt must not contain the image token, nor the tokenizer cut it off"
             )
         return embeddings.masked_scatter(places, features.to(embeddings)), inputs.attention_mask.to(self.model.device)
+
+
+class _AskedToStop(StoppingCriteria):
+    """Ends all answers once somebody says so."""
+
+    def __init__(self, stop: Callable[[], bool]):
+        self._stop, self.stopped = stop, False
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        self.stopped = self.stopped or self._stop()
+        return torch.full((len(input_ids),), self.stopped, device=input_ids.device)
 
 
 class _GumbelNoise(LogitsProcessor):

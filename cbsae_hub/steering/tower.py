@@ -11,6 +11,10 @@ from cbsae_hub.vision.encoder import prefix_tokens
 from cbsae_hub.vision.site import EditError, ResidualSite, find_blocks, run_blocks
 
 
+class Stopped(RuntimeError):
+    """Whoever asked no longer wants the answer."""
+
+
 class SteeredTower:
     """A vision tower with an SAE at one of its blocks.
 

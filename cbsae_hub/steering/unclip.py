@@ -1,7 +1,7 @@
 """Stable unCLIP draws what its image encoder sees after latents in it were changed."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from transformers import AutoImageProcessor
 
 from cbsae_hub.steering.edits import AnySteering, per_image
 from cbsae_hub.steering.loading import default_dtype, load_sae, locate
-from cbsae_hub.steering.tower import SteeredTower
+from cbsae_hub.steering.tower import SteeredTower, Stopped
 from cbsae_hub.vision.encoder import pool_clip, to_rgb
 
 
@@ -106,6 +106,7 @@ class UnclipSteerer:
         num_inference_steps: int = 20,
         guidance_scale: float = 10.0,
         batch: int = 8,
+        stop: Callable[[], bool] | None = None,
     ) -> list[Image.Image]:
         """Draws each image anew, once per seed.
 
@@ -119,11 +120,13 @@ class UnclipSteerer:
             num_inference_steps: Denoising steps.
             guidance_scale: How closely the drawing follows the embedding; up to 1 there is no guidance.
             batch: Drawings at once.
+            stop: Asked after every denoising step; once it says so, nothing more is computed.
 
         Returns:
             ``len(images) * len(seeds)`` PIL images: first all drawings of the first image, in the order of the seeds.
 
         Raises:
+            Stopped: If ``stop`` said so.
             ValueError: If there are no images or seeds, or see :func:`cbsae_hub.steering.apply`.
             EditError: If a steering leaves the embedding of its image as it was.
         """
@@ -136,7 +139,7 @@ class UnclipSteerer:
         pictures = []
         for start in range(0, len(drawings), batch):
             chosen, chosen_seeds = zip(*drawings[start : start + batch])
-            pictures += self.draw(torch.stack(chosen), chosen_seeds, num_inference_steps, guidance_scale)
+            pictures += self.draw(torch.stack(chosen), chosen_seeds, num_inference_steps, guidance_scale, stop)
         return pictures
 
     def draw(
@@ -145,6 +148,7 @@ class UnclipSteerer:
         seeds: Sequence[int],
         num_inference_steps: int = 20,
         guidance_scale: float = 10.0,
+        stop: Callable[[], bool] | None = None,
     ) -> list[Image.Image]:
         """Draws embeddings, one batch.
 
@@ -153,7 +157,16 @@ class UnclipSteerer:
             seeds: One per drawing.
             num_inference_steps: See :meth:`generate`.
             guidance_scale: See :meth:`generate`.
+            stop: See :meth:`generate`.
+
+        Raises:
+            Stopped: If ``stop`` said so.
         """
+
+        def ask(*_: Any) -> None:
+            if stop is not None and stop():
+                raise Stopped("the drawing is no longer wanted")
+
         # A scheduler counts its steps: each call has its own, or threads would advance each other's.
         pipeline = copy.copy(self.pipeline)
         pipeline.scheduler = copy.deepcopy(self.pipeline.scheduler)
@@ -164,6 +177,7 @@ class UnclipSteerer:
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
+            callback=ask,
         ).images
 
     def _see(self, images: Sequence[Image.Image]) -> Tensor:

@@ -18,6 +18,7 @@ from steerable_models import (
 from torch.testing import assert_close
 
 from cbsae_hub.steering import DiffMean, Edit, LlavaSteerer, RandomDirection, Steering, apply
+from cbsae_hub.steering.tower import Stopped
 from cbsae_hub.vision.site import EditError, find_blocks
 
 TEMPLATE = (
@@ -326,3 +327,36 @@ def test_a_missing_model_says_what_to_try(tmp_path, monkeypatch):
 
 def test_the_tiny_tower_has_the_shape_the_hand_made_streams_assume():
     assert VISION["num_hidden_layers"] == 4 and llava()[0].config.vision_feature_layer == -2
+
+
+@torch.no_grad()
+def test_probabilities_are_those_of_the_tokens_one_after_the_other(steerer):
+    model, processor = steerer.model, steerer.processor
+    images, prompt = pictures(2), "what is it"
+    features = steerer.image_features(images, [None, Steering([Edit(1, 30.0)])])
+    answer = "it is a"
+    found = steerer.probability(features, prompt, answer)
+    text = f"USER: {'<image>' * features.shape[1]}\n{prompt} ASSISTANT:"
+    before = processor.tokenizer(text, return_tensors="pt").input_ids[0].tolist()
+    said = processor.tokenizer(f"{text} {answer}").input_ids[len(before) :]
+    assert len(said) > 1
+    for image in range(2):
+        expected, ids = 1.0, list(before)
+        for token in said:
+            embeddings = model.model.language_model.embed_tokens(torch.tensor(ids))
+            embeddings[torch.tensor(ids) == processor.image_token_id] = features[image]
+            expected *= model(inputs_embeds=embeddings[None]).logits[0, -1].softmax(-1)[token].item()
+            ids.append(token)
+        assert found[image].item() == pytest.approx(expected, rel=1e-4)
+    for bad in ("", "a <image>"):
+        with pytest.raises(ValueError, match="no text that an answer"):
+            steerer.probability(features, prompt, bad)
+
+
+def test_an_answer_that_nobody_wants_ends_at_the_next_token(steerer):
+    asked = []
+    with pytest.raises(Stopped):
+        steerer.generate(pictures(2), "what is it", stop=lambda: asked.append(1) or len(asked) == 2)
+    assert len(asked) == 2
+    never = steerer.generate(pictures(2), "what is it", max_new_tokens=NEW, stop=lambda: False)
+    assert never == steerer.generate(pictures(2), "what is it", max_new_tokens=NEW)

@@ -19,6 +19,7 @@ from steerable_models import (
 from torch.testing import assert_close
 
 from cbsae_hub.steering import DiffMean, Edit, RandomDirection, Steering, UnclipSteerer
+from cbsae_hub.steering.tower import Stopped
 from cbsae_hub.vision.site import EditError
 
 STEPS = 3
@@ -224,3 +225,10 @@ def test_what_does_not_fit_is_an_error(tmp_path, monkeypatch):
             UnclipSteerer.from_pretrained(f"stabilityai/{name}", sae_for())
     with pytest.raises(OSError, match="Check the id"):
         UnclipSteerer.from_pretrained("nobody/nothing", sae_for())
+
+
+def test_a_drawing_that_nobody_wants_ends_at_the_next_step(drawer):
+    asked = []
+    with pytest.raises(Stopped):
+        drawer.generate(pictures(1), num_inference_steps=5, stop=lambda: asked.append(1) or len(asked) == 2)
+    assert len(asked) == 2
