@@ -1,4 +1,4 @@
-"""The page: ``python app.py [--model FOLDER_OR_HUB_ID] [--host 127.0.0.1] [--port 7860]``, also on Spaces."""
+"""The page: ``python app.py [--model FOLDER_OR_HUB_ID ...] [--llava ID] [--unclip ID]``, also on Spaces."""
 
 import argparse
 import os
@@ -9,27 +9,40 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "0")  # no request leaves the 
 
 from cbsae_hub.studio import LAUNCH, build  # noqa: E402
 
-SHIPPED = Path(__file__).parent / "hub" / "emoji-cbsae"
+HUB = Path(__file__).parent / "hub"
+SHIPPED = ("emoji-cbsae", "emoji-sae")
 
 
 def arguments() -> argparse.Namespace:
-    """The command line; a Space has none and is reached from outside."""
+    """The command line; a Space has none, and is reached from outside."""
     on_space = "SPACE_ID" in os.environ
-    parser = argparse.ArgumentParser(description="Look up what the neurons of a vision SAE mean.")
-    parser.add_argument(
-        "--model", default=os.environ.get("CBSAE_MODEL", str(SHIPPED)), help="folder or Hub id (or CBSAE_MODEL)"
+    models = [name.strip() for name in os.environ.get("CBSAE_MODELS", "").split(",") if name.strip()]
+    parser = argparse.ArgumentParser(
+        description="Look up what the neurons of a vision SAE mean, and steer LLaVA and Stable unCLIP with them."
     )
+    parser.add_argument(
+        "--model", action="append", help="folder or Hub id of an SAE or CB-SAE with a pack; several times for a choice "
+        "(or CBSAE_MODELS, with commas); default the shipped ones"
+    )  # fmt: skip
+    parser.add_argument("--llava", default=os.environ.get("CBSAE_LLAVA"), help="LLaVA to steer (or CBSAE_LLAVA)")
+    parser.add_argument("--unclip", default=os.environ.get("CBSAE_UNCLIP"), help="unCLIP to steer (or CBSAE_UNCLIP)")
     parser.add_argument("--host", default="0.0.0.0" if on_space else "127.0.0.1", help="address to listen on")
     parser.add_argument(
         "--port", type=int, default=int(os.environ.get("GRADIO_SERVER_PORT", "7860")), help="port to listen on"
     )
-    return parser.parse_args([] if on_space else None)
+    given = parser.parse_args([] if on_space else None)
+    given.model = given.model or models
+    if not given.model:  # the LLaVA and the unCLIP that are shipped go with the models that are
+        given.model = [str(HUB / name) for name in SHIPPED]
+        given.llava = given.llava or str(HUB / "emoji-llava")
+        given.unclip = given.unclip or str(HUB / "emoji-unclip")
+    return given
 
 
 if __name__ == "__main__":
     chosen = arguments()
     try:
-        demo = build(chosen.model)
+        demo = build(chosen.model, chosen.llava, chosen.unclip)
     except (OSError, ValueError) as error:
-        sys.exit(f"The page cannot start with the model {chosen.model}: {error}")
+        sys.exit(f"The page cannot start with the model {chosen.model[0]}: {error}")
     demo.launch(server_name=chosen.host, server_port=chosen.port, **LAUNCH)

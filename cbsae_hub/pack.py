@@ -4,6 +4,7 @@ A pack lies beside the model in its Hub folder: Parquet, safetensors and WebP, w
 docs/neuron-table.md describes the columns.
 """
 
+import copy
 import hashlib
 import io
 import json
@@ -22,14 +23,14 @@ from cbsae_hub.models.files import replace_file, write_text
 from cbsae_hub.search import ConceptIndex, Found
 from cbsae_hub.version import __version__
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 INFO = "pack.json"
 FILES = ("neurons.parquet", "examples.parquet", "images.parquet", "patch_maps.safetensors", "vocabulary.safetensors")
-STRIPS = ("top", "p75", "p50", "p25")
+STRIPS = ("top", "p75", "p50", "p25", "random")
 NEURON_COLUMNS = (
     "neuron", "kind", "name", "score", "interpretability", "null_percentile", "names", "scores", "monosemanticity",
-    "nearest_overlap", "nearest_neuron", "group", "density", "token_density", "max", "p99", "p50", "status", "truth",
-    "truth_family", "truth_ap", "truth_auroc", "truth_agrees",
+    "nearest_overlap", "nearest_neuron", "group", "density", "token_density", "max", "p99", "p50", "histogram",
+    "histogram_low", "status", "truth", "truth_family", "truth_ap", "truth_auroc", "truth_agrees",
 )  # fmt: skip
 TEXTS = ("name", "common_kind", "truth", "truth_family", "truth_agrees")  # None where there is nothing
 
@@ -211,8 +212,8 @@ class Pack:
         self._texts = texts.astype(np.float32)
         self._maps = maps
         examples = tables["examples"]
-        self._examples = {key: part for key, part in examples.groupby(["neuron", "strip"], sort=False)}
-        self._images = {row.image: row for row in tables["images"].itertuples(index=False)}
+        self._examples = _by_strip(examples)
+        self._images = _by_image(tables["images"])
 
     @classmethod
     def from_pretrained(cls, repo_id: str | Path, revision: str | None = None) -> "Pack":
@@ -283,6 +284,23 @@ class Pack:
         content = {"schema_version": SCHEMA_VERSION, "package_version": __version__, "files": sums, **info}
         write_text(folder / INFO, json.dumps(content, indent=1) + "\n")
 
+    def extended(self, neurons: pd.DataFrame, examples: pd.DataFrame, images: pd.DataFrame, maps: np.ndarray) -> "Pack":
+        """A copy with more neurons; what the table has and their rows lack is empty.
+
+        Args:
+            neurons: Rows of the neuron table that come after those that are there.
+            examples: See :meth:`write`; row i has map i.
+            images: That the pack does not hold yet.
+            maps: ``[examples, tokens]`` uint8.
+        """
+        other = copy.copy(self)
+        other.neurons = NeuronTable(pd.concat([self.neurons.frame, neurons], ignore_index=True))
+        other._maps = np.concatenate([self._maps, maps])
+        moved = examples.set_axis(examples.index + len(self._maps))
+        other._examples = {**self._examples, **_by_strip(moved)}
+        other._images = {**self._images, **_by_image(images)}
+        return other
+
     @property
     def grid(self) -> tuple[int, int] | None:
         """Rows and columns of the patch maps; None for SAEs on other tokens."""
@@ -324,6 +342,10 @@ class Pack:
         """What an image shows, in words."""
         return self._images[image_id].alt
 
+    def has_image(self, image_id: int) -> bool:
+        """Whether the pack holds an image."""
+        return image_id in self._images
+
     def image_ids(self) -> list[int]:
         """The images of the pack."""
         return list(self._images)
@@ -363,3 +385,11 @@ class Pack:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def _by_strip(examples: pd.DataFrame) -> dict[tuple[int, str], pd.DataFrame]:
+    return dict(iter(examples.groupby(["neuron", "strip"], sort=False)))
+
+
+def _by_image(images: pd.DataFrame) -> dict[int, Any]:
+    return {row.image: row for row in images.itertuples(index=False)}

@@ -18,9 +18,10 @@ from cbsae_hub.scoring import NeuronScorer, Scores
 from cbsae_hub.scoring.report import without_nan
 from cbsae_hub.vision.encoder import VisionEncoder, to_rgb
 
-STRIP_SIZES = {"top": 9, "p75": 4, "p50": 4, "p25": 4}
+STRIP_SIZES = {"top": 9, "p75": 4, "p50": 4, "p25": 4, "random": 4}  # random last: it avoids the others' images
 QUANTILES = {"p75": 0.75, "p50": 0.50, "p25": 0.25}
 THUMBNAIL = 128  # pixels of the longer side, at most
+WEBP_QUALITY = 84  # Emoji World's images take a ninth less than at 88
 
 
 def build_pack(
@@ -55,7 +56,7 @@ def build_pack(
     scores = scorer.results()
     if steered is not None:
         scores = scores.with_steerability_of(steered)
-    examples = _choose_examples(scorer.latents())
+    examples = choose_examples(scorer.latents())
     maps = _draw_maps(sae, encoder, images, examples, scores.neurons["max"].to_numpy(copy=True), batch_size)
     vocabulary = next(iter(scorer.concepts.values()))
     facts = {name: scores.summary[name] for name in ("model", "encoder", "judge", "naming")}
@@ -67,14 +68,14 @@ def build_pack(
         "grid": list(encoder.grid) if encoder.tokens == "patches" else None,
         "scores": without_nan({name: part for name, part in scores.summary.items() if name not in facts}),
     }
-    pictures = _pictures(images, sorted(examples["image"].unique()), alt_column)
+    pictures = thumbnails(images, sorted(examples["image"].unique()), alt_column)
     texts = next(iter(scorer.texts.values()))
     Pack.write(folder, info, scores.neurons, examples, pictures, maps, texts.numpy())
     return Pack.from_pretrained(folder)
 
 
-def _choose_examples(latents: sparse.csc_matrix) -> pd.DataFrame:
-    """Top images and images around the quantiles of those on which a neuron is active; no image twice."""
+def choose_examples(latents: sparse.csc_matrix) -> pd.DataFrame:
+    """Images of every strip, of those on which a neuron is active; see :func:`_places`."""
     rows = []
     for neuron in range(latents.shape[1]):
         start, stop = latents.indptr[neuron : neuron + 2]
@@ -82,16 +83,32 @@ def _choose_examples(latents: sparse.csc_matrix) -> pd.DataFrame:
         values, ids = values[values > 0], ids[values > 0]  # signed concept neurons are stored for every image
         order = np.lexsort((ids, -values))
         taken: set[int] = set()
-        for strip, size in STRIP_SIZES.items():
-            middle = 0 if strip == "top" else int((1 - QUANTILES[strip]) * len(order)) - size // 2
-            places = [place for place in range(max(0, middle), min(len(order), max(0, middle) + size))]
-            places = [place for place in places if place not in taken]
+        for strip in STRIP_SIZES:
+            places = _places(strip, neuron, len(order), taken)
             taken.update(places)
             rows += [
                 (neuron, strip, rank, ids[order[place]], values[order[place]]) for rank, place in enumerate(places)
             ]
     frame = pd.DataFrame(rows, columns=["neuron", "strip", "rank", "image", "activation"])
     return frame.astype({"neuron": "int32", "rank": "int16", "image": "int32", "activation": "float32"})
+
+
+def _places(strip: str, neuron: int, active: int, taken: set[int]) -> list[int]:
+    """Which images a strip shows, as places among those on which the neuron is active, strongest first.
+
+    Args:
+        strip: Which. "random" leaves out images of the other strips only if enough are left.
+        neuron: Its number is the seed of "random".
+        active: On how many images it is active.
+        taken: Places of earlier strips.
+    """
+    size = STRIP_SIZES[strip]
+    if strip == "random":
+        others = [place for place in range(active) if place not in taken]
+        pool = others if len(others) >= size else range(active)
+        return sorted(np.random.default_rng(neuron).choice(pool, min(size, active), replace=False).tolist())
+    start = 0 if strip == "top" else max(0, int((1 - QUANTILES[strip]) * active) - size // 2)
+    return [place for place in range(start, min(active, start + size)) if place not in taken]
 
 
 def _draw_maps(
@@ -115,14 +132,14 @@ def _draw_maps(
     return maps
 
 
-def _pictures(images: Any, ids: Sequence[int], alt_column: str | None) -> pd.DataFrame:
+def thumbnails(images: Any, ids: Sequence[int], alt_column: str | None) -> pd.DataFrame:
     """Thumbnails of the examples as WebP."""
     rows = []
     for image in ids:
         picture = to_rgb(read_pictures(images, int(image), int(image) + 1)[0])
         picture.thumbnail((THUMBNAIL, THUMBNAIL))
         buffer = io.BytesIO()
-        picture.save(buffer, "WEBP", quality=88)
+        picture.save(buffer, "WEBP", quality=WEBP_QUALITY)
         alt = images[int(image)][alt_column] if alt_column else None
         rows.append({"image": int(image), "webp": buffer.getvalue(), "alt": alt or f"probe image {image}",
                      "width": picture.width, "height": picture.height})  # fmt: skip

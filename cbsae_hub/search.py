@@ -61,6 +61,10 @@ class ConceptIndex:
             for rank, (name, score) in enumerate(zip(row.names, row.scores)):
                 percentile = row.null_percentile if rank == 0 else 0.0
                 self._owners[name].append((row.neuron, rank, float(score), percentile))
+            # A concept neuron is found by what it was trained for, even if it was found to fire on something else.
+            trained_for = getattr(row, "designated", None)
+            if isinstance(trained_for, str) and trained_for not in row.names:
+                self._owners[trained_for].append((row.neuron, len(row.names), 0.0, 0.0))
         self.concepts = {name: words_of(name) for name in self._owners}
         self._vocabulary = sorted({word for words in self.concepts.values() for word in words})
 

@@ -1,11 +1,14 @@
 """What neurons do on a stream of tokens: how often they fire, how strongly, and what the SAE keeps of the input."""
 
+import math
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 BINS_PER_OCTAVE = 16
 OCTAVES = 40  # from 2^-20 to 2^20
+SHOWN_BINS_PER_OCTAVE = 4  # of histograms that are kept in tables and looked at
 DENSE, RARE = 0.1, 1e-4
 
 
@@ -39,13 +42,20 @@ class NeuronActivity(Metric):
         self.largest.scatter_reduce_(0, owner, found, "amax")
 
     def compute(self) -> dict[str, Tensor]:
-        """``density`` (share of tokens), ``max``, quantiles ``p50`` and ``p99`` of positive activations (NaN: none)."""
+        """What is known of each neuron, ``[neurons]`` unless said otherwise.
+
+        Returns:
+            ``density`` (share of tokens), ``max``, quantiles ``p50`` and ``p99`` of positive activations (NaN: none),
+            and ``histogram`` ``[neurons, bins]``: how many of those lie in each quarter of an octave from 2^-20 on. The
+            first and the last bin hold what lies beyond, too.
+        """
         counts = self.histogram.sum(1)
         return {
             "density": counts / self.tokens.clamp_min(1),
             "max": self.largest,
             "p50": self._quantile(0.50, counts),
             "p99": self._quantile(0.99, counts),
+            "histogram": self.histogram.unflatten(1, (SHOWN_BINS_PER_OCTAVE * OCTAVES, -1)).sum(2),
         }
 
     def _quantile(self, q: float, counts: Tensor) -> Tensor:
@@ -119,6 +129,23 @@ class Reconstruction(Metric):
             "cosine": float(self.cosines / n),
             "l0": float(self.active / n),
         }
+
+
+def occupied_bins(histogram: Tensor) -> tuple[list[int], float]:
+    """A neuron's histogram without the empty bins at both ends.
+
+    Args:
+        histogram: ``[bins]``, a row of what :class:`NeuronActivity` counted.
+
+    Returns:
+        Counts, and the lower edge of the first of their bins; each is ``2 ** (1 / SHOWN_BINS_PER_OCTAVE)`` times as
+        wide as the one before. Nothing and NaN if all are empty.
+    """
+    occupied = histogram.nonzero()[:, 0].tolist()
+    if not occupied:
+        return [], math.nan
+    first, last = occupied[0], occupied[-1]
+    return histogram[first : last + 1].tolist(), 2.0 ** (first / SHOWN_BINS_PER_OCTAVE - OCTAVES / 2)
 
 
 def status(token_density: float, image_density: float) -> str:

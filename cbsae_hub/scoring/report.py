@@ -21,7 +21,7 @@ from cbsae_hub.metrics import (
     coverage,
     to_unit_interval,
 )
-from cbsae_hub.metrics.activity import status
+from cbsae_hub.metrics.activity import occupied_bins, status
 from cbsae_hub.models.files import replace_file, write_text
 from cbsae_hub.scoring.truth import Truth
 from cbsae_hub.version import __version__
@@ -136,6 +136,7 @@ def neuron_table(
     """
     naming, vocabulary = next(iter(gathered.naming.values())), next(iter(concepts.values()))
     activity = {name: values.numpy() for name, values in gathered.activity.items()}
+    histograms, edges = zip(*map(occupied_bins, gathered.activity["histogram"]))
     density = naming.density.numpy()
     states = np.array([status(*pair) for pair in zip(activity["density"], density)], dtype=object)
     named = states != "dead"
@@ -161,6 +162,8 @@ def neuron_table(
             "max": activity["max"],
             "p99": activity["p99"],
             "p50": activity["p50"],
+            "histogram": histograms,
+            "histogram_low": edges,
             "status": states,
         }
     )

@@ -1,14 +1,15 @@
 """The page's own pieces of HTML. Everything that comes from a model, a data set or a user is escaped."""
 
-import base64
-from collections.abc import Mapping
-from html import escape
+import html
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
 import numpy as np
 
 from cbsae_hub.pack import Example, Pack
+from cbsae_hub.studio.pictures import data_uri
 
 # Five colours of viridis, dark to light: order is readable without telling colours apart.
 VIRIDIS = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)], float)
@@ -17,7 +18,9 @@ STRIP_TITLES = {
     "p75": "Upper quarter of the images on which it fires",
     "p50": "Middle",
     "p25": "Lower quarter",
+    "random": "Drawn at random from all images on which it fires",
 }
+CARD_STRIPS = ("top", "p50", "random")
 STATUS_NOTES = {
     "dead": "This neuron never fired on the probe images: it has no name.",
     "rare": "This neuron fires on fewer than 1 in 10,000 patches: its name rests on few images.",
@@ -26,9 +29,14 @@ STATUS_NOTES = {
 CONCEPT_NOTE = "This neuron grades every patch: it counts where it is among the largest of the concepts."
 
 
-def data_uri(webp: bytes) -> str:
-    """WebP bytes as an address that needs no request."""
-    return "data:image/webp;base64," + base64.b64encode(webp).decode()
+def escape(text: Any) -> str:
+    """Text of a model, a data set or a visitor, as HTML."""
+    return html.escape(str(text), quote=False)
+
+
+def attribute(text: Any) -> str:
+    """The same between quotation marks."""
+    return html.escape(str(text), quote=True)
 
 
 def colour(heat: float) -> str:
@@ -40,8 +48,11 @@ def colour(heat: float) -> str:
 
 
 def neuron_title(row: Any) -> str:
-    """``pizza (3.41) - #12``: never a bare number."""
-    return f"{row.name} ({row.score:.2f}) - #{row.neuron}" if row.name else f"no name - #{row.neuron}"
+    """``pizza (3.41) - #12``: never a bare number; neurons that were trained for a concept bear that name first."""
+    if row.kind == "cb" and row.designated != row.name:
+        return f"{row.designated} (found to be {row.name or 'nothing'}, {row.score:.2f}) - #{row.neuron}"
+    mark = ", concept neuron" if row.kind == "cb" else ""
+    return f"{row.name} ({row.score:.2f}{mark}) - #{row.neuron}" if row.name else f"no name - #{row.neuron}"
 
 
 def heat_svg(heat: np.ndarray) -> str:
@@ -58,7 +69,7 @@ def heat_svg(heat: np.ndarray) -> str:
 def figure(pack: Pack, example: Example) -> str:
     """One example image with its patch map and activation."""
     overlay = "" if example.patch_map is None else heat_svg(example.patch_map)
-    alt = escape(f"{example.alt}; mean activation {example.activation:.2f}", quote=True)
+    alt = attribute(f"{example.alt}; mean activation {example.activation:.2f}")
     source = data_uri(pack.image_bytes(example.image_id))
     return (
         f'<figure class="cb-figure"><div class="cb-frame"><img src="{source}" alt="{alt}">{overlay}</div>'
@@ -66,10 +77,11 @@ def figure(pack: Pack, example: Example) -> str:
     )
 
 
-def strips(pack: Pack, neuron: int) -> str:
-    """All example strips of a neuron."""
+def strips(pack: Pack, neuron: int, which: Sequence[str] = tuple(STRIP_TITLES)) -> str:
+    """Example strips of a neuron."""
     parts = []
-    for strip, title in STRIP_TITLES.items():
+    for strip in which:
+        title = STRIP_TITLES[strip]
         if examples := pack.examples(neuron, strip, limit=9):
             figures = "".join(figure(pack, example) for example in examples)
             parts.append(f'<h4>{title}</h4><div class="cb-strip">{figures}</div>')
@@ -79,7 +91,7 @@ def strips(pack: Pack, neuron: int) -> str:
 def facts(pairs: list[tuple[str, str, str]]) -> str:
     """A list of (name, value, explanation)."""
     items = "".join(
-        f'<div title="{escape(why, quote=True)}"><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>'
+        f'<div title="{attribute(why)}"><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>'
         for name, value, why in pairs
     )
     return f'<dl class="cb-facts">{items}</dl>'
@@ -87,22 +99,50 @@ def facts(pairs: list[tuple[str, str, str]]) -> str:
 
 def link(text: str, parameters: dict[str, str]) -> str:
     """A link to a state of the page."""
-    return f'<a class="cb-link" href="?{escape(urlencode(parameters), quote=True)}">{escape(text)}</a>'
+    return f'<a class="cb-link" href="?{attribute(urlencode(parameters))}">{escape(text)}</a>'
+
+
+def neuron_head(pack: Pack, row: Any) -> str:
+    """A neuron's title, what can be done with it, warnings, and its figures."""
+    others = ", ".join(f"{name} ({score:.2f})" for name, score in list(zip(row.names, row.scores))[1:])
+    note = CONCEPT_NOTE if row.kind == "cb" else STATUS_NOTES.get(row.status)
+    return (
+        f"<h3>{escape(neuron_title(row))}</h3>"
+        f'<p class="cb-actions"><button type="button" class="cb-do" data-act="add" data-neuron="{row.neuron}">'
+        f'Add to basket</button><button type="button" class="cb-do" data-act="open" data-neuron="{row.neuron}">'
+        "Open its page</button></p>"
+        + (f'<p class="cb-note">{note}</p>' if note else "")
+        + (f'<p class="cb-also">Also near: {escape(others)}</p>' if others else "")
+        + facts(_figures(pack, row))
+    )
 
 
 def neuron_card(pack: Pack, row: Any, footer: str = "") -> str:
-    """Everything that the pack knows of a neuron; the footer is HTML already."""
-    others = ", ".join(f"{name} ({score:.2f})" for name, score in list(zip(row.names, row.scores))[1:])
+    """A neuron in short: its head and its pictures; the footer is HTML already."""
+    return (
+        f'<section class="cb-card" aria-live="polite">{neuron_head(pack, row)}'
+        f"{strips(pack, row.neuron, CARD_STRIPS)}{footer}</section>"
+    )
+
+
+def _figures(pack: Pack, row: Any) -> list[tuple[str, str, str]]:
+    """A neuron's scores: name, value, explanation."""
     pairs = [
         ("Fires on", f"{row.density:.1%} of images", f"and on {row.token_density:.2%} of all patches"),
         ("Strongest", f"{row.max:.1f}", "largest activation of a patch of the probe images"),
-        ("p99", "-" if np.isnan(row.p99) else f"{row.p99:.1f}", "99 % of its activations are below this"),
+        ("p99", "-" if math.isnan(row.p99) else f"{row.p99:.1f}", "99 % of its activations are below this"),
         ("Group", str(row.group), "Matryoshka group: 0 is the coarsest"),
     ]
-    if not np.isnan(row.monosemanticity):
+    if not math.isnan(row.interpretability):
+        why = "how well its name fits, between the worst, 0, and the best, 1, of this model's neurons (CLIP-Dissect)"
+        pairs.append(("Interpretability", f"{row.interpretability:.2f}", why))
+    if not math.isnan(row.monosemanticity):
         chance = pack.info["scores"]["monosemanticity"]["population"]
         why = f"how alike the images are on which it fires; any two images: {chance:.2f}"
         pairs.append(("MonoSemanticity", f"{row.monosemanticity:.2f}", why))
+    if not math.isnan(getattr(row, "steerability", math.nan)):  # packs without steerability lack the columns
+        why = "how near the word is to its name that LLaVA says when it is set on a white picture: 1 is the name itself"
+        pairs.append(("Steerability", f"{row.steerability:.2f} (“{row.said_white}”)", why))
     if row.truth:
         verdict = "the name agrees" if row.truth_agrees else "the name differs"
         why = "the label that its activation predicts best on images whose content is known, and the average precision"
@@ -110,19 +150,7 @@ def neuron_card(pack: Pack, row: Any, footer: str = "") -> str:
     if row.kind == "cb":
         why = "a concept neuron of the bottleneck; its name is what it was then found to fire on"
         pairs.insert(0, ("Trained for", row.designated, why))
-    if not np.isnan(getattr(row, "steer_text_white", np.nan)):  # packs without steerability lack the column
-        why = "how near the word is that LLaVA says when this neuron is set on a white picture: 1 is the name itself"
-        pairs.append(("Steers LLaVA", f"“{row.said_white}”, {row.steer_text_white:.2f}", why))
-    note = CONCEPT_NOTE if row.kind == "cb" else STATUS_NOTES.get(row.status)
-    return (
-        f'<section class="cb-card" aria-live="polite"><h3>{escape(neuron_title(row))}</h3>'
-        + (f'<p class="cb-note">{note}</p>' if note else "")
-        + (f'<p class="cb-also">Also near: {escape(others)}</p>' if others else "")
-        + facts(pairs)
-        + strips(pack, row.neuron)
-        + footer
-        + "</section>"
-    )
+    return pairs
 
 
 def verdict(kind: str, text: str) -> str:
@@ -152,8 +180,8 @@ def patch_grid(shown: bytes, heat: np.ndarray, caption: str, chosen: int | None 
     )
 
 
-def header(pack: Pack) -> str:
-    """The page's title and what the model is, in numbers with explanations."""
+def header(pack: Pack, own: int = 0) -> str:
+    """What the model is, in numbers with explanations, and how many concepts the visitor has added to it."""
     info, scores = pack.info, pack.info["scores"]
     kept = scores["reconstruction"]
     encoder, model = info["encoder"], info["model"]
@@ -168,14 +196,33 @@ def header(pack: Pack) -> str:
     if "truth" in scores:
         why = "how often a neuron's name is the concept that it predicts best on images whose content is known"
         pairs.append(("Names that are right", f"{scores['truth']['name_agreement']:.0%}", why))
-    bottleneck = "; a concept bottleneck adds concepts that they miss" if model.get("concepts") else ""
-    return (
-        '<header class="cb-header"><h1>What does a vision model know?</h1><p>A sparse autoencoder breaks what the '
-        f"model sees into neurons{bottleneck}. Look a concept up, or see which neurons fire on a picture of yours.</p>"
-        f"{facts(pairs)}</header>"
-    )
+    if own:
+        pairs.insert(
+            0, ("Yours", f"{own} concept{'s' if own > 1 else ''}", "that you have added; nobody else has them")
+        )
+    return f'<details class="cb-about"><summary>About this model</summary>{facts(pairs)}</details>'
 
 
 def _neurons(model: Mapping[str, Any]) -> str:
     concepts = model.get("concepts", 0)
     return f"{model['d_sae']:,}" + (f" + {concepts:,} concepts" if concepts else "")
+
+
+def bar(share: float, text: str) -> str:
+    """How far something is that takes long, in a bar and in words."""
+    return (
+        f'<div class="cb-progress" role="status" aria-live="polite"><progress max="1" value="{share:.3f}"></progress>'
+        f"<span>{escape(text)}</span></div>"
+    )
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table of texts; the first column heads its rows."""
+    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    body = "".join(
+        f"<tr><th>{escape(row[0])}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in row[1:])}</tr>" for row in rows
+    )
+    return (
+        f'<div class="cb-scroll"><table class="cb-table"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+        "</div>"
+    )

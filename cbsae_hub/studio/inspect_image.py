@@ -1,91 +1,48 @@
 """The tab "Inspect image": a picture in, the neurons that fire on it out, and where."""
 
-import secrets
-from collections import OrderedDict
-from html import escape
-from threading import Lock
 from typing import Any
 
 import gradio as gr
 import numpy as np
 
 from cbsae_hub.studio import html
-from cbsae_hub.studio.loaded import ImageRefused, Inspection, Loaded, read_picture
-from cbsae_hub.studio.style import PATCH_KEYS
+from cbsae_hub.studio.links import Link
+from cbsae_hub.studio.loaded import Inspection, Loaded
+from cbsae_hub.studio.memory import Memory
+from cbsae_hub.studio.picture_box import chosen_sample, sample_box, sample_strip, upload_box
+from cbsae_hub.studio.pictures import ImageRefused, read_picture
+from cbsae_hub.studio.style import script
+from cbsae_hub.studio.visit import LOOKUP, PRIVATE, Visit, kindly
 
+SAMPLES = 12
 SHOWN_NEURONS = 15
 KEPT = 64  # inspections of all visitors together; the oldest are forgotten
-SAMPLES = 12
-
-
-class Memory:
-    """The last inspections by an unguessable key, so that the page's state holds no arrays and nobody sees others'."""
-
-    def __init__(self, size: int = KEPT):
-        self._items: OrderedDict[str, Inspection] = OrderedDict()
-        self._size, self._lock = size, Lock()
-
-    def put(self, item: Inspection) -> str:
-        """Keeps an inspection and returns its key."""
-        key = secrets.token_urlsafe(16)
-        with self._lock:
-            self._items[key] = item
-            while len(self._items) > self._size:
-                self._items.popitem(last=False)
-        return key
-
-    def get(self, key: Any) -> Inspection:
-        """The inspection of a key.
-
-        Raises:
-            gr.Error: If it is unknown or forgotten.
-        """
-        with self._lock:
-            if not isinstance(key, str) or key not in self._items:
-                raise gr.Error("This picture is no longer in memory. Please load it again.", print_exception=False)
-            self._items.move_to_end(key)
-            return self._items[key]
-
-
-def _path_of(payload: Any) -> str | None:
-    """The path of an uploaded file, which Gradio has checked to be one that was uploaded."""
-    return None if payload is None else payload.path
 
 
 class InspectTab:
     """Upload or sample, strongest neurons, where one fires, what fires at a patch, and what the SAE loses.
 
     Args:
-        loaded: The model to serve.
+        visit: What the tabs share.
     """
 
-    def __init__(self, loaded: Loaded):
-        self.loaded = loaded
-        self.memory = Memory()
-        pack = loaded.pack
-        ids = pack.image_ids()
-        self.samples = [ids[i] for i in np.linspace(0, len(ids) - 1, min(SAMPLES, len(ids))).astype(int)]
-        frame = pack.neurons.frame
-        # Concept neurons grade every patch: that they are dense says nothing against them.
-        self._dense = set(frame.loc[(frame["status"] == "dense") & (frame["kind"] == "sae"), "neuron"])
+    def __init__(self, visit: Visit):
+        self.visit = visit
+        self.memory: Memory[Inspection] = Memory(KEPT)
 
     def render(self) -> None:
         """Adds the tab's components and events to the page that is being built."""
+        first = self.visit.serving.first
         self.key = gr.State(None)
-        self.grid = gr.HTML(_EMPTY, js_on_load=PATCH_KEYS, elem_id="grid", render=False)
+        self.grid = gr.HTML(_EMPTY, js_on_load=script("patches"), elem_id="grid", render=False)
         self.error = gr.HTML("", elem_id="error", render=False)
         self.neurons = gr.Radio([], label="Neurons", elem_id="neurons", render=False)
-        self.card = gr.HTML("", elem_id="inspect-card", render=False)
-        everything = [self.key, self.grid, self.error, self.neurons, self.card]
+        self.card = self.visit.card("", "inspect-card", render=False)
+        self.everything = [self.key, self.grid, self.error, self.neurons, self.card]
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=280):
-                self.upload = gr.Image(
-                    type="filepath", sources=["upload", "clipboard"], label="Your picture", height=220, elem_id="upload"
-                )
-                # Handed on unopened: Gradio would fail without a word on what is no picture. A subclass would be the
-                # plainer way, but Gradio writes a stub file beside the source of each.
-                self.upload.preprocess = _path_of
-                samples = gr.HTML(self._sample_buttons(), elem_id="samples", js_on_load=_SAMPLE_CLICK)
+                self.upload = upload_box("Your picture", "upload")
+                self.samples = sample_box(first.pack, "samples", SAMPLES)
             with gr.Column(scale=5, min_width=280):
                 self.grid.render()
                 self.error.render()
@@ -96,70 +53,92 @@ class InspectTab:
                 )
                 self.neurons.render()
         self.card.render()
-        settings = {"api_visibility": "private", "show_progress": "hidden"}
-        self.upload.input(self.inspect, [self.upload], everything, **settings)
-        samples.click(self.sample, None, everything, **settings)
-        self.neurons.input(self.where, [self.key, self.neurons], [self.grid, self.card], queue=False, **settings)
-        self.grid.click(self.at_patch, [self.key, self.hide_dense], [self.grid, self.neurons], queue=False, **settings)
+        visit, seen = self.visit, [self.visit.served, self.key]
+        self.inspected = [
+            self.upload.input(self.inspect, [visit.served, self.upload], [visit.picture, *self.everything], **PRIVATE),
+            self.samples.click(self.sample, [visit.served], [visit.picture, *self.everything], **PRIVATE),
+        ]
+        self.neurons.input(self.where, [*seen, self.neurons], [self.grid, self.card], **LOOKUP)
+        self.grid.click(self.at_patch, [*seen, self.hide_dense], [self.grid, self.neurons], **LOOKUP)
         gr.on(
-            [self.whole.click, self.hide_dense.input], self.overview, [self.key, self.hide_dense],
-            [self.grid, self.neurons, self.card], queue=False, **settings,
+            [self.whole.click, self.hide_dense.input], self.overview, [*seen, self.hide_dense],
+            [self.grid, self.neurons, self.card], **LOOKUP,
         )  # fmt: skip
 
-    def sample(self, event: gr.EventData) -> list[Any]:
+    @kindly
+    def sample(self, event: gr.EventData, served: Any) -> list[Any]:
         """Inspects one of the sample pictures."""
-        place = getattr(event, "sample", None)
-        if not isinstance(place, int) or not 0 <= place < len(self.samples):
-            raise gr.Error("There is no such sample.", print_exception=False)
-        return self._inspected(self.loaded.inspect(self.loaded.pack.image(self.samples[place])))
+        loaded = self.visit.serving.of(served)
+        return self._inspected(loaded, chosen_sample(event, loaded.pack))
 
-    def inspect(self, path: Any) -> list[Any]:
+    @kindly
+    def inspect(self, served: Any, path: Any) -> list[Any]:
         """Inspects an upload; what is no picture gets a sentence, and the page goes on."""
+        loaded = self.visit.serving.of(served)
         if path is None:
-            return [None, _EMPTY, "", gr.Radio([], value=None), ""]
-        try:
-            picture = read_picture(str(path))
-        except ImageRefused as refusal:
-            raise gr.Error(str(refusal), title="Not this one", duration=10, print_exception=False) from refusal
-        return self._inspected(self.loaded.inspect(picture))
+            return [gr.skip(), None, _EMPTY, "", gr.Radio([], value=None), ""]
+        return self._inspected(loaded, self.visit.serving.pictures.keep(read_picture(str(path))))
 
-    def overview(self, key: Any, hide_dense: Any) -> list[Any]:
+    @kindly
+    def overview(self, served: Any, key: Any, hide_dense: Any) -> list[Any]:
         """The strongest neurons of the whole picture, the first of them chosen."""
-        seen = self.memory.get(key)
-        order = self._visible(seen, np.arange(len(seen.active)), bool(hide_dense))
+        loaded, seen = self._recall(served, key)
+        order = _visible(loaded, seen, np.arange(len(seen.active)), bool(hide_dense))
         if not len(order):
-            return [self._draw(seen, None), gr.Radio([], value=None, label="No neuron fires here"), ""]
-        choices = [(self._title(seen, i, seen.latents[:, i].mean(), "mean"), str(seen.active[i])) for i in order]
+            return [_draw(loaded, seen, None), gr.Radio([], value=None, label="No neuron fires here"), ""]
+        choices = [(_title(loaded, seen, i, seen.latents[:, i].mean(), "mean"), str(seen.active[i])) for i in order]
         radio = gr.Radio(choices, value=choices[0][1], label="Strongest neurons of the whole picture")
-        return [self._draw(seen, order[0]), radio, html.neuron_card(self.loaded.pack, self._row(seen, order[0]))]
+        return [_draw(loaded, seen, order[0]), radio, html.neuron_card(loaded.pack, _row(loaded, seen, order[0]))]
 
-    def where(self, key: Any, neuron: Any) -> list[Any]:
+    @kindly
+    def where(self, served: Any, key: Any, neuron: Any) -> list[Any]:
         """Where a neuron fires on the picture, and its card."""
-        seen = self.memory.get(key)
+        loaded, seen = self._recall(served, key)
         place = np.flatnonzero(seen.active == int(neuron)) if str(neuron).isdecimal() else []
         if not len(place):
-            raise gr.Error("This neuron does not fire on the picture.", print_exception=False)
-        return [self._draw(seen, place[0]), html.neuron_card(self.loaded.pack, self._row(seen, place[0]))]
+            raise ImageRefused("This neuron does not fire on the picture.")
+        return [_draw(loaded, seen, place[0]), html.neuron_card(loaded.pack, _row(loaded, seen, place[0]))]
 
-    def at_patch(self, event: gr.EventData, key: Any, hide_dense: Any) -> list[Any]:
+    @kindly
+    def at_patch(self, event: gr.EventData, served: Any, key: Any, hide_dense: Any) -> list[Any]:
         """The neurons that fire at one patch."""
-        seen, patch = self.memory.get(key), getattr(event, "patch", None)
+        loaded, seen = self._recall(served, key)
+        patch = getattr(event, "patch", None)
         if not isinstance(patch, int) or not 0 <= patch < len(seen.latents):
-            raise gr.Error("There is no such patch.", print_exception=False)
+            raise ImageRefused("There is no such patch.")
         strengths = seen.latents[patch]
         order = np.argsort(-strengths, kind="stable")
-        order = self._visible(seen, order[strengths[order] > 0], bool(hide_dense))
-        columns = self._grid_shape(seen)[1]
+        order = _visible(loaded, seen, order[strengths[order] > 0], bool(hide_dense))
+        columns = _grid_shape(loaded, seen)[1]
         label = f"Neurons at patch row {patch // columns + 1}, column {patch % columns + 1}"
-        choices = [(self._title(seen, i, strengths[i], "here"), str(seen.active[i])) for i in order]
-        picture = self._draw(seen, order[0] if len(order) else None, patch)
+        choices = [(_title(loaded, seen, i, strengths[i], "here"), str(seen.active[i])) for i in order]
+        picture = _draw(loaded, seen, order[0] if len(order) else None, patch)
         return [picture, gr.Radio(choices, value=None, label=label if choices else f"{label}: none fires")]
 
-    def _inspected(self, seen: Inspection) -> list[Any]:
+    def restore(self, loaded: Loaded, link: Link) -> list[Any]:
+        """What a link asks for: a picture of the pack, inspected."""
+        samples = sample_strip(loaded.pack, SAMPLES)
+        if link.tab != "inspect" or link.picture is None:
+            return [samples, None, _EMPTY, "", gr.Radio([], value=None, label="Neurons"), ""]
+        return [samples, *self._inspected(loaded, link.picture)[1:]]
+
+    @property
+    def outputs(self) -> list[Any]:
+        """The components that :meth:`restore` sets."""
+        return [self.samples, *self.everything]
+
+    def _recall(self, served: Any, key: Any) -> tuple[Loaded, Inspection]:
+        seen = self.memory.get(key)
+        if seen is None:
+            raise ImageRefused("This picture is no longer in memory. Please load it again.")
+        return self.visit.serving.of(served), seen
+
+    def _inspected(self, loaded: Loaded, picture: str) -> list[Any]:
+        seen = loaded.inspect(self.visit.serving.pictures.get(picture, loaded.pack))
         key = self.memory.put(seen)
-        grid, neurons, card = self.overview(key, True)
+        grid, neurons, card = self.overview(loaded.key, key, True)
         worst = int(seen.token_error.argmax())
-        columns = self._grid_shape(seen)[1]
+        columns = _grid_shape(loaded, seen)[1]
         error = html.facts(
             [
                 ("The SAE keeps", f"{seen.explained:.1%}", "of the activations' squared distance from its centre"),
@@ -172,47 +151,40 @@ class InspectTab:
                 ),
             ]
         )
-        return [key, grid, error, neurons, card]
+        return [picture, key, grid, error, neurons, card]
 
-    def _visible(self, seen: Inspection, order: np.ndarray, hide_dense: bool) -> np.ndarray:
-        kept = [i for i in order if not (hide_dense and seen.active[i] in self._dense)]
-        return np.array(kept[:SHOWN_NEURONS], dtype=int)
 
-    def _row(self, seen: Inspection, place: int) -> Any:
-        return self.loaded.pack.neurons[int(seen.active[place])]
+def _visible(loaded: Loaded, seen: Inspection, order: np.ndarray, hide_dense: bool) -> np.ndarray:
+    """Places in ``order``, without those of dense neurons; concept neurons grade every patch: dense says nothing."""
+    kept = [
+        i for i in order
+        if not hide_dense or (row := _row(loaded, seen, i)).kind == "cb" or row.status != "dense"
+    ]  # fmt: skip
+    return np.array(kept[:SHOWN_NEURONS], dtype=int)
 
-    def _title(self, seen: Inspection, place: int, strength: float, what: str) -> str:
-        row = self._row(seen, place)
-        times = f", peak {seen.latents[:, place].max() / row.p99:.1f} x p99" if row.p99 > 0 else ""
-        return f"{html.neuron_title(row)}: {strength:.2f} {what}{times}"
 
-    def _grid_shape(self, seen: Inspection) -> tuple[int, int]:
-        return self.loaded.pack.grid or (1, len(seen.latents))
+def _row(loaded: Loaded, seen: Inspection, place: int) -> Any:
+    return loaded.pack.neurons[int(seen.active[place])]
 
-    def _draw(self, seen: Inspection, place: int | None, patch: int | None = None) -> str:
-        shape = self._grid_shape(seen)
-        if place is None:
-            return html.patch_grid(seen.shown, np.zeros(shape), "Nothing to show.", patch)
-        strength = seen.latents[:, place]
-        row = self._row(seen, place)
-        caption = f"Where {html.neuron_title(row)} fires: {int((strength > 0).sum())} of {len(strength)} patches."
-        return html.patch_grid(seen.shown, (strength / max(strength.max(), 1e-12)).reshape(shape), caption, patch)
 
-    def _sample_buttons(self) -> str:
-        pack = self.loaded.pack
-        buttons = "".join(
-            f'<button type="button" class="cb-sample" data-sample="{i}">'
-            f'<img src="{html.data_uri(pack.image_bytes(image))}" '
-            f'alt="sample: {escape(str(pack.alt(image)), quote=True)}"></button>'
-            for i, image in enumerate(self.samples)
-        )
-        return f'<h4>Or a sample</h4><div class="cb-strip">{buttons}</div>'
+def _title(loaded: Loaded, seen: Inspection, place: int, strength: float, what: str) -> str:
+    row = _row(loaded, seen, place)
+    times = f", peak {seen.latents[:, place].max() / row.p99:.1f} x p99" if row.p99 > 0 else ""
+    return f"{html.neuron_title(row)}: {strength:.2f} {what}{times}"
+
+
+def _grid_shape(loaded: Loaded, seen: Inspection) -> tuple[int, int]:
+    return loaded.pack.grid or (1, len(seen.latents))
+
+
+def _draw(loaded: Loaded, seen: Inspection, place: int | None, patch: int | None = None) -> str:
+    shape = _grid_shape(loaded, seen)
+    if place is None:
+        return html.patch_grid(seen.shown, np.zeros(shape), "Nothing to show.", patch)
+    strength = seen.latents[:, place]
+    row = _row(loaded, seen, place)
+    caption = f"Where {html.neuron_title(row)} fires: {int((strength > 0).sum())} of {len(strength)} patches."
+    return html.patch_grid(seen.shown, (strength / max(strength.max(), 1e-12)).reshape(shape), caption, patch)
 
 
 _EMPTY = '<p class="cb-empty">Upload a picture, paste one, or take a sample.</p>'
-_SAMPLE_CLICK = """
-element.addEventListener('click', (event) => {
-  const button = event.target.closest('.cb-sample');
-  if (button) trigger('click', { sample: Number(button.dataset.sample) });
-});
-"""

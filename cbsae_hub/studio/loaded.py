@@ -1,32 +1,32 @@
-"""What the page serves from: one model, its pack and its encoder, loaded once and never changed."""
+"""What the page serves from: one model, its pack, its encoder and what is steered, loaded once and never changed."""
 
-import io
+import copy
+import json
 import logging
 import threading
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from cbsae_hub.models import SparseLatents
+from cbsae_hub.models import CBSAE, SparseLatents
 from cbsae_hub.models.auto import load
+from cbsae_hub.models.fetch import download
+from cbsae_hub.models.files import ModelFileError
+from cbsae_hub.models.hub_model import EVALUATION_NAME
 from cbsae_hub.pack import Pack
+from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
+from cbsae_hub.steering.latents import decoder_rows
+from cbsae_hub.studio.generators import Generators
+from cbsae_hub.studio.pictures import SHOWN, as_webp
 from cbsae_hub.vision.clip_like import ClipLike
-from cbsae_hub.vision.encoder import VisionEncoder, to_rgb
+from cbsae_hub.vision.encoder import VisionEncoder
 
 logger = logging.getLogger(__name__)
-
-FORMATS = ("PNG", "JPEG", "WEBP")
-MAX_PIXELS = 25_000_000
-SHOWN = 512  # pixels of the longer side of an uploaded picture as the page shows it
-
-
-class ImageRefused(ValueError):
-    """An upload that is no picture the page can show; the message is for its user."""
 
 
 @dataclass(frozen=True)
@@ -50,31 +50,9 @@ class Inspection:
     token_error: np.ndarray
 
 
-def read_picture(path: str) -> Image.Image:
-    """Opens an upload as an upright RGB picture.
-
-    Raises:
-        ImageRefused: If it is no picture in a known format, broken, or too large.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            with Image.open(path, formats=FORMATS) as picture:
-                if picture.width * picture.height > MAX_PIXELS:
-                    raise ImageRefused(
-                        f"This picture has {picture.width} x {picture.height} pixels. Please take one of at most "
-                        f"{MAX_PIXELS // 1_000_000} million."
-                    )
-                if min(picture.size) < 2:
-                    raise ImageRefused("This picture is only a line of pixels. Please take another one.")
-                picture.draft("RGB", (2 * SHOWN, 2 * SHOWN))  # JPEG only: decodes to about what is needed
-                return to_rgb(ImageOps.exif_transpose(picture))
-        except ImageRefused:
-            raise
-        except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise ImageRefused("This is not a picture in PNG, JPEG or WebP. Please take another file.") from error
-        except (OSError, ValueError, SyntaxError) as error:
-            raise ImageRefused("This picture is damaged and cannot be opened. Please take another one.") from error
+def public_id(model: str | Path) -> str:
+    """What the page calls a model: its Hub id, or its folder's name."""
+    return Path(model).resolve().name if Path(model).is_dir() else str(model)
 
 
 class Loaded:
@@ -82,13 +60,45 @@ class Loaded:
 
     Args:
         model: Folder or Hub id of an SAE with a pack.
+        generators: What steering is shown with.
+
+    Attributes:
+        key: What stands for the model on the page: its Hub id, or its folder's name, as paths are nobody's business.
+        own: How many of the last concepts a visitor has added.
     """
 
-    def __init__(self, model: str | Path):
-        self.model_id = str(model)
+    def __init__(self, model: str | Path, generators: Generators | None = None):
+        self.model_id, self.key = str(model), public_id(model)
         self.pack = Pack.from_pretrained(model)
         self.sae = load(model)
-        self._lock = threading.Lock()
+        self.own = 0
+        self.generators = generators or Generators()
+        self._lock = threading.RLock()
+
+    def extended(self, cb: CBSAE, pack: Pack) -> "Loaded":
+        """The same with concepts that a visitor has added; encoder, judge and generators are shared."""
+        other = copy.copy(self)
+        for name in ("llava", "unclip", "_directions"):
+            other.__dict__.pop(name, None)
+        other.sae, other.pack = cb, pack
+        other.own = self.own + len(cb.concepts) - len(getattr(self.sae, "concepts", []))
+        return other
+
+    @property
+    def label(self) -> str:
+        """The model's name without its owner."""
+        name = Path(public_id(self.model_id)).name
+        return name + (f" + {self.own} of yours" if self.own else "")
+
+    @property
+    def alpha(self) -> float | None:
+        """The strength at which steerability was measured, in units of latents; None where it was not."""
+        return self.pack.info["scores"].get("steerability", {}).get("alpha")
+
+    @cached_property
+    def retained(self) -> frozenset[int]:
+        """Of a CB-SAE, the neurons of its parent that it still has, by their numbers there."""
+        return frozenset(getattr(self.sae, "sae_neuron_ids", ()))
 
     @cached_property
     def encoder(self) -> VisionEncoder:
@@ -107,6 +117,43 @@ class Loaded:
         except (OSError, ValueError) as error:
             logger.warning("no search by meaning: %s", error)
             return None
+
+    @cached_property
+    def llava(self) -> LlavaSteerer:
+        """LLaVA with this SAE.
+
+        Raises:
+            Unavailable: If it cannot be had here.
+        """
+        with self._lock:
+            return self.generators.llava(self.sae, self.pack, self.model_id)
+
+    @cached_property
+    def unclip(self) -> UnclipSteerer:
+        """Stable unCLIP with this SAE.
+
+        Raises:
+            Unavailable: If it cannot be had here.
+        """
+        with self._lock:
+            return self.generators.unclip(self.sae, self.pack, self.model_id)
+
+    @cached_property
+    def evaluation(self) -> dict[str, Any]:
+        """The tables that training/evaluate.py has put beside the model; empty where there are none."""
+        file = Path(self.model_id) / EVALUATION_NAME
+        if not file.is_file():
+            try:
+                file = download(self.model_id, EVALUATION_NAME, None, {})
+            except ModelFileError:
+                return {}
+        return json.loads(file.read_text(encoding="utf-8"))["tables"]
+
+    @cached_property
+    def _directions(self) -> torch.Tensor:
+        """Unit decoder rows of all neurons, ``[neurons, d_in]``."""
+        with torch.no_grad():
+            return torch.nn.functional.normalize(decoder_rows(self.sae, range(self.sae.d_latent)).float(), dim=1).cpu()
 
     def warm_up(self) -> None:
         """Loads encoder and judge before anybody waits for them."""
@@ -136,6 +183,13 @@ class Loaded:
             token_error=(error / size.clamp_min(1e-12)).numpy(),
         )
 
+    def neighbours(self, neuron: int, count: int = 6) -> list[tuple[int, float]]:
+        """Neurons whose decoder rows point most nearly the same way, with the cosines, nearest first."""
+        cosines = self._directions @ self._directions[neuron]
+        cosines[neuron] = -2.0
+        values, ids = cosines.topk(min(count, len(cosines) - 1))
+        return list(zip(ids.tolist(), values.tolist()))
+
     def _as_seen(self, pixels: torch.Tensor) -> bytes:
         """The preprocessed picture, cropped as the encoder sees it, so that patches lie where they are drawn."""
         mean, std = (
@@ -145,6 +199,4 @@ class Loaded:
         picture = Image.fromarray(array)
         scale = max(1, SHOWN // max(picture.size))
         picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
-        buffer = io.BytesIO()
-        picture.save(buffer, "WEBP", quality=90)
-        return buffer.getvalue()
+        return as_webp(picture)

@@ -1,0 +1,221 @@
+"""The tab "Your concepts": which of them the model has, and neurons for those it lacks, trained while one looks."""
+
+import logging
+import re
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from cbsae_hub.models.checks import concept_key
+from cbsae_hub.models.concept_selection import select_concepts
+from cbsae_hub.studio import html
+from cbsae_hub.studio.html import escape
+from cbsae_hub.studio.links import Link
+from cbsae_hub.studio.loaded import Loaded
+from cbsae_hub.studio.pictures import ImageRefused
+from cbsae_hub.studio.visit import KINDLY, LOOKUP, PRIVATE, Visit, kindly
+from cbsae_hub.studio.workshop import Workshop
+
+logger = logging.getLogger(__name__)
+
+MAX_CONCEPTS = 20
+MAX_LETTERS = 40
+LOOK = 0.25  # seconds between two looks at how far the training is
+
+
+class OwnConceptsTab:
+    """Check, train, use, download; nobody else's page changes.
+
+    Args:
+        visit: What the tabs share.
+        workshop: What trains.
+    """
+
+    def __init__(self, visit: Visit, workshop: Workshop):
+        self.visit, self.workshop = visit, workshop
+
+    def render(self) -> None:
+        """Adds the tab's components and events to the page that is being built."""
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=4, min_width=280):
+                self.words = gr.Textbox(
+                    label="Your concepts", lines=6, max_length=MAX_CONCEPTS * (MAX_LETTERS + 2), elem_id="own-words",
+                    placeholder="one a line, or with commas between them:\nspiral\nchess piece",
+                    info=f"at most {MAX_CONCEPTS}, each of at most {MAX_LETTERS} letters",
+                )  # fmt: skip
+                with gr.Row():
+                    self.check = gr.Button("Check", elem_id="own-check", min_width=80)
+                    self.train = gr.Button("Train missing ones", variant="primary", elem_id="own-train", min_width=140)
+                    self.stop = gr.Button("Stop", variant="stop", elem_id="own-stop", min_width=80)
+                self.download = gr.DownloadButton(
+                    "Download your model", visible=False, elem_id="own-download", variant="secondary"
+                )
+            with gr.Column(scale=7, min_width=280):
+                self.progress = gr.HTML("", elem_id="own-progress", min_height=44)
+                self.report = self.visit.card(_EMPTY, "own-report")
+        self.check.click(self.which, [self.visit.served, self.words], self.report, **LOOKUP)
+        self.stop.click(self._stop, None, None, queue=False, **PRIVATE)
+
+    @property
+    def trained(self) -> list[Any]:
+        """What :meth:`add` sets first; the page appends what shows the new model."""
+        return [self.progress, self.report, self.download, self.visit.served]
+
+    @kindly
+    def which(self, served: Any, words: Any) -> str:
+        """Where each concept is."""
+        loaded = self.visit.serving.of(served)
+        return report(loaded, concepts_of(words))
+
+    @kindly
+    def add(self, request: gr.Request, served: Any, words: Any) -> Iterator[list[Any]]:
+        """Trains the missing ones; yields progress, and in the end the new model."""
+        loaded = self.visit.serving.of(served)
+        wanted = concepts_of(words)
+        missing = [name for name, where in located(loaded, wanted) if where is None]
+        if not missing:
+            yield ["", report(loaded, wanted) + _NOTHING, gr.skip(), gr.skip()]
+            return
+        with self.visit.serving.jobs.of(request.session_hash) as stop:
+            work = _Work(self.workshop, loaded, missing, stop)
+            try:
+                while work.running(LOOK):
+                    yield [html.bar(*work.said), gr.skip(), gr.skip(), gr.skip()]
+            except GeneratorExit:  # the visitor has left
+                self.visit.serving.jobs.stop(request.session_hash)
+                raise
+        try:
+            made = work.result()
+        except (*KINDLY, ValueError) as error:
+            yield [f'<p class="cb-note" role="alert">{escape(error)}</p>', gr.skip(), gr.skip(), gr.skip()]
+            return
+        except Exception:
+            logger.exception("concepts could not be added")
+            yield [_FAILED, gr.skip(), gr.skip(), gr.skip()]
+            return
+        stopped = " Stopped early: the neurons are as good as they were by then." if stop() else ""
+        done = f"{len(missing)} concept{'s' if len(missing) > 1 else ''} added in {work.seconds:.0f} s.{stopped}"
+        file = gr.DownloadButton(value=str(archive(made)), visible=True)
+        yield [html.bar(1.0, done), report(made, wanted), file, made.key]
+
+    def restore(self, loaded: Loaded, link: Link) -> list[Any]:
+        """What a link asks for: nothing here, but what belongs to another model goes."""
+        return ["", _EMPTY, gr.DownloadButton(visible=False)]
+
+    @property
+    def outputs(self) -> list[Any]:
+        """The components that :meth:`restore` sets."""
+        return [self.progress, self.report, self.download]
+
+    def _stop(self, request: gr.Request) -> None:
+        self.visit.serving.jobs.stop(request.session_hash)
+
+
+class _Work:
+    """Training in a thread of its own, so that its progress can be shown."""
+
+    def __init__(self, workshop: Workshop, loaded: Loaded, concepts: list[str], stop: Any):
+        self.said = (0.0, "starting")
+        self._made: Loaded | None = None
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, args=(workshop, loaded, concepts, stop), daemon=True)
+        self.seconds = 0.0
+        self._thread.start()
+
+    def running(self, seconds: float) -> bool:
+        """Waits a little; whether it still runs then."""
+        self._thread.join(seconds)
+        return self._thread.is_alive()
+
+    def result(self) -> Loaded:
+        """The extended model, or the error that came instead."""
+        if self._error is not None:
+            raise self._error
+        return self._made
+
+    def _run(self, workshop: Workshop, loaded: Loaded, concepts: list[str], stop: Any) -> None:
+        start = time.perf_counter()
+        try:
+            self._made = workshop.add(loaded, concepts, self._tell, stop)
+        except Exception as error:  # handed on to the thread that waits
+            self._error = error
+        self.seconds = time.perf_counter() - start
+
+    def _tell(self, share: float, text: str) -> None:
+        self.said = (share, text)
+
+
+def concepts_of(words: Any) -> list[str]:
+    """The concepts of a text, each once.
+
+    Raises:
+        ImageRefused: If there are none, too many, or one is too long or no word at all.
+    """
+    parts = [" ".join(part.split()) for part in re.split(r"[,;\n]", str(words or ""))]
+    found = list({concept_key(part): part for part in parts if part}.values())
+    if not found:
+        raise ImageRefused("Type a concept or two, one a line.")
+    if len(found) > MAX_CONCEPTS:
+        raise ImageRefused(f"These are {len(found)} concepts; at most {MAX_CONCEPTS} can be added at once.")
+    for name in found:
+        if len(name) > MAX_LETTERS or not re.search(r"\w", name):
+            raise ImageRefused(f"“{name[:MAX_LETTERS]}” is no concept of at most {MAX_LETTERS} letters.")
+    return found
+
+
+def located(loaded: Loaded, concepts: list[str]) -> list[tuple[str, int | None]]:
+    """For each concept the neuron that stands for it: of the bottleneck, else the best SAE neuron of that name."""
+    bottleneck = {concept_key(name): i for i, name in enumerate(getattr(loaded.sae, "concepts", []))}
+    first = len(loaded.pack.neurons) - len(bottleneck)
+    _, found = select_concepts(concepts, loaded.pack.neurons, range(first))
+    return [
+        (row.concept, first + bottleneck[concept_key(row.concept)] if concept_key(row.concept) in bottleneck
+         else row.neuron if row.where == "sae" else None)
+        for row in found.itertuples()
+    ]  # fmt: skip
+
+
+def report(loaded: Loaded, concepts: list[str]) -> str:
+    """Where each concept is, with buttons."""
+    first = len(loaded.pack.neurons) - len(getattr(loaded.sae, "concepts", []))
+    rows = []
+    for name, neuron in located(loaded, concepts):
+        if neuron is None:
+            rows.append(f"<tr><th>{escape(name)}</th><td>○ missing</td><td></td></tr>")
+            continue
+        where = "◆ concept neuron" if neuron >= first else "● in the SAE"
+        title = escape(html.neuron_title(loaded.pack.neurons[neuron]))
+        buttons = "".join(
+            f'<button type="button" class="cb-do" data-act="{act}" data-neuron="{neuron}">{text}</button>'
+            for act, text in (("open", "Open"), ("add", "Add to basket"))
+        )
+        rows.append(f"<tr><th>{escape(name)}</th><td>{where}</td><td>{title} {buttons}</td></tr>")
+    return (
+        '<div class="cb-scroll"><table class="cb-table" aria-live="polite"><thead><tr><th>concept</th><th>where</th>'
+        f"<th>neuron</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def archive(loaded: Loaded) -> Path:
+    """The model as its folder on the Hub would be, zipped, under a name that nobody guesses."""
+    folder = Path(tempfile.mkdtemp(prefix="cbsae-own-"))
+    loaded.sae.save_pretrained(folder / "model")
+    name = re.sub(r"[^\w-]", "-", Path(loaded.model_id).name)
+    made = Path(shutil.make_archive(str(folder / f"{name}-extended"), "zip", folder / "model"))
+    shutil.rmtree(folder / "model")
+    return made
+
+
+_EMPTY = (
+    "<p class='cb-empty'>Type concepts that matter to you. The page says which neurons stand for them already; for the "
+    "others it trains concept neurons beside the model, on the pictures that its neurons were named with, in about "
+    "half a minute. They are yours alone, work in all tabs at once, and can be downloaded.</p>"
+)
+_FAILED = '<p class="cb-note" role="alert">Something went wrong; the model stays as it was. The log says what.</p>'
+_NOTHING = '<p class="cb-hint">All of them are there: nothing is to be trained.</p>'

@@ -1,0 +1,124 @@
+"""Pictures that visitors bring or choose: the guard of uploads, and what stands for a picture in the page's state."""
+
+import base64
+import binascii
+import io
+import re
+import warnings
+from typing import Any, BinaryIO
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cbsae_hub.pack import Pack
+from cbsae_hub.studio.memory import Memory
+from cbsae_hub.vision.encoder import to_rgb
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+MAX_PIXELS = 25_000_000
+MAX_BYTES = 8_000_000
+SHOWN = 512  # pixels of the longer side of a picture as the page shows it
+KEPT = 256  # uploads of all visitors together, each at most SHOWN pixels wide
+WHITE = "white"
+
+
+class ImageRefused(ValueError):
+    """An upload that is no picture the page can show; the message is for its user."""
+
+
+def read_picture(source: str | BinaryIO) -> Image.Image:
+    """Opens an upload as an upright RGB picture.
+
+    Args:
+        source: Path of a file, or an open one.
+
+    Raises:
+        ImageRefused: If it is no picture in a known format, broken, or too large.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            with Image.open(source, formats=FORMATS) as picture:
+                if picture.width * picture.height > MAX_PIXELS:
+                    raise ImageRefused(
+                        f"This picture has {picture.width} x {picture.height} pixels. Please take one of at most "
+                        f"{MAX_PIXELS // 1_000_000} million."
+                    )
+                if min(picture.size) < 2:
+                    raise ImageRefused("This picture is only a line of pixels. Please take another one.")
+                picture.draft("RGB", (2 * SHOWN, 2 * SHOWN))  # JPEG only: decodes to about what is needed
+                return to_rgb(ImageOps.exif_transpose(picture))
+        except ImageRefused:
+            raise
+        except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise ImageRefused("This is not a picture in PNG, JPEG or WebP. Please take another file.") from error
+        except (OSError, ValueError, SyntaxError) as error:
+            raise ImageRefused("This picture is damaged and cannot be opened. Please take another one.") from error
+
+
+def as_webp(picture: Image.Image, quality: int = 90) -> bytes:
+    """A picture as the page sends it."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=quality)
+    return buffer.getvalue()
+
+
+def data_uri(webp: bytes) -> str:
+    """WebP bytes as an address that needs no request."""
+    return "data:image/webp;base64," + base64.b64encode(webp).decode()
+
+
+class Pictures:
+    """Pictures by short names: "white", "s12" for image 12 of a pack, or the key of an upload, which stays secret."""
+
+    def __init__(self) -> None:
+        self._uploads: Memory[Image.Image] = Memory(KEPT)
+
+    def keep(self, picture: Image.Image) -> str:
+        """Keeps an upload, made smaller, and returns its name."""
+        small = picture.copy()
+        small.thumbnail((2 * SHOWN, 2 * SHOWN))
+        return "u" + self._uploads.put(small)
+
+    def get(self, name: Any, pack: Pack) -> Image.Image:
+        """The picture of a name.
+
+        Raises:
+            ImageRefused: If there is none, or it was forgotten.
+        """
+        name = str(name)
+        if name == WHITE:
+            return Image.new("RGB", (224, 224), "white")
+        if is_sample(name, pack):
+            return pack.image(int(name[1:]))
+        if (upload := self._uploads.get(name[1:])) is not None and name[0] == "u":
+            return upload
+        raise ImageRefused("This picture is no longer in memory. Please choose it again.")
+
+
+def is_sample(name: str, pack: Pack) -> bool:
+    """Whether a name is that of one of the pack's pictures, which a link may hold."""
+    return re.fullmatch(r"s\d{1,9}", name) is not None and pack.has_image(int(name[1:]))
+
+
+def from_text(text: Any, pack: Pack) -> Image.Image:
+    """A picture of a public endpoint: "white", "s12", or base64 of a PNG, JPEG or WebP, with or without "data:".
+
+    Nothing is ever fetched: an address of the web or of a file is refused.
+
+    Raises:
+        ImageRefused: If it is none of those.
+    """
+    if not isinstance(text, str):
+        raise ImageRefused("A picture is given as text: white, s12 for image 12 of the pack, or base64 of a file.")
+    if text == WHITE or is_sample(text, pack):
+        return Pictures().get(text, pack)
+    if len(text) > MAX_BYTES * 4 / 3 + 100:
+        raise ImageRefused(f"This picture is larger than {MAX_BYTES // 1_000_000} MB. Please send a smaller one.")
+    content = re.sub(r"^data:image/[a-z]+;base64,", "", text)
+    try:
+        return read_picture(io.BytesIO(base64.b64decode(content, validate=True)))
+    except binascii.Error as error:
+        raise ImageRefused(
+            "A picture is white, s12 for image 12 of the pack, or base64 of a PNG, JPEG or WebP; addresses are not "
+            "fetched."
+        ) from error

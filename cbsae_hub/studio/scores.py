@@ -1,0 +1,167 @@
+"""The tab "Map and scores": interpretability against steerability, a table of all neurons, and the evaluation."""
+
+import json
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pandas as pd
+
+from cbsae_hub.models.files import write_text
+from cbsae_hub.plotting import quadrants
+from cbsae_hub.studio import html
+from cbsae_hub.studio.html import attribute, escape
+from cbsae_hub.studio.links import MAX_QUERY, Link
+from cbsae_hub.studio.loaded import Loaded
+from cbsae_hub.studio.pictures import ImageRefused
+from cbsae_hub.studio.style import script
+from cbsae_hub.studio.visit import LOOKUP, Visit, kindly
+
+MOST_DOTS = 8000  # of a map; of larger models, every n-th neuron
+ROWS = 100
+SORTS = {
+    "Name's score": "score",
+    "Interpretability": "interpretability",
+    "Steerability": "steerability",
+    "MonoSemanticity": "monosemanticity",
+    "How often it fires": "token_density",
+    "Strength (p99)": "p99",
+}
+
+
+class ScoresTab:
+    """What was measured of all neurons.
+
+    Args:
+        visit: What the tabs share.
+    """
+
+    def __init__(self, visit: Visit):
+        self.visit = visit
+
+    def render(self) -> None:
+        """Adds the tab's components and events to the page that is being built."""
+        first = self.visit.serving.first
+        self.maps = gr.HTML(self._maps(first), elem_id="maps", js_on_load=script("map"))
+        gr.HTML("<h2>All neurons</h2>")
+        with gr.Row():
+            self.words = gr.Textbox(label="Name contains", max_length=MAX_QUERY, elem_id="rows-words", min_width=140)
+            self.sort = gr.Dropdown(list(SORTS), value="Name's score", label="Largest first", elem_id="rows-sort")
+            self.csv = gr.DownloadButton("All of them as CSV", value=csv_of(first), elem_id="csv", min_width=140)
+        self.rows = self.visit.card(rows_of(first, "", "score"), "rows")
+        self.evaluation = gr.HTML(evaluation_of(first), elem_id="evaluation")
+        inputs = [self.visit.served, self.words, self.sort]
+        gr.on([self.words.submit, self.words.blur, self.sort.input], self.filter, inputs, self.rows, **LOOKUP)
+
+    @kindly
+    def filter(self, served: Any, words: Any, sort: Any) -> str:
+        """The neurons whose names contain some words."""
+        if sort not in SORTS:
+            raise ImageRefused("There is no such order.")
+        return rows_of(self.visit.serving.of(served), str(words or "")[:MAX_QUERY], SORTS[sort])
+
+    def restore(self, loaded: Loaded, link: Link) -> list[Any]:
+        """What a link asks for: the model's own map and tables."""
+        file = gr.DownloadButton(value=csv_of(loaded))
+        return [self._maps(loaded), "", "Name's score", rows_of(loaded, "", "score"), file, evaluation_of(loaded)]
+
+    @property
+    def outputs(self) -> list[Any]:
+        """The components that :meth:`restore` sets."""
+        return [self.maps, self.words, self.sort, self.rows, self.csv, self.evaluation]
+
+    def _maps(self, loaded: Loaded) -> str:
+        """The maps of the SAE that a CB-SAE was made of, if the page has it, and of the model."""
+        parent = self.visit.serving.parent_of(loaded)
+        shown = [] if parent is None else [map_of(parent, "The SAE that it was made of")]
+        return f'<div class="cb-maps">{"".join([*shown, map_of(loaded, loaded.label)])}</div>'
+
+
+def map_of(loaded: Loaded, title: str) -> str:
+    """A dot for each neuron; static/map.js draws them."""
+    frame = loaded.pack.neurons.frame
+    if "steerability" not in frame or frame["steerability"].notna().sum() < 2:
+        return f"<section><h2>{escape(title)}</h2><p>Steerability has not been measured.</p></section>"
+    found = quadrants(frame)
+    known = frame[frame["steerability"].notna() & frame["interpretability"].notna()]
+    known = known.iloc[:: math.ceil(len(known) / MOST_DOTS)]
+    points = [
+        [int(row.neuron), round(row.interpretability, 3), round(row.steerability, 3), int(row.kind == "cb"),
+         html.neuron_title(row)]
+        for row in known.itertuples()
+    ]  # fmt: skip
+    counts, shares = found["counts"], found["shares"]
+    rows = [
+        (f"{where[0]} interpretability, {where[1]} steerability", counts[name], f"{shares[name]:.0%}")
+        for name in counts
+        for where in [name.split(" / ")]
+    ]
+    several = any(point[3] for point in points)
+    legend = "○ neurons of the SAE" + ("  ◆ concept neurons" if several else "")
+    return (
+        f'<section class="cb-map" data-points="{attribute(json.dumps(points))}" data-model="{attribute(loaded.key)}" '
+        f'data-lines="{attribute(json.dumps([float(x) for x in found["thresholds"]]))}"><h2>{escape(title)}</h2>'
+        f'<canvas width="10" height="10" role="img" aria-label="{len(points)} neurons by interpretability and '
+        'steerability; the table below lists them"></canvas>'
+        f'<p class="cb-map-said" role="status" aria-live="polite">{legend}. Click a dot.</p>'
+        f"{html.table(('Quadrant', 'neurons', 'share'), rows)}</section>"
+    )
+
+
+def rows_of(loaded: Loaded, words: str, column: str) -> str:
+    """The first rows of the table of all neurons."""
+    frame = loaded.pack.neurons.frame
+    if wanted := words.strip().lower():
+        frame = frame[frame["name"].fillna("").str.lower().str.contains(wanted, regex=False)]
+    if column in frame:
+        frame = frame.sort_values(column, ascending=False)
+    body = "".join(
+        f'<tr><th><button type="button" class="cb-pill" data-act="open" data-neuron="{row.neuron}">'
+        f"{escape(html.neuron_title(row))}</button></th>"
+        + "".join(f"<td>{_number(getattr(row, name, math.nan))}</td>" for name in list(SORTS.values())[1:])
+        + f"<td>{escape(row.status)}</td></tr>"
+        for row in frame.head(ROWS).itertuples()
+    )
+    head = "".join(f"<th>{escape(title)}</th>" for title in ["Neuron", *list(SORTS)[1:], "Status"])
+    said = f"{len(frame):,} neurons" + (f", the first {ROWS} are shown" if len(frame) > ROWS else "")
+    return (
+        f'<p class="cb-hint" role="status">{said}.</p><div class="cb-scroll cb-tall"><table class="cb-table">'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def evaluation_of(loaded: Loaded) -> str:
+    """The tables of training/evaluate.py, as they were measured."""
+    tables = {name: pd.DataFrame(rows) for name, rows in loaded.evaluation.items() if rows}
+    if not tables:
+        return ""
+    parts = [
+        f"<h3>{escape(name[0].upper() + name[1:])}</h3>"
+        + html.table(list(frame.columns), [[_number(cell) for cell in row] for row in frame.itertuples(index=False)])
+        for name, frame in ((name, frame.dropna(axis=1, how="all")) for name, frame in tables.items())
+    ]
+    return (
+        "<h2>SAE against CB-SAE</h2><p class='cb-hint'>Measured by training/evaluate.py; docs/results.md explains the "
+        f"columns.</p>{''.join(parts)}"
+    )
+
+
+def csv_of(loaded: Loaded) -> str:
+    """A file with the whole neuron table."""
+    folder = Path(tempfile.gettempdir()) / "cbsae-tables"
+    folder.mkdir(exist_ok=True)
+    revision = str(loaded.pack.info["files"]["neurons.parquet"])[:16]
+    file = folder / f"{Path(loaded.model_id).name}-{revision}{f'-{loaded.key}' if loaded.own else ''}.csv"
+    if not file.is_file():
+        write_text(file, loaded.pack.neurons.frame.to_csv(index=False))
+    return str(file)
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    return f"{value:,.0f}" if float(value) == int(value) and abs(value) >= 10 else f"{value:.3f}"

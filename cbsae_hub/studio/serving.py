@@ -1,0 +1,95 @@
+"""Which models the page serves, and to whom: those of an allow-list to everybody, an extended one to its maker."""
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cbsae_hub.studio.experiments import Experiments
+from cbsae_hub.studio.generators import Generators
+from cbsae_hub.studio.jobs import Jobs
+from cbsae_hub.studio.loaded import Loaded, public_id
+from cbsae_hub.studio.memory import Memory
+from cbsae_hub.studio.pictures import Pictures
+
+KEPT_OWN = 32  # models that visitors have extended; each is a few MB
+
+
+class Forgotten(Exception):
+    """A model that the page does not serve, or no longer; the message is for the page's user."""
+
+
+class Serving:
+    """The models of the page and what runs them.
+
+    Attributes:
+        models: The allow-list: names that the page uses, and folders or Hub ids.
+
+    Args:
+        models: Folders or Hub ids, each with a pack; the first is shown first.
+        llava: Folder or Hub id of the LLaVA to steer, None for none.
+        unclip: Folder or Hub id of the unCLIP to steer, None for none.
+
+    Raises:
+        OSError: If the first model or its pack is missing or damaged.
+        ValueError: If no model was given, or two of the same name.
+    """
+
+    def __init__(self, models: Sequence[str | Path], llava: str | None = None, unclip: str | None = None):
+        if not models:
+            raise ValueError("give at least one model")
+        self.models = {public_id(model): str(model) for model in models}
+        if len(self.models) < len(models):
+            raise ValueError(f"two of the models have the same name: {', '.join(map(str, models))}")
+        self.generators = Generators(llava, unclip)
+        self.pictures, self.jobs = Pictures(), Jobs()
+        self.experiments = Experiments(self.of)
+        self._loaded: dict[str, Loaded] = {}
+        self._own: Memory[Loaded] = Memory(KEPT_OWN)
+        self._lock = threading.Lock()
+        self.first = self.of(next(iter(self.models)))
+
+    def of(self, key: Any) -> Loaded:
+        """The model of a key: a name of the allow-list, or what :meth:`keep_own` gave.
+
+        Raises:
+            Forgotten: If there is none.
+            OSError: If it, or its pack, is missing or damaged.
+        """
+        if (own := self._own.get(key)) is not None:
+            return own
+        if not isinstance(key, str) or key not in self.models:
+            raise Forgotten("This page does not have that model, or no longer. Please choose one at the top.")
+        with self._lock:
+            if key not in self._loaded:
+                self._loaded[key] = Loaded(self.models[key], self.generators)
+            return self._loaded[key]
+
+    def parent_of(self, loaded: Loaded) -> Loaded | None:
+        """The SAE that a CB-SAE was made of, if the page has it."""
+        parent = getattr(loaded.sae, "parent", None)
+        if not isinstance(parent, dict):
+            return None
+        for key in self.models:
+            if Path(key).name == Path(str(parent.get("id"))).name and self.of(key).sae.revision == parent["revision"]:
+                return self.of(key)
+        return None
+
+    def pruned_from(self, loaded: Loaded, neuron: int) -> list[str]:
+        """Names of the page's CB-SAEs that were made of this SAE, but without this neuron."""
+        others = [self.of(key) for key in self.models if key != loaded.key]
+        return [
+            other.label for other in others
+            if self.parent_of(other) is loaded and neuron not in other.retained
+        ]  # fmt: skip
+
+    def keep_own(self, loaded: Loaded) -> Loaded:
+        """Keeps a model that a visitor has extended under a key that only they get."""
+        loaded.key = self._own.put(loaded)
+        return loaded
+
+    def warm_up(self) -> None:
+        """Loads what the first model needs before anybody waits for it."""
+        self.first.warm_up()
+        best = int(self.first.pack.neurons.frame["score"].idxmax())
+        self.experiments.neuron_alone(self.first, best)

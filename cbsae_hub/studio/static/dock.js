@@ -1,0 +1,33 @@
+// The steering basket: slider and number move together, and the server hears of a strength once it is chosen.
+const said = (text) => { const line = element.querySelector('.cb-dock-said'); if (line) line.textContent = text; };
+const setOpen = (open) => {
+  element.classList.toggle('cb-open', open);
+  element.querySelector('[data-toggle]')?.setAttribute('aria-expanded', String(open));
+};
+element.addEventListener('input', (event) => {
+  const row = event.target.closest('.cb-row');
+  if (!row) return;
+  const other = row.querySelector(event.target.type === 'range' ? '[type=number]' : '[type=range]');
+  other.value = event.target.type === 'range' ? Number(event.target.value).toFixed(2) : event.target.value;
+});
+element.addEventListener('change', (event) => {
+  const row = event.target.closest('.cb-row');
+  if (row) trigger('input', { act: 'value', neuron: row.dataset.neuron, value: event.target.value });
+});
+element.addEventListener('click', (event) => {
+  if (event.target.closest('[data-toggle]')) return setOpen(!element.classList.contains('cb-open'));
+  if (event.target.closest('[data-link]')) { said(''); return trigger('link', {}); }
+  const button = event.target.closest('[data-act]');
+  if (!button || button.disabled) return;
+  trigger('input', { ...button.dataset });
+  if (button.dataset.act === 'open') window.scrollTo({ top: 0 });
+});
+// What the visitor typed stays in an input whatever its attribute says: new values are put in by hand.
+let count = Number(element.querySelector('[data-count]')?.dataset.count || 0);
+watch('value', () => {
+  for (const input of element.querySelectorAll('.cb-row input')) input.value = input.getAttribute('value');
+  const now = Number(element.querySelector('[data-count]').dataset.count);
+  const wide = window.matchMedia('(min-width: 721px)').matches; // on a narrow screen it would hide what is steered
+  if (now > count && wide) setOpen(true); else setOpen(element.classList.contains('cb-open') && now > 0);
+  count = now;
+});

@@ -1,0 +1,272 @@
+"""The tab "Steer LLaVA": what it says of a picture before and after neurons are set, and all there is to compare."""
+
+import difflib
+from typing import Any
+
+import gradio as gr
+
+from cbsae_hub.steering.first_words import ONE_WORD
+from cbsae_hub.studio import html
+from cbsae_hub.studio.basket import Basket, watched_word
+from cbsae_hub.studio.experiments import Asked, Intervention, Said
+from cbsae_hub.studio.html import attribute, escape
+from cbsae_hub.studio.links import MAX_QUESTION, OPS, Link
+from cbsae_hub.studio.loaded import Loaded
+from cbsae_hub.studio.picture_box import PictureBox
+from cbsae_hub.studio.pictures import ImageRefused
+from cbsae_hub.studio.unavailable import instead_of
+from cbsae_hub.studio.visit import PRIVATE, WORK, Visit, kindly
+
+QUESTIONS = (ONE_WORD, "Describe the image.", "Write a headline about this image.")
+WHERE = {"In the picture": False, "Alone, nothing else active": True}
+HOW = {"set the neuron": "set", "add to it": "add"}
+
+
+class SteerSettings:
+    """How neurons are edited, the same for both steering tabs.
+
+    Args:
+        prefix: Of element ids.
+    """
+
+    def __init__(self, prefix: str):
+        self.prefix = prefix
+
+    def render(self) -> None:
+        """Adds the components to the page that is being built."""
+        self.where = gr.Radio(list(WHERE), value=next(iter(WHERE)), label="Where", elem_id=f"{self.prefix}-where")
+        with gr.Accordion("More settings", open=False):
+            self.how = gr.Radio(list(HOW), value=next(iter(HOW)), label="How", elem_id=f"{self.prefix}-how")
+            self.word = gr.Textbox(
+                label="Word to watch", placeholder="the strongest neuron's name", max_length=40,
+                elem_id=f"{self.prefix}-word",
+            )  # fmt: skip
+            self.keep = gr.Checkbox(
+                False, label="Put back what the SAE loses of the picture", elem_id=f"{self.prefix}-keep"
+            )
+
+    @property
+    def inputs(self) -> list[Any]:
+        """What handlers read; :func:`intervention` checks it."""
+        return [self.where, self.how, self.keep, self.word]
+
+    @staticmethod
+    def restore(link: Link) -> list[Any]:
+        """What a link asks for, for :attr:`inputs`."""
+        where = next(name for name, alone in WHERE.items() if alone == bool(link.alone))
+        how = next(name for name, op in HOW.items() if op == (link.op or OPS[0]))
+        return [where, how, bool(link.keep), link.word]
+
+
+def intervention(basket: Basket, where: Any, how: Any, keep: Any) -> Intervention:
+    """What the basket does to a picture.
+
+    Raises:
+        ImageRefused: If a setting is none of the page's.
+    """
+    if where not in WHERE or how not in HOW:
+        raise ImageRefused("There is no such setting.")
+    return Intervention(basket.edits, WHERE[where], HOW[how], bool(keep))
+
+
+class SteerLlavaTab:
+    """One button, four answers; and a sweep over strengths.
+
+    Args:
+        visit: What the tabs share.
+    """
+
+    def __init__(self, visit: Visit):
+        self.visit = visit
+        self.picture = PictureBox(visit, "llava")
+        self.settings = SteerSettings("llava")
+
+    def render(self) -> None:
+        """Adds the tab's components and events to the page that is being built."""
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=4, min_width=280):
+                self.picture.render()
+                self.question = gr.Textbox(
+                    ONE_WORD, label="Question", max_length=MAX_QUESTION, lines=2, elem_id="question"
+                )
+                self.presets = gr.Dropdown(list(QUESTIONS), value=None, label="Or one of these", elem_id="presets")
+                self.settings.render()
+            with gr.Column(scale=8, min_width=280):
+                with gr.Row():
+                    self.ask_button = gr.Button("Ask LLaVA", variant="primary", elem_id="ask", min_width=120)
+                    self.sweep_button = gr.Button("Sweep strengths", elem_id="sweep", min_width=120)
+                    self.stop = gr.Button("Stop", variant="stop", elem_id="llava-stop", min_width=80)
+                self.live = gr.Checkbox(
+                    True, label="Ask again when the basket or the picture changes", elem_id="llava-live"
+                )
+                self.answers = gr.HTML(_EMPTY, elem_id="answers", min_height=180)
+                self.swept = gr.HTML("", elem_id="swept")
+        self.presets.input(lambda text: text, self.presets, self.question, queue=False, **PRIVATE)
+        self.inputs = [
+            self.visit.served, self.visit.basket, self.visit.picture, self.question, *self.settings.inputs
+        ]  # fmt: skip
+        # A look first, a model later: something moves at once.
+        asked = gr.on([self.ask_button.click, self.question.submit], _busy, None, self.answers, queue=False, **PRIVATE)
+        run = asked.then(self.ask, self.inputs, self.answers, **WORK)
+        swept = self.sweep_button.click(_busy, None, self.swept, queue=False, **PRIVATE)
+        sweep = swept.then(self.sweep, self.inputs, self.swept, **WORK)
+        self.stop.click(self._stop, None, [self.answers, self.swept], cancels=[run, sweep], queue=False, **PRIVATE)
+
+    @kindly
+    def ask(
+        self, request: gr.Request, served: Any, basket: Any, picture: Any, question: Any, where: Any, how: Any,
+        keep: Any, word: Any,
+    ) -> str:  # fmt: skip
+        """Four answers side by side."""
+        loaded, arguments = self._arguments(served, basket, picture, question, where, how, keep, word)
+        if problem := unavailable(loaded):
+            return problem
+        with self.visit.serving.jobs.of(request.session_hash) as stop:
+            asked = self.visit.serving.experiments.ask(loaded, *arguments, stop=stop)
+        return _answers(asked, arguments[-1])
+
+    @kindly
+    def ask_again(self, request: gr.Request, live: Any, *arguments: Any) -> Any:
+        """The same after a change, if the visitor wants that and there is something to steer."""
+        basket = arguments[1]
+        if not live or not isinstance(basket, Basket) or not basket.edits:
+            return gr.skip()
+        return self.ask(request, *arguments)
+
+    @kindly
+    def sweep(
+        self, request: gr.Request, served: Any, basket: Any, picture: Any, question: Any, where: Any, how: Any,
+        keep: Any, word: Any,
+    ) -> str:  # fmt: skip
+        """Answers at several multiples of all strengths."""
+        loaded, arguments = self._arguments(served, basket, picture, question, where, how, keep, word)
+        if problem := unavailable(loaded):
+            return problem
+        with self.visit.serving.jobs.of(request.session_hash) as stop:
+            rows = self.visit.serving.experiments.sweep(loaded, *arguments, stop=stop)
+        return _sweep(rows, arguments[-1])
+
+    def restore(self, loaded: Loaded, link: Link) -> list[Any]:
+        """What a link asks for."""
+        return [
+            *self.picture.restore(loaded, link), link.question or ONE_WORD, *self.settings.restore(link), _EMPTY, ""
+        ]  # fmt: skip
+
+    @property
+    def outputs(self) -> list[Any]:
+        """The components that :meth:`restore` sets."""
+        return [*self.picture.outputs, self.question, *self.settings.inputs, self.answers, self.swept]
+
+    def _stop(self, request: gr.Request) -> list[str]:
+        self.visit.serving.jobs.stop(request.session_hash)
+        return [_STOPPED, ""]
+
+    def _arguments(
+        self, served: Any, basket: Any, picture: Any, question: Any, where: Any, how: Any, keep: Any, word: Any
+    ) -> tuple[Loaded, tuple[Any, ...]]:
+        """The model, and what an experiment is made of, checked."""
+        loaded = self.visit.serving.of(served)
+        text = " ".join(str(question or "").split())[:MAX_QUESTION] or ONE_WORD
+        if "<image>" in text:
+            raise ImageRefused("The question must not contain <image>: the picture's place in it is fixed.")
+        shown = self.visit.serving.pictures.get(picture, loaded.pack)
+        return loaded, (shown, text, intervention(basket, where, how, keep), watched_word(loaded, basket, word))
+
+
+def unavailable(loaded: Loaded) -> str:
+    """What is shown where LLaVA cannot be run; "" where it can."""
+    return instead_of(loaded, "llava")
+
+
+COLUMNS = {
+    "original": ("Original", "LLaVA as it is"),
+    "sae": ("SAE at strength 0", "the picture through the SAE, nothing edited: what the SAE alone changes"),
+    "steered": ("Steered", "with the neurons of the basket"),
+    "random": ("Random control", "pushed exactly as far, in a random direction"),
+}
+
+
+def _busy() -> str:
+    return _columns(dict.fromkeys(COLUMNS, '<p class="cb-line cb-pending"></p>')) + '<p class="cb-hint">...</p>'
+
+
+def _answers(asked: Asked, word: str) -> str:
+    said = {name: getattr(asked, name) for name in COLUMNS}
+    cells = {
+        name: f"<p>{_difference(asked.original.answer, one.answer)}</p>{_probability(one, word)}"
+        for name, one in said.items()
+    }
+    note = (
+        f"One word asked for, how probable is “{escape(word)}”? The bars say so. "
+        if word
+        else "The basket is empty: add neurons, and compare. "
+    )
+    return (
+        f'{_columns(cells)}<p class="cb-hint">{note}'
+        f"<ins>Words</ins> that the original does not have are underlined. {asked.seconds:.2f} s.</p>"
+    )
+
+
+def _columns(cells: dict[str, str]) -> str:
+    parts = "".join(
+        f'<section class="cb-answer{" cb-main" if name == "steered" else ""}"><h4 title="{attribute(why)}">{title}'
+        f"</h4>{cells[name]}</section>"
+        for name, (title, why) in COLUMNS.items()
+    )
+    return f'<div class="cb-answers" role="status" aria-live="polite">{parts}</div>'
+
+
+def _difference(before: str, after: str) -> str:
+    """The answer, with what is new marked."""
+    old, new = before.split(), after.split()
+    parts = []
+    for kind, _, _, start, stop in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        text = escape(" ".join(new[start:stop]))
+        if text:
+            parts.append(text if kind == "equal" else f"<ins>{text}</ins>")
+    return " ".join(parts) or "<em>(nothing)</em>"
+
+
+def _probability(said: Said, word: str) -> str:
+    if said.probability is None:
+        return ""
+    return (
+        f'<div class="cb-probability"><meter min="0" max="1" value="{said.probability:.4f}" '
+        f'aria-label="probability of {attribute(word)}"></meter>'
+        f"<span>{escape(word)}: {said.probability:.1%}</span></div>"
+    )
+
+
+def _sweep(rows: list[tuple[float, Said, Said]], word: str) -> str:
+    def spelled(said: Said) -> list[str]:
+        return [f"“{said.answer}”", "" if said.probability is None else f"{said.probability:.1%}"]
+
+    probability = f"P({word})" if word else ""
+    columns = ["Strength", "Steered", probability, "Random control", probability]
+    cells = [[f"{factor:.0%} of the basket", *spelled(said), *spelled(control)] for factor, said, control in rows]
+    return f"<h4>Strengths</h4>{_curve(rows, word) if word else ''}{html.table(columns, cells)}"
+
+
+def _curve(rows: list[tuple[float, Said, Said]], word: str) -> str:
+    """Probability over strength, steered and control."""
+    last = rows[-1][0]
+    lines = []
+    for place, kind in ((1, "cb-steered"), (2, "cb-control")):
+        points = [(100 * row[0] / last, 38 - 36 * (row[place].probability or 0)) for row in rows]
+        dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="0.9" class="{kind}"/>' for x, y in points)
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        lines.append(f'<polyline class="{kind}" points="{path}"/>{dots}')
+    label = f"probability of {word} over the strength; the numbers are in the table below"
+    return (
+        f'<figure class="cb-curve"><svg viewBox="-2 0 104 40" role="img" aria-label="{attribute(label)}">'
+        f'<line x1="0" x2="100" y1="38" y2="38"/>{"".join(lines)}</svg><figcaption>Probability of “{escape(word)}” '
+        f"from 0 to 100 %, over strengths from 0 to {last:.0%} of the basket: solid steered, dashed random control."
+        "</figcaption></figure>"
+    )
+
+
+_EMPTY = (
+    '<p class="cb-empty">Put a neuron into the basket (Find concept, Neuron, or Start has some), choose a picture, and '
+    "ask. You will see four answers: LLaVA as it is, the picture through the SAE, steered, and a random control.</p>"
+)
+_STOPPED = '<p class="cb-empty" role="status">Stopped.</p>'

@@ -1,0 +1,140 @@
+"""The tab "Use it": the same in Python, by HTTP and as a tool of an assistant, and the recipe of what is on screen."""
+
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from cbsae_hub.models.files import write_text
+from cbsae_hub.studio.basket import Basket, concept_of
+from cbsae_hub.studio.loaded import Loaded, public_id
+from cbsae_hub.studio.visit import Visit, kindly
+from cbsae_hub.version import __version__
+
+CITATION = f"""The method: CB-SAE, arXiv:2512.10805 (2025).
+The software:
+@software{{cbsae_hub, title = {{cbsae_hub: concept bottleneck sparse autoencoders for vision encoders}},
+  version = {{{__version__}}}, year = {{2026}}}}"""
+LANGUAGES = {
+    "python": "Python", "client": "Python, from anywhere", "curl": "curl", "mcp": "Assistants (MCP)"
+}  # fmt: skip
+
+
+class UseItTab:
+    """Code that does what the page does, with the model and the basket that are on screen.
+
+    Args:
+        visit: What the tabs share.
+    """
+
+    def __init__(self, visit: Visit):
+        self.visit = visit
+
+    def render(self) -> None:
+        """Adds the tab's components and events to the page that is being built."""
+        first = self.visit.serving.first
+        snippets = self._snippets(first, Basket(), "http://127.0.0.1:7860")
+        gr.Markdown("Everything on this page without the page. The code follows the model and the basket.")
+        self.codes = []
+        for name, title in LANGUAGES.items():
+            kind = {"client": "python", "curl": "shell", "mcp": "json"}.get(name, "python")
+            self.codes.append(gr.Code(snippets[name], language=kind, label=title, elem_id=f"use-{name}"))
+        with gr.Row():
+            self.recipe = gr.DownloadButton(
+                "The current recipe as JSON", value=recipe_file(first, Basket()), elem_id="use-recipe"
+            )
+        gr.Code(CITATION, language=None, label="Citation", elem_id="use-citation")
+
+    @kindly
+    def show(self, request: gr.Request, served: Any, basket: Any) -> list[Any]:
+        """Code for a model and a basket."""
+        loaded = self.visit.serving.of(served)
+        snippets = self._snippets(loaded, basket, str(request.headers.get("origin") or "http://127.0.0.1:7860"))
+        return [*(snippets[name] for name in LANGUAGES), gr.DownloadButton(value=recipe_file(loaded, basket))]
+
+    @property
+    def outputs(self) -> list[Any]:
+        """The components that :meth:`show` sets."""
+        return [*self.codes, self.recipe]
+
+    def _snippets(self, loaded: Loaded, basket: Basket, address: str) -> dict[str, str]:
+        model = as_typed(loaded.model_id)
+        llava, unclip = (as_typed(given or f"your-{which}") for which, given in loaded.generators.ids.items())
+        edits = list(basket.edits) or [_example(loaded)]
+        written = ", ".join(f"Edit({neuron}, {value:.2f})" for neuron, value in edits)
+        pairs = [{"neuron": neuron, "value": round(value, 2)} for neuron, value in edits]
+        names = ", ".join(str(concept_of(loaded, neuron)) for neuron, _ in edits)
+        question = "What is shown in this image? Use exactly one word!"
+        data = {"data": ["white", question, pairs]}
+        return {
+            "python": f'''from PIL import Image
+from cbsae_hub import Edit, Pack, Steering
+from cbsae_hub.models.auto import load
+from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
+
+sae, pack = load("{model}"), Pack.from_pretrained("{model}")
+steering = Steering([{written}])  # {names}
+
+picture = Image.new("RGB", (224, 224), "white")
+llava = LlavaSteerer.from_pretrained("{llava}", sae, pack)
+print(llava.generate([picture], "{question}", steering))
+
+unclip = UnclipSteerer.from_pretrained("{unclip}", sae, pack)
+unclip.generate([picture], steering, seeds=[0, 1])[0].save("drawn.png")
+''',
+            "client": f'''from gradio_client import Client
+
+client = Client("{address}")
+print(client.predict("pizza", 5, api_name="/find_neurons"))
+print(client.predict("white", "{question}", {json.dumps(pairs)}, api_name="/steer_caption"))
+# A picture of yours: base64.b64encode(open("my.png", "rb").read()).decode() instead of "white".
+''',
+            "curl": f"""id=$(curl -s {address}/gradio_api/call/steer_caption -H 'Content-Type: application/json' \\
+  -d '{json.dumps(data)}' | sed 's/.*"event_id": *"\\([^"]*\\)".*/\\1/')
+curl -s {address}/gradio_api/call/steer_caption/$id
+""",
+            "mcp": json.dumps({"mcpServers": {"cbsae_hub": {"url": f"{address}/gradio_api/mcp/"}}}, indent=2),
+        }
+
+
+def as_typed(model: str) -> str:
+    """A model as one would type it: a Hub id, or a folder seen from where the page was started."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return model
+    here = Path.cwd()
+    return str(folder.resolve().relative_to(here)) if folder.resolve().is_relative_to(here) else public_id(model)
+
+
+def recipe_of(loaded: Loaded, basket: Basket) -> dict[str, Any]:
+    """What is on screen, such that somebody else can do it again."""
+    return {
+        "package": f"cbsae_hub {__version__}",
+        "model": public_id(loaded.model_id),
+        "revision": loaded.sae.revision,
+        "encoder": loaded.pack.info["encoder"],
+        "generators": {name: given and public_id(given) for name, given in loaded.generators.ids.items()},
+        "added_concepts": list(loaded.sae.concepts)[-loaded.own :] if loaded.own else [],
+        "edits": [
+            {"neuron": item.neuron, "name": concept_of(loaded, item.neuron), "value": item.value, "muted": item.muted}
+            for item in basket.items
+        ],
+        "unit": "latents",
+    }
+
+
+def recipe_file(loaded: Loaded, basket: Basket) -> str:
+    """The recipe in a file; the same recipe, the same file."""
+    text = json.dumps(recipe_of(loaded, basket), indent=1) + "\n"
+    folder = Path(tempfile.gettempdir()) / "cbsae-recipes" / hashlib.sha256(text.encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "recipe.json", text)
+    return str(folder / "recipe.json")
+
+
+def _example(loaded: Loaded) -> tuple[int, float]:
+    frame = loaded.pack.neurons.frame
+    return int(frame.loc[frame["score"].idxmax(), "neuron"]), loaded.alpha or 10.0

@@ -1,0 +1,102 @@
+"""What all tabs of the page share: the models, a visitor's state, and how handlers are bound and fail."""
+
+import inspect
+import secrets
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import gradio as gr
+
+from cbsae_hub.studio.basket import BadBasket, Basket, dock
+from cbsae_hub.studio.generators import Unavailable
+from cbsae_hub.studio.loaded import Loaded
+from cbsae_hub.studio.pictures import WHITE, ImageRefused
+from cbsae_hub.studio.serving import Forgotten, Serving
+from cbsae_hub.studio.style import script
+from cbsae_hub.vision.site import EditError
+
+# Hidden from the API, which does not close them: every handler checks what it gets.
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+LOOKUP: dict[str, Any] = {**PRIVATE, "queue": False}  # answers come from the pack: nobody waits for a model
+# Models run one at a time: on few cores, or one GPU, two at once are both slower.
+WORK: dict[str, Any] = {**PRIVATE, "concurrency_id": "models", "concurrency_limit": 1}
+RUNNING = ("neuron", "llava", "draw")  # tabs that run models when something changes
+KINDLY = (Forgotten, ImageRefused, BadBasket, Unavailable, EditError)
+
+
+def refusal(message: str) -> gr.Error:
+    """A message for the page's user, without a line in the log."""
+    return gr.Error(message, title="That did not work", duration=10, print_exception=False)
+
+
+def kindly(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """A handler whose own errors reach the visitor as sentences."""
+    if inspect.isgeneratorfunction(handler):
+
+        @wraps(handler)
+        def generate(*arguments: Any, **named: Any) -> Any:
+            try:
+                yield from handler(*arguments, **named)
+            except KINDLY as error:
+                raise refusal(str(error)) from error
+
+        return generate
+
+    @wraps(handler)
+    def handle(*arguments: Any, **named: Any) -> Any:
+        try:
+            return handler(*arguments, **named)
+        except KINDLY as error:
+            raise refusal(str(error)) from error
+
+    return handle
+
+
+class Visit:
+    """A visitor's state, as components of the page that is being built; arrays and models stay on the server.
+
+    Attributes:
+        served: Key of the model that is looked at.
+        basket: The steering basket.
+        picture: Name of the picture that is steered.
+        tab: Id of the tab that is open.
+        pulse: Set to something new by whatever changes what the open tab shows of a model: see :func:`beat`.
+        dock: The basket as it is shown.
+        cards: Pieces of HTML with buttons that act on the whole page: "add" and "open".
+    """
+
+    def __init__(self, serving: Serving):
+        self.serving = serving
+        self.served = gr.State(serving.first.key)
+        self.basket = gr.State(Basket())
+        self.picture = gr.State(WHITE)
+        self.tab = gr.State("start")
+        self.pulse = gr.Textbox(visible="hidden", elem_id="pulse")
+        self.dock = gr.HTML(
+            dock(serving.first, Basket()), js_on_load=script("dock"), elem_id="dock", render=False, padding=False
+        )
+        self.cards: list[gr.HTML] = []
+
+    def card(self, value: str, elem_id: str, **options: Any) -> gr.HTML:
+        """A piece of HTML whose buttons act on the whole page."""
+        card = gr.HTML(value, elem_id=elem_id, js_on_load=script("acts"), **options)
+        self.cards.append(card)
+        return card
+
+
+def beat(tab: Any) -> Any:
+    """A new value for ``visit.pulse``, if the open tab is one that runs models; a state's own changes go unheard."""
+    return secrets.token_hex(4) if tab in RUNNING else gr.skip()
+
+
+def row_of(loaded: Loaded, neuron: Any) -> Any:
+    """A neuron's row in the table.
+
+    Raises:
+        BadBasket: If there is no such neuron.
+    """
+    number = int(neuron) if str(neuron).isdecimal() else -1
+    if not 0 <= number < len(loaded.pack.neurons):
+        raise BadBasket(f"There is no neuron {str(neuron)[:20]}: this model has {len(loaded.pack.neurons)}.")
+    return loaded.pack.neurons[number]
