@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from cbsae_hub.models import resolve_id
 from cbsae_hub.pack import Pack
@@ -100,7 +100,7 @@ def weight_bytes(source: str) -> int:
         return sum(file.stat().st_size for file in Path(source).rglob("*.safetensors"))
     try:
         files = HfApi().model_info(source, files_metadata=True).siblings or []
-    except (HfHubHTTPError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
         logger.warning("the Hub does not say how large %s is: %s", source, error)
         return 0
     return sum(file.size or 0 for file in files if file.rfilename.endswith(".safetensors"))

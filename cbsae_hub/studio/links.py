@@ -16,7 +16,7 @@ MAX_QUERY = 100
 MAX_QUESTION = 200
 MAX_SEED = 2**31 - 1
 MAX_SEEDS, MAX_STEPS, MIN_STEPS = 4, 30, 5
-_EDIT = re.compile(r"(\d{1,7}):(-?\d{1,6}(?:\.\d{1,3})?)(!?)")
+_EDIT = re.compile(r"(\d{1,7}):(-?\d{1,6}(?:\.\d{1,3})?)(!?)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -134,5 +134,5 @@ def _within(value: float, neuron: int, loaded: Loaded) -> float:
 
 
 def _whole(text: str, low: int, high: int) -> int | None:
-    number = int(text) if re.fullmatch(r"\d{1,10}", text) else -1
+    number = int(text) if re.fullmatch(r"\d{1,10}", text, re.ASCII) else -1
     return number if low <= number <= high else None

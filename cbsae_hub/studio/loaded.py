@@ -77,6 +77,7 @@ class Loaded:
 
     def extended(self, cb: CBSAE, pack: Pack) -> "Loaded":
         """The same with concepts that a visitor has added; encoder, judge and generators are shared."""
+        _ = self.encoder, self.judge  # once for both
         other = copy.copy(self)
         for name in ("llava", "unclip", "_directions"):
             other.__dict__.pop(name, None)

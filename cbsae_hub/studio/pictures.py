@@ -97,7 +97,7 @@ class Pictures:
 
 def is_sample(name: str, pack: Pack) -> bool:
     """Whether a name is that of one of the pack's pictures, which a link may hold."""
-    return re.fullmatch(r"s\d{1,9}", name) is not None and pack.has_image(int(name[1:]))
+    return re.fullmatch(r"s\d{1,9}", name, re.ASCII) is not None and pack.has_image(int(name[1:]))
 
 
 def from_text(text: Any, pack: Pack) -> Image.Image:

@@ -24,18 +24,21 @@ EVIL = "<img src=x onerror=alert(1)>\"'&"
 
 
 def test_names_from_models_are_text():
-    row = namedtuple("Row", "name score neuron")(EVIL, 1.0, 3)
+    row = namedtuple("Row", "name score neuron kind designated")(EVIL, 1.0, 3, "cb", EVIL * 2)
     safe = html.facts([(EVIL, html.neuron_title(row), EVIL)]) + html.verdict("weak", EVIL)
     safe += html.link(EVIL, {"q": EVIL}) + html.patch_grid(b"", np.zeros((1, 1)), EVIL)
+    safe += html.table([EVIL, EVIL], [[EVIL, EVIL]]) + html.bar(0.5, EVIL)
     tags = Tags(safe).tags
     assert "img" not in [tag for tag, _ in tags]
     assert not any("onerror" in attributes for _, attributes in tags)
 
 
 def test_titles_are_never_bare_numbers():
-    row = namedtuple("Row", "name score neuron")
-    assert html.neuron_title(row("pizza", 3.414, 12)) == "pizza (3.41) - #12"
-    assert html.neuron_title(row(None, 0.0, 5)) == "no name - #5"
+    row = namedtuple("Row", "name score neuron kind designated")
+    assert html.neuron_title(row("pizza", 3.414, 12, "sae", None)) == "pizza (3.41) - #12"
+    assert html.neuron_title(row(None, 0.0, 5, "sae", None)) == "no name - #5"
+    assert html.neuron_title(row("pizza", 3.414, 12, "cb", "pizza")) == "pizza (3.41, concept neuron) - #12"
+    assert html.neuron_title(row("disc", 3.414, 12, "cb", "pizza")) == "pizza (found to be disc, 3.41) - #12"
 
 
 def test_grid_has_one_labelled_button_a_patch_and_one_way_in():

@@ -1,8 +1,6 @@
-"""The guard of uploads, and what an inspection says."""
+"""What an inspection says, and who is near a neuron."""
 
 import io
-import struct
-import zlib
 
 import numpy as np
 import pytest
@@ -12,55 +10,7 @@ from small_hub import CONCEPTS, Pictures, make_hub
 
 from cbsae_hub.pack_builder import build_pack
 from cbsae_hub.scoring import NeuronScorer, Truth
-from cbsae_hub.studio.loaded import ImageRefused, Loaded, read_picture
-
-
-def bomb(side: int) -> bytes:
-    """A PNG header that promises side x side pixels, over a few bytes."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 999)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
-
-
-def png(size=(20, 30)) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", size, "red").save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (bomb(6000), "36|million"),
-        (bomb(60000), "not a picture|million"),
-        (b"", "not a picture"),
-        (b"GIF89a" + b"\0" * 50, "not a picture"),
-        (b"<svg onload=alert(1)>", "not a picture"),
-        (b"%PDF-1.4", "not a picture"),
-        (png()[:-30], "damaged"),
-        (png((1, 500)), "line of pixels"),
-    ],
-)
-def test_bad_uploads_get_a_sentence(tmp_path, content, message):
-    path = tmp_path / "upload.png"
-    path.write_bytes(content)
-    with pytest.raises(ImageRefused, match=message):
-        read_picture(str(path))
-
-
-def test_good_uploads_are_upright_rgb(tmp_path):
-    picture = Image.new("RGB", (40, 20), "blue")
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter
-    picture.save(tmp_path / "a.jpg", exif=exif)
-    assert read_picture(str(tmp_path / "a.jpg")).size == (20, 40)
-    Image.new("LA", (8, 8), (0, 0)).save(tmp_path / "b.png")
-    found = read_picture(str(tmp_path / "b.png"))
-    assert found.mode == "RGB" and found.getpixel((0, 0)) == (255, 255, 255)
+from cbsae_hub.studio.loaded import Loaded, public_id
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +52,18 @@ def test_siblings_are_found_and_a_missing_judge_is_survived(loaded, tmp_path, ca
     lonely.pack.info["judge"]["revision"] = None
     assert lonely.judge is None
     assert "no search by meaning" in caplog.text
+
+
+def test_neighbours_are_those_of_the_decoder(loaded):
+    rows = torch.nn.functional.normalize(loaded.sae.W_dec.detach(), dim=1)
+    cosines = (rows[3] @ rows.T).tolist()
+    expected = sorted((i for i in range(len(cosines)) if i != 3), key=lambda i: -cosines[i])[:4]
+    found = loaded.neighbours(3, 4)
+    assert [neuron for neuron, _ in found] == expected
+    assert [cosine for _, cosine in found] == pytest.approx([cosines[i] for i in expected], abs=1e-6)
+
+
+def test_the_page_calls_a_folder_by_its_name(loaded):
+    assert public_id(loaded.model_id) == loaded.key == "sae" and loaded.label == "sae"
+    assert public_id("me/my-sae") == "me/my-sae"
+    assert loaded.evaluation == {} and loaded.alpha is None

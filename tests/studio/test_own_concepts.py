@@ -1,0 +1,73 @@
+"""Which of a visitor's concepts are there, and what becomes of those that are not."""
+
+import io
+import zipfile
+
+import pytest
+import torch
+
+from cbsae_hub import CBSAE
+from cbsae_hub.studio.generators import Unavailable
+from cbsae_hub.studio.own_concepts import archive, concepts_of, located, report
+from cbsae_hub.studio.pictures import ImageRefused
+from cbsae_hub.studio.workshop import Workshop
+
+
+def test_concepts_are_lines_or_between_commas_each_once():
+    assert concepts_of(" red  car\nRed Car,  dog;;\n\nünder ") == ["Red Car", "dog", "ünder"]
+    for bad, message in (
+        ("", "Type a concept"), (None, "Type a concept"), (",,\n", "Type a concept"), ("x" * 41, "no concept"),
+        ("?!", "no concept"), (",".join(map(str, range(21))), "at most 20"),
+    ):  # fmt: skip
+        with pytest.raises(ImageRefused, match=message):
+            concepts_of(bad)
+
+
+def test_where_concepts_are(shipped):
+    frame, first = shipped.pack.neurons.frame, shipped.sae.d_sae
+    own = shipped.sae.concepts[2]
+    named = frame[(frame["kind"] == "sae") & frame["name"].notna()]
+    name = named.sort_values("score")["name"].iloc[-1]
+    best = int(named[named["name"] == name].sort_values("score", ascending=False)["neuron"].iloc[0])
+    assert located(shipped, [own.upper(), name, "zeppelin"]) == [
+        (own.upper(), first + 2), (name, best), ("zeppelin", None),
+    ]  # fmt: skip
+    shown = report(shipped, [own, name, "<zeppelin>"])
+    assert "◆ concept neuron" in shown and "● in the SAE" in shown and "&lt;zeppelin&gt;</th><td>○ missing" in shown
+    assert f'data-act="add" data-neuron="{best}"' in shown
+
+
+@pytest.fixture(scope="module")
+def workshop(serving):
+    made = Workshop(serving)
+    yield made
+    made.close()
+
+
+def test_concepts_are_trained_kept_and_downloaded(workshop, serving, shipped, tmp_path):
+    told = []
+    made = workshop.add(shipped, ["zeppelin", "pinata"], lambda *said: told.append(said), lambda: len(told) > 12)
+    assert [share for share, _ in told] == sorted(share for share, _ in told) and "step" in told[5][1]
+    assert serving.of(made.key) is made and made.sae.concepts[-2:] == ["zeppelin", "pinata"]
+    assert torch.equal(made.sae.W_enc_cb[:, :-2], shipped.sae.W_enc_cb)
+    assert len(made.pack.neurons) == len(shipped.pack.neurons) + 2
+    assert [where for _, where in located(made, ["pinata"])] == [len(shipped.pack.neurons) + 1]
+    assert located(shipped, ["pinata"]) == [("pinata", None)], "nobody else's model has it"
+    with zipfile.ZipFile(io.BytesIO(archive(made).read_bytes())) as file:
+        file.extractall(tmp_path)
+    again = CBSAE.from_pretrained(tmp_path)
+    assert again.concepts == made.sae.concepts and torch.equal(again.W_dec_cb, made.sae.W_dec_cb)
+
+
+def test_an_sae_without_a_bottleneck_cannot_be_extended(workshop, serving):
+    with pytest.raises(Unavailable, match="no concept bottleneck"):
+        workshop.add(serving.of("emoji-sae"), ["x"], lambda *_: None, lambda: False)
+
+
+def test_without_the_teacher_it_says_so(workshop, shipped, monkeypatch):
+    other = shipped.extended(shipped.sae, shipped.pack)
+    other.model_id = "another"
+    monkeypatch.setattr(type(shipped.sae), "teacher", None, raising=False)
+    monkeypatch.setitem(other.sae.__dict__, "teacher", None)
+    with pytest.raises(Unavailable, match="teacher"):
+        workshop.add(other, ["x"], lambda *_: None, lambda: False)
