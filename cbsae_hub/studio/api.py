@@ -14,7 +14,7 @@ from cbsae_hub.studio.loaded import Loaded, public_id
 from cbsae_hub.studio.pictures import as_webp, data_uri, from_text
 from cbsae_hub.studio.serving import Serving
 from cbsae_hub.studio.steer_image import whole
-from cbsae_hub.studio.visit import WORK, kindly, row_of
+from cbsae_hub.studio.visit import LOOKUP, WORK, kindly, row_of
 
 MAX_RESULTS = 50
 
@@ -32,10 +32,9 @@ class Api:
     def publish(self) -> None:
         """Adds the endpoints to the page that is being built."""
         for look_up in (self.find_neurons, self.neuron_info, self.model_info):
-            gr.api(_endpoint(look_up), api_name=look_up.__name__, queue=False)
-        models = {name: WORK[name] for name in ("concurrency_id", "concurrency_limit")}
+            gr.api(_endpoint(look_up), api_name=look_up.__name__, **_queue_of(LOOKUP))
         for run in (self.encode_image, self.steer_caption, self.steer_image):
-            gr.api(_endpoint(run), api_name=run.__name__, **models)
+            gr.api(_endpoint(run), api_name=run.__name__, **_queue_of(WORK))
 
     def find_neurons(self, query: str, limit: int = 10, model: str = "") -> dict:
         """Finds the neurons that stand for a concept.
@@ -219,6 +218,10 @@ def _endpoint(method: Any) -> Any:
         return kindly(method)(*arguments, **named)
 
     return endpoint
+
+
+def _queue_of(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: settings[name] for name in ("concurrency_id", "concurrency_limit")}
 
 
 def _basket(edits: Any, loaded: Loaded) -> Basket:

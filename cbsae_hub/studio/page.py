@@ -70,7 +70,7 @@ def build(models: str | Path | Sequence[str | Path], llava: str | None = None, u
     serving = Serving([models] if isinstance(models, (str, Path)) else models, llava, unclip)
     with gr.Blocks(title=TITLE, delete_cache=(3600, 3600), analytics_enabled=False) as page:
         _Page(serving).render(page)
-    page.queue(max_size=64, default_concurrency_limit=4)
+    page.queue(max_size=256, default_concurrency_limit=4)
     if os.environ.get(ZERO_GPU):  # models have to be there before a GPU is borrowed
         serving.warm_up()
     else:

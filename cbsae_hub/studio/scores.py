@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 import pandas as pd
 
 from cbsae_hub.models.files import write_text
@@ -155,8 +156,19 @@ def csv_of(loaded: Loaded) -> str:
     revision = str(loaded.pack.info["files"]["neurons.parquet"])[:16]
     file = folder / f"{Path(loaded.model_id).name}-{revision}{f'-{loaded.key}' if loaded.own else ''}.csv"
     if not file.is_file():
-        write_text(file, loaded.pack.neurons.frame.to_csv(index=False))
+        frame = loaded.pack.neurons.frame
+        lists = {name: frame[name].map(_listed) for name in frame if frame[name].map(_is_list).any()}
+        write_text(file, frame.assign(**lists).to_csv(index=False))
     return str(file)
+
+
+def _is_list(value: Any) -> bool:
+    return hasattr(value, "tolist") or isinstance(value, (list, tuple))
+
+
+def _listed(value: Any) -> str:
+    """A list in one cell, on one line."""
+    return json.dumps(np.asarray(value).tolist()) if _is_list(value) else "[]"
 
 
 def _number(value: Any) -> str:

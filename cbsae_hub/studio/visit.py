@@ -18,7 +18,8 @@ from cbsae_hub.vision.site import EditError
 
 # Hidden from the API, which does not close them: every handler checks what it gets.
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-LOOKUP: dict[str, Any] = {**PRIVATE, "queue": False}  # answers come from the pack: nobody waits for a model
+# Answers from the pack do not wait for models. (Without Gradio's queue they would be quicker, but errors would be mute.)
+LOOKUP: dict[str, Any] = {**PRIVATE, "concurrency_id": "lookups", "concurrency_limit": 8}
 # Models run one at a time: on few cores, or one GPU, two at once are both slower.
 WORK: dict[str, Any] = {**PRIVATE, "concurrency_id": "models", "concurrency_limit": 1}
 RUNNING = ("neuron", "llava", "draw")  # tabs that run models when something changes
@@ -86,7 +87,7 @@ class Visit:
 
 
 def beat(tab: Any) -> Any:
-    """A new value for ``visit.pulse``, if the open tab is one that runs models; a state's own changes go unheard."""
+    """A new value for ``visit.pulse``, if the open tab is one that runs models."""
     return secrets.token_hex(4) if tab in RUNNING else gr.skip()
 
 

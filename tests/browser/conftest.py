@@ -55,16 +55,36 @@ def browser():
 
 
 @pytest.fixture
-def page(browser, address):
-    """A fresh visitor; the hosts that the page asks for anything are kept in ``page.hosts``."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    opened = context.new_page()
-    opened.set_default_timeout(20_000)
-    opened.hosts = set()
-    opened.on("request", lambda request: opened.hosts.add(request.url.split("/")[2]) if "//" in request.url else None)
-    opened.goto(address)
-    opened.locator("#query").wait_for()
-    yield opened
-    local = address.split("/")[2]
-    assert opened.hosts <= {local}, "no request leaves the machine"
-    context.close()
+def visit(browser, address):
+    """Opens the page for a new visitor, at a query if one is given; in the end, all must have been well.
+
+    Hosts that a page asks for anything are in ``page.hosts``, what its console complains of in ``page.complaints``.
+    """
+    contexts, pages = [], []
+
+    def arrive(query="", **options):
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        contexts.append(context)
+        page = context.new_page()
+        pages.append(page)
+        page.set_default_timeout(15_000)
+        page.hosts, page.complaints = set(), []
+        page.on("request", lambda request: page.hosts.add(request.url.split("/")[2]) if "//" in request.url else None)
+        page.on("console", lambda told: page.complaints.append(told.text) if told.type == "error" else None)
+        page.on("pageerror", lambda error: page.complaints.append(str(error)))
+        page.goto(f"{address}/{query}")
+        page.locator("#dock .cb-dock-bar").wait_for()
+        return page
+
+    yield arrive
+    for page in pages:
+        assert page.hosts <= {address.split("/")[2], ""}, "no request leaves the machine"
+        assert page.complaints == []
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def page(visit):
+    """A new visitor at the page's start."""
+    return visit()

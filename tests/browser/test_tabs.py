@@ -1,0 +1,419 @@
+"""The main path of every other tab, by mouse and by keyboard, on the shipped models."""
+
+import json
+import re
+import zipfile
+from pathlib import Path
+
+import pytest
+from actions import basket_of, is_shown, open_tab, search, wait_for_basket
+
+from cbsae_hub import CBSAE, Pack
+
+HUB = Path(__file__).parents[2] / "hub"
+STEERED = "#answers .cb-main p"
+
+
+@pytest.fixture(scope="module")
+def pack():
+    return Pack.from_pretrained(HUB / "emoji-cbsae")
+
+
+@pytest.fixture(scope="module")
+def speaking(pack):
+    """The SAE neuron that makes LLaVA say its name, and is named best."""
+    frame = pack.neurons.frame
+    found = frame[(frame["said_white"] == frame["name"]) & (frame["kind"] == "sae")]
+    return found.sort_values("score", ascending=False).iloc[0]
+
+
+# --------------------------------------------------------------------------------------------------------- start
+
+
+def test_an_example_sets_everything_up_and_runs(page, speaking):
+    page.locator(".cb-example button").first.click()
+    is_shown(page, STEERED, f"^{re.escape(speaking['name'])}$")
+    assert page.get_by_role("tab", name="Steer LLaVA").get_attribute("aria-selected") == "true"
+    assert basket_of(page)[0][1] == "= 50.0"
+    control = page.locator("#answers .cb-answer p").nth(3).inner_text()
+    assert control != speaking["name"]
+
+
+def test_every_example_leads_somewhere_by_keyboard(page):
+    buttons = page.locator(".cb-example button")
+    for place in range(buttons.count()):
+        open_tab(page, "Start")
+        buttons.nth(place).focus()
+        page.keyboard.press("Enter")
+        page.locator('[role=tab][aria-selected=true]:not(:text-is("Start"))').wait_for()
+
+
+# -------------------------------------------------------------------------------------------------------- neuron
+
+
+def test_a_neuron_page_tells_what_the_pack_knows(visit, pack, speaking):
+    number = int(speaking["neuron"])
+    page = visit(f"?tab=neuron&neuron={number}")
+    is_shown(page, "#neuron-page h3", re.escape(f"#{number}"))
+    strips = page.locator("#neuron-page .cb-strip")
+    expected = [len(pack.examples(number, strip, 9)) for strip in ("top", "p75", "p50", "p25", "random")]
+    assert [strips.nth(i).locator("figure").count() for i in range(strips.count())] == [n for n in expected if n]
+    assert page.locator("#neuron-page .cb-histogram rect").count() == len(speaking["histogram"])
+    is_shown(page, "#neuron-page .cb-p99", re.escape(f"p99 {speaking['p99']:.3g}"))
+    is_shown(page, "#neuron-live", f"“{re.escape(speaking['said_unit'])}”")
+    assert page.locator("#neuron-live img").get_attribute("alt").startswith("what unCLIP draws")
+    page.locator("#neuron-page .cb-pills button").first.click()
+    page.wait_for_function("n => !document.querySelector('#neuron-page h3').innerText.endsWith('#' + n)", arg=number)
+
+
+def test_neurons_one_after_the_other_by_keyboard(visit, pack):
+    page = visit("?tab=neuron&neuron=0")
+    is_shown(page, "#neuron-page h3", "#0$")
+    page.locator("#neuron-previous").focus()
+    page.keyboard.press("Enter")
+    is_shown(page, "#neuron-page h3", f"#{len(pack.neurons) - 1}$")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    is_shown(page, "#neuron-page h3", "#0$")
+    box = page.locator("#neuron-number input")
+    box.fill("12")
+    box.press("Enter")
+    is_shown(page, "#neuron-page h3", "#12$")
+    page.locator("#neuron-random").click()
+    page.wait_for_function("() => !document.querySelector('#neuron-page h3').innerText.endsWith('#12')")
+
+
+def test_pruned_neurons_say_so(visit):
+    kept = set(json.loads((HUB / "emoji-cbsae" / "config.json").read_text())["sae_neuron_ids"])
+    pruned = next(neuron for neuron in range(2048) if neuron not in kept)
+    page = visit(f"?m=emoji-sae&tab=neuron&neuron={pruned}")
+    is_shown(page, "#neuron-page .cb-note", "was pruned: emoji-cbsae does not have it")
+
+
+# -------------------------------------------------------------------------------------------------------- basket
+
+
+def test_the_basket_by_mouse(page, pack, speaking):
+    search(page, speaking["name"])
+    page.locator("#card [data-act=add]").click()
+    wait_for_basket(page, 1)
+    row = page.locator("#dock .cb-row").first
+    box = row.locator("[type=range]").bounding_box()
+    page.mouse.click(box["x"] + box["width"] * 0.5, box["y"] + box["height"] / 2)
+    is_shown(page, "#dock .cb-other", r"= 2[45]\.\d")  # the middle between -50 and 100
+    row.locator("[data-act=mute]").click()
+    page.locator("#dock .cb-row.cb-muted").wait_for()
+    page.locator("#dock [data-act=unit]").click()
+    is_shown(page, "#dock .cb-other", r"= \d\.\d × p99")
+    page.locator("#card [data-act=add]").click()
+    is_shown(page, "[data-testid=toast-body], .toast-body", "in the basket already")
+    row.locator("[data-act=remove]").click()
+    wait_for_basket(page, 0)
+
+
+def test_the_basket_by_keyboard(visit):
+    page = visit("?tab=llava&b=275:50.000")
+    wait_for_basket(page, 1)
+    slider = page.locator("#dock [type=range]")
+    slider.focus()
+    before = float(slider.input_value())
+    page.keyboard.press("ArrowRight")
+    assert float(slider.input_value()) > before
+    page.wait_for_function("() => document.activeElement.type === 'range'")
+    number = page.locator("#dock [type=number]")
+    number.fill("2")
+    number.press("Enter")
+    is_shown(page, "#dock .cb-chips", r"2\.0 × p99")
+    assert page.evaluate("document.activeElement.type") == "number", "who types is not thrown out"
+    number.fill("999")
+    number.press("Enter")
+    is_shown(page, "[data-testid=toast-body], .toast-body", "can be set to values from -50 to 100")
+
+
+def test_five_neurons_fit(visit):
+    page = visit("?tab=find&q=pizza&b=" + ",".join(f"{i}:50" for i in range(10, 15)))
+    wait_for_basket(page, 5)
+    page.locator("#card [data-act=add]").click()
+    is_shown(page, "[data-testid=toast-body], .toast-body", "holds 5 neurons")
+
+
+# --------------------------------------------------------------------------------------------------------- llava
+
+
+def test_llava_is_steered_with_its_controls(visit, speaking):
+    page = visit(f"?tab=llava&b={speaking['neuron']}:50.000&pic=white")
+    is_shown(page, STEERED, f"^{re.escape(speaking['name'])}$")
+    titles = page.locator("#answers h4").all_inner_texts()
+    assert titles == ["Original", "SAE at strength 0", "Steered", "Random control"]
+    assert page.locator("#answers .cb-main ins").inner_text() == speaking["name"]
+    probabilities = [float(text.split()[-1].rstrip("%")) for text in
+                     page.locator("#answers .cb-probability").all_inner_texts()]  # fmt: skip
+    assert probabilities[2] > 10 * max(probabilities[0], probabilities[1])
+    page.locator("#sweep").click()
+    is_shown(page, "#swept", "150% of the basket")
+    assert page.locator("#swept tbody tr").count() == 7 and page.locator("#swept svg circle").count() == 14
+
+
+def test_another_picture_and_question_by_keyboard(visit):
+    page = visit("?tab=llava&b=275:50.000")
+    page.locator("#answers .cb-main").wait_for()
+    page.locator("#llava-live input").uncheck()
+    page.locator("#llava-samples .cb-sample").nth(2).focus()
+    page.keyboard.press("Enter")
+    page.locator('#llava-preview figcaption:not(:text-is("a white picture"))').wait_for()
+    box = page.locator("#question textarea")
+    box.fill("Describe the image.")
+    page.locator("#ask").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.querySelector('#answers .cb-answer p')?.innerText.split(' ').length > 3")
+
+
+def test_an_upload_is_steered(visit, tmp_path, pack):
+    pack.image(pack.image_ids()[40]).resize((300, 300)).save(tmp_path / "mine.png")
+    page = visit("?tab=llava&b=275:20.000")
+    page.locator("#answers .cb-main").wait_for()
+    page.get_by_role("button", name="Or your own").first.click()
+    page.locator("#llava-upload input[type=file]").set_input_files(tmp_path / "mine.png")
+    is_shown(page, "#llava-preview figcaption", "your picture")
+    open_tab(page, "Steer image")
+    is_shown(page, "#draw-preview figcaption", "your picture")
+    open_tab(page, "Steer LLaVA")
+    page.wait_for_function("() => document.querySelector('#answers .cb-answer p')?.innerText !== 'nothing'")
+
+
+# ------------------------------------------------------------------------------------------------------ pictures
+
+
+def test_drawings_seeds_down_strengths_across(visit, pack):
+    page = visit("?tab=draw&b=178:50.000&seeds=2&seed=3&steps=5")
+    page.locator("#drawings img").nth(9).wait_for()
+    assert page.locator("#drawings thead th").all_inner_texts() == [
+        "", "Unsteered", "50%", "100%", "150%", "Random control",
+    ]  # fmt: skip
+    assert page.locator("#drawings tbody th").all_inner_texts() == ["seed 3", "seed 4"]
+    likeness = page.locator("#drawings .cb-likeness").first.inner_text()
+    assert pack.neurons[178].name in likeness and "original 1.00" in likeness
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download the drawings").click()
+    assert Path(download.value.path()).read_bytes()[8:12] == b"WEBP"
+    page.locator("#draw").focus()
+    page.keyboard.press("Enter")
+    page.locator("#drawings img").nth(9).wait_for()
+
+
+def test_stop_stops(visit):
+    page = visit("?tab=draw&seeds=4&steps=30")
+    page.locator("#draw").click()
+    page.locator("#drawings .cb-pending").first.wait_for()
+    page.locator("#draw-stop").click()
+    is_shown(page, "#drawings", "Stopped")
+    page.wait_for_timeout(1500)
+    assert page.locator("#drawings").inner_text().strip() == "Stopped."
+
+
+# -------------------------------------------------------------------------------------------------------- scores
+
+
+def test_a_dot_opens_its_neuron(visit):
+    page = visit("?tab=scores")
+    page.wait_for_function("() => document.querySelectorAll('.cb-map')[1]?.points?.length > 1000")
+    maps = page.locator(".cb-map")
+    assert maps.count() == 2
+    for place, model in ((1, "emoji-cbsae"), (0, "emoji-sae")):
+        point = page.evaluate("(i) => { const p = document.querySelectorAll('.cb-map')[i].points[7]; "
+                              "return [p.x, p.y] }", place)  # fmt: skip
+        maps.nth(place).locator("canvas").click(position={"x": point[0], "y": point[1]})
+        page.locator('[role=tab][aria-selected=true]:text-is("Neuron")').wait_for()
+        is_shown(page, "#neuron-page h3", r"#\d+$")
+        assert page.locator("#model input").input_value() == model
+        open_tab(page, "Map and scores")
+    is_shown(page, "#evaluation, #maps", "interpretability|Quadrant")
+
+
+def test_the_table_is_filtered_and_downloaded(visit, pack):
+    page = visit("?tab=scores")
+    page.locator("#rows-words input, #rows-words textarea").first.fill("moose")
+    page.keyboard.press("Enter")
+    expected = int(pack.neurons.frame["name"].str.contains("moose").sum())
+    is_shown(page, "#rows .cb-hint", f"^{expected} neurons")
+    assert all("moose" in text for text in page.locator("#rows tbody th").all_inner_texts())
+    with page.expect_download() as download:
+        page.locator("#csv").click()
+    lines = Path(download.value.path()).read_text().splitlines()
+    assert len(lines) == len(pack.neurons) + 1 and lines[0].startswith("neuron,kind,name,score")
+    is_shown(page, "#evaluation", "SAE against CB-SAE")
+    page.locator("#rows tbody button").first.focus()
+    page.keyboard.press("Enter")
+    is_shown(page, "#neuron-page h3", "moose")
+
+
+# -------------------------------------------------------------------------------------------------- own concepts
+
+
+def test_concepts_of_ones_own_are_trained_used_and_downloaded_and_nobody_else_sees_them(visit, tmp_path, pack):
+    mine, other = visit("?tab=own"), visit("?tab=own")
+    for page in (mine, other):
+        page.locator("#own-words textarea").fill("pinata\npizza")
+        page.locator("#own-check").click()
+        is_shown(page, "#own-report tr", r"pinata\s*○ missing")
+        is_shown(page, "#own-report tr", r"pizza\s*● in the SAE")
+    mine.locator("#own-train").click()
+    is_shown(mine, "#own-progress", r"step \d+ of 300|looking at the pictures")
+    mine.locator("#own-progress").filter(has_text=re.compile("1 concept added")).wait_for(timeout=90_000)
+    is_shown(mine, "#own-report tr", r"pinata\s*◆ concept neuron")
+    mine.locator("#own-report tr").filter(has_text="pinata").locator("[data-act=add]").click()
+    wait_for_basket(mine, 1)
+    open_tab(mine, "Steer LLaVA")
+    is_shown(mine, "#answers .cb-probability", "pinata")
+    search(mine, "pinata")
+    is_shown(mine, "#results", "pinata")
+    open_tab(mine, "Your concepts")
+    with mine.expect_download() as download:
+        mine.locator("#own-download").click()
+    with zipfile.ZipFile(download.value.path()) as file:
+        file.extractall(tmp_path)
+    assert CBSAE.from_pretrained(tmp_path).concepts[-1] == "pinata"
+    # The other visitor's model is what it was.
+    other.locator("#own-check").click()
+    is_shown(other, "#own-report tr", r"pinata\s*○ missing")
+    search(other, "pinata")
+    assert "pinata (" not in other.locator("#results").inner_text() if other.locator("#results").count() else True
+    other.goto(other.url.split("?")[0] + f"?tab=neuron&neuron={len(pack.neurons)}")
+    is_shown(other, "[data-testid=toast-body], .toast-body", "could not be read: neuron")
+
+
+def test_training_is_stopped_by_keyboard_and_what_is_there_by_then_is_kept(visit):
+    page = visit("?tab=own")
+    page.locator("#own-words textarea").fill("zeppelin")
+    page.locator("#own-train").focus()
+    page.keyboard.press("Enter")
+    is_shown(page, "#own-progress", r"step \d+ of 300")
+    page.locator("#own-stop").focus()
+    page.keyboard.press("Enter")
+    is_shown(page, "#own-progress", "Stopped early")
+    is_shown(page, "#own-report tr", r"zeppelin\s*◆ concept neuron")
+
+
+# -------------------------------------------------------------------------------------------------------- use it
+
+
+def test_code_follows_the_basket(visit):
+    page = visit("?tab=find&q=pizza&b=275:40.000")
+    wait_for_basket(page, 1)
+    open_tab(page, "Use it")
+    is_shown(page, "#use-python", r"Edit\(275, 40.00\)")
+    is_shown(page, "#use-curl", "steer_caption")
+    with page.expect_download() as download:
+        page.locator("#use-recipe").click()
+    recipe = json.loads(Path(download.value.path()).read_text())
+    assert recipe["edits"] == [{"neuron": 275, "name": "sunrise", "value": 40.0, "muted": False}]
+    assert recipe["model"] == "emoji-cbsae" and recipe["generators"]["llava"] == "emoji-llava"
+    assert str(HUB) not in page.content(), "folders of this machine are nobody's business"
+
+
+# ------------------------------------------------------------------------------------- models, links, and visitors
+
+
+def test_another_model_is_picked(page):
+    page.locator("#model input").click()
+    page.get_by_role("option", name="emoji-sae").click()
+    is_shown(page, "#about", "2,048")
+    search(page, "pizza")
+    is_shown(page, "#verdict", "strong")
+    open_tab(page, "Your concepts")
+    page.locator("#own-words textarea").fill("zeppelin")
+    page.locator("#own-train").click()
+    is_shown(page, "#own-progress", "no concept bottleneck")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "tab=find&q=pizza&b=275%3A50.000%2C12%3A-10.000%21",
+        "tab=neuron&neuron=12",
+        "tab=inspect&pic=s1",
+        "m=emoji-sae&tab=llava&b=12%3A25.000&unit=absolute&pic=white&ask=Describe+the+image.&alone=1&op=add&keep=0",
+        "tab=draw&b=178%3A50.000&pic=white&alone=0&op=set&keep=0&seeds=1&seed=5&steps=5",
+    ],
+)
+def test_a_link_restores_what_was_copied(visit, query):
+    page = visit(f"?{query}")
+    page.wait_for_timeout(1000)
+    page.locator("#dock [data-link]").click()
+    is_shown(page, "#dock .cb-dock-said", "Link copied|address bar")
+    assert page.url.split("?")[1] == query
+
+
+def test_two_visitors_do_not_share_anything(visit, tmp_path, pack):
+    pack.image(pack.image_ids()[40]).resize((200, 200)).save(tmp_path / "mine.png")
+    first, second = visit("?tab=llava&b=275:50.000"), visit("?tab=llava&b=12:30.000")
+    wait_for_basket(first, 1)
+    wait_for_basket(second, 1)
+    first.get_by_role("button", name="Or your own").first.click()
+    first.locator("#llava-upload input[type=file]").set_input_files(tmp_path / "mine.png")
+    is_shown(first, "#llava-preview figcaption", "your picture")
+    assert "white" in second.locator("#llava-preview figcaption").inner_text()
+    first.locator("#dock [data-act=clear]").click()
+    wait_for_basket(first, 0)
+    second.locator("#dock [data-act=unit]").click()
+    is_shown(second, "#dock .cb-other", r"× p99")
+    assert basket_of(second)[0][0].endswith("#12")
+
+
+# ------------------------------------------------------------------------------------------------ for everybody
+
+VIEWS = (
+    "", "?tab=find&q=pizza", "?tab=inspect&pic=s1", "?tab=neuron&neuron=12", "?tab=llava&b=275:50.000",
+    "?tab=draw&b=275:50.000&seeds=1&steps=5", "?tab=scores", "?tab=own", "?tab=use",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [375, 768, 1440])
+def test_no_width_needs_sideways_scrolling(visit, width):
+    page = visit(viewport={"width": width, "height": 900})
+    base = page.url.split("?")[0]
+    for query in VIEWS:
+        page.goto(base + query)
+        page.locator("#dock .cb-dock-bar").wait_for()
+        page.wait_for_timeout(700)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, query
+
+
+def test_everything_has_a_name(visit):
+    """Pictures have alternative texts, controls have names, and there is one main heading."""
+    page = visit()
+    base = page.url.split("?")[0]
+    for query in VIEWS:
+        page.goto(base + query)
+        page.locator("#dock .cb-dock-bar").wait_for()
+        page.wait_for_timeout(700)
+        assert page.locator("h1").count() == 1
+        assert page.evaluate("[...document.images].filter(i => !i.alt).map(i => i.outerHTML.slice(0, 200))") == []
+        unnamed = """[...document.querySelectorAll('button, input, meter')].filter(b => b.offsetParent &&
+            !(b.innerText.trim() || b.getAttribute('aria-label') || b.title || b.labels?.length || b.closest('label') ||
+              b.querySelector('img[alt]'))).map(b => b.outerHTML.slice(0, 200))"""
+        assert page.evaluate(unnamed) == [], query
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_what_is_behind_it(visit, scheme):
+    """WCAG's contrast of 4.5 for our own texts, in both themes."""
+    page = visit(f"?__theme={scheme}&tab=neuron&neuron=12", color_scheme=scheme)
+    page.locator("#neuron-live p").first.wait_for()
+    contrast = """(selectors) => {
+      const channel = (v) => { v /= 255; return v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; };
+      const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+      const rgba = (text) => text.match(/[\\d.]+/g).map(Number);
+      const behind = (e) => { for (; e; e = e.parentElement) { const c = rgba(getComputedStyle(e).backgroundColor);
+        if (c.length === 3 || c[3] > 0.99) return c; } return [255, 255, 255]; };
+      return selectors.map((s) => { const e = document.querySelector(s);
+        const a = light(rgba(getComputedStyle(e).color)), b = light(behind(e));
+        return [s, (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)]; }); }"""
+    selectors = [
+        "h1", ".cb-header p", ".cb-about summary", "[role=tab][aria-selected=true]", "[role=tab][aria-selected=false]",
+        "#neuron-page h3", "#neuron-page h4", "#neuron-page .cb-also", ".cb-facts dt", ".cb-facts dd", ".cb-do",
+        ".cb-pill small", ".cb-figure figcaption", ".cb-p99", ".cb-histogram figcaption", ".cb-table td",
+        "#dock .cb-hint", "#dock .cb-count", "#neuron-next", "#neuron-live p",
+    ]  # fmt: skip
+    low = {selector: round(value, 2) for selector, value in page.evaluate(contrast, selectors) if value < 4.5}
+    assert low == {}

@@ -1,0 +1,35 @@
+"""What visitors do on the page."""
+
+import re
+
+
+def search(page, text):
+    """Looks a concept up, from whatever tab."""
+    open_tab(page, "Find concept")
+    box = page.locator("#query textarea, #query input").first
+    box.fill(text)
+    box.press("Enter")
+
+
+def is_shown(page, selector, pattern):
+    """Waits until something that matches is on the page."""
+    page.locator(selector).filter(has_text=re.compile(pattern)).first.wait_for()
+
+
+def open_tab(page, name):
+    """Opens a tab by the mouse."""
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
+def basket_of(page):
+    """Titles and absolute strengths of what is in the basket, as its rows say."""
+    rows = page.locator("#dock .cb-row")
+    return [
+        (rows.nth(i).locator(".cb-name").inner_text(), rows.nth(i).locator(".cb-other").inner_text())
+        for i in range(rows.count())
+    ]
+
+
+def wait_for_basket(page, count):
+    """Waits until the basket holds so many neurons."""
+    page.locator(f'#dock [data-count="{count}"]').wait_for()
