@@ -80,11 +80,16 @@ def render_card(
         metadata=metadata.to_yaml().strip(),
         tables={name: rows for name, rows in tables.items() if rows},
     )
-    return text + _STAMP.format(digest=_digest(text))
+    return stamped(text)
+
+
+def stamped(card: str) -> str:
+    """A card with a line at its end that tells whether it was changed since."""
+    return card + _STAMP.format(digest=_digest(card))
 
 
 def edited_by_hand(card: str) -> bool:
-    """Whether a card is anything else than what :func:`render_card` wrote."""
+    """Whether a card is anything else than what :func:`stamped` returned."""
     card = card.replace("\r\n", "\n")
     stamp = _STAMP_PATTERN.search(card)
     return stamp is None or stamp.group(1) != _digest(card[: stamp.start()] + card[stamp.end() :])

@@ -144,6 +144,8 @@ class Loaded:
         """The tables that training/evaluate.py has put beside the model; empty where there are none."""
         file = Path(self.model_id) / EVALUATION_NAME
         if not file.is_file():
+            if Path(self.model_id).is_dir():  # "hub/my-sae" could be somebody's repository too
+                return {}
             try:
                 file = download(self.model_id, EVALUATION_NAME, None, {})
             except ModelFileError:
