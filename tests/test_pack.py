@@ -3,12 +3,13 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 from small_hub import CONCEPTS, Pictures, make_bottleneck, make_hub
 
 from cbsae_hub import Pack
 from cbsae_hub.metrics.dissect import soft_wpmi
 from cbsae_hub.pack import FILES, NeuronTable, PackError
-from cbsae_hub.pack_builder import STRIP_SIZES, build_pack
+from cbsae_hub.pack_builder import STRIP_SIZES, build_pack, choose_examples
 from cbsae_hub.scoring import NeuronScorer, Truth
 
 
@@ -58,6 +59,10 @@ def test_activity_columns(pack, latents):
         assert row.density == pytest.approx((pooled[:, row.neuron] > 0).float().mean().item())
         assert row.token_density == pytest.approx((flat[:, row.neuron] > 0).float().mean().item())
         assert row.max == pytest.approx(flat[:, row.neuron].max().item(), rel=1e-4)
+        positive = flat[:, row.neuron][flat[:, row.neuron] > 0].numpy()
+        edges = row.histogram_low * 2.0 ** (np.arange(len(row.histogram) + 1) / 4)
+        assert list(row.histogram) == (np.histogram(positive, edges)[0].tolist() if len(positive) else [])
+        assert sum(row.histogram) == len(positive)
         assert row.group == int(row.neuron >= 8)
 
 
@@ -80,7 +85,12 @@ def test_examples_are_the_right_images_with_their_maps(pack, latents):
         top = pack.examples(row.neuron, "top", limit=99)
         assert [e.image_id for e in top] == order[: min(active, STRIP_SIZES["top"])].tolist()
         shown = [e.image_id for strip in STRIP_SIZES for e in pack.examples(row.neuron, strip, 99)]
-        assert len(shown) == len(set(shown)), "no image twice"
+        if active >= sum(STRIP_SIZES.values()):
+            assert len(shown) == len(set(shown)), "no image twice"
+        drawn = pack.examples(row.neuron, "random", 99)
+        assert len(drawn) == min(active, STRIP_SIZES["random"]) == len({e.image_id for e in drawn})
+        assert {e.image_id for e in drawn} <= set(order[:active].tolist())
+        assert [e.activation for e in drawn] == sorted((e.activation for e in drawn), reverse=True)
         for strip, low, high in (("p75", 0.6, 0.9), ("p50", 0.35, 0.65), ("p25", 0.1, 0.4)):
             for example in pack.examples(row.neuron, strip) if active >= 40 else []:
                 place = (values[:active] <= example.activation + 1e-6).float().mean()
@@ -92,6 +102,21 @@ def test_examples_are_the_right_images_with_their_maps(pack, latents):
             assert example.alt == Pictures().columns["caption"][example.image_id]
             difference = np.asarray(example.image, int) - np.asarray(Pictures()[example.image_id]["image"], int)
             assert np.abs(difference).mean() < 25, "WebP is lossy, not another picture"
+
+
+def test_random_examples_are_drawn_evenly_and_the_same_again():
+    """All images on which a neuron fires have the same chance, but for those of the other strips."""
+    latents = sparse.csc_matrix(np.tile(np.arange(100, 0, -1.0)[:, None], (1, 600)))
+    frame = choose_examples(latents)
+    drawn = frame[frame["strip"] == "random"]
+    others = set(frame.loc[(frame["strip"] != "random") & (frame["neuron"] == 0), "image"])
+    counts = drawn["image"].value_counts()
+    assert set(counts.index) == set(range(100)) - others
+    expected = 600 * STRIP_SIZES["random"] / (100 - len(others))
+    assert abs(counts - expected).max() < 5 * expected**0.5
+    pd.testing.assert_frame_equal(frame, choose_examples(latents))
+    few = choose_examples(sparse.csc_matrix(np.array([[1.0], [3.0], [0.0], [2.0]])))
+    assert few.loc[few["strip"] == "random", "image"].tolist() == [1, 3, 0], "few: all of them, strongest first"
 
 
 def test_images_without_a_caption_have_an_alternative_text_all_the_same(world, tmp_path):

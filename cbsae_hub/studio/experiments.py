@@ -259,10 +259,10 @@ def on_gpu(function: Callable[..., Any], seconds: Callable[..., int]) -> Callabl
     Elsewhere, the function itself. A borrowed GPU is in another process: nobody can be asked there whether to stop.
     """
     try:
-        import spaces
+        from spaces import GPU
     except ImportError:
         return function
-    lent = spaces.GPU(duration=seconds)(function)
+    lent = GPU(duration=seconds)(function)
     return (lambda *arguments: lent(*arguments[:-1], None)) if os.environ.get(ZERO_GPU) else lent
 
 

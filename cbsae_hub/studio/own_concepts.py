@@ -2,8 +2,8 @@
 
 import logging
 import re
+import secrets
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ import gradio as gr
 
 from cbsae_hub.models.checks import concept_key
 from cbsae_hub.models.concept_selection import select_concepts
-from cbsae_hub.studio import html
+from cbsae_hub.studio import downloads, html
 from cbsae_hub.studio.html import escape
 from cbsae_hub.studio.links import Link
 from cbsae_hub.studio.loaded import Loaded
@@ -204,7 +204,7 @@ def report(loaded: Loaded, concepts: list[str]) -> str:
 
 def archive(loaded: Loaded) -> Path:
     """The model as its folder on the Hub would be, zipped, under a name that nobody guesses."""
-    folder = Path(tempfile.mkdtemp(prefix="cbsae-own-"))
+    folder = downloads.folder() / secrets.token_urlsafe(16)
     loaded.sae.save_pretrained(folder / "model")
     name = re.sub(r"[^\w-]", "-", Path(loaded.model_id).name)
     made = Path(shutil.make_archive(str(folder / f"{name}-extended"), "zip", folder / "model"))

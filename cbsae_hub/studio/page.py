@@ -131,9 +131,7 @@ class _Page:
         changes = [visit.pulse.change, self.llava.settings.where.input, self.draw.settings.where.input]
         gr.on(changes, self._react, **reaction, **WORK, trigger_mode="always_last")
         trained = self.own.train.click(self.own.add, [visit.served, self.own.words], self.own.trained, **PRIVATE)
-        trained.then(
-            self._adopt, [visit.served, visit.basket], [self.about, visit.dock, *self.scores.outputs], **LOOKUP
-        )
+        trained.then(self._adopt, [visit.served], [self.about, *self.scores.outputs], **LOOKUP)
         page.unload(self._leave)
         Api(self.serving).publish()
 
@@ -285,12 +283,10 @@ class _Page:
         return [shown, shown]
 
     @kindly
-    def _adopt(self, served: Any, basket: Any) -> list[Any]:
+    def _adopt(self, served: Any) -> list[Any]:
         """Shows that the model has the visitor's concepts now."""
         loaded = self.serving.of(served)
-        return [
-            html.header(loaded.pack, loaded.own), dock(loaded, basket), *self.scores.restore(loaded, Link())
-        ]  # fmt: skip
+        return [html.header(loaded.pack, loaded.own), *self.scores.restore(loaded, Link())]
 
     def _leave(self, request: gr.Request) -> None:
         self.serving.jobs.stop(request.session_hash)

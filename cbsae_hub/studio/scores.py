@@ -2,8 +2,6 @@
 
 import json
 import math
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -12,7 +10,7 @@ import pandas as pd
 
 from cbsae_hub.models.files import write_text
 from cbsae_hub.plotting import quadrants
-from cbsae_hub.studio import html
+from cbsae_hub.studio import downloads, html
 from cbsae_hub.studio.html import attribute, escape
 from cbsae_hub.studio.links import MAX_QUERY, Link
 from cbsae_hub.studio.loaded import Loaded
@@ -151,10 +149,7 @@ def evaluation_of(loaded: Loaded) -> str:
 
 def csv_of(loaded: Loaded) -> str:
     """A file with the whole neuron table."""
-    folder = Path(tempfile.gettempdir()) / "cbsae-tables"
-    folder.mkdir(exist_ok=True)
-    revision = str(loaded.pack.info["files"]["neurons.parquet"])[:16]
-    file = folder / f"{Path(loaded.model_id).name}-{revision}{f'-{loaded.key}' if loaded.own else ''}.csv"
+    file = downloads.folder() / f"{loaded.key.replace('/', '--')}.csv"
     if not file.is_file():
         frame = loaded.pack.neurons.frame
         lists = {name: frame[name].map(_listed) for name in frame if frame[name].map(_is_list).any()}

@@ -2,11 +2,12 @@
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from cbsae_hub.studio.experiments import Experiments
-from cbsae_hub.studio.generators import Generators
+from cbsae_hub.studio.generators import Generators, Unavailable
 from cbsae_hub.studio.jobs import Jobs
 from cbsae_hub.studio.loaded import Loaded, public_id
 from cbsae_hub.studio.memory import Memory
@@ -91,5 +92,6 @@ class Serving:
     def warm_up(self) -> None:
         """Loads what the first model needs before anybody waits for it."""
         self.first.warm_up()
-        best = int(self.first.pack.neurons.frame["score"].idxmax())
-        self.experiments.neuron_alone(self.first, best)
+        for which in ("llava", "unclip"):
+            with suppress(Unavailable):
+                getattr(self.first, which)

@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from cbsae_hub.models.files import write_text
+from cbsae_hub.studio import downloads
 from cbsae_hub.studio.basket import Basket, concept_of
 from cbsae_hub.studio.loaded import Loaded, public_id
 from cbsae_hub.studio.visit import Visit, kindly
@@ -129,8 +129,8 @@ def recipe_of(loaded: Loaded, basket: Basket) -> dict[str, Any]:
 def recipe_file(loaded: Loaded, basket: Basket) -> str:
     """The recipe in a file; the same recipe, the same file."""
     text = json.dumps(recipe_of(loaded, basket), indent=1) + "\n"
-    folder = Path(tempfile.gettempdir()) / "cbsae-recipes" / hashlib.sha256(text.encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = downloads.folder() / hashlib.sha256(text.encode()).hexdigest()[:16]
+    folder.mkdir(exist_ok=True)
     write_text(folder / "recipe.json", text)
     return str(folder / "recipe.json")
 

@@ -18,7 +18,7 @@ from cbsae_hub.vision.site import EditError
 
 # Hidden from the API, which does not close them: every handler checks what it gets.
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-# Answers from the pack do not wait for models. (Without Gradio's queue they would be quicker, but errors would be mute.)
+# Answers from the pack do not wait for models. Without Gradio's queue they would be quicker, but errors would be mute.
 LOOKUP: dict[str, Any] = {**PRIVATE, "concurrency_id": "lookups", "concurrency_limit": 8}
 # Models run one at a time: on few cores, or one GPU, two at once are both slower.
 WORK: dict[str, Any] = {**PRIVATE, "concurrency_id": "models", "concurrency_limit": 1}

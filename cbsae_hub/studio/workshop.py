@@ -1,12 +1,9 @@
 """Where visitors' concepts are made: pictures, what encoder, teacher and judge see in them, and the training."""
 
 import logging
-import shutil
-import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +14,9 @@ from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.data.images import load_images
 from cbsae_hub.models import CBSAE
 from cbsae_hub.pack_extension import extend_pack
+from cbsae_hub.studio import downloads
 from cbsae_hub.studio.generators import Unavailable
-from cbsae_hub.studio.loaded import Loaded
+from cbsae_hub.studio.loaded import Loaded, public_id
 from cbsae_hub.studio.serving import Serving
 from cbsae_hub.trainers.cbsae import add_concepts
 from cbsae_hub.vision.clip_like import ClipLike
@@ -48,11 +46,6 @@ class Workshop:
         self.serving = serving
         self._prepared: dict[str, Prepared] = {}
         self._lock = threading.Lock()
-        self._folder = Path(tempfile.mkdtemp(prefix="cbsae-workshop-"))
-
-    def close(self) -> None:
-        """Deletes what was put on disk."""
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def add(
         self, loaded: Loaded, concepts: list[str], told: Callable[[float, str], None], stop: Callable[[], bool]
@@ -102,7 +95,7 @@ class Workshop:
         except (OSError, ValueError) as error:
             logger.warning("no concepts can be added: %s", error)
             raise Unavailable("The pictures or the teacher of this model cannot be had here.") from error
-        folder = self._folder / f"{len(self._prepared)}"
+        folder = downloads.folder() / f"workshop-{public_id(loaded.model_id).replace('/', '--')}"
         about = {"id": source["id"]}
         return Prepared(
             images,

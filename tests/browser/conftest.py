@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+LEFT = ("AbortError", "Connection errored out")
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +69,12 @@ def visit(browser, address):
         page = context.new_page()
         pages.append(page)
         page.set_default_timeout(15_000)
-        page.hosts, page.complaints = set(), []
+        page.hosts, page.complaints, page.moves = set(), [], 0
+
+        def moved(_):
+            page.moves += 1
+
+        page.on("framenavigated", moved)
         page.on("request", lambda request: page.hosts.add(request.url.split("/")[2]) if "//" in request.url else None)
         page.on("console", lambda told: page.complaints.append(told.text) if told.type == "error" else None)
         page.on("pageerror", lambda error: page.complaints.append(str(error)))
@@ -78,6 +84,8 @@ def visit(browser, address):
 
     yield arrive
     for page in pages:
+        if page.moves > 1:  # Gradio's own, where a visitor leaves a page that still waits for something
+            page.complaints = [told for told in page.complaints if not any(left in told for left in LEFT)]
         assert page.hosts <= {address.split("/")[2], ""}, "no request leaves the machine"
         assert page.complaints == []
     for context in contexts:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from cbsae_hub.metrics.activity import ActiveLatents, NeuronActivity, Reconstruction, status
+from cbsae_hub.metrics.activity import ActiveLatents, NeuronActivity, Reconstruction, occupied_bins, status
 
 
 def test_counts_and_quantiles_of_positive_activations():
@@ -23,7 +23,12 @@ def test_counts_and_quantiles_of_positive_activations():
             assert found[f"p{q}"][neuron].item() == pytest.approx(
                 np.percentile(positive, q, method="inverted_cdf"), rel=0.025
             )
+        counts, low = occupied_bins(found["histogram"][neuron])
+        edges = low * 2.0 ** (np.arange(len(counts) + 1) / 4)
+        assert counts == np.histogram(positive, edges)[0].tolist() and sum(counts) == len(positive)
+        assert counts[0] and counts[-1] and edges[0] <= positive.min() and positive.max() <= edges[-1]
     assert found["density"][4] == 0 and found["p99"][4].isnan()
+    assert occupied_bins(found["histogram"][4])[0] == [] and np.isnan(occupied_bins(found["histogram"][4])[1])
 
 
 def test_reconstruction_is_about_the_mean_of_all_tokens():

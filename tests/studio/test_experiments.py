@@ -133,6 +133,8 @@ def test_a_borrowed_gpu_is_asked_for_no_longer_than_needed(monkeypatch):
         return decorate
 
     assert on_gpu(sum, lambda *_: 1) is sum, "without the package, the function itself"
+    monkeypatch.setitem(sys.modules, "spaces", SimpleNamespace())  # this repository's folder of that name
+    assert on_gpu(sum, lambda *_: 1) is sum
     monkeypatch.setitem(sys.modules, "spaces", SimpleNamespace(GPU=gpu))
     run = on_gpu(lambda key, steerings, stop: (key, stop), lambda key, steerings, stop: 10 + len(steerings))
     assert run("a", [1, 2], print) == ("a", print)

@@ -39,9 +39,7 @@ def test_where_concepts_are(shipped):
 
 @pytest.fixture(scope="module")
 def workshop(serving):
-    made = Workshop(serving)
-    yield made
-    made.close()
+    return Workshop(serving)
 
 
 def test_concepts_are_trained_kept_and_downloaded(workshop, serving, shipped, tmp_path):
