@@ -51,7 +51,7 @@ class OwnConceptsTab:
                 )  # fmt: skip
                 with gr.Row():
                     self.check = gr.Button("Check", elem_id="own-check", min_width=80)
-                    self.train = gr.Button("Train missing ones", variant="primary", elem_id="own-train", min_width=140)
+                    self.train = gr.Button("Train missing ones", variant="primary", elem_id="own-train", min_width=170)
                     self.stop = gr.Button("Stop", variant="stop", elem_id="own-stop", min_width=80)
                 self.download = gr.DownloadButton(
                     "Download your model", visible=False, elem_id="own-download", variant="secondary"

@@ -68,7 +68,7 @@ class UseItTab:
         pairs = [{"neuron": neuron, "value": round(value, 2)} for neuron, value in edits]
         names = ", ".join(str(concept_of(loaded, neuron)) for neuron, _ in edits)
         question = "What is shown in this image? Use exactly one word!"
-        data = {"data": ["white", question, pairs]}
+        data = {"data": ["white", question, pairs, False, "set", False, "", ""]}  # by HTTP, nothing has a default
         return {
             "python": f'''from PIL import Image
 from cbsae_hub import Edit, Pack, Steering
