@@ -73,10 +73,18 @@ def page() -> Iterator[tuple[str, int, float]]:
             process.wait()
 
 
-def call(client: httpx.Client, endpoint: str, *arguments: Any) -> float:
-    """Seconds from asking an endpoint to having its answer."""
+def call(client: httpx.Client, endpoint: str, *arguments: Any, new: bool = False) -> float:
+    """Seconds from asking an endpoint to having its answer.
+
+    Args:
+        client: A visitor with a session, as in a browser.
+        endpoint: Which.
+        *arguments: Of it.
+        new: By a visitor who was never there, as with curl: they all leave a session behind.
+    """
     start = time.perf_counter()
-    event = client.post(f"/gradio_api/call/{endpoint}", json={"data": arguments}).json()["event_id"]
+    body = {"data": arguments} | ({} if new else {"session_hash": f"visitor{id(client)}"})
+    event = client.post(f"/gradio_api/call/{endpoint}", json=body).json()["event_id"]
     answer = client.get(f"/gradio_api/call/{endpoint}/{event}").text
     if "event: complete" not in answer:
         raise SystemExit(f"{endpoint} failed for {str(arguments)[:200]}: {answer[:200]}")
@@ -150,14 +158,14 @@ def work_of(pid: int) -> float:
 
 
 def growth(address: str, pid: int, requests: Requests, count: int) -> dict[str, float]:
-    """Memory before, in the middle and after many requests of all kinds."""
+    """Memory after more and more requests of all kinds, each by a new visitor, once as many are there as are kept."""
     rng, sizes = np.random.default_rng(7), {}
     kinds = (requests.lookup, requests.inspection, requests.sentence, requests.picture)
     with httpx.Client(base_url=address, timeout=300) as client:
         for number in tqdm(range(count + 1), desc="memory"):
-            if number in (count // 5, count // 2, count):
+            if number in (4 * count // 10, 7 * count // 10, count):
                 sizes[f"memory_mb_after_{number}"] = memory(pid)
-            call(client, *kinds[rng.choice(4, p=(0.5, 0.2, 0.2, 0.1))](rng))
+            call(client, *kinds[rng.choice(4, p=(0.5, 0.2, 0.2, 0.1))](rng), new=True)
     return sizes
 
 

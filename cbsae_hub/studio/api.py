@@ -93,7 +93,7 @@ class Api:
         scores = loaded.pack.info["scores"]
         return {
             "models": list(self.serving.models),
-            "model": public_id(loaded.model_id),
+            "model": loaded.name,
             "revision": loaded.sae.revision,
             "neurons": len(loaded.pack.neurons),
             "concepts": list(getattr(loaded.sae, "concepts", [])),

@@ -7,7 +7,7 @@ import gradio as gr
 from cbsae_hub.pack import FindResult
 from cbsae_hub.studio import html
 from cbsae_hub.studio.links import MAX_QUERY, Link
-from cbsae_hub.studio.loaded import Loaded, public_id
+from cbsae_hub.studio.loaded import Loaded
 from cbsae_hub.studio.visit import LOOKUP, Visit, kindly, row_of
 
 LIMIT = 20
@@ -75,7 +75,7 @@ class FindTab:
         row = row_of(loaded, neuron)
         parameters = {"q": _clean(query), "neuron": str(row.neuron)}
         if loaded.model_id != self.visit.serving.first.model_id:
-            parameters["m"] = public_id(loaded.model_id)
+            parameters["m"] = loaded.name
         return html.neuron_card(loaded.pack, row, html.link("Link to this view", parameters))
 
     def restore(self, loaded: Loaded, link: Link) -> list[Any]:

@@ -63,12 +63,14 @@ class Loaded:
         generators: What steering is shown with.
 
     Attributes:
-        key: What stands for the model on the page: its Hub id, or its folder's name, as paths are nobody's business.
+        name: What the page calls it: its Hub id, or its folder's name, as paths are nobody's business.
+        key: What stands for it in a visitor's state: its name, or what nobody guesses if the visitor has extended it.
         own: How many of the last concepts a visitor has added.
     """
 
     def __init__(self, model: str | Path, generators: Generators | None = None):
-        self.model_id, self.key = str(model), public_id(model)
+        self.model_id = str(model)
+        self.key = self.name = public_id(model)
         self.pack = Pack.from_pretrained(model)
         self.sae = load(model)
         self.own = 0
@@ -87,9 +89,8 @@ class Loaded:
 
     @property
     def label(self) -> str:
-        """The model's name without its owner."""
-        name = Path(public_id(self.model_id)).name
-        return name + (f" + {self.own} of yours" if self.own else "")
+        """The model's name without its owner, and what a visitor has added."""
+        return Path(self.name).name + (f" + {self.own} of yours" if self.own else "")
 
     @property
     def alpha(self) -> float | None:

@@ -45,18 +45,22 @@ class NeuronTab:
                 self.page = self.visit.card(self._page(first, best), "neuron-page")
             with gr.Column(scale=3, min_width=240):
                 self.live = gr.HTML(_WAITING, elem_id="neuron-live")
-        served, shown = self.visit.served, [self.number, self.page]
-        self.number.submit(self.show, [served, self.number], shown, **LOOKUP)
+        served, shown = self.visit.served, [*self.outputs, self.visit.pulse]
+        self.number.submit(self.turn, [served, self.number], shown, **LOOKUP)
         for button, step in ((self.previous, -1), (self.next, 1), (self.random, 0)):
             button.click(self._mover(step), [served, self.number], shown, **LOOKUP)
-        self.number.change(lambda: beat("neuron"), None, self.visit.pulse, **LOOKUP)
 
     @kindly
     def show(self, served: Any, neuron: Any) -> list[Any]:
         """Shows a neuron."""
         loaded = self.visit.serving.of(served)
         number = row_of(loaded, neuron).neuron
-        return [number, self._page(loaded, number)]
+        return [number, self._page(loaded, number), _WAITING]
+
+    @kindly
+    def turn(self, served: Any, neuron: Any) -> list[Any]:
+        """Shows another neuron, and has it speak and draw."""
+        return [*self.show(served, neuron), beat("neuron")]
 
     @kindly
     def alone(self, served: Any, neuron: Any) -> str:
@@ -84,12 +88,12 @@ class NeuronTab:
     def restore(self, loaded: Loaded, link: Link) -> list[Any]:
         """What a link asks for."""
         number = _best(loaded) if link.neuron is None else link.neuron
-        return [gr.Number(number, label=_label(loaded)), self._page(loaded, number)]
+        return [gr.Number(number, label=_label(loaded)), self._page(loaded, number), _WAITING]
 
     @property
     def outputs(self) -> list[Any]:
         """The components that :meth:`restore` and :meth:`show` set."""
-        return [self.number, self.page]
+        return [self.number, self.page, self.live]
 
     def _page(self, loaded: Loaded, neuron: int) -> str:
         return neuron_page(loaded, neuron, self.visit.serving.pruned_from(loaded, neuron))
@@ -100,9 +104,9 @@ class NeuronTab:
             loaded = self.visit.serving.of(served)
             if step:
                 now = int(neuron) if isinstance(neuron, (int, float)) and math.isfinite(neuron) else 0
-                return self.show(served, (now + step) % len(loaded.pack.neurons))
+                return self.turn(served, (now + step) % len(loaded.pack.neurons))
             frame = loaded.pack.neurons.frame
-            return self.show(served, int(random.choice(frame.loc[frame["status"] != "dead", "neuron"].tolist())))
+            return self.turn(served, int(random.choice(frame.loc[frame["status"] != "dead", "neuron"].tolist())))
 
         return move
 
@@ -217,4 +221,4 @@ def _label(loaded: Loaded) -> str:
     return f"Neuron, 0 to {len(loaded.pack.neurons) - 1}"
 
 
-_WAITING = '<section class="cb-live"><h4>This neuron alone</h4><div></div></section>'
+_WAITING = '<section class="cb-live"><h4>This neuron alone</h4><div><p class="cb-line cb-pending"></p></div></section>'

@@ -15,7 +15,7 @@ from cbsae_hub.studio.experiments import ZERO_GPU
 from cbsae_hub.studio.find import FindTab
 from cbsae_hub.studio.inspect_image import InspectTab
 from cbsae_hub.studio.links import TABS, Link, model_of, read, write
-from cbsae_hub.studio.loaded import Loaded, public_id
+from cbsae_hub.studio.loaded import Loaded
 from cbsae_hub.studio.neuron import NeuronTab
 from cbsae_hub.studio.own_concepts import OwnConceptsTab
 from cbsae_hub.studio.picture_box import preview
@@ -52,6 +52,7 @@ LAUNCH: dict[str, Any] = {
     "footer_links": [],
     "share": False,
     "mcp_server": True,
+    "state_session_capacity": 300,  # of visitors whose state is kept: about 0.3 MB each, and each call by curl is one
 }
 
 
@@ -190,7 +191,7 @@ class _Page:
         """Everything as a link says."""
         tab = gr.Tabs(selected=link.tab) if link.tab else gr.skip()
         return [
-            loaded.key, gr.Dropdown(value=public_id(loaded.model_id)), html.header(loaded.pack), link.basket,
+            loaded.key, gr.Dropdown(value=loaded.name), html.header(loaded.pack), link.basket,
             dock(loaded, link.basket), link.picture or WHITE, beat(link.tab), tab, link.tab or gr.skip(),
             *(value for one in self._restored for value in one.restore(loaded, link)),
         ]  # fmt: skip
@@ -240,7 +241,7 @@ class _Page:
         edit = intervention(basket, where, how, keep)
         steered = tab in ("llava", "draw")
         link = Link(
-            model=public_id(loaded.model_id) if loaded.model_id != self.serving.first.model_id else None,
+            model=loaded.name if loaded.model_id != self.serving.first.model_id else None,
             tab=tab if tab in TABS else None,
             query=str(query or "") if tab == "find" else "",
             neuron=row_of(loaded, int(neuron or 0)).neuron if tab == "neuron" else None,

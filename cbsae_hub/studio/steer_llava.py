@@ -119,7 +119,7 @@ class SteerLlavaTab:
     ) -> str:  # fmt: skip
         """Four answers side by side."""
         loaded, arguments = self._arguments(served, basket, picture, question, where, how, keep, word)
-        if problem := unavailable(loaded):
+        if problem := instead_of(loaded, "llava"):
             return problem
         with self.visit.serving.jobs.of(request.session_hash) as stop:
             asked = self.visit.serving.experiments.ask(loaded, *arguments, stop=stop)
@@ -140,7 +140,7 @@ class SteerLlavaTab:
     ) -> str:  # fmt: skip
         """Answers at several multiples of all strengths."""
         loaded, arguments = self._arguments(served, basket, picture, question, where, how, keep, word)
-        if problem := unavailable(loaded):
+        if problem := instead_of(loaded, "llava"):
             return problem
         with self.visit.serving.jobs.of(request.session_hash) as stop:
             rows = self.visit.serving.experiments.sweep(loaded, *arguments, stop=stop)
@@ -171,11 +171,6 @@ class SteerLlavaTab:
             raise ImageRefused("The question must not contain <image>: the picture's place in it is fixed.")
         shown = self.visit.serving.pictures.get(picture, loaded.pack)
         return loaded, (shown, text, intervention(basket, where, how, keep), watched_word(loaded, basket, word))
-
-
-def unavailable(loaded: Loaded) -> str:
-    """What is shown where LLaVA cannot be run; "" where it can."""
-    return instead_of(loaded, "llava")
 
 
 COLUMNS = {

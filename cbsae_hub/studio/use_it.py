@@ -113,7 +113,7 @@ def recipe_of(loaded: Loaded, basket: Basket) -> dict[str, Any]:
     """What is on screen, such that somebody else can do it again."""
     return {
         "package": f"cbsae_hub {__version__}",
-        "model": public_id(loaded.model_id),
+        "model": loaded.name,
         "revision": loaded.sae.revision,
         "encoder": loaded.pack.info["encoder"],
         "generators": {name: given and public_id(given) for name, given in loaded.generators.ids.items()},

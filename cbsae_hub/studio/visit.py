@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from cbsae_hub.steering.tower import Stopped
 from cbsae_hub.studio.basket import BadBasket, Basket, dock
 from cbsae_hub.studio.generators import Unavailable
 from cbsae_hub.studio.loaded import Loaded
@@ -32,13 +33,15 @@ def refusal(message: str) -> gr.Error:
 
 
 def kindly(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """A handler whose own errors reach the visitor as sentences."""
+    """A handler whose own errors reach the visitor as sentences; one that nobody waits for any more says nothing."""
     if inspect.isgeneratorfunction(handler):
 
         @wraps(handler)
         def generate(*arguments: Any, **named: Any) -> Any:
             try:
                 yield from handler(*arguments, **named)
+            except Stopped:
+                return
             except KINDLY as error:
                 raise refusal(str(error)) from error
 
@@ -48,6 +51,8 @@ def kindly(handler: Callable[..., Any]) -> Callable[..., Any]:
     def handle(*arguments: Any, **named: Any) -> Any:
         try:
             return handler(*arguments, **named)
+        except Stopped:
+            return gr.skip()
         except KINDLY as error:
             raise refusal(str(error)) from error
 

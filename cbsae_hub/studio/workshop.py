@@ -16,7 +16,7 @@ from cbsae_hub.models import CBSAE
 from cbsae_hub.pack_extension import extend_pack
 from cbsae_hub.studio import downloads
 from cbsae_hub.studio.generators import Unavailable
-from cbsae_hub.studio.loaded import Loaded, public_id
+from cbsae_hub.studio.loaded import Loaded
 from cbsae_hub.studio.serving import Serving
 from cbsae_hub.trainers.cbsae import add_concepts
 from cbsae_hub.vision.clip_like import ClipLike
@@ -95,7 +95,7 @@ class Workshop:
         except (OSError, ValueError) as error:
             logger.warning("no concepts can be added: %s", error)
             raise Unavailable("The pictures or the teacher of this model cannot be had here.") from error
-        folder = downloads.folder() / f"workshop-{public_id(loaded.model_id).replace('/', '--')}"
+        folder = downloads.folder() / f"workshop-{loaded.name.replace('/', '--')}"
         about = {"id": source["id"]}
         return Prepared(
             images,
