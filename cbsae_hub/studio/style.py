@@ -60,6 +60,7 @@ THEME = gr.themes.Base(
     button_secondary_border_color_dark="*neutral_600",
     input_background_fill="*background_fill_primary",
     input_background_fill_dark="*neutral_900",
+    input_border_width="1px",
     input_border_color="*neutral_300",
     input_border_color_dark="*neutral_600",
     color_accent="*primary_600",

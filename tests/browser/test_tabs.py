@@ -368,31 +368,24 @@ VIEWS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("width", [375, 768, 1440])
-def test_no_width_needs_sideways_scrolling(visit, width):
-    page = visit(viewport={"width": width, "height": 900})
-    base = page.url.split("?")[0]
-    for query in VIEWS:
-        page.goto(base + query)
-        page.locator("#dock .cb-dock-bar").wait_for()
-        page.wait_for_timeout(700)
-        assert page.evaluate("document.documentElement.scrollWidth") <= width, query
-
-
-def test_everything_has_a_name(visit):
-    """Pictures have alternative texts, controls have names, and there is one main heading."""
+def test_every_view_fits_every_width_and_everything_has_a_name(visit):
+    """Nothing needs sideways scrolling; pictures and controls have names, and there is one main heading."""
     page = visit()
     base = page.url.split("?")[0]
+    unnamed = """[...document.querySelectorAll('button, input, meter')].filter(b => b.offsetParent &&
+        !(b.innerText.trim() || b.getAttribute('aria-label') || b.title || b.labels?.length || b.closest('label') ||
+          b.querySelector('img[alt]'))).map(b => b.outerHTML.slice(0, 200))"""
     for query in VIEWS:
         page.goto(base + query)
         page.locator("#dock .cb-dock-bar").wait_for()
         page.wait_for_timeout(700)
         assert page.locator("h1").count() == 1
         assert page.evaluate("[...document.images].filter(i => !i.alt).map(i => i.outerHTML.slice(0, 200))") == []
-        unnamed = """[...document.querySelectorAll('button, input, meter')].filter(b => b.offsetParent &&
-            !(b.innerText.trim() || b.getAttribute('aria-label') || b.title || b.labels?.length || b.closest('label') ||
-              b.querySelector('img[alt]'))).map(b => b.outerHTML.slice(0, 200))"""
         assert page.evaluate(unnamed) == [], query
+        for width in (375, 768, 1440):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.wait_for_timeout(150)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, (query, width)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from cbsae_hub import CBSAE
+from cbsae_hub.data.images import load_images
+from cbsae_hub.studio import workshop as made
 from cbsae_hub.studio.generators import Unavailable
 from cbsae_hub.studio.own_concepts import archive, concepts_of, located, report
 from cbsae_hub.studio.pictures import ImageRefused
-from cbsae_hub.studio.workshop import Workshop
 
 
 def test_concepts_are_lines_or_between_commas_each_once():
@@ -37,24 +38,26 @@ def test_where_concepts_are(shipped):
     assert f'data-act="add" data-neuron="{best}"' in shown
 
 
-@pytest.fixture(scope="module")
-def workshop(serving):
-    return Workshop(serving)
+@pytest.fixture
+def workshop(serving, monkeypatch):
+    """One that looks at few of the pictures."""
+    monkeypatch.setattr(made, "load_images", lambda *given, **named: load_images(*given, **named).select(range(600)))
+    return made.Workshop(serving)
 
 
 def test_concepts_are_trained_kept_and_downloaded(workshop, serving, shipped, tmp_path):
     told = []
-    made = workshop.add(shipped, ["zeppelin", "pinata"], lambda *said: told.append(said), lambda: len(told) > 12)
+    own = workshop.add(shipped, ["zeppelin", "pinata"], lambda *said: told.append(said), lambda: len(told) > 12)
     assert [share for share, _ in told] == sorted(share for share, _ in told) and "step" in told[5][1]
-    assert serving.of(made.key) is made and made.sae.concepts[-2:] == ["zeppelin", "pinata"]
-    assert torch.equal(made.sae.W_enc_cb[:, :-2], shipped.sae.W_enc_cb)
-    assert len(made.pack.neurons) == len(shipped.pack.neurons) + 2
-    assert [where for _, where in located(made, ["pinata"])] == [len(shipped.pack.neurons) + 1]
+    assert serving.of(own.key) is own and own.sae.concepts[-2:] == ["zeppelin", "pinata"]
+    assert torch.equal(own.sae.W_enc_cb[:, :-2], shipped.sae.W_enc_cb)
+    assert len(own.pack.neurons) == len(shipped.pack.neurons) + 2
+    assert [where for _, where in located(own, ["pinata"])] == [len(shipped.pack.neurons) + 1]
     assert located(shipped, ["pinata"]) == [("pinata", None)], "nobody else's model has it"
-    with zipfile.ZipFile(io.BytesIO(archive(made).read_bytes())) as file:
+    with zipfile.ZipFile(io.BytesIO(archive(own).read_bytes())) as file:
         file.extractall(tmp_path)
     again = CBSAE.from_pretrained(tmp_path)
-    assert again.concepts == made.sae.concepts and torch.equal(again.W_dec_cb, made.sae.W_dec_cb)
+    assert again.concepts == own.sae.concepts and torch.equal(again.W_dec_cb, own.sae.W_dec_cb)
 
 
 def test_an_sae_without_a_bottleneck_cannot_be_extended(workshop, serving):
