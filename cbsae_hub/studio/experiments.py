@@ -25,7 +25,8 @@ DRAWN = (0.5, 1.0, 1.5)
 MAX_NEW_TOKENS = 48
 CONTROL_SEED = 0
 GUIDANCE = 10.0  # unless steerability was measured with another one
-KEPT = 512
+KEPT = 512  # answers
+KEPT_ROWS, KEPT_ICONS = 24, 128  # drawings: of a real unCLIP, 1.8 MB each
 STEPS = 20
 ZERO_GPU = "SPACES_ZERO_GPU"  # set by Spaces that borrow a GPU for each call
 
@@ -92,8 +93,8 @@ class Experiments:
         self._find = find
         self._asked: Results[Asked] = Results(KEPT)
         self._swept: Results[list[tuple[float, Said, Said]]] = Results(KEPT)
-        self._drawn: Results[list[Drawn]] = Results(KEPT)
-        self._alone: Results[tuple[Said | None, Drawn | None]] = Results(KEPT)
+        self._drawn: Results[list[Drawn]] = Results(KEPT_ROWS)
+        self._alone: Results[tuple[Said | None, Drawn | None]] = Results(KEPT_ICONS)
         self._say = on_gpu(self._say_now, lambda _key, _picture, steerings, *_: 10 + 2 * len(steerings))
         self._draw = on_gpu(self._draw_now, lambda _key, _picture, steerings, *_: 10 + 3 * len(steerings))
 

@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from cbsae_hub.studio.basket import Basket, changed, dock
 from cbsae_hub.studio.experiments import ZERO_GPU
 from cbsae_hub.studio.find import FindTab
 from cbsae_hub.studio.inspect_image import InspectTab
-from cbsae_hub.studio.links import TABS, Link, model_of, read, write
+from cbsae_hub.studio.links import MAX_SEED, MAX_SEEDS, MAX_STEPS, MIN_STEPS, TABS, Link, model_of, read, write
 from cbsae_hub.studio.loaded import Loaded
 from cbsae_hub.studio.neuron import NeuronTab
 from cbsae_hub.studio.own_concepts import OwnConceptsTab
@@ -85,10 +86,9 @@ class _Page:
     def __init__(self, serving: Serving):
         self.serving = serving
         self.visit = visit = Visit(serving)
-        self.start, self.inspect, self.find, self.neuron = (
-            kind(visit) for kind in (StartTab, InspectTab, FindTab, NeuronTab)
-        )
-        self.llava, self.draw, self.scores = SteerLlavaTab(visit), SteerImageTab(visit), ScoresTab(visit)
+        self.start, self.find, self.scores = StartTab(visit), FindTab(visit), ScoresTab(visit)
+        self.inspect, self.neuron = InspectTab(visit), NeuronTab(visit)
+        self.llava, self.draw = SteerLlavaTab(visit), SteerImageTab(visit)
         self.own, self.use = OwnConceptsTab(visit, Workshop(serving)), UseItTab(visit)
 
     def render(self, page: gr.Blocks) -> None:
@@ -107,12 +107,8 @@ class _Page:
         self.about = gr.HTML(html.header(self.serving.first.pack), elem_id="about")
         with gr.Tabs(elem_id="tabs") as self.tabs:
             for tab in TABS:
-                with gr.Tab(NAMES[tab], id=tab) as opened:
-                    {"inspect": self.inspect, "find": self.find, "neuron": self.neuron, "llava": self.llava,
-                     "draw": self.draw, "scores": self.scores, "own": self.own, "use": self.use,
-                     "start": self.start}[tab].render()  # fmt: skip
-                if tab == "use":
-                    opened.select(self.use.show, [visit.served, visit.basket], self.use.outputs, **LOOKUP)
+                with gr.Tab(NAMES[tab], id=tab):
+                    getattr(self, tab).render()
         visit.dock.render()
         self._bind_basket()
         self._bind_links(page)
@@ -122,6 +118,8 @@ class _Page:
         for inspected in self.inspect.inspected:
             inspected.then(self._previews, [visit.served, visit.picture], previews, **LOOKUP)
         self.tabs.select(self._selected, None, [visit.tab, visit.pulse], **LOOKUP)
+        seen = [visit.tab, visit.served, visit.basket]
+        gr.on([visit.tab.change, visit.basket.change], self._code, seen, self.use.outputs, **LOOKUP)
         reaction = {
             "inputs": [
                 visit.tab, visit.served, self.neuron.number, self.llava.live, *self.llava.inputs,
@@ -142,32 +140,27 @@ class _Page:
         visit = self.visit
         shown = [visit.basket, visit.dock]
         moved = [*shown, visit.pulse, self.tabs, visit.tab, *self.neuron.outputs]
-        for card in [*visit.cards, visit.dock]:
-            listen = visit.dock.input if card is visit.dock else card.click
-            listen(self._act, [visit.served, visit.tab, visit.basket], moved, **LOOKUP)
+        for listen in (visit.dock.input, *(card.click for card in visit.cards)):
+            listen(self._act, [visit.served, visit.tab, visit.basket], moved, **LOOKUP, trigger_mode="multiple")
 
     @kindly
     def _act(self, event: gr.EventData, served: Any, tab: Any, basket: Any) -> list[Any]:
         """What a button of a card or of the basket does: it opens a neuron's page, or changes the basket."""
         loaded = self.serving.of(served)
-        said = {name: getattr(event, name, None) for name in ("act", "neuron", "value")}
-        nothing = [gr.skip()] * (2 + len(self.neuron.outputs))
-        if said["act"] == "open":
-            number = row_of(loaded, said["neuron"]).neuron
+        act, neuron, value = (getattr(event, name, None) for name in ("act", "neuron", "value"))
+        if act == "open":
+            number = row_of(loaded, neuron).neuron
             opened = [beat("neuron"), gr.Tabs(selected="neuron"), "neuron", *self.neuron.show(served, number)]
             return [gr.skip(), gr.skip(), *opened]
-        if said["act"] == "add":
-            basket = changed(basket, loaded, "add", said["neuron"])
-        else:
-            basket = changed(basket, loaded, str(said["act"]), said["neuron"], said["value"])
-        return [basket, dock(loaded, basket), beat(tab), *nothing]
+        basket = changed(basket, loaded, str(act), neuron, value)
+        return [basket, dock(loaded, basket), beat(tab), *[gr.skip()] * (2 + len(self.neuron.outputs))]
 
     # ------------------------------------------------------------------------------------ links and examples
 
     def _bind_links(self, page: gr.Blocks) -> None:
         visit = self.visit
         self.link = gr.Textbox(visible="hidden", elem_id="link")
-        everything = [
+        self.everything = everything = [
             visit.served, self.model, self.about, visit.basket, visit.dock, visit.picture, visit.pulse, self.tabs,
             visit.tab, *(component for tab in self._restored for component in tab.outputs),
         ]  # fmt: skip
@@ -178,7 +171,8 @@ class _Page:
         visit.dock.link(
             self._link,
             [visit.served, visit.tab, visit.basket, visit.picture, self.find.query, self.neuron.number,
-             *self.llava.inputs[3:], self.draw.seed, self.draw.seeds, self.draw.steps],
+             self.llava.question, self.draw.seed, self.draw.seeds, self.draw.steps,
+             *self.llava.settings.inputs, *self.draw.settings.inputs],
             self.link, **LOOKUP,
         ).then(None, self.link, None, js=script("copy"))  # fmt: skip
 
@@ -207,13 +201,10 @@ class _Page:
         if bad:
             gr.Warning(f"Some of this link could not be read: {', '.join(sorted(bad))[:80]}.", title="Link")
         if link.query and link.tab is None:
-            link = Link(**{**vars(link), "tab": "find"})
-        nothing = link == Link() and loaded is self.serving.first
-        return (
-            [gr.skip()] * (9 + sum(len(one.outputs) for one in self._restored))
-            if nothing
-            else self._restore(loaded, link)
-        )
+            link = replace(link, tab="find")
+        if link == Link() and loaded is self.serving.first:
+            return [gr.skip()] * len(self.everything)
+        return self._restore(loaded, link)
 
     @kindly
     def _choose(self, model: Any, tab: Any) -> list[Any]:
@@ -233,12 +224,14 @@ class _Page:
 
     @kindly
     def _link(
-        self, served: Any, tab: Any, basket: Any, picture: Any, query: Any, neuron: Any, question: Any, where: Any,
-        how: Any, keep: Any, word: Any, seed: Any, seeds: Any, steps: Any,
+        self, served: Any, tab: Any, basket: Any, picture: Any, query: Any, neuron: Any, question: Any, seed: Any,
+        seeds: Any, steps: Any, *settings: Any,
     ) -> str:  # fmt: skip
         """The address of what is on screen; of a Space, that of its page on the Hub."""
         loaded = self.serving.of(served)
-        edit = intervention(basket, where, how, keep)
+        of_llava, of_draw = settings[: len(settings) // 2], settings[len(settings) // 2 :]
+        *chosen, word = of_draw if tab == "draw" else of_llava
+        edit = intervention(basket, *chosen)
         steered = tab in ("llava", "draw")
         link = Link(
             model=loaded.name if loaded.model_id != self.serving.first.model_id else None,
@@ -252,9 +245,9 @@ class _Page:
             alone=edit.alone if steered else None,
             op=edit.op if steered else None,
             keep=edit.keep_error if steered else None,
-            seed=whole(seed, 0, 2**31 - 1) if tab == "draw" else None,
-            seeds=whole(seeds, 1, 4) if tab == "draw" else None,
-            steps=whole(steps, 5, 30) if tab == "draw" else None,
+            seed=whole(seed, 0, MAX_SEED) if tab == "draw" else None,
+            seeds=whole(seeds, 1, MAX_SEEDS) if tab == "draw" else None,
+            steps=whole(steps, MIN_STEPS, MAX_STEPS) if tab == "draw" else None,
         )
         space = os.environ.get("SPACE_ID")
         return f"{f'https://huggingface.co/spaces/{space}' if space else ''}?{write(link)}"
@@ -264,6 +257,11 @@ class _Page:
     def _selected(self, event: gr.SelectData) -> list[Any]:
         tab = TABS[event.index] if isinstance(event.index, int) and 0 <= event.index < len(TABS) else TABS[0]
         return [tab, beat(tab)]
+
+    @kindly
+    def _code(self, request: gr.Request, tab: Any, served: Any, basket: Any) -> list[Any]:
+        """Code for what is on screen, when somebody looks at it."""
+        return self.use.show(request, served, basket) if tab == "use" else [gr.skip()] * len(self.use.outputs)
 
     @kindly
     def _react(self, request: gr.Request, tab: Any, served: Any, neuron: Any, *settings: Any) -> Iterator[list[Any]]:

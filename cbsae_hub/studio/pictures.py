@@ -17,7 +17,7 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 25_000_000
 MAX_BYTES = 8_000_000
 SHOWN = 512  # pixels of the longer side of a picture as the page shows it
-KEPT = 256  # uploads of all visitors together, each at most SHOWN pixels wide
+KEPT = 128  # uploads of all visitors together, each at most SHOWN pixels wide: 100 MB
 WHITE = "white"
 
 
@@ -76,7 +76,7 @@ class Pictures:
     def keep(self, picture: Image.Image) -> str:
         """Keeps an upload, made smaller, and returns its name."""
         small = picture.copy()
-        small.thumbnail((2 * SHOWN, 2 * SHOWN))
+        small.thumbnail((SHOWN, SHOWN))
         return "u" + self._uploads.put(small)
 
     def get(self, name: Any, pack: Pack) -> Image.Image:

@@ -1,5 +1,6 @@
 """Which models the page serves, and to whom: those of an allow-list to everybody, an extended one to its maker."""
 
+import logging
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,7 +14,9 @@ from cbsae_hub.studio.loaded import Loaded, public_id
 from cbsae_hub.studio.memory import Memory
 from cbsae_hub.studio.pictures import Pictures
 
-KEPT_OWN = 32  # models that visitors have extended; each is a few MB
+logger = logging.getLogger(__name__)
+
+KEPT_OWN = 32  # models that visitors have extended
 
 
 class Forgotten(Exception):
@@ -54,8 +57,8 @@ class Serving:
         """The model of a key: a name of the allow-list, or what :meth:`keep_own` gave.
 
         Raises:
-            Forgotten: If there is none.
-            OSError: If it, or its pack, is missing or damaged.
+            Forgotten: If there is none, or it cannot be loaded.
+            OSError: If it is the first, and it or its pack is missing or damaged.
         """
         if (own := self._own.get(key)) is not None:
             return own
@@ -63,7 +66,13 @@ class Serving:
             raise Forgotten("This page does not have that model, or no longer. Please choose one at the top.")
         with self._lock:
             if key not in self._loaded:
-                self._loaded[key] = Loaded(self.models[key], self.generators)
+                try:
+                    self._loaded[key] = Loaded(self.models[key], self.generators)
+                except (OSError, ValueError) as error:
+                    if not self._loaded:  # the first one: without it there is no page
+                        raise
+                    logger.warning("%s cannot be served: %s", key, error)
+                    raise Forgotten(f"{key} cannot be loaded here; the log of the page says why.") from error
             return self._loaded[key]
 
     def parent_of(self, loaded: Loaded) -> Loaded | None:
@@ -72,17 +81,21 @@ class Serving:
         if not isinstance(parent, dict):
             return None
         for key in self.models:
-            if Path(key).name == Path(str(parent.get("id"))).name and self.of(key).sae.revision == parent["revision"]:
-                return self.of(key)
+            if Path(key).name == Path(str(parent.get("id"))).name:
+                with suppress(Forgotten):
+                    if self.of(key).sae.revision == parent["revision"]:
+                        return self.of(key)
         return None
 
     def pruned_from(self, loaded: Loaded, neuron: int) -> list[str]:
         """Names of the page's CB-SAEs that were made of this SAE, but without this neuron."""
-        others = [self.of(key) for key in self.models if key != loaded.key]
-        return [
-            other.label for other in others
-            if self.parent_of(other) is loaded and neuron not in other.retained
-        ]  # fmt: skip
+        names = []
+        for key in self.models:
+            with suppress(Forgotten):
+                other = self.of(key)
+                if self.parent_of(other) is loaded and neuron not in other.retained:
+                    names.append(other.label)
+        return names
 
     def keep_own(self, loaded: Loaded) -> Loaded:
         """Keeps a model that a visitor has extended under a key that only they get."""

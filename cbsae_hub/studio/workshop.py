@@ -71,6 +71,7 @@ class Workshop:
             progress=lambda step, steps: told(0.1 + 0.75 * step / steps, f"training, step {step} of {steps}"),
             stop=stop,
         )  # fmt: skip
+        trained.sae = loaded.sae.sae  # frozen, and large: one for all
         told(0.87, "finding out what the new neurons fire on")
         column = "caption" if "caption" in prepared.images.column_names else None
         pack = extend_pack(

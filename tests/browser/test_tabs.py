@@ -130,6 +130,20 @@ def test_the_basket_by_keyboard(visit):
     is_shown(page, "[data-testid=toast-body], .toast-body", "can be set to values from -50 to 100")
 
 
+def test_quick_changes_of_the_basket_are_all_made(visit):
+    page = visit("?tab=find&b=10:50.000,11:50.000,12:50.000")
+    wait_for_basket(page, 3)
+    page.evaluate("""() => {
+      const rows = document.querySelectorAll('#dock .cb-row');
+      document.querySelector('#dock [data-act=unit]').click();
+      rows[1].querySelector('[data-act=mute]').click();
+      rows[0].querySelector('[data-act=remove]').click(); }""")
+    wait_for_basket(page, 2)
+    page.locator("#dock .cb-row.cb-muted").wait_for()
+    is_shown(page, "#dock .cb-other", r"× p99")
+    assert [title.split("#")[1] for title, _ in basket_of(page)] == ["11", "12"]
+
+
 def test_five_neurons_fit(visit):
     page = visit("?tab=find&q=pizza&b=" + ",".join(f"{i}:50" for i in range(10, 15)))
     wait_for_basket(page, 5)
@@ -309,6 +323,8 @@ def test_code_follows_the_basket(visit):
     assert recipe["edits"] == [{"neuron": 275, "name": "sunrise", "value": 40.0, "muted": False}]
     assert recipe["model"] == "emoji-cbsae" and recipe["generators"]["llava"] == "emoji-llava"
     assert str(HUB) not in page.content(), "folders of this machine are nobody's business"
+    page.goto(page.url.split("?")[0] + "?tab=use&b=12:20.000")
+    is_shown(page, "#use-python", r"Edit\(12, 20.00\)")
 
 
 # ------------------------------------------------------------------------------------- models, links, and visitors
@@ -333,7 +349,7 @@ def test_another_model_is_picked(page):
         "tab=neuron&neuron=12",
         "tab=inspect&pic=s1",
         "m=emoji-sae&tab=llava&b=12%3A25.000&unit=absolute&pic=white&ask=Describe+the+image.&alone=1&op=add&keep=0",
-        "tab=draw&b=178%3A50.000&pic=white&alone=0&op=set&keep=0&seeds=1&seed=5&steps=5",
+        "tab=draw&b=178%3A50.000&pic=white&word=brick+wall&alone=1&op=add&keep=1&seeds=1&seed=5&steps=5",
     ],
 )
 def test_a_link_restores_what_was_copied(visit, query):

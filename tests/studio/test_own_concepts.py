@@ -50,6 +50,7 @@ def test_concepts_are_trained_kept_and_downloaded(workshop, serving, shipped, tm
     own = workshop.add(shipped, ["zeppelin", "pinata"], lambda *said: told.append(said), lambda: len(told) > 12)
     assert [share for share, _ in told] == sorted(share for share, _ in told) and "step" in told[5][1]
     assert serving.of(own.key) is own and own.sae.concepts[-2:] == ["zeppelin", "pinata"]
+    assert own.sae.sae is shipped.sae.sae, "what is frozen is kept once"
     assert torch.equal(own.sae.W_enc_cb[:, :-2], shipped.sae.W_enc_cb)
     assert len(own.pack.neurons) == len(shipped.pack.neurons) + 2
     assert [where for _, where in located(own, ["pinata"])] == [len(shipped.pack.neurons) + 1]

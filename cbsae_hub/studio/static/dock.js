@@ -4,30 +4,51 @@ const setOpen = (open) => {
   element.classList.toggle('cb-open', open);
   element.querySelector('[data-toggle]')?.setAttribute('aria-expanded', String(open));
 };
+
+// Each change is made to the basket that the one before has left: the next is sent once the last is answered.
+const waiting = [];
+let patience = null; // until then an answer is waited for: a refusal changes nothing, and is not heard here
+const send = () => {
+  clearTimeout(patience);
+  patience = null;
+  if (!waiting.length) return;
+  patience = setTimeout(send, 700);
+  trigger('input', waiting.shift());
+};
+const ask = (act) => { waiting.push(act); if (!patience) send(); };
+
+const typed = new WeakSet(); // inputs whose value the server has not been told yet: answers to earlier ones stay out
 element.addEventListener('input', (event) => {
   const row = event.target.closest('.cb-row');
   if (!row) return;
+  typed.add(event.target);
   const other = row.querySelector(event.target.type === 'range' ? '[type=number]' : '[type=range]');
   other.value = event.target.type === 'range' ? Number(event.target.value).toFixed(2) : event.target.value;
 });
 element.addEventListener('change', (event) => {
   const row = event.target.closest('.cb-row');
-  if (row) trigger('input', { act: 'value', neuron: row.dataset.neuron, value: event.target.value });
+  if (!row) return;
+  typed.delete(event.target);
+  ask({ act: 'value', neuron: row.dataset.neuron, value: event.target.value });
 });
 element.addEventListener('click', (event) => {
   if (event.target.closest('[data-toggle]')) return setOpen(!element.classList.contains('cb-open'));
   if (event.target.closest('[data-link]')) { said(''); return trigger('link', {}); }
   const button = event.target.closest('[data-act]');
   if (!button || button.disabled) return;
-  trigger('input', { ...button.dataset });
+  ask({ ...button.dataset });
   if (button.dataset.act === 'open') window.scrollTo({ top: 0 });
 });
+
 // What the visitor typed stays in an input whatever its attribute says: new values are put in by hand.
 let count = Number(element.querySelector('[data-count]')?.dataset.count || 0);
 watch('value', () => {
-  for (const input of element.querySelectorAll('.cb-row input')) input.value = input.getAttribute('value');
+  for (const input of element.querySelectorAll('.cb-row input')) {
+    if (!typed.has(input)) input.value = input.getAttribute('value');
+  }
   const now = Number(element.querySelector('[data-count]').dataset.count);
   const wide = window.matchMedia('(min-width: 721px)').matches; // on a narrow screen it would hide what is steered
   if (now > count && wide) setOpen(true); else setOpen(element.classList.contains('cb-open') && now > 0);
   count = now;
+  if (patience) send();
 });
