@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 import pandas as pd
 
-from cbsae_hub.models import checks
+from cbsae_hub.models import CBSAE, checks
 from cbsae_hub.steering.first_words import ONE_WORD
 from cbsae_hub.studio import html
 from cbsae_hub.studio.basket import Basket, Item, concept_of
@@ -81,6 +81,8 @@ def examples(loaded: Loaded) -> list[Example]:
                 Link(tab="inspect", picture=f"s{shown[0].image_id}"),
             )
         )
+    if not isinstance(loaded.sae, CBSAE):  # without a bottleneck, nothing can be added
+        return found
     known = {checks.concept_key(row.name) for row in loaded.pack.neurons if row.name}
     lacking = [name for name in loaded.pack.vocabulary if checks.concept_key(name) not in known]
     word = min(lacking, key=lambda name: len(loaded.pack.find(name).matches), default=None)
