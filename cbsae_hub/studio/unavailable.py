@@ -31,7 +31,8 @@ def _stored(loaded: Loaded, which: str, reason: str) -> str:
     command = f"python app.py --model {as_typed(loaded.model_id)} --{which} {as_typed(given)}"
     return (
         f'<section class="cb-card" role="status"><p class="cb-note">{escape(reason)}</p>'
-        f"<p>On a machine that can carry it:</p><pre><code>{escape(command)}</code></pre>{_best_words(loaded)}</section>"
+        f"<p>On a machine that can carry it:</p><pre><code>{escape(command)}</code></pre>"
+        f"{_best_words(loaded)}</section>"
     )
 
 
