@@ -221,4 +221,7 @@ def _label(loaded: Loaded) -> str:
     return f"Neuron, 0 to {len(loaded.pack.neurons) - 1}"
 
 
-_WAITING = '<section class="cb-live"><h4>This neuron alone</h4><div><p class="cb-line cb-pending"></p></div></section>'
+_WAITING = (
+    '<section class="cb-live"><h4>This neuron alone</h4><p class="cb-busy"><span class="cb-spin" aria-hidden="true">'
+    "</span> LLaVA and unCLIP are asked ...</p></section>"
+)

@@ -165,7 +165,8 @@ class _Page:
             visit.tab, *(component for tab in self._restored for component in tab.outputs),
         ]  # fmt: skip
         page.load(self._open, None, everything, **LOOKUP)
-        self.model.input(self._choose, [self.model, visit.tab], everything, **LOOKUP)
+        loading = {**LOOKUP, "show_progress": "minimal", "show_progress_on": self.about}
+        self.model.input(self._choose, [self.model, visit.tab], everything, **loading)
         self.start.cards.click(self._try, [visit.served], everything, **LOOKUP)
         self.scores.maps.click(self._dot, None, everything, **LOOKUP)
         visit.dock.link(

@@ -105,11 +105,8 @@ class SteerLlavaTab:
         self.inputs = [
             self.visit.served, self.visit.basket, self.visit.picture, self.question, *self.settings.inputs
         ]  # fmt: skip
-        # A look first, a model later: something moves at once.
-        asked = gr.on([self.ask_button.click, self.question.submit], _busy, None, self.answers, queue=False, **PRIVATE)
-        run = asked.then(self.ask, self.inputs, self.answers, **WORK)
-        swept = self.sweep_button.click(_busy, None, self.swept, queue=False, **PRIVATE)
-        sweep = swept.then(self.sweep, self.inputs, self.swept, **WORK)
+        run = gr.on([self.ask_button.click, self.question.submit], self.ask, self.inputs, self.answers, **WORK)
+        sweep = self.sweep_button.click(self.sweep, self.inputs, self.swept, **WORK)
         self.stop.click(self._stop, None, [self.answers, self.swept], cancels=[run, sweep], queue=False, **PRIVATE)
 
     @kindly
@@ -181,34 +178,25 @@ COLUMNS = {
 }
 
 
-def _busy() -> str:
-    return _columns(dict.fromkeys(COLUMNS, '<p class="cb-line cb-pending"></p>')) + '<p class="cb-hint">...</p>'
-
-
 def _answers(asked: Asked, word: str) -> str:
-    said = {name: getattr(asked, name) for name in COLUMNS}
-    cells = {
-        name: f"<p>{_difference(asked.original.answer, one.answer)}</p>{_probability(one, word)}"
-        for name, one in said.items()
-    }
+    columns = "".join(_column(name, getattr(asked, name), asked.original.answer, word) for name in COLUMNS)
     note = (
         f"One word asked for, how probable is “{escape(word)}”? The bars say so. "
         if word
         else "The basket is empty: add neurons, and compare. "
     )
     return (
-        f'{_columns(cells)}<p class="cb-hint">{note}'
+        f'<div class="cb-answers" role="status" aria-live="polite">{columns}</div><p class="cb-hint">{note}'
         f"<ins>Words</ins> that the original does not have are underlined. {asked.seconds:.2f} s.</p>"
     )
 
 
-def _columns(cells: dict[str, str]) -> str:
-    parts = "".join(
-        f'<section class="cb-answer{" cb-main" if name == "steered" else ""}"><h4 title="{attribute(why)}">{title}'
-        f"</h4>{cells[name]}</section>"
-        for name, (title, why) in COLUMNS.items()
+def _column(name: str, said: Said, original: str, word: str) -> str:
+    title, why = COLUMNS[name]
+    return (
+        f'<section class="cb-answer{" cb-main" if name == "steered" else ""}"><h4 title="{attribute(why)}">{title}</h4>'
+        f"<p>{_difference(original, said.answer)}</p>{_probability(said, word)}</section>"
     )
-    return f'<div class="cb-answers" role="status" aria-live="polite">{parts}</div>'
 
 
 def _difference(before: str, after: str) -> str:

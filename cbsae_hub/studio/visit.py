@@ -22,7 +22,12 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden
 # Answers from the pack do not wait for models. Without Gradio's queue they would be quicker, but errors would be mute.
 LOOKUP: dict[str, Any] = {**PRIVATE, "concurrency_id": "lookups", "concurrency_limit": 8}
 # Models run one at a time: on few cores, or one GPU, two at once are both slower.
-WORK: dict[str, Any] = {**PRIVATE, "concurrency_id": "models", "concurrency_limit": 1}
+WORK: dict[str, Any] = {
+    "api_visibility": "private",
+    "show_progress": "minimal",  # seconds, and the place in the queue
+    "concurrency_id": "models",
+    "concurrency_limit": 1,
+}
 RUNNING = ("neuron", "llava", "draw")  # tabs that run models when something changes
 KINDLY = (Forgotten, ImageRefused, BadBasket, Unavailable, EditError)
 
