@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from cbsae_hub.steering.tower import Stopped
 from cbsae_hub.studio.basket import Basket, watched_word
 from cbsae_hub.studio.experiments import DRAWN, STEPS, Drawn
 from cbsae_hub.studio.html import attribute, escape
@@ -78,9 +79,12 @@ class SteerImageTab:
         numbers = range(first, first + count)
         yield drawings([], list(numbers), watched)
         with self.visit.serving.jobs.of(request.session_hash) as stop:
-            for row in self.visit.serving.experiments.draw(loaded, shown, edit, watched, numbers, steps, stop):
-                rows.append(row)
-                yield drawings(rows, list(numbers), watched)
+            try:
+                for row in self.visit.serving.experiments.draw(loaded, shown, edit, watched, numbers, steps, stop):
+                    rows.append(row)
+                    yield drawings(rows, list(numbers), watched)
+            except Stopped:  # said here too: Gradio repeats the last thing that was yielded, after what Stop has said
+                yield _STOPPED
 
     @kindly
     def draw_again(self, request: gr.Request, live: Any, *arguments: Any) -> Iterator[Any]:
@@ -105,7 +109,7 @@ class SteerImageTab:
 
     def _stop(self, request: gr.Request) -> str:
         self.visit.serving.jobs.stop(request.session_hash)
-        return '<p class="cb-empty" role="status">Stopped.</p>'
+        return _STOPPED
 
 
 def whole(value: Any, low: int, high: int) -> int:
@@ -166,6 +170,7 @@ def _cell(drawn: Drawn, seed: int, column: str, word: str) -> str:
     )
 
 
+_STOPPED = '<p class="cb-empty" role="status">Stopped.</p>'
 _EMPTY = (
     '<p class="cb-empty">Put a neuron into the basket, choose a picture, and draw. Each row starts from its own noise; '
     "from left to right the basket gets stronger. The last column is pushed as far in a random direction.</p>"
