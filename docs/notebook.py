@@ -1,0 +1,81 @@
+"""Runs the code of docs/quickstart.md and writes what it printed and drew: into that page, and into quickstart.ipynb.
+
+    python docs/notebook.py
+
+The page is what one edits. In it a ```text block after a ```python block is what that printed, and
+``images/quickstart-1.webp`` the first picture; both are replaced. The notebook is made anew.
+"""
+
+import base64
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+from PIL import Image
+
+DOCS = Path(__file__).parent
+PAGE, NOTEBOOK = DOCS / "quickstart.md", DOCS / "quickstart.ipynb"
+PRINTED = re.compile(r"^```text\n.*?^```\n\n?", re.DOTALL | re.MULTILINE)
+PICTURE = re.compile(r"^!\[[^\]]*\]\(images/quickstart-\d+\.webp\)\n\n?", re.MULTILINE)
+CODE = re.compile(r"^```python\n(.*?)^```\n", re.DOTALL | re.MULTILINE)
+
+
+def notebook_of(page: str) -> Any:
+    """The notebook of a page, not run: a cell for each block of code, and one for the text between two of them."""
+    notebook = nbformat.v4.new_notebook()
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    for i, part in enumerate(CODE.split(PICTURE.sub("", PRINTED.sub("", page)))):
+        if part.strip():
+            make = nbformat.v4.new_code_cell if i % 2 else nbformat.v4.new_markdown_cell
+            notebook.cells.append(make(part.strip(), id=f"cell-{len(notebook.cells)}"))
+    return notebook
+
+
+def run(notebook: Any, folder: str | Path) -> Any:
+    """Runs a notebook in a folder; what goes to stderr (progress bars, warnings) is dropped.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: If a cell fails.
+    """
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            cell.metadata.pop("execution", None)  # times of day
+    notebook.metadata.pop("language_info", None)  # the version of Python
+    return notebook
+
+
+def printed(cell: Any) -> str:
+    """What a cell printed."""
+    return "".join(output.text for output in cell.outputs if output.output_type == "stream")
+
+
+def pictures(notebook: Any) -> list[Image.Image]:
+    """What the cells of a notebook drew."""
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    drawn = [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    return [Image.open(io.BytesIO(base64.b64decode(data))) for data in drawn]
+
+
+def with_printed(page: str, notebook: Any) -> str:
+    """A page with what the cells of its notebook printed."""
+    cells = iter([cell for cell in notebook.cells if cell.cell_type == "code"])
+
+    def add(block: re.Match) -> str:
+        text = printed(next(cells))
+        return block[0] + (f"\n```text\n{text}```\n" if text else "")
+
+    return CODE.sub(add, PRINTED.sub("", page))
+
+
+if __name__ == "__main__":
+    page = PAGE.read_text(encoding="utf-8")
+    notebook = run(notebook_of(page), DOCS)
+    PAGE.write_text(with_printed(page, notebook), encoding="utf-8")
+    nbformat.write(notebook, NOTEBOOK)
+    for i, picture in enumerate(pictures(notebook), 1):
+        picture.save(DOCS / "images" / f"quickstart-{i}.webp", lossless=True)
