@@ -1,0 +1,181 @@
+"""Blocks of code in Markdown, and what can be known of shell commands without running them."""
+
+import importlib.util
+import re
+import shlex
+import string
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import typer
+import yaml
+from click.exceptions import Exit
+from workplace import ROOT
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
+MARKER = re.compile(r"<!-- not run:(.*?)-->\n\s*\Z", re.DOTALL)
+INLINE = re.compile(r"`((?:[A-Z_]+=\S+ )*(?:accelerate launch|cbsae|make|pip install|python) [^`\[]+)`")
+INDENTED = re.compile(r"^ {4,}(?:accelerate|cbsae|hf|make|pip|python|from \S+ import|import) ?\S*", re.MULTILINE)
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of code; ``reason`` says why it is not run, None that it is."""
+
+    line: int
+    language: str
+    code: str
+    reason: str | None
+
+
+def blocks_of(text: str) -> list[Block]:
+    """The fenced blocks of a page."""
+    found = []
+    for match in FENCE.finditer(text):
+        marker = MARKER.search(text[: match.start()])
+        line = text.count("\n", 0, match.start()) + 1
+        found.append(Block(line, match[2], textwrap.dedent(match[3]), marker and marker[1].strip()))
+    return found
+
+
+def commands_of(code: str, variables: dict[str, str]) -> Iterator[list[str]]:
+    """The words of each command of a shell block; assignments go into ``variables``.
+
+    Raises:
+        ValueError: If a command does more than call programs one after the other.
+    """
+    for line in code.replace("\\\n", " ").splitlines():
+        lexer = shlex.shlex(string.Template(line).safe_substitute(variables), posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        words: list[str] = []
+        for word in [*lexer, ";"]:
+            if word in (";", "&&"):
+                assigned = [*_leading_assignments(words)]
+                if len(assigned) == len(words):
+                    variables.update(assigned)
+                else:
+                    yield words[len(assigned) :]
+                words = []
+            elif re.fullmatch(r"[();<>|&]+", word) or "$" in word:
+                raise ValueError(f"{line.strip()!r}: {word} is more than this test understands")
+            else:
+                words.append(word)
+
+
+def _leading_assignments(words: list[str]) -> Iterator[tuple[str, str]]:
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name.isidentifier():
+            return
+        yield name, value
+
+
+def check_command(words: list[str]) -> tuple[Any, list[str]] | None:
+    """Looks whether a command exists and knows all of its arguments; does not run it.
+
+    Returns:
+        The command and its arguments, if it is one that this process could run.
+
+    Raises:
+        AssertionError: If it does not exist, or this function knows no way to tell.
+        Exception: The usage error of its parser, if it does not take these arguments.
+    """
+    if words[:2] == ["accelerate", "launch"]:
+        words = ["python", *words[2:]]
+    match words:
+        case ["make", *targets]:
+            subprocess.run(["make", "--dry-run", *targets], cwd=ROOT, check=True, capture_output=True)
+            return None
+        case ["pip", "install", *what]:
+            _check_installed(what)
+            return None
+        case ["hf", *arguments]:
+            # Its parser comes from another library with each major version: the program itself is asked.
+            hub = [sys.executable, "-m", "huggingface_hub.cli.hf", *arguments, "--help"]
+            subprocess.run(hub, check=True, capture_output=True)
+            return None
+        case [name, *arguments] if name in PROJECT.get("scripts", {}):
+            module, _, attribute = PROJECT["scripts"][name].partition(":")
+            return _parsed(typer.main.get_command(getattr(import_module(module), attribute)), name, arguments)
+        case ["python", "-m", module, *arguments] if module.startswith("training."):
+            return _check_script(import_module(module), arguments)
+        case ["python", "-m", module, *_]:
+            assert importlib.util.find_spec(module), f"there is no module {module}"
+            return None
+        case ["python", script, *arguments]:
+            return _check_script(_loaded(ROOT / script), arguments)
+    raise AssertionError(f"no way is known to check {shlex.join(words)!r}: add one to check_command")
+
+
+def _check_installed(what: list[str]) -> None:
+    """Of what ``pip install`` is asked for, extras of this package must exist."""
+    for requirement in what:
+        named = re.fullmatch(r"(?:cbsae_hub|\.)\[(.+)\]", requirement)
+        for extra in named[1].split(",") if named else ():
+            assert extra in PROJECT["optional-dependencies"], f"there is no extra {extra!r}"
+
+
+def _loaded(script: Path) -> Any:
+    assert script.is_file(), f"there is no {script.relative_to(ROOT)}"
+    spec = importlib.util.spec_from_file_location(f"documented_{script.stem}", script)
+    module = importlib.util.module_from_spec(spec)
+    sys.path[:0] = [str(ROOT / "training"), str(script.parent)]  # where scripts find each other
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        del sys.path[:2]
+    return module
+
+
+def _check_script(module: Any, arguments: list[str]) -> tuple[Any, list[str]] | None:
+    if hasattr(module, "arguments"):  # argparse
+        with_arguments, sys.argv = sys.argv, ["script", *arguments]
+        try:
+            module.arguments()
+        finally:
+            sys.argv = with_arguments
+        return None
+    if not hasattr(module, "main"):
+        assert not arguments, f"{module.__file__} takes no arguments"
+        return None
+    script = typer.Typer()
+    script.command()(module.main)
+    found = _parsed(typer.main.get_command(script), Path(module.__file__).name, arguments)
+    _check_recipe(module, arguments)
+    return found
+
+
+def _check_recipe(module: Any, arguments: list[str]) -> None:
+    """The recipe has the sections that the script reads, and keys of ``--set`` are in one of them, or in the script."""
+    given = {option: [b for a, b in zip(arguments, arguments[1:]) if a == option] for option in ("--recipe", "--set")}
+    source = Path(module.__file__).read_text(encoding="utf-8")
+    for recipe in given["--recipe"]:
+        content = yaml.safe_load((ROOT / recipe).read_text(encoding="utf-8"))
+        for section in re.findall(r'read_recipe\(recipe, "(\w+)"', source):
+            assert section in content, f"{recipe} has no section {section!r}"
+        for key in (item.partition("=")[0] for item in given["--set"]):
+            assert f'"{key}"' in source or any(key in section for section in content.values()), f"no key {key!r}"
+
+
+def _parsed(command: Any, name: str, arguments: list[str]) -> tuple[Any, list[str]]:
+    """Parses arguments as the program would before it does anything."""
+    last, rest = command, list(arguments)
+    while hasattr(last, "commands") and rest and not rest[0].startswith("-"):
+        assert rest[0] in last.commands, f"{name} has no command {rest[0]!r}; it has {', '.join(last.commands)}"
+        last, name, rest = last.commands[rest[0]], f"{name} {rest[0]}", rest[1:]
+    with suppress(Exit, typer.Exit):  # --help, --version
+        last.make_context(name, rest)
+    return command, arguments
