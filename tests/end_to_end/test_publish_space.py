@@ -3,7 +3,6 @@
 import contextlib
 import filecmp
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from empty_environment import empty_environment, variables
 from huggingface_hub import SpaceCard, SpaceCardData, constants, metadata_load
 from packaging.requirements import Requirement
 from PIL import Image
@@ -285,18 +285,13 @@ def test_space_is_no_part_of_itself(own_hub):
 def address(made, tmp_path_factory):
     """The Space as it runs on the Hub: other packages are installed, this one is there as files only."""
     space, folder = made[0], tmp_path_factory.mktemp("machine")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
-    python = folder / "venv" / "bin" / "python"
-    installed = [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
-    own = next((folder / "venv").glob("lib/python*/site-packages"))
-    (own / "installed.pth").write_text("\n".join(installed))  # files like it in those folders are not read
+    python = empty_environment(folder / "venv")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {
-        "PATH": os.environ["PATH"], "HOME": str(folder), "SPACE_ID": "me/space", "HF_HUB_OFFLINE": "1",
-        "GRADIO_SERVER_PORT": str(port), "GRADIO_TEMP_DIR": str(folder / "gradio"), "PYTHONUNBUFFERED": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
+    environment = variables(folder) | {
+        "SPACE_ID": "me/space", "GRADIO_SERVER_PORT": str(port), "GRADIO_TEMP_DIR": str(folder / "gradio"),
+        "PYTHONUNBUFFERED": "1",
     }  # fmt: skip
     ask = "import sys, cbsae_hub; print(cbsae_hub.__file__, *sys.path, sep='\\n')"
     told = subprocess.run([python, "-c", ask], cwd=space, env=environment, capture_output=True, text=True, check=True)
