@@ -88,7 +88,7 @@ def _stack_of(block: nn.Module) -> _Stack:
         return _STACKS.setdefault(block, _Stack())
 
 
-def find_blocks(model) -> tuple[nn.ModuleList, str]:
+def find_blocks(model: Any) -> tuple[nn.ModuleList, str]:
     """The blocks of the vision tower in a model or pipeline, and where they are.
 
     Args:
@@ -138,7 +138,7 @@ class ResidualSite:
         self.block, self.layer, self.name = block, layer, name
 
     @classmethod
-    def find(cls, model, layer: int) -> "ResidualSite":
+    def find(cls, model: Any, layer: int) -> "ResidualSite":
         """Finds a block's output.
 
         Args:

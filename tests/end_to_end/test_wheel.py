@@ -28,7 +28,6 @@ assert version("cbsae_hub") == cbsae_hub.__version__ and (home / "py.typed").is_
 import torch
 from cbsae_hub import CBSAE, SAE, Edit, Pack, Steering
 from cbsae_hub.steering import apply
-from cbsae_hub.studio import build  # the page, and with it everything else
 
 sae = SAE(d_in=8, d_sae=32, activation="topk", k=4, seed=0)
 sae.save_pretrained("sae")
@@ -87,7 +86,7 @@ def test_wheel_works_where_it_is_installed(wheel, tmp_path):
         return done.stdout
 
     # Elsewhere this package may be installed, editable: that is no reason to leave it out here.
-    run(python, "-m", "pip", "install", "--no-deps", "--no-index", "--no-cache-dir", "--ignore-installed", wheel)
+    run(python, "-m", "pip", "install", "--no-deps", "--no-index", "--no-compile", "--ignore-installed", wheel)
     said = run(python, "-c", SMOKE)
     assert str(tmp_path / "venv") in said and f'"{ROOT}"' not in said
     for name in PROJECT.get("scripts", {}):
