@@ -18,7 +18,16 @@ logger = logging.getLogger(__name__)
 
 CONFIGS = ("config.json", "model_index.json", "open_clip_config.json")
 CLASSES = ("SAE", "CBSAE")
-OWN_SECTIONS = ("sae_config", "sae_names", "parent", "pruning", "teacher", "concepts_sha256", "parent_group_sizes")
+OWN_SECTIONS = (
+    "sae_config",
+    "sae_names",
+    "imported_from",
+    "parent",
+    "pruning",
+    "teacher",
+    "concepts_sha256",
+    "parent_group_sizes",
+)
 LONG = ("concepts", "sae_neuron_ids")  # of these only how long they are
 OF_WEIGHTS = {"training": "training.json", "evaluation": "evaluation.json", "pack": "pack.json"}
 
@@ -104,10 +113,9 @@ class Facts:
     @property
     def settings(self) -> dict[str, Any]:
         """What an SAE explains and how it is made, by the names of its config; None is left out."""
-        known = {name: value for name, value in self.config.items() if name not in (*OWN_SECTIONS, *LONG)}
-        lengths = {name: len(self.config[name]) for name in LONG if self.config.get(name)}
-        both = {**known, **(self.sae or {}), **lengths}
-        return {name: value for name, value in both.items() if value is not None}
+        told = {**self.config, **(self.sae or {})}
+        told = {name: value for name, value in told.items() if name not in OWN_SECTIONS and value is not None}
+        return {name: len(value) if name in LONG else value for name, value in told.items()}
 
     @property
     def example_name(self) -> str:
