@@ -1,0 +1,78 @@
+"""By which ids a model refers to its encoder, its judge, ...: entries of the JSON files beside its weights."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cbsae_hub.models.files import folder_revision, resolve_id, write_text
+
+
+class Entry(NamedTuple):
+    """A string in a JSON file: where, what, and the revision that stands beside it if it is an id."""
+
+    file: Path
+    key: str
+    value: str
+    revision: Any
+
+
+def foreign_ids(folder: Path) -> list[str]:
+    """Ids that are paths on this machine, and mean nothing elsewhere."""
+    ids = {entry.value for entry in _entries(folder) if entry.key == "id" or entry.key.endswith("_id")}
+    return sorted(value for value in ids if 0 < len(value) < 200 and Path(value).is_dir())
+
+
+def references(folder: Path, published: Mapping[Path, str]) -> dict[str, str]:
+    """Names in a model's files that mean one of several folders, and what those are called on the Hub.
+
+    Args:
+        folder: The model's.
+        published: Folder to Hub id.
+
+    Raises:
+        ValueError: If such a folder holds other weights than those that are meant.
+    """
+    found = {}
+    for entry in _entries(folder):
+        # A bare name is a label in somebody's table, and no id is as long as a text.
+        if "/" not in entry.value or len(entry.value) >= 200:
+            continue
+        there = Path(resolve_id(entry.value, folder)).resolve()
+        if there not in published:
+            continue
+        found[entry.value] = published[there]
+        if str(entry.revision).startswith("sha256:") and (now := folder_revision(there)) != entry.revision:
+            raise ValueError(
+                f"{entry.file} refers to {entry.value} with weights {entry.revision}, but {there} holds {now}"
+            )
+    return found
+
+
+def replace_names(file: Path, names: Mapping[str, str]) -> None:
+    """Replaces quoted strings in a text file that are just a name; all else, numbers too, stays as it is written."""
+    before = after = file.read_text(encoding="utf-8")
+    for name, published in names.items():
+        after = after.replace(f'"{name}"', f'"{published}"')
+    if after != before:
+        write_text(file, after)
+
+
+def _entries(folder: Path) -> Iterator[Entry]:
+    for file in sorted(folder.glob("*.json")):
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError):  # somebody else's; whoever loads it will say
+            continue
+        yield from (Entry(file, *entry) for entry in _strings(content))
+
+
+def _strings(value: Any, key: str = "", revision: Any = None) -> Iterator[tuple[str, str, Any]]:
+    if isinstance(value, str):
+        yield key, value, revision
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item, key)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from _strings(item, name, value.get(f"{name[:-2]}revision") if name.endswith("id") else None)
