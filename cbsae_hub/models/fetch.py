@@ -149,7 +149,7 @@ def _fetch(
     except (HfHubHTTPError, HFValidationError, httpx.HTTPError, EntryNotFoundError, OSError, ValueError) as error:
         raise ModelFileError(_explain(error, repo_id, what, revision)) from error
     for name in _hashes(blobs) - before:
-        if _hash(blobs / name, name) != name:
+        if content_hash(blobs / name, name) != name:
             (blobs / name).unlink()
             raise ModelFileError(
                 f"a file of {repo_id} arrived damaged: its hash is not the one that the Hub says. It was deleted, "
@@ -166,9 +166,9 @@ def _hashes(blobs: Path) -> set[str]:
     return {path.name for path in blobs.iterdir() if _HASH.fullmatch(path.name)} if blobs.is_dir() else set()
 
 
-def _hash(path: Path, name: str) -> str:
-    """SHA-256 of large files, git's hash of others, as the length of ``name`` tells."""
-    if len(name) == 40:
+def content_hash(path: Path, like: str) -> str:
+    """What the Hub calls a file by: SHA-256 if it is large, else git's hash, as the length of ``like`` tells."""
+    if len(like) == 40:
         content = path.read_bytes()
         return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     digest = hashlib.sha256()

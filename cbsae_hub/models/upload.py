@@ -4,7 +4,7 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -14,6 +14,7 @@ from huggingface_hub import (
     CommitOperationAdd,
     CommitOperationDelete,
     HfApi,
+    RepoUrl,
     constants,
     hf_hub_download,
     metadata_load,
@@ -29,7 +30,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import httpx
 
 from cbsae_hub.models.card import edited_by_hand
-from cbsae_hub.models.fetch import CARD_NAME, content_tag
+from cbsae_hub.models.fetch import CARD_NAME, content_hash, content_tag
 from cbsae_hub.models.files import MAIN_WEIGHTS, ModelFileError, folder_revision
 from cbsae_hub.models.references import foreign_ids
 from cbsae_hub.version import __version__
@@ -125,34 +126,40 @@ def publish(
     """
     api = HfApi(token=token)
     with explained(f"{upload.repo_id} was not published", upload):
-        repo_id = _create(api, upload, private)
+        repo = _create(api, upload, private)
+        repo_id = repo.repo_id
         about = {"repo_id": repo_id, "repo_type": upload.repo_type}
         head = api.repo_info(**about, revision=branch)
         if private and head.private is False:
             raise PublishError(f"{repo_id} exists and is public: make it private in its settings, or publish openly")
         tree = api.list_repo_tree(**about, recursive=True, revision=head.sha)
         there = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
-        paths = set(upload.files)
-        if CARD_NAME in paths and not overwrite_card and _keeps_card(upload, repo_id, there, head.sha, token):
-            paths.remove(CARD_NAME)
-        additions = [CommitOperationAdd(path, str(upload.folder / path)) for path in sorted(paths)]
-        deletions = [CommitOperationDelete(path) for path in _outdated(upload, there, additions)]
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
-            commit = api.create_commit(
-                **about,
-                operations=[*additions, *deletions],
-                commit_message=message or f"Upload with cbsae_hub {__version__}",
-                revision=branch,
-                create_pr=create_pr,
-                parent_commit=head.sha,
-            )
+        changed = [path for path in upload.files if _differs(upload.folder / path, there.get(path))]
+        if CARD_NAME in changed and not overwrite_card and _keeps_card(upload, repo_id, there, head.sha, token):
+            changed.remove(CARD_NAME)
+        operations = [
+            *(CommitOperationAdd(path, str(upload.folder / path)) for path in changed),
+            *(CommitOperationDelete(path) for path in _outdated(upload, there, changed)),
+        ]
+        url, commit = f"{repo.url}/commit/{head.sha}", head.sha
+        if operations:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
+                sent = api.create_commit(
+                    **about,
+                    operations=operations,
+                    commit_message=message or f"Upload with cbsae_hub {__version__}",
+                    revision=branch,
+                    create_pr=create_pr,
+                    parent_commit=head.sha,
+                )
+            url, commit = sent.pr_url or sent.commit_url, sent.oid
     if not create_pr and upload.repo_type == "model" and _has_weights(upload.files):
         # Others refer to these weights by what they contain, also when there are newer ones.
         tag = content_tag(folder_revision(upload.folder))
         with explained(f"{upload.repo_id} was published, but has not got its tag {tag}", upload):
-            api.create_tag(repo_id, tag=tag, revision=commit.oid, exist_ok=True)
-    return Published(commit.pr_url or commit.commit_url, commit.oid, commit.oid != head.sha)
+            api.create_tag(repo_id, tag=tag, revision=commit, exist_ok=True)
+    return Published(url, commit, bool(operations))
 
 
 def without_results_of_other_weights(folder: Path, files: Mapping[str, int], changed: bool = False) -> dict[str, int]:
@@ -190,17 +197,15 @@ def _results_of_other_weights(folder: Path) -> set[str]:
     return stale
 
 
-def _create(api: HfApi, upload: Upload, private: bool | None) -> str:
-    """Makes the repository if there is none; returns its id with its owner."""
+def _create(api: HfApi, upload: Upload, private: bool | None) -> RepoUrl:
+    """Makes the repository if there is none."""
     more = {}
     if upload.repo_type == "space":
         card = upload.folder / CARD_NAME
         more["space_sdk"] = (metadata_load(card) or {}).get("sdk") if card.is_file() else None
         if more["space_sdk"] is None:
             raise PublishError(f"{upload.folder} is no Space: it needs a {CARD_NAME} whose header says `sdk: gradio`")
-    return api.create_repo(
-        upload.repo_id, repo_type=upload.repo_type, private=private, exist_ok=True, **more
-    ).repo_id  # fmt: skip
+    return api.create_repo(upload.repo_id, repo_type=upload.repo_type, private=private, exist_ok=True, **more)
 
 
 def _keeps_card(upload: Upload, repo_id: str, there: Mapping[str, RepoFile], commit: str, token: str | None) -> bool:
@@ -209,26 +214,26 @@ def _keeps_card(upload: Upload, repo_id: str, there: Mapping[str, RepoFile], com
     if CARD_NAME not in there or made_by_hub:
         return False
     path = hf_hub_download(repo_id, CARD_NAME, repo_type=upload.repo_type, revision=commit, token=token)
-    card = Path(path).read_bytes()
-    if card == (upload.folder / CARD_NAME).read_bytes() or not edited_by_hand(card.decode("utf-8", "replace")):
+    if not edited_by_hand(Path(path).read_text(encoding="utf-8", errors="replace")):
         return False
     logger.warning("keeping the hand-edited %s of %s; overwrite_card=True replaces it", CARD_NAME, repo_id)
     return True
 
 
-def _outdated(upload: Upload, there: Mapping[str, RepoFile], additions: list[CommitOperationAdd]) -> list[str]:
+def _differs(path: Path, there: RepoFile | None) -> bool:
+    """Whether a file is another one than that on the Hub."""
+    known = there and (there.lfs.sha256 if there.lfs else there.blob_id)
+    return known is None or content_hash(path, known) != known
+
+
+def _outdated(upload: Upload, there: Mapping[str, RepoFile], changed: Sequence[str]) -> list[str]:
     """Files of the repository that would be wrong beside those that come."""
     others = set(there) - set(upload.files)
     if upload.repo_type == "space":
         return sorted(path for path in others if path != CARD_NAME and not path.startswith("."))
-    weights = {addition.path_in_repo: addition for addition in additions if MAIN_WEIGHTS.search(addition.path_in_repo)}
-    replaced = [
-        path
-        for path in weights.keys() & there.keys()
-        if there[path].lfs is None or there[path].lfs.sha256 != weights[path].upload_info.sha256.hex()
-    ]
-    outdated = sorted(others & set(RESULTS)) if replaced else []
-    if outdated:
+    if not any(MAIN_WEIGHTS.search(path) and path in there for path in changed):
+        return []
+    if outdated := sorted(others & set(RESULTS)):
         logger.warning("removing results of the replaced weights from %s: %s", upload.repo_id, ", ".join(outdated))
     return outdated
 
