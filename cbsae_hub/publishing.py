@@ -6,20 +6,20 @@ place. The weights stay what they are, so what pins them still does.
 """
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from huggingface_hub import HfApi, metadata_load
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from cbsae_hub.models.auto import CLASSES, load
-from cbsae_hub.models.card import edited_by_hand, stamped
+from cbsae_hub.cards import write_card
+from cbsae_hub.models.auto import CLASSES
 from cbsae_hub.models.fetch import CARD_NAME
-from cbsae_hub.models.files import CONFIG_NAME, WEIGHTS_NAME, read_config, write_text
-from cbsae_hub.models.references import references, replace_names
+from cbsae_hub.models.files import CONFIG_NAME, WEIGHTS_NAME, read_config
+from cbsae_hub.models.references import references, with_names
 from cbsae_hub.models.upload import (
     Published,
     PublishError,
@@ -39,9 +39,10 @@ DATA = (".parquet", ".arrow", ".csv", ".jsonl", ".tar", ".webp", ".jpg", ".jpeg"
 
 
 def plan(folder: str | Path, repo_id: str | None = None, *, repo_type: str | None = None) -> Upload:
-    """What :func:`publish` would send of a folder; asks nobody.
+    """What :func:`publish` would send of a folder; asks nobody and writes nothing.
 
-    Checkpoints, logs, unfinished and hidden files stay behind, and what says itself to be of other weights.
+    Checkpoints, logs, unfinished and hidden files stay behind, and what says itself to be of other weights. The card of
+    a model of this package names the repository, unless it was edited by hand.
 
     Args:
         folder: A model, data set or Space.
@@ -52,35 +53,17 @@ def plan(folder: str | Path, repo_id: str | None = None, *, repo_type: str | Non
         ValueError: If there is no such folder, nothing in it, half a model, or the id or type is none.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder")
-    try:
-        validate_repo_id(repo_id or folder.resolve().name)
-    except HFValidationError as error:
-        raise ValueError(f"{repo_id or folder.resolve().name!r} is no id on the Hub, owner/name: {error}") from error
-    files = files_of(folder)
-    if not files:
-        raise ValueError(f"there is nothing to publish in {folder}")
-    repo_type = repo_type or _guess_type(folder, files)
-    if repo_type not in REPO_TYPES:
-        raise ValueError(f"repo_type must be one of {', '.join(REPO_TYPES)}, got {repo_type!r}")
-    if repo_type == "model":
-        _check_model(folder, files)
-        files = without_results_of_other_weights(folder, files)
-        warn_of_foreign_ids(folder)
-    return Upload(folder, repo_id or folder.resolve().name, repo_type, files)
+    return _plan(folder, repo_id or folder.resolve().name, repo_type, {}, None)
 
 
-def plan_together(
-    folders: Sequence[str | Path], namespace: str, staging: str | Path, *, cards: str | Path | None = None
-) -> list[Upload]:
-    """Copies folders, lets the copies refer to each other by their names on the Hub, and renders their cards.
+def plan_together(folders: Sequence[str | Path], namespace: str, *, cards: str | Path | None = None) -> list[Upload]:
+    """:func:`plan` of several folders, which refer to each other by their names on the Hub.
 
     Args:
         folders: Models and data sets; each becomes ``namespace/folder's name``.
         namespace: A user or organisation.
-        staging: An empty folder for the copies, which :func:`publish` needs.
-        cards: A folder with hand-written parts of cards, ``<folder's name>.md``.
+        cards: A folder with parts of cards that are written by hand, ``<folder's name>.md``: see
+            :func:`cbsae_hub.cards.write_card`.
 
     Returns:
         Data sets, then models after those that they refer to.
@@ -89,26 +72,17 @@ def plan_together(
         ValueError: See :func:`plan`; or two folders have the same name, or one refers to other weights of another
             than there are.
     """
-    sources = {Path(folder).resolve(): f"{namespace}/{Path(folder).resolve().name}" for folder in folders}
-    if len(set(sources.values())) < len(folders):
+    names = {Path(folder).resolve(): f"{namespace}/{Path(folder).resolve().name}" for folder in folders}
+    if len(set(names.values())) < len(folders):
         raise ValueError("two of the folders have the same name")
-    found = {repo_id: references(folder, sources) for folder, repo_id in sources.items()}
-    names = {f"{folder.parent.name}/{folder.name}": repo_id for folder, repo_id in sources.items()}
-    for some in found.values():
-        names.update(some)
     uploads = {}
-    for folder, repo_id in sources.items():
-        copy = Path(staging) / folder.name
-        for path in files_of(folder):
-            (copy / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / path, copy / path)
-        for file in (*copy.glob("*.json"), *copy.glob("*.md")):
-            replace_names(file, names)
-        _render_card(copy, repo_id, Path(cards) / f"{folder.name}.md" if cards else None)
-        uploads[repo_id] = replace(plan(copy, repo_id), references=found[repo_id])
+    for folder, repo_id in names.items():
+        by_hand = Path(cards) / f"{folder.name}.md" if cards else None
+        found = references(folder, names)
+        uploads[repo_id] = _plan(folder, repo_id, None, found, by_hand if by_hand and by_hand.is_file() else None)
     needed = {repo_id: set(upload.references.values()) - {repo_id} for repo_id, upload in uploads.items()}
     order = list(TopologicalSorter(needed).static_order())
-    return sorted((uploads[repo_id] for repo_id in order), key=lambda upload: REPO_TYPES[::-1].index(upload.repo_type))
+    return sorted((uploads[repo_id] for repo_id in order), key=lambda upload: upload.repo_type)  # datasets, models
 
 
 def publish_together(
@@ -153,6 +127,49 @@ def publish_together(
         yield upload, published
 
 
+def _plan(folder: Path, repo_id: str, repo_type: str | None, found: Mapping[str, str], by_hand: Path | None) -> Upload:
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder")
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"{repo_id!r} is no id on the Hub, owner/name: {error}") from error
+    files = files_of(folder)
+    if not files:
+        raise ValueError(f"there is nothing to publish in {folder}")
+    repo_type = repo_type or _guess_type(folder, files)
+    if repo_type not in REPO_TYPES:
+        raise ValueError(f"repo_type must be one of {', '.join(REPO_TYPES)}, got {repo_type!r}")
+    if repo_type == "model":
+        _check_model(folder, files)
+        files = without_results_of_other_weights(folder, files)
+        warn_of_foreign_ids(folder, found)
+    rewritten = {path: text for path, text in with_names(folder, found).items() if path in files}
+    if by_hand or _is_ours(folder):
+        rewritten[CARD_NAME] = _card(folder, files, rewritten, repo_id, by_hand)
+    sizes = {path: len(text) for path, text in rewritten.items()}
+    return Upload(folder, repo_id, repo_type, files | sizes, rewritten, found)
+
+
+def _card(
+    folder: Path, files: Iterable[str], rewritten: Mapping[str, bytes], repo_id: str, by_hand: Path | None
+) -> bytes:
+    """The card that a folder has on the Hub; made beside links to its files, so that nothing is written into it."""
+    with TemporaryDirectory() as temporary:
+        copy = Path(temporary) / "card"
+        for path in files:
+            (copy / path).parent.mkdir(parents=True, exist_ok=True)
+            if path in rewritten:
+                (copy / path).write_bytes(rewritten[path])
+                continue
+            try:
+                (copy / path).symlink_to((folder / path).resolve())
+            except OSError:  # Windows, unless it is told to
+                shutil.copyfile(folder / path, copy / path)
+        write_card(copy, repo_id, by_hand)
+        return (copy / CARD_NAME).read_bytes()
+
+
 def _guess_type(folder: Path, files: Mapping[str, int]) -> str:
     card = folder / CARD_NAME
     if card.is_file() and "sdk" in (metadata_load(card) or {}):
@@ -174,12 +191,3 @@ def _check_model(folder: Path, files: Mapping[str, int]) -> None:
 def _is_ours(folder: Path) -> bool:
     config = folder / CONFIG_NAME
     return config.is_file() and read_config(config).get("model_class") in CLASSES
-
-
-def _render_card(folder: Path, repo_id: str, by_hand: Path | None) -> None:
-    """Writes the card of a staged copy, signed, so that it can be told later whether it was edited on the Hub."""
-    if _is_ours(folder):
-        load(folder).write_card(folder, repo_id)
-    card = folder / CARD_NAME
-    if card.is_file() and edited_by_hand(text := card.read_text(encoding="utf-8")):
-        write_text(card, stamped(text))

@@ -63,7 +63,7 @@ def _publish_all(namespace: str, dry_run: bool, private: bool, overwrite_card: b
     with TemporaryDirectory() as temporary:
         page = Path(temporary) / "space"
         folders = sorted(folder for folder in (ROOT / HUB).iterdir() if folder.is_dir())
-        uploads = plan_together(folders, namespace, Path(temporary) / "copies", cards=CARDS)
+        uploads = plan_together(folders, namespace, cards=CARDS)
         make_space(page)
         uploads.append(plan(page, f"{namespace}/{SPACE}", repo_type="space"))
         typer.echo(table(uploads))

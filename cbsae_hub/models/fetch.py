@@ -1,6 +1,7 @@
 """Finding the files of a model in a folder or on the Hub, or saying what to do about their absence."""
 
 import hashlib
+import io
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -166,13 +167,13 @@ def _hashes(blobs: Path) -> set[str]:
     return {path.name for path in blobs.iterdir() if _HASH.fullmatch(path.name)} if blobs.is_dir() else set()
 
 
-def content_hash(path: Path, like: str) -> str:
+def content_hash(source: Path | bytes, like: str) -> str:
     """What the Hub calls a file by: SHA-256 if it is large, else git's hash, as the length of ``like`` tells."""
     if len(like) == 40:
-        content = path.read_bytes()
+        content = source if isinstance(source, bytes) else source.read_bytes()
         return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cbsae_hub.models.files import folder_revision, resolve_id, write_text
+from cbsae_hub.models.files import folder_revision, resolve_id
 
 
 class Entry(NamedTuple):
@@ -49,13 +49,19 @@ def references(folder: Path, published: Mapping[Path, str]) -> dict[str, str]:
     return found
 
 
-def replace_names(file: Path, names: Mapping[str, str]) -> None:
-    """Replaces quoted strings in a text file that are just a name; all else, numbers too, stays as it is written."""
-    before = after = file.read_text(encoding="utf-8")
-    for name, published in names.items():
-        after = after.replace(f'"{name}"', f'"{published}"')
-    if after != before:
-        write_text(file, after)
+def with_names(folder: Path, names: Mapping[str, str]) -> dict[str, bytes]:
+    """A model's JSON files in which strings that are just one of some names are replaced, by their paths.
+
+    All else, numbers too, stays as it is written.
+    """
+    rewritten = {}
+    for file in sorted(folder.glob("*.json")):
+        before = after = file.read_bytes()
+        for name, published in names.items():
+            after = after.replace(f'"{name}"'.encode(), f'"{published}"'.encode())
+        if after != before:
+            rewritten[file.name] = after
+    return rewritten
 
 
 def _entries(folder: Path) -> Iterator[Entry]:

@@ -4,7 +4,7 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -39,9 +39,15 @@ logger = logging.getLogger(__name__)
 
 LEFT_OUT = (".*", "__pycache__", "checkpoint-*", "checkpoint.safetensors", "log.jsonl", "*.log", "*.tmp", "*.partial")
 PACK = ("pack.json", "neurons.parquet", "examples.parquet", "images.parquet", "patch_maps.safetensors",
-        "vocabulary.safetensors")  # fmt: skip
+        "vocabulary.safetensors", "quadrants.png", "examples.webp")  # fmt: skip
 RESULTS = (*PACK, "evaluation.json", "selection.json", "training.json")
 """Files that say something of the very weights they lie beside."""
+CLAIMS = {
+    "pack.json": (("model", "revision"), PACK),
+    "evaluation.json": (("revision",), ("evaluation.json",)),
+    "training.json": (("revision",), ("training.json",)),
+}
+"""Where such files say of which weights they are, and for which files that goes."""
 
 
 class PublishError(OSError):
@@ -57,19 +63,25 @@ class Upload:
         repo_id: Where they go.
         repo_type: "model", "dataset" or "space".
         files: Path in the folder and in the repository to size in bytes.
-        references: Local ids that were replaced in the files, and by what.
+        rewritten: What goes there instead of what is in the folder, by path.
+        references: Local ids that were replaced, and by what.
     """
 
     folder: Path
     repo_id: str
     repo_type: str
     files: Mapping[str, int]
+    rewritten: Mapping[str, bytes] = field(default_factory=dict)
     references: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
         """Bytes of all files."""
         return sum(self.files.values())
+
+    def source(self, path: str) -> Path | bytes:
+        """What goes to a path: a file, or its content."""
+        return self.rewritten.get(path, self.folder / path)
 
 
 @dataclass(frozen=True)
@@ -134,11 +146,11 @@ def publish(
             raise PublishError(f"{repo_id} exists and is public: make it private in its settings, or publish openly")
         tree = api.list_repo_tree(**about, recursive=True, revision=head.sha)
         there = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
-        changed = [path for path in upload.files if _differs(upload.folder / path, there.get(path))]
+        changed = [path for path in upload.files if _differs(upload.source(path), there.get(path))]
         if CARD_NAME in changed and not overwrite_card and _keeps_card(upload, repo_id, there, head.sha, token):
             changed.remove(CARD_NAME)
         operations = [
-            *(CommitOperationAdd(path, str(upload.folder / path)) for path in changed),
+            *(CommitOperationAdd(path, upload.source(path)) for path in changed),
             *(CommitOperationDelete(path) for path in _outdated(upload, there, changed)),
         ]
         url, commit = f"{repo.url}/commit/{head.sha}", head.sha
@@ -176,18 +188,17 @@ def without_results_of_other_weights(folder: Path, files: Mapping[str, int], cha
     return {path: size for path, size in files.items() if path not in stale}
 
 
-def warn_of_foreign_ids(folder: Path) -> None:
-    """Says so if a model refers to folders of this machine."""
-    if ids := foreign_ids(folder):
+def warn_of_foreign_ids(folder: Path, known: Collection[str] = ()) -> None:
+    """Says so if a model refers to folders of this machine, other than those that are known."""
+    if ids := [name for name in foreign_ids(folder) if name not in known]:
         logger.warning("%s are folders of this machine: publish them together with what refers to them, else nobody "
                        "finds them", ", ".join(ids))  # fmt: skip
 
 
 def _results_of_other_weights(folder: Path) -> set[str]:
     """Files beside a model whose own word is that they are of other weights."""
-    claims = {"pack.json": (("model", "revision"), PACK), "evaluation.json": (("revision",), ("evaluation.json",))}
     stale = set()
-    for name, (keys, files) in claims.items():
+    for name, (keys, files) in CLAIMS.items():
         if (folder / name).is_file():
             told = json.loads((folder / name).read_text(encoding="utf-8"))
             for key in keys:
@@ -220,10 +231,10 @@ def _keeps_card(upload: Upload, repo_id: str, there: Mapping[str, RepoFile], com
     return True
 
 
-def _differs(path: Path, there: RepoFile | None) -> bool:
+def _differs(source: Path | bytes, there: RepoFile | None) -> bool:
     """Whether a file is another one than that on the Hub."""
     known = there and (there.lfs.sha256 if there.lfs else there.blob_id)
-    return known is None or content_hash(path, known) != known
+    return known is None or content_hash(source, known) != known
 
 
 def _outdated(upload: Upload, there: Mapping[str, RepoFile], changed: Sequence[str]) -> list[str]:
