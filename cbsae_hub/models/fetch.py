@@ -190,13 +190,13 @@ def _explain(error: Exception, repo_id: str, what: str, revision: str | None) ->
         )
     if isinstance(error, RevisionNotFoundError):
         return f"{repo_id} has no revision {revision!r:.80} on the Hub"
-    if isinstance(error, RepositoryNotFoundError):
-        return (
-            f"{repo_id} is no folder here, and on the Hub it does not exist or needs a token (`hf auth login`): {error}"
-        )
     # "not found in the cache" hides what the Hub answered
     answer = error if isinstance(error, HfHubHTTPError) else error.__cause__
     status = answer.response.status_code if isinstance(answer, HfHubHTTPError) else None
+    if isinstance(error, RepositoryNotFoundError) or status == 401:
+        return (
+            f"{repo_id} is no folder here, and on the Hub it does not exist or needs a token (`hf auth login`): {error}"
+        )
     if status == 403:
         return f"the Hub refuses {what} of {repo_id} to this token (403): log in with another, `hf auth login`"
     if status is not None and status >= 500:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cbsae_hub.models.card import REPO_ID
 from cbsae_hub.models.files import folder_revision, resolve_id
 
 
@@ -16,11 +17,14 @@ class Entry(NamedTuple):
     value: str
     revision: Any
 
+    @property
+    def is_id(self) -> bool:
+        return self.key == "id" or self.key.endswith("_id")
+
 
 def foreign_ids(folder: Path) -> list[str]:
     """Ids that are paths on this machine, and mean nothing elsewhere."""
-    ids = {entry.value for entry in _entries(folder) if entry.key == "id" or entry.key.endswith("_id")}
-    return sorted(value for value in ids if 0 < len(value) < 200 and Path(value).is_dir())
+    return sorted({entry.value for entry in _entries(folder) if entry.is_id and _is_folder(entry.value)})
 
 
 def references(folder: Path, published: Mapping[Path, str]) -> dict[str, str]:
@@ -35,14 +39,18 @@ def references(folder: Path, published: Mapping[Path, str]) -> dict[str, str]:
     """
     found = {}
     for entry in _entries(folder):
-        # A bare name is a label in somebody's table, and no id is as long as a text.
-        if "/" not in entry.value or len(entry.value) >= 200:
+        if "/" not in entry.value and not entry.is_id:  # a label in somebody's table
+            continue
+        if not REPO_ID.fullmatch(entry.value) and not _is_folder(entry.value):  # a text
+            continue
+        by_content = str(entry.revision).startswith("sha256:")
+        if entry.revision is not None and not by_content:  # a commit: that is on the Hub already
             continue
         there = Path(resolve_id(entry.value, folder)).resolve()
         if there not in published:
             continue
         found[entry.value] = published[there]
-        if str(entry.revision).startswith("sha256:") and (now := folder_revision(there)) != entry.revision:
+        if by_content and (now := folder_revision(there)) != entry.revision:
             raise ValueError(
                 f"{entry.file} refers to {entry.value} with weights {entry.revision}, but {there} holds {now}"
             )
@@ -62,6 +70,10 @@ def with_names(folder: Path, names: Mapping[str, str]) -> dict[str, bytes]:
         if after != before:
             rewritten[file.name] = after
     return rewritten
+
+
+def _is_folder(value: str) -> bool:
+    return 0 < len(value) < 200 and Path(value).is_dir()
 
 
 def _entries(folder: Path) -> Iterator[Entry]:

@@ -22,6 +22,7 @@ from huggingface_hub import (
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
+    LocalEntryNotFoundError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RevisionNotFoundError,
@@ -266,7 +267,9 @@ def explained(what: str, upload: Upload) -> Iterator[None]:
 
 def _advice(error: Exception, upload: Upload) -> str:
     """What went wrong, and what to do about it."""
-    cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error  # of a failed upload
+    # failed uploads, and a card that is not in the cache, hide what the Hub answered
+    hidden = isinstance(error, (RuntimeError, LocalEntryNotFoundError)) and error.__cause__
+    cause = hidden or error
     status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
     settings = f"{constants.ENDPOINT}/settings/tokens"
     if isinstance(cause, OfflineModeIsEnabled):
