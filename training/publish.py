@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 from cbsae_hub.publishing import PublishError, Upload, plan, plan_together, publish_together
-from space import HUB, ROOT, make_space
+from space_folder import HUB, ROOT, make_space
 
 SPACE = "what-a-vision-model-knows"
 COLLECTION = "Concept bottleneck SAEs of a small world"
