@@ -1,22 +1,21 @@
 """The base class of everything this package publishes on the Hugging Face Hub."""
 
-import copy
 import inspect
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
-from huggingface_hub import HfApi, ModelCard, PyTorchModelHubMixin
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from safetensors.torch import save_file
 from torch import nn
 
-from cbsae_hub.models.card import REPO_ID, edited_by_hand, render_card
-from cbsae_hub.models.fetch import CARD_NAME, card_was_edited, download, find_in_folder
+from cbsae_hub.models.fetch import find_in_folder, find_on_hub
 from cbsae_hub.models.files import (
     CONFIG_NAME,
     WEIGHTS_NAME,
@@ -28,7 +27,13 @@ from cbsae_hub.models.files import (
     replace_file,
     require_finite,
     resolve_id,
-    write_text,
+)
+from cbsae_hub.models.upload import (
+    Upload,
+    files_of,
+    publish,
+    warn_of_foreign_ids,
+    without_results_of_other_weights,
 )
 from cbsae_hub.version import __version__
 
@@ -37,7 +42,6 @@ __all__ = ["ConfigError", "HubModel", "ModelFileError", "folder_revision", "reso
 logger = logging.getLogger(__name__)
 
 EVALUATION_NAME = "evaluation.json"
-CARD_TABLES = ("SAE and CB-SAE", "parts")
 SCHEMA_VERSION = 1
 OLDEST_SCHEMA_VERSION = 1
 T = TypeVar("T", bound="HubModel")
@@ -92,7 +96,8 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
 
         Args:
             pretrained_model_name_or_path: An existing folder, or an id on the Hub.
-            revision: Branch, tag or commit on the Hub. Of a folder: what :func:`folder_revision` must say.
+            revision: Branch, tag or commit on the Hub. Of a folder, and also on the Hub: what
+                :func:`folder_revision` must say.
             device: Where to load the weights.
             token: Access token of the Hub; default the stored one.
             cache_dir: Where downloads are kept; default the Hub's cache.
@@ -113,10 +118,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
                 "force_download": force_download,
                 "local_files_only": local_files_only,
             }
-            config_path = download(source, CONFIG_NAME, revision, options)
-            # Weights of the same commit, even if somebody pushes in between.
-            commit = config_path.parent.name
-            weights_path = download(source, WEIGHTS_NAME, commit, options)
+            config_path, weights_path, commit = find_on_hub(source, revision, options)
         arguments = cls._arguments_from(read_config(config_path), config_path)
         try:
             with torch.device("meta"):  # a config that lies about sizes costs no memory
@@ -201,7 +203,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
                 # safetensors makes files that only their owner can read
                 new_weights.chmod(new_config.stat().st_mode)
                 config_path.unlink(missing_ok=True)
-        self.write_card(folder, repo_id)
+        _write_card(folder, repo_id)
         return None
 
     def push_to_hub(
@@ -217,7 +219,10 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
         create_pr: bool | None = None,
         ignore_patterns: list[str] | None = None,
     ) -> str:
-        """Publishes the model in one commit.
+        """Publishes the model in one commit: weights, config, card, and what lies beside them.
+
+        A model that was loaded from a folder and has the same weights still takes everything along that is there:
+        pack, evaluation, pictures. What says itself to be of other weights stays behind.
 
         Args:
             repo_id: The repository; made if needed.
@@ -228,102 +233,66 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
             token: Access token; default the stored one.
             branch: An existing branch to push to; default main.
             create_pr: Open a pull request instead.
-            ignore_patterns: Files of ``folder`` to leave out.
+            ignore_patterns: Files to leave out.
 
         Returns:
-            The URL of the commit.
+            The URL of the commit, or of the pull request.
 
         Raises:
             ModelFileError: If a weight is NaN or infinite.
-            HfHubHTTPError: If the Hub refuses.
+            PublishError: If the Hub refuses or is out of reach; says what to do. Nothing was committed then.
         """
         with TemporaryDirectory() as temporary:
             source = Path(temporary if folder is None else folder)
-            self.save_pretrained(source, repo_id=repo_id)
-            api = HfApi(token=token)
-            repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-            ignored = [".*", "*.tmp", *(ignore_patterns or [])]
-            if not overwrite_card and card_was_edited(repo_id, branch, token):
-                logger.warning("keeping the hand-edited %s of %s; overwrite_card=True replaces it", CARD_NAME, repo_id)
-                ignored.append(CARD_NAME)
-            return api.upload_folder(
-                repo_id=repo_id,
-                folder_path=source,
-                commit_message=commit_message or f"Upload {type(self).__name__} with cbsae_hub {__version__}",
-                revision=branch,
-                create_pr=create_pr,
-                ignore_patterns=ignored,
+            files = self._save_with_results(source, repo_id)
+            warn_of_foreign_ids(source)
+            ignored = {path for path in files for pattern in ignore_patterns or () if fnmatch(path, pattern)}
+            files = {path: size for path, size in files.items() if path not in ignored}
+            published = publish(
+                Upload(source, repo_id, "model", files),
+                token=token,
+                private=private,
+                create_pr=bool(create_pr),
+                overwrite_card=overwrite_card,
+                message=commit_message or f"Upload {type(self).__name__} with cbsae_hub {__version__}",
+                branch=branch,
             )
+        return published.url
+
+    def _save_with_results(self, folder: Path, repo_id: str) -> dict[str, int]:
+        """Saves into a folder, with what lies beside these weights; returns what is to be published, with sizes."""
+        origin = folder if (folder / WEIGHTS_NAME).is_file() or not self.repo_id else Path(self.repo_id)
+        before = folder_revision(origin) if (origin / WEIGHTS_NAME).is_file() else None
+        self.save_pretrained(folder, repo_id=repo_id)
+        changed = before not in (None, folder_revision(folder))
+        if origin == folder:
+            return without_results_of_other_weights(folder, files_of(folder), changed)
+        if before is not None:
+            there = files_of(origin)
+            kept = without_results_of_other_weights(origin, there, changed)
+            for path in () if changed else kept.keys() - {CONFIG_NAME, WEIGHTS_NAME}:
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(origin / path, folder / path)
+            _write_card(folder, repo_id)
+        return files_of(folder)
 
     # ------------------------------------------------------------------------------------------------ card
 
-    def write_card(self, folder: str | Path, repo_id: str | None = None) -> None:
-        """Writes the README.md of a folder, with the tables of an evaluation.json in it; one edited by hand is kept.
-
-        Args:
-            folder: The model's.
-            repo_id: Hub id that the card's example loads; default the folder's name.
-
-        Raises:
-            ValueError: If evaluation.json is not what training/evaluate.py writes.
-        """
-        folder = Path(folder)
-        card, evaluation = folder / CARD_NAME, folder / EVALUATION_NAME
-        if card.exists() and edited_by_hand(card.read_text(encoding="utf-8")):
-            return
-        tables = {}
-        if evaluation.is_file():
-            try:
-                told = json.loads(evaluation.read_text(encoding="utf-8"))
-                if told["revision"] == folder_revision(folder):
-                    tables = {name: told["tables"][name] for name in CARD_TABLES if name in told["tables"]}
-                else:
-                    logger.warning("%s is of other weights: the card is written without it", evaluation)
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{evaluation} is not what training/evaluate.py writes: {error!r}") from error
-        write_text(card, str(self.generate_model_card(repo_id=repo_id or folder.resolve().name, tables=tables)))
-
-    def generate_model_card(
-        self, *, repo_id: str | None = None, tables: Mapping[str, Sequence[Mapping[str, Any]]] | None = None
-    ) -> ModelCard:
-        """The card of this very model, with data of its own.
+    def generate_model_card(self, *, repo_id: str | None = None) -> ModelCard:
+        """The card of this very model, from its settings alone; :func:`cbsae_hub.cards.write_card` tells more.
 
         Args:
             repo_id: Hub id of the model, for the example; default where it was loaded from.
-            tables: What was measured: name to rows with the same columns.
         """
-        repo_id = repo_id or self.repo_id or "user/model"
-        config = self.config
-        metadata = copy.deepcopy(self._hub_mixin_info.model_card_data)
-        encoder_id, data_id = config.get("encoder_id"), config.get("training_data")
-        if isinstance(encoder_id, str) and REPO_ID.fullmatch(encoder_id):
-            metadata.base_model = encoder_id
-        if isinstance(data_id, str) and REPO_ID.fullmatch(data_id):
-            metadata.datasets = [data_id]
-        metadata.tags = sorted({*metadata.tags, "interpretability", "vision", *self.card_tags()})
-        return ModelCard(
-            render_card(
-                title=repo_id.rsplit("/", 1)[-1],
-                summary=self.card_summary(),
-                class_name=type(self).__name__,
-                repo_id=repo_id,
-                settings={name: value for name, value in self.card_settings().items() if value is not None},
-                metadata=metadata,
-                tables=tables or {},
-            )
-        )
+        from cbsae_hub.cards import Facts, render_card  # above the models: they read what lies beside them
 
-    def card_settings(self) -> dict[str, Any]:
-        """What the card's table of settings shows, by default the config; None is left out."""
-        return self.config
+        return ModelCard(render_card(Facts(config=self.config), repo_id or self.repo_id or "user/model"))
 
-    def card_tags(self) -> list[str]:
-        """Tags of this model beside those of its class."""
-        return []
 
-    def card_summary(self) -> str:
-        """What the model is, in a sentence."""
-        return f"A {type(self).__name__} of cbsae_hub."
+def _write_card(folder: Path, repo_id: str | None) -> None:
+    from cbsae_hub.cards import write_card  # above the models: it reads what lies beside them
+
+    write_card(folder, repo_id)
 
 
 def _init_parameters(cls: type) -> dict[str, inspect.Parameter]:
