@@ -4,9 +4,19 @@ The public names are imported on first use, so that ``import cbsae_hub`` costs n
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cbsae_hub.version import __version__
+
+if TYPE_CHECKING:  # for editors and type checkers, which run no __getattr__
+    from cbsae_hub.data.concepts import ConceptSet as ConceptSet
+    from cbsae_hub.models.cbsae import CBSAE as CBSAE
+    from cbsae_hub.models.sae import SAE as SAE
+    from cbsae_hub.pack import NeuronTable as NeuronTable
+    from cbsae_hub.pack import Pack as Pack
+    from cbsae_hub.steering.edits import Edit as Edit
+    from cbsae_hub.steering.edits import Steering as Steering
+    from cbsae_hub.vision.encoder import VisionEncoder as VisionEncoder
 
 _HOME_OF = {
     "SAE": "cbsae_hub.models.sae",

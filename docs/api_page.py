@@ -46,6 +46,7 @@ PUBLIC: dict[str, dict[str, tuple[str, ...] | str]] = {
         "cbsae_hub.pack_builder": ("build_pack",),
         "cbsae_hub.pack_extension": ("extend_pack",),
     },
+    "Publishing": {"cbsae_hub.publishing": EVERY, "cbsae_hub.cards": ("write_card", "CardError")},
     "Steerers": {"cbsae_hub.steering": EVERY, "cbsae_hub.steering.llava_original": ("load_original",)},
     "Training": {
         "cbsae_hub.trainers.config": ("TrainConfig", "SAETrainConfig", "CBSAETrainConfig"),
@@ -172,7 +173,7 @@ def _section(title: str, text: str) -> str:
     if title in ("Returns", "Yields"):
         return f"- *{title.lower()}* {_plain(text)}\n"
     items = re.split(r"\n(?! )", text)
-    mark = "*raises* " if title == "Raises" else ""
+    mark = {"Raises": "*raises* ", "Attributes": "*attribute* "}.get(title, "")
     return "".join(f"- {mark}{ITEM.sub(NAMED, _plain(item), count=1)}\n" for item in items if item.strip())
 
 

@@ -1,5 +1,6 @@
 """What a newcomer meets first: the import, the requirements of a Space, the size of what is shipped."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,12 @@ def test_public_names_are_what_the_modules_define():
     for name in cbsae_hub.__all__:
         value = getattr(cbsae_hub, name)
         assert name == "__version__" or value.__name__ == name
+
+
+def test_changelog_begins_with_this_version():
+    versions = re.findall(r"^## \[(.+?)\] - (\S+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert versions[0][0] == cbsae_hub.__version__
+    assert re.fullmatch(r"unreleased|\d{4}-\d\d-\d\d", versions[0][1])
 
 
 def test_unknown_public_name_is_named():

@@ -1,7 +1,7 @@
 """Image and text embeddings in one space, from any model that open_clip loads: the teacher and the judge."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,14 @@ class ClipLike:
         revision: Which version of it.
     """
 
-    def __init__(self, model: torch.nn.Module, preprocess, tokenizer, repo_id: str, revision: str | None = None):
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        preprocess: Callable[[Image.Image], torch.Tensor],
+        tokenizer: Callable[[list[str]], torch.Tensor],
+        repo_id: str,
+        revision: str | None = None,
+    ):
         self.model = model.eval().requires_grad_(False)
         self.preprocess, self.tokenizer = preprocess, tokenizer
         self.repo_id, self.revision = repo_id, revision

@@ -1,14 +1,18 @@
 """The page of the public names: up to date, complete, and what it says of types and arguments is all there."""
 
+import ast
 import importlib.util
 import inspect
 import pkgutil
 import re
 from importlib import import_module
+from pathlib import Path
 
+import pytest
 from workplace import ROOT
 
 import cbsae_hub
+import cbsae_hub.steering
 
 spec = importlib.util.spec_from_file_location("api_page", ROOT / "docs" / "api_page.py")
 api = importlib.util.module_from_spec(spec)
@@ -49,6 +53,19 @@ def test_names_are_where_the_page_says():
     for _, module, name, value in api.public():
         assert getattr(import_module(module), name) is value
         assert f"### {name}\n\n`from {module} import {name}`" in api.PAGE.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("package", [cbsae_hub, cbsae_hub.steering], ids=lambda package: package.__name__)
+def test_type_checkers_see_the_names_that_are_imported_on_first_use(package):
+    tree = ast.parse(Path(package.__file__).read_text(encoding="utf-8"))
+    seen = {
+        alias.asname: line.module
+        for node in tree.body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for line in node.body
+        for alias in line.names
+    }
+    assert seen == package._HOME_OF
 
 
 def test_public_functions_are_typed():
