@@ -43,10 +43,17 @@ def run(notebook: Any, folder: str | Path) -> Any:
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = _joined([output for output in cell.outputs if output.get("name") != "stderr"])
             cell.metadata.pop("execution", None)  # times of day
     notebook.metadata.pop("language_info", None)  # the version of Python
     return notebook
+
+
+def _joined(outputs: list[Any]) -> list[Any]:
+    """What was printed as one output: in how many pieces it came depends on the clock."""
+    text = "".join(output.text for output in outputs if output.output_type == "stream")
+    others = [output for output in outputs if output.output_type != "stream"]
+    return [*([nbformat.v4.new_output("stream", name="stdout", text=text)] if text else []), *others]
 
 
 def printed(cell: Any) -> str:
