@@ -2,7 +2,7 @@
 
     python docs/notebook.py
 
-The page is what one edits. In it a ```text block after a ```python block is what that printed, and
+Needs the extra `test`. The page is what one edits. In it a ```text block after a ```python block is what that printed, and
 ``images/quickstart-1.webp`` the first picture; both are replaced. The notebook is made anew.
 """
 

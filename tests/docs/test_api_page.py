@@ -28,7 +28,8 @@ def functions():
         if inspect.isfunction(value):
             yield name, value
             continue
-        for member, found in inspect.getmembers_static(value):
+        for member in dir(value):
+            found = inspect.getattr_static(value, member)
             found = found.fget if isinstance(found, property) else getattr(found, "__func__", found)
             found = getattr(found, "func", found)  # of a cached_property
             wanted = member[0] != "_" or member in ("__init__", "__call__")

@@ -95,6 +95,12 @@ def test_commands_in_sentences_exist(page):
             check_command(words)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page):
+    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)[^)]*\)", without_blocks(page.read_text(encoding="utf-8")))
+    assert not [link for link in links if not (page.parent / link).exists()]
+
+
 PUSH = 'from cbsae_hub import SAE\n\nsae = SAE.from_pretrained("me/mine")\nsae.push_to_hub("me/mine", {})\n'
 
 
