@@ -2,8 +2,8 @@
 
     python docs/notebook.py
 
-Needs the extra `test`. The page is what one edits. In it a ```text block after a ```python block is what that printed, and
-``images/quickstart-1.webp`` the first picture; both are replaced. The notebook is made anew.
+Needs the extra `test`. The page is what one edits. In it a ```text block after a ```python block is what that printed,
+and ``images/quickstart-1.webp`` the first picture; both are replaced. The notebook is made anew.
 """
 
 import base64
