@@ -1,9 +1,11 @@
 """Finding the files of a model in a folder or on the Hub, or saying what to do about their absence."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
@@ -35,8 +37,25 @@ def find_in_folder(folder: Path, revision: str | None) -> tuple[Path, Path, str]
 
 def download(repo_id: str, name: str, revision: str | None, arguments: dict[str, Any]) -> Path:
     """Downloads a file of a repository, or finds it in the cache; every failure is a ModelFileError."""
-    try:
+    with _explained(repo_id, name, revision):
         return Path(hf_hub_download(repo_id, name, revision=revision, **arguments))
+
+
+def list_files(repo_id: str, revision: str | None, arguments: dict[str, Any]) -> tuple[list[str], str]:
+    """Paths of all files of a repository, and its commit; offline, of those that are in the cache."""
+    with _explained(repo_id, "a list of files", revision):
+        if arguments.get("local_files_only") or constants.HF_HUB_OFFLINE:
+            folder = Path(snapshot_download(repo_id, revision=revision, **arguments | {"local_files_only": True}))
+            return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()), folder.name
+        info = HfApi(token=arguments.get("token")).model_info(repo_id, revision=revision)
+        return sorted(file.rfilename for file in info.siblings), info.sha
+
+
+@contextmanager
+def _explained(repo_id: str, name: str, revision: str | None) -> Iterator[None]:
+    """Makes a ModelFileError that says what to do of every failure to get something from the Hub."""
+    try:
+        yield
     except HFValidationError:
         raise ModelFileError(f"{repo_id!r:.200} is neither an existing folder nor a Hub id 'user/name'") from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:

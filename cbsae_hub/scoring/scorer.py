@@ -281,7 +281,7 @@ class NeuronScorer:
         values, owners = self.sae.encode_sparse(v)
         active = self.sae.only_active(SparseLatents(values, owners))
         count = (active.values != 0).sum(-1)
-        decoded = self.sae.decode_sparse(values, owners)
+        decoded = self.sae.decode_sparse(values, owners, like=v)
         latents = mean_over_tokens(values, owners, self.sae.d_latent, signed_from=self.sae.d_sae)
         metrics = self.metrics
         metrics["activity"].update(active.values.flatten(0, 1), active.indices.flatten(0, 1))

@@ -172,8 +172,8 @@ class Loaded:
         pixels = self.encoder.pixel_values([picture])
         x = self.encoder(pixels)[0]
         values, owners = self.sae.encode_sparse(x)
-        decoded = self.sae.decode_sparse(values, owners)
-        error, size = (x - decoded).square().sum(1), (x - self.sae.b_dec).square().sum(1)
+        decoded = self.sae.decode_sparse(values, owners, like=x)
+        error, size = (x - decoded).square().sum(1), (x - self.sae.origin(like=x)).square().sum(1)
         values, owners = self.sae.only_active(SparseLatents(values, owners))
         active = owners[values > 0].unique()
         latents = torch.zeros(len(x), self.sae.d_latent).scatter_add_(1, owners, values)[:, active]
