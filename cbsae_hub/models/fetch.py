@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -46,7 +47,9 @@ def list_files(repo_id: str, revision: str | None, arguments: dict[str, Any]) ->
     with _explained(repo_id, "a list of files", revision):
         if arguments.get("local_files_only") or constants.HF_HUB_OFFLINE:
             folder = Path(snapshot_download(repo_id, revision=revision, **arguments | {"local_files_only": True}))
-            return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()), folder.name
+            return sorted(
+                path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+            ), folder.name
         info = HfApi(token=arguments.get("token")).model_info(repo_id, revision=revision)
         return sorted(file.rfilename for file in info.siblings), info.sha
 
@@ -70,7 +73,7 @@ def _explained(repo_id: str, name: str, revision: str | None) -> Iterator[None]:
         ) from error
     except EntryNotFoundError as error:
         raise ModelFileError(f"{repo_id} has no {name} on the Hub: not a model of this package") from error
-    except (HfHubHTTPError, OSError) as error:
+    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
         raise ModelFileError(f"{name} of {repo_id} could not be downloaded: {error}") from error
 
 

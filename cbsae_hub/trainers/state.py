@@ -34,8 +34,8 @@ class TrainingState:
     def __init__(self, sae: SAE, config: SAETrainConfig, accelerator: Accelerator | None = None):
         if sae.input_norm is not None:
             raise ValueError(
-                f"an SAE with input_norm {sae.input_norm!r} is not trained here: its loss would be of activations that it "
-                "does not see. Train one without; its activations are scaled by one factor, which is folded in"
+                f"an SAE with input_norm {sae.input_norm!r} is not trained here: its loss would be of activations that "
+                "it does not see. Train one without; its activations are scaled by one factor, which is folded in"
             )
         self.sae = sae
         self.config = config
