@@ -9,7 +9,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from cbsae_hub.models.cbsae import CBSAE
-from cbsae_hub.models.convert import WHERE, import_sae
+from cbsae_hub.models.convert import import_sae
 from cbsae_hub.models.fetch import download
 from cbsae_hub.models.files import CONFIG_NAME, ConfigError, ModelFileError, read_config
 from cbsae_hub.models.formats.layout import OURS

@@ -101,8 +101,8 @@ def _normalisation(foreign: Foreign, config: dict[str, Any], source: Source) -> 
             foreign.notes.append(f"activations were multiplied by {factor:.6g} in training: folded into the weights")
         else:
             foreign.notes.append(
-                "its config says expected_average_only_in, but not which factor activations were scaled by: the weights "
-                "are taken as they are, as SAELens does; unless the factor is in them, reconstructions will be poor"
+                "its config says expected_average_only_in, but not by which factor tokens were scaled: taken to be "
+                "in the weights, as SAELens does; if it is not, reconstructions will be poor"
             )
     else:
         raise refuse(f"one with normalize_activations {mode!r:.80}", (*NORMS, "expected_average_only_in"), source.name)
