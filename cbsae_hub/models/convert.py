@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cbsae_hub.models.cbsae import CBSAE
-from cbsae_hub.models.files import ModelFileError, require_finite
+from cbsae_hub.models.files import require_finite
 from cbsae_hub.models.formats import dictionary_learning, prisma, saelens, saev, sparsify
 from cbsae_hub.models.formats.foreign import Foreign, facts
 from cbsae_hub.models.formats.layout import OURS, Found, locate
@@ -102,7 +102,7 @@ def import_sae(
     foreign = READERS[found.format](opened, found.weights, found.config)
     said = {"encoder_id": encoder_id, "encoder_revision": encoder_revision, "layer": layer, "tokens": tokens}
     where = _where(foreign, {name: value for name, value in said.items() if value is not None})
-    sae = _build(foreign, where, found.weights)
+    sae = _build(foreign, where)
     sae.repo_id, sae.revision = str(source), opened.revision or _revision(opened.path(found.weights))
     sae.imported_from = _imported_from(opened, found, foreign, sae.revision)
     logger.info("%s: an SAE of %s, %d neurons", opened.name, found.format, sae.d_sae)
@@ -150,20 +150,13 @@ def _where(foreign: Foreign, said: dict[str, Any]) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _build(foreign: Foreign, where: dict[str, Any], whose: str) -> SAE:
-    """The SAE with these weights, if they fit each other."""
-    matrix, given = foreign.weights["W_enc"], foreign.weights
-    if matrix.ndim != 2:
-        raise ModelFileError(f"{whose}: the encoder has shape {list(matrix.shape)}, not [d_in, d_sae]")
+def _build(foreign: Foreign, where: dict[str, Any]) -> SAE:
+    """The SAE with these weights."""
     dtype = _dtype(foreign)
-    with torch.device("meta"):  # sizes that make no sense cost no memory
-        sae = SAE(*matrix.shape, **foreign.settings, **where)
-    shapes = {name: tuple(tensor.shape) for name, tensor in sae.state_dict().items()}
-    wrong = [f"{n} {list(given[n].shape)} instead of {list(s)}" for n, s in shapes.items() if given[n].shape != s]
-    if wrong:
-        raise ModelFileError(f"{whose}: the weights do not fit each other: {'; '.join(wrong)}")
-    weights = {name: _own(given[name], dtype) for name in shapes}
-    require_finite(weights, whose)
+    with torch.device("meta"):
+        sae = SAE(*foreign.weights["W_enc"].shape, **foreign.settings, **where)
+    weights = {name: _own(tensor, dtype) for name, tensor in foreign.weights.items()}
+    require_finite(weights, foreign.file)
     sae.load_state_dict(weights, assign=True)
     if foreign.norm_factor is not None:
         sae.fold_input_scale(foreign.norm_factor)

@@ -27,6 +27,9 @@ class Foreign:
         explained: Whose activations it explains, as far as that is known.
         notes: What was changed, or should be known, a sentence each.
         norm_factor: What the weights expect activations to be divided by.
+
+    Raises:
+        ModelFileError: If the shapes of the weights do not fit each other.
     """
 
     file: str
@@ -38,6 +41,14 @@ class Foreign:
     norm_factor: float | None = None
 
     def __post_init__(self) -> None:
+        if self.weights["W_enc"].ndim != 2:
+            raise ModelFileError(f"{self.file}: the encoder has shape {list(self.weights['W_enc'].shape)}")
+        d_in, d_sae = self.weights["W_enc"].shape
+        shapes = dict.fromkeys(self.weights, (d_sae,))
+        shapes |= {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
+        given = {name: tuple(tensor.shape) for name, tensor in self.weights.items()}
+        if wrong := [f"{n} is {list(given[n])}, not {list(s)}" for n, s in shapes.items() if given[n] != s]:
+            raise ModelFileError(f"{self.file}: the weights do not fit each other: {'; '.join(wrong)}")
         self.stored = self.weights["W_dec"].dtype  # before anything is folded in, in double precision
 
     def keep_input(self) -> None:
@@ -60,6 +71,8 @@ class Foreign:
 
     def take_threshold(self, threshold: Tensor | None, unset_at_zero: bool = False) -> None:
         """Of batch_topk: a threshold that training has reached, or the marker that it has not."""
+        if threshold is not None and threshold.numel() != 1:
+            raise ModelFileError(f"{self.file}: threshold is {list(threshold.shape)}, not one number")
         value = -1.0 if threshold is None else float(threshold)
         if value < 0 or (unset_at_zero and value == 0):
             value = -1.0

@@ -9,6 +9,7 @@ takes any treatment and does nothing.
 
 import io
 import pickle
+import sys
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -158,7 +159,11 @@ def _without_pickle(path: Path | io.BytesIO, whose: str) -> tuple[Any, bool]:
             pickles = [name for name in archive.namelist() if name.endswith("/data.pkl") and name.count("/") == 1]
             if len(pickles) != 1:
                 raise pickle.UnpicklingError("it has no data.pkl")
-            unpickler = _TensorsOnly(archive, pickles[0], pickles[0].rpartition("/")[0])
+            folder = pickles[0].rpartition("/")[0]
+            order = f"{folder}/byteorder"
+            if order in archive.namelist() and _entry(archive, order) != sys.byteorder.encode():
+                raise pickle.UnpicklingError("its numbers have another byte order than this machine's")
+            unpickler = _TensorsOnly(archive, pickles[0], folder)
             return unpickler.load(), unpickler.left_out
     except zipfile.BadZipFile:
         raise ModelFileError(
