@@ -142,6 +142,16 @@ class _Handler(BaseHTTPRequestHandler):
         url = f"http://{self.headers['Host']}/{repo_id}/commit/{revision}"
         self.answer({"commitUrl": url, "commitOid": revision, "success": True})
 
+    def model_info(self, body, repo_id, revision=None):
+        revisions = self.hub.files.get(repo_id)
+        if revisions is None or (revision or "main") not in revisions:
+            return self.answer(
+                status=404, headers={"X-Error-Code": "RepoNotFound" if revisions is None else "RevisionNotFound"}
+            )
+        files = revisions[revision or "main"]
+        commit = next(name for name, value in revisions.items() if value == files and name != "main")
+        self.answer({"id": repo_id, "sha": commit, "siblings": [{"rfilename": path} for path in files]})
+
     def resolve(self, body, repo_id, revision, path):
         if repo_id not in self.hub.files:
             return self.answer(status=404, headers={"X-Error-Code": "RepoNotFound"})
@@ -162,6 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
         r"POST /(?P<repo_id>.+)\.git/info/lfs/objects/batch": lfs_batch,
         r"PUT /lfs/(?P<oid>\w+)": put_object,
         r"POST /api/models/(?P<repo_id>.+)/commit/main.*": make_commit,
+        r"GET /api/models/(?P<repo_id>[^/]+/[^/]+)(?:/revision/(?P<revision>[^/]+))?": model_info,
         r"(?:GET|HEAD) /(?P<repo_id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)": resolve,
     }
 
