@@ -1,12 +1,9 @@
 """Finding the files of a model in a folder or on the Hub, or saying what to do about their absence."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
-from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
+from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
@@ -38,27 +35,8 @@ def find_in_folder(folder: Path, revision: str | None) -> tuple[Path, Path, str]
 
 def download(repo_id: str, name: str, revision: str | None, arguments: dict[str, Any]) -> Path:
     """Downloads a file of a repository, or finds it in the cache; every failure is a ModelFileError."""
-    with _explained(repo_id, name, revision):
-        return Path(hf_hub_download(repo_id, name, revision=revision, **arguments))
-
-
-def list_files(repo_id: str, revision: str | None, arguments: dict[str, Any]) -> tuple[list[str], str]:
-    """Paths of all files of a repository, and its commit; offline, of those that are in the cache."""
-    with _explained(repo_id, "a list of files", revision):
-        if arguments.get("local_files_only") or constants.HF_HUB_OFFLINE:
-            folder = Path(snapshot_download(repo_id, revision=revision, **arguments | {"local_files_only": True}))
-            return sorted(
-                path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
-            ), folder.name
-        info = HfApi(token=arguments.get("token")).model_info(repo_id, revision=revision)
-        return sorted(file.rfilename for file in info.siblings), info.sha
-
-
-@contextmanager
-def _explained(repo_id: str, name: str, revision: str | None) -> Iterator[None]:
-    """Makes a ModelFileError that says what to do of every failure to get something from the Hub."""
     try:
-        yield
+        return Path(hf_hub_download(repo_id, name, revision=revision, **arguments))
     except HFValidationError:
         raise ModelFileError(f"{repo_id!r:.200} is neither an existing folder nor a Hub id 'user/name'") from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
@@ -73,7 +51,7 @@ def _explained(repo_id: str, name: str, revision: str | None) -> Iterator[None]:
         ) from error
     except EntryNotFoundError as error:
         raise ModelFileError(f"{repo_id} has no {name} on the Hub: not a model of this package") from error
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except (HfHubHTTPError, OSError) as error:
         raise ModelFileError(f"{name} of {repo_id} could not be downloaded: {error}") from error
 
 
