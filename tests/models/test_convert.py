@@ -51,7 +51,7 @@ def test_saved_as_ours_it_is_the_same_and_remembers(case, tmp_path):
     assert again.imported_from["source"] == "theirs", "no paths of this machine"
     assert again.imported_from["revision"].startswith("sha256:") and again.imported_from["config"]
     assert str(golden.path.parent) not in (tmp_path / "ours" / "config.json").read_text()
-    assert "imported_from" in (tmp_path / "ours" / "README.md").read_text()
+    assert f"Somebody else trained it: `theirs` at `{sae.revision}`" in (tmp_path / "ours" / "README.md").read_text()
 
 
 def test_load_reads_them_all_and_says_so(case, caplog):
