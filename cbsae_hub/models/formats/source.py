@@ -5,12 +5,8 @@ import posixpath
 from pathlib import Path
 from typing import Any
 
-import httpx
-from huggingface_hub import HfApi, constants, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
-
 from cbsae_hub.models.card import REPO_ID
-from cbsae_hub.models.fetch import download
+from cbsae_hub.models.fetch import download, list_files
 from cbsae_hub.models.files import ModelFileError, read_config
 
 
@@ -42,7 +38,7 @@ class Source:
             self.names = _walk(path) if path.is_dir() else [path.name]
         elif REPO_ID.fullmatch(str(source)):
             self.name = str(source)
-            self.names, self.revision = _listed(self.name, revision, options)
+            self.names, self.revision = list_files(self.name, revision, options)
         else:
             raise ModelFileError(f"{str(source)!r:.200} is no existing folder or file, and no Hub id 'user/name'")
 
@@ -77,17 +73,3 @@ def _walk(folder: Path) -> list[str]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         names += [(Path(parent) / name).relative_to(folder).as_posix() for name in files if not name.startswith(".")]
     return sorted(names)
-
-
-def _listed(repo_id: str, revision: str | None, options: dict[str, Any]) -> tuple[list[str], str]:
-    """Files of a repository, and its commit; offline, of those that are in the cache."""
-    try:
-        if options.get("local_files_only") or constants.HF_HUB_OFFLINE:
-            folder = Path(snapshot_download(repo_id, revision=revision, **options | {"local_files_only": True}))
-            return _walk(folder), folder.name
-        info = HfApi(token=options.get("token")).model_info(repo_id, revision=revision)
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
-        raise ModelFileError(
-            f"the files of {repo_id}{f' at {revision:.80}' if revision else ''} cannot be listed: {error}"
-        ) from error
-    return sorted(file.rfilename for file in info.siblings), info.sha
