@@ -98,7 +98,9 @@ def import_sae(
     )
     found = locate(opened, sae_id, format)
     if found.format == OURS:
-        raise ValueError(f"{opened.name} is an SAE of this package: load it with cbsae_hub.load")
+        raise ValueError(
+            f"{found.weights} is of this package: load its folder with cbsae_hub.load, and nothing else said"
+        )
     foreign = READERS[found.format](opened, found.weights, found.config)
     said = {"encoder_id": encoder_id, "encoder_revision": encoder_revision, "layer": layer, "tokens": tokens}
     where = _where(foreign, {name: value for name, value in said.items() if value is not None})

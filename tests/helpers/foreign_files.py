@@ -81,7 +81,7 @@ class Golden:
     reconstruction: np.ndarray
 
 
-def golden(path: Path, w: Weights, choose: Callable, *, subtract=True, norm=unnormalised, centre=None) -> Golden:
+def golden(path: Path, w: Weights, choose: Callable, *, subtract=True, norm=unnormalised) -> Golden:
     """By the formulas ``choose((norm(x) - b_dec) @ enc + b_enc)`` and ``denorm(z @ dec + b_dec)``."""
     tokens, back = norm(w.x.double().numpy())
     pre = (tokens - (w.double("b_dec") if subtract else 0)) @ w.double("enc") + w.double("b_enc")

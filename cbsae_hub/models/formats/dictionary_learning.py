@@ -45,7 +45,6 @@ LAYOUTS = (
     ),
 )
 COUNTERS = ("k", "threshold", "group_sizes")  # of the classes that select by rank
-ALIASES = {"MatroyshkaBatchTopKSAE": "MatryoshkaBatchTopKSAE"}  # the spelling of sae-for-vlm
 OF_FOLDER = {"top_k": "AutoEncoderTopK", "batch_top_k": "BatchTopKSAE"}
 
 
@@ -97,7 +96,7 @@ def _layout(tensors: dict[str, Tensor], cls: Any, folder: str | None, whose: str
         raise ConfigError(
             f"{whose} holds {', '.join(sorted(tensors))[:300]}, which is no layout known. Known: {known_layouts}"
         )
-    said = ALIASES.get(cls, cls) or OF_FOLDER.get(folder or "")
+    said = cls or OF_FOLDER.get(folder or "")
     if len(candidates) == 1:
         return candidates[0]
     if named := [layout for layout in candidates if layout.cls == said]:

@@ -3,9 +3,12 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from cbsae_hub.models.files import ConfigError, ModelFileError
@@ -81,6 +84,18 @@ class Foreign:
                 "are kept until calibrate_threshold(activations) is called"
             )
         self.weights["threshold"] = torch.tensor(value)
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file, by name.
+
+    Raises:
+        ModelFileError: If it is damaged.
+    """
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelFileError(f"{path} is damaged or half-written ({error}); download it again") from None
 
 
 def take(tensors: dict[str, Tensor], names: Iterable[str], whose: str) -> dict[str, Tensor]:

@@ -10,8 +10,7 @@ from safetensors.torch import save_file
 
 from cbsae_hub.models.files import replace_file, require_finite
 from cbsae_hub.models.formats.encoders import Explained, at_hook
-from cbsae_hub.models.formats.foreign import Foreign, refuse, take, whole_number
-from cbsae_hub.models.formats.safe import read_safetensors
+from cbsae_hub.models.formats.foreign import Foreign, read_safetensors, refuse, take, whole_number
 from cbsae_hub.models.formats.source import Source
 from cbsae_hub.version import __version__
 

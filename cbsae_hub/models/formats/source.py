@@ -29,6 +29,8 @@ class Source:
 
     def __init__(self, source: str | Path, revision: str | None = None, **options: Any):
         path, self._options = Path(source), options
+        if path.is_file() and path.suffix == ".safetensors":
+            path = path.parent  # such weights mean nothing without the config beside them
         self.revision, self._root = None, None
         if path.is_dir() or path.is_file():
             if revision is not None:

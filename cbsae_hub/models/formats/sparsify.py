@@ -4,8 +4,7 @@ import posixpath
 
 from cbsae_hub.models.files import ConfigError
 from cbsae_hub.models.formats.encoders import at_hook
-from cbsae_hub.models.formats.foreign import Foreign, refuse, take, whole_number
-from cbsae_hub.models.formats.safe import read_safetensors
+from cbsae_hub.models.formats.foreign import Foreign, read_safetensors, refuse, take, whole_number
 from cbsae_hub.models.formats.source import Source
 
 NAMES = ("encoder.weight", "encoder.bias", "W_dec", "b_dec")
