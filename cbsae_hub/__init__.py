@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which run no __getattr__
     from cbsae_hub.vision.encoder import VisionEncoder as VisionEncoder
 
 _HOME_OF = {
+    "load": "cbsae_hub.models.auto",
     "SAE": "cbsae_hub.models.sae",
     "CBSAE": "cbsae_hub.models.cbsae",
     "VisionEncoder": "cbsae_hub.vision.encoder",

@@ -29,7 +29,7 @@ from cbsae_hub.metrics import (
     mean_over_tokens,
 )
 from cbsae_hub.models import CBSAE, SAE, SparseLatents
-from cbsae_hub.models.auto import load
+from cbsae_hub.models.auto import load, require_encoder
 from cbsae_hub.scoring import checkpoint as checkpoints
 from cbsae_hub.scoring.report import Gathered, Scores, label_table, neuron_table, summary_of
 from cbsae_hub.scoring.truth import Truth
@@ -76,9 +76,11 @@ def explained_encoder(
         beside: A model folder next to which it may lie.
 
     Raises:
-        ValueError: If it is of another revision than the model was trained on.
+        ValueError: If it is of another revision than the model was trained on, or the model does not say of which
+            encoder, layer or tokens it is.
         OSError: If there is no such encoder.
     """
+    require_encoder(sae, encoder)
     tokens = "all" if sae.tokens.startswith("random:") else sae.tokens
     return VisionEncoder.from_pretrained(
         encoder or sae.encoder_id, sae.layer, tokens, sae.encoder_revision, device, beside=beside
@@ -281,7 +283,7 @@ class NeuronScorer:
         values, owners = self.sae.encode_sparse(v)
         active = self.sae.only_active(SparseLatents(values, owners))
         count = (active.values != 0).sum(-1)
-        decoded = self.sae.decode_sparse(values, owners)
+        decoded = self.sae.decode_sparse(values, owners, like=v)
         latents = mean_over_tokens(values, owners, self.sae.d_latent, signed_from=self.sae.d_sae)
         metrics = self.metrics
         metrics["activity"].update(active.values.flatten(0, 1), active.indices.flatten(0, 1))

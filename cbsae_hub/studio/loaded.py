@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from cbsae_hub.models import CBSAE, SparseLatents
-from cbsae_hub.models.auto import load
+from cbsae_hub.models.auto import load, require_encoder
 from cbsae_hub.models.fetch import download
 from cbsae_hub.models.files import ModelFileError
 from cbsae_hub.models.hub_model import EVALUATION_NAME
@@ -106,6 +106,7 @@ class Loaded:
     def encoder(self) -> VisionEncoder:
         """The encoder that the SAE explains, of exactly the revision that it was trained on."""
         sae = self.sae
+        require_encoder(sae)
         return VisionEncoder.from_pretrained(
             sae.encoder_id, sae.layer, sae.tokens, revision=sae.encoder_revision, beside=self.model_id
         )
@@ -172,8 +173,8 @@ class Loaded:
         pixels = self.encoder.pixel_values([picture])
         x = self.encoder(pixels)[0]
         values, owners = self.sae.encode_sparse(x)
-        decoded = self.sae.decode_sparse(values, owners)
-        error, size = (x - decoded).square().sum(1), (x - self.sae.b_dec).square().sum(1)
+        decoded = self.sae.decode_sparse(values, owners, like=x)
+        error, size = (x - decoded).square().sum(1), (x - self.sae.origin(like=x)).square().sum(1)
         values, owners = self.sae.only_active(SparseLatents(values, owners))
         active = owners[values > 0].unique()
         latents = torch.zeros(len(x), self.sae.d_latent).scatter_add_(1, owners, values)[:, active]
