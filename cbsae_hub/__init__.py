@@ -10,6 +10,7 @@ from cbsae_hub.version import __version__
 
 if TYPE_CHECKING:  # for editors and type checkers, which run no __getattr__
     from cbsae_hub.data.concepts import ConceptSet as ConceptSet
+    from cbsae_hub.models.auto import load as load
     from cbsae_hub.models.cbsae import CBSAE as CBSAE
     from cbsae_hub.models.sae import SAE as SAE
     from cbsae_hub.pack import NeuronTable as NeuronTable

@@ -23,6 +23,7 @@ PUBLIC: dict[str, dict[str, tuple[str, ...] | str]] = {
     "Models": {
         "cbsae_hub.models": EVERY,
         "cbsae_hub.models.auto": ("load",),
+        "cbsae_hub.models.convert": ("detect", "import_sae", "export_saelens"),
         "cbsae_hub.models.pruning": ("prune", "Pruned"),
         "cbsae_hub.models.concept_selection": ("select_concepts",),
     },
