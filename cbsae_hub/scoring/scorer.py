@@ -35,6 +35,7 @@ from cbsae_hub.scoring.report import Gathered, Scores, label_table, neuron_table
 from cbsae_hub.scoring.truth import Truth
 from cbsae_hub.vision.clip_like import ClipLike
 from cbsae_hub.vision.encoder import VisionEncoder
+from cbsae_hub.vision.explained import explained_encoder
 from cbsae_hub.vision.zero_shot import ZeroShotHead
 
 NAMES = 5
@@ -57,32 +58,6 @@ def image_model(
 def image_embedder(model: ClipLike | VisionEncoder) -> Callable[[list[Image.Image]], Tensor]:
     """What makes ``[images, d]`` unit embeddings of pictures, on the CPU."""
     return model.embed_images if isinstance(model, ClipLike) else lambda pictures: model.embed(pictures).cpu()
-
-
-def explained_encoder(
-    sae: SAE | CBSAE,
-    encoder: str | None = None,
-    device: str | torch.device = "cpu",
-    beside: str | Path | None = None,
-) -> VisionEncoder:
-    """The encoder that a model explains, with the tokens that scores are of.
-
-    Those are whole images, whichever of their tokens the model was trained on: "random:n" becomes "all".
-
-    Args:
-        sae: The model.
-        encoder: Instead of the one that the model's config names.
-        device: Where it goes.
-        beside: A model folder next to which it may lie.
-
-    Raises:
-        ValueError: If it is of another revision than the model was trained on.
-        OSError: If there is no such encoder.
-    """
-    tokens = "all" if sae.tokens.startswith("random:") else sae.tokens
-    return VisionEncoder.from_pretrained(
-        encoder or sae.encoder_id, sae.layer, tokens, sae.encoder_revision, device, beside=beside
-    )
 
 
 class Seen(NamedTuple):

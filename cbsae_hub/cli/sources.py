@@ -1,0 +1,64 @@
+"""What commands are given by name: pictures, devices, and the pack of a model that may have none."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from cbsae_hub.pack import Pack
+
+WHITE = "white"
+
+
+def open_picture(source: str) -> "Image.Image":
+    """A picture of the disk, upright, in RGB; or a white one.
+
+    Raises:
+        ValueError: If it is no picture, or damaged.
+        OSError: If there is no such file.
+    """
+    from PIL import Image, ImageOps
+
+    from cbsae_hub.vision.encoder import to_rgb
+
+    if source == WHITE and not Path(source).exists():
+        return Image.new("RGB", (224, 224), WHITE)
+    if not Path(source).is_file():
+        raise FileNotFoundError(f"there is no picture {source}")
+    try:
+        with Image.open(source) as picture:
+            return to_rgb(ImageOps.exif_transpose(picture))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{source} is no picture that can be opened: {error}") from error
+
+
+def pack_of(model: str, revision: str | None = None) -> "Pack | None":
+    """The pack of a model; None if it has none.
+
+    Raises:
+        OSError: If it is damaged, or cannot be downloaded.
+    """
+    from cbsae_hub.pack import Pack, PackMissing
+
+    try:
+        return Pack.from_pretrained(model, revision)
+    except PackMissing:
+        return None
+
+
+def device_of(asked: str | None) -> str:
+    """Where models run: as asked, else on a GPU if there is one.
+
+    Raises:
+        ValueError: If there is no such device here.
+    """
+    import torch
+
+    if asked is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=asked)
+    except (RuntimeError, AssertionError) as error:  # "not compiled with CUDA enabled" is an AssertionError
+        raise ValueError(f"there is no device {asked!r} here: {str(error).splitlines()[0]}") from error
+    return asked
