@@ -239,7 +239,9 @@ class Pack:
         try:
             info = json.loads((folder / INFO).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise PackMissing(f"{repo_id} has no {INFO}: make it with training/build_pack.py or `cbsae pack`") from error
+            raise PackMissing(
+                f"{repo_id} has no {INFO}: make it with training/build_pack.py or `cbsae pack`"
+            ) from error
         except ValueError as error:
             raise PackError(f"{folder / INFO} is damaged: {error}") from error
         if info.get("schema_version") != SCHEMA_VERSION:

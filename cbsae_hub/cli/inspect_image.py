@@ -6,7 +6,7 @@ import typer
 
 from cbsae_hub.cli.options import Device, Model, Revision
 from cbsae_hub.cli.output import Data, command, number, percent, printable, table
-from cbsae_hub.cli.sources import device_of, open_picture, pack_of
+from cbsae_hub.cli.sources import device_of, model_and_pack, name_of, open_picture
 
 if TYPE_CHECKING:
     from cbsae_hub.inspection import Inspection
@@ -58,14 +58,12 @@ def inspect(
     --density-below leaves them in.
     """
     from cbsae_hub.inspection import Inspection
-    from cbsae_hub.models.auto import load
     from cbsae_hub.vision.explained import explained_encoder
 
     pictures = [open_picture(source) for source in images]
-    pack = pack_of(model, revision)
+    sae, pack = model_and_pack(model, revision)
     if pack is None and density_below is not None:
         raise ValueError(f"{model} has no pack, and densities are in it: build one with `cbsae pack`")
-    sae = load(model, revision=revision)
     encoder = explained_encoder(sae, device=device_of(device), beside=model)
     found = []
     for source, picture in zip(images, pictures):
@@ -84,7 +82,7 @@ def _told(sae: Any, seen: "Inspection", pack: "Pack | None", limit: int, density
         neurons.append(
             {
                 "neuron": neuron,
-                "name": _name(sae, neuron, row),
+                "name": name_of(neuron, sae, pack),
                 "mean": float(strengths.mean()),
                 "peak": float(strengths.max()),
                 "share": float((strengths > 0).mean()),
@@ -100,11 +98,3 @@ def _told(sae: Any, seen: "Inspection", pack: "Pack | None", limit: int, density
         "cosine": seen.cosine,
         "neurons": neurons,
     }
-
-
-def _name(sae: Any, neuron: int, row: Any) -> str | None:
-    """What a concept neuron was trained for; else its name in the pack, or the model's own."""
-    own = getattr(sae, "neuron_names", None)
-    if row is not None and row.kind != "cb":
-        return row.name
-    return own[neuron] if own else None

@@ -82,8 +82,10 @@ def printable(text: Any) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number for a table; nothing for null."""
-    return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
+    """A number for a table, without decimals if it is whole and not small; nothing for null."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if isinstance(value, int) or (value == int(value) and value >= 10) else f"{value:.{digits}f}"
 
 
 def percent(value: float | None) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL import Image
 
+    from cbsae_hub.models import CBSAE, SAE
     from cbsae_hub.pack import Pack
 
 WHITE = "white"
@@ -45,6 +46,31 @@ def pack_of(model: str, revision: str | None = None) -> "Pack | None":
         return Pack.from_pretrained(model, revision)
     except PackMissing:
         return None
+
+
+def model_and_pack(model: str, revision: str | None = None) -> "tuple[SAE | CBSAE, Pack | None]":
+    """A model and its pack, if it has one.
+
+    Raises:
+        ValueError: If the pack is of another model.
+        OSError: If something is missing or damaged.
+    """
+    from cbsae_hub.models.auto import load
+
+    pack, sae = pack_of(model, revision), load(model, revision=revision)
+    if pack is not None and len(pack.neurons) != sae.d_latent:
+        raise ValueError(
+            f"the pack of {model} has {len(pack.neurons)} neurons, the model {sae.d_latent}: build it again"
+        )
+    return sae, pack
+
+
+def name_of(neuron: int, sae: "SAE | CBSAE", pack: "Pack | None") -> str | None:
+    """What a concept neuron was trained for; else a neuron's name in the pack, or the model's own."""
+    own = getattr(sae, "neuron_names", None)
+    if pack is not None and pack.neurons[neuron].kind != "cb":
+        return pack.neurons[neuron].name
+    return own[neuron] if own else None
 
 
 def device_of(asked: str | None) -> str:
