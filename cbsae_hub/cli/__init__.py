@@ -5,15 +5,17 @@ What is heavy (torch, transformers, diffusers) is imported inside the commands: 
 
 import typer
 
+from cbsae_hub.cli.doctor import doctor
 from cbsae_hub.cli.find import find
 from cbsae_hub.cli.info import info
 from cbsae_hub.cli.inspect_image import inspect
 from cbsae_hub.cli.pack import pack
+from cbsae_hub.cli.publish import publish
 from cbsae_hub.cli.steer import steer
 from cbsae_hub.version import __version__
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for _command in (info, find, inspect, steer, pack):
+for _command in (info, find, inspect, steer, pack, publish, doctor):
     app.command()(_command)
 
 

@@ -117,7 +117,7 @@ def _save(sae: "SAE | CBSAE", folder: Path) -> None:
         sae.save_pretrained(folder)
         return
     there, own = load(folder).state_dict(), sae.state_dict()
-    if there.keys() != own.keys() or not all(torch.equal(there[name], own[name]) for name in own):
+    if there.keys() != own.keys() or not all(torch.equal(there[name], own[name].cpu()) for name in own):
         raise FileExistsError(f"{folder} holds another model: take an empty folder")
 
 

@@ -171,7 +171,7 @@ class NeuronScorer:
             ValueError: See the class and what is loaded.
             OSError: If something is missing.
         """
-        sae = load(model)
+        sae = load(model).to(device)
         explained = explained_encoder(sae, encoder, device, beside=model)
         known = None if truth is None else Truth.read(images, truth)
         classes = known.classes()[0] if known else []
@@ -254,9 +254,10 @@ class NeuronScorer:
         if not (finite := v.isfinite().flatten(1).all(1)).all():
             raise ValueError(f"the encoder's activations of image {int(ids[~finite.cpu()][0])} are NaN or infinite")
         values, owners = self.sae.encode_sparse(v)
-        active = self.sae.only_active(SparseLatents(values, owners))
+        active = SparseLatents(*(part.cpu() for part in self.sae.only_active(SparseLatents(values, owners))))
         count = (active.values != 0).sum(-1)
-        decoded = self.sae.decode_sparse(values, owners)
+        decoded = self.sae.decode_sparse(values, owners).cpu()
+        v, values, owners = v.cpu(), values.cpu(), owners.cpu()  # metrics gather there
         latents = mean_over_tokens(values, owners, self.sae.d_latent, signed_from=self.sae.d_sae)
         metrics = self.metrics
         metrics["activity"].update(active.values.flatten(0, 1), active.indices.flatten(0, 1))
