@@ -8,17 +8,18 @@ import typer
 from cbsae_hub.cli.options import Revision
 from cbsae_hub.cli.output import Data, command, facts, number
 
+FACTS = ("d_in", "d_sae", "activation", "k", "encoder_id", "encoder_revision", "layer", "tokens")
+
 
 def _show(data: Data) -> str:
-    notes = "\n".join(data["notes"])
     return facts(
         [
-            ("from", f"{data['source']}, {data['format']}"),
+            ("from", data["source"] + (f", {data['format']}" if data["format"] else "")),
             ("to", f"{data['output']}, {data['to']}"),
             ("SAE", f"{data['activation']}, {number(data['d_sae'])} neurons on {number(data['d_in'])} dimensions"),
             ("encoder", data["encoder_id"] or "not known: say it with --encoder-id"),
             ("reads", None if data["layer"] is None else f"layer {data['layer']}, tokens: {data['tokens']}"),
-            ("notes", notes),
+            ("notes", "\n".join(data["notes"])),
         ]
     )
 
@@ -60,4 +61,12 @@ def convert(
         converter.export_saelens(sae, output)
     else:
         sae.save_pretrained(output)
-    return {}
+    imported = getattr(sae, "imported_from", None) or {}
+    return {
+        "source": source,
+        "format": imported.get("format"),
+        "output": output,
+        "to": to,
+        **{name: getattr(sae, name) for name in FACTS},
+        "notes": list(imported.get("notes", [])),
+    }
