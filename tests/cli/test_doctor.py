@@ -37,9 +37,9 @@ def checks(answer):
 
 
 def broken_torchvision(folder, monkeypatch, line):
-    """A torchvision that comes first on the path and does not import."""
-    (folder / "torchvision").mkdir()
-    (folder / "torchvision" / "__init__.py").write_text(line)
+    """A torch that imports and a torchvision that does not come first on the path."""
+    (folder / "torch.py").touch()
+    (folder / "torchvision.py").write_text(line)
     monkeypatch.setenv("PYTHONPATH", str(folder), prepend=":")
 
 
