@@ -43,14 +43,15 @@ def convert(
 
     Known are SAELens, dictionary_learning, sae-for-vlm, sparsify, saev and ViT-Prisma; nothing is ever unpickled.
     """
-    from cbsae_hub.models import convert as converter
+    from cbsae_hub.models.auto import load
+    from cbsae_hub.models.convert import export_saelens
 
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"{output} is not empty: take a new folder")
-    sae = converter.import_sae(
+    sae = load(
         source,
-        format=source_format,
         revision=revision,
+        format=source_format,
         sae_id=sae_id,
         encoder_id=encoder_id,
         encoder_revision=encoder_revision,
@@ -58,7 +59,7 @@ def convert(
         tokens=tokens,
     )
     if to == "saelens":
-        converter.export_saelens(sae, output)
+        export_saelens(sae, output)
     else:
         sae.save_pretrained(output)
     imported = getattr(sae, "imported_from", None) or {}

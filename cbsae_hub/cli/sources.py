@@ -42,6 +42,8 @@ def pack_of(model: str, revision: str | None = None) -> "Pack | None":
     """
     from cbsae_hub.pack import Pack, PackMissing
 
+    if Path(model).is_file():  # an SAE of another library, which may be one
+        return None
     try:
         return Pack.from_pretrained(model, revision)
     except PackMissing:
