@@ -7,8 +7,9 @@ import typer
 
 from cbsae_hub.cli.options import Revision
 from cbsae_hub.cli.output import Data, command, facts, number
+from cbsae_hub.cli.sources import k_of
 
-FACTS = ("d_in", "d_sae", "activation", "k", "encoder_id", "encoder_revision", "layer", "tokens")
+FACTS = ("d_in", "d_sae", "activation", "encoder_id", "encoder_revision", "layer", "tokens")
 
 
 def _show(data: Data) -> str:
@@ -69,5 +70,6 @@ def convert(
         "output": output,
         "to": to,
         **{name: getattr(sae, name) for name in FACTS},
+        "k": k_of(sae),
         "notes": list(imported.get("notes", [])),
     }

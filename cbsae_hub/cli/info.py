@@ -7,25 +7,26 @@ import typer
 
 from cbsae_hub.cli.options import Model, Revision
 from cbsae_hub.cli.output import Data, command, facts, number, percent, printable, table
-from cbsae_hub.cli.sources import pack_of
+from cbsae_hub.cli.sources import k_of, pack_of
 
 if TYPE_CHECKING:
     from cbsae_hub.models import CBSAE, SAE
     from cbsae_hub.pack import Pack
 
 TRAINING = "training.json"  # what the trainers leave beside a model
-FACTS = ("d_in", "d_sae", "activation", "k", "group_sizes", "encoder_id", "encoder_revision", "layer", "tokens",
+FACTS = ("d_in", "d_sae", "activation", "group_sizes", "encoder_id", "encoder_revision", "layer", "tokens",
          "preprocessing", "training_data", "norm_factor")  # fmt: skip
 
 
 def _show(data: Data) -> str:
+    imported = data["imported_from"]
     size = f"{number(data['neurons'])} neurons on {number(data['d_in'])} dimensions"
     if data["concepts"]:
         size += f": {number(data['d_sae'])} of its parent and {len(data['concepts'])} concepts"
     text = facts(
         [
             ("model", _of(data["model"], data["revision"])),
-            ("class", f"{data['class']}, {data['activation']}, k {data['k']}"),
+            ("class", f"{data['class']}, {data['activation']}" + (f", k {data['k']}" if data["k"] else "")),
             ("size", size),
             ("groups", data["group_sizes"] and ", ".join(map(number, data["group_sizes"]))),
             ("concepts", ", ".join(data["concepts"])),
@@ -33,7 +34,8 @@ def _show(data: Data) -> str:
             ("encoder", data["encoder_id"] and _of(data["encoder_id"], data["encoder_revision"])),
             ("reads", None if data["layer"] is None else f"layer {data['layer']}, tokens: {data['tokens']}"),
             ("trained on", _spelled(data["training_data"])),
-            ("imported from", _spelled(data["imported_from"])),
+            ("imported from", imported and f"{imported['source']}, {imported['format']}"),
+            ("notes", imported and "\n".join(imported["notes"])),
             ("held out", _spelled(data["heldout"])),
             *_pack_lines(data["pack"]),
         ]
@@ -98,6 +100,7 @@ def info(model: Model, revision: Revision = None) -> Data:
         "class": type(described).__name__,
         "neurons": described.d_latent,
         **{name: getattr(described, name) for name in FACTS},
+        "k": k_of(described),
         "concepts": getattr(described, "concepts", []),
         "parent": getattr(described, "parent", None),
         "imported_from": getattr(described, "imported_from", None),

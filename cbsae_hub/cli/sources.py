@@ -75,6 +75,11 @@ def name_of(neuron: int, sae: "SAE | CBSAE", pack: "Pack | None") -> str | None:
     return own[neuron] if own else None
 
 
+def k_of(sae: "SAE | CBSAE") -> int | None:
+    """Active latents per token; None where they are as many as come."""
+    return sae.k if sae.activation in ("topk", "batch_topk") else None
+
+
 def device_of(asked: str | None) -> str:
     """Where models run: as asked, else on a GPU if there is one.
 
