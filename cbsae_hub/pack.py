@@ -16,12 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import EntryNotFoundError
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from cbsae_hub.models.fetch import download
-from cbsae_hub.models.files import ModelFileError, replace_file, write_text
+from cbsae_hub.models.files import replace_file, write_text
 from cbsae_hub.search import ConceptIndex, Found
 from cbsae_hub.version import __version__
 
@@ -42,7 +40,7 @@ class PackError(OSError):
 
 
 class PackMissing(PackError):
-    """There is none, as far as is known here."""
+    """There is none."""
 
 
 @dataclass(frozen=True)
@@ -230,12 +228,11 @@ class Pack:
             revision: Of a Hub repository.
 
         Raises:
-            PackMissing: If there is none.
-            PackError: If it is damaged (the file is named), of another schema version, or cannot be downloaded.
+            PackError: If the pack is missing, damaged (the file is named), or of another schema version.
         """
         folder = Path(repo_id)
         if not folder.is_dir():
-            folder = _download(str(repo_id), revision)
+            folder = Path(snapshot_download(str(repo_id), revision=revision, allow_patterns=[INFO, *FILES]))
         try:
             info = json.loads((folder / INFO).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
@@ -390,16 +387,6 @@ class Pack:
 
     def _map(self, row: int) -> np.ndarray | None:
         return None if self.grid is None else self._maps[row].reshape(self.grid).astype(np.float32) / 255
-
-
-def _download(repo_id: str, revision: str | None) -> Path:
-    """The folder of a pack from the Hub, all files of one commit."""
-    try:
-        commit = download(repo_id, INFO, revision, {}).parent.name
-    except ModelFileError as error:
-        kind = PackMissing if isinstance(error.__cause__, EntryNotFoundError) else PackError
-        raise kind(str(error)) from error
-    return Path(snapshot_download(repo_id, revision=commit, allow_patterns=[INFO, *FILES]))
 
 
 def _sha256(content: bytes) -> str:
