@@ -50,12 +50,13 @@ def plot_quadrants(frame: pd.DataFrame, threshold: str | float = "mean") -> Figu
     found = quadrants(frame, threshold)
     figure, axes = _figure(6.4, 5.6)
     kinds = frame["kind"] if "kind" in frame else pd.Series("sae", index=frame.index)
-    for i, (kind, marker) in enumerate((("sae", "o"), ("cb", "^"))):
+    for i, (kind, marker, alpha) in enumerate((("sae", "o", 0.4), ("cb", "^", 0.9))):  # CB neurons are few
         part = frame[kinds == kind]
         if len(part):
+            size = 4 if len(part) > MANY else 12 if kind == "sae" else 30
             axes.scatter(
-                part["interpretability"], part["steerability"], s=4 if len(part) > MANY else 12, alpha=0.4,
-                marker=marker, color=COLOURS[i], linewidths=0, label=f"{kind.upper()} neurons", rasterized=True,
+                part["interpretability"], part["steerability"], s=size, alpha=alpha, marker=marker, color=COLOURS[i],
+                linewidths=0, label=f"{kind.upper()} neurons", rasterized=True,
             )  # fmt: skip
     axes.axvline(found["thresholds"][0], color="black", linewidth=0.8, linestyle="--")
     axes.axhline(found["thresholds"][1], color="black", linewidth=0.8, linestyle="--")
@@ -245,6 +246,36 @@ def plot_sheet(
             if i == 0:
                 shown.set_title(columns[j], loc="left", fontsize=10)
         grid[i, 0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)
+    return figure
+
+
+def plot_examples(strips: Sequence[Sequence[Any]], titles: Sequence[str]) -> Figure:
+    """Neurons, a row each: images on which they are active, and beneath each where in it.
+
+    Args:
+        strips: Examples of each neuron, see :class:`cbsae_hub.pack.Example`.
+        titles: What the rows are called.
+
+    Raises:
+        ValueError: If there is nothing to draw.
+    """
+    columns = max(map(len, strips), default=0)
+    if not columns:
+        raise ValueError("there are no examples to draw")
+    figure = Figure(figsize=(columns + 1.6, 2.25 * len(strips)), dpi=150)
+    # A neuron takes three rows, images, maps and a gap. All cells are square, so that nothing needs a layout engine.
+    grid = figure.subplots(
+        3 * len(strips), columns, squeeze=False, height_ratios=[1, 1, 0.2] * len(strips),
+        gridspec_kw={"left": 1.6 / (columns + 1.6), "right": 1, "bottom": 0, "top": 1, "wspace": 0.04, "hspace": 0.04},
+    )  # fmt: skip
+    for one in grid.flat:
+        one.set_axis_off()
+    for i, (strip, title) in enumerate(zip(strips, titles, strict=True)):
+        for j, example in enumerate(strip):
+            grid[3 * i, j].imshow(example.image)
+            if example.patch_map is not None:
+                grid[3 * i + 1, j].imshow(example.patch_map, cmap=HEAT, vmin=0, vmax=1)
+        grid[3 * i, 0].text(-0.08, 0, title, transform=grid[3 * i, 0].transAxes, ha="right", va="center", fontsize=10)
     return figure
 
 

@@ -38,7 +38,7 @@ def test_requirements_of_a_space_are_the_packages():
 def test_shipped_files_stay_small_and_are_never_pickles():
     files = [path for path in (ROOT / "hub").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 80 * 2**20
-    data = {".json", ".jsonl", ".safetensors", ".parquet"}
+    data = {".json", ".jsonl", ".safetensors", ".parquet", ".webp"}
     assert {path.suffix for path in files} <= {*data, ".md", ".txt", ".jinja", ".png"}
 
 

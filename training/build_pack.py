@@ -1,4 +1,4 @@
-"""Scores the neurons of an SAE and computes what the page needs, beside the model in its folder.
+"""Scores the neurons of an SAE, computes what the page needs, beside the model in its folder, and renews its card.
 
     python training/build_pack.py --recipe training/recipes/emoji.yaml
 
@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from cbsae_hub.card_pictures import write_pictures
+from cbsae_hub.cards import write_card
 from cbsae_hub.pack_builder import build_pack
 from cbsae_hub.scoring import Scores, headline
 from recipe import read_recipe
@@ -40,6 +42,8 @@ def main(
             batch_size=settings.get("batch_size", 64),
             steered=Scores.load(scored) if (scored / "scores.json").is_file() else None,
         )
+        write_pictures(settings["model"])
+        write_card(settings["model"])
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     for name, value in headline(pack.info["scores"]).items():

@@ -17,6 +17,7 @@ import typer
 from accelerate import Accelerator
 
 from cbsae_hub import CBSAE, SAE, ConceptSet
+from cbsae_hub.cards import write_card
 from cbsae_hub.data.images import load_images
 from cbsae_hub.models import folder_revision
 from cbsae_hub.models.card import number
@@ -179,7 +180,7 @@ def publish(folder: Path, evaluated: Path, told: dict[str, Any]) -> None:
     if (revision := folder_revision(folder)) == folder_revision(evaluated):
         told = {"revision": revision, **told}
         write_text(folder / EVALUATION_NAME, json.dumps(without_nan(told), indent=1) + "\n")
-        CBSAE.from_pretrained(folder).write_card(folder)
+        write_card(folder)
     else:
         logging.warning("%s is not the model of the first seed: its card stays as it is", folder)
 

@@ -341,22 +341,6 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         weights = {name: tensor.clone() for name, tensor in self.sae.state_dict().items()}
         return self._made_of(arguments, weights).train(self.training)
 
-    # ------------------------------------------------------------------------------------------------ card
-
-    def card_summary(self) -> str:
-        """See :meth:`HubModel.card_summary`."""
-        origin = (self.parent.get("id") if isinstance(self.parent, dict) else self.parent) or "an SAE"
-        layer = "" if self.layer is None else f", layer {self.layer}"
-        return (
-            f"Concept bottleneck SAE: {self.d_sae} neurons retained of {origin} and {len(self.concepts)} concepts, of "
-            f"the activations of {self.encoder_id or 'a vision encoder'}{layer}."
-        )
-
-    def card_settings(self) -> dict[str, Any]:
-        """See :meth:`HubModel.card_settings`; of long lists only how long they are."""
-        long = {name: len(getattr(self, name)) for name in ("sae_neuron_ids", "concepts")}
-        return super().card_settings() | long | {"sae_names": sum(name is not None for name in self.sae_names or [])}
-
 
 @torch.no_grad()
 def retain(sae: SAE, ids: Iterable[int]) -> SAE:

@@ -1,11 +1,9 @@
 """The base class of everything this package publishes on the Hugging Face Hub."""
 
-import copy
 import inspect
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -15,7 +13,6 @@ from huggingface_hub import HfApi, ModelCard, PyTorchModelHubMixin
 from safetensors.torch import save_file
 from torch import nn
 
-from cbsae_hub.models.card import REPO_ID, edited_by_hand, render_card
 from cbsae_hub.models.fetch import CARD_NAME, card_was_edited, download, find_in_folder
 from cbsae_hub.models.files import (
     CONFIG_NAME,
@@ -28,7 +25,6 @@ from cbsae_hub.models.files import (
     replace_file,
     require_finite,
     resolve_id,
-    write_text,
 )
 from cbsae_hub.version import __version__
 
@@ -37,7 +33,6 @@ __all__ = ["ConfigError", "HubModel", "ModelFileError", "folder_revision", "reso
 logger = logging.getLogger(__name__)
 
 EVALUATION_NAME = "evaluation.json"
-CARD_TABLES = ("SAE and CB-SAE", "parts")
 SCHEMA_VERSION = 1
 OLDEST_SCHEMA_VERSION = 1
 T = TypeVar("T", bound="HubModel")
@@ -210,7 +205,9 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
                 # safetensors makes files that only their owner can read
                 new_weights.chmod(new_config.stat().st_mode)
                 config_path.unlink(missing_ok=True)
-        self.write_card(folder, repo_id)
+        from cbsae_hub.cards import write_card  # above the models: it reads what lies beside them
+
+        write_card(folder, repo_id)
         return None
 
     def push_to_hub(
@@ -266,73 +263,15 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
 
     # ------------------------------------------------------------------------------------------------ card
 
-    def write_card(self, folder: str | Path, repo_id: str | None = None) -> None:
-        """Writes the README.md of a folder, with the tables of an evaluation.json in it; one edited by hand is kept.
-
-        Args:
-            folder: The model's.
-            repo_id: Hub id that the card's example loads; default the folder's name.
-
-        Raises:
-            ValueError: If evaluation.json is not what training/evaluate.py writes.
-        """
-        folder = Path(folder)
-        card, evaluation = folder / CARD_NAME, folder / EVALUATION_NAME
-        if card.exists() and edited_by_hand(card.read_text(encoding="utf-8")):
-            return
-        tables = {}
-        if evaluation.is_file():
-            try:
-                told = json.loads(evaluation.read_text(encoding="utf-8"))
-                if told["revision"] == folder_revision(folder):
-                    tables = {name: told["tables"][name] for name in CARD_TABLES if name in told["tables"]}
-                else:
-                    logger.warning("%s is of other weights: the card is written without it", evaluation)
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{evaluation} is not what training/evaluate.py writes: {error!r}") from error
-        write_text(card, str(self.generate_model_card(repo_id=repo_id or folder.resolve().name, tables=tables)))
-
-    def generate_model_card(
-        self, *, repo_id: str | None = None, tables: Mapping[str, Sequence[Mapping[str, Any]]] | None = None
-    ) -> ModelCard:
-        """The card of this very model, with data of its own.
+    def generate_model_card(self, *, repo_id: str | None = None) -> ModelCard:
+        """The card of this very model, from its settings alone; :func:`cbsae_hub.cards.write_card` tells more.
 
         Args:
             repo_id: Hub id of the model, for the example; default where it was loaded from.
-            tables: What was measured: name to rows with the same columns.
         """
-        repo_id = repo_id or self.repo_id or "user/model"
-        config = self.config
-        metadata = copy.deepcopy(self._hub_mixin_info.model_card_data)
-        encoder_id, data_id = config.get("encoder_id"), config.get("training_data")
-        if isinstance(encoder_id, str) and REPO_ID.fullmatch(encoder_id):
-            metadata.base_model = encoder_id
-        if isinstance(data_id, str) and REPO_ID.fullmatch(data_id):
-            metadata.datasets = [data_id]
-        metadata.tags = sorted({*metadata.tags, "interpretability", "vision", *self.card_tags()})
-        return ModelCard(
-            render_card(
-                title=repo_id.rsplit("/", 1)[-1],
-                summary=self.card_summary(),
-                class_name=type(self).__name__,
-                repo_id=repo_id,
-                settings={name: value for name, value in self.card_settings().items() if value is not None},
-                metadata=metadata,
-                tables=tables or {},
-            )
-        )
+        from cbsae_hub.cards import Facts, render_card  # above the models: they read what lies beside them
 
-    def card_settings(self) -> dict[str, Any]:
-        """What the card's table of settings shows, by default the config; None is left out."""
-        return self.config
-
-    def card_tags(self) -> list[str]:
-        """Tags of this model beside those of its class."""
-        return []
-
-    def card_summary(self) -> str:
-        """What the model is, in a sentence."""
-        return f"A {type(self).__name__} of cbsae_hub."
+        return ModelCard(render_card(Facts(config=self.config), repo_id or self.repo_id or "user/model"))
 
 
 def _init_parameters(cls: type) -> dict[str, inspect.Parameter]:

@@ -300,19 +300,6 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
         self.sparsity.scale_inputs_(self, factor)
         self.norm_factor = factor * (self.norm_factor or 1.0)
 
-    def card_summary(self) -> str:
-        """See :meth:`HubModel.card_summary`."""
-        kind = f"Matryoshka {self.activation}" if self.group_sizes else self.activation
-        place = "" if self.layer is None else f", layer {self.layer}"
-        tokens = "" if self.tokens is None else f" ({self.tokens} tokens)"
-        encoder = self.encoder_id or "a vision encoder"
-        kind = f"{kind}, {self.d_sae} neurons"
-        return f"Sparse autoencoder ({kind}) of the activations of {encoder}{place}{tokens}."
-
-    def card_tags(self) -> list[str]:
-        """See :meth:`HubModel.card_tags`."""
-        return [self.activation, *(["matryoshka"] if self.group_sizes else [])]
-
     def _checked(self, x: Tensor) -> Tensor:
         if not x.is_floating_point() or x.ndim < 1 or x.shape[-1] != self.d_in:
             raise ValueError(f"expected floating-point activations [..., {self.d_in}], got {x.dtype} {tuple(x.shape)}")

@@ -269,6 +269,7 @@ def summary_of(
             "mean_score": mean(frame.loc[frame["status"] != "dead", "score"]),
             "mean_score_of_chance": mean(naming.chance[naming.density > 0]),
             "share_above_chance": mean(frame["null_percentile"] >= SURE),
+            "sure": SURE,
         },
         "coverage": {
             name: {"sha256": given.sha256, **_coverage(gathered.naming[name], len(given))}

@@ -298,6 +298,8 @@ class SteerabilityScorer:
             "neurons": len(scores),
             "prompt": self.prompt if self.llava else None,
             "sentences": self.sentences and self.sentences.repo_id,
+            "llava": self.llava and self.llava.repo_id,
+            "unclip": self.unclip and self.unclip.repo_id,
             "seeds": self.seeds,
             "steps": self.steps,
             "guidance": self.guidance,

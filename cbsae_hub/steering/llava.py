@@ -40,9 +40,14 @@ class LlavaSteerer:
         layer: The block at whose output the SAE works. Default the SAE's own, which must then be the block that LLaVA
             reads (``vision_feature_layer`` of its config); an earlier one has to be asked for.
 
+    Attributes:
+        repo_id: Where it was loaded from, or None.
+
     Raises:
         ValueError: If the SAE does not fit: width, or a block after the one that LLaVA reads.
     """
+
+    repo_id: str | None = None
 
     def __init__(
         self,
@@ -105,7 +110,9 @@ class LlavaSteerer:
             processor = AutoProcessor.from_pretrained(**source, backend="pil")
         else:
             raise ValueError(f"{repo_id} is a model of type {kind!r}, not LLaVA")
-        return cls(model.to(device), processor, load_sae(sae), pack, layer)
+        steerer = cls(model.to(device), processor, load_sae(sae), pack, layer)
+        steerer.repo_id = str(repo_id)
+        return steerer
 
     @torch.no_grad()
     def image_features(

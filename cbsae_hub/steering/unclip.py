@@ -29,9 +29,14 @@ class UnclipSteerer:
         pack: What names and percentiles of neurons are looked up in: a NeuronTable, a Pack, or None.
         layer: The block at whose output the SAE works; default the SAE's own.
 
+    Attributes:
+        repo_id: Where it was loaded from, or None.
+
     Raises:
         ValueError: If the SAE does not fit.
     """
+
+    repo_id: str | None = None
 
     def __init__(self, pipeline: StableUnCLIPImg2ImgPipeline, sae: Any, pack: Any = None, layer: int | None = None):
         self.pipeline = pipeline
@@ -72,7 +77,9 @@ class UnclipSteerer:
         pipeline.feature_extractor = AutoImageProcessor.from_pretrained(
             **source, subfolder="feature_extractor", backend="pil"
         )
-        return cls(pipeline.to(device), load_sae(sae), pack, layer)
+        steerer = cls(pipeline.to(device), load_sae(sae), pack, layer)
+        steerer.repo_id = str(repo_id)
+        return steerer
 
     @torch.no_grad()
     def image_embeds(

@@ -5,6 +5,8 @@ import itertools
 import json
 import logging
 import platform
+import shlex
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,15 +18,16 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
+from cbsae_hub.cards import write_card
 from cbsae_hub.data.activations import ActivationStore
-from cbsae_hub.models.files import write_text
+from cbsae_hub.models.files import folder_revision, write_text
 from cbsae_hub.models.hub_model import HubModel
 from cbsae_hub.trainers import tracking
 from cbsae_hub.trainers.checkpoint import CHECKPOINT_NAME, load_checkpoint, save_checkpoint
 from cbsae_hub.trainers.config import TrainConfig
 from cbsae_hub.trainers.interrupt import StopRequest
 from cbsae_hub.trainers.processes import Processes
-from cbsae_hub.version import __version__
+from cbsae_hub.version import __version__, source_commit
 
 logger = logging.getLogger(__name__)
 
@@ -200,14 +203,17 @@ class Trainer(ABC):
         self.accelerator.log(metrics | self._gauges(), step=self.state.step)
         if self.accelerator.is_main_process:
             model.save_pretrained(self.output)
-            content = self._facts() | facts | {"heldout": final._asdict()}
-            write_text(self.output / TRAINING_NAME, json.dumps(content, indent=2) + "\n")
+            told = {"revision": folder_revision(self.output), **self._facts(), **facts, "heldout": final._asdict()}
+            write_text(self.output / TRAINING_NAME, json.dumps(told, indent=2) + "\n")
+            write_card(self.output)
             (self.output / CHECKPOINT_NAME).unlink()
         self.accelerator.wait_for_everyone()
         self._finish_trackers()
 
     def _facts(self) -> dict[str, Any]:
         return {
+            "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+            "commit": source_commit(),
             "config": self.config.to_dict(),
             "seed": self.config.seed,
             "tokens_seen": self.state.step * self.config.batch_size,

@@ -423,7 +423,12 @@ def test_loading_what_is_no_model_of_this_package(tmp_path):
 
 def test_the_card_says_what_it_is(make_sae):
     card = str(bottleneck(make_sae("relu", **PROVENANCE)).generate_model_card(repo_id="me/cb"))
-    for text in ("12 neurons retained", "7 concepts", "CBSAE.from_pretrained('me/cb')", "base_model: me/encoder"):
+    for text in (
+        "12 neurons retained",
+        "7 concept neurons",
+        "CBSAE.from_pretrained('me/cb')",
+        "base_model: me/encoder",
+    ):
         assert text in card
     assert "| sae_neuron_ids | `12` |" in card and "concept-bottleneck" in card
 

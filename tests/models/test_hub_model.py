@@ -13,6 +13,7 @@ from torch import nn
 
 import cbsae_hub
 from cbsae_hub import SAE
+from cbsae_hub.cards import write_card
 from cbsae_hub.models import files
 from cbsae_hub.models.card import edited_by_hand
 from cbsae_hub.models.hub_model import ConfigError, HubModel, ModelFileError, folder_revision, resolve_id
@@ -311,17 +312,17 @@ def test_a_card_has_the_tables_of_an_evaluation_of_these_weights(make_sae, folde
     rows = [{"model": "SAE | <b>", "CD": 3.14159, "neurons": 12, "k": None}, {"model": "CB-SAE", "CD": 4.0}]
     told = {"revision": folder_revision(folder), "tables": {"SAE and CB-SAE": rows, "variants": rows, "parts": []}}
     (folder / "evaluation.json").write_text(json.dumps(told))
-    SAE.from_pretrained(folder).write_card(folder)
+    write_card(folder)
     card = (folder / "README.md").read_text()
-    table = "| model | CD | neurons | k |\n|---|---|---|---|\n"
-    table += "| SAE \\| &lt;b&gt; | 3.142 | 12 |  |\n| CB-SAE | 4.000 |  |  |"
-    assert f"\n## SAE and CB-SAE\n\n{table}\n<!--" in card and "variants" not in card and "## parts" not in card
+    table = "|  | SAE \\| &lt;b&gt; | CB-SAE |\n|---|---|---|\n"
+    table += "| CD | 3.142 | 4.000 |\n| neurons | 12 |  |\n| k |  |  |\n"
+    assert f"\n### SAE and CB-SAE\n\n{table}\n" in card and "variants" not in card and "## parts" not in card
     make_sae("matryoshka", **PROVENANCE | {"seed": 5}).save_pretrained(folder)
-    assert "## SAE and CB-SAE" not in (folder / "README.md").read_text()
+    assert "### SAE and CB-SAE" not in (folder / "README.md").read_text()
     assert "is of other weights" in caplog.text
     (folder / "evaluation.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"evaluation.json is not what training/evaluate.py writes"):
-        SAE.from_pretrained(folder).write_card(folder)
+    with pytest.raises(ValueError, match=r"evaluation.json must hold a JSON object"):
+        write_card(folder)
 
 
 def test_a_card_written_by_hand_is_kept_and_a_generated_one_renewed(make_sae, folder):
@@ -379,9 +380,8 @@ def test_another_class_gets_all_of_it(tmp_path, folder):
     loaded = Bias.from_pretrained(tmp_path / "bias")
     assert torch.equal(loaded.bias, torch.ones(3))
     assert loaded.config == model.config
-    tags = ModelCard.load(tmp_path / "bias" / "README.md").data.tags
-    assert "bias" in tags
-    assert "sparse-autoencoder" not in tags
+    data = ModelCard.load(tmp_path / "bias" / "README.md").data
+    assert data.library_name == "cbsae_hub" and "sparse-autoencoder" not in data.tags
     with pytest.raises(ConfigError, match="describes a 'SAE', not a Bias"):
         Bias.from_pretrained(folder)
 

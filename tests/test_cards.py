@@ -1,0 +1,177 @@
+"""Cards are rendered from results files: numbers come from nowhere else, and nothing of other weights is told."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from small_hub import CONCEPTS, Pictures, make_hub
+
+from cbsae_hub import SAE, cards
+from cbsae_hub.card_facts import Facts
+from cbsae_hub.cards import CardError, render_card, write_card
+from cbsae_hub.models import folder_revision
+from cbsae_hub.pack_builder import build_pack
+from cbsae_hub.scoring import NeuronScorer, Truth
+
+FRONT = "---\nlicense: mit\nmeasured_on: me/photos\n---\n"
+NUMBERS = {"top1": 12.5, "scenes": 1234567, "share": 0.125}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An SAE that was trained, with what somebody measured."""
+    torch.manual_seed(0)
+    folder = tmp_path / "sae"
+    SAE(8, 16, "topk", 2, encoder_id="me/encoder", layer=3, seed=1).save_pretrained(folder)
+    (folder / "metrics.json").write_text(json.dumps(NUMBERS))
+    told = {"revision": folder_revision(folder), "config": {"steps": 77}, "seed": 5, "versions": {"torch": "2.0"}}
+    told |= {"command": "python train.py --x 1", "commit": "abc123", "heldout": {"explained_variance": 0.4321}}
+    (folder / "training.json").write_text(json.dumps(told))
+    return folder
+
+
+@pytest.fixture
+def hand(tmp_path):
+    def write(body, front=FRONT):
+        path = tmp_path / "hand.md"
+        path.write_text(front + body)
+        return path
+
+    return write
+
+
+def card_of(folder):
+    return (folder / "README.md").read_text()
+
+
+def test_the_template_itself_holds_no_number():
+    template = Path(cards.__file__).with_name("card.md.jinja").read_text()
+    prose = re.sub(r"```.*?```|\{[{%#].*?[%#}]\}|`[^`]*`", "", template, flags=re.DOTALL)
+    assert not re.findall(r"(?<!\w)\d+(?!\w)", prose)  # but for "sha256" and "99th percentile"
+
+
+def test_numbers_come_from_the_files(folder, hand):
+    story = "Right in {{ metrics.top1 | decimals(1) }} of {{ metrics.scenes }}, {{ metrics.share | share }}.\n"
+    write_card(folder, "me/sae", hand(story + "\n## Limits\n\nOf {{ owner }}, {{ parameters() }} weights.\n"))
+    card = card_of(folder)
+    assert "Right in 12.5 of 1,234,567, 12.5 %." in card
+    assert f"Of me, {sum(p.numel() for p in SAE.from_pretrained(folder).parameters())} weights." in card
+    assert "python train.py --x 1" in card and "`abc123`" in card and "explained variance 0.432" in card
+    assert '"steps": 77' in card and card.index("Right in") < card.index("## What it explains") < card.index(
+        "## Limits"
+    )
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["Reaches 97 % of it.", "It has 2.7 M weights.", "In {{ 3.5 }} steps.", "A picture of 64 by 64.", "1,234 rows"],
+)
+def test_typed_numbers_are_refused(folder, hand, typed):
+    before = card_of(folder)
+    with pytest.raises(CardError, match=r"typed numbers.*metrics\."):
+        write_card(folder, "me/sae", hand(f"Some words.\n\n{typed}\n"))
+    assert card_of(folder) == before
+
+
+@pytest.mark.parametrize("name", ["ViT-L/14-336", "LLaVA-1.5", "`seed 3`", "[it](https://x.org/2512.10805)", "OFL-1.1"])
+def test_names_and_code_may_hold_digits(folder, hand, name):
+    write_card(folder, "me/sae", hand(f"As {name} does.\n"))
+    assert name in card_of(folder)
+
+
+@pytest.mark.parametrize(
+    "body, said",
+    [
+        ("{{ metrics.top5 }}", "top5"),
+        ("{{ metrics.top1", "end of template|expected"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe|__class__"),
+    ],
+)
+def test_an_expression_that_is_wrong_says_what_there_is(folder, hand, body, said):
+    with pytest.raises(CardError, match=f"(?s)({said}).*top1"):
+        write_card(folder, "me/sae", hand(body))
+
+
+def test_metadata_must_be_there(folder, tmp_path):
+    (tmp_path / "bare.md").write_text("No metadata.")
+    with pytest.raises(CardError, match="must begin with its metadata"):
+        write_card(folder, "me/sae", tmp_path / "bare.md")
+
+
+def test_measures_become_results_of_the_hub(folder, hand):
+    rows = "measures:\n- {metric: top1, key: accuracy, name: right, split: test, meaning: 'of {{ metrics.scenes }}'}\n"
+    write_card(folder, "me/sae", hand("A story.\n", FRONT[:-4] + rows + "pipeline_tag: image-classification\n---\n"))
+    (result,) = ModelCard.load(folder / "README.md").data.eval_results
+    assert (result.metric_value, result.metric_type, result.dataset_type) == (12.5, "accuracy", "me/photos")
+    assert (result.dataset_split, result.task_type) == ("test", "image-classification")
+    assert "| right | 12.500 | of 1,234,567 |" in card_of(folder)
+
+
+def test_the_part_by_hand_stays_while_the_weights_do(folder, hand):
+    write_card(folder, "me/sae", hand("A story of it.\n\n## Limits\n\nMany.\n"))
+    write_card(folder, "you/other")
+    card = card_of(folder)
+    assert "A story of it." in card and "## Limits\n\nMany." in card and "from_pretrained('you/other')" in card
+    assert ModelCard.load(folder / "README.md").data.license == "mit"
+    SAE(8, 16, "topk", 2, seed=2).save_pretrained(folder)
+    assert "A story of it." not in card_of(folder) and "license" not in card_of(folder)
+
+
+def test_results_of_other_weights_are_left_out(folder, caplog):
+    write_card(folder)
+    assert "explained variance 0.432" in card_of(folder)
+    SAE(8, 16, "topk", 2, seed=2).save_pretrained(folder)
+    assert "explained variance" not in card_of(folder)
+    assert "training.json is of other weights" in caplog.text
+
+
+def test_a_card_edited_by_hand_is_kept(folder):
+    (folder / "README.md").write_text(card_of(folder).replace("# sae", "# The best one"))
+    write_card(folder, "me/other")
+    assert "# The best one" in card_of(folder) and "me/other" not in card_of(folder)
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"revision": 1'])
+def test_a_damaged_results_file_is_named_and_the_card_stays(folder, content):
+    before = card_of(folder)
+    (folder / "metrics.json").write_text(content)
+    with pytest.raises(ValueError, match=r"metrics.json.*write it again, or delete it"):
+        write_card(folder)
+    assert card_of(folder) == before
+
+
+def test_a_pack_that_lacks_what_packs_have_is_an_error(folder):
+    (folder / "pack.json").write_text(json.dumps({"model": {"revision": folder_revision(folder)}, "scores": {}}))
+    with pytest.raises(ValueError, match="not what this package writes.*judge"):
+        write_card(folder)
+
+
+def test_text_in_results_stays_text(folder):
+    facts = Facts.read(folder)
+    facts.training["versions"] = {"torch": "`\n\n# Owned <script>"}
+    facts.training["config"] = {"name": "```\n# Owned"}
+    card = render_card(facts, "me/sae")
+    assert "\n# Owned" not in card and "<script>" not in re.sub(r"`[^`\n]*`", "", card)
+
+
+def test_every_figure_of_a_pack_is_on_the_card(tmp_path):
+    """Of a real pack: each measure's value stands in the model-index as in pack.json, to the last digit."""
+    sae, encoder, judge, folder = make_hub(tmp_path)
+    images = Pictures()
+    scorer = NeuronScorer(sae, encoder, judge, {"colours": CONCEPTS}, truth=Truth.read(images, {}))
+    build_pack(scorer, images, folder, source={"id": "me/pictures", "split": "all"})
+    write_card(folder, "me/sae")
+    scores = json.loads((folder / "pack.json").read_text())["scores"]
+    told = {result.metric_type: result for result in ModelCard.load(folder / "README.md").data.eval_results}
+    expected = {
+        "explained_variance": scores["reconstruction"]["explained_variance"],
+        "l0": scores["reconstruction"]["l0"],
+        "dead_share": scores["shares"]["dead"],
+        "clip_dissect": scores["interpretability"]["mean_score"],
+        "monosemanticity": scores["monosemanticity"]["mean"],
+    }
+    assert {name: told[name].metric_value for name in expected} == expected
+    assert {(one.dataset_type, one.dataset_split) for one in told.values()} == {("me/pictures", "all")}

@@ -1,0 +1,64 @@
+"""Counts what the published scenes show, and writes ``hub/emoji-images/metrics.json``: the numbers of its card.
+
+python -m training.emoji_world.count_images
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import typer
+
+from cbsae_hub.data.images import load_images
+from cbsae_hub.models.files import write_text
+from training.emoji_world.make_images import SPLITS, SPURIOUS
+from training.emoji_world.paths import HUB
+
+LISTS = ("concepts", "kinds", "words")
+
+
+def count(folder: Path) -> dict[str, Any]:
+    """What is in the splits and the lists.
+
+    Args:
+        folder: Of the dataset.
+    """
+    frames = {}
+    for split in (*SPLITS, *SPURIOUS):
+        images = load_images(folder, split)
+        frames[split] = images.remove_columns("image").to_pandas()
+    side = images[0]["image"].size[0]
+    scenes = pd.concat(frames.values())
+    told = {name: len((folder / f"{name}.txt").read_text(encoding="utf-8").splitlines()) for name in LISTS}
+    backgrounds = scenes["background"].nunique()
+    return {
+        "side": side,
+        "scenes": {split: len(frame) for split, frame in frames.items()},
+        **told,
+        "backgrounds": backgrounds,
+        "objects": told["concepts"] - backgrounds,
+        "at_home": {split: float(np.mean(frame["spurious_group"].isin((0, 3)))) for split, frame in frames.items()
+                    if frame["spurious_group"].notna().any()},
+        "called_by_kind": float(_called_by_kind(frames["probe"])),
+    }  # fmt: skip
+
+
+def _called_by_kind(frame: pd.DataFrame) -> float:
+    """Share of the objects whose own name is not in the caption."""
+    missing = [
+        thing["name"] not in caption for things, caption in zip(frame["objects"], frame["caption"]) for thing in things
+    ]
+    return np.mean(missing)
+
+
+def main(
+    folder: Annotated[Path, typer.Option(help="Of the dataset.")] = HUB / "emoji-images",
+) -> None:
+    """Count, and write metrics.json."""
+    write_text(folder / "metrics.json", json.dumps(count(folder), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)
