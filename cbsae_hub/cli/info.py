@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cbsae_hub.models import CBSAE, SAE
     from cbsae_hub.pack import Pack
 
-TRAINING = "training.json"  # what the trainers leave beside a model
+TABLES = ("SAE and CB-SAE", "parts")  # of evaluation.json: those of this model
 FACTS = ("d_in", "d_sae", "activation", "group_sizes", "encoder_id", "encoder_revision", "layer", "tokens",
          "preprocessing", "training_data", "norm_factor")  # fmt: skip
 
@@ -93,7 +93,8 @@ def info(model: Model, revision: Revision = None) -> Data:
     """Say what a model is, which encoder it explains, and what was measured of it."""
     described, commit = _described(model, revision)
     pack = pack_of(model, revision)
-    training = _beside(model, TRAINING, revision)
+    training, evaluation = (_measured(model, name, revision, commit) for name in ("training.json", "evaluation.json"))
+    tables = evaluation.get("tables", {})
     return {
         "model": model,
         "revision": commit,
@@ -106,7 +107,7 @@ def info(model: Model, revision: Revision = None) -> Data:
         "imported_from": getattr(described, "imported_from", None),
         "heldout": training.get("heldout"),
         "pack": None if pack is None else _pack_facts(pack, commit),
-        "evaluation": _evaluation(model, revision, commit),
+        "evaluation": {name: tables[name] for name in TABLES if tables.get(name)},
     }
 
 
@@ -143,28 +144,19 @@ def _pack_facts(pack: "Pack", commit: str | None) -> Data:
     }
 
 
-def _evaluation(model: str, revision: str | None, commit: str | None) -> Data:
-    """The tables that the card shows too; none if they are of other weights."""
-    from cbsae_hub.models.hub_model import CARD_TABLES, EVALUATION_NAME
-
-    told = _beside(model, EVALUATION_NAME, revision)
-    if told and str(commit).startswith("sha256:") and told.get("revision") != commit:
-        typer.echo(f"{EVALUATION_NAME} of {model} is of other weights and is left out", err=True)
-        return {}
-    tables = told.get("tables", {})
-    return {name: tables[name] for name in CARD_TABLES if tables.get(name)}
-
-
-def _beside(model: str, name: str, revision: str | None) -> Data:
-    """A JSON file that may lie beside a model; empty if there is none."""
+def _measured(model: str, name: str, revision: str | None, commit: str | None) -> Data:
+    """A file of results beside a model; empty if there is none, or it is of other weights."""
     from cbsae_hub.models import ModelFileError
     from cbsae_hub.models.fetch import download
     from cbsae_hub.models.files import read_config
 
-    if Path(model).exists():
-        file = Path(model) / name
-        return read_config(file) if file.is_file() else {}
-    try:
-        return read_config(download(model, name, revision, {}))
-    except ModelFileError:
+    if not Path(model).exists():  # what is on the Hub was checked when it was published
+        try:
+            return read_config(download(model, name, revision, {}))
+        except ModelFileError:
+            return {}
+    told = read_config(Path(model) / name) if (Path(model) / name).is_file() else {}
+    if told and told.get("revision") != commit:
+        typer.echo(f"{name} of {model} is of other weights and is left out", err=True)
         return {}
+    return told

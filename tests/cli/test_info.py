@@ -55,7 +55,7 @@ def test_text_has_the_figures(cbsae):
 
 
 def test_model_without_a_pack_and_with_results_of_other_weights(answer, cbsae, tmp_path):
-    for file in ("config.json", "evaluation.json"):
+    for file in ("evaluation.json", "training.json"):
         shutil.copyfile(HUB / "emoji-cbsae" / file, tmp_path / file)
     cb = CBSAE.from_pretrained(HUB / "emoji-cbsae")
     cb.W_dec_cb.data += 1
