@@ -21,8 +21,9 @@ def _show(found: Data) -> str:
         shown["density"] = [percent(row["density"]) for row in neurons]
         shown["p99"] = [number(row["p99"], 2) for row in neurons]
         lines.append(table(shown))
-    if found["nearest"]:
-        lines.append("near are: " + ", ".join(map(printable, found["nearest"])))
+    matched = {row["concept"] for row in neurons}
+    if near := [printable(concept) for concept in found["nearest"] if concept not in matched]:
+        lines.append("near are: " + ", ".join(near))
     return "\n".join(lines)
 
 
