@@ -40,8 +40,9 @@ def command(show: Callable[[Data], str], failed: Callable[[Data], bool] = lambda
             except (OSError, ValueError, RuntimeError, ImportError) as error:
                 data = {"error": str(error) or type(error).__name__, "type": type(error).__name__}
                 if not as_json:
-                    hint = "\n`cbsae doctor` looks at the installation." if isinstance(error, ImportError) else ""
-                    typer.echo(f"Error: {printable(data['error'])}{hint}", err=True)
+                    typer.echo(f"Error: {printable(data['error'])}", err=True)
+                    if isinstance(error, ImportError) or "torchvision::" in data["error"]:
+                        typer.echo("`cbsae doctor` looks at the installation.", err=True)
             if as_json:
                 typer.echo(json.dumps(data, indent=2, allow_nan=False))
             elif "error" not in data:

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -5,6 +7,7 @@ from PIL import Image
 from cbsae_hub import CBSAE, SAE, Edit, Pack, Steering
 from cbsae_hub.steering import LlavaSteerer, RandomDirection, UnclipSteerer
 
+HUB = Path(__file__).parents[2] / "hub"
 LLAVA, UNCLIP = ("--llava", "hub/emoji-llava"), ("--unclip", "hub/emoji-unclip", "--steps", 2)
 QUESTION = "What is shown in this image? Use exactly one word!"
 WHITE = Image.new("RGB", (224, 224), "white")
@@ -110,3 +113,12 @@ def test_what_cannot_be_steered_is_said(cbsae, arguments, said):
     result = cbsae("steer", "hub/emoji-sae", "white", *arguments)
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.splitlines()[-1].startswith("Error: ") and said in result.stderr
+
+
+def test_without_a_pack_neurons_have_numbers(cbsae, tmp_path):
+    for file in ("config.json", "model.safetensors"):
+        (tmp_path / file).symlink_to(HUB / "emoji-sae" / file)
+    named = cbsae("steer", tmp_path, "white", "--edit", "zebra=50", *LLAVA)
+    assert named.exit_code == 1 and "`cbsae pack`" in named.stderr
+    numbered = cbsae("steer", tmp_path, "white", "--edit", "521=50", *LLAVA, "--llava", HUB / "emoji-llava")
+    assert numbered.exit_code == 0, numbered.stderr
