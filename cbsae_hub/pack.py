@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from huggingface_hub import snapshot_download
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from cbsae_hub.models.fetch import download_folder
 from cbsae_hub.models.files import replace_file, write_text
 from cbsae_hub.search import ConceptIndex, Found
 from cbsae_hub.version import __version__
@@ -228,11 +228,12 @@ class Pack:
             revision: Of a Hub repository.
 
         Raises:
+            ModelFileError: If it cannot be downloaded.
             PackError: If the pack is missing, damaged (the file is named), or of another schema version.
         """
         folder = Path(repo_id)
         if not folder.is_dir():
-            folder = Path(snapshot_download(str(repo_id), revision=revision, allow_patterns=[INFO, *FILES]))
+            folder = download_folder(str(repo_id), revision, (INFO, *FILES))
         try:
             info = json.loads((folder / INFO).read_text(encoding="utf-8"))
         except FileNotFoundError as error:

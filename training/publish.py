@@ -1,250 +1,114 @@
-"""Assembles what is pushed to the Hub: the page as a Space.
+"""Publishes what is shipped, or assembles the page as a Space of any models.
 
+    python training/publish.py --all --namespace OWNER --dry-run      # what would go where; asks nobody
+    python training/publish.py --all --namespace OWNER [--private]    # models, images and page, in one collection
     python training/publish.py --space FOLDER [--model FOLDER_OR_HUB_ID ...] [--llava ID] [--unclip ID]
 
-Models that are folders go into the Space with all that the page needs of their neighbours: encoder, judge, teacher and
-pictures. Models on the Hub stay there. Nothing is sent anywhere; the last line says how to push the folder.
+The first two take every folder of hub/. Started again after a failure, the second goes on: what is there and unchanged
+is left alone. The third sends nothing; its last line says how to push the folder. See docs/publishing.md.
 """
 
-import json
-import os
-import re
-import secrets
+import logging
 import shlex
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from tempfile import TemporaryDirectory
+from typing import Annotated
 
 import typer
-from huggingface_hub import SpaceCard, try_to_load_from_cache
 
-from cbsae_hub import Pack
-from cbsae_hub.models import folder_revision, resolve_id
-from cbsae_hub.models.auto import load
-from cbsae_hub.models.card import REPO_ID, edited_by_hand, stamped
-from cbsae_hub.models.files import CONFIG_NAME, read_config, write_text
-from cbsae_hub.pack import INFO
-from cbsae_hub.trainers.checkpoint import CHECKPOINT_NAME
-from cbsae_hub.trainers.tracking import LOG_NAME
-from cbsae_hub.vision.clip_like import named_by_open_clip
+from cbsae_hub.publishing import PublishError, Upload, plan, plan_together, publish_together
+from space_folder import HUB, ROOT, make_space
 
-ROOT = Path(__file__).parents[1]
-HUB = "hub"  # where models are, here and in the Space
-SHIPPED = ("emoji-cbsae", "emoji-sae", "emoji-llava", "emoji-unclip")  # what app.py serves if nobody says what
-CODE = ("app.py", "requirements.txt", "LICENSE")
-PACKAGE, CARD = "cbsae_hub", "README.md"
-CONTENT = {*CODE, PACKAGE, CARD, HUB}
-LEFT_OUT = (LOG_NAME, CHECKPOINT_NAME, "*.partial", "*.tmp", "__pycache__", ".*")
-SAFE_NAME = re.compile(r"[\w.-]+", re.ASCII)  # a comma ends a name in CBSAE_MODELS
-MODELS_SECTION = re.compile(r"(?<=\n## The models\n\n).*?(?=\n## )", re.DOTALL)
+SPACE = "what-a-vision-model-knows"
+COLLECTION = "Concept bottleneck SAEs of a small world"
+CARDS = ROOT / "model_cards"  # the parts of cards that are written by hand
 
 
-class Contents:
-    """What a Space holds and what it gets from the Hub.
-
-    Attributes:
-        folders: Those that it holds, by their names in it.
-        models: Repositories on the Hub, likewise ``datasets``.
-    """
-
-    def __init__(self) -> None:
-        self.folders: dict[str, Path] = {}
-        self.models: list[str] = []
-        self.datasets: list[str] = []
-
-    def add(self, source: str) -> str:
-        """Adds a folder or a repository; returns what it is called in the Space.
-
-        Raises:
-            ValueError: If another folder has the same name, or no variable can hold that name.
-            OSError: If it is neither.
-        """
-        if Path(source).is_dir():
-            folder = Path(os.path.abspath(source))
-            if not SAFE_NAME.fullmatch(folder.name):
-                raise ValueError(f"{source}: a folder of a Space needs a name of letters, digits, '.', '_' and '-'")
-            if self.folders.setdefault(folder.name, folder).resolve() != folder.resolve():
-                raise ValueError(f"{source} and {self.folders[folder.name]} have the same name: rename one")
-            return f"{HUB}/{folder.name}"
-        # A mistyped "hub/my-sea" looks like a Hub id; that there is a folder "hub" tells that none was meant.
-        if not REPO_ID.fullmatch(source) or Path(source).parent.is_dir():
-            raise FileNotFoundError(f"{source} is neither an existing folder nor a Hub id 'owner/name'")
-        _add_once(self.models, source)
-        return source
-
-    def add_model(self, source: str) -> str:
-        """Adds an SAE or CB-SAE and what it refers to; of one on the Hub, what this machine knows of that.
-
-        Raises:
-            ValueError: See :meth:`add`; or it is no model of this package.
-            OSError: If it or its pack is missing or damaged, or what it refers to is missing or has other weights.
-        """
-        name = self.add(source)
-        folder = Path(source)
-        if folder.is_dir():
-            load(folder)
-            Pack.from_pretrained(folder)
-            config, info = read_config(folder / CONFIG_NAME), json.loads((folder / INFO).read_text(encoding="utf-8"))
-        else:
-            config, info = _cached(source, CONFIG_NAME), _cached(source, INFO)
-        encoder = {"id": config.get("encoder_id"), "revision": config.get("encoder_revision")}
-        teacher = config.get("teacher")
-        for told in (encoder, info.get("judge"), teacher):
-            if isinstance(told, dict):
-                self._add_reference(told.get("id"), told.get("revision"), folder)
-        if isinstance(teacher, dict) and info:  # visitors can add concepts, which takes the pictures
-            self._add_images(info["images"]["id"], folder)
-        return name
-
-    def add_generator(self, source: str, index: str) -> str:
-        """Adds a LLaVA or Stable unCLIP.
-
-        Args:
-            source: Folder or Hub id.
-            index: The JSON file that every such model has.
-
-        Raises:
-            ValueError: See :meth:`add`; or the file is damaged.
-            OSError: If there is no such model.
-        """
-        name, file = self.add(source), Path(source) / index
-        if Path(source).is_dir() and not file.is_file():
-            raise FileNotFoundError(f"{source} has no {index}: it is not a model, or its saving was interrupted")
-        config = read_config(file) if file.is_file() else _cached(source, index)
-        # LLaVA in the layout of the original code base names its vision tower instead of holding it.
-        if REPO_ID.fullmatch(str(config.get("mm_vision_tower"))):
-            _add_once(self.models, config["mm_vision_tower"])
-        return name
-
-    def _add_reference(self, source: str | None, revision: str | None, folder: Path) -> None:
-        """Adds what a model refers to; of a model on the Hub, only what is on the Hub too."""
-        if source is None or named_by_open_clip(source):
-            return
-        of_folder = str(revision).startswith("sha256:")
-        if not folder.is_dir():
-            if REPO_ID.fullmatch(source) and not of_folder:
-                _add_once(self.models, source)
-            return
-        found = resolve_id(source, folder)
-        if of_folder and (not Path(found).is_dir() or folder_revision(found) != revision):
-            raise FileNotFoundError(f"{folder} refers to {source} with weights {revision}, which are not beside it")
-        self.add(found)
-
-    def _add_images(self, source: str, folder: Path) -> None:
-        found = resolve_id(source, folder)
-        if folder.is_dir() and Path(found).is_dir():
-            self.add(found)
-        elif REPO_ID.fullmatch(source):
-            _add_once(self.datasets, source)
-
-
-def _add_once(names: list[str], name: str) -> None:
-    if name not in names:
-        names.append(name)
-
-
-def _cached(repo_id: str, file: str) -> dict[str, Any]:
-    """A JSON file of a repository on the Hub, if it was downloaded before; else nothing."""
-    path = try_to_load_from_cache(repo_id, file)
-    return json.loads(Path(path).read_text(encoding="utf-8")) if isinstance(path, str) else {}
-
-
-def space_card(contents: Contents, served: list[str] | None) -> str:
-    """The card of the Space.
-
-    Args:
-        contents: What it holds.
-        served: What the page shows and steers; None for what is shipped.
-    """
-    card = SpaceCard.load(ROOT / "spaces" / CARD)
-    if served is not None:
-        listed = [f"- `{name}`, in this repository" if name.startswith(f"{HUB}/") else f"- {name}" for name in served]
-        card.text = MODELS_SECTION.sub(lambda _: "\n".join(listed) + "\n", card.text)
-    card.data.models = card.data.preload_from_hub = contents.models or None
-    card.data.datasets = contents.datasets or None
-    return stamped(str(card))
-
-
-def assemble(space: Path, contents: Contents, card: str) -> None:
-    """Writes the Space, as a whole or not at all; one that this command wrote before is replaced.
-
-    Raises:
-        FileExistsError: If there is something else, or something was added to it.
-        ValueError: If it would be part of itself.
-    """
-    space = Path(os.path.abspath(space))
-    if not _replaceable(space):
-        raise FileExistsError(
-            f"{space} is not empty, and not as this command leaves it: delete it, or take another folder"
-        )
-    folders = {PACKAGE: ROOT / PACKAGE, **{f"{HUB}/{name}": folder for name, folder in contents.folders.items()}}
-    if inside := [str(folder) for folder in folders.values() if folder.resolve() in space.resolve().parents]:
-        raise ValueError(f"{space} lies in {inside[0]}, which goes into the Space: take another folder")
-    new, old = (space.with_name(f".{space.name}.{secrets.token_hex(4)}.{end}") for end in ("new", "old"))
+def main(
+    everything: Annotated[bool, typer.Option("--all", help="Publish what is shipped.")] = False,
+    namespace: Annotated[str | None, typer.Option(help="With --all: the user or organisation to publish as.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --all: only say what would go where.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="With --all: for nobody else to see.")] = False,
+    overwrite_card: Annotated[
+        bool, typer.Option("--overwrite-card", help="With --all: replace cards that were edited on the Hub, too.")
+    ] = False,
+    space: Annotated[Path | None, typer.Option(help="Folder to assemble a Space in.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="With --space: folder or Hub id of an SAE or CB-SAE; default what is shipped."),
+    ] = None,
+    llava: Annotated[str | None, typer.Option(help="With --space: folder or Hub id of the LLaVA to steer.")] = None,
+    unclip: Annotated[str | None, typer.Option(help="With --space: likewise the Stable unCLIP.")] = None,
+) -> None:
+    """Publish everything, or assemble a Space."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    if everything == (space is not None):
+        raise typer.BadParameter("give either --all or --space")
     try:
-        for name, folder in folders.items():
-            shutil.copytree(folder, new / name, ignore=shutil.ignore_patterns(*LEFT_OUT))
-        for name in CODE:
-            shutil.copyfile(ROOT / name, new / name)
-        write_text(new / CARD, card)
-        if space.exists():
-            space.rename(old)
-        new.rename(space)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        if everything:
+            if not namespace:
+                raise ValueError("--all needs --namespace, the user or organisation to publish as")
+            _publish_all(namespace, dry_run, private, overwrite_card)
+        else:
+            _make_space(space, model, llava, unclip)
+    except PublishError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from error
+    except (ValueError, OSError) as error:
+        raise typer.BadParameter(str(error)) from error
 
 
-def _replaceable(space: Path) -> bool:
-    """Whether nothing of anybody's is lost with the folder."""
-    if not space.exists():
-        return True
-    found = {path.name for path in space.iterdir()} if space.is_dir() else {""}
-    whole = found <= CONTENT and {PACKAGE, CARD} <= found
-    return not found or (whole and not edited_by_hand((space / CARD).read_text(encoding="utf-8")))
+def _publish_all(namespace: str, dry_run: bool, private: bool, overwrite_card: bool) -> None:
+    with TemporaryDirectory() as temporary:
+        page = Path(temporary) / "space"
+        folders = sorted(folder for folder in (ROOT / HUB).iterdir() if folder.is_dir())
+        uploads = plan_together(folders, namespace, cards=CARDS)
+        make_space(page)
+        uploads.append(plan(page, f"{namespace}/{SPACE}", repo_type="space"))
+        typer.echo(table(uploads))
+        if dry_run:
+            return
+        for upload, published in publish_together(
+            uploads, collection=COLLECTION, private=private or None, overwrite_card=overwrite_card
+        ):
+            typer.echo(f"{upload.repo_id}: {published.url if published.changed else 'unchanged'}")
+
+
+def _make_space(space: Path, model: list[str] | None, llava: str | None, unclip: str | None) -> None:
+    contents, variables = make_space(space, model, llava, unclip)
+    for name in contents.folders:
+        typer.echo(f"{HUB}/{name}: {size(space / HUB / name)}")
+    typer.echo(f"{space}: {size(space)}")
+    typer.echo(f'hf upload OWNER/NAME {shlex.quote(str(space))} . --repo-type space --delete "*"')
+    if variables:
+        settings = " ".join(f"-e {name}={value}" for name, value in variables.items())
+        typer.echo(f"hf spaces variables add OWNER/NAME {settings}")
+
+
+def table(uploads: Sequence[Upload]) -> str:
+    """What goes where, one line each, and the sum."""
+    rows = [
+        (upload.repo_id, upload.repo_type, f"{len(upload.files)}", f"{upload.size:,}", ", ".join(_renamed(upload)))
+        for upload in uploads
+    ]
+    files, size = (sum(part) for part in zip(*((len(upload.files), upload.size) for upload in uploads)))
+    rows = [("repository", "type", "files", "bytes", "references"), *rows, ("all", "", f"{files}", f"{size:,}", "")]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join(
+        f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}  {e}".rstrip()
+        for a, b, c, d, e in rows
+    )
+
+
+def _renamed(upload: Upload) -> list[str]:
+    return [f"{name} -> {published}" for name, published in upload.references.items()]
 
 
 def size(folder: Path) -> str:
     """Number of files of a folder, and their bytes."""
     files = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
     return f"{len(files)} files, {sum(files):,} bytes"
-
-
-def main(
-    space: Annotated[Path, typer.Option(help="Folder to assemble the Space in.")],
-    model: Annotated[
-        list[str] | None, typer.Option(help="Folder or Hub id of an SAE or CB-SAE; default what is shipped.")
-    ] = None,
-    llava: Annotated[str | None, typer.Option(help="Folder or Hub id of the LLaVA to steer.")] = None,
-    unclip: Annotated[str | None, typer.Option(help="Folder or Hub id of the Stable unCLIP to steer.")] = None,
-) -> None:
-    """Assemble a Space."""
-    contents = Contents()
-    given = {"CBSAE_MODELS": model, "CBSAE_LLAVA": llava, "CBSAE_UNCLIP": unclip}
-    if not model:  # as app.py does
-        *model, shipped_llava, shipped_unclip = (str(ROOT / HUB / name) for name in SHIPPED)
-        llava, unclip = llava or shipped_llava, unclip or shipped_unclip
-    try:
-        names = [contents.add_model(source) for source in model]
-        if len(set(names)) < len(names):
-            raise ValueError("one of the models is given twice")
-        values = {"CBSAE_MODELS": ",".join(names)}
-        if llava:
-            values["CBSAE_LLAVA"] = contents.add_generator(llava, "config.json")
-        if unclip:
-            values["CBSAE_UNCLIP"] = contents.add_generator(unclip, "model_index.json")
-        needed = {name: value for name, value in values.items() if given[name]}
-        served = ",".join(values.values()).split(",")
-        assemble(space, contents, space_card(contents, served if needed else None))
-    except (ValueError, OSError) as error:
-        raise typer.BadParameter(str(error)) from error
-    for name in contents.folders:
-        typer.echo(f"{HUB}/{name}: {size(space / HUB / name)}")
-    typer.echo(f"{space}: {size(space)}")
-    typer.echo(f'hf upload OWNER/NAME {shlex.quote(str(space))} . --repo-type space --delete "*"')
-    if needed:
-        settings = " ".join(f"-e {name}={value}" for name, value in needed.items())
-        typer.echo(f"hf spaces variables add OWNER/NAME {settings}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,16 @@
 """Finding the files of a model in a folder or on the Hub, or saying what to do about their absence."""
 
+import hashlib
+import io
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
+    GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
@@ -13,11 +18,24 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import httpx
 
-from cbsae_hub.models.card import edited_by_hand
-from cbsae_hub.models.files import CONFIG_NAME, WEIGHTS_NAME, ModelFileError, folder_revision
+from cbsae_hub.models.files import CONFIG_NAME, WEIGHTS_NAME, ModelFileError, folder_revision, resolve_id
 
 CARD_NAME = "README.md"
+MODEL_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")  # nothing that is unpickled or run
+_CONTENT = re.compile(r"sha256:[0-9a-f]{16}")
+_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+
+def is_content(revision: str | None) -> bool:
+    """Whether a revision names weights, as :func:`folder_revision` does, and no commit, branch or tag."""
+    return revision is not None and _CONTENT.fullmatch(revision) is not None
+
+
+def content_tag(revision: str) -> str:
+    """The tag on the Hub of the commit that holds these weights; a ref cannot have a colon."""
+    return revision.replace(":", "-")
 
 
 def find_in_folder(folder: Path, revision: str | None) -> tuple[Path, Path, str]:
@@ -33,34 +51,160 @@ def find_in_folder(folder: Path, revision: str | None) -> tuple[Path, Path, str]
     return folder / CONFIG_NAME, folder / WEIGHTS_NAME, found
 
 
-def download(repo_id: str, name: str, revision: str | None, arguments: dict[str, Any]) -> Path:
-    """Downloads a file of a repository, or finds it in the cache; every failure is a ModelFileError."""
-    try:
-        return Path(hf_hub_download(repo_id, name, revision=revision, **arguments))
-    except HFValidationError:
-        raise ModelFileError(f"{repo_id!r:.200} is neither an existing folder nor a Hub id 'user/name'") from None
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise ModelFileError(
-            f"{name} of {repo_id} is not in the cache, and the Hub is out of reach: {error}"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise ModelFileError(f"{repo_id} has no revision {revision!r:.80} on the Hub") from error
-    except RepositoryNotFoundError as error:
-        raise ModelFileError(
-            f"{repo_id} is no folder here, and on the Hub it does not exist or needs a token: {error}"
-        ) from error
-    except EntryNotFoundError as error:
-        raise ModelFileError(f"{repo_id} has no {name} on the Hub: not a model of this package") from error
-    except (HfHubHTTPError, OSError) as error:
-        raise ModelFileError(f"{name} of {repo_id} could not be downloaded: {error}") from error
+def find_on_hub(repo_id: str, revision: str | None, options: dict[str, Any]) -> tuple[Path, Path, str]:
+    """The paths of config and weights in the cache, downloaded if need be, and their commit."""
+    config = download(repo_id, CONFIG_NAME, revision, options)
+    commit = config.parent.name
+    # Weights of the same commit, even if somebody pushes in between.
+    weights = download(repo_id, WEIGHTS_NAME, commit, options)
+    if is_content(revision) and (found := folder_revision(config.parent)) != revision:
+        raise ModelFileError(f"{repo_id} holds weights {found} on the Hub, not {revision}: they were replaced")
+    return config, weights, commit
 
 
-def card_was_edited(repo_id: str, branch: str | None, token: str | None) -> bool:
-    """Whether the README.md of a repository on the Hub was written by somebody else than this package."""
+def find_model(
+    repo_id: str | Path, revision: str | None = None, beside: str | Path | None = None
+) -> tuple[str, str | None]:
+    """Where other libraries load a model from, and which version of it that is.
+
+    A folder, and what ``revision`` names by its weights, "sha256:...", is compared with it; of the Hub, that is
+    downloaded as a whole first.
+
+    Args:
+        repo_id: Folder or Hub id.
+        revision: Of a Hub repository: branch, tag, commit or "sha256:...". Of a folder: what its revision must be.
+        beside: See :func:`cbsae_hub.models.resolve_id`.
+
+    Returns:
+        A folder, or a Hub id; and the revision to load there.
+
+    Raises:
+        ValueError: If the weights are others than ``revision`` names.
+        ModelFileError: If it cannot be downloaded, or there are no weights.
+    """
+    source = resolve_id(str(repo_id), beside)
+    if not Path(source).is_dir():
+        if not is_content(revision):
+            return source, revision
+        source = str(download_folder(source, revision))
+    found = folder_revision(source)
+    if revision not in (None, found):
+        raise ValueError(f"{repo_id} holds weights {found}, but {revision} is asked for: another model?")
+    return source, found
+
+
+def download(repo_id: str, name: str, revision: str | None = None, options: dict[str, Any] | None = None) -> Path:
+    """Downloads a file of a repository, or finds it in the cache; every failure is a ModelFileError.
+
+    Args:
+        repo_id: Its id.
+        name: The file.
+        revision: Branch, tag, commit or "sha256:...", which the caller compares.
+        options: Of ``hf_hub_download``.
+    """
+    options = options or {}
+
+    def fetch(ref: str | None) -> str:
+        return hf_hub_download(repo_id, name, revision=ref, **options)
+
+    return _fetch(fetch, repo_id, name, revision, options)
+
+
+def download_folder(repo_id: str, revision: str | None = None, patterns: Sequence[str] = MODEL_FILES) -> Path:
+    """Downloads files of a repository, all of one commit, or finds them in the cache; see :func:`download`.
+
+    Args:
+        repo_id: Its id.
+        revision: See :func:`download`.
+        patterns: Of the files.
+
+    Returns:
+        Their folder in the cache.
+    """
+
+    def fetch(ref: str | None) -> str:
+        return snapshot_download(repo_id, revision=ref, allow_patterns=list(patterns))
+
+    return _fetch(fetch, repo_id, "what it holds", revision, {})
+
+
+def _fetch(
+    fetch: Callable[[str | None], str], repo_id: str, what: str, revision: str | None, options: dict[str, Any]
+) -> Path:
+    """Calls ``fetch`` with a ref of the Hub, then compares what is new in the cache with its hash.
+
+    Files that were in the cache before are not hashed again.
+    """
+    cache = Path(options.get("cache_dir") or constants.HF_HUB_CACHE).expanduser()
+    blobs = cache / f"models--{repo_id.replace('/', '--')}" / "blobs"
+    before = set() if options.get("force_download") else _hashes(blobs)
+    refs = [content_tag(revision), None] if is_content(revision) else [revision]
     try:
-        path = hf_hub_download(repo_id, CARD_NAME, revision=branch, token=token)
-    except LocalEntryNotFoundError as error:  # an EntryNotFoundError too, but it only means "not known"
-        raise ModelFileError(f"could not look for a {CARD_NAME} in {repo_id}, nothing pushed: {error}") from error
-    except (EntryNotFoundError, RevisionNotFoundError):
-        return False
-    return edited_by_hand(Path(path).read_text(encoding="utf-8"))
+        while True:
+            try:
+                path = Path(fetch(refs.pop(0)))
+                break
+            except (RevisionNotFoundError, LocalEntryNotFoundError):
+                if not refs:  # not tagged: it may still be the newest
+                    raise
+    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, EntryNotFoundError, OSError, ValueError) as error:
+        raise ModelFileError(_explain(error, repo_id, what, revision)) from error
+    for name in _hashes(blobs) - before:
+        if content_hash(blobs / name, name) != name:
+            (blobs / name).unlink()
+            raise ModelFileError(
+                f"a file of {repo_id} arrived damaged: its hash is not the one that the Hub says. It was deleted, "
+                "nothing was loaded: try again"
+            )
+    return path
+
+
+def _hashes(blobs: Path) -> set[str]:
+    """Names of the whole files in the cache of a repository; the Hub names them by what they contain.
+
+    Where the file system knows no links, the cache has no such names, and nothing can be compared.
+    """
+    return {path.name for path in blobs.iterdir() if _HASH.fullmatch(path.name)} if blobs.is_dir() else set()
+
+
+def content_hash(source: Path | bytes, like: str) -> str:
+    """What the Hub calls a file by: SHA-256 if it is large, else git's hash, as the length of ``like`` tells."""
+    if len(like) == 40:
+        content = source if isinstance(source, bytes) else source.read_bytes()
+        return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    digest = hashlib.sha256()
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _explain(error: Exception, repo_id: str, what: str, revision: str | None) -> str:
+    """What went wrong with a download, and what to do about it."""
+    if isinstance(error, HFValidationError):
+        return f"{repo_id!r:.200} is neither an existing folder nor a Hub id 'user/name'"
+    if isinstance(error, GatedRepoError):
+        return (
+            f"{repo_id} is gated: accept its conditions at {constants.ENDPOINT}/{repo_id}, then log in with "
+            f"`hf auth login` ({error})"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return f"{repo_id} has no revision {revision!r:.80} on the Hub"
+    # "not found in the cache" hides what the Hub answered
+    answer = error if isinstance(error, HfHubHTTPError) else error.__cause__
+    status = answer.response.status_code if isinstance(answer, HfHubHTTPError) else None
+    if isinstance(error, RepositoryNotFoundError) or status == 401:
+        return (
+            f"{repo_id} is no folder here, and on the Hub it does not exist or needs a token (`hf auth login`): {error}"
+        )
+    if status == 403:
+        return f"the Hub refuses {what} of {repo_id} to this token (403): log in with another, `hf auth login`"
+    if status is not None and status >= 500:
+        return f"{what} of {repo_id} could not be downloaded, the Hub is in trouble ({status}): try again later"
+    if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)) and status is None:
+        return f"{what} of {repo_id} is not in the cache, and the Hub is out of reach: {error}"
+    if isinstance(error, EntryNotFoundError) and status in (None, 404):
+        return f"{repo_id} has no {what} on the Hub: not a model of this package"
+    if isinstance(error, httpx.HTTPError) and status is None:
+        return f"{what} of {repo_id} could not be downloaded, the connection broke: try again ({error})"
+    return f"{what} of {repo_id} could not be downloaded: {answer or error}"

@@ -17,7 +17,7 @@ from torch import Tensor
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 MAX_CONFIG_BYTES = 2**24  # a pruned SAE's config lists all retained neurons, with their names
-_MAIN_WEIGHTS = re.compile(r"(^|_)model(-\d+-of-\d+)?\.safetensors$")
+MAIN_WEIGHTS = re.compile(r"(^|_)model(-\d+-of-\d+)?\.safetensors$")
 
 
 class ModelFileError(OSError):
@@ -112,7 +112,7 @@ def folder_revision(folder: str | Path) -> str:
         ModelFileError: If there are no weight files.
     """
     files = sorted(Path(folder).rglob("*.safetensors"))
-    files = [file for file in files if _MAIN_WEIGHTS.search(file.name)] or files
+    files = [file for file in files if MAIN_WEIGHTS.search(file.name)] or files
     if not files:
         raise ModelFileError(f"{folder} has no *.safetensors file, so it has no revision")
     digest = hashlib.sha256()

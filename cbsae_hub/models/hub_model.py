@@ -4,16 +4,18 @@ import inspect
 import json
 import logging
 import os
+import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
-from huggingface_hub import HfApi, ModelCard, PyTorchModelHubMixin
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from safetensors.torch import save_file
 from torch import nn
 
-from cbsae_hub.models.fetch import CARD_NAME, card_was_edited, download, find_in_folder
+from cbsae_hub.models.fetch import find_in_folder, find_on_hub
 from cbsae_hub.models.files import (
     CONFIG_NAME,
     WEIGHTS_NAME,
@@ -25,6 +27,13 @@ from cbsae_hub.models.files import (
     replace_file,
     require_finite,
     resolve_id,
+)
+from cbsae_hub.models.upload import (
+    Upload,
+    files_of,
+    publish,
+    warn_of_foreign_ids,
+    without_results_of_other_weights,
 )
 from cbsae_hub.version import __version__
 
@@ -87,7 +96,8 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
 
         Args:
             pretrained_model_name_or_path: An existing folder, or an id on the Hub.
-            revision: Branch, tag or commit on the Hub. Of a folder: what :func:`folder_revision` must say.
+            revision: Branch, tag or commit on the Hub. Of a folder, and also on the Hub: what
+                :func:`folder_revision` must say.
             device: Where to load the weights.
             token: Access token of the Hub; default the stored one.
             cache_dir: Where downloads are kept; default the Hub's cache.
@@ -108,10 +118,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
                 "force_download": force_download,
                 "local_files_only": local_files_only,
             }
-            config_path = download(source, CONFIG_NAME, revision, options)
-            # Weights of the same commit, even if somebody pushes in between.
-            commit = config_path.parent.name
-            weights_path = download(source, WEIGHTS_NAME, commit, options)
+            config_path, weights_path, commit = find_on_hub(source, revision, options)
         model = cls.described_by(config_path)
         shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         model.load_state_dict(read_weights(weights_path, shapes, device), strict=True, assign=True)
@@ -205,9 +212,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
                 # safetensors makes files that only their owner can read
                 new_weights.chmod(new_config.stat().st_mode)
                 config_path.unlink(missing_ok=True)
-        from cbsae_hub.cards import write_card  # above the models: it reads what lies beside them
-
-        write_card(folder, repo_id)
+        _write_card(folder, repo_id)
         return None
 
     def push_to_hub(
@@ -223,7 +228,10 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
         create_pr: bool | None = None,
         ignore_patterns: list[str] | None = None,
     ) -> str:
-        """Publishes the model in one commit.
+        """Publishes the model in one commit: weights, config, card, and what lies beside them.
+
+        A model that was loaded from a folder and has the same weights still takes everything along that is there:
+        pack, evaluation, pictures. What says itself to be of other weights stays behind.
 
         Args:
             repo_id: The repository; made if needed.
@@ -234,32 +242,48 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
             token: Access token; default the stored one.
             branch: An existing branch to push to; default main.
             create_pr: Open a pull request instead.
-            ignore_patterns: Files of ``folder`` to leave out.
+            ignore_patterns: Files to leave out.
 
         Returns:
-            The URL of the commit.
+            The URL of the commit, or of the pull request.
 
         Raises:
             ModelFileError: If a weight is NaN or infinite.
-            HfHubHTTPError: If the Hub refuses.
+            PublishError: If the Hub refuses or is out of reach; says what to do. Nothing was committed then.
         """
         with TemporaryDirectory() as temporary:
             source = Path(temporary if folder is None else folder)
-            self.save_pretrained(source, repo_id=repo_id)
-            api = HfApi(token=token)
-            repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-            ignored = [".*", "*.tmp", *(ignore_patterns or [])]
-            if not overwrite_card and card_was_edited(repo_id, branch, token):
-                logger.warning("keeping the hand-edited %s of %s; overwrite_card=True replaces it", CARD_NAME, repo_id)
-                ignored.append(CARD_NAME)
-            return api.upload_folder(
-                repo_id=repo_id,
-                folder_path=source,
-                commit_message=commit_message or f"Upload {type(self).__name__} with cbsae_hub {__version__}",
-                revision=branch,
-                create_pr=create_pr,
-                ignore_patterns=ignored,
+            files = self._save_with_results(source, repo_id)
+            warn_of_foreign_ids(source)
+            ignored = {path for path in files for pattern in ignore_patterns or () if fnmatch(path, pattern)}
+            files = {path: size for path, size in files.items() if path not in ignored}
+            published = publish(
+                Upload(source, repo_id, "model", files),
+                token=token,
+                private=private,
+                create_pr=bool(create_pr),
+                overwrite_card=overwrite_card,
+                message=commit_message or f"Upload {type(self).__name__} with cbsae_hub {__version__}",
+                branch=branch,
             )
+        return published.url
+
+    def _save_with_results(self, folder: Path, repo_id: str) -> dict[str, int]:
+        """Saves into a folder, with what lies beside these weights; returns what is to be published, with sizes."""
+        origin = folder if (folder / WEIGHTS_NAME).is_file() or not self.repo_id else Path(self.repo_id)
+        before = folder_revision(origin) if (origin / WEIGHTS_NAME).is_file() else None
+        self.save_pretrained(folder, repo_id=repo_id)
+        changed = before not in (None, folder_revision(folder))
+        if origin == folder:
+            return without_results_of_other_weights(folder, files_of(folder), changed)
+        if before is not None:
+            there = files_of(origin)
+            kept = without_results_of_other_weights(origin, there, changed)
+            for path in () if changed else kept.keys() - {CONFIG_NAME, WEIGHTS_NAME}:
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(origin / path, folder / path)
+            _write_card(folder, repo_id)
+        return files_of(folder)
 
     # ------------------------------------------------------------------------------------------------ card
 
@@ -272,6 +296,12 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
         from cbsae_hub.cards import Facts, render_card  # above the models: they read what lies beside them
 
         return ModelCard(render_card(Facts(config=self.config), repo_id or self.repo_id or "user/model"))
+
+
+def _write_card(folder: Path, repo_id: str | None) -> None:
+    from cbsae_hub.cards import write_card  # above the models: it reads what lies beside them
+
+    write_card(folder, repo_id)
 
 
 def _init_parameters(cls: type) -> dict[str, inspect.Parameter]:

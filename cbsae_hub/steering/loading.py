@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from cbsae_hub.models import folder_revision, resolve_id
+from cbsae_hub.models import resolve_id
 from cbsae_hub.models.auto import load
-from cbsae_hub.models.fetch import download
+from cbsae_hub.models.fetch import download, find_model, is_content
 
 # Stability AI took its Stable Diffusion 2 repositories off the Hub; the community keeps copies under these names.
 WITHDRAWN = "stabilityai/stable-diffusion-2"
@@ -23,7 +23,8 @@ def locate(
         what: What is loaded, in words.
         repo_id: Folder or Hub id.
         index: The file that every such model has.
-        revision: Of a Hub repository: branch, tag or commit. Of a folder: its ``sha256:...``, which is checked.
+        revision: Of a Hub repository: branch, tag, commit or ``sha256:...``; of a folder ``sha256:...``. That is
+            compared with the weights.
         beside: See :func:`cbsae_hub.models.resolve_id`.
 
     Returns:
@@ -31,21 +32,20 @@ def locate(
 
     Raises:
         OSError: If there is no such model; says what to try.
-        ValueError: If the folder's weights are not those that ``revision`` names.
+        ValueError: If the weights are not those that ``revision`` names.
     """
     source = resolve_id(str(repo_id), beside)
     if not Path(source).is_dir():
         try:
-            return {
-                "pretrained_model_name_or_path": source,
-                "revision": download(source, index, revision, {}).parent.name,
-            }
+            commit = download(source, index, revision).parent.name
+            if not is_content(revision):
+                return {"pretrained_model_name_or_path": source, "revision": commit}
         except OSError as error:
             raise OSError(f"{what} could not be loaded. {_advice(source)} ({error})") from error
-    if not (Path(source) / index).is_file():
+    elif not (Path(source) / index).is_file():
         raise OSError(f"{what} could not be loaded: {source} has no {index}. Save or download the whole model again")
-    if revision is not None and revision != folder_revision(source):
-        raise ValueError(f"{source} holds weights {folder_revision(source)}, not {revision}: another model?")
+    if revision is not None:
+        source, _ = find_model(source, revision)
     return {"pretrained_model_name_or_path": source}
 
 

@@ -8,12 +8,13 @@ from typing import Any
 import open_clip
 import torch
 import torch.nn.functional as F
-from huggingface_hub import file_exists, snapshot_download
+from huggingface_hub import file_exists
 from PIL import Image
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
 from cbsae_hub.models import folder_revision, resolve_id
+from cbsae_hub.models.fetch import MODEL_FILES, download_folder, is_content
 from cbsae_hub.vision.encoder import to_rgb
 
 CONFIG = "open_clip_config.json"
@@ -55,12 +56,13 @@ class ClipLike:
         Args:
             repo_id: A folder in open_clip's local-dir format with its tokenizer; a Hub repository in open_clip's
                 format (``laion/CLIP-ViT-B-32-...``); or one of open_clip's own, ``ViT-B-16/openai``.
-            revision: Of a Hub repository: branch, tag or commit. Of a folder: its ``sha256:...``, which is checked.
+            revision: Of a Hub repository: branch, tag, commit or ``sha256:...``; of a folder ``sha256:...``. That is
+                compared with the weights.
             device: Where the model goes.
             beside: A model folder next to which this one may lie, see :func:`cbsae_hub.models.resolve_id`.
 
         Raises:
-            ValueError: If there is no such model, or the folder's weights are not those that ``revision`` names.
+            ValueError: If there is no such model, or the weights are not those that ``revision`` names.
             FileNotFoundError: If the folder lacks a config or safetensors weights.
         """
         if own := named_by_open_clip(str(repo_id)):
@@ -69,12 +71,13 @@ class ClipLike:
             return cls(model, preprocess, open_clip.get_tokenizer(architecture), str(repo_id), tag)
         source = resolve_id(str(repo_id), beside)
         local = Path(source).is_dir()
-        folder, commit = (Path(source), None) if local else _download(source, revision)
+        folder = Path(source) if local else _download(source, revision)
         for file in (CONFIG, WEIGHTS):
             if not (folder / file).is_file():
                 raise FileNotFoundError(f"{folder} lacks {file}: it is not a model in open_clip's format")
-        found = commit or folder_revision(folder)
-        if local and revision not in (None, found):
+        by_content = local or is_content(revision)
+        found = folder_revision(folder) if by_content else folder.name
+        if by_content and revision not in (None, found):
             raise ValueError(f"{source} holds weights {found}, not {revision}: another model?")
         name = f"local-dir:{folder}"
         model, _, preprocess = open_clip.create_model_and_transforms(name, device=device)
@@ -154,16 +157,16 @@ class ClipLike:
         return F.normalize(total, dim=-1).cpu()
 
 
-def _download(repo_id: str, revision: str | None) -> tuple[Path, str]:
-    """A snapshot of weights, config and tokenizer of a Hub repository in open_clip's format, and its commit."""
+def _download(repo_id: str, revision: str | None) -> Path:
+    """Weights, config and tokenizer of a Hub repository in open_clip's format, in a folder named by their commit."""
+    own = ("*.json", "*.txt", "*.model", WEIGHTS)
     try:
-        folder = snapshot_download(repo_id, revision=revision, allow_patterns=["*.json", "*.txt", "*.model", WEIGHTS])
-    except Exception as error:
+        return download_folder(repo_id, revision, MODEL_FILES if is_content(revision) else own)
+    except OSError as error:
         raise ValueError(
             f"{repo_id!r} is neither a folder, nor one of open_clip's ARCHITECTURE/TAG, nor could it be had from the "
             f"Hub: {error}"
         ) from error
-    return Path(folder), Path(folder).name
 
 
 def save_clip_like(

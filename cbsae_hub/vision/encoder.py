@@ -12,7 +12,7 @@ import transformers
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor
 
-from cbsae_hub.models import folder_revision, resolve_id
+from cbsae_hub.models.fetch import find_model
 from cbsae_hub.vision.site import Edit, ResidualSite, find_blocks, run_blocks
 
 
@@ -125,23 +125,18 @@ class VisionEncoder:
             repo_id: Folder or Hub id.
             layer: See the class.
             tokens: See the class.
-            revision: Of a Hub repository: branch, tag or commit. Of a folder: its ``sha256:...``, which is checked.
+            revision: Of a Hub repository: branch, tag, commit or ``sha256:...``; of a folder ``sha256:...``. That is
+                compared with the weights.
             device: Where the model goes.
             beside: A model folder next to which the encoder may lie, see :func:`cbsae_hub.models.resolve_id`.
 
         Raises:
-            ValueError: See the class; or the folder's weights are not those that ``revision`` names.
+            ValueError: See the class; or the weights are not those that ``revision`` names.
             OSError: If there is no such model, or it has no safetensors weights.
         """
-        source = resolve_id(str(repo_id), beside)
+        source, revision = find_model(repo_id, revision, beside)
         local = Path(source).is_dir()
-        if local:
-            found = folder_revision(source)
-            if revision is not None and revision != found:
-                raise ValueError(f"{source} holds weights {found}, but {revision} is asked for: another encoder?")
-            pinned, revision = {}, found
-        else:
-            pinned = {"revision": revision}
+        pinned = {} if local else {"revision": revision}
         config = AutoConfig.from_pretrained(source, **pinned)
         family = _family_of(config)
         with _quiet():

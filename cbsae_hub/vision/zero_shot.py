@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from cbsae_hub.models import resolve_id
+from cbsae_hub.models.fetch import find_model
 
 TEXT_TOWERS = ("clip", "siglip")
 
@@ -41,16 +41,16 @@ class ZeroShotHead:
             encoder_id: Folder or Hub id of a whole CLIP or SigLIP.
             classes: Their names.
             templates: Prompts with one ``{}``; their unit embeddings are averaged and made unit again.
-            revision: Of a Hub repository.
+            revision: See :meth:`cbsae_hub.VisionEncoder.from_pretrained`.
             beside: A model folder next to which the encoder may lie, see :func:`cbsae_hub.models.resolve_id`.
             batch_size: Prompts at once.
 
         Raises:
-            ValueError: If there are no classes, or the encoder has no text tower.
+            ValueError: If there are no classes, the encoder has no text tower, or it is of another revision.
         """
         if not classes:
             raise ValueError("there are no classes to choose from")
-        source = resolve_id(str(encoder_id), beside)
+        source, revision = find_model(encoder_id, revision, beside)
         pinned = {} if Path(source).is_dir() else {"revision": revision}
         kind = AutoConfig.from_pretrained(source, **pinned).model_type
         if kind not in TEXT_TOWERS:

@@ -26,6 +26,7 @@ sys.path.append(str(ROOT / "training"))  # where scripts find each other
 
 import app as page  # noqa: E402
 import publish  # noqa: E402
+import space_folder  # noqa: E402
 
 SHIPPED = {
     "emoji-cbsae", "emoji-sae", "emoji-clip", "emoji-judge", "emoji-teacher", "emoji-images", "emoji-llava",
@@ -125,8 +126,8 @@ def test_front_matter_is_valid(made, card):
 def test_default_is_what_the_page_serves_by_itself(made, arguments):
     served = arguments()
     names = [*served.model, served.llava, served.unclip]
-    assert [Path(name).name for name in names] == list(publish.SHIPPED)
-    assert all((made[0] / "hub" / name).is_dir() for name in publish.SHIPPED)
+    assert [Path(name).name for name in names] == list(space_folder.SHIPPED)
+    assert all((made[0] / "hub" / name).is_dir() for name in space_folder.SHIPPED)
 
 
 def test_models_of_the_variables_are_served(arguments):
@@ -229,7 +230,7 @@ def test_half_a_space_never_looks_whole(tmp_path, own_hub, monkeypatch):
     def full(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(publish, "write_text", full)  # of the card, which comes last
+    monkeypatch.setattr(space_folder, "write_text", full)  # of the card, which comes last
     result = published(space, "--model", own_hub / "mine")
     assert result.exit_code == 2 and "no space left" in result.output
     assert files(tmp_path) == before

@@ -85,7 +85,7 @@ def test_an_unreachable_hub_is_explained(monkeypatch):
     def unreachable(*_, **__):
         raise ConnectionError("no network")
 
-    monkeypatch.setattr("cbsae_hub.vision.clip_like.snapshot_download", unreachable)
+    monkeypatch.setattr("cbsae_hub.models.fetch.snapshot_download", unreachable)
     with pytest.raises(ValueError, match="neither a folder.*no network"):
         ClipLike.from_pretrained("nobody/nothing")
 

@@ -85,7 +85,7 @@ def test_saved_models_load_and_say_what_they_are(name, tmp_path):
     assert said["encoder_revision"] == folder_revision(tmp_path)
     assert (said["layer"], said["tokens"], said["encoder_id"]) == (1, "all", str(tmp_path))
     assert said["preprocessing"]["image_mean"] == list(processor(name).image_mean)
-    with pytest.raises(ValueError, match="another encoder"):
+    with pytest.raises(ValueError, match="another model"):
         VisionEncoder.from_pretrained(tmp_path, revision="sha256:0000000000000000")
 
 

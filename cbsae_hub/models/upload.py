@@ -1,0 +1,302 @@
+"""Sending a folder to the Hub in one commit, or saying why not."""
+
+import json
+import logging
+import re
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    RepoUrl,
+    constants,
+    hf_hub_download,
+    metadata_load,
+)
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RevisionNotFoundError,
+)
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import httpx
+
+from cbsae_hub.models.card import edited_by_hand
+from cbsae_hub.models.fetch import CARD_NAME, content_hash, content_tag
+from cbsae_hub.models.files import MAIN_WEIGHTS, ModelFileError, folder_revision
+from cbsae_hub.models.references import foreign_ids
+from cbsae_hub.version import __version__
+
+logger = logging.getLogger(__name__)
+
+LEFT_OUT = (".*", "__pycache__", "checkpoint-*", "checkpoint.safetensors", "log.jsonl", "*.log", "*.tmp", "*.partial")
+PACK = ("pack.json", "neurons.parquet", "examples.parquet", "images.parquet", "patch_maps.safetensors",
+        "vocabulary.safetensors", "quadrants.png", "examples.webp")  # fmt: skip
+RESULTS = (*PACK, "evaluation.json", "selection.json", "training.json")
+"""Files that say something of the very weights they lie beside."""
+CLAIMS = {
+    "pack.json": (("model", "revision"), PACK),
+    "evaluation.json": (("revision",), ("evaluation.json",)),
+    "training.json": (("revision",), ("training.json",)),
+}
+"""Where such files say of which weights they are, and for which files that goes."""
+
+
+class PublishError(OSError):
+    """Something was not published; the message says what to do about it."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What would go where.
+
+    Attributes:
+        folder: Where the files are.
+        repo_id: Where they go.
+        repo_type: "model", "dataset" or "space".
+        files: Path in the folder and in the repository to size in bytes.
+        rewritten: What goes there instead of what is in the folder, by path.
+        references: Local ids that were replaced, and by what.
+    """
+
+    folder: Path
+    repo_id: str
+    repo_type: str
+    files: Mapping[str, int]
+    rewritten: Mapping[str, bytes] = field(default_factory=dict)
+    references: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(self.files.values())
+
+    def source(self, path: str) -> Path | bytes:
+        """What goes to a path: a file, or its content."""
+        return self.rewritten.get(path, self.folder / path)
+
+
+@dataclass(frozen=True)
+class Published:
+    """What became of an :class:`Upload`.
+
+    Attributes:
+        url: Of the commit, or of the pull request.
+        commit: Its hash, or that of the newest commit if nothing was to do.
+        changed: Whether there was anything to do.
+    """
+
+    url: str
+    commit: str
+    changed: bool
+
+
+def files_of(folder: Path) -> dict[str, int]:
+    """The files of a folder that are published, with their sizes: no checkpoints, logs, unfinished or hidden files."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        if path.is_file() and not any(fnmatch(part, pattern) for part in relative.parts for pattern in LEFT_OUT):
+            found[relative.as_posix()] = path.stat().st_size
+    return found
+
+
+def publish(
+    upload: Upload,
+    *,
+    token: str | bool | None = None,
+    private: bool | None = None,
+    create_pr: bool = False,
+    overwrite_card: bool = False,
+    message: str | None = None,
+    branch: str | None = None,
+) -> Published:
+    """Sends a folder in one commit: the repository never holds half of it. What is there already is not sent again.
+
+    Files of the repository that the folder does not have stay, but for results of other weights beside a model, and
+    all but the card of a Space, which runs what lies in it.
+
+    Args:
+        upload: What and where to.
+        token: Access token; default the stored one.
+        private: Whether a new repository is private.
+        create_pr: Open a pull request instead.
+        overwrite_card: Replace the README.md on the Hub even if it was edited by hand there.
+        message: Of the commit.
+        branch: An existing branch; default main.
+
+    Raises:
+        PublishError: If the Hub refuses or is out of reach; nothing was committed then, and trying again does no harm.
+    """
+    api = HfApi(token=token)
+    with explained(f"{upload.repo_id} was not published", upload):
+        repo = _create(api, upload, private)
+        repo_id = repo.repo_id
+        about = {"repo_id": repo_id, "repo_type": upload.repo_type}
+        head = api.repo_info(**about, revision=branch)
+        if private and head.private is False:
+            raise PublishError(f"{repo_id} exists and is public: make it private in its settings, or publish openly")
+        tree = api.list_repo_tree(**about, recursive=True, revision=head.sha)
+        there = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+        changed = [path for path in upload.files if _differs(upload.source(path), there.get(path))]
+        if CARD_NAME in changed and not overwrite_card and _keeps_card(upload, repo_id, there, head.sha, token):
+            changed.remove(CARD_NAME)
+        operations = [
+            *(CommitOperationAdd(path, upload.source(path)) for path in changed),
+            *(CommitOperationDelete(path) for path in _outdated(upload, there, changed)),
+        ]
+        url, commit = f"{repo.url}/commit/{head.sha}", head.sha
+        if operations:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
+                sent = api.create_commit(
+                    **about,
+                    operations=operations,
+                    commit_message=message or f"Upload with cbsae_hub {__version__}",
+                    revision=branch,
+                    create_pr=create_pr,
+                    parent_commit=head.sha,
+                )
+            url, commit = sent.pr_url or sent.commit_url, sent.oid
+    if not create_pr and upload.repo_type == "model" and _has_weights(upload.files):
+        # Others refer to these weights by what they contain, also when there are newer ones.
+        tag = content_tag(folder_revision(upload.folder))
+        with explained(f"{upload.repo_id} was published, but has not got its tag {tag}", upload):
+            api.create_tag(repo_id, tag=tag, revision=commit, exist_ok=True)
+    return Published(url, commit, bool(operations))
+
+
+def without_results_of_other_weights(folder: Path, files: Mapping[str, int], changed: bool = False) -> dict[str, int]:
+    """Leaves out, with a warning, what lies beside a model and is not of its weights.
+
+    Args:
+        folder: Of the model.
+        files: Those in it, with their sizes.
+        changed: Whether its weights were changed since; else what the files themselves say counts.
+    """
+    stale = sorted(files.keys() & (RESULTS if changed else _results_of_other_weights(folder)))
+    if stale:
+        logger.warning("not published, as they are of other weights: %s in %s", ", ".join(stale), folder)
+    return {path: size for path, size in files.items() if path not in stale}
+
+
+def warn_of_foreign_ids(folder: Path, known: Collection[str] = ()) -> None:
+    """Says so if a model refers to folders of this machine, other than those that are known."""
+    if ids := [name for name in foreign_ids(folder) if name not in known]:
+        logger.warning("%s are folders of this machine: publish them together with what refers to them, else nobody "
+                       "finds them", ", ".join(ids))  # fmt: skip
+
+
+def _results_of_other_weights(folder: Path) -> set[str]:
+    """Files beside a model whose own word is that they are of other weights."""
+    stale = set()
+    for name, (keys, files) in CLAIMS.items():
+        if (folder / name).is_file():
+            told = json.loads((folder / name).read_text(encoding="utf-8"))
+            for key in keys:
+                told = told.get(key) if isinstance(told, dict) else None
+            if told is not None and told != folder_revision(folder):
+                stale.update(files)
+    return stale
+
+
+def _create(api: HfApi, upload: Upload, private: bool | None) -> RepoUrl:
+    """Makes the repository if there is none."""
+    more = {}
+    if upload.repo_type == "space":
+        card = upload.folder / CARD_NAME
+        more["space_sdk"] = (metadata_load(card) or {}).get("sdk") if card.is_file() else None
+        if more["space_sdk"] is None:
+            raise PublishError(f"{upload.folder} is no Space: it needs a {CARD_NAME} whose header says `sdk: gradio`")
+    return api.create_repo(upload.repo_id, repo_type=upload.repo_type, private=private, exist_ok=True, **more)
+
+
+def _keeps_card(upload: Upload, repo_id: str, there: Mapping[str, RepoFile], commit: str, token: str | None) -> bool:
+    """Whether somebody has edited the card that is there."""
+    made_by_hub = upload.repo_type == "space" and set(there) <= {CARD_NAME, ".gitattributes"}
+    if CARD_NAME not in there or made_by_hub:
+        return False
+    path = hf_hub_download(repo_id, CARD_NAME, repo_type=upload.repo_type, revision=commit, token=token)
+    if not edited_by_hand(Path(path).read_text(encoding="utf-8", errors="replace")):
+        return False
+    logger.warning("keeping the hand-edited %s of %s; overwrite_card=True replaces it", CARD_NAME, repo_id)
+    return True
+
+
+def _differs(source: Path | bytes, there: RepoFile | None) -> bool:
+    """Whether a file is another one than that on the Hub."""
+    known = there and (there.lfs.sha256 if there.lfs else there.blob_id)
+    return known is None or content_hash(source, known) != known
+
+
+def _outdated(upload: Upload, there: Mapping[str, RepoFile], changed: Sequence[str]) -> list[str]:
+    """Files of the repository that would be wrong beside those that come."""
+    others = set(there) - set(upload.files)
+    if upload.repo_type == "space":
+        return sorted(path for path in others if path != CARD_NAME and not path.startswith("."))
+    if not any(MAIN_WEIGHTS.search(path) and path in there for path in changed):
+        return []
+    if outdated := sorted(others & set(RESULTS)):
+        logger.warning("removing results of the replaced weights from %s: %s", upload.repo_id, ", ".join(outdated))
+    return outdated
+
+
+def _has_weights(files: Mapping[str, int]) -> bool:
+    return any(path.endswith(".safetensors") for path in files)
+
+
+@contextmanager
+def explained(what: str, upload: Upload) -> Iterator[None]:
+    """Makes a PublishError of whatever huggingface_hub raises."""
+    try:
+        yield
+    except (PublishError, ModelFileError):
+        raise
+    except (httpx.HTTPError, OSError, RuntimeError, ValueError) as error:
+        raise PublishError(f"{what}: {_advice(error, upload)}") from error
+
+
+def _advice(error: Exception, upload: Upload) -> str:
+    """What went wrong, and what to do about it."""
+    # failed uploads, and a card that is not in the cache, hide what the Hub answered
+    hidden = isinstance(error, (RuntimeError, LocalEntryNotFoundError)) and error.__cause__
+    cause = hidden or error
+    status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
+    settings = f"{constants.ENDPOINT}/settings/tokens"
+    if isinstance(cause, OfflineModeIsEnabled):
+        return "huggingface_hub is told to work offline; unset HF_HUB_OFFLINE"
+    if isinstance(cause, LocalTokenNotFoundError) or status == 401:
+        return f"the Hub does not know who you are: log in with `hf auth login`, or give a token ({settings})"
+    if isinstance(cause, HFValidationError):
+        return f"that is no id on the Hub, 'owner/name': {cause}"
+    if status == 403:
+        return (
+            f"your token may not write there: take one with write permission ({settings}), or open a pull request "
+            "with create_pr=True"
+        )
+    if isinstance(cause, RevisionNotFoundError):
+        return f"the repository has no such branch ({_said(cause)})"
+    if status == 404:
+        return f"the Hub finds no such {upload.repo_type}: is the owner right, and may your token see it?"
+    if status in (409, 412):
+        return f"it was changed meanwhile, or something else has that name: look there, try again ({_said(cause)})"
+    if status == 429:
+        return "the Hub gets too many requests from you: wait some minutes and try again"
+    if status is not None and status >= 500:
+        return f"the Hub is in trouble ({status}): try again later; what was sent is not sent twice"
+    if status is None and isinstance(cause, httpx.HTTPError):
+        return f"the connection broke ({cause}): try again; what was sent is not sent twice"
+    return _said(cause)
+
+
+def _said(error: Exception) -> str:
+    return re.sub(r"\s+", " ", str(error)).strip()

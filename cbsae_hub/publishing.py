@@ -1,0 +1,193 @@
+"""Publishing folders on the Hub: one as it is, or several that refer to each other.
+
+A model refers to its encoder, judge, ... by an id and by what the weights contain, "sha256:...". Where those are
+folders of this machine, the id means nothing to anybody else; :func:`plan_together` puts their names on the Hub in its
+place. The weights stay what they are, so what pins them still does.
+"""
+
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from graphlib import TopologicalSorter
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from huggingface_hub import HfApi, metadata_load
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from cbsae_hub.cards import write_card
+from cbsae_hub.models.auto import CLASSES
+from cbsae_hub.models.fetch import CARD_NAME
+from cbsae_hub.models.files import CONFIG_NAME, WEIGHTS_NAME, read_config
+from cbsae_hub.models.references import references, with_names
+from cbsae_hub.models.upload import (
+    Published,
+    PublishError,
+    Upload,
+    explained,
+    files_of,
+    publish,
+    warn_of_foreign_ids,
+    without_results_of_other_weights,
+)
+
+__all__ = ["Published", "PublishError", "Upload", "plan", "plan_together", "publish", "publish_together"]
+
+REPO_TYPES = ("model", "dataset", "space")
+INDICES = (CONFIG_NAME, "model_index.json", "open_clip_config.json")  # what says how to load a model
+DATA = (".parquet", ".arrow", ".csv", ".jsonl", ".tar", ".webp", ".jpg", ".jpeg", ".png")
+
+
+def plan(folder: str | Path, repo_id: str | None = None, *, repo_type: str | None = None) -> Upload:
+    """What :func:`publish` would send of a folder; asks nobody and writes nothing.
+
+    Checkpoints, logs, unfinished and hidden files stay behind, and what says itself to be of other weights. The card of
+    a model of this package names the repository, unless it was edited by hand.
+
+    Args:
+        folder: A model, data set or Space.
+        repo_id: Where it goes, "owner/name"; default the folder's name, with whoever is logged in as its owner.
+        repo_type: "model", "dataset" or "space"; default what the folder looks like.
+
+    Raises:
+        ValueError: If there is no such folder, nothing in it, half a model, or the id or type is none.
+    """
+    folder = Path(folder)
+    return _plan(folder, repo_id or folder.resolve().name, repo_type, {}, None)
+
+
+def plan_together(folders: Sequence[str | Path], namespace: str, *, cards: str | Path | None = None) -> list[Upload]:
+    """:func:`plan` of several folders, which refer to each other by their names on the Hub.
+
+    Args:
+        folders: Models and data sets; each becomes ``namespace/folder's name``.
+        namespace: A user or organisation.
+        cards: A folder with parts of cards that are written by hand, ``<folder's name>.md``: see
+            :func:`cbsae_hub.cards.write_card`.
+
+    Returns:
+        Data sets, then models after those that they refer to.
+
+    Raises:
+        ValueError: See :func:`plan`; or two folders have the same name, or one refers to other weights of another
+            than there are.
+    """
+    names = {Path(folder).resolve(): f"{namespace}/{Path(folder).resolve().name}" for folder in folders}
+    if len(set(names.values())) < len(folders):
+        raise ValueError("two of the folders have the same name")
+    uploads = {}
+    for folder, repo_id in names.items():
+        by_hand = Path(cards) / f"{folder.name}.md" if cards else None
+        found = references(folder, names)
+        uploads[repo_id] = _plan(folder, repo_id, None, found, by_hand if by_hand and by_hand.is_file() else None)
+    needed = {repo_id: set(upload.references.values()) - {repo_id} for repo_id, upload in uploads.items()}
+    order = list(TopologicalSorter(needed).static_order())
+    return sorted((uploads[repo_id] for repo_id in order), key=lambda upload: upload.repo_type)  # datasets, models
+
+
+def publish_together(
+    uploads: Sequence[Upload],
+    *,
+    collection: str | None = None,
+    token: str | None = None,
+    private: bool | None = None,
+    overwrite_card: bool = False,
+) -> Iterator[tuple[Upload, Published]]:
+    """Publishes one after the other. What is there already is left alone, so that it can be started again.
+
+    Args:
+        uploads: Of :func:`plan_together`, say.
+        collection: Title of a collection of the first one's owner that gathers them; made if needed.
+        token: See :func:`publish`.
+        private: Likewise, and of the collection.
+        overwrite_card: Likewise.
+
+    Yields:
+        Each one, as soon as it is published.
+
+    Raises:
+        PublishError: At the first that fails; says which are done and which are left.
+    """
+    api, slug = HfApi(token=token), None
+    for position, upload in enumerate(uploads):
+        try:
+            published = publish(upload, token=token, private=private, overwrite_card=overwrite_card)
+            if collection is not None:
+                with explained(f"{upload.repo_id} was published, but is not in the collection {collection!r}", upload):
+                    if slug is None:
+                        owner = upload.repo_id.split("/")[0]
+                        slug = api.create_collection(
+                            collection, namespace=owner, private=bool(private), exists_ok=True
+                        ).slug
+                    api.add_collection_item(slug, upload.repo_id, upload.repo_type, exists_ok=True)
+        except PublishError as error:
+            done, left = (", ".join(part.repo_id for part in parts) or "nothing" for parts in
+                          (uploads[:position], uploads[position:]))  # fmt: skip
+            raise PublishError(f"{error}\nDone: {done}\nLeft: {left}\nStart it again to go on from here") from error
+        yield upload, published
+
+
+def _plan(folder: Path, repo_id: str, repo_type: str | None, found: Mapping[str, str], by_hand: Path | None) -> Upload:
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder")
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"{repo_id!r} is no id on the Hub, owner/name: {error}") from error
+    files = files_of(folder)
+    if not files:
+        raise ValueError(f"there is nothing to publish in {folder}")
+    repo_type = repo_type or _guess_type(folder, files)
+    if repo_type not in REPO_TYPES:
+        raise ValueError(f"repo_type must be one of {', '.join(REPO_TYPES)}, got {repo_type!r}")
+    if repo_type == "model":
+        _check_model(folder, files)
+        files = without_results_of_other_weights(folder, files)
+        warn_of_foreign_ids(folder, found)
+    rewritten = {path: text for path, text in with_names(folder, found).items() if path in files}
+    if by_hand or _is_ours(folder):
+        rewritten[CARD_NAME] = _card(folder, files, rewritten, repo_id, by_hand)
+    sizes = {path: len(text) for path, text in rewritten.items()}
+    return Upload(folder, repo_id, repo_type, files | sizes, rewritten, found)
+
+
+def _card(
+    folder: Path, files: Iterable[str], rewritten: Mapping[str, bytes], repo_id: str, by_hand: Path | None
+) -> bytes:
+    """The card that a folder has on the Hub; made beside links to its files, so that nothing is written into it."""
+    with TemporaryDirectory() as temporary:
+        copy = Path(temporary) / "card"
+        for path in files:
+            (copy / path).parent.mkdir(parents=True, exist_ok=True)
+            if path in rewritten:
+                (copy / path).write_bytes(rewritten[path])
+                continue
+            try:
+                (copy / path).symlink_to((folder / path).resolve())
+            except OSError:  # Windows, unless it is told to
+                shutil.copyfile(folder / path, copy / path)
+        write_card(copy, repo_id, by_hand)
+        return (copy / CARD_NAME).read_bytes()
+
+
+def _guess_type(folder: Path, files: Mapping[str, int]) -> str:
+    card = folder / CARD_NAME
+    if card.is_file() and "sdk" in (metadata_load(card) or {}):
+        return "space"
+    if any(name in files for name in INDICES) or any(path.endswith(".safetensors") for path in files):
+        return "model"
+    if any(path.endswith(DATA) for path in files):
+        return "dataset"
+    raise ValueError(f"{folder} looks like no model, data set or Space: say which with repo_type")
+
+
+def _check_model(folder: Path, files: Mapping[str, int]) -> None:
+    if not any(name in files for name in INDICES):
+        raise ValueError(f"{folder} has none of {', '.join(INDICES)}: was its saving interrupted?")
+    if _is_ours(folder) and WEIGHTS_NAME not in files:
+        raise ValueError(f"{folder} has no {WEIGHTS_NAME}: was its saving interrupted?")
+
+
+def _is_ours(folder: Path) -> bool:
+    config = folder / CONFIG_NAME
+    return config.is_file() and read_config(config).get("model_class") in CLASSES

@@ -1,0 +1,3 @@
+"""Fixtures of all tests."""
+
+from stub_hub import cdn, hub  # noqa: F401

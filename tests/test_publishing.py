@@ -1,0 +1,294 @@
+"""Folders of every kind, and several that refer to each other, on their way to a stand-in for the Hub."""
+
+import json
+import logging
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from small_hub import make_bottleneck, make_hub
+
+from cbsae_hub import CBSAE, SAE, VisionEncoder
+from cbsae_hub.models import folder_revision
+from cbsae_hub.models.card import edited_by_hand
+from cbsae_hub.models.upload import RESULTS
+from cbsae_hub.pack import FILES, INFO
+from cbsae_hub.publishing import PublishError, plan, plan_together, publish, publish_together
+
+
+def write(folder, files):
+    for path, content in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path):
+    """One of another library."""
+    files = {"config.json": "{}", "model.safetensors": b"weights", "README.md": "# A model\n", "sub/vocab.txt": "a"}
+    return write(tmp_path / "clip", files)
+
+
+@pytest.fixture
+def space(tmp_path):
+    return write(
+        tmp_path / "page",
+        {"README.md": "---\ntitle: x\nsdk: gradio\n---\n", "app.py": "1", "cbsae_hub/checkpoint.py": "2"},
+    )
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """encoder, judge, sae and bottleneck, side by side."""
+    folder = tmp_path_factory.mktemp("world") / "hub"
+    sae, encoder, *_ = make_hub(folder)
+    sae.encoder_id = "hub/encoder"
+    sae.save_pretrained(folder / "sae")
+    make_bottleneck(SAE.from_pretrained(folder / "sae"), encoder, folder)
+    return folder
+
+
+# ------------------------------------------------------------------------------------------------------- plan
+
+
+def test_plan_lists_what_goes_and_nothing_else(model):
+    left = ("log.jsonl", "checkpoint.safetensors", "checkpoint-10/x.bin", "x.tmp", "y.parquet.partial", ".git/HEAD",
+            "sub/.x.tmp", "__pycache__/a.pyc", "run.log")  # fmt: skip
+    write(model, dict.fromkeys(left, "no"))
+    upload = plan(model, "me/clip")
+    assert upload.files == {"README.md": 10, "config.json": 2, "model.safetensors": 7, "sub/vocab.txt": 1}
+    assert (upload.size, upload.repo_type, upload.repo_id, upload.folder) == (20, "model", "me/clip", model)
+    assert (upload.references, upload.rewritten) == ({}, {})
+    assert plan(model).repo_id == "clip"
+
+
+def test_plan_sees_what_a_folder_is(tmp_path, model, space):
+    data = write(tmp_path / "data", {"data/test.parquet": "x", "README.md": "---\nlicense: mit\n---\n"})
+    assert [plan(folder).repo_type for folder in (model, space, data)] == ["model", "space", "dataset"]
+    assert plan(model, repo_type="dataset").repo_type == "dataset"
+
+
+def test_plan_of_half_a_thing_says_so(tmp_path, model, world):
+    half = tmp_path / "half"
+    shutil.copytree(world / "sae", half)
+    (half / "model.safetensors").unlink()
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "text", {"a.txt": "a"})
+    write(tmp_path / "weights", {"model.safetensors": "a"})
+    for folder, repo_id, repo_type, message in [
+        (half, None, None, "has no model.safetensors: was its saving interrupted?"),
+        (tmp_path / "weights", None, None, "has none of config.json, model_index.json.* interrupted"),
+        (tmp_path / "empty", None, None, "nothing to publish"),
+        (tmp_path / "none", None, None, "is no folder"),
+        (tmp_path / "text", None, None, "say which with repo_type"),
+        (model, "a/b/c", None, "no id on the Hub"),
+        (model, None, "kernel", "repo_type must be one of model, dataset, space"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            plan(folder, repo_id, repo_type=repo_type)
+
+
+def test_plan_writes_nothing_and_names_the_repository_in_the_card(world):
+    before = {path: path.stat().st_mtime_ns for path in world.rglob("*")}
+    upload = plan(world / "sae", "me/sae")
+    assert {path: path.stat().st_mtime_ns for path in world.rglob("*")} == before
+    assert "me/sae" in upload.rewritten["README.md"].decode() and not edited_by_hand(
+        upload.rewritten["README.md"].decode()
+    )
+    assert upload.files["README.md"] == len(upload.rewritten["README.md"])
+
+
+def test_every_file_of_a_pack_is_known_as_a_result():
+    assert {INFO, *FILES} <= set(RESULTS)
+
+
+# ---------------------------------------------------------------------------------------------------- publish
+
+
+def test_any_folder_is_one_commit_and_then_none(hub, tmp_path, model, space):
+    data = write(tmp_path / "data", {"data/test.parquet": "x"})
+    for folder, key in ((model, "me/it"), (data, "datasets/me/it"), (space, "spaces/me/it")):
+        upload = plan(folder, "me/it")
+        first = publish(upload)
+        assert {path: hub.files[key][first.commit][path] for path in upload.files} == {
+            path: (folder / path).read_bytes() for path in upload.files
+        }
+        assert first.changed and first.url.endswith(f"/{key}/commit/{first.commit}")
+        again = publish(upload)
+        assert (again.changed, again.commit, again.url) == (False, first.commit, first.url)
+    assert len(hub.commits) == 3 and not hub.private
+
+
+def test_what_is_there_is_not_sent_again(hub, model):
+    publish(plan(model, "me/clip"))
+    (model / "sub" / "vocab.txt").write_text("b")
+    sent = len(hub.calls)
+    assert publish(plan(model, "me/clip")).changed
+    later = [call.request for call in hub.calls[sent:]]
+    assert not any(request.startswith("PUT") for request in later)
+    assert hub.files["me/clip"]["main"]["sub/vocab.txt"] == b"b"
+
+
+def test_a_space_is_replaced_as_a_whole(hub, space):
+    publish(plan(space, "me/page"))
+    assert b"sdk: gradio" in hub.files["spaces/me/page"]["main"]["README.md"], "instead of the Hub's own card"
+    (space / "cbsae_hub" / "checkpoint.py").rename(space / "cbsae_hub" / "new.py")
+    publish(plan(space, "me/page"))
+    assert hub.paths("spaces/me/page") == {"README.md", "app.py", "cbsae_hub/new.py"}
+    (space / "README.md").write_text("---\ntitle: x\n---\n")
+    with pytest.raises(PublishError, match="is no Space: it needs a README.md whose header says `sdk: gradio`"):
+        publish(plan(space, "me/page", repo_type="space"))
+
+
+def test_other_files_of_a_model_stay(hub, model):
+    publish(plan(model, "me/clip"))
+    (model / "sub" / "vocab.txt").unlink()
+    (model / "model.safetensors").write_bytes(b"others")
+    publish(plan(model, "me/clip"))
+    assert "sub/vocab.txt" in hub.paths("me/clip")
+
+
+def test_a_card_edited_on_the_hub_is_kept_until_told_otherwise(hub, model, caplog):
+    upload = plan(model, "me/clip")
+    publish(upload)
+    hub.files["me/clip"]["main"]["README.md"] = b"# Better\n"
+    assert not publish(upload).changed and "keeping the hand-edited README.md of me/clip" in caplog.text
+    assert publish(upload, overwrite_card=True).changed
+    assert hub.files["me/clip"]["main"]["README.md"] == b"# A model\n"
+
+
+def test_a_pull_request(hub, model):
+    publish(plan(model, "me/clip"))
+    before = dict(hub.files["me/clip"]["main"])
+    hub.fail("POST /api/repos/create", 403)  # somebody else's
+    (model / "sub" / "vocab.txt").write_text("b")
+    asked = publish(plan(model, "me/clip"), create_pr=True, message="Another word")
+    assert asked.changed and asked.url.endswith("/me/clip/discussions/1")
+    assert hub.files["me/clip"]["main"] == before
+    assert hub.files["me/clip"]["refs/pr/1"]["sub/vocab.txt"] == b"b"
+
+
+def test_a_card_that_the_hub_does_not_take(hub, model):
+    (model / "README.md").write_text("---\ntype: nonsense\n---\n")
+    with pytest.raises(PublishError, match='me/clip was not published: Invalid metadata in README.md. - "type" is not'):
+        publish(plan(model, "me/clip"))
+    assert not hub.paths("me/clip")
+
+
+# --------------------------------------------------------------------------------------------------- together
+
+
+def test_published_copies_refer_to_each_other(hub, world, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    before = {path: path.read_bytes() for path in world.rglob("*") if path.is_file()}
+    uploads = plan_together([world / name for name in ("bottleneck", "sae", "judge", "encoder")], "lab")
+    order = [upload.repo_id for upload in uploads]
+    assert order.index("lab/encoder") < order.index("lab/sae") < order.index("lab/bottleneck")
+    assert uploads[order.index("lab/sae")].references == {"hub/encoder": "lab/encoder"}
+    done = list(publish_together(uploads))
+    assert [upload for upload, _ in done] == uploads and all(published.changed for _, published in done)
+    assert {path: path.read_bytes() for path in world.rglob("*") if path.is_file()} == before
+
+    sae, cb = SAE.from_pretrained("lab/sae"), CBSAE.from_pretrained("lab/bottleneck")
+    assert (sae.encoder_id, sae.encoder_revision) == ("lab/encoder", folder_revision(world / "encoder"))
+    assert cb.parent["id"] == "lab/sae" and cb.parent["revision"] == folder_revision(world / "sae")
+    encoder = VisionEncoder.from_pretrained(sae.encoder_id, sae.layer, sae.tokens, sae.encoder_revision)
+    picture = Image.new("RGB", (40, 40), "red")
+    here = VisionEncoder.from_pretrained(world / "encoder", sae.layer, sae.tokens)
+    assert torch.equal(encoder([picture]), here([picture]))
+    assert folder_revision(world / "sae") == sae_revision(hub)
+
+    assert not any(published.changed for _, published in publish_together(uploads))
+
+
+def sae_revision(hub):
+    [tag] = [name for name in hub.files["lab/sae"] if name.startswith("sha256-")]
+    return tag.replace("-", ":")
+
+
+def test_an_encoder_that_was_replaced_is_still_found(hub, world, tmp_path):
+    publish(plan(world / "encoder", "lab/encoder"))
+    wanted = folder_revision(world / "encoder")
+    changed = tmp_path / "encoder"
+    shutil.copytree(world / "encoder", changed)
+    content = bytearray((changed / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (changed / "model.safetensors").write_bytes(content)
+    publish(plan(changed, "lab/encoder"))
+    assert VisionEncoder.from_pretrained("lab/encoder", 1, revision=wanted).revision == wanted
+    with pytest.raises(ValueError, match=f"lab/encoder holds weights {folder_revision(changed)}, but sha256:0{{16}}"):
+        VisionEncoder.from_pretrained("lab/encoder", 1, revision="sha256:" + "0" * 16)
+
+
+def test_a_reference_to_other_weights_is_no_reference(world, tmp_path):
+    copy = tmp_path / "hub"
+    shutil.copytree(world, copy)
+    config = json.loads((copy / "sae" / "config.json").read_text())
+    (copy / "sae" / "config.json").write_text(json.dumps({**config, "encoder_revision": "sha256:0123456789abcdef"}))
+    with pytest.raises(ValueError, match="refers to hub/encoder with weights sha256:0123456789abcdef, but .* holds"):
+        plan_together([copy / "sae", copy / "encoder"], "lab")
+
+
+def test_only_ids_are_replaced(world, tmp_path):
+    copy = tmp_path / "hub"
+    shutil.copytree(world, copy)
+    notes = """{"id": "hub/encoder", "list": ["hub/encoder"], "number": 1e-05,
+        "said": "see hub/encoder", "command": "train.py --output hub/encoder", "label": "encoder",
+        "teacher": {"id": "openai/encoder", "revision": "0123456789012345678901234567890123456789"}}"""
+    (copy / "sae" / "notes.json").write_text(notes)
+    (copy / "sae" / "broken.json").write_text("{")
+    uploads = {upload.repo_id: upload for upload in plan_together([copy / "sae", copy / "encoder"], "lab")}
+    expected = notes.replace('"hub/encoder"', '"lab/encoder"').encode()
+    assert uploads["lab/sae"].rewritten["notes.json"] == expected
+    assert uploads["lab/sae"].references == {"hub/encoder": "lab/encoder"}
+    assert "broken.json" in uploads["lab/sae"].files
+
+
+def test_parts_of_cards_written_by_hand(world, tmp_path):
+    (tmp_path / "sae.md").write_text("---\nlicense: mit\n---\nThe story of {{ repo_id }}.\n")
+    [upload] = plan_together([world / "sae"], "lab", cards=tmp_path)
+    assert "The story of lab/sae." in upload.rewritten["README.md"].decode()
+
+
+def test_the_first_failure_says_what_is_done_and_left(hub, world, model):
+    uploads = plan_together([world / "encoder", world / "sae", model], "lab")
+    stop = uploads[1].repo_id
+    hub.fail(f"POST /api/models/{stop}/commit", 403)
+    done = []
+    with pytest.raises(PublishError, match=f"{stop} was not published.*\nDone: {uploads[0].repo_id}\nLeft: {stop}, "):
+        done.extend(upload.repo_id for upload, _ in publish_together(uploads))
+    assert [key for key in hub.files if hub.paths(key)] == [uploads[0].repo_id]
+    hub.heal()
+    assert [published.changed for _, published in publish_together(uploads)] == [False, True, True]
+
+
+def test_a_collection_that_cannot_be_had_is_no_loss(hub, model):
+    uploads = [plan(model, "lab/clip")]
+    hub.fail("POST /api/collections", 500)
+    with pytest.raises(
+        PublishError, match="lab/clip was published, but is not in the collection 'Ours': the Hub is in"
+    ):
+        list(publish_together(uploads, collection="Ours"))
+    hub.heal()
+    for _ in range(2):
+        list(publish_together(uploads, collection="Ours"))
+    [collection] = hub.collections.values()
+    assert collection["items"] == [{"id": "lab/clip", "type": "model"}] and collection["namespace"] == "lab"
+
+
+def test_folders_of_one_name(model, tmp_path):
+    shutil.copytree(model, tmp_path / "other" / "clip")
+    with pytest.raises(ValueError, match="same name"):
+        plan_together([model, tmp_path / "other" / "clip"], "lab")
+
+
+def test_folders_of_this_machine_are_named(world, monkeypatch, caplog):
+    monkeypatch.chdir(world.parent)
+    with caplog.at_level(logging.WARNING):
+        plan(world / "sae", "lab/sae")
+    assert "hub/encoder are folders of this machine: publish them together" in caplog.text
+    caplog.clear()
+    plan_together([world / "sae", world / "encoder"], "lab")
+    assert not caplog.records
