@@ -1,9 +1,11 @@
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-publishing = pytest.importorskip("cbsae_hub.publishing")
+from cbsae_hub import publishing
+
 FOLDER = Path("hub/emoji-sae")
 
 
@@ -47,3 +49,48 @@ def test_what_cannot_be_published_is_said(cbsae, sent, arguments, said):
     result = cbsae("publish", *arguments)
     assert (result.exit_code, result.stdout) == (1, "")
     assert said in result.stderr and sent == []
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The SAE with its pack, without the pictures of its card."""
+    shutil.copytree(FOLDER, tmp_path / "my-sae", ignore=shutil.ignore_patterns("*.webp", "*.png"))
+    return tmp_path / "my-sae"
+
+
+def test_what_is_published_is_read_back_by_its_id(hub, cbsae, answer, folder, picture, monkeypatch):
+    told = answer("publish", folder, "me/my-sae", "--private")
+    assert told["changed"] and told["commit"] in told["url"]
+    assert hub.private == {"me/my-sae"}
+    assert {
+        path: len(content) for path, content in hub.files["me/my-sae"]["main"].items() if path in told["files"]
+    } == (told["files"])
+    assert "(nothing had changed)" in cbsae("publish", folder, "me/my-sae").stdout
+    here, there = (answer("info", model) for model in (folder, "me/my-sae"))
+    assert here | {"model": "me/my-sae", "revision": told["commit"]} == there
+    assert not [call for call in hub.calls if call.request.startswith("GET") and "model.safetensors" in call.request]
+    for offline in (False, True):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+        for name, argument in (("find", "zebra"), ("inspect", picture)):
+            here, there = (answer(name, model, argument) for model in (folder, "me/my-sae"))
+            assert here | {"model": "me/my-sae"} == there
+
+
+def test_refusal_and_pull_request(hub, answer, folder):
+    hub.fail("POST /api/models/me/my-sae/commit/", 403)
+    refused = answer("publish", folder, "me/my-sae", code=1)
+    assert refused["type"] == "PublishError" and "me/my-sae was not published" in refused["error"]
+    hub.heal()
+    told = answer("publish", folder, "me/my-sae", "--create-pr")
+    assert "refs/pr/1" in hub.files["me/my-sae"] and told["url"]
+    assert "model.safetensors" not in hub.paths("me/my-sae")
+
+
+def test_model_without_a_pack_on_the_hub_has_no_names(hub, answer, folder, picture):
+    for file in folder.iterdir():
+        if file.name not in ("config.json", "model.safetensors"):
+            file.unlink()
+    answer("publish", folder, "me/bare")
+    assert answer("info", "me/bare")["pack"] is None
+    assert answer("inspect", "me/bare", picture)["images"][0]["neurons"][0]["name"] is None
+    assert "me/bare" in answer("find", "me/bare", "zebra", code=1)["error"]
