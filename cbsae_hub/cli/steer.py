@@ -13,7 +13,7 @@ from cbsae_hub.cli.sources import device_of, model_and_pack, name_of, open_pictu
 if TYPE_CHECKING:
     from PIL import Image
 
-QUESTION = "What is shown in this image? Use exactly one word!"
+QUESTION = "What is shown in this image? Use exactly one word!"  # first_words.ONE_WORD, without its imports
 CONTROL_SEED = 0
 PICTURE_TYPES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 GUIDANCE = 10.0  # of drawings, unless steerability was measured with another one

@@ -5,11 +5,12 @@ import pytest
 from PIL import Image
 
 from cbsae_hub import CBSAE, SAE, Edit, Pack, Steering
+from cbsae_hub.cli import steer
 from cbsae_hub.steering import LlavaSteerer, RandomDirection, UnclipSteerer
+from cbsae_hub.steering.first_words import ONE_WORD
 
 HUB = Path(__file__).parents[2] / "hub"
 LLAVA, UNCLIP = ("--llava", "hub/emoji-llava"), ("--unclip", "hub/emoji-unclip", "--steps", 2)
-QUESTION = "What is shown in this image? Use exactly one word!"
 WHITE = Image.new("RGB", (224, 224), "white")
 
 
@@ -26,7 +27,7 @@ def test_answers_are_those_of_the_steerer(answer, cbsae_model):
     told = answer("steer", "hub/emoji-cbsae", "white", "--edit", "monkey=50", "--edit", "12=5", "--isolate", *LLAVA)
     llava = LlavaSteerer.from_pretrained("hub/emoji-llava", cbsae_model)
     steering = Steering([Edit("monkey", 50.0), Edit(12, 5.0)], isolate=True)
-    said = llava.generate([WHITE] * 4, QUESTION, versions(steering))
+    said = llava.generate([WHITE] * 4, ONE_WORD, versions(steering))
     assert list(told["answers"].values()) == said
     assert list(told["answers"]) == ["original", "sae", "steered", "random"]
     assert told["answers"]["steered"] == "monkey" != told["answers"]["original"]
@@ -122,3 +123,7 @@ def test_without_a_pack_neurons_have_numbers(cbsae, tmp_path):
     assert named.exit_code == 1 and "`cbsae pack`" in named.stderr
     numbered = cbsae("steer", tmp_path, "white", "--edit", "521=50", *LLAVA, "--llava", HUB / "emoji-llava")
     assert numbered.exit_code == 0, numbered.stderr
+
+
+def test_question_is_that_of_the_scores():
+    assert steer.QUESTION == ONE_WORD
