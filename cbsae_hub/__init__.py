@@ -9,6 +9,7 @@ from typing import Any
 from cbsae_hub.version import __version__
 
 _HOME_OF = {
+    "load": "cbsae_hub.models.auto",
     "SAE": "cbsae_hub.models.sae",
     "CBSAE": "cbsae_hub.models.cbsae",
     "VisionEncoder": "cbsae_hub.vision.encoder",

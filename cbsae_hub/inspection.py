@@ -32,8 +32,8 @@ class Inspection:
     def of(cls, sae: SAE | CBSAE, x: Tensor) -> "Inspection":
         """Runs the SAE on the activations of one picture, ``[tokens, d_in]``."""
         values, owners = sae.encode_sparse(x)
-        decoded = sae.decode_sparse(values, owners)
-        error, size = (x - decoded).square().sum(1), (x - sae.b_dec).square().sum(1)
+        decoded = sae.decode_sparse(values, owners, like=x)
+        error, size = (x - decoded).square().sum(1), (x - sae.origin(like=x)).square().sum(1)
         values, owners = sae.only_active(SparseLatents(values, owners))
         active = owners[values > 0].unique()
         latents = torch.zeros(len(x), sae.d_latent).scatter_add_(1, owners, values.float())[:, active]

@@ -16,7 +16,7 @@ from cbsae_hub.models.sparse_latents import SparseLatents, gather_rows
 ACTIVATIONS = ("topk_relu", "topk_signed", "topk_abs")
 # Arguments of the SAE that say which activations it is of: they are the whole model's, too.
 SHARED = ("encoder_id", "encoder_revision", "layer", "tokens", "preprocessing", "training_data")
-DELEGATED = {*SHARED, "activation", "k", "group_sizes", "norm_factor"}
+DELEGATED = {*SHARED, "activation", "k", "group_sizes", "norm_factor", "input_norm", "imported_from"}
 PER_NEURON = ("b_enc", "threshold", "b_gate", "b_mag", "r_mag")
 
 
@@ -242,7 +242,7 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
 
     def concept_activations(self, x: Tensor) -> Tensor:
         """``c = (x - b_dec) @ W_enc_cb``, ``[..., d_in] -> [..., concepts]``."""
-        return (x.to(self.W_enc_cb.dtype) - self.b_dec) @ self.W_enc_cb
+        return (self.sae.normalized(x) - self.b_dec) @ self.W_enc_cb
 
     @torch.no_grad()
     def encode_sparse(self, x: Tensor) -> SparseLatents:
@@ -257,23 +257,32 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         ids = torch.arange(self.d_sae, self.d_latent, device=concepts.device).expand(concepts.shape)
         return SparseLatents(torch.cat([active.values, concepts], -1), torch.cat([active.indices, ids], -1))
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Reconstruction ``[..., d_latent] -> [..., d_in]``; of the concepts it reads the ``cb_k`` that count most."""
-        z, c = latents.split([self.d_sae, len(self.concepts)], -1)
-        return self.sae.decode(z) + self.decode_concepts(c)
+    def decode(self, latents: Tensor, like: Tensor | None = None) -> Tensor:
+        """Reconstruction ``[..., d_latent] -> [..., d_in]``; of the concepts it reads the ``cb_k`` that count most.
 
-    def decode_sparse(self, values: Tensor, indices: Tensor) -> Tensor:
+        ``like`` and errors as in :meth:`SAE.decode`.
+        """
+        z, c = latents.split([self.d_sae, len(self.concepts)], -1)
+        return self.sae.decode(z, like) + self.decode_concepts(c, like)
+
+    def decode_sparse(self, values: Tensor, indices: Tensor, like: Tensor | None = None) -> Tensor:
         """Reconstruction from ``(values, indices)`` of :meth:`encode_sparse`: ``[..., K + concepts] -> [..., d_in]``.
 
+        ``like`` as in :meth:`SAE.decode`.
+
         Raises:
-            ValueError: If they do not end on all concepts in their order.
+            ValueError: If they do not end on all concepts in their order, or ``like`` is needed and missing.
         """
         active = values.shape[-1] - len(self.concepts)
         ids = torch.arange(self.d_sae, self.d_latent, device=indices.device)
         if active < 0 or not (indices[..., active:] == ids).all():
             raise ValueError("values and indices must be those of encode_sparse: they end on all concepts in order")
-        of_sae = self.sae.decode_sparse(values[..., :active], indices[..., :active])
-        return of_sae + self.decode_concepts(values[..., active:])
+        of_sae = self.sae.decode_sparse(values[..., :active], indices[..., :active], like)
+        return of_sae + self.decode_concepts(values[..., active:], like)
+
+    def origin(self, like: Tensor | None = None) -> Tensor:
+        """See :meth:`SAE.origin`."""
+        return self.sae.origin(like)
 
     def only_active(self, latents: SparseLatents) -> SparseLatents:
         """Of :meth:`encode_sparse` what the decoder reads: no concepts but those that it selects."""
@@ -284,9 +293,12 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
             torch.cat([latents.indices[..., :width], chosen.indices + self.d_sae], -1),
         )
 
-    def decode_concepts(self, c: Tensor) -> Tensor:
-        """What the bottleneck adds to a reconstruction, ``top_k(c) @ W_dec_cb``: ``[..., concepts] -> [..., d_in]``."""
-        return gather_rows(self._chosen(c.to(self.W_dec_cb.dtype)), self.W_dec_cb)
+    def decode_concepts(self, c: Tensor, like: Tensor | None = None) -> Tensor:
+        """What the bottleneck adds to a reconstruction, ``top_k(c) @ W_dec_cb``: ``[..., concepts] -> [..., d_in]``.
+
+        ``like`` and errors as in :meth:`SAE.decode`.
+        """
+        return gather_rows(self._chosen(c.to(self.W_dec_cb.dtype)), self.W_dec_cb) * self.sae.unit(like)
 
     def select_concepts(self, c: Tensor) -> Tensor:
         """``top_k(c)``: concept activations of which all but ``cb_k`` are zero; gradients reach those."""
@@ -302,7 +314,7 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
     def forward(self, x: Tensor) -> SAEOutput:
         """Latents and reconstruction; ``x [..., d_in]`` in raw units."""
         latents = self.encode(x)
-        return SAEOutput(latents, self.decode(latents))
+        return SAEOutput(latents, self.decode(latents, like=x))
 
     # ------------------------------------------------------------------------------------ another concept list
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import constants, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -126,6 +126,29 @@ def download_folder(repo_id: str, revision: str | None = None, patterns: Sequenc
         return snapshot_download(repo_id, revision=ref, allow_patterns=list(patterns))
 
     return _fetch(fetch, repo_id, "what it holds", revision, {})
+
+
+def list_files(repo_id: str, revision: str | None, options: dict[str, Any]) -> tuple[list[str], str]:
+    """Paths of all files of a repository, and its commit; offline, of those that are in the cache.
+
+    Args:
+        repo_id: Its id.
+        revision: Branch, tag or commit.
+        options: Of ``hf_hub_download``.
+
+    Raises:
+        ModelFileError: If the Hub refuses or cannot be reached, or nothing is in the cache.
+    """
+    try:
+        if options.get("local_files_only") or constants.HF_HUB_OFFLINE:
+            folder = Path(snapshot_download(repo_id, revision=revision, **options | {"local_files_only": True}))
+            return sorted(
+                path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+            ), folder.name
+        info = HfApi(token=options.get("token")).model_info(repo_id, revision=revision)
+    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:
+        raise ModelFileError(_explain(error, repo_id, "a list of files", revision)) from error
+    return sorted(file.rfilename for file in info.siblings), info.sha
 
 
 def _fetch(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from cbsae_hub.models import checks
 from cbsae_hub.models.calibration import exact_threshold, token_chunks
 from cbsae_hub.models.hub_model import HubModel
+from cbsae_hub.models.input_norm import KINDS, denormalize, normalize, scale
 from cbsae_hub.models.sparse_latents import SparseLatents, gather_rows, mostly_zero_product
 from cbsae_hub.models.sparsity import SPARSITIES, TrainingLatents
 
@@ -30,7 +31,9 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
     """Sparse autoencoder of a vision encoder's activations.
 
     ``hidden = (x - b_dec) @ W_enc + b_enc``; an activation function makes latents of it
-    (:mod:`cbsae_hub.models.sparsity`); ``reconstruction = latents @ W_dec + b_dec``.
+    (:mod:`cbsae_hub.models.sparsity`); ``reconstruction = latents @ W_dec + b_dec``. With ``input_norm``, all this
+    happens to normalised tokens, and a reconstruction gets back mean and scale of the token that it is of, which
+    :meth:`decode` has to be told (``like=x``).
 
     Parameters: ``W_enc [d_in, d_sae]``, ``b_enc [d_sae]``, ``W_dec [d_sae, d_in]`` (rows of unit norm at the
     start), ``b_dec [d_in]``; jumprelu: ``threshold [d_sae]``; gated: ``b_gate``, ``b_mag``, ``r_mag
@@ -54,6 +57,10 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
         preprocessing: What was done to the images.
         training_data: The data set, split and amount trained on.
         norm_factor: The input scale that was folded in; set by :meth:`fold_input_scale`.
+        input_norm: How each token is normalised first: "layer_norm", "constant_norm", or None as in every SAE trained
+            here; see :mod:`cbsae_hub.models.input_norm`.
+        imported_from: Of somebody else's SAE: format, source, file, what was changed (``notes``) and what its config
+            says; written by :func:`cbsae_hub.models.convert.import_sae`.
         seed: Seed of the initial weights (and of training); None draws from torch's global generator.
 
     Raises:
@@ -77,6 +84,8 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
         preprocessing: str | dict | None = None,
         training_data: str | dict | None = None,
         norm_factor: float | None = None,
+        input_norm: str | None = None,
+        imported_from: dict | None = None,
         seed: int | None = None,
     ):
         super().__init__()
@@ -96,6 +105,8 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
         self.preprocessing = checks.description("preprocessing", preprocessing)
         self.training_data = checks.description("training_data", training_data)
         self.norm_factor = None if norm_factor is None else checks.positive("norm_factor", norm_factor)
+        self.input_norm = None if input_norm is None else checks.choice("input_norm", input_norm, KINDS)
+        self.imported_from = checks.description("imported_from", imported_from)
         self.seed = None if seed is None else checks.integer("seed", seed, 0, 2**64 - 1)
 
         self.sparsity = SPARSITIES[activation](
@@ -135,9 +146,26 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
 
     # ------------------------------------------------------------------------------------------- inference
 
+    def normalized(self, x: Tensor) -> Tensor:
+        """Tokens ``[..., d_in]`` in the units of the weights: ``x`` itself, unless there is an ``input_norm``."""
+        x = x.to(self.W_enc.dtype)
+        return x if self.input_norm is None else normalize(self.input_norm, x)
+
+    def unit(self, like: Tensor | None) -> Tensor | float:
+        """How long a step of 1 in the units of the weights is at tokens ``like``: 1, or ``[..., 1]``.
+
+        Raises:
+            ValueError: If there is an ``input_norm`` and no ``like``.
+        """
+        return 1.0 if self.input_norm is None else scale(self.input_norm, self._needed(like))
+
+    def origin(self, like: Tensor | None = None) -> Tensor:
+        """What no latents at all are decoded to: ``[d_in]``, with an ``input_norm`` ``[..., d_in]``."""
+        return self._denormalized(self.b_dec, like)
+
     def hidden(self, x: Tensor) -> Tensor:
         """The one dense product: ``(x - b_dec) @ W_enc + b_enc``, ``[..., d_in] -> [..., d_sae]``."""
-        return nn.functional.linear(x.to(self.W_enc.dtype) - self.b_dec, self.W_enc.T, self.b_enc)
+        return nn.functional.linear(self.normalized(x) - self.b_dec, self.W_enc.T, self.b_enc)
 
     def preactivations(self, x: Tensor) -> Tensor:
         """Magnitudes before selection, ``relu(hidden(x))`` (gated: of its magnitude branch)."""
@@ -177,20 +205,30 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
         ]
         return SparseLatents(*(tensor.reshape(*x.shape[:-1], width) for tensor in padded))
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, like: Tensor | None = None) -> Tensor:
         """``latents @ W_dec + b_dec``, ``[..., d_sae] -> [..., d_in]``; latents may be signed.
 
         Where few latents are non-zero and no gradient with respect to them is asked for, only the decoder
         rows of those are read.
+
+        Args:
+            latents: ``[..., d_sae]``.
+            like: The tokens that the latents are of, ``[..., d_in]``: read only if there is an ``input_norm``.
+
+        Raises:
+            ValueError: If there is an ``input_norm`` and no ``like``.
         """
         latents = latents.to(self.W_dec.dtype)
         needs_gradient = torch.is_grad_enabled() and (latents.requires_grad or self.W_dec.requires_grad)
         product = torch.matmul if needs_gradient else mostly_zero_product
-        return product(latents, self.W_dec) + self.b_dec
+        return self._denormalized(product(latents, self.W_dec) + self.b_dec, like)
 
-    def decode_sparse(self, values: Tensor, indices: Tensor) -> Tensor:
-        """Reconstruction from ``(values, indices)`` of :meth:`encode_sparse`, ``[..., K] -> [..., d_in]``."""
-        return gather_rows(SparseLatents(values, indices), self.W_dec) + self.b_dec
+    def decode_sparse(self, values: Tensor, indices: Tensor, like: Tensor | None = None) -> Tensor:
+        """Reconstruction from ``(values, indices)`` of :meth:`encode_sparse`, ``[..., K] -> [..., d_in]``.
+
+        ``like`` and errors as in :meth:`decode`.
+        """
+        return self._denormalized(gather_rows(SparseLatents(values, indices), self.W_dec) + self.b_dec, like)
 
     def only_active(self, latents: SparseLatents) -> SparseLatents:
         """Of :meth:`encode_sparse` what the decoder reads: all of it."""
@@ -199,19 +237,19 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
     def forward(self, x: Tensor) -> SAEOutput:
         """Latents and reconstruction by the inference rule; ``x [..., d_in]`` in raw units."""
         latents = self.encode(x)
-        return SAEOutput(latents, self.decode(latents))
+        return SAEOutput(latents, self.decode(latents, like=x))
 
-    def prefix_reconstructions(self, latents: Tensor) -> Tensor:
+    def prefix_reconstructions(self, latents: Tensor, like: Tensor | None = None) -> Tensor:
         """Reconstructions from the first group, the first two, ... (Matryoshka): ``[groups, ..., d_in]``.
 
-        Without groups there is one, ``decode(latents)``.
+        Without groups there is one, ``decode(latents)``; ``like`` as there.
         """
         ends = torch.tensor(self.group_sizes or (self.d_sae,)).cumsum(0).tolist()
         parts, start = [], 0
         for end in ends:
             parts.append(latents[..., start:end].to(self.W_dec.dtype) @ self.W_dec[start:end])
             start = end
-        return torch.stack(parts).cumsum(0) + self.b_dec
+        return self._denormalized(torch.stack(parts).cumsum(0) + self.b_dec, like)
 
     @property
     def group_of(self) -> Tensor:
@@ -294,11 +332,29 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
 
         Biases and thresholds are multiplied by ``norm_factor``, the matrices stay. Latents are then in raw
         units: with a unit decoder, a latent of 1 displaces the activation by 1.
+
+        Raises:
+            ValueError: If the factor is not positive, or tokens are normalised one by one (``input_norm``).
         """
         factor = checks.positive("norm_factor", norm_factor)
+        if self.input_norm is not None:
+            raise ValueError(
+                f"input_norm {self.input_norm!r} takes every scale out of the tokens: there is none to fold"
+            )
         self.b_dec.mul_(factor)
         self.sparsity.scale_inputs_(self, factor)
         self.norm_factor = factor * (self.norm_factor or 1.0)
+
+    def _needed(self, like: Tensor | None) -> Tensor:
+        if like is None:
+            raise ValueError(
+                f"this SAE normalises each token ({self.input_norm}); to decode, say of which tokens the latents are, "
+                "whose mean and scale their reconstructions get: decode(latents, like=x)"
+            )
+        return like.to(self.W_dec.dtype)
+
+    def _denormalized(self, y: Tensor, like: Tensor | None) -> Tensor:
+        return y if self.input_norm is None else denormalize(self.input_norm, y, self._needed(like))
 
     def _checked(self, x: Tensor) -> Tensor:
         if not x.is_floating_point() or x.ndim < 1 or x.shape[-1] != self.d_in:

@@ -256,7 +256,7 @@ class NeuronScorer:
         values, owners = self.sae.encode_sparse(v)
         active = SparseLatents(*(part.cpu() for part in self.sae.only_active(SparseLatents(values, owners))))
         count = (active.values != 0).sum(-1)
-        decoded = self.sae.decode_sparse(values, owners).cpu()
+        decoded = self.sae.decode_sparse(values, owners, like=v).cpu()
         v, values, owners = v.cpu(), values.cpu(), owners.cpu()  # metrics gather there
         latents = mean_over_tokens(values, owners, self.sae.d_latent, signed_from=self.sae.d_sae)
         metrics = self.metrics

@@ -52,39 +52,44 @@ class Latents(ABC):
 class _Active(Latents):
     """Of an SAE: only the active latents are stored, and only the decoder rows that count are read."""
 
-    def __init__(self, sae: SAE, active: SparseLatents):
-        self._sae, self._active = sae, active
+    def __init__(self, sae: SAE, active: SparseLatents, like: Tensor):
+        self._sae, self._active, self._like = sae, active, like
 
     def __getitem__(self, image: int) -> "_Active":
-        return _Active(self._sae, SparseLatents(self._active.values[image], self._active.indices[image]))
+        values, indices = self._active
+        return _Active(self._sae, SparseLatents(values[image], indices[image]), self._like[image])
 
     def columns(self, neurons: Sequence[int]) -> Tensor:
         values, indices = self._active
         return (values[..., None] * (indices[..., None] == indices.new_tensor(neurons))).sum(-2)
 
     def reconstruction(self) -> Tensor:
-        return self._sae.decode_sparse(*self._active)
+        return self._sae.decode_sparse(*self._active, self._like)
 
     def decode_edited(self, neurons: Sequence[int], new: Tensor, isolate: bool) -> tuple[Tensor, Tensor]:
-        rows = decoder_rows(self._sae, neurons)
+        rows, unit = decoder_rows(self._sae, neurons), self._sae.unit(self._like)
         if isolate:
-            return self._sae.b_dec.expand(*new.shape[:-1], -1), new @ rows
-        return self.reconstruction(), (new - self.columns(neurons)) @ rows
+            return self._sae.origin(self._like).expand(*new.shape[:-1], -1), new @ rows * unit
+        return self.reconstruction(), (new - self.columns(neurons)) @ rows * unit
 
     def pushes(self, neurons: Sequence[int], values: Tensor, isolate: bool) -> Tensor:
         changes = (values - self.columns(neurons) * (not isolate)).movedim(-1, 0)
         rows = decoder_rows(self._sae, neurons)
-        return changes[..., None] * rows.view(len(rows), *[1] * (changes.ndim - 1), rows.shape[-1])
+        return (
+            changes[..., None]
+            * rows.view(len(rows), *[1] * (changes.ndim - 1), rows.shape[-1])
+            * self._sae.unit(self._like)
+        )
 
 
 class _Bottleneck(Latents):
     """Of a concept bottleneck SAE: active latents of its SAE, and all those of concepts, which the decoder selects."""
 
-    def __init__(self, cb: CBSAE, active: Latents, concepts: Tensor):
-        self._cb, self._active, self._concepts = cb, active, concepts
+    def __init__(self, cb: CBSAE, active: Latents, concepts: Tensor, like: Tensor):
+        self._cb, self._active, self._concepts, self._like = cb, active, concepts, like
 
     def __getitem__(self, image: int) -> "_Bottleneck":
-        return _Bottleneck(self._cb, self._active[image], self._concepts[image])
+        return _Bottleneck(self._cb, self._active[image], self._concepts[image], self._like[image])
 
     def columns(self, neurons: Sequence[int]) -> Tensor:
         of_sae, concepts, in_sae = self._parted(neurons)
@@ -94,19 +99,19 @@ class _Bottleneck(Latents):
         return columns
 
     def reconstruction(self) -> Tensor:
-        return self._active.reconstruction() + self._cb.decode_concepts(self._concepts)
+        return self._active.reconstruction() + self._cb.decode_concepts(self._concepts, self._like)
 
     def decode_edited(self, neurons: Sequence[int], new: Tensor, isolate: bool) -> tuple[Tensor, Tensor]:
         of_sae, concepts, in_sae = self._parted(neurons)
         base, push = self._active.decode_edited(of_sae, new[..., in_sae], isolate)
         before = torch.zeros_like(self._concepts) if isolate else self._concepts
-        said = self._cb.decode_concepts(before)
+        said = self._cb.decode_concepts(before, self._like)
         return base + said, push + (self._said(before, concepts, new[..., ~in_sae]) - said)
 
     def pushes(self, neurons: Sequence[int], values: Tensor, isolate: bool) -> Tensor:
         of_sae, concepts, in_sae = self._parted(neurons)
         before = torch.zeros_like(self._concepts) if isolate else self._concepts
-        said = self._cb.decode_concepts(before)
+        said = self._cb.decode_concepts(before, self._like)
         pushes = said.new_empty(len(neurons), *said.shape)
         pushes[in_sae] = self._active.pushes(of_sae, values[in_sae], isolate)
         for place, concept in zip((~in_sae).nonzero()[:, 0], concepts):
@@ -123,7 +128,7 @@ class _Bottleneck(Latents):
         """What the bottleneck adds to a reconstruction if some concepts are set before it selects."""
         after = before.clone()
         after[..., concepts] = new
-        return self._cb.decode_concepts(after)
+        return self._cb.decode_concepts(after, self._like)
 
 
 class _Dense(Latents):
@@ -164,18 +169,19 @@ def read_latents(sae: Any, v: Tensor, needed: bool = True) -> Latents:
     """
     if isinstance(sae, CBSAE):
         nothing = v.new_zeros(*v.shape[:-1], len(sae.concepts), dtype=weight_dtype(sae))
-        return _Bottleneck(sae, read_latents(sae.sae, v, needed), sae.concept_activations(v) if needed else nothing)
+        concepts = sae.concept_activations(v) if needed else nothing
+        return _Bottleneck(sae, read_latents(sae.sae, v, needed), concepts, v)
     if isinstance(sae, SAE):
         if needed:
-            return _Active(sae, sae.encode_sparse(v))
+            return _Active(sae, sae.encode_sparse(v), v)
         nothing = v.new_zeros(*v.shape[:-1], 0)
-        return _Active(sae, SparseLatents(nothing.to(weight_dtype(sae)), nothing.long()))
+        return _Active(sae, SparseLatents(nothing.to(weight_dtype(sae)), nothing.long()), v)
     latents = sae.encode(v) if needed else v.new_zeros(*v.shape[:-1], neuron_count(sae), dtype=weight_dtype(sae))
     return _Dense(sae, latents)
 
 
 def decoder_rows(sae: Any, neurons: Sequence[int]) -> Tensor:
-    """What a latent of 1 adds to a reconstruction of nothing else, ``[neurons, d]``."""
+    """What a latent of 1 adds to a reconstruction of nothing else, ``[neurons, d]``, in the units of the weights."""
     chosen = torch.as_tensor(neurons, dtype=torch.long, device=next(sae.parameters()).device)
     if isinstance(sae, SAE):
         return sae.W_dec[chosen]

@@ -25,9 +25,10 @@ class SingleNeurons:
 
     def __init__(self, sae: Any, v: Tensor, isolate: bool):
         self.sae, self.isolate, self._tokens = sae, isolate, len(v)
+        # Isolated, all tokens are one vector, which is kept once and expanded, unless each has a scale of its own.
+        self._once = isolate and getattr(sae, "input_norm", None) is None
         with torch.no_grad():
-            # Isolated, all tokens are one vector: it is kept once and expanded.
-            self._latents = read_latents(sae, v[:1] if isolate else v, needed=not isolate)
+            self._latents = read_latents(sae, v[:1] if self._once else v, needed=not isolate)
             self.plain = self._latents.reconstruction()[None].expand(1, len(v), -1)
 
     @torch.no_grad()
@@ -57,9 +58,9 @@ class SingleNeurons:
         return self._pushes(neurons, values).norm(dim=-1).mean(1)
 
     def _base(self) -> Tensor:
-        return self.plain[:, :1] if self.isolate else self.plain
+        return self.plain[:, :1] if self._once else self.plain
 
     def _pushes(self, neurons: Sequence[int], values: Sequence[float]) -> Tensor:
-        """What setting adds, ``[neurons, tokens, d]``, or ``[neurons, 1, d]`` if isolated."""
+        """What setting adds, ``[neurons, tokens, d]``, or ``[neurons, 1, d]`` if they are the same at all."""
         values = torch.as_tensor(values, dtype=self.plain.dtype, device=self.plain.device).expand(len(neurons))
         return self._latents.pushes([int(neuron) for neuron in neurons], values, self.isolate)

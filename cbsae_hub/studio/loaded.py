@@ -14,7 +14,7 @@ from PIL import Image
 
 from cbsae_hub.inspection import Inspection
 from cbsae_hub.models import CBSAE
-from cbsae_hub.models.auto import load
+from cbsae_hub.models.auto import load, require_encoder
 from cbsae_hub.models.fetch import download
 from cbsae_hub.models.files import ModelFileError
 from cbsae_hub.models.hub_model import EVALUATION_NAME
@@ -96,6 +96,7 @@ class Loaded:
     def encoder(self) -> VisionEncoder:
         """The encoder that the SAE explains, of exactly the revision that it was trained on."""
         sae = self.sae
+        require_encoder(sae)
         return VisionEncoder.from_pretrained(
             sae.encoder_id, sae.layer, sae.tokens, revision=sae.encoder_revision, beside=self.model_id
         )

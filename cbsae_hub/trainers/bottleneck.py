@@ -186,13 +186,16 @@ class BottleneckState:
     def prepare(self, x: Tensor, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What a batch is to the objectives: centred activations, what the SAE leaves of them, the teacher's answers.
 
+        All in the units of the weights: of an SAE with ``input_norm``, of tokens of one scale.
+
         Returns:
             ``x - b_dec [n, d_in]``, the SAE's error ``[n, d_in]``, and ``y [n, concepts that are trained]``.
         """
         sae = self.cb.sae
-        centred = x - sae.b_dec
+        centred = sae.normalized(x) - sae.b_dec
         values, indices = sae.encode_sparse(x)
-        return centred, x - sae.decode_sparse(values, indices), self._answers(images)
+        error = (x - sae.decode_sparse(values, indices, like=x)) / sae.unit(x)
+        return centred, error, self._answers(images)
 
     def reconstruction(self, centred: Tensor, error: Tensor, y: Tensor) -> Tensor:
         """Mean squared error of the whole reconstruction."""

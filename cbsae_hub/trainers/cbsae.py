@@ -116,7 +116,8 @@ def evaluate(state: BottleneckState, batches: Iterator[tuple[Tensor, Tensor]]) -
         x = x.to(device)
         centred, error, y = state.prepare(x, images)
         c = cb.concept_activations(x)
-        left = error - cb.decode_concepts(c)
+        unit = cb.sae.unit(x)
+        left, error = error * unit - cb.decode_concepts(c, like=x), error * unit
         read = cb.concept_activations(x - left)
         moments += torch.stack([x.double().sum(0), x.double().square().sum(0)])
         similar = [cosine_cubed_similarity(part[:, state.first :], y, processes).mean() for part in (c, read)]

@@ -42,7 +42,7 @@ def evaluate(sae: SAE, batches: Iterable[Tensor], processes: Processes | None = 
     for batch in batches:
         x = batch.to(device)
         values, indices = sae.encode_sparse(x)
-        error = x.double() - sae.decode_sparse(values, indices).double()
+        error = x.double() - sae.decode_sparse(values, indices, like=x).double()
         sums += x.double().sum(0)
         active = values > 0
         totals += torch.stack(

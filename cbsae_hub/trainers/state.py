@@ -26,9 +26,17 @@ class TrainingState:
     Attributes:
         step: Updates done.
         norm_factor: What activations are divided by before :meth:`update`.
+
+    Raises:
+        ValueError: If the SAE normalises each token (``input_norm``).
     """
 
     def __init__(self, sae: SAE, config: SAETrainConfig, accelerator: Accelerator | None = None):
+        if sae.input_norm is not None:
+            raise ValueError(
+                f"an SAE with input_norm {sae.input_norm!r} is not trained here: its loss would be of activations that "
+                "it does not see. Train one without; its activations are scaled by one factor, which is folded in"
+            )
         self.sae = sae
         self.config = config
         self.accelerator = accelerator or Accelerator(cpu=sae.W_dec.device.type == "cpu")

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from cbsae_hub.models import CBSAE, SAE
+from cbsae_hub.models.auto import require_encoder
 from cbsae_hub.vision.encoder import VisionEncoder
 
 
@@ -29,9 +30,7 @@ def explained_encoder(
             explains.
         OSError: If there is no such encoder.
     """
-    told = {"encoder_id": encoder or sae.encoder_id, "layer": sae.layer, "tokens": sae.tokens}
-    if missing := [name for name, value in told.items() if value is None]:
-        raise ValueError(f"the model's config does not say what it explains: it lacks {', '.join(missing)}")
+    require_encoder(sae, encoder)
     tokens = "all" if sae.tokens.startswith("random:") else sae.tokens
     return VisionEncoder.from_pretrained(
         encoder or sae.encoder_id, sae.layer, tokens, sae.encoder_revision, device, beside=beside

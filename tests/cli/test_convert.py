@@ -7,8 +7,6 @@ from small_hub import CONCEPTS, Pictures, make_hub
 
 from cbsae_hub import SAE, Pack
 
-pytest.importorskip("cbsae_hub.models.convert")
-
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
