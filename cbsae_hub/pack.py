@@ -39,6 +39,10 @@ class PackError(OSError):
     """A pack that is missing, damaged, or of another schema version."""
 
 
+class PackMissing(PackError):
+    """There is none."""
+
+
 @dataclass(frozen=True)
 class Example:
     """One image of a neuron.
@@ -211,8 +215,8 @@ class Pack:
         self.vocabulary: list[str] = list(info["concepts"]["names"])
         self._texts = texts.astype(np.float32)
         self._maps = maps
-        examples = tables["examples"]
-        self._examples = _by_strip(examples)
+        self._examples = tables["examples"]
+        self._places: dict[tuple[int, str], np.ndarray] | None = None
         self._images = _by_image(tables["images"])
 
     @classmethod
@@ -233,7 +237,9 @@ class Pack:
         try:
             info = json.loads((folder / INFO).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise PackError(f"{repo_id} has no {INFO}: make it with training/build_pack.py") from error
+            raise PackMissing(
+                f"{repo_id} has no {INFO}: make it with training/build_pack.py or `cbsae pack`"
+            ) from error
         except ValueError as error:
             raise PackError(f"{folder / INFO} is damaged: {error}") from error
         if info.get("schema_version") != SCHEMA_VERSION:
@@ -297,8 +303,7 @@ class Pack:
         other = copy.copy(self)
         other.neurons = NeuronTable(pd.concat([self.neurons.frame, neurons], ignore_index=True))
         other._maps = np.concatenate([self._maps, maps])
-        moved = examples.set_axis(examples.index + len(self._maps))
-        other._examples = {**self._examples, **_by_strip(moved)}
+        other._examples, other._places = pd.concat([self._examples, examples], ignore_index=True), None
         other._images = {**self._images, **_by_image(images)}
         return other
 
@@ -323,12 +328,12 @@ class Pack:
         if strip not in STRIPS:
             raise ValueError(f"strip must be one of {', '.join(STRIPS)}, got {strip!r}")
         self.neurons[neuron]
-        rows = self._examples.get((neuron, strip))
-        if rows is None:
-            return []
+        if self._places is None:  # made at the first use: who searches for names does without
+            self._places = self._examples.groupby(["neuron", "strip"]).indices
+        rows = self._examples.iloc[self._places.get((neuron, strip), [])[:limit]]
         return [
             Example(row.image, row.activation, self._map(row.Index), self.image(row.image), self._images[row.image].alt)
-            for row in rows.head(limit).itertuples()
+            for row in rows.itertuples()
         ]
 
     def image(self, image_id: int) -> Image.Image:
@@ -386,10 +391,6 @@ class Pack:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _by_strip(examples: pd.DataFrame) -> dict[tuple[int, str], pd.DataFrame]:
-    return dict(iter(examples.groupby(["neuron", "strip"], sort=False)))
 
 
 def _by_image(images: pd.DataFrame) -> dict[int, Any]:

@@ -119,7 +119,8 @@ def _draw_maps(
     owners_of = {image: part for image, part in examples.groupby("image")[["neuron"]]}
     with tqdm(total=len(images), desc="maps", unit="image") as bar:
         for ids, pictures in image_batches(images, batch_size):
-            values, owners = sae.only_active(sae.encode_sparse(encoder(pictures, list(ids))))
+            active = sae.only_active(sae.encode_sparse(encoder(pictures, list(ids))))
+            values, owners = (part.cpu() for part in active)
             for place, image in enumerate(ids):
                 if (wanted := owners_of.get(image)) is not None:
                     codes = torch.zeros(values.shape[1], sae.d_latent).scatter_add_(

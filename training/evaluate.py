@@ -28,8 +28,9 @@ from cbsae_hub.scoring import Scores, Truth
 from cbsae_hub.scoring.evaluation import Evaluator, designated, means, parts
 from cbsae_hub.scoring.probe import Probe
 from cbsae_hub.scoring.report import without_nan
-from cbsae_hub.scoring.scorer import explained_encoder, image_embedder, image_model
+from cbsae_hub.scoring.scorer import image_embedder, image_model
 from cbsae_hub.vision.clip_like import ClipLike
+from cbsae_hub.vision.explained import explained_encoder
 from cbsae_hub.vision.zero_shot import ZeroShotHead
 from recipe import read_recipe, require_keys
 from result_tables import markdown_table

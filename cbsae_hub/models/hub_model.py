@@ -119,16 +119,25 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
                 "local_files_only": local_files_only,
             }
             config_path, weights_path, commit = find_on_hub(source, revision, options)
-        arguments = cls._arguments_from(read_config(config_path), config_path)
-        try:
-            with torch.device("meta"):  # a config that lies about sizes costs no memory
-                model = cls(**arguments)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"{config_path}: {error}") from error
+        model = cls.described_by(config_path)
         shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         model.load_state_dict(read_weights(weights_path, shapes, device), strict=True, assign=True)
         model.repo_id, model.revision = source, commit
         return model.eval()
+
+    @classmethod
+    def described_by(cls: type[T], config_path: Path) -> T:
+        """The model of a config.json without its weights, on the meta device.
+
+        Raises:
+            ConfigError: If the config has an unknown, missing or bad entry, or is of another class or schema.
+        """
+        arguments = cls._arguments_from(read_config(config_path), config_path)
+        try:
+            with torch.device("meta"):  # a config that lies about sizes costs no memory
+                return cls(**arguments)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{config_path}: {error}") from error
 
     @classmethod
     def _arguments_from(cls, config: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -29,12 +29,13 @@ from cbsae_hub.metrics import (
     mean_over_tokens,
 )
 from cbsae_hub.models import CBSAE, SAE, SparseLatents
-from cbsae_hub.models.auto import load, require_encoder
+from cbsae_hub.models.auto import load
 from cbsae_hub.scoring import checkpoint as checkpoints
 from cbsae_hub.scoring.report import Gathered, Scores, label_table, neuron_table, summary_of
 from cbsae_hub.scoring.truth import Truth
 from cbsae_hub.vision.clip_like import ClipLike
 from cbsae_hub.vision.encoder import VisionEncoder
+from cbsae_hub.vision.explained import explained_encoder
 from cbsae_hub.vision.zero_shot import ZeroShotHead
 
 NAMES = 5
@@ -57,34 +58,6 @@ def image_model(
 def image_embedder(model: ClipLike | VisionEncoder) -> Callable[[list[Image.Image]], Tensor]:
     """What makes ``[images, d]`` unit embeddings of pictures, on the CPU."""
     return model.embed_images if isinstance(model, ClipLike) else lambda pictures: model.embed(pictures).cpu()
-
-
-def explained_encoder(
-    sae: SAE | CBSAE,
-    encoder: str | None = None,
-    device: str | torch.device = "cpu",
-    beside: str | Path | None = None,
-) -> VisionEncoder:
-    """The encoder that a model explains, with the tokens that scores are of.
-
-    Those are whole images, whichever of their tokens the model was trained on: "random:n" becomes "all".
-
-    Args:
-        sae: The model.
-        encoder: Instead of the one that the model's config names.
-        device: Where it goes.
-        beside: A model folder next to which it may lie.
-
-    Raises:
-        ValueError: If it is of another revision than the model was trained on, or the model does not say of which
-            encoder, layer or tokens it is.
-        OSError: If there is no such encoder.
-    """
-    require_encoder(sae, encoder)
-    tokens = "all" if sae.tokens.startswith("random:") else sae.tokens
-    return VisionEncoder.from_pretrained(
-        encoder or sae.encoder_id, sae.layer, tokens, sae.encoder_revision, device, beside=beside
-    )
 
 
 class Seen(NamedTuple):
@@ -198,7 +171,7 @@ class NeuronScorer:
             ValueError: See the class and what is loaded.
             OSError: If something is missing.
         """
-        sae = load(model)
+        sae = load(model).to(device)
         explained = explained_encoder(sae, encoder, device, beside=model)
         known = None if truth is None else Truth.read(images, truth)
         classes = known.classes()[0] if known else []
@@ -281,9 +254,10 @@ class NeuronScorer:
         if not (finite := v.isfinite().flatten(1).all(1)).all():
             raise ValueError(f"the encoder's activations of image {int(ids[~finite.cpu()][0])} are NaN or infinite")
         values, owners = self.sae.encode_sparse(v)
-        active = self.sae.only_active(SparseLatents(values, owners))
+        active = SparseLatents(*(part.cpu() for part in self.sae.only_active(SparseLatents(values, owners))))
         count = (active.values != 0).sum(-1)
-        decoded = self.sae.decode_sparse(values, owners, like=v)
+        decoded = self.sae.decode_sparse(values, owners, like=v).cpu()
+        v, values, owners = v.cpu(), values.cpu(), owners.cpu()  # metrics gather there
         latents = mean_over_tokens(values, owners, self.sae.d_latent, signed_from=self.sae.d_sae)
         metrics = self.metrics
         metrics["activity"].update(active.values.flatten(0, 1), active.indices.flatten(0, 1))

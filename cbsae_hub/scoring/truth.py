@@ -36,7 +36,7 @@ class Truth:
         """Reads the labels of a dataset.
 
         Raises:
-            ValueError: If the dataset lacks a column.
+            ValueError: If the dataset lacks a column, or its records lack a field.
         """
         labels, blocks, too_rare = [], [np.zeros((len(images), 0), dtype=bool)], {}
         for family, column in families.items():
@@ -68,7 +68,10 @@ def _label_sets(images: Any, column: str) -> list[set[str]]:
     if column.endswith("?"):
         return [set() if value is None else {name} for value in values]
     if record_field:
-        return [{item[record_field] for item in row if item[record_field] is not None} for row in values]
+        try:
+            return [{item[record_field] for item in row if item[record_field] is not None} for row in values]
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the column {name!r} of the images has no records with {record_field!r}") from error
     if isinstance(kind := getattr(images, "features", {}).get(name), ClassLabel):
         names = [one.partition(",")[0] for one in kind.names]  # "tench, Tinca tinca"
         # ImageNet has two cranes: a name that comes twice stands whole.

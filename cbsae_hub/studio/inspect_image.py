@@ -7,7 +7,7 @@ import numpy as np
 
 from cbsae_hub.studio import html
 from cbsae_hub.studio.links import Link
-from cbsae_hub.studio.loaded import Inspection, Loaded
+from cbsae_hub.studio.loaded import Inspected, Loaded
 from cbsae_hub.studio.memory import Memory
 from cbsae_hub.studio.picture_box import chosen_sample, sample_box, sample_strip, upload_box
 from cbsae_hub.studio.pictures import ImageRefused, read_picture
@@ -28,7 +28,7 @@ class InspectTab:
 
     def __init__(self, visit: Visit):
         self.visit = visit
-        self.memory: Memory[Inspection] = Memory(KEPT)
+        self.memory: Memory[Inspected] = Memory(KEPT)
 
     def render(self) -> None:
         """Adds the tab's components and events to the page that is being built."""
@@ -127,7 +127,7 @@ class InspectTab:
         """The components that :meth:`restore` sets."""
         return [self.samples, *self.everything]
 
-    def _recall(self, served: Any, key: Any) -> tuple[Loaded, Inspection]:
+    def _recall(self, served: Any, key: Any) -> tuple[Loaded, Inspected]:
         seen = self.memory.get(key)
         if seen is None:
             raise ImageRefused("This picture is no longer in memory. Please load it again.")
@@ -154,7 +154,7 @@ class InspectTab:
         return [picture, key, grid, error, neurons, card]
 
 
-def _visible(loaded: Loaded, seen: Inspection, order: np.ndarray, hide_dense: bool) -> np.ndarray:
+def _visible(loaded: Loaded, seen: Inspected, order: np.ndarray, hide_dense: bool) -> np.ndarray:
     """Places in ``order``, without those of dense neurons; concept neurons grade every patch: dense says nothing."""
     kept = [
         i for i in order
@@ -163,21 +163,21 @@ def _visible(loaded: Loaded, seen: Inspection, order: np.ndarray, hide_dense: bo
     return np.array(kept[:SHOWN_NEURONS], dtype=int)
 
 
-def _row(loaded: Loaded, seen: Inspection, place: int) -> Any:
+def _row(loaded: Loaded, seen: Inspected, place: int) -> Any:
     return loaded.pack.neurons[int(seen.active[place])]
 
 
-def _title(loaded: Loaded, seen: Inspection, place: int, strength: float, what: str) -> str:
+def _title(loaded: Loaded, seen: Inspected, place: int, strength: float, what: str) -> str:
     row = _row(loaded, seen, place)
     times = f", peak {seen.latents[:, place].max() / row.p99:.1f} x p99" if row.p99 > 0 else ""
     return f"{html.neuron_title(row)}: {strength:.2f} {what}{times}"
 
 
-def _grid_shape(loaded: Loaded, seen: Inspection) -> tuple[int, int]:
+def _grid_shape(loaded: Loaded, seen: Inspected) -> tuple[int, int]:
     return loaded.pack.grid or (1, len(seen.latents))
 
 
-def _draw(loaded: Loaded, seen: Inspection, place: int | None, patch: int | None = None) -> str:
+def _draw(loaded: Loaded, seen: Inspected, place: int | None, patch: int | None = None) -> str:
     shape = _grid_shape(loaded, seen)
     if place is None:
         return html.patch_grid(seen.shown, np.zeros(shape), "Nothing to show.", patch)

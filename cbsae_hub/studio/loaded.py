@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
-from cbsae_hub.models import CBSAE, SparseLatents
+from cbsae_hub.inspection import Inspection
+from cbsae_hub.models import CBSAE
 from cbsae_hub.models.auto import load, require_encoder
 from cbsae_hub.models.fetch import download
 from cbsae_hub.models.files import ModelFileError
@@ -30,24 +30,14 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Inspection:
-    """What an SAE sees in one picture.
+class Inspected(Inspection):
+    """What an SAE sees in one picture, and the picture.
 
     Attributes:
         shown: The picture as it enters the encoder, enlarged, as WebP.
-        latents: ``[tokens, neurons]`` of the neurons in ``active``.
-        active: Ids of the neurons that fire anywhere, strongest mean first.
-        explained: Share of the activations' squared distance from the SAE's centre that the reconstruction keeps.
-        cosine: Mean cosine of activations and reconstruction.
-        token_error: ``[tokens]`` share of each token's squared distance from the centre that is lost.
     """
 
     shown: bytes
-    latents: np.ndarray
-    active: np.ndarray
-    explained: float
-    cosine: float
-    token_error: np.ndarray
 
 
 def public_id(model: str | Path) -> str:
@@ -167,26 +157,11 @@ class Loaded:
             if self.judge is not None:
                 self.judge.embed_texts(["warm"])
 
-    @torch.inference_mode()
-    def inspect(self, picture: Image.Image) -> Inspection:
+    def inspect(self, picture: Image.Image) -> Inspected:
         """Runs encoder and SAE on one RGB picture."""
         pixels = self.encoder.pixel_values([picture])
-        x = self.encoder(pixels)[0]
-        values, owners = self.sae.encode_sparse(x)
-        decoded = self.sae.decode_sparse(values, owners, like=x)
-        error, size = (x - decoded).square().sum(1), (x - self.sae.origin(like=x)).square().sum(1)
-        values, owners = self.sae.only_active(SparseLatents(values, owners))
-        active = owners[values > 0].unique()
-        latents = torch.zeros(len(x), self.sae.d_latent).scatter_add_(1, owners, values)[:, active]
-        order = latents.mean(0).argsort(descending=True, stable=True)
-        return Inspection(
-            shown=self._as_seen(pixels[0]),
-            latents=latents[:, order].numpy(),
-            active=active[order].numpy(),
-            explained=float(1 - error.sum() / size.sum()),
-            cosine=float(torch.nn.functional.cosine_similarity(x, decoded).mean()),
-            token_error=(error / size.clamp_min(1e-12)).numpy(),
-        )
+        seen = Inspection.of(self.sae, self.encoder(pixels)[0])
+        return Inspected(**vars(seen), shown=self._as_seen(pixels[0]))
 
     def neighbours(self, neuron: int, count: int = 6) -> list[tuple[int, float]]:
         """Neurons whose decoder rows point most nearly the same way, with the cosines, nearest first."""

@@ -1,0 +1,65 @@
+"""``cbsae find``: which neurons stand for a concept."""
+
+from typing import Annotated
+
+import typer
+
+from cbsae_hub.cli.options import Model, Revision
+from cbsae_hub.cli.output import Data, command, number, percent, printable, table
+
+NOT_THERE = "not in this model"
+
+
+def _show(found: Data) -> str:
+    verdict = f"{printable(found['query'])}: {found['verdict']}"
+    neurons, columns = found["neurons"], ("neuron", "kind", "concept", "name", "verdict")
+    lines = [verdict]
+    if neurons:
+        shown = {column: [row[column] for row in neurons] for column in columns}
+        shown["score"] = [number(row["score"], 2) for row in neurons]
+        shown["above chance"] = [percent(row["null_percentile"]) for row in neurons]
+        shown["density"] = [percent(row["density"]) for row in neurons]
+        shown["p99"] = [number(row["p99"], 2) for row in neurons]
+        lines.append(table(shown))
+    matched = {row["concept"] for row in neurons}
+    if near := [printable(concept) for concept in found["nearest"] if concept not in matched]:
+        lines.append("near are: " + ", ".join(near))
+    return "\n".join(lines)
+
+
+@command(_show, failed=lambda found: found["verdict"] == NOT_THERE)
+def find(
+    model: Model,
+    query: Annotated[str, typer.Argument(help='One or a few words, such as "striped fur".')],
+    limit: Annotated[int, typer.Option(min=1, help="At most so many neurons.")] = 10,
+    meaning: Annotated[
+        bool, typer.Option("--meaning", help="Load the judge and name concepts that are near in meaning.")
+    ] = False,
+    revision: Revision = None,
+) -> Data:
+    """Find the neurons that stand for a concept; reads the pack alone. Exit code 1 if there is none.
+
+    strong: all words are the name of a neuron that scores above chance. weak: anything less.
+    """
+    from cbsae_hub.pack import Pack
+
+    pack = Pack.from_pretrained(model, revision)
+    embed_texts = None
+    if meaning:
+        from cbsae_hub.vision.clip_like import ClipLike
+
+        judge = pack.info["judge"]
+        embed_texts = ClipLike.from_pretrained(judge["id"], judge["revision"], beside=model).embed_texts
+    found = pack.find(query, limit, embed_texts)
+    neurons = []
+    for match in found.matches:
+        row = pack.neurons[match.neuron]
+        told = {name: getattr(row, name) for name in ("kind", "name", "null_percentile", "density", "p99", "status")}
+        neurons.append({**vars(match), **told})
+    return {
+        "model": model,
+        "query": query,
+        "verdict": found.verdict,
+        "neurons": neurons,
+        "nearest": found.nearest,
+    }

@@ -1,0 +1,100 @@
+"""``cbsae inspect``: which neurons fire on a picture."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cbsae_hub.cli.options import Device, Model, Revision
+from cbsae_hub.cli.output import Data, command, number, percent, printable, table
+from cbsae_hub.cli.sources import device_of, model_and_pack, name_of, open_picture
+
+if TYPE_CHECKING:
+    from cbsae_hub.inspection import Inspection
+    from cbsae_hub.pack import Pack
+
+TOLD = ("score", "null_percentile", "density", "token_density", "p99", "status")  # by the pack
+
+
+def _show(data: Data) -> str:
+    return "\n\n".join(map(_show_picture, data["images"]))
+
+
+def _show_picture(seen: Data) -> str:
+    neurons = seen["neurons"]
+    head = (
+        f"{printable(seen['image'])}: {seen['active']} neurons fire; the SAE keeps {percent(seen['explained'])} of the "
+        f"activations, cosine {number(seen['cosine'])}"
+    )
+    if not neurons:
+        return head
+    columns: dict[str, list[Any]] = {
+        "neuron": [row["neuron"] for row in neurons],
+        "name": [row["name"] for row in neurons],
+        "mean": [number(row["mean"]) for row in neurons],
+        "peak": [number(row["peak"]) for row in neurons],
+        f"of {seen['tokens']} tokens": [percent(row["share"]) for row in neurons],
+    }
+    if "density" in neurons[0]:
+        columns["peak / p99"] = [number(row["peak"] / row["p99"], 2) if row["p99"] else "" for row in neurons]
+        columns["density"] = [percent(row["density"]) for row in neurons]
+    return f"{head}\n{table(columns)}"
+
+
+@command(_show)
+def inspect(
+    model: Model,
+    images: Annotated[list[str], typer.Argument(help='Files of pictures, or "white".')],
+    limit: Annotated[int, typer.Option(min=1, help="At most so many neurons of each picture.")] = 10,
+    density_below: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Only neurons that fire on a smaller share of the pack's images than this."),
+    ] = None,
+    revision: Revision = None,
+    device: Device = None,
+) -> Data:
+    """Show which neurons fire on pictures, strongest mean activation first.
+
+    Names, densities and percentiles come from the model's pack, where it has one. Concept neurons grade every picture:
+    --density-below leaves them in.
+    """
+    from cbsae_hub.inspection import Inspection
+    from cbsae_hub.vision.explained import explained_encoder
+
+    pictures = [open_picture(source) for source in images]
+    sae, pack = model_and_pack(model, revision)
+    if pack is None and density_below is not None:
+        raise ValueError(f"{model} has no pack, and densities are in it: build one with `cbsae pack`")
+    encoder = explained_encoder(sae, device=device_of(device), beside=model)
+    found = []
+    for source, picture in zip(images, pictures):
+        x = encoder([picture], seeds=[0])[0].cpu()
+        found.append({"image": source, **_told(sae, Inspection.of(sae, x), pack, limit, density_below)})
+    return {"model": model, "encoder": encoder.repo_id, "images": found}
+
+
+def _told(sae: Any, seen: "Inspection", pack: "Pack | None", limit: int, density_below: float | None) -> Data:
+    neurons = []
+    for place, neuron in enumerate(seen.active.tolist()):
+        row = None if pack is None else pack.neurons[neuron]
+        if density_below is not None and row.kind != "cb" and row.density >= density_below:
+            continue
+        strengths = seen.latents[:, place]
+        neurons.append(
+            {
+                "neuron": neuron,
+                "name": name_of(neuron, sae, pack),
+                "mean": float(strengths.mean()),
+                "peak": float(strengths.max()),
+                "share": float((strengths > 0).mean()),
+                **({} if row is None else {name: getattr(row, name) for name in TOLD}),
+            }
+        )
+        if len(neurons) == limit:
+            break
+    return {
+        "tokens": len(seen.latents),
+        "active": len(seen.active),
+        "explained": seen.explained,
+        "cosine": seen.cosine,
+        "neurons": neurons,
+    }

@@ -1,0 +1,125 @@
+"""How commands answer: one JSON document or plain text on stdout, everything else on stderr, and an exit code."""
+
+import inspect
+import json
+import math
+import sys
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import redirect_stdout
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.cells import cell_len
+
+FAILED = 1  # what was asked for cannot be had; 2 is typer's, for arguments that cannot be
+
+Data = dict[str, Any]
+AsJson = Annotated[bool, typer.Option("--json", help="Write one JSON document instead of text.")]
+
+
+def command(show: Callable[[Data], str], failed: Callable[[Data], bool] = lambda data: False) -> Callable[..., Any]:
+    """Makes a command of a function that returns its answer as data; adds the option ``--json``.
+
+    Args:
+        show: The answer as text.
+        failed: Whether the answer is that what was asked for is not there: the exit code is then 1.
+    """
+
+    def decorate(function: Callable[..., Data]) -> Callable[..., None]:
+        @wraps(function)
+        def run(*, as_json: bool, **arguments: Any) -> None:
+            try:
+                with redirect_stdout(sys.stderr):  # libraries print: stdout is for the answer
+                    data = plain(function(**arguments))
+            except (typer.Exit, typer.Abort):
+                raise
+            # What bad input leads to: files, ids and values; of torch, devices and memory; an installation in pieces.
+            except (OSError, ValueError, RuntimeError, ImportError) as error:
+                data = {"error": str(error) or type(error).__name__, "type": type(error).__name__}
+                if not as_json:
+                    typer.echo(f"Error: {printable(data['error'])}", err=True)
+                    if isinstance(error, ImportError) or "torchvision::" in data["error"]:
+                        typer.echo("`cbsae doctor` looks at the installation.", err=True)
+            if as_json:
+                typer.echo(json.dumps(data, indent=2, allow_nan=False))
+            elif "error" not in data:
+                typer.echo(show(data))
+            if "error" in data or failed(data):
+                raise typer.Exit(FAILED)
+
+        signature = inspect.signature(function)
+        option = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=AsJson)
+        run.__signature__ = signature.replace(
+            parameters=[*signature.parameters.values(), option], return_annotation=None
+        )
+        run.__annotations__ = {**function.__annotations__, "as_json": AsJson, "return": None}
+        return run
+
+    return decorate
+
+
+def plain(value: Any) -> Any:
+    """The same as JSON knows it: NaN and infinities are null, numbers of NumPy are numbers, paths are texts."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(inner) for inner in value]
+    if hasattr(value, "tolist"):  # of NumPy and torch
+        return plain(value.tolist())
+    if isinstance(value, Path):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def printable(text: Any) -> str:
+    """Text without what a terminal would obey: names come from other people's files."""
+    return "".join(
+        char if char == "\n" or unicodedata.category(char)[0] != "C" else "\N{REPLACEMENT CHARACTER}"
+        for char in str(text)
+    )
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number for a table, without decimals if it is whole and not small; nothing for null."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if isinstance(value, int) or (value == int(value) and value >= 10) else f"{value:.{digits}f}"
+
+
+def percent(value: float | None) -> str:
+    """A share for a table."""
+    return "" if value is None else f"{value:.1%}"
+
+
+def table(columns: Mapping[str, Sequence[Any]]) -> str:
+    """Aligned columns under their headings; what are numbers all over is aligned to the right."""
+    lines = [list(columns), *zip(*columns.values())]
+    cells = [["" if value is None else printable(value).replace("\n", " ") for value in line] for line in lines]
+    widths = [max(map(cell_len, column)) for column in zip(*cells)]
+    right = [all(_is_number(cell) for cell in column[1:]) for column in zip(*cells)]
+    rows = [
+        "  ".join(_pad(cell, width, side) for cell, width, side in zip(line, widths, right)).rstrip() for line in cells
+    ]
+    return "\n".join([typer.style(rows[0], bold=True), *rows[1:]])
+
+
+def facts(pairs: Iterable[tuple[str, Any]]) -> str:
+    """Names and values below each other; without those whose value is empty."""
+    kept = [(name, printable(value)) for name, value in pairs if value not in (None, "")]
+    width = max((cell_len(name) for name, _ in kept), default=0)
+    return "\n".join(
+        typer.style(_pad(name, width, False), bold=True) + "  " + value.replace("\n", "\n" + " " * (width + 2))
+        for name, value in kept
+    )
+
+
+def _pad(text: str, width: int, right: bool) -> str:
+    space = " " * (width - cell_len(text))
+    return space + text if right else text + space
+
+
+def _is_number(cell: str) -> bool:
+    return cell.replace(",", "").rstrip("%x").replace(".", "", 1).lstrip("-").isdecimal() or not cell

@@ -1,0 +1,128 @@
+"""``cbsae pack``: names and scores of a model's neurons, and example images of each."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cbsae_hub.cli.options import Device, Model
+from cbsae_hub.cli.output import Data, command, facts, number
+from cbsae_hub.cli.sources import device_of
+
+if TYPE_CHECKING:
+    from cbsae_hub.models import CBSAE, SAE
+
+
+def _show(data: Data) -> str:
+    from cbsae_hub.scoring import headline
+
+    built = [("pack", data["folder"]), ("neurons", f"{number(data['named'])} of {number(data['neurons'])} have names")]
+    return facts([*built, *((name.strip(), number(value)) for name, value in headline(data["scores"]).items())])
+
+
+@command(_show)
+def pack(
+    model: Model,
+    images: Annotated[str, typer.Option(help="Folder of pictures or Parquet files, or Hub id of a dataset.")],
+    judge: Annotated[
+        str, typer.Option(help="Image-text model that names: ARCHITECTURE/TAG of open_clip, a folder or Hub id.")
+    ],
+    concepts: Annotated[
+        list[str],
+        typer.Option(help="Text file, one concept a line, or a published list (broden, 3k, 20k ...). The first names."),
+    ],
+    split: Annotated[str, typer.Option(help='Of the images; several with "+".')] = "train",
+    max_images: Annotated[int | None, typer.Option(min=1, help="Take only the first so many.")] = None,
+    similarity: Annotated[
+        str | None, typer.Option(help="Encoder that MonoSemanticity is measured with; default the judge.")
+    ] = None,
+    truth: Annotated[
+        list[str] | None, typer.Option(help="KIND=COLUMN of labels that neurons are compared with; several times.")
+    ] = None,
+    encoder: Annotated[str | None, typer.Option(help="Instead of the one that the model's config names.")] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Images that a neuron is named by.")] = 100,
+    alt_column: Annotated[str, typer.Option(help="Column that says what an image shows, if there is one.")] = "caption",
+    scores: Annotated[
+        Path | None, typer.Option(help="Folder of earlier scores, whose steerability goes into the pack.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of model and pack; default MODEL itself, if that is a folder.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the pack that is there.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 64,
+    device: Device = None,
+) -> Data:
+    """Name and score a model's neurons on images, and pick examples: all that find, inspect and the page read.
+
+    Nothing needs to be computed before. A model of the Hub or of a foreign format is saved in --output first.
+    """
+    labels = dict(_label(text) for text in truth or [])
+    lists = {Path(source).stem: source for source in concepts}
+    if len(lists) < len(concepts):
+        raise typer.BadParameter("two of the --concepts have the same name: rename one")
+    folder = output or Path(model)
+    if not (output or folder.is_dir()):
+        raise typer.BadParameter(f"{model} is no folder here: say with --output where model and pack are to be")
+
+    from cbsae_hub.data.images import load_images
+    from cbsae_hub.pack import INFO
+    from cbsae_hub.pack_builder import build_pack
+    from cbsae_hub.scoring import NeuronScorer, Scores
+
+    if (folder / INFO).exists() and not overwrite:
+        raise FileExistsError(f"{folder} has a pack already: --overwrite replaces it")
+    probe = load_images(images, split, beside=model)
+    if max_images is not None:
+        probe = probe.select(range(min(max_images, len(probe))))
+    scorer = NeuronScorer.from_pretrained(
+        model,
+        probe,
+        judge=judge,
+        concepts=lists,
+        similarity=similarity,
+        truth=labels,  # none is not None: image-level latents are kept for the examples
+        encoder=encoder,
+        top_k=top_k,
+        device=device_of(device),
+    )
+    if folder.resolve() != Path(model).resolve():
+        _save(scorer.sae, folder)
+    built = build_pack(
+        scorer,
+        probe,
+        folder,
+        source={"id": images, "split": split},
+        alt_column=alt_column if alt_column in probe.column_names else None,
+        batch_size=batch_size,
+        steered=None if scores is None else Scores.load(scores),
+    )
+    return {
+        "model": model,
+        "folder": folder,
+        "neurons": len(built.neurons),
+        "named": int(built.neurons.frame["name"].notna().sum()),
+        "images": len(probe),
+        "scores": built.info["scores"],
+    }
+
+
+def _save(sae: "SAE | CBSAE", folder: Path) -> None:
+    """Saves the model, unless an earlier attempt has done so."""
+    import torch
+
+    from cbsae_hub.models.auto import load
+    from cbsae_hub.models.files import CONFIG_NAME
+
+    if not (folder / CONFIG_NAME).exists():
+        sae.save_pretrained(folder)
+        return
+    there, own = load(folder).state_dict(), sae.state_dict()
+    if there.keys() != own.keys() or not all(torch.equal(there[name], own[name].cpu()) for name in own):
+        raise FileExistsError(f"{folder} holds another model: take an empty folder")
+
+
+def _label(text: str) -> tuple[str, str]:
+    kind, equals, column = (part.strip() for part in text.partition("="))
+    if not (kind and equals and column):
+        raise typer.BadParameter(f"--truth takes KIND=COLUMN, such as object=label, got {text!r}")
+    return kind, column

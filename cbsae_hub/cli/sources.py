@@ -1,0 +1,97 @@
+"""What commands are given by name: pictures, devices, and the pack of a model that may have none."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from cbsae_hub.models import CBSAE, SAE
+    from cbsae_hub.pack import Pack
+
+WHITE = "white"
+
+
+def open_picture(source: str) -> "Image.Image":
+    """A picture of the disk, upright, in RGB; or a white one.
+
+    Raises:
+        ValueError: If it is no picture, or damaged.
+        OSError: If there is no such file.
+    """
+    from PIL import Image, ImageOps
+
+    from cbsae_hub.vision.encoder import to_rgb
+
+    if source == WHITE and not Path(source).exists():
+        return Image.new("RGB", (224, 224), WHITE)
+    if not Path(source).is_file():
+        raise FileNotFoundError(f"there is no picture {source}")
+    try:
+        with Image.open(source) as picture:
+            return to_rgb(ImageOps.exif_transpose(picture))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{source} is no picture that can be opened: {error}") from error
+
+
+def pack_of(model: str, revision: str | None = None) -> "Pack | None":
+    """The pack of a model; None if it has none.
+
+    Raises:
+        OSError: If it is damaged, or cannot be downloaded.
+    """
+    from cbsae_hub.pack import Pack, PackMissing
+
+    if Path(model).is_file():  # an SAE of another library, which may be one
+        return None
+    try:
+        return Pack.from_pretrained(model, revision)
+    except PackMissing:
+        return None
+
+
+def model_and_pack(model: str, revision: str | None = None) -> "tuple[SAE | CBSAE, Pack | None]":
+    """A model and its pack, if it has one.
+
+    Raises:
+        ValueError: If the pack is of another model.
+        OSError: If something is missing or damaged.
+    """
+    from cbsae_hub.models.auto import load
+
+    pack, sae = pack_of(model, revision), load(model, revision=revision)
+    if pack is not None and len(pack.neurons) != sae.d_latent:
+        raise ValueError(
+            f"the pack of {model} has {len(pack.neurons)} neurons, the model {sae.d_latent}: build it again"
+        )
+    return sae, pack
+
+
+def name_of(neuron: int, sae: "SAE | CBSAE", pack: "Pack | None") -> str | None:
+    """What a concept neuron was trained for; else a neuron's name in the pack, or the model's own."""
+    own = getattr(sae, "neuron_names", None)
+    if pack is not None and pack.neurons[neuron].kind != "cb":
+        return pack.neurons[neuron].name
+    return own[neuron] if own else None
+
+
+def k_of(sae: "SAE | CBSAE") -> int | None:
+    """Active latents per token; None where they are as many as come."""
+    return sae.k if sae.activation in ("topk", "batch_topk") else None
+
+
+def device_of(asked: str | None) -> str:
+    """Where models run: as asked, else on a GPU if there is one.
+
+    Raises:
+        ValueError: If there is no such device here.
+    """
+    import torch
+
+    if asked is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=asked)
+    except (RuntimeError, AssertionError) as error:  # "not compiled with CUDA enabled" is an AssertionError
+        raise ValueError(f"there is no device {asked!r} here: {str(error).splitlines()[0]}") from error
+    return asked

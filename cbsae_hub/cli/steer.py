@@ -1,0 +1,139 @@
+"""``cbsae steer``: what LLaVA says and unCLIP draws when neurons are set."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from cbsae_hub.cli.options import Device, Model, Revision
+from cbsae_hub.cli.output import Data, command, facts
+from cbsae_hub.cli.sources import device_of, model_and_pack, name_of, open_picture
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+QUESTION = "What is shown in this image? Use exactly one word!"  # first_words.ONE_WORD, without its imports
+CONTROL_SEED = 0
+PICTURE_TYPES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+GUIDANCE = 10.0  # of drawings, unless steerability was measured with another one
+VERSIONS = {"original": "original", "sae": "SAE alone", "steered": "steered", "random": "random direction"}
+
+
+def _show(data: Data) -> str:
+    lines = [(VERSIONS[version], answer) for version, answer in (data["answers"] or {}).items()]
+    files: dict[str, list[str]] = {}
+    for version, file in (data["pictures"] or {}).items():
+        files.setdefault(file, []).append(VERSIONS[version])
+    return facts([*lines, *((file, "drawn: " + ", ".join(versions)) for file, versions in files.items())])
+
+
+@command(_show)
+def steer(
+    model: Model,
+    image: Annotated[str, typer.Argument(help='File of a picture, or "white".')],
+    edit: Annotated[list[str], typer.Option(help="NEURON=VALUE, the neuron by number or name; several times.")],
+    op: Annotated[
+        Literal["set", "add", "scale"], typer.Option(help="What a neuron is: set to the value, added it, scaled by it.")
+    ] = "set",
+    unit: Annotated[
+        Literal["absolute", "p99"], typer.Option(help="Of the values; p99: multiples of the neuron's 99th percentile.")
+    ] = "absolute",
+    isolate: Annotated[bool, typer.Option("--isolate", help="All other neurons are zero.")] = False,
+    keep_error: Annotated[bool, typer.Option("--keep-error", help="Add back what the SAE loses.")] = False,
+    tokens: Annotated[Literal["all", "cls", "patches"], typer.Option(help="Which are steered.")] = "all",
+    llava: Annotated[str | None, typer.Option(help="Folder or Hub id of the LLaVA that answers.")] = None,
+    prompt: Annotated[str, typer.Option(help="What LLaVA is asked.")] = QUESTION,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Answers end there at the latest.")] = 48,
+    unclip: Annotated[str | None, typer.Option(help="Folder or Hub id of the Stable unCLIP that draws.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Of drawings: a folder; or a file, which gets all of them in a row.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the drawings' noise, the same for all.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Of denoising.")] = 20,
+    guidance: Annotated[
+        float | None, typer.Option(help=f"Default that of the pack's measurements, else {GUIDANCE:g}.")
+    ] = None,
+    revision: Revision = None,
+    device: Device = None,
+) -> Data:
+    """Set neurons and ask LLaVA what it sees, or let unCLIP draw it.
+
+    Each answer and drawing comes four times: of the picture as it is, through the SAE with nothing set, steered, and
+    pushed as far in a random direction.
+    """
+    if llava is None and unclip is None:
+        raise typer.BadParameter("give --llava, --unclip, or both: who is to be steered?")
+    if (unclip is None) != (output is None):
+        raise typer.BadParameter("--unclip and --output go together: what is drawn, and where to")
+    given = [_pair(text) for text in edit]
+
+    from cbsae_hub.steering import Edit, LlavaSteerer, RandomDirection, Steering, UnclipSteerer, resolve
+
+    picture, (sae, pack) = open_picture(image), model_and_pack(model, revision)
+    if pack is None and (unit == "p99" or any(isinstance(neuron, str) for neuron, _ in given)):
+        typer.echo(f"{model} has no pack (`cbsae pack` builds one): names and percentiles are known from it", err=True)
+    edits = [Edit(neuron, value, op) for neuron, value in given]
+    steered = resolve(Steering(edits, isolate, keep_error, tokens, unit), sae, pack)
+    steerings = [None, Steering([], tokens=tokens), steered, RandomDirection(steered, CONTROL_SEED)]
+    where = {"device": device_of(device), "beside": model}
+    answers = drawn = None
+    if llava is not None:
+        asked = LlavaSteerer.from_pretrained(llava, sae, pack, **where)
+        said = asked.generate([picture] * len(VERSIONS), prompt, steerings, max_new_tokens)
+        answers = dict(zip(VERSIONS, said, strict=True))
+    if unclip is not None:
+        drawer = UnclipSteerer.from_pretrained(unclip, sae, pack, **where)
+        if guidance is None:
+            measured = {} if pack is None else pack.info["scores"].get("steerability", {})
+            guidance = measured.get("guidance") or GUIDANCE
+        pictures = drawer.generate([picture] * len(VERSIONS), steerings, [seed], steps, guidance)
+        drawn = _save(dict(zip(VERSIONS, pictures, strict=True)), output)
+    return {
+        "model": model,
+        "image": image,
+        "edits": [{**vars(edit), "name": name_of(edit.neuron, sae, pack)} for edit in steered.edits],
+        "prompt": prompt if llava else None,
+        "answers": answers,
+        "pictures": drawn,
+    }
+
+
+def _pair(text: str) -> tuple[int | str, float]:
+    """Neuron and value of NEURON=VALUE; a number is a neuron's number."""
+    name, equals, value = (part.strip() for part in text.rpartition("="))
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not (name and equals and math.isfinite(number)):
+        raise typer.BadParameter(f"--edit takes NEURON=VALUE, such as zebra=50 or 12=30, got {text!r}")
+    return int(name) if name.isdecimal() else name, number
+
+
+def _save(pictures: "dict[str, Image.Image]", output: Path) -> dict[str, str]:
+    """Writes drawings; returns the file of each, the same for all if they are in one row."""
+    from cbsae_hub.models.files import replace_file
+
+    if output.suffix.lower() in PICTURE_TYPES:
+        files = dict.fromkeys(pictures, output)
+        written = {output: _row(list(pictures.values()))}
+    else:
+        files = {name: output / f"{name}.png" for name in pictures}
+        written = {files[name]: picture for name, picture in pictures.items()}
+    for file, picture in written.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replace_file(file) as partial:
+            picture.save(partial, PICTURE_TYPES[file.suffix.lower()])
+    return {name: str(file) for name, file in files.items()}
+
+
+def _row(pictures: "list[Image.Image]") -> "Image.Image":
+    """Drawings of one size beside each other."""
+    from PIL import Image
+
+    width, height = pictures[0].size
+    whole = Image.new("RGB", (width * len(pictures), height))
+    for place, picture in enumerate(pictures):
+        whole.paste(picture, (place * width, 0))
+    return whole

@@ -1,0 +1,37 @@
+"""The encoder that a model explains."""
+
+from pathlib import Path
+
+import torch
+
+from cbsae_hub.models import CBSAE, SAE
+from cbsae_hub.models.auto import require_encoder
+from cbsae_hub.vision.encoder import VisionEncoder
+
+
+def explained_encoder(
+    sae: SAE | CBSAE,
+    encoder: str | None = None,
+    device: str | torch.device = "cpu",
+    beside: str | Path | None = None,
+) -> VisionEncoder:
+    """The encoder that a model explains, with the tokens that scores are of.
+
+    Those are whole images, whichever of their tokens the model was trained on: "random:n" becomes "all".
+
+    Args:
+        sae: The model.
+        encoder: Instead of the one that the model's config names.
+        device: Where it goes.
+        beside: A model folder next to which it may lie.
+
+    Raises:
+        ValueError: If it is of another revision than the model was trained on, or the model does not say what it
+            explains.
+        OSError: If there is no such encoder.
+    """
+    require_encoder(sae, encoder)
+    tokens = "all" if sae.tokens.startswith("random:") else sae.tokens
+    return VisionEncoder.from_pretrained(
+        encoder or sae.encoder_id, sae.layer, tokens, sae.encoder_revision, device, beside=beside
+    )

@@ -1,0 +1,110 @@
+"""What all commands share: JSON and nothing else, errors, exit codes, text that obeys nobody, a fast start."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from cbsae_hub.cli import output
+
+ROOT = Path(__file__).parents[2]
+
+
+def plain(line):
+    """Without bold."""
+    return re.sub(r"\x1b\[\d+m", "", line)
+
+
+def run(function, *arguments, show=str, failed=lambda data: False):
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(output.command(show, failed)(function))
+    return CliRunner().invoke(app, list(arguments))
+
+
+def fine(name: str, count: int = 2) -> dict:
+    """Says something."""
+    print("a library talks")
+    return {"name": name, "count": np.int64(count), "nothing": math.nan, "where": Path("a") / "b"}
+
+
+def test_json_is_one_document_and_talk_goes_to_stderr():
+    result = run(fine, "zebra", "--count", "3", "--json")
+    assert json.loads(result.stdout) == {"name": "zebra", "count": 3, "nothing": None, "where": "a/b"}
+    assert result.stderr == "a library talks\n"
+
+
+def test_text_is_what_show_makes_of_the_same_data():
+    result = run(fine, "zebra", show=lambda data: f"{data['name']} x {data['count']}")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "zebra x 2\n", "a library talks\n")
+
+
+def test_what_is_not_there_is_answered_with_exit_code_1():
+    result = run(fine, "zebra", "--json", failed=lambda data: data["count"] == 2)
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["count"] == 2
+
+
+@pytest.mark.parametrize("error", [OSError, ValueError, RuntimeError, ImportError])
+def test_bad_input_is_a_sentence_not_a_traceback(error):
+    def bad() -> dict:
+        raise error("the file \x1b[31mx is not there")
+
+    text, as_json = run(bad), run(bad, "--json")
+    assert text.exit_code == as_json.exit_code == 1
+    assert text.stdout == ""
+    assert text.stderr.startswith("Error: the file \N{REPLACEMENT CHARACTER}[31mx is not there\n")
+    assert ("cbsae doctor" in text.stderr) == (error is ImportError)
+    assert json.loads(as_json.stdout) == {"error": "the file \x1b[31mx is not there", "type": error.__name__}
+
+
+def test_mistakes_of_the_package_keep_their_traceback():
+    def buggy() -> dict:
+        return {}["nothing"]
+
+    assert isinstance(run(buggy, "--json").exception, KeyError)
+
+
+def test_arguments_that_cannot_be_are_exit_code_2():
+    def picky(count: int) -> dict:
+        raise typer.BadParameter(f"{count} is not a good number")
+
+    for arguments in (["3"], ["three"], []):
+        result = run(picky, *arguments, "--json")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "Usage" in result.stderr
+
+
+def test_table_aligns_numbers_right_and_wide_characters():
+    lines = output.table({"name": ["zebra", "猫"], "share": ["5.0%", "100.0%"]}).splitlines()
+    assert [plain(line) for line in lines] == ["name    share", "zebra    5.0%", "猫     100.0%"]
+
+
+def test_facts_leave_out_what_is_empty_and_indent_lines():
+    text = plain(output.facts([("a", "x\ny"), ("longer", 3), ("none", None), ("empty", "")]))
+    assert text == "a       x\n        y\nlonger  3"
+
+
+def test_numbers_are_short():
+    shown = [output.number(value) for value in (None, 2048, 2048.0, 1.0, 0.12345, -3.5)]
+    assert shown == ["", "2,048", "2,048", "1.000", "0.123", "-3.500"]
+
+
+def python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["doctor", "--help"], ["steer", "--help"], ["--version"]])
+def test_help_loads_nothing_heavy(arguments):
+    loaded = python(
+        "import sys\nfrom cbsae_hub.cli.app import app\n"
+        f"try: app({arguments})\nexcept SystemExit: pass\n"
+        "print([m for m in ('torch', 'transformers', 'gradio', 'pandas', 'huggingface_hub') if m in sys.modules])"
+    )
+    assert loaded.splitlines()[-1] == "[]"
