@@ -64,6 +64,8 @@ def pack(
     if not (output or folder.is_dir()):
         raise typer.BadParameter(f"{model} is no folder here: say with --output where model and pack are to be")
 
+    from cbsae_hub.card_pictures import write_pictures
+    from cbsae_hub.cards import write_card
     from cbsae_hub.data.images import load_images
     from cbsae_hub.pack import INFO
     from cbsae_hub.pack_builder import build_pack
@@ -96,6 +98,8 @@ def pack(
         batch_size=batch_size,
         steered=None if scores is None else Scores.load(scores),
     )
+    write_pictures(folder)
+    write_card(folder)
     return {
         "model": model,
         "folder": folder,

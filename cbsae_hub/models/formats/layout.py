@@ -10,7 +10,7 @@ from cbsae_hub.models.formats.source import Source
 
 OURS = "cbsae_hub"
 LOOKED_FOR = {
-    OURS: "config.json and model.safetensors",
+    OURS: "config.json with model_class, and model.safetensors",
     "saelens": "cfg.json and sae_weights.safetensors",
     "dictionary_learning": "ae.pt or checkpoints/ae_<step>.pt, with config.json beside or one folder up",
     "sparsify": "cfg.json and sae.safetensors",
