@@ -229,7 +229,7 @@ def test_the_evaluation_is_one_command_that_goes_on_where_it_was(workplace):
     (workplace / "evaluate.yaml").write_text(yaml.safe_dump(recipe))
     assert run(workplace, "evaluate.py", "--recipe", "evaluate.yaml").returncode == 0
     card = (workplace / "hub" / "published" / "README.md").read_text()
-    assert re.search(rf"\n\| CB-SAE \| [\d.]+ \| {mean_of_seeds:.3f} \|", card)
+    assert re.search(rf"\n\| CD \| [\d.]+ \| {mean_of_seeds:.3f} \|", card)
     recipe["cbsae"]["cb_k"] = 2
     (workplace / "evaluate.yaml").write_text(yaml.safe_dump(recipe))
     changed = run(workplace, "evaluate.py", "--recipe", "evaluate.yaml")

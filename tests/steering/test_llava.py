@@ -250,7 +250,7 @@ def test_from_pretrained_is_the_saved_model(tmp_path, tower):
     assert bottleneck.generate(pictures(2), "What?", steering, NEW) == expected
     beside = LlavaSteerer.from_pretrained("me/llava", sae_for(), beside=tmp_path / "sae", dtype=torch.bfloat16)
     assert beside.model.dtype == torch.bfloat16 and len(beside.generate(pictures(1), "What?", steering, NEW)) == 1
-    with pytest.raises(ValueError, match="not sha256:0"):
+    with pytest.raises(ValueError, match="but sha256:0 is asked for"):
         LlavaSteerer.from_pretrained(tmp_path / "llava", sae_for(), revision="sha256:0")
 
 
