@@ -11,7 +11,8 @@ from torch import Tensor
 
 from cbsae_hub import CBSAE, SAE
 from cbsae_hub.trainers.config import CBSAETrainConfig, SAETrainConfig
-from cbsae_hub.vision.encoder import FAMILIES, VisionEncoder
+from cbsae_hub.vision.encoder import VisionEncoder
+from cbsae_hub.vision.families import family_of
 
 FLOAT32 = 4
 TOKENS_AT_ONCE = 256  # whose latents inference holds, see cbsae_hub.models.calibration
@@ -31,12 +32,11 @@ def make_encoder(config: Any, pixels: int | None, layer: int, tokens: str, devic
         ValueError: If the family, the layer or the tokens are unknown.
     """
     vision = copy.deepcopy(getattr(config, "vision_config", config))
-    if vision.model_type not in FAMILIES:
-        raise ValueError(f"no vision encoder of type {vision.model_type!r} is known; known are {', '.join(FAMILIES)}")
+    family = family_of(vision)
     side = vision.image_size = pixels or vision.image_size
     processor = transformers.CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     with torch.device(device):
-        model = getattr(transformers, FAMILIES[vision.model_type].model)(vision)
+        model = getattr(transformers, family.model)(vision, **family.options)
     return VisionEncoder(model, processor, layer, tokens)
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from cbsae_hub.steering.edits import AnySteering, steer
-from cbsae_hub.vision.encoder import prefix_tokens
-from cbsae_hub.vision.site import EditError, ResidualSite, find_blocks, run_blocks
+from cbsae_hub.vision.families import prefix_tokens
+from cbsae_hub.vision.site import EditError, ResidualSite, run_blocks
 
 
 class Stopped(RuntimeError):
@@ -44,7 +44,7 @@ class SteeredTower:
         self.prefix = prefix_tokens(config)
         self.sae, self.pack = sae.to(next(self.site.block.parameters()).device).eval(), pack
         self.layer = self.site.layer
-        self._blocks = find_blocks(model)[0]
+        self._model = model
 
     @torch.no_grad()
     def activations(self, forward: Callable[[], Any]) -> Tensor:
@@ -54,7 +54,7 @@ class SteeredTower:
     @torch.no_grad()
     def onward(self, v: Tensor, last: int | None = None) -> Tensor:
         """Runs the blocks after the SAE's on activations ``[images, tokens, d]``, up to block ``last`` or the end."""
-        return run_blocks(self._blocks[self.layer + 1 : None if last is None else last + 1], v)
+        return run_blocks(self._model, v, self.layer + 1, last)
 
     @torch.no_grad()
     def run(self, forward: Callable[[], Tensor], steerings: Sequence[AnySteering | None]) -> Tensor:

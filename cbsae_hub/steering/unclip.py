@@ -14,7 +14,8 @@ from transformers import AutoImageProcessor
 from cbsae_hub.steering.edits import AnySteering, per_image
 from cbsae_hub.steering.loading import default_dtype, load_sae, locate
 from cbsae_hub.steering.tower import SteeredTower, Stopped
-from cbsae_hub.vision.encoder import pool_clip, to_rgb
+from cbsae_hub.vision.encoder import to_rgb
+from cbsae_hub.vision.families import pool_clip
 
 
 class UnclipSteerer:

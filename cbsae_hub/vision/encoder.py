@@ -1,8 +1,7 @@
-"""Vision encoders of transformers whose activations are explained: CLIP, SigLIP, DINOv2 with and without registers."""
+"""Activations of vision encoders of transformers, for the tokens that are asked for."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,46 +12,8 @@ from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor
 
 from cbsae_hub.models.fetch import find_model
+from cbsae_hub.vision.families import family_of, prefix_tokens
 from cbsae_hub.vision.site import Edit, ResidualSite, find_blocks, run_blocks
-
-
-@dataclass(frozen=True)
-class _Family:
-    """What differs between families: the class to load, whether there is a CLS token, and the pooled output.
-
-    ``pool`` is what the model does with the tokens that leave its last block.
-    """
-
-    model: str
-    cls_token: bool
-    pooled: str
-    pool: Callable[[Any, torch.Tensor], torch.Tensor]
-
-
-def pool_clip(model: Any, v: torch.Tensor) -> torch.Tensor:
-    """The image embedding, not normalised, that a CLIP makes of what leaves its last block: ``[images, tokens, d]``."""
-    return model.visual_projection(model.vision_model.post_layernorm(v[:, 0]))
-
-
-def _pool_siglip(model: Any, v: torch.Tensor) -> torch.Tensor:
-    tower = getattr(model, "vision_model", model)
-    return tower.head(tower.post_layernorm(v))
-
-
-def _pool_dino(model: Any, v: torch.Tensor) -> torch.Tensor:
-    return model.layernorm(v)[:, 0]
-
-
-_CLIP = _Family("CLIPVisionModelWithProjection", True, "image_embeds", pool_clip)
-_SIGLIP = _Family("SiglipVisionModel", False, "pooler_output", _pool_siglip)
-FAMILIES = {
-    "clip": _CLIP,
-    "clip_vision_model": _CLIP,
-    "siglip": _SIGLIP,
-    "siglip_vision_model": _SIGLIP,
-    "dinov2": _Family("Dinov2Model", True, "pooler_output", _pool_dino),
-    "dinov2_with_registers": _Family("Dinov2WithRegistersModel", True, "pooler_output", _pool_dino),
-}
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -95,11 +56,10 @@ class VisionEncoder:
     ):
         self.model = model.eval().requires_grad_(False)
         self.processor = processor
-        self.family = _family_of(model.config)
+        self.family = family_of(model.config)
         self.site = ResidualSite.find(model, layer)
         self.layer = self.site.layer
-        self._blocks = find_blocks(model)[0]
-        self.num_layers = len(self._blocks)
+        self.num_layers = len(find_blocks(model)[0])
         self.repo_id, self.revision = repo_id, revision
         config = model.config
         self.d_in: int = config.hidden_size
@@ -121,6 +81,8 @@ class VisionEncoder:
     ) -> "VisionEncoder":
         """Loads an encoder from a folder or the Hub: safetensors only, no remote code, the PIL image processor.
 
+        Of DINOv3 there is only torchvision's processor, which is taken then.
+
         Args:
             repo_id: Folder or Hub id.
             layer: See the class.
@@ -131,18 +93,40 @@ class VisionEncoder:
             beside: A model folder next to which the encoder may lie, see :func:`cbsae_hub.models.resolve_id`.
 
         Raises:
-            ValueError: See the class; or the weights are not those that ``revision`` names.
+            ValueError: See the class; or the weights are not those that ``revision`` names, or some are missing, or it
+                is no model of transformers.
             OSError: If there is no such model, or it has no safetensors weights.
         """
         source, revision = find_model(repo_id, revision, beside)
         local = Path(source).is_dir()
         pinned = {} if local else {"revision": revision}
-        config = AutoConfig.from_pretrained(source, **pinned)
-        family = _family_of(config)
+        try:
+            config = AutoConfig.from_pretrained(source, **pinned)
+        except ValueError as error:
+            raise ValueError(
+                f"{repo_id} has no config.json of a model that transformers knows. Weights of OpenCLIP alone "
+                "(open_clip_config.json, as BioCLIP has) are not read here: convert them to a CLIPModel of "
+                f"transformers, or find somebody's conversion, and give its folder or id ({error})"
+            ) from error
+        family = family_of(config)
         with _quiet():
-            model = getattr(transformers, family.model).from_pretrained(source, use_safetensors=True, **pinned)
-        # The default backend differs by what is installed; PIL gives everybody the same pixels.
-        processor = AutoImageProcessor.from_pretrained(source, backend="pil", **pinned)
+            try:
+                model, report = getattr(transformers, family.model).from_pretrained(
+                    source, use_safetensors=True, output_loading_info=True, **family.options, **pinned
+                )
+            except OSError as error:
+                if "use_safetensors" not in str(error):
+                    raise
+                raise OSError(
+                    f"{repo_id} has no *.safetensors weights, and pickles are not read. If its page on the Hub has a "
+                    "pull request 'Adding `safetensors` variant', give its number, revision='refs/pr/1' or another"
+                ) from error
+            # The default backend differs by what is installed; PIL gives everybody the same pixels.
+            processor = AutoImageProcessor.from_pretrained(source, backend="pil", **pinned)
+        if missing := sorted(report["missing_keys"]):
+            raise ValueError(
+                f"{repo_id} lacks weights of a {family.model}, which would be random: {', '.join(missing):.200}"
+            )
         if not local:
             revision = getattr(model.config, "_commit_hash", None) or revision
         return cls(model.to(device), processor, layer, tokens, str(repo_id), revision)
@@ -209,13 +193,17 @@ class VisionEncoder:
     @torch.no_grad()
     def embed(self, images: Sequence[Image.Image] | torch.Tensor) -> torch.Tensor:
         """The model's pooled image embedding, unit norm: ``[images, d]`` (CLIP: after the projection)."""
-        return F.normalize(self.model(self._pixels(images))[self.family.pooled].float(), dim=-1)
+        return F.normalize(self.family.pooled(self.model(self._pixels(images))).float(), dim=-1)
 
     @torch.no_grad()
     def embed_from(self, v: torch.Tensor) -> torch.Tensor:
-        """:meth:`embed` from all tokens' activations ``[images, all tokens, d_in]``: only the later blocks run."""
+        """:meth:`embed` from all tokens' activations ``[images, all tokens, d_in]``: only the later blocks run.
+
+        Raises:
+            ValueError: If the family has rotary positions, and these are not the tokens of such pictures.
+        """
         v = v.to(self.device, next(self.model.parameters()).dtype)
-        v = run_blocks(self._blocks[self.layer + 1 :], v)
+        v = run_blocks(self.model, v, self.layer + 1, grid=self.grid)
         return F.normalize(self.family.pool(self.model, v).float(), dim=-1)
 
     def select(self, v: torch.Tensor, seeds: Sequence[int] | None = None) -> torch.Tensor:
@@ -269,31 +257,13 @@ class VisionEncoder:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' report on the text tower, which a vision model rightly leaves in the file."""
+    """Without transformers' reports on a text tower left in the file, and on DINOv3's processor without PIL."""
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     try:
         yield
     finally:
         transformers.logging.set_verbosity(verbosity)
-
-
-def _family_of(config: Any) -> _Family:
-    if config.model_type not in FAMILIES:
-        raise ValueError(f"no vision encoder of type {config.model_type!r} is known; known are {', '.join(FAMILIES)}")
-    return FAMILIES[config.model_type]
-
-
-def prefix_tokens(config: Any) -> int:
-    """How many tokens of a vision tower come before the patches: CLS and registers.
-
-    Args:
-        config: Of the tower.
-
-    Raises:
-        ValueError: If the family is unknown.
-    """
-    return int(_family_of(config).cls_token) + getattr(config, "num_register_tokens", 0)
 
 
 def _plain(value: Any) -> Any:

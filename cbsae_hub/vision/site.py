@@ -1,7 +1,8 @@
 """A place in a model's residual stream: read what passes there, or change it, without touching the model's code."""
 
+import math
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,9 +13,10 @@ from torch import nn
 
 Edit = Callable[[torch.Tensor], torch.Tensor]
 
-# Names under which transformers and diffusers keep a vision tower, and a tower its blocks (transformers 5).
+# Names under which transformers and diffusers keep a vision tower, and a tower, which also has "embeddings", its blocks
+# (all of transformers 5: ViT's were "encoder.layer" and are "layers", DINOv3's were "layer" and are "model.layer").
 TOWERS = ("image_encoder", "vision_tower", "vision_model", "model")
-BLOCKS = ("encoder.layers", "encoder.layer")
+BLOCKS = ("encoder.layers", "encoder.layer", "layers", "layer", "model.layer")
 
 
 class EditError(RuntimeError):
@@ -97,15 +99,20 @@ def find_blocks(model: Any) -> tuple[nn.ModuleList, str]:
     Raises:
         ValueError: If no vision tower is found; names the class and where was looked.
     """
+    return _find_tower(model)[1:]
+
+
+def _find_tower(model) -> tuple[nn.Module, nn.ModuleList, str]:
+    """The vision tower, and what :func:`find_blocks` returns."""
     tower, path = model, type(model).__name__
     for _ in range(4):
-        for name in BLOCKS:
+        for name in BLOCKS if isinstance(getattr(tower, "embeddings", None), nn.Module) else ():
             try:
-                blocks = tower.get_submodule(name) if isinstance(tower, nn.Module) else None
+                blocks = tower.get_submodule(name)
             except AttributeError:
                 continue
             if isinstance(blocks, nn.ModuleList):
-                return blocks, f"{path}.{name}"
+                return tower, blocks, f"{path}.{name}"
         inner = next((name for name in TOWERS if isinstance(getattr(tower, name, None), nn.Module)), None)
         if inner is None:
             break
@@ -115,11 +122,42 @@ def find_blocks(model: Any) -> tuple[nn.ModuleList, str]:
     )
 
 
-def run_blocks(blocks: Iterable[nn.Module], v: torch.Tensor) -> torch.Tensor:
-    """Runs blocks of a vision tower on a residual stream ``[images, tokens, d]``, one after the other."""
+def run_blocks(
+    model, v: torch.Tensor, first: int, last: int | None = None, grid: tuple[int, int] | None = None
+) -> torch.Tensor:
+    """Runs blocks of a vision tower on a residual stream, one after the other.
+
+    Args:
+        model: See :func:`find_blocks`.
+        v: What goes into the first of them, all tokens, ``[images, tokens, d]``.
+        first: The first block, from 0.
+        last: The last one, included; default the tower's last.
+        grid: Rows and columns of patches, which towers with rotary positions (DINOv3) need; default a square.
+
+    Raises:
+        ValueError: If the tower has rotary positions and the patches are not those of the grid.
+    """
+    tower, blocks, _ = _find_tower(model)
+    blocks = blocks[first : None if last is None else last + 1]
+    rotary = getattr(tower, "rope_embeddings", None)
+    positions = {} if rotary is None or not len(blocks) else {"position_embeddings": _rotations(rotary, v, grid)}
     for block in blocks:
-        v = block(v, attention_mask=None)
+        v = block(v, attention_mask=None, **positions)
     return v
+
+
+def _rotations(rotary: nn.Module, v: torch.Tensor, grid: tuple[int, int] | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines of the patches' places, which DINOv3 computes from its pictures' size once for all blocks."""
+    config = rotary.config
+    patches = v.shape[1] - 1 - config.num_register_tokens
+    rows, columns = grid or (math.isqrt(max(patches, 0)),) * 2
+    if patches < 1 or rows * columns != patches:
+        raise ValueError(
+            f"{v.shape[1]} tokens, of which {1 + config.num_register_tokens} come before the patches, are not those of "
+            f"a grid of {rows} x {columns} patches: blocks with rotary positions need all tokens"
+            + (" and grid=(rows, columns)" if grid is None else "")
+        )
+    return rotary(v.new_empty(1, config.num_channels, rows * config.patch_size, columns * config.patch_size))
 
 
 class ResidualSite:

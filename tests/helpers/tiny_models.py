@@ -12,12 +12,18 @@ from transformers import (
     Dinov2Model,
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersModel,
+    DINOv3ViTConfig,
+    DINOv3ViTImageProcessor,
+    DINOv3ViTModel,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     SiglipImageProcessor,
     SiglipVisionConfig,
     SiglipVisionModel,
+    ViTConfig,
+    ViTImageProcessor,
+    ViTModel,
 )
 
 LAYERS, WIDTH, SIDE, PATCH = 4, 16, 16, 8
@@ -52,6 +58,11 @@ BUILD = {
     "Dinov2WithRegistersModel": lambda: Dinov2WithRegistersModel(
         Dinov2WithRegistersConfig(**VISION, num_register_tokens=3)
     ),
+    # At this range of weights attention, and with it where patches are, matters.
+    "DINOv3ViTModel": lambda: DINOv3ViTModel(
+        DINOv3ViTConfig(**VISION, intermediate_size=32, num_register_tokens=3, initializer_range=0.5)
+    ),
+    "ViTModel": lambda: ViTModel(ViTConfig(**VISION, intermediate_size=32), add_pooling_layer=False),
     "LlavaForConditionalGeneration": _llava,
 }
 
@@ -61,8 +72,15 @@ def build(name: str) -> torch.nn.Module:
     return BUILD[name]().eval()
 
 
+SQUASHING = {
+    "SiglipVisionModel": SiglipImageProcessor,
+    "DINOv3ViTModel": DINOv3ViTImageProcessor,
+    "ViTModel": ViTImageProcessor,
+}
+
+
 def processor(name: str):
-    if name.startswith("Siglip"):
-        return SiglipImageProcessor(size={"height": SIDE, "width": SIDE})
+    if name in SQUASHING:
+        return SQUASHING[name](size={"height": SIDE, "width": SIDE})
     square = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
     return (CLIPImageProcessor if name.startswith("CLIP") else BitImageProcessor)(**square)

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny_models import BUILD, PATCH, SIDE, VISION, build, processor
-from transformers import Dinov2Config, Dinov2Model
+from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTForImageClassification
 
 from cbsae_hub.models import folder_revision
 from cbsae_hub.vision.encoder import VisionEncoder, to_rgb
@@ -27,7 +28,8 @@ def test_tokens_are_what_transformers_records(name, layer):
     pixels = VisionEncoder(model, prepare, layer, "all").pixel_values(pictures())
     assert pixels.shape == (3, 3, SIDE, SIDE)
     expected = model(pixels, output_hidden_states=True).hidden_states[layer % 4 + 1]
-    registers, cls = {"Dinov2WithRegistersModel": 3}.get(name, 0), int(not name.startswith("Siglip"))
+    registers = {"Dinov2WithRegistersModel": 3, "DINOv3ViTModel": 3}.get(name, 0)
+    cls = int(not name.startswith("Siglip"))
     wanted = {
         "all": expected,
         "patches": expected[:, cls + registers :],
@@ -46,6 +48,29 @@ def test_tokens_are_what_transformers_records(name, layer):
 def test_the_later_blocks_alone_lead_to_the_embedding(name, layer):
     encoder = VisionEncoder(build(name), processor(name), layer, "all")
     torch.testing.assert_close(encoder.embed_from(encoder(pictures())), encoder.embed(pictures()))
+
+
+@pytest.mark.parametrize("layer", [0, -1])
+def test_what_was_edited_runs_on_to_the_embedding_that_the_edit_gives(name, layer):
+    encoder = VisionEncoder(build(name), processor(name), layer, "patches")
+    everything = VisionEncoder(encoder.model, encoder.processor, layer, "all")(pictures())
+    edit = encoder.on_tokens(lambda v: v + torch.linspace(-3, 3, v.shape[-1]))
+    with encoder.site.edit(edit):
+        edited = encoder.embed(pictures())
+    torch.testing.assert_close(encoder.embed_from(edit(everything)), edited)
+
+
+def test_rotary_positions_are_those_of_the_pictures_grid():
+    prepare = processor("DINOv3ViTModel")
+    prepare.size = {"height": 2 * SIDE, "width": SIDE}
+    encoder = VisionEncoder(build("DINOv3ViTModel"), prepare, 1, "all")
+    assert encoder.grid == (4, 2)
+    v, expected = encoder(pictures()), encoder.embed(pictures())
+    torch.testing.assert_close(encoder.embed_from(v), expected)
+    encoder.grid = (2, 4)
+    assert (encoder.embed_from(v) - expected).abs().max() > 1e-3, "they matter"
+    with pytest.raises(ValueError, match="11 tokens, of which 4 .* not those of a grid of 2 x 4"):
+        encoder.embed_from(v[:, :-1])
 
 
 def test_the_grid_is_that_of_the_processed_picture():
@@ -80,7 +105,8 @@ def test_saved_models_load_and_say_what_they_are(name, tmp_path):
     pixels = encoder.pixel_values(pictures())
     expected = VisionEncoder(build(name), processor(name), 1, "all")(pixels)
     torch.testing.assert_close(encoder(pixels), expected, atol=1e-5, rtol=1e-5)
-    assert type(encoder.processor).__name__.endswith("Pil"), "everybody gets the same pixels"
+    without_pil = name == "DINOv3ViTModel"
+    assert type(encoder.processor).__name__.endswith("Pil") != without_pil, "everybody gets the same pixels"
     said = encoder.provenance()
     assert said["encoder_revision"] == folder_revision(tmp_path)
     assert (said["layer"], said["tokens"], said["encoder_id"]) == (1, "all", str(tmp_path))
@@ -93,8 +119,52 @@ def test_embeddings_are_unit_and_the_models_own(name):
     model = build(name)
     encoder = VisionEncoder(model, processor(name))
     output = model(encoder.pixel_values(pictures()))
-    own = output.image_embeds if name.startswith("CLIP") else output.pooler_output
+    if name == "ViTModel":  # DINO's checkpoints have no pooler
+        own = output.last_hidden_state[:, 0]
+    else:
+        own = output.image_embeds if name.startswith("CLIP") else output.pooler_output
     torch.testing.assert_close(encoder.embed(pictures()), own / own.norm(dim=1, keepdim=True))
+
+
+def test_models_of_other_libraries_are_refused_with_advice(tmp_path):
+    build("ViTModel").save_pretrained(tmp_path)
+    (tmp_path / "config.json").rename(tmp_path / "open_clip_config.json")
+    with pytest.raises(ValueError, match="OpenCLIP alone .* convert them to a CLIPModel"):
+        VisionEncoder.from_pretrained(tmp_path)
+
+
+def test_pickled_weights_on_the_hub_are_refused_with_advice(hub, tmp_path):
+    build("ViTModel").save_pretrained(tmp_path)
+    config, pickled = (tmp_path / "config.json").read_bytes(), {"pytorch_model.bin": b"cos\nsystem\n"}
+    for repo_id, files in {"lab/vit": {"config.json": config}, "lab/open": {"open_clip_config.json": b"{}"}}.items():
+        files = files | pickled
+        hub.files[repo_id] = {"main": files, "a" * 40: files}
+    with pytest.raises(OSError, match=r"lab/vit has no \*.safetensors .* revision='refs/pr/"):
+        VisionEncoder.from_pretrained("lab/vit")
+    with pytest.raises(ValueError, match="lab/open .* convert them to a CLIPModel"):
+        VisionEncoder.from_pretrained("lab/open")
+    assert not any("pytorch_model.bin" in request for request in hub.requests if request.startswith("GET"))
+
+
+def test_missing_weights_are_not_made_up(tmp_path):
+    build("ViTModel").save_pretrained(tmp_path)
+    processor("ViTModel").save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["layernorm.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="lacks weights of a ViTModel, which would be random: layernorm.weight$"):
+        VisionEncoder.from_pretrained(tmp_path)
+
+
+def test_a_classifier_gives_its_plain_vit(tmp_path):
+    torch.manual_seed(0)
+    classifier = ViTForImageClassification(ViTConfig(**VISION, intermediate_size=32)).eval()
+    classifier.save_pretrained(tmp_path)
+    processor("ViTModel").save_pretrained(tmp_path)
+    encoder = VisionEncoder.from_pretrained(tmp_path)
+    pixels = encoder.pixel_values(pictures())
+    own = classifier.vit(pixels).last_hidden_state[:, 0]
+    torch.testing.assert_close(encoder.embed(pixels), own / own.norm(dim=1, keepdim=True))
 
 
 def test_a_whole_clip_checkpoint_gives_its_vision_tower(tmp_path):

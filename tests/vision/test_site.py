@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_models import BUILD, LAYERS, build
+from tiny_models import BUILD, LAYERS, SIDE, build
 
-from cbsae_hub.vision.site import EditError, ResidualSite
+from cbsae_hub.vision.site import EditError, ResidualSite, run_blocks
 
 
 def features(model, pixels):
@@ -73,6 +73,23 @@ def test_capture_is_the_output_of_the_block_in_batches(model, pixels, layer):
         features(model, pixels[2:])
     assert [len(v) for v in seen.activations] == [2, 1]
     torch.testing.assert_close(torch.cat(seen.activations), expected)
+
+
+@torch.no_grad()
+def test_blocks_run_on_as_the_model_runs_them(model, pixels):
+    passed = hidden_states(model, pixels)
+    torch.testing.assert_close(run_blocks(model, passed[1], 1), passed[LAYERS])
+    torch.testing.assert_close(run_blocks(model, passed[0], 0, last=1), passed[2])
+    assert torch.equal(run_blocks(model, passed[LAYERS], LAYERS), passed[LAYERS])
+
+
+@torch.no_grad()
+def test_rotary_positions_need_the_grid():
+    model = build("DINOv3ViTModel")
+    passed = hidden_states(model, torch.randn(1, 3, SIDE, 2 * SIDE))
+    torch.testing.assert_close(run_blocks(model, passed[1], 1, grid=(2, 4)), passed[LAYERS])
+    with pytest.raises(ValueError, match=r"need all tokens and grid=\(rows, columns\)"):
+        run_blocks(model, passed[1], 1)
 
 
 @pytest.mark.parametrize("layer", [0, -1])
@@ -181,6 +198,20 @@ def test_a_pipelines_image_encoder_is_found():
     encoder = build("CLIPVisionModelWithProjection")
     site = ResidualSite.find(SimpleNamespace(image_encoder=encoder), -1)
     assert site.block is encoder.vision_model.encoder.layers[LAYERS - 1]
+
+
+@torch.no_grad()
+def test_towers_in_a_llava_are_found_and_run_on(pixels):
+    whole = build("LlavaForConditionalGeneration")
+    decoder, tower = whole.model.language_model, build("DINOv3ViTModel")
+    passed = hidden_states(tower, pixels)
+    holder = torch.nn.Module()  # as LLaVA's original code: the decoder's blocks lie on the way to the tower
+    holder.model = decoder
+    with pytest.raises(ValueError, match="no vision blocks found in Module.model"):
+        ResidualSite.find(holder, 0)
+    decoder.vision_tower = tower
+    assert ResidualSite.find(holder, 1).block is ResidualSite.find(tower, 1).block
+    torch.testing.assert_close(run_blocks(holder, passed[1], 1), passed[LAYERS])
 
 
 def test_missing_layers_and_towers_are_named():

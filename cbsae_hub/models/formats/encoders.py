@@ -11,14 +11,27 @@ TRANSFORMERS_ID = {
     "ViT-B-16/openai": "openai/clip-vit-base-patch16",
     "ViT-L-14/openai": "openai/clip-vit-large-patch14",
     "ViT-L-14-336/openai": "openai/clip-vit-large-patch14-336",
+    "dino_vits16": "facebook/dino-vits16",
+    "dino_vitb16": "facebook/dino-vitb16",
+    "dino_vits8": "facebook/dino-vits8",
+    "dino_vitb8": "facebook/dino-vitb8",
     "dinov2_vits14": "facebook/dinov2-small",
     "dinov2_vitb14": "facebook/dinov2-base",
     "dinov2_vitl14": "facebook/dinov2-large",
     "dinov2_vits14_reg": "facebook/dinov2-with-registers-small",
     "dinov2_vitb14_reg": "facebook/dinov2-with-registers-base",
     "dinov2_vitl14_reg": "facebook/dinov2-with-registers-large",
+    "dinov3_vits16": "facebook/dinov3-vits16-pretrain-lvd1689m",
+    "dinov3_vitb16": "facebook/dinov3-vitb16-pretrain-lvd1689m",
+    "dinov3_vitl16": "facebook/dinov3-vitl16-pretrain-lvd1689m",
 }
-OWNER_OF = {"clip-vit-": "openai", "siglip-": "google", "dinov2-": "facebook", "dino-vit": "facebook"}
+OWNER_OF = {
+    "clip-vit-": "openai",
+    "siglip-": "google",
+    "dino-vit": "facebook",
+    "dinov2-": "facebook",
+    "dinov3-": "facebook",
+}
 PREFIXES = ("open-clip:", "hf-hub:", "hf_hub:")
 
 # saev's files do not say whose activations they are of, its repositories' names do.
