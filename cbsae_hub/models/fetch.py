@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ from cbsae_hub.models.files import CONFIG_NAME, WEIGHTS_NAME, ModelFileError, fo
 
 CARD_NAME = "README.md"
 MODEL_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")  # nothing that is unpickled or run
+# Where a repository has pickled weights alone, transformers would ask a Space to convert them, and give it the token.
+os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 _CONTENT = re.compile(r"sha256:[0-9a-f]{16}")
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 

@@ -144,6 +144,7 @@ def test_pickled_weights_on_the_hub_are_refused_with_advice(hub, tmp_path):
     with pytest.raises(ValueError, match="lab/open .* convert them to a CLIPModel"):
         VisionEncoder.from_pretrained("lab/open")
     assert not any("pytorch_model.bin" in request for request in hub.requests if request.startswith("GET"))
+    assert not any("/commits/" in request for request in hub.requests), "no Space is asked to convert them"
 
 
 def test_missing_weights_are_not_made_up(tmp_path):
