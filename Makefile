@@ -1,10 +1,11 @@
 # make app   sets up a virtual environment, installs, starts the page on the shipped models
 # make test  installs what the tests need and runs all of them
+# make test-peers  installs other libraries of the field and compares with them
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: app test lint
+.PHONY: app test test-peers lint
 
 app: $(VENV)/app.stamp
 	$(BIN)/python app.py
@@ -12,6 +13,11 @@ app: $(VENV)/app.stamp
 test: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+
+test-peers: $(VENV)/test.stamp
+	$(BIN)/python -m pip install --editable ".[peers]"
+	$(BIN)/python -c "import dictionary_learning, sae_lens, sparsify"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/models/test_convert_libraries.py tests/trainers/test_dictionary_learning.py
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check --fix .

@@ -1,6 +1,6 @@
 """How long a whole SAE training step takes, against the encoder's forward product alone and against other trainers.
 
-    pip install "cbsae_hub[benchmarks]"
+    pip install "cbsae_hub[peers]"
     OMP_NUM_THREADS=2 python benchmarks/sae_training.py --output sae_training.json
 
 All contenders see the same synthetic activations and start from the same weights. They take turns, one step each, so

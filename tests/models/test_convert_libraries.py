@@ -1,10 +1,13 @@
-"""Imports and exports against the libraries themselves, where they are installed (pip install -e ".[benchmarks]")."""
+"""Imports and exports against the libraries themselves, where they are installed (``make test-peers``).
+
+Of saev, PyPI has the first version only, and of ViT-Prisma one without SAEs.
+"""
 
 import json
 
 import pytest
 import torch
-from foreign_files import GOLDEN, Weights
+from foreign_files import GOLDEN, Weights, saev_first
 from safetensors.torch import load_file, save_file
 
 import cbsae_hub
@@ -175,3 +178,28 @@ def test_sparsify_reads_our_files(tmp_path):
     save_file(tensors, folder / "sae.safetensors")
     with pytest.raises(OSError, match="W_skip"):
         import_sae(tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------------------- saev
+
+
+@torch.no_grad()
+def test_saev_own_files(tmp_path):
+    nn = pytest.importorskip("saev.nn")
+    from saev.config import SparseAutoencoder
+
+    theirs = randomised(nn.SparseAutoencoder(SparseAutoencoder(d_vit=12, exp_factor=4)))
+    nn.dump(str(tmp_path / "sae.pt"), theirs)
+    ours, x = import_sae(tmp_path), Weights().x
+    reconstruction, latents, _ = theirs(x)
+    torch.testing.assert_close(ours.encode(x), latents, **CLOSE)
+    torch.testing.assert_close(ours(x).reconstruction, reconstruction, **CLOSE)
+
+
+@torch.no_grad()
+def test_saev_reads_our_first_files(tmp_path):
+    nn = pytest.importorskip("saev.nn")
+    golden = saev_first(tmp_path, Weights())
+    reconstruction, latents, _ = nn.load(str(tmp_path / "sae.pt"))(golden.x)
+    torch.testing.assert_close(latents.double(), torch.from_numpy(golden.latents), **CLOSE)
+    torch.testing.assert_close(reconstruction.double(), torch.from_numpy(golden.reconstruction), **CLOSE)

@@ -1,4 +1,4 @@
-"""Parity with the reference implementation, where it is installed (pip install "cbsae_hub[benchmarks]")."""
+"""Parity with the reference implementation, where it is installed (``make test-peers``)."""
 
 import pytest
 import torch
