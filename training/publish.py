@@ -1,6 +1,6 @@
 """Publishes what is shipped, or assembles the page as a Space of any models.
 
-    python training/publish.py --all --namespace OWNER --dry-run      # what would go where; asks nobody
+    python training/publish.py --all --dry-run                        # what would go where; asks nobody
     python training/publish.py --all --namespace OWNER [--private]    # models, images and page, in one collection
     python training/publish.py --space FOLDER [--model FOLDER_OR_HUB_ID ...] [--llava ID] [--unclip ID]
 
@@ -20,6 +20,7 @@ import typer
 from cbsae_hub.publishing import PublishError, Upload, plan, plan_together, publish_together
 from space_folder import HUB, ROOT, make_space
 
+SOMEBODY = "OWNER"  # whose a dry run is, if nobody is named
 SPACE = "what-a-vision-model-knows"
 COLLECTION = "Concept bottleneck SAEs of a small world"
 CARDS = ROOT / "model_cards"  # the parts of cards that are written by hand
@@ -27,7 +28,7 @@ CARDS = ROOT / "model_cards"  # the parts of cards that are written by hand
 
 def main(
     everything: Annotated[bool, typer.Option("--all", help="Publish what is shipped.")] = False,
-    namespace: Annotated[str | None, typer.Option(help="With --all: the user or organisation to publish as.")] = None,
+    namespace: Annotated[str | None, typer.Option(help="With --all: user or organisation to publish as.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --all: only say what would go where.")] = False,
     private: Annotated[bool, typer.Option("--private", help="With --all: for nobody else to see.")] = False,
     overwrite_card: Annotated[
@@ -47,9 +48,9 @@ def main(
         raise typer.BadParameter("give either --all or --space")
     try:
         if everything:
-            if not namespace:
+            if not (namespace or dry_run):
                 raise ValueError("--all needs --namespace, the user or organisation to publish as")
-            _publish_all(namespace, dry_run, private, overwrite_card)
+            _publish_all(namespace or SOMEBODY, dry_run, private, overwrite_card)
         else:
             _make_space(space, model, llava, unclip)
     except PublishError as error:

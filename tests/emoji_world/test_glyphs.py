@@ -1,14 +1,13 @@
 import numpy as np
 import pytest
+from emoji_files import require_emoji_files
 
-from training.emoji_world.glyphs import EMOJI_FONT, EMOJI_TEST, MIN_DISTANCE, _thumbnail, select_concepts
+from training.emoji_world.glyphs import MIN_DISTANCE, _thumbnail, select_concepts
 
 
 @pytest.fixture(scope="module")
 def chosen():
-    for path in (EMOJI_FONT, EMOJI_TEST):
-        if not path.is_file():
-            pytest.skip(f"{path} is needed only to rebuild Emoji World (Debian: fonts-noto-color-emoji, unicode-data)")
+    require_emoji_files()
     return select_concepts()
 
 

@@ -128,6 +128,8 @@ def test_dry_run_needs_nobody(hub):
         assert abs(int(size.replace(",", "")) - expected) < 2000, "but for cards and references"
     assert rows["lab/emoji-images"][1] == "dataset" and rows[f"lab/{publish.SPACE}"][1] == "space"
     assert "hub/emoji-clip -> lab/emoji-clip" in " ".join(rows["lab/emoji-sae"])
+    unnamed = run("--all", "--dry-run")
+    assert unnamed.exit_code == 0 and "OWNER/emoji-sae " in unnamed.output and hub.calls == []
 
 
 @pytest.mark.parametrize(
