@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: app test test-peers lint
+.PHONY: app test test-peers peers lint
 
 app: $(VENV)/app.stamp
 	$(BIN)/python app.py
@@ -14,10 +14,12 @@ test: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
-test-peers: $(VENV)/test.stamp
+test-peers: peers
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/models/test_convert_libraries.py tests/trainers/test_dictionary_learning.py
+
+peers: $(VENV)/test.stamp
 	$(BIN)/python -m pip install --editable ".[peers]"
 	$(BIN)/python -c "import dictionary_learning, sae_lens, sparsify"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/models/test_convert_libraries.py tests/trainers/test_dictionary_learning.py
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check --fix .
