@@ -157,7 +157,7 @@ def list_files(repo_id: str, revision: str | None, options: dict[str, Any]) -> t
 def _fetch(
     fetch: Callable[[str | None], str], repo_id: str, what: str, revision: str | None, options: dict[str, Any]
 ) -> Path:
-    """Calls ``fetch`` with a ref of the Hub, then compares what is new in the cache with its hash.
+    """Calls ``fetch`` with a ref of the Hub, then compares what is new in the cache with its hash, also if it failed.
 
     Files that were in the cache before are not hashed again.
     """
@@ -173,15 +173,18 @@ def _fetch(
             except (RevisionNotFoundError, LocalEntryNotFoundError):
                 if not refs:  # not tagged: it may still be the newest
                     raise
-    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, EntryNotFoundError, OSError, ValueError) as error:
+    # hf_xet, which the Hub keeps large files with, raises RuntimeError
+    except (httpx.HTTPError, EntryNotFoundError, OSError, ValueError, RuntimeError) as error:
         raise ModelFileError(_explain(error, repo_id, what, revision)) from error
-    for name in _hashes(blobs) - before:
-        if content_hash(blobs / name, name) != name:
-            (blobs / name).unlink()
-            raise ModelFileError(
-                f"a file of {repo_id} arrived damaged: its hash is not the one that the Hub says. It was deleted, "
-                "nothing was loaded: try again"
-            )
+    finally:
+        damaged = [name for name in _hashes(blobs) - before if content_hash(blobs / name, name) != name]
+        for name in damaged:
+            (blobs / name).unlink(missing_ok=True)
+    if damaged:
+        raise ModelFileError(
+            f"a file of {repo_id} arrived damaged: its hash is not the one that the Hub says. It was deleted, "
+            "nothing was loaded: try again"
+        )
     return path
 
 

@@ -345,6 +345,32 @@ def test_half_a_file_and_a_wrong_one_are_never_loaded(hub, make_sae, file, fault
     assert SAE.from_pretrained(REPO, local_files_only=True).k == 5
 
 
+@pytest.mark.parametrize("then", [None, 403])
+def test_no_damaged_file_stays_where_several_are_downloaded(hub, make_sae, then):
+    make_sae("topk").push_to_hub(REPO)
+    files = hub.files[REPO]["main"]
+    files |= {"other.safetensors": b"others", "last.json": b"{}"}
+    hub.damage("GET .*safetensors")
+    if then is not None:
+        hub.fail("(HEAD|GET) .*/last.json", then)
+    with pytest.raises(ModelFileError, match="arrived damaged" if then is None else "the Hub refuses"):
+        fetch.download_folder(REPO)
+    hub.heal()
+    folder = fetch.download_folder(REPO)
+    for name in ("model.safetensors", "other.safetensors"):
+        assert (folder / name).read_bytes() == files[name]
+
+
+def test_trouble_where_the_hub_keeps_large_files(hub, make_sae, monkeypatch):
+    def fetch_file(*_, **__):
+        raise RuntimeError("Data processing error: CAS service error")
+
+    make_sae("topk").push_to_hub(REPO)
+    monkeypatch.setattr(fetch, "hf_hub_download", fetch_file)
+    with pytest.raises(ModelFileError, match="config.json of me/sae could not be downloaded: Data processing error"):
+        SAE.from_pretrained(REPO)
+
+
 def test_a_download_goes_on_where_it_was_cut(hub, make_sae):
     sae = make_sae("topk")
     sae.push_to_hub(REPO)
