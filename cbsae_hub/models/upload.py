@@ -122,6 +122,8 @@ def publish(
 ) -> Published:
     """Sends a folder in one commit: the repository never holds half of it. What is there already is not sent again.
 
+    A commit whose answer is lost is looked for, and counts if it is there.
+
     Files of the repository that the folder does not have stay, but for results of other weights beside a model, and
     all but the card of a Space, which runs what lies in it.
 
@@ -135,7 +137,8 @@ def publish(
         branch: An existing branch; default main.
 
     Raises:
-        PublishError: If the Hub refuses or is out of reach; nothing was committed then, and trying again does no harm.
+        PublishError: If the Hub refuses or is out of reach; nothing was committed then, unless the message says
+            otherwise, and trying again does no harm.
     """
     api = HfApi(token=token)
     with explained(f"{upload.repo_id} was not published", upload):
@@ -145,28 +148,38 @@ def publish(
         head = api.repo_info(**about, revision=branch)
         if private and head.private is False:
             raise PublishError(f"{repo_id} exists and is public: make it private in its settings, or publish openly")
-        tree = api.list_repo_tree(**about, recursive=True, revision=head.sha)
-        there = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+        there = _files_there(api, about, head.sha)
         changed = [path for path in upload.files if _differs(upload.source(path), there.get(path))]
         if CARD_NAME in changed and not overwrite_card and _keeps_card(upload, repo_id, there, head.sha, token):
             changed.remove(CARD_NAME)
+        outdated = _outdated(upload, there, changed)
         operations = [
             *(CommitOperationAdd(path, upload.source(path)) for path in changed),
-            *(CommitOperationDelete(path) for path in _outdated(upload, there, changed)),
+            *(CommitOperationDelete(path) for path in outdated),
         ]
         url, commit = f"{repo.url}/commit/{head.sha}", head.sha
         if operations:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
-                sent = api.create_commit(
-                    **about,
-                    operations=operations,
-                    commit_message=message or f"Upload with cbsae_hub {__version__}",
-                    revision=branch,
-                    create_pr=create_pr,
-                    parent_commit=head.sha,
-                )
-            url, commit = sent.pr_url or sent.commit_url, sent.oid
+            details = {"commit_message": message or f"Upload with cbsae_hub {__version__}", "revision": branch}
+            try:
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
+                    sent = api.create_commit(
+                        **about, **details, operations=operations, create_pr=create_pr, parent_commit=head.sha
+                    )
+                url, commit = sent.pr_url or sent.commit_url, sent.oid
+            except httpx.HTTPError as error:
+                if not _answer_lost(error):
+                    raise
+                if create_pr:
+                    raise PublishError(
+                        f"{repo_id} may have got the pull request, only the answer was lost: look at "
+                        f"{repo.url}/discussions before you try again"
+                    ) from error
+                with explained(f"the answer was lost, so {repo_id} may be published or not", upload):
+                    commit = _found_after_all(api, about, branch, upload, changed, outdated)
+                if commit is None:
+                    raise
+                url = f"{repo.url}/commit/{commit}"
     if not create_pr and upload.repo_type == "model" and _has_weights(upload.files):
         # Others refer to these weights by what they contain, also when there are newer ones.
         tag = content_tag(folder_revision(upload.folder))
@@ -230,6 +243,27 @@ def _keeps_card(upload: Upload, repo_id: str, there: Mapping[str, RepoFile], com
         return False
     logger.warning("keeping the hand-edited %s of %s; overwrite_card=True replaces it", CARD_NAME, repo_id)
     return True
+
+
+def _answer_lost(error: httpx.HTTPError) -> bool:
+    """Whether a commit was sent, and perhaps made although it failed: no answer arrived, or that of a gateway."""
+    refused = isinstance(error, HfHubHTTPError) and error.response.status_code not in (502, 504)
+    return not refused and "/commit/" in error.request.url.path
+
+
+def _found_after_all(
+    api: HfApi, about: Mapping[str, str], branch: str | None, upload: Upload, changed: list[str], outdated: list[str]
+) -> str | None:
+    """The newest commit, if it is as if what was sent had arrived."""
+    commit = api.repo_info(**about, revision=branch).sha
+    there = _files_there(api, about, commit)
+    missing = any(_differs(upload.source(path), there.get(path)) for path in changed)
+    return None if missing or there.keys() & set(outdated) else commit
+
+
+def _files_there(api: HfApi, about: Mapping[str, str], commit: str) -> dict[str, RepoFile]:
+    tree = api.list_repo_tree(**about, recursive=True, revision=commit)
+    return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
 
 
 def _differs(source: Path | bytes, there: RepoFile | None) -> bool:

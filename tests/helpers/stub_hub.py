@@ -52,6 +52,10 @@ class StubHub:
         """Closes the connection in the middle of the body of such requests: of the answer, or of what is sent."""
         self.faults.append([pattern, "cut", None, times])
 
+    def lose(self, pattern, times=None):
+        """Does what such requests ask for, and closes the connection in the middle of the answer."""
+        self.faults.append([pattern, "lose", None, times])
+
     def damage(self, pattern, times=None):
         """Changes a byte of the answers to such requests."""
         self.faults.append([pattern, "damage", None, times])
@@ -126,8 +130,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, str(value))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body[: len(body) // 2] if kind == "cut" else body)
-            self.close_connection |= kind == "cut"
+            self.wfile.write(body[: len(body) // 2] if kind in ("cut", "lose") else body)
+            self.close_connection |= kind in ("cut", "lose")
 
     def handle_any(self):
         call = f"{self.command} {self.path}"

@@ -219,6 +219,34 @@ def test_a_push_that_fails_says_what_to_do_and_leaves_nothing(hub, make_sae, req
     assert sum(request.startswith("POST /api/repos/create") for request in hub.requests) == 2
 
 
+def test_a_commit_whose_answer_is_lost_counts(hub, make_sae):
+    hub.lose("POST /api/models/me/sae/commit", times=1)
+    url = make_sae("topk").push_to_hub(REPO)
+    assert url.rsplit("/", 1)[-1] == hub.commit_of(REPO, "main") and hub.paths(REPO) == MODEL
+    assert any(name.startswith("sha256-") for name in hub.files[REPO])
+    assert make_sae("topk").push_to_hub(REPO) == url and len(hub.commits) == 1
+
+    hub.lose("POST /api/models/me/sae/commit")
+    with pytest.raises(PublishError, match="may have got the pull request, .*: look at http.*/me/sae/discussions"):
+        make_sae("relu").push_to_hub(REPO, create_pr=True)
+
+
+def test_a_commit_that_cannot_be_looked_for(hub, make_sae, monkeypatch):
+    def lost(handler, body, **about):  # and then the line is dead
+        hub.fail("GET /api/models/me/sae", 500)
+        handler.trouble = ("lose", None)
+        return make_commit(handler, body, **about)
+
+    [route] = [route for route, method in stub_hub._Handler.ROUTES.items() if method is stub_hub._Handler.make_commit]
+    make_commit = stub_hub._Handler.make_commit
+    monkeypatch.setitem(stub_hub._Handler.ROUTES, route, lost)
+    with pytest.raises(PublishError, match="the answer was lost, so me/sae may be published or not: the Hub is in"):
+        make_sae("topk").push_to_hub(REPO)
+    hub.heal()
+    make_sae("topk").push_to_hub(REPO)
+    assert hub.paths(REPO) == MODEL and len(hub.commits) == 1
+
+
 def test_a_passing_trouble_is_not_noticed(hub, make_sae):
     hub.fail("PUT /lfs", 500, times=2)
     hub.cut("POST /me/sae.git/info/lfs", times=1)
