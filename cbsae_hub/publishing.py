@@ -51,6 +51,7 @@ def plan(folder: str | Path, repo_id: str | None = None, *, repo_type: str | Non
 
     Raises:
         ValueError: If there is no such folder, nothing in it, half a model, or the id or type is none.
+        PublishError: If there are links out of it.
     """
     folder = Path(folder)
     return _plan(folder, repo_id or folder.resolve().name, repo_type, {}, None)
@@ -71,6 +72,7 @@ def plan_together(folders: Sequence[str | Path], namespace: str, *, cards: str |
     Raises:
         ValueError: See :func:`plan`; or two folders have the same name, or one refers to other weights of another
             than there are.
+        PublishError: See :func:`plan`.
     """
     names = {Path(folder).resolve(): f"{namespace}/{Path(folder).resolve().name}" for folder in folders}
     if len(set(names.values())) < len(folders):

@@ -12,6 +12,7 @@ from small_hub import make_bottleneck, make_hub
 from cbsae_hub import CBSAE, SAE, VisionEncoder
 from cbsae_hub.models import folder_revision
 from cbsae_hub.models.card import edited_by_hand
+from cbsae_hub.models.fetch import download_folder
 from cbsae_hub.models.upload import RESULTS
 from cbsae_hub.pack import FILES, INFO
 from cbsae_hub.publishing import PublishError, plan, plan_together, publish, publish_together
@@ -68,6 +69,24 @@ def test_plan_sees_what_a_folder_is(tmp_path, model, space):
     data = write(tmp_path / "data", {"data/test.parquet": "x", "README.md": "---\nlicense: mit\n---\n"})
     assert [plan(folder).repo_type for folder in (model, space, data)] == ["model", "space", "dataset"]
     assert plan(model, repo_type="dataset").repo_type == "dataset"
+
+
+@pytest.mark.parametrize("target", ["secret.txt", "secrets", "nothing"])
+def test_what_a_link_leads_to_is_not_published(model, tmp_path, target):
+    write(tmp_path, {"secret.txt": "hf_secret", "secrets/key.txt": "hf_secret"})
+    (model / "sub" / "notes.txt").symlink_to(tmp_path / target)
+    with pytest.raises(PublishError, match=f"notes.txt is a link to {tmp_path / target}, which is no file in "):
+        plan(model, "me/clip")
+    (model / "sub" / "notes.txt").unlink()
+    (model / "sub" / ".hidden").symlink_to(tmp_path / target)
+    (model / "sub" / "same.txt").symlink_to("vocab.txt")
+    assert plan(model, "me/clip").files["sub/same.txt"] == 1
+
+
+def test_a_folder_in_the_cache_of_the_hub_is_published(hub, model):
+    publish(plan(model, "me/clip"))
+    publish(plan(download_folder("me/clip", patterns=["*"]), "me/copy"))
+    assert hub.paths("me/copy") == hub.paths("me/clip")
 
 
 def test_plan_of_half_a_thing_says_so(tmp_path, model, world):

@@ -101,11 +101,24 @@ class Published:
 
 
 def files_of(folder: Path) -> dict[str, int]:
-    """The files of a folder that are published, with their sizes: no checkpoints, logs, unfinished or hidden files."""
-    found = {}
+    """The files of a folder that are published, with their sizes: no checkpoints, logs, unfinished or hidden files.
+
+    Raises:
+        PublishError: If one is a link out of the folder, to a folder or to nothing: nobody sees in the folder what it
+            would publish. Links into the blobs of the Hub's cache are files.
+    """
+    found, root = {}, folder.resolve()
+    roots = [root, *([root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [])]
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
-        if path.is_file() and not any(fnmatch(part, pattern) for part in relative.parts for pattern in LEFT_OUT):
+        if any(fnmatch(part, pattern) for part in relative.parts for pattern in LEFT_OUT):
+            continue
+        if path.is_symlink() and not (path.is_file() and any(path.resolve().is_relative_to(one) for one in roots)):
+            raise PublishError(
+                f"{path} is a link to {path.resolve()}, which is no file in {folder}: put a copy in its place, or "
+                "delete it"
+            )
+        if path.is_file():
             found[relative.as_posix()] = path.stat().st_size
     return found
 
