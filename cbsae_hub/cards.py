@@ -17,13 +17,14 @@ from jinja2 import StrictUndefined, TemplateError
 from jinja2.nodes import Const, Output
 from jinja2.sandbox import SandboxedEnvironment
 
-from cbsae_hub.card_facts import Facts, Measure, model_index
-from cbsae_hub.models.card import REPO_ID, code, edited_by_hand, inline, literal, stamped
+from cbsae_hub.card_facts import Facts, Measure, is_measured, model_index
+from cbsae_hub.models.card import code, edited_by_hand, inline, is_hub_id, literal, stamped
 from cbsae_hub.models.files import write_text
 from cbsae_hub.version import __version__
 
 CARD_NAME = "README.md"
 TABLES = ("SAE and CB-SAE", "parts")  # of evaluation.json
+TASK = "feature-extraction"  # of the models of this package
 LICENCES = ("license", "license_name", "license_link", "language")  # of a hand-written part, what its card keeps
 _TEMPLATE = (files("cbsae_hub") / "card.md.jinja").read_text(encoding="utf-8")
 _FRONT = re.compile(r"\A---\n(.*?\n)---\n", re.DOTALL)
@@ -67,7 +68,8 @@ class ByHand:
         the rest is metadata of the Hub.
 
         Raises:
-            CardError: If a number is typed instead of taken from a file, or an expression or the YAML is wrong.
+            CardError: If a number is typed instead of taken from a file, or an expression or the YAML is wrong, or the
+                Hub would not take what it says.
         """
         path = Path(path)
         source = path.read_text(encoding="utf-8")
@@ -75,7 +77,9 @@ class ByHand:
         if front is None:
             raise CardError(f"{path} must begin with its metadata, YAML between two lines of ---")
         known = {name: getattr(facts, name) for name in ("config", "metrics", "training", "evaluation", "pack")}
-        own = {"file": facts.file, "parameters": facts.parameters, "repo_id": repo_id, "owner": _owner(repo_id)}
+        own = {"file": facts.file, "parameters": facts.parameters, "repo_id": repo_id}
+        if owner := repo_id.rpartition("/")[0]:
+            own["owner"] = owner
         try:
             if typed := _typed_numbers(source[front.end() :] + _measures_in(front[1])):
                 raise CardError(
@@ -92,10 +96,13 @@ class ByHand:
             ]
         except (TemplateError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
             raise CardError(f"{path}: {error!r}; metrics.json has {', '.join(facts.metrics) or 'nothing'}") from error
+        if unmeasured := [row["metric"] for row, one in zip(rows, measures) if not is_measured(one.value)]:
+            raise CardError(f"{path}: {', '.join(unmeasured)} of metrics.json cannot be measures, they are no numbers")
+        task = metadata.get("pipeline_tag") or (facts.model_class and TASK)
+        if rows and dataset and not task:
+            raise CardError(f"{path}: results on a data set need the task, pipeline_tag")
         results = [
-            entry
-            for row, one in zip(rows, measures)
-            for entry in model_index([one], metadata.get("pipeline_tag"), dataset, row.get("split"))
+            entry for row, one in zip(rows, measures) for entry in model_index([one], task, dataset, row.get("split"))
         ]
         story, heading, sections = text[front.end() :].strip().partition("\n## ")
         return cls(metadata, story.strip(), (heading + sections).strip(), measures, results, command)
@@ -180,11 +187,11 @@ def _metadata(facts: Facts, repo_id: str, by_hand: ByHand, measures: list[Measur
     told, results, found = dict(by_hand.metadata), list(by_hand.results), {}
     if facts.config.get("model_class"):  # a model of this package
         images, data = facts.pack.get("images", {}), facts.config.get("training_data")
-        results += model_index(measures, "feature-extraction", images.get("id"), images.get("split"))
+        results += model_index(measures, TASK, images.get("id"), images.get("split"))
         tags = {"interpretability", "vision", *_tags(facts), *told.pop("tags", [])}
         found = {
             "library_name": "cbsae_hub",
-            "pipeline_tag": "feature-extraction",
+            "pipeline_tag": TASK,
             "base_model": _ids(facts.config.get("encoder_id"), facts.parent.get("id")),
             "datasets": _ids(data.get("id") if isinstance(data, dict) else data, images.get("id")) or None,
             "tags": sorted(tags),
@@ -216,11 +223,7 @@ def _turned(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _ids(*names: Any) -> list[str]:
-    return list(dict.fromkeys(name for name in names if isinstance(name, str) and REPO_ID.fullmatch(name)))
-
-
-def _owner(repo_id: str) -> str:
-    return repo_id.rpartition("/")[0]
+    return list(dict.fromkeys(name for name in names if is_hub_id(name)))
 
 
 def _typed_numbers(text: str) -> list[str]:

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from small_hub import CONCEPTS, Pictures, make_hub
 
 from cbsae_hub import SAE, cards
-from cbsae_hub.card_facts import Facts
+from cbsae_hub.card_facts import Facts, Measure, model_index
 from cbsae_hub.cards import CardError, render_card, write_card
 from cbsae_hub.models import folder_revision
 from cbsae_hub.pack_builder import build_pack
@@ -108,6 +108,56 @@ def test_measures_become_results_of_the_hub(folder, hand):
     assert (result.metric_value, result.metric_type, result.dataset_type) == (12.5, "accuracy", "me/photos")
     assert (result.dataset_split, result.task_type) == ("test", "image-classification")
     assert "| right | 12.500 | of 1,234,567 |" in card_of(folder)
+
+
+def test_results_of_a_model_of_this_package_need_no_task(folder, hand):
+    rows = "measures:\n- {metric: top1, key: accuracy, name: right, meaning: of all}\n---\n"
+    write_card(folder, "me/sae", hand("A story.\n", FRONT[:-4] + rows))
+    (result,) = ModelCard.load(folder / "README.md").data.eval_results
+    assert result.task_type == "feature-extraction"
+    (folder / "config.json").write_text('{"model_type": "clip"}')
+    with pytest.raises(CardError, match="results on a data set need the task, pipeline_tag"):
+        write_card(folder, "me/clip", hand("A story.\n", FRONT[:-4] + rows))
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "null", "true", '"high"', '{"a": 1}'])
+def test_what_is_no_number_is_no_measure(folder, hand, value):
+    (folder / "metrics.json").write_text(f'{{"top1": {value}}}')
+    rows = "measures:\n- {metric: top1, key: accuracy, name: right, meaning: of all}\n---\n"
+    with pytest.raises(CardError, match="top1 of metrics.json cannot be measures, they are no numbers"):
+        write_card(folder, "me/sae", hand("A story.\n", FRONT[:-4] + rows))
+
+
+@pytest.mark.parametrize(
+    "images, told",
+    [
+        ("me/photos", ("me/photos", "photos")),
+        ("photos", ("photos", "photos")),
+        ("/data/my photos/", ("my-photos", "my photos")),
+        ("../photos", ("photos", "photos")),
+        ("a/b/photos", ("photos", "photos")),
+        ("package.scenes:draw", ("package.scenes-draw", "package.scenes:draw")),
+    ],
+)
+def test_images_of_this_machine_are_named_as_the_hub_allows(images, told):
+    (result,) = model_index([Measure("L0", "l0", 5.0, None, "active")], "feature-extraction", images, None)
+    assert (result.dataset_type, result.dataset_name) == told
+
+
+@pytest.mark.parametrize("name", ["../it", "./it", "-me/it", "me/it--2", "me/it.git", "/data/it", "it"])
+def test_the_metadata_has_no_ids_that_the_hub_refuses(folder, name):
+    facts = Facts.read(folder)
+    facts.config.update(encoder_id=name, training_data=name)
+    data = ModelCard(render_card(facts, "me/sae")).data
+    assert data.base_model is None and data.datasets is None
+    facts.config.update(encoder_id="me/it", training_data="me/it")
+    data = ModelCard(render_card(facts, "me/sae")).data
+    assert data.base_model == "me/it" and data.datasets == ["me/it"]
+
+
+def test_nobody_is_the_owner_of_a_folder(folder, hand):
+    with pytest.raises(CardError, match="'owner' is undefined"):
+        write_card(folder, "sae", hand("A story.\n", "---\ndatasets: ['{{ owner }}/photos']\n---\n"))
 
 
 def test_the_part_by_hand_stays_while_the_weights_do(folder, hand):
