@@ -29,11 +29,17 @@ MODEL_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")  # noth
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 _CONTENT = re.compile(r"sha256:[0-9a-f]{16}")
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def is_content(revision: str | None) -> bool:
     """Whether a revision names weights, as :func:`folder_revision` does, and no commit, branch or tag."""
     return revision is not None and _CONTENT.fullmatch(revision) is not None
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether a revision is the whole hash of a commit on the Hub."""
+    return revision is not None and _COMMIT.fullmatch(revision) is not None
 
 
 def content_tag(revision: str) -> str:
@@ -113,20 +119,26 @@ def download(repo_id: str, name: str, revision: str | None = None, options: dict
     return _fetch(fetch, repo_id, name, revision, options)
 
 
-def download_folder(repo_id: str, revision: str | None = None, patterns: Sequence[str] = MODEL_FILES) -> Path:
+def download_folder(
+    repo_id: str,
+    revision: str | None = None,
+    patterns: Sequence[str] = MODEL_FILES,
+    token: str | bool | None = None,
+) -> Path:
     """Downloads files of a repository, all of one commit, or finds them in the cache; see :func:`download`.
 
     Args:
         repo_id: Its id.
         revision: See :func:`download`.
         patterns: Of the files.
+        token: Access token; default the stored one.
 
     Returns:
         Their folder in the cache.
     """
 
     def fetch(ref: str | None) -> str:
-        return snapshot_download(repo_id, revision=ref, allow_patterns=list(patterns))
+        return snapshot_download(repo_id, revision=ref, allow_patterns=list(patterns), token=token)
 
     return _fetch(fetch, repo_id, "what it holds", revision, {})
 

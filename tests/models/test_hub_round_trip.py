@@ -162,6 +162,41 @@ def test_a_pack_on_the_hub_stays_with_the_same_weights(hub, measured):
     assert CBSAE.from_pretrained(REPO).training_data == "me/photos"
 
 
+def test_a_model_of_the_hub_keeps_its_card_and_what_was_measured(hub, measured, caplog):
+    CBSAE.from_pretrained(measured).push_to_hub(REPO)
+    card = hub.files[REPO]["main"]["README.md"].decode()
+    hub.files[REPO]["main"]["notes.txt"] = b"theirs"
+    cb = CBSAE.from_pretrained(REPO)
+    cb.push_to_hub(REPO)
+    assert len(hub.commits) == 1, "nothing has changed"
+    fetch.download_folder(REPO, patterns=["*"])  # somebody else has use for all of it
+    cb.push_to_hub("me/copy")
+    assert hub.paths("me/copy") == MODEL | BESIDE
+    assert hub.files["me/copy"]["main"]["README.md"].decode().splitlines()[:9] == card.splitlines()[:9]
+    copy = ModelCard(hub.files["me/copy"]["main"]["README.md"].decode())
+    assert copy.data.license == "mit" and len(copy.data.eval_results) == len(ModelCard(card).data.eval_results)
+    assert not caplog.records
+
+    with torch.no_grad():
+        cb.b_dec.add_(1.0)
+    cb.push_to_hub("me/other")
+    assert hub.paths("me/other") == MODEL and "removing" not in caplog.text
+
+
+def test_what_lies_beside_the_weights_and_is_gone_is_told(hub, measured, caplog):
+    cb = CBSAE.from_pretrained(measured)
+    cb.push_to_hub(REPO)
+    shutil.rmtree(measured)
+    cb.push_to_hub("me/copy")
+    assert f"what lay beside the weights in {measured}: it is not there" in caplog.text
+    cb = CBSAE.from_pretrained(REPO)
+    del hub.files[REPO]
+    shutil.rmtree(constants.HF_HUB_CACHE)
+    cb.push_to_hub("me/another")
+    assert f"what lies beside the weights in {REPO}: {REPO} is no folder here, and on the Hub" in caplog.text
+    assert hub.paths("me/copy") == hub.paths("me/another") == MODEL
+
+
 def test_a_folder_that_only_this_machine_has_is_named(hub, make_sae, tmp_path, caplog, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "hub" / "clip").mkdir(parents=True)
