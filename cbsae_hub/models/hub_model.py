@@ -5,13 +5,13 @@ import json
 import logging
 import os
 import shutil
-from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import save_file
 from torch import nn
 
@@ -30,6 +30,7 @@ from cbsae_hub.models.files import (
 )
 from cbsae_hub.models.upload import (
     RESULTS,
+    PublishError,
     Upload,
     files_of,
     publish,
@@ -227,7 +228,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
         token: str | None = None,
         branch: str | None = None,
         create_pr: bool | None = None,
-        ignore_patterns: list[str] | None = None,
+        ignore_patterns: str | list[str] | None = None,
     ) -> str:
         """Publishes the model in one commit: weights, config, card, and what lies beside them.
 
@@ -244,7 +245,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
             token: Access token; default the stored one.
             branch: An existing branch to push to; default main.
             create_pr: Open a pull request instead.
-            ignore_patterns: Files to leave out.
+            ignore_patterns: Files to leave out, "*.png" or "drawings/".
 
         Returns:
             The URL of the commit, or of the pull request.
@@ -257,8 +258,9 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
             source = Path(temporary if folder is None else folder)
             files = self._save_with_results(source, repo_id, token)
             warn_of_foreign_ids(source)
-            ignored = {path for path in files for pattern in ignore_patterns or () if fnmatch(path, pattern)}
-            files = {path: size for path, size in files.items() if path not in ignored}
+            files = {path: files[path] for path in filter_repo_objects(files, ignore_patterns=ignore_patterns)}
+            if not files:
+                raise PublishError(f"{repo_id} was not published: {ignore_patterns} leaves nothing of it")
             published = publish(
                 Upload(source, repo_id, "model", files),
                 token=token,

@@ -63,6 +63,18 @@ def test_pushes_a_folder_with_what_lies_in_it(hub, make_sae, tmp_path):
     assert folder_revision(folder) == SAE.from_pretrained(folder).revision
 
 
+def test_what_is_ignored_is_not_pushed_and_the_rest_is(hub, make_sae, tmp_path):
+    make_sae("topk").push_to_hub(REPO, ignore_patterns="*.md")
+    assert hub.paths(REPO) == {"config.json", "model.safetensors"}
+    (tmp_path / "drawn").mkdir()
+    (tmp_path / "drawn" / "one.png").write_bytes(b"not much")
+    make_sae("topk").push_to_hub(REPO, folder=tmp_path, ignore_patterns=["drawn/", "*.json"])
+    assert hub.paths(REPO) == {"README.md", "config.json", "model.safetensors"}
+    with pytest.raises(PublishError, match="me/other was not published: .* leaves nothing of it"):
+        make_sae("topk").push_to_hub("me/other", ignore_patterns="*")
+    assert "me/other" not in hub.files
+
+
 def test_save_pretrained_can_push(hub, make_sae, tmp_path):
     url = make_sae("topk").save_pretrained(tmp_path / "model", repo_id=REPO, push_to_hub=True)
     assert url.rsplit("/", 1)[-1] in hub.files[REPO]
