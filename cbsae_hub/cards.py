@@ -14,10 +14,10 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import StrictUndefined, TemplateError
-from jinja2.nodes import Const, Output
 from jinja2.sandbox import SandboxedEnvironment
 
 from cbsae_hub.card_facts import Facts, Measure, is_measured, model_index
+from cbsae_hub.card_numbers import typed_numbers
 from cbsae_hub.models.card import code, edited_by_hand, inline, is_hub_id, literal, stamped
 from cbsae_hub.models.files import write_text
 from cbsae_hub.version import __version__
@@ -25,12 +25,11 @@ from cbsae_hub.version import __version__
 CARD_NAME = "README.md"
 TABLES = ("SAE and CB-SAE", "parts")  # of evaluation.json
 TASK = "feature-extraction"  # of the models of this package
+GENERATED = ("model-index", "model_name", "eval_results")
 LICENCES = ("license", "license_name", "license_link", "language")  # of a hand-written part, what its card keeps
 _TEMPLATE = (files("cbsae_hub") / "card.md.jinja").read_text(encoding="utf-8")
 _FRONT = re.compile(r"\A---\n(.*?\n)---\n", re.DOTALL)
 _KEPT = re.compile(r"<!-- by hand, (opening|closing) of (\S+) -->\n(.*?)<!-- end -->\n", re.DOTALL)
-_IN_CODE = re.compile(r"^```.*?^```|`[^`\n]*`|\]\([^)]*\)|\{[{%#].*?[}%#]\}", re.DOTALL | re.MULTILINE)
-_NUMBER = re.compile(r"(?<![\w./-])\d[\d.,]*(?:\s?%)?")
 
 
 class CardError(ValueError):
@@ -81,7 +80,7 @@ class ByHand:
         if owner := repo_id.rpartition("/")[0]:
             own["owner"] = owner
         try:
-            if typed := _typed_numbers(source[front.end() :] + _measures_in(front[1])):
+            if typed := typed_numbers(source[: front.end()], source[front.end() :], _environment()):
                 raise CardError(
                     f"{path} has typed numbers ({', '.join(typed[:5])}): write {{{{ metrics.... }}}} or another "
                     "expression that takes them from a results file, or put them into code if they are no results"
@@ -91,6 +90,8 @@ class ByHand:
             metadata = yaml.safe_load(front[1])
             rows, command = metadata.pop("measures", []), metadata.pop("measured_by", None)
             dataset = metadata.pop("measured_on", None)
+            if generated := sorted(metadata.keys() & set(GENERATED)):
+                raise CardError(f"{path}: {', '.join(generated)} is made of measures, do not write it")
             measures = [
                 Measure(row["name"], row["key"], facts.metrics[row["metric"]], None, row["meaning"]) for row in rows
             ]
@@ -224,18 +225,6 @@ def _turned(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _ids(*names: Any) -> list[str]:
     return list(dict.fromkeys(name for name in names if is_hub_id(name)))
-
-
-def _typed_numbers(text: str) -> list[str]:
-    """Numbers outside of code and expressions, and expressions that are nothing but a number."""
-    outputs = (node for output in _environment().parse(text).find_all(Output) for node in output.nodes)
-    constants = [str(node.value) for node in outputs if isinstance(node, Const) and not isinstance(node.value, str)]
-    return constants + _NUMBER.findall(_IN_CODE.sub(" ", text))
-
-
-def _measures_in(front: str) -> str:
-    block = re.search(r"^measures:\n((?:[ -].*\n)+)", front, re.MULTILINE)
-    return block[1] if block else ""
 
 
 def _environment() -> SandboxedEnvironment:
