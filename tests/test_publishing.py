@@ -12,7 +12,7 @@ from small_hub import make_bottleneck, make_hub
 from cbsae_hub import CBSAE, SAE, VisionEncoder
 from cbsae_hub.models import folder_revision
 from cbsae_hub.models.card import edited_by_hand
-from cbsae_hub.models.fetch import download_folder
+from cbsae_hub.models.fetch import download_folder, find_model
 from cbsae_hub.models.upload import RESULTS
 from cbsae_hub.pack import FILES, INFO
 from cbsae_hub.publishing import PublishError, plan, plan_together, publish, publish_together
@@ -239,6 +239,14 @@ def test_an_encoder_that_was_replaced_is_still_found(hub, world, tmp_path):
     assert VisionEncoder.from_pretrained("lab/encoder", 1, revision=wanted).revision == wanted
     with pytest.raises(ValueError, match=f"lab/encoder holds weights {folder_revision(changed)}, but sha256:0{{16}}"):
         VisionEncoder.from_pretrained("lab/encoder", 1, revision="sha256:" + "0" * 16)
+
+
+def test_checkpoints_beside_weights_do_not_change_what_they_are_called(hub, model):
+    write(model, {"checkpoint-10/model.safetensors": b"old", ".cache/model.safetensors": b"other"})
+    wanted = folder_revision(model)
+    publish(plan(model, "lab/clip"))
+    folder, found = find_model("lab/clip", wanted)
+    assert found == wanted == folder_revision(folder)
 
 
 def test_a_reference_to_other_weights_is_no_reference(world, tmp_path):

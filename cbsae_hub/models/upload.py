@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from pathlib import Path
 
 from huggingface_hub import (
@@ -32,13 +31,12 @@ from huggingface_hub.utils import httpx
 
 from cbsae_hub.models.card import edited_by_hand
 from cbsae_hub.models.fetch import CARD_NAME, content_hash, content_tag
-from cbsae_hub.models.files import MAIN_WEIGHTS, ModelFileError, folder_revision
+from cbsae_hub.models.files import MAIN_WEIGHTS, ModelFileError, folder_revision, is_left_out
 from cbsae_hub.models.references import foreign_ids
 from cbsae_hub.version import __version__
 
 logger = logging.getLogger(__name__)
 
-LEFT_OUT = (".*", "__pycache__", "checkpoint-*", "checkpoint.safetensors", "log.jsonl", "*.log", "*.tmp", "*.partial")
 PACK = ("pack.json", "neurons.parquet", "examples.parquet", "images.parquet", "patch_maps.safetensors",
         "vocabulary.safetensors", "quadrants.png", "examples.webp")  # fmt: skip
 RESULTS = (*PACK, "evaluation.json", "selection.json", "training.json")
@@ -111,7 +109,7 @@ def files_of(folder: Path) -> dict[str, int]:
     roots = [root, *([root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [])]
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
-        if any(fnmatch(part, pattern) for part in relative.parts for pattern in LEFT_OUT):
+        if is_left_out(relative):
             continue
         if path.is_symlink() and not (path.is_file() and any(path.resolve().is_relative_to(one) for one in roots)):
             raise PublishError(
