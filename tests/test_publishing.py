@@ -2,9 +2,11 @@
 
 import json
 import logging
+import os
 import shutil
 
 import pytest
+import stub_hub
 import torch
 from PIL import Image
 from small_hub import make_bottleneck, make_hub
@@ -187,6 +189,19 @@ def test_a_pull_request(hub, model):
     assert asked.changed and asked.url.endswith("/me/clip/discussions/1")
     assert hub.files["me/clip"]["main"] == before
     assert hub.files["me/clip"]["refs/pr/1"]["sub/vocab.txt"] == b"b"
+
+
+def test_a_folder_that_changes_while_it_is_sent(hub, model, monkeypatch):
+    def writes(handler, body, **_):
+        (model / "model.safetensors").write_bytes(b"longer weights")
+        os.utime(model / "model.safetensors", ns=(0, 0))
+        handler.answer({"errors": [], "warnings": []})
+
+    monkeypatch.setitem(stub_hub._Handler.ROUTES, r"POST /api/validate-yaml", writes)
+    with pytest.raises(PublishError, match="me/clip was published while model.safetensors changed.*: publish it again"):
+        publish(plan(model, "me/clip"))
+    assert not any(name.startswith("sha256-") for name in hub.files["me/clip"])
+    monkeypatch.undo()
 
 
 def test_a_card_that_the_hub_does_not_take(hub, model):

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import (
     CommitOperationAdd,
@@ -160,43 +161,28 @@ def publish(
         if private and head.private is False:
             raise PublishError(f"{repo_id} exists and is public: make it private in its settings, or publish openly")
         there = _files_there(api, about, head.sha)
+        before, is_model = _written(upload), upload.repo_type == "model" and _has_weights(upload.files)
+        tag = content_tag(folder_revision(upload.folder)) if is_model else None
         changed = [path for path in upload.files if _differs(upload.source(path), there.get(path))]
         if CARD_NAME in changed and not overwrite_card and _keeps_card(upload, repo_id, there, head.sha, token):
             changed.remove(CARD_NAME)
         outdated = _outdated(upload, there, changed)
-        operations = [
-            *(CommitOperationAdd(path, upload.source(path)) for path in changed),
-            *(CommitOperationDelete(path) for path in outdated),
-        ]
         url, commit = f"{repo.url}/commit/{head.sha}", head.sha
-        if operations:
-            details = {"commit_message": message or f"Upload with cbsae_hub {__version__}", "revision": branch}
-            try:
-                with warnings.catch_warnings():
-                    warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
-                    sent = api.create_commit(
-                        **about, **details, operations=operations, create_pr=create_pr, parent_commit=head.sha
-                    )
-                url, commit = sent.pr_url or sent.commit_url, sent.oid
-            except httpx.HTTPError as error:
-                if not _answer_lost(error):
-                    raise
-                if create_pr:
-                    raise PublishError(
-                        f"{repo_id} may have got the pull request, only the answer was lost: look at "
-                        f"{repo.url}/discussions before you try again"
-                    ) from error
-                with explained(f"the answer was lost, so {repo_id} may be published or not", upload):
-                    commit = _found_after_all(api, about, branch, upload, changed, outdated)
-                if commit is None:
-                    raise
-                url = f"{repo.url}/commit/{commit}"
-    if not create_pr and upload.repo_type == "model" and _has_weights(upload.files):
+        if changed or outdated:
+            details = {"commit_message": message or f"Upload with cbsae_hub {__version__}", "parent_commit": head.sha}
+            details |= {"revision": branch, "create_pr": create_pr}
+            url, commit = _commit(api, repo, upload, changed, outdated, details)
+    after = _written(upload)
+    if late := [path for path in changed if before.get(path) != after.get(path)]:
+        raise PublishError(
+            f"{repo_id} was published while {', '.join(late)} changed, so it may hold files of two versions: publish "
+            "it again when nobody writes there"
+        )
+    if tag is not None and not create_pr:
         # Others refer to these weights by what they contain, also when there are newer ones.
-        tag = content_tag(folder_revision(upload.folder))
         with explained(f"{upload.repo_id} was published, but has not got its tag {tag}", upload):
             api.create_tag(repo_id, tag=tag, revision=commit, exist_ok=True)
-    return Published(url, commit, bool(operations))
+    return Published(url, commit, bool(changed or outdated))
 
 
 def without_results_of_other_weights(folder: Path, files: Mapping[str, int], changed: bool = False) -> dict[str, int]:
@@ -256,25 +242,51 @@ def _keeps_card(upload: Upload, repo_id: str, there: Mapping[str, RepoFile], com
     return True
 
 
+def _commit(
+    api: HfApi, repo: RepoUrl, upload: Upload, changed: list[str], outdated: list[str], details: Mapping[str, Any]
+) -> tuple[str, str]:
+    """Makes the commit, or the pull request, and returns its URL and hash; if the answer is lost, it is looked for."""
+    about = {"repo_id": repo.repo_id, "repo_type": upload.repo_type}
+    operations = [
+        *(CommitOperationAdd(path, upload.source(path)) for path in changed),
+        *(CommitOperationDelete(path) for path in outdated),
+    ]
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
+            sent = api.create_commit(**about, operations=operations, **details)
+        return sent.pr_url or sent.commit_url, sent.oid
+    except httpx.HTTPError as error:
+        if not _answer_lost(error):
+            raise
+        if details["create_pr"]:
+            raise PublishError(
+                f"{repo.repo_id} may have got the pull request, only the answer was lost: look at "
+                f"{repo.url}/discussions before you try again"
+            ) from error
+        with explained(f"the answer was lost, so {repo.repo_id} may be published or not", upload):
+            commit = api.repo_info(**about, revision=details["revision"]).sha
+            there = _files_there(api, about, commit)
+        if any(_differs(upload.source(path), there.get(path)) for path in changed) or there.keys() & set(outdated):
+            raise
+        return f"{repo.url}/commit/{commit}", commit
+
+
 def _answer_lost(error: httpx.HTTPError) -> bool:
     """Whether a commit was sent, and perhaps made although it failed: no answer arrived, or that of a gateway."""
     refused = isinstance(error, HfHubHTTPError) and error.response.status_code not in (502, 504)
     return not refused and "/commit/" in error.request.url.path
 
 
-def _found_after_all(
-    api: HfApi, about: Mapping[str, str], branch: str | None, upload: Upload, changed: list[str], outdated: list[str]
-) -> str | None:
-    """The newest commit, if it is as if what was sent had arrived."""
-    commit = api.repo_info(**about, revision=branch).sha
-    there = _files_there(api, about, commit)
-    missing = any(_differs(upload.source(path), there.get(path)) for path in changed)
-    return None if missing or there.keys() & set(outdated) else commit
-
-
 def _files_there(api: HfApi, about: Mapping[str, str], commit: str) -> dict[str, RepoFile]:
     tree = api.list_repo_tree(**about, recursive=True, revision=commit)
     return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+
+
+def _written(upload: Upload) -> dict[str, int | None]:
+    """When each file was written; None of one that is gone."""
+    sources = {path: upload.folder / path for path in upload.files if path not in upload.rewritten}
+    return {path: source.stat().st_mtime_ns if source.is_file() else None for path, source in sources.items()}
 
 
 def _differs(source: Path | bytes, there: RepoFile | None) -> bool:
