@@ -204,6 +204,18 @@ def test_a_folder_that_changes_while_it_is_sent(hub, model, monkeypatch):
     monkeypatch.undo()
 
 
+def test_a_repository_that_would_leave_out_half_of_a_model(hub, model):
+    publish(plan(model, "me/clip"))
+    hub.files["me/clip"]["main"][".gitignore"] = b"*.safetensors\n"
+    write(model, {"model.safetensors": "others", "sub/vocab.txt": "b"})
+    with pytest.raises(PublishError, match="its .gitignore makes the Hub leave out model.safetensors; delete it there"):
+        publish(plan(model, "me/clip"))
+    assert len(hub.commits) == 1
+    hub.files["me/clip"]["main"][".gitignore"] = b"*.log\n"
+    publish(plan(model, "me/clip"))
+    assert hub.files["me/clip"]["main"]["model.safetensors"] == b"others" and len(hub.commits) == 2
+
+
 def test_a_card_that_the_hub_does_not_take(hub, model):
     (model / "README.md").write_text("---\ntype: nonsense\n---\n")
     with pytest.raises(PublishError, match='me/clip was not published: Invalid metadata in README.md. - "type" is not'):

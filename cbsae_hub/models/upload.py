@@ -38,6 +38,7 @@ from cbsae_hub.version import __version__
 
 logger = logging.getLogger(__name__)
 
+GITIGNORE = ".gitignore"
 PACK = ("pack.json", "neurons.parquet", "examples.parquet", "images.parquet", "patch_maps.safetensors",
         "vocabulary.safetensors", "quadrants.png", "examples.webp")  # fmt: skip
 RESULTS = (*PACK, "evaluation.json", "selection.json", "training.json")
@@ -171,7 +172,7 @@ def publish(
         if changed or outdated:
             details = {"commit_message": message or f"Upload with cbsae_hub {__version__}", "parent_commit": head.sha}
             details |= {"revision": branch, "create_pr": create_pr}
-            url, commit = _commit(api, repo, upload, changed, outdated, details)
+            url, commit = _commit(api, repo, upload, there, changed, outdated, details)
     after = _written(upload)
     if late := [path for path in changed if before.get(path) != after.get(path)]:
         raise PublishError(
@@ -243,15 +244,21 @@ def _keeps_card(upload: Upload, repo_id: str, there: Mapping[str, RepoFile], com
 
 
 def _commit(
-    api: HfApi, repo: RepoUrl, upload: Upload, changed: list[str], outdated: list[str], details: Mapping[str, Any]
+    api: HfApi,
+    repo: RepoUrl,
+    upload: Upload,
+    there: Mapping[str, RepoFile],
+    changed: list[str],
+    outdated: list[str],
+    details: Mapping[str, Any],
 ) -> tuple[str, str]:
     """Makes the commit, or the pull request, and returns its URL and hash; if the answer is lost, it is looked for."""
     about = {"repo_id": repo.repo_id, "repo_type": upload.repo_type}
-    operations = [
-        *(CommitOperationAdd(path, upload.source(path)) for path in changed),
-        *(CommitOperationDelete(path) for path in outdated),
-    ]
+    additions = [CommitOperationAdd(path, upload.source(path)) for path in changed]
+    operations = [*additions, *(CommitOperationDelete(path) for path in outdated)]
     try:
+        if GITIGNORE in there:
+            _refuse_ignored(api, about, additions, details)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
             sent = api.create_commit(**about, operations=operations, **details)
@@ -266,10 +273,23 @@ def _commit(
             ) from error
         with explained(f"the answer was lost, so {repo.repo_id} may be published or not", upload):
             commit = api.repo_info(**about, revision=details["revision"]).sha
-            there = _files_there(api, about, commit)
-        if any(_differs(upload.source(path), there.get(path)) for path in changed) or there.keys() & set(outdated):
+            now = _files_there(api, about, commit)
+        if any(_differs(upload.source(path), now.get(path)) for path in changed) or now.keys() & set(outdated):
             raise
         return f"{repo.url}/commit/{commit}", commit
+
+
+def _refuse_ignored(
+    api: HfApi, about: Mapping[str, str], additions: Sequence[CommitOperationAdd], details: Mapping[str, Any]
+) -> None:
+    """Raises PublishError if the Hub would leave out files, without a word, for the sake of a .gitignore there."""
+    options = {name: details[name] for name in ("revision", "create_pr")}
+    api.preupload_lfs_files(**about, additions=additions, free_memory=False, **options)
+    if ignored := sorted(operation.path_in_repo for operation in additions if operation._should_ignore):
+        raise PublishError(
+            f"{about['repo_id']} was not published: its {GITIGNORE} makes the Hub leave out {', '.join(ignored)}; "
+            "delete it there, or the lines that do"
+        )
 
 
 def _answer_lost(error: httpx.HTTPError) -> bool:

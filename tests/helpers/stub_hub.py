@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from types import SimpleNamespace
@@ -222,7 +223,9 @@ class _Handler(BaseHTTPRequestHandler):
             content = self.hub.files[key][revision].get(file["path"])
             mode = "lfs" if file["path"].endswith(LARGE) else "regular"
             oid = None if content is None else self.hub.oid(content)
-            answers.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+            ignored = self.hub.files[key][revision].get(".gitignore", b"").decode().split()
+            ignore = any(fnmatch(file["path"], pattern) for pattern in ignored)
+            answers.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": ignore, "oid": oid})
         self.answer({"files": answers})
 
     def lfs_batch(self, body, key):
