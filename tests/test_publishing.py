@@ -15,6 +15,7 @@ from cbsae_hub import CBSAE, SAE, VisionEncoder
 from cbsae_hub.models import folder_revision
 from cbsae_hub.models.card import edited_by_hand
 from cbsae_hub.models.fetch import download_folder, find_model
+from cbsae_hub.models.references import references, with_names
 from cbsae_hub.models.upload import RESULTS
 from cbsae_hub.pack import FILES, INFO
 from cbsae_hub.publishing import PublishError, plan, plan_together, publish, publish_together
@@ -298,6 +299,19 @@ def test_only_ids_are_replaced(world, tmp_path):
     assert uploads["lab/sae"].rewritten["notes.json"] == expected
     assert uploads["lab/sae"].references == {"hub/encoder": "lab/encoder"}
     assert "broken.json" in uploads["lab/sae"].files
+
+
+@pytest.mark.parametrize("name", ["clip é", "clip\\vit", 'clip"vit'])
+@pytest.mark.parametrize("ascii", [True, False])
+def test_ids_are_replaced_however_json_writes_them(model, tmp_path, name, ascii):
+    encoder = tmp_path / name
+    shutil.copytree(model, encoder)
+    user = write(tmp_path / "user", {"model.safetensors": b"weights"})
+    for file in ("config.json", "notes.json"):
+        (user / file).write_text(json.dumps({"encoder_id": str(encoder)}, ensure_ascii=ascii), encoding="utf-8")
+    assert references(user, {encoder: "lab/clip"}) == {str(encoder): "lab/clip"}
+    rewritten = with_names(user, {str(encoder): "lab/clip"})
+    assert [json.loads(rewritten[file]) for file in ("config.json", "notes.json")] == 2 * [{"encoder_id": "lab/clip"}]
 
 
 def test_parts_of_cards_written_by_hand(world, tmp_path):
