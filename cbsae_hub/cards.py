@@ -230,8 +230,8 @@ def _ids(*names: Any) -> list[str]:
 def _environment() -> SandboxedEnvironment:
     """Escapes everything that is inserted, unless a filter says how else.
 
-    Filters: ``code``, ``literal`` (a Python string), ``pretty`` (JSON), ``decimals(1)``, ``share`` (0.125: "12.5 %"),
-    and ``raw`` for what is Markdown already.
+    Filters: ``code``, ``block`` (lines of a code block), ``literal`` (a Python string), ``pretty`` (JSON),
+    ``decimals(1)``, ``share`` (0.125: "12.5 %"), and ``raw`` for what is Markdown already.
     """
     environment = SandboxedEnvironment(
         undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True,
@@ -239,6 +239,7 @@ def _environment() -> SandboxedEnvironment:
     )  # fmt: skip
     environment.filters.update(
         code=lambda value: _Ready(code(value)),
+        block=lambda value: _Ready(value.replace("```", "'''")),
         literal=lambda value: _Ready(literal(value)),
         pretty=lambda value: _Ready(json.dumps(value, indent=1).replace("`", "'")),
         decimals=lambda value, count=1: _Ready(f"{value:,.{count}f}"),

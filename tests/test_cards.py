@@ -246,7 +246,9 @@ def test_text_in_results_stays_text(folder):
     facts = Facts.read(folder)
     facts.training["versions"] = {"torch": "`\n\n# Owned <script>"}
     facts.training["config"] = {"name": "```\n# Owned"}
+    facts.training["command"] = "train\n```\n\n<b>Owned</b>\n\n```sh"
     card = render_card(facts, "me/sae")
+    assert "<b>" in card and "<b>" not in re.sub(r"^```.*?^```", "", card, flags=re.DOTALL | re.MULTILINE)
     assert "\n# Owned" not in card and "<script>" not in re.sub(r"`[^`\n]*`", "", card)
 
 
