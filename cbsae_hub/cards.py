@@ -140,7 +140,7 @@ def write_card(folder: str | Path, repo_id: str | None = None, by_hand: str | Pa
     """
     folder = Path(folder)
     card = folder / CARD_NAME
-    before = card.read_text(encoding="utf-8") if card.is_file() else None
+    before = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None
     if by_hand is None and before is not None and edited_by_hand(before):
         return
     repo_id = repo_id or (folder.name if folder.is_absolute() else folder.as_posix())
@@ -148,7 +148,7 @@ def write_card(folder: str | Path, repo_id: str | None = None, by_hand: str | Pa
     hand = ByHand.read(by_hand, facts, repo_id) if by_hand else ByHand.kept(before or "", facts.revision)
     try:
         text = render_card(facts, repo_id, hand)
-    except (TemplateError, KeyError, TypeError, AttributeError) as error:
+    except (TemplateError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"a results file in {folder} is not what this package writes: {error!r}") from error
     write_text(card, text)
 

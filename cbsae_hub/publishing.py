@@ -11,7 +11,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from huggingface_hub import HfApi, metadata_load
+from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
@@ -26,6 +26,7 @@ from cbsae_hub.models.upload import (
     Upload,
     explained,
     files_of,
+    header_of,
     publish,
     warn_of_foreign_ids,
     without_results_of_other_weights,
@@ -168,13 +169,15 @@ def _card(
                 (copy / path).symlink_to((folder / path).resolve())
             except OSError:  # Windows, unless it is told to
                 shutil.copyfile(folder / path, copy / path)
-        write_card(copy, repo_id, by_hand)
+        try:
+            write_card(copy, repo_id, by_hand)
+        except ValueError as error:
+            raise type(error)(str(error).replace(str(copy), str(folder))) from error
         return (copy / CARD_NAME).read_bytes()
 
 
 def _guess_type(folder: Path, files: Mapping[str, int]) -> str:
-    card = folder / CARD_NAME
-    if card.is_file() and "sdk" in (metadata_load(card) or {}):
+    if "sdk" in header_of(folder):
         return "space"
     if any(name in files for name in INDICES) or any(path.endswith(".safetensors") for path in files):
         return "model"

@@ -227,6 +227,13 @@ def test_a_card_edited_by_hand_is_kept(folder):
     assert "# The best one" in card_of(folder) and "me/other" not in card_of(folder)
 
 
+def test_a_card_in_another_encoding_is_kept(folder):
+    (folder / "README.md").write_bytes("Für alle\n".encode("latin-1"))
+    write_card(folder)
+    SAE(8, 16, "topk", 2, seed=2).save_pretrained(folder)
+    assert (folder / "README.md").read_bytes() == "Für alle\n".encode("latin-1")
+
+
 @pytest.mark.parametrize("content", ["{", "[1]", '{"revision": 1'])
 def test_a_damaged_results_file_is_named_and_the_card_stays(folder, content):
     before = card_of(folder)

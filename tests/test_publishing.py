@@ -112,6 +112,22 @@ def test_plan_of_half_a_thing_says_so(tmp_path, model, world):
             plan(folder, repo_id, repo_type=repo_type)
 
 
+@pytest.mark.parametrize("content", ["Für alle".encode("latin-1"), b"---\n: [\n---\n", b"---\n- a\n---\n"])
+def test_plan_names_a_card_whose_header_is_damaged(model, content):
+    write(model, {"README.md": content})
+    with pytest.raises(ValueError, match="the header of .*/clip/README.md cannot be read .*: mend it, or delete it"):
+        plan(model, "me/clip")
+
+
+@pytest.mark.parametrize("name", ["pack.json", "evaluation.json", "training.json", "metrics.json"])
+@pytest.mark.parametrize("content", ["{", "[1]"])
+def test_plan_names_a_damaged_results_file(world, tmp_path, name, content):
+    shutil.copytree(world / "sae", tmp_path / "sae")
+    write(tmp_path / "sae", {name: content})
+    with pytest.raises(ValueError, match=f"{tmp_path}/sae/{name} .*: write it again, or delete it"):
+        plan(tmp_path / "sae", "me/sae")
+
+
 def test_plan_writes_nothing_and_names_the_repository_in_the_card(world):
     before = {path: path.stat().st_mtime_ns for path in world.rglob("*")}
     upload = plan(world / "sae", "me/sae")

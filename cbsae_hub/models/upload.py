@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import (
     CommitOperationAdd,
     CommitOperationDelete,
@@ -123,6 +124,19 @@ def files_of(folder: Path) -> dict[str, int]:
     return found
 
 
+def header_of(folder: Path) -> dict[str, Any]:
+    """The metadata of a folder's card; empty where there is none.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    card = folder / CARD_NAME
+    try:
+        return (metadata_load(card) or {}) if card.is_file() else {}
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"the header of {card} cannot be read ({_said(error)}): mend it, or delete it") from None
+
+
 def publish(
     upload: Upload,
     *,
@@ -212,7 +226,10 @@ def _results_of_other_weights(folder: Path) -> set[str]:
     stale = set()
     for name, (keys, files) in CLAIMS.items():
         if (folder / name).is_file():
-            told = json.loads((folder / name).read_text(encoding="utf-8"))
+            try:
+                told = json.loads((folder / name).read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise ValueError(f"{folder / name} is not valid JSON ({error}): write it again, or delete it") from None
             for key in keys:
                 told = told.get(key) if isinstance(told, dict) else None
             if told is not None and told != folder_revision(folder):
@@ -224,8 +241,7 @@ def _create(api: HfApi, upload: Upload, private: bool | None) -> RepoUrl:
     """Makes the repository if there is none."""
     more = {}
     if upload.repo_type == "space":
-        card = upload.folder / CARD_NAME
-        more["space_sdk"] = (metadata_load(card) or {}).get("sdk") if card.is_file() else None
+        more["space_sdk"] = header_of(upload.folder).get("sdk")
         if more["space_sdk"] is None:
             raise PublishError(f"{upload.folder} is no Space: it needs a {CARD_NAME} whose header says `sdk: gradio`")
     return api.create_repo(upload.repo_id, repo_type=upload.repo_type, private=private, exist_ok=True, **more)
