@@ -118,11 +118,11 @@ def publish_together(
             if collection is not None:
                 with explained(f"{upload.repo_id} was published, but is not in the collection {collection!r}", upload):
                     if slug is None:
-                        owner = upload.repo_id.split("/")[0]
+                        owner = published.repo_id.split("/")[0]
                         slug = api.create_collection(
                             collection, namespace=owner, private=bool(private), exists_ok=True
                         ).slug
-                    api.add_collection_item(slug, upload.repo_id, upload.repo_type, exists_ok=True)
+                    api.add_collection_item(slug, published.repo_id, upload.repo_type, exists_ok=True)
         except PublishError as error:
             done, left = (", ".join(part.repo_id for part in parts) or "nothing" for parts in
                           (uploads[:position], uploads[position:]))  # fmt: skip

@@ -92,6 +92,15 @@ def test_a_folder_in_the_cache_of_the_hub_is_published(hub, model):
     assert hub.paths("me/copy") == hub.paths("me/clip")
 
 
+def test_names_of_files_are_what_they_are(hub, model, monkeypatch):
+    names = ["a b.txt", "é.txt", "back\\slash.txt", "100%.txt", "q?.txt", "#h.txt", "~", "~root/.x/~", "Readme.md"]
+    write(model, dict.fromkeys(names, "told") | {"empty.txt": "", "~root/model.safetensors": b"more"})
+    monkeypatch.chdir(model)
+    assert publish(plan(".", "me/clip")).changed and not publish(plan(".", "me/clip")).changed
+    there = {"config.json", "model.safetensors", "README.md", "sub/vocab.txt", "empty.txt", "~root/model.safetensors"}
+    assert hub.paths("me/clip") == there | set(names) - {"~root/.x/~"}
+
+
 def test_plan_of_half_a_thing_says_so(tmp_path, model, world):
     half = tmp_path / "half"
     shutil.copytree(world / "sae", half)
@@ -360,6 +369,13 @@ def test_a_collection_that_cannot_be_had_is_no_loss(hub, model):
         list(publish_together(uploads, collection="Ours"))
     [collection] = hub.collections.values()
     assert collection["items"] == [{"id": "lab/clip", "type": "model"}] and collection["namespace"] == "lab"
+
+
+def test_a_collection_of_whoever_is_logged_in(hub, model):
+    [(_, published)] = publish_together([plan(model)], collection="Ours")
+    assert published.repo_id == "me/clip"
+    [collection] = hub.collections.values()
+    assert collection["items"] == [{"id": "me/clip", "type": "model"}] and collection["namespace"] == "me"
 
 
 def test_folders_of_one_name(model, tmp_path):

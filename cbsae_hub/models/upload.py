@@ -83,7 +83,8 @@ class Upload:
 
     def source(self, path: str) -> Path | bytes:
         """What goes to a path: a file, or its content."""
-        return self.rewritten.get(path, self.folder / path)
+        # a whole path: huggingface_hub takes one that begins with "~" for somebody's home
+        return self.rewritten.get(path, self.folder.absolute() / path)
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,13 @@ class Published:
     """What became of an :class:`Upload`.
 
     Attributes:
+        repo_id: Where it is, with its owner.
         url: Of the commit, or of the pull request.
         commit: Its hash, or that of the newest commit if nothing was to do.
         changed: Whether there was anything to do.
     """
 
+    repo_id: str
     url: str
     commit: str
     changed: bool
@@ -197,7 +200,7 @@ def publish(
         # Others refer to these weights by what they contain, also when there are newer ones.
         with explained(f"{upload.repo_id} was published, but has not got its tag {tag}", upload):
             api.create_tag(repo_id, tag=tag, revision=commit, exist_ok=True)
-    return Published(url, commit, bool(changed or outdated))
+    return Published(repo_id, url, commit, bool(changed or outdated))
 
 
 def without_results_of_other_weights(folder: Path, files: Mapping[str, int], changed: bool = False) -> dict[str, int]:

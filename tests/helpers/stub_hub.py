@@ -319,7 +319,7 @@ class _Handler(BaseHTTPRequestHandler):
         rf"POST {_KEY}\.git/info/lfs/objects/batch": lfs_batch,
         r"PUT /lfs/(?P<oid>\w+)": put_object,
         r"GET /lfs/(?P<oid>\w+)": get_object,
-        rf"(?:GET|HEAD) {_KEY}/resolve/(?P<revision>refs/pr/\d+|[^/]+)/(?P<path>.+)": resolve,
+        rf"(?:GET|HEAD) {_KEY}/resolve/(?P<revision>refs/pr/\d+|feature/\w+|[^/]+)/(?P<path>.+)": resolve,
         r"POST /api/collections": create_collection,
         r"GET /api/collections/(?P<slug>[^/]+/[^/]+)": collection,
         r"POST /api/collections/(?P<slug>[^/]+/[^/]+)/items": add_item,

@@ -38,6 +38,19 @@ def test_push_load_by_revision_and_offline(hub, sae, x, monkeypatch):
     assert len(hub.requests) == before
 
 
+@pytest.mark.parametrize("name", ["v1", "feature/x", "commit"])
+def test_branches_tags_and_short_commits(hub, sae, x, monkeypatch, name):
+    sae.push_to_hub(REPO)
+    commit = hub.commit_of(REPO, "main")
+    name = commit[:7] if name == "commit" else name
+    hub.files[REPO][name] = hub.files[REPO]["main"]
+    assert SAE.from_pretrained(REPO, revision=name).revision == commit
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert torch.equal(SAE.from_pretrained(REPO, revision=name).encode(x), sae.encode(x))
+    with pytest.raises(ModelFileError, match="not in the cache"):
+        SAE.from_pretrained(REPO, revision="v2")
+
+
 def test_pushes_one_commit_without_pickles(hub, make_sae):
     make_sae("topk").push_to_hub(REPO)
     assert hub.paths(REPO) == {"README.md", "config.json", "model.safetensors"}
