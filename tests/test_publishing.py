@@ -197,6 +197,25 @@ def test_other_files_of_a_model_stay(hub, model):
     assert "sub/vocab.txt" in hub.paths("me/clip")
 
 
+def test_weights_in_other_shards_replace_all_of_the_old_ones(hub, model, caplog):
+    write(model, {"vae/model.safetensors": b"vae", "model.fp16.safetensors": b"half"})
+    publish(plan(model, "me/clip"))
+    (model / "model.safetensors").unlink()
+    (model / "vae" / "model.safetensors").unlink()
+    index = "model.safetensors.index.json"
+    shards = {"model-00001-of-00002.safetensors": b"wei", "model-00002-of-00002.safetensors": b"ghts"}
+    write(model, {**shards, index: "{}"})
+    publish(plan(model, "me/clip"))
+    others = {"README.md", "config.json", "sub/vocab.txt", "vae/model.safetensors", "model.fp16.safetensors"}
+    assert hub.paths("me/clip") == {*others, *shards, index}
+    assert "removing what is of the replaced weights from me/clip: model.safetensors" in caplog.text
+    for name in (*shards, index):
+        (model / name).unlink()
+    write(model, {"model.safetensors": b"weights"})
+    publish(plan(model, "me/clip"))
+    assert hub.paths("me/clip") == {*others, "model.safetensors"}
+
+
 def test_a_card_edited_on_the_hub_is_kept_until_told_otherwise(hub, model, caplog):
     upload = plan(model, "me/clip")
     publish(upload)

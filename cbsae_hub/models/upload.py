@@ -39,6 +39,7 @@ from cbsae_hub.version import __version__
 
 logger = logging.getLogger(__name__)
 
+_SHARD = re.compile(r"(-\d+-of-\d+)?\.safetensors$")
 GITIGNORE = ".gitignore"
 PACK = ("pack.json", "neurons.parquet", "examples.parquet", "images.parquet", "patch_maps.safetensors",
         "vocabulary.safetensors", "quadrants.png", "examples.webp")  # fmt: skip
@@ -154,8 +155,8 @@ def publish(
 
     A commit whose answer is lost is looked for, and counts if it is there.
 
-    Files of the repository that the folder does not have stay, but for results of other weights beside a model, and
-    all but the card of a Space, which runs what lies in it.
+    Files of the repository that the folder does not have stay, but for shards and results of replaced weights beside a
+    model, and all but the card of a Space, which runs what lies in it.
 
     Args:
         upload: What and where to.
@@ -339,10 +340,14 @@ def _outdated(upload: Upload, there: Mapping[str, RepoFile], changed: Sequence[s
     others = set(there) - set(upload.files)
     if upload.repo_type == "space":
         return sorted(path for path in others if path != CARD_NAME and not path.startswith("."))
-    if not any(MAIN_WEIGHTS.search(path) and path in there for path in changed):
+    weights = {_SHARD.sub("", path) for path in changed if MAIN_WEIGHTS.search(path)}
+    shards = {path for path in there if MAIN_WEIGHTS.search(path) and _SHARD.sub("", path) in weights}
+    if not shards:
         return []
-    if outdated := sorted(others & set(RESULTS)):
-        logger.warning("removing results of the replaced weights from %s: %s", upload.repo_id, ", ".join(outdated))
+    # What loads a model prefers one whole file, which would be the old one beside new shards.
+    replaced = others & (shards | {f"{name}.safetensors.index.json" for name in weights})
+    if outdated := sorted(others & set(RESULTS) | replaced):
+        logger.warning("removing what is of the replaced weights from %s: %s", upload.repo_id, ", ".join(outdated))
     return outdated
 
 

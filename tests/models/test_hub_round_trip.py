@@ -163,7 +163,7 @@ def test_results_of_other_weights_stay_behind(hub, measured, caplog, given):
         cb.b_dec.add_(1.0)
     cb.push_to_hub(REPO, **{"folder": measured} if given else {})
     assert "not published, as they are of other weights: evaluation.json, examples.parquet" in caplog.text
-    assert "removing results of the replaced weights from me/sae: evaluation.json" in caplog.text
+    assert "removing what is of the replaced weights from me/sae: evaluation.json" in caplog.text
     assert hub.paths(REPO) == MODEL | {"drawn/one.png"}, "a picture of no known name may be of anything"
     assert torch.equal(CBSAE.from_pretrained(REPO).b_dec, cb.b_dec)
     assert (measured / "pack.json").is_file(), "nothing of the user's is deleted"
