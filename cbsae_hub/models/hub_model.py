@@ -252,7 +252,8 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
 
         Raises:
             ModelFileError: If a weight is NaN or infinite.
-            PublishError: If the Hub refuses or is out of reach; says what to do. Nothing was committed then.
+            PublishError: If the Hub refuses or is out of reach; says what to do. Nothing was committed then,
+                unless it says otherwise.
         """
         with TemporaryDirectory() as temporary:
             source = Path(temporary if folder is None else folder)
