@@ -13,6 +13,7 @@ from small_hub import make_bottleneck, make_hub
 
 from cbsae_hub import CBSAE, SAE, VisionEncoder
 from cbsae_hub.models import folder_revision
+from cbsae_hub.models import upload as upload_module
 from cbsae_hub.models.card import edited_by_hand
 from cbsae_hub.models.fetch import download_folder, find_model
 from cbsae_hub.models.references import references, with_names
@@ -176,6 +177,16 @@ def test_what_is_there_is_not_sent_again(hub, model):
     later = [call.request for call in hub.calls[sent:]]
     assert not any(request.startswith("PUT") for request in later)
     assert hub.files["me/clip"]["main"]["sub/vocab.txt"] == b"b"
+
+
+def test_what_has_another_size_is_not_hashed(hub, model, monkeypatch):
+    publish(plan(model, "me/clip"))
+    hashed = []
+    monkeypatch.setattr(upload_module, "content_hash", lambda source, like: hashed.append(source.name) or like)
+    (model / "sub" / "vocab.txt").write_text("longer")
+    publish(plan(model, "me/clip"))
+    assert sorted(hashed) == ["README.md", "config.json", "model.safetensors"]
+    assert hub.files["me/clip"]["main"]["sub/vocab.txt"] == b"longer"
 
 
 def test_a_space_is_replaced_as_a_whole(hub, space):

@@ -331,8 +331,12 @@ def _written(upload: Upload) -> dict[str, int | None]:
 
 def _differs(source: Path | bytes, there: RepoFile | None) -> bool:
     """Whether a file is another one than that on the Hub."""
-    known = there and (there.lfs.sha256 if there.lfs else there.blob_id)
-    return known is None or content_hash(source, known) != known
+    if there is None:
+        return True
+    known, size = (there.lfs.sha256, there.lfs.size) if there.lfs else (there.blob_id, there.size)
+    if size != (len(source) if isinstance(source, bytes) else source.stat().st_size):
+        return True  # large ones take long to hash
+    return content_hash(source, known) != known
 
 
 def _outdated(upload: Upload, there: Mapping[str, RepoFile], changed: Sequence[str]) -> list[str]:
