@@ -66,8 +66,11 @@ def find_on_hub(repo_id: str, revision: str | None, options: dict[str, Any]) -> 
     commit = config.parent.name
     # Weights of the same commit, even if somebody pushes in between.
     weights = download(repo_id, WEIGHTS_NAME, commit, options)
-    if is_content(revision) and (found := folder_revision(config.parent)) != revision:
-        raise ModelFileError(f"{repo_id} holds weights {found} on the Hub, not {revision}: they were replaced")
+    if is_content(revision) and folder_revision(config.parent) != revision:
+        # Those in sub-folders count too.
+        found = folder_revision(download_folder(repo_id, commit, ("*.safetensors",), options))
+        if found != revision:
+            raise ModelFileError(f"{repo_id} holds weights {found} on the Hub, not {revision}: they were replaced")
     return config, weights, commit
 
 
@@ -123,7 +126,7 @@ def download_folder(
     repo_id: str,
     revision: str | None = None,
     patterns: Sequence[str] = MODEL_FILES,
-    token: str | bool | None = None,
+    options: dict[str, Any] | None = None,
 ) -> Path:
     """Downloads files of a repository, all of one commit, or finds them in the cache; see :func:`download`.
 
@@ -131,16 +134,17 @@ def download_folder(
         repo_id: Its id.
         revision: See :func:`download`.
         patterns: Of the files.
-        token: Access token; default the stored one.
+        options: Of ``snapshot_download``.
 
     Returns:
         Their folder in the cache.
     """
+    options = options or {}
 
     def fetch(ref: str | None) -> str:
-        return snapshot_download(repo_id, revision=ref, allow_patterns=list(patterns), token=token)
+        return snapshot_download(repo_id, revision=ref, allow_patterns=list(patterns), **options)
 
-    return _fetch(fetch, repo_id, "what it holds", revision, {})
+    return _fetch(fetch, repo_id, "what it holds", revision, options)
 
 
 def list_files(repo_id: str, revision: str | None, options: dict[str, Any]) -> tuple[list[str], str]:

@@ -298,7 +298,8 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
             return None
         if is_commit(self.revision):
             try:
-                return download_folder(self.repo_id, self.revision, (WEIGHTS_NAME, CARD_NAME, *RESULTS), token)
+                names = (WEIGHTS_NAME, CARD_NAME, *RESULTS)
+                return download_folder(self.repo_id, self.revision, names, {"token": token})
             except ModelFileError as error:
                 logger.warning("not published, what lies beside the weights in %s: %s", self.repo_id, error)
                 return None

@@ -525,6 +525,16 @@ def test_weights_are_found_by_what_they_contain(hub, make_sae, tmp_path, monkeyp
     assert torch.equal(SAE.from_pretrained(REPO, revision=wanted).b_dec, old.b_dec)
 
 
+def test_weights_in_sub_folders_are_part_of_what_is_asked_for(hub, make_sae, tmp_path, monkeypatch):
+    make_sae("topk").save_pretrained(tmp_path / "sae" / "before")
+    sae = make_sae("relu")
+    sae.push_to_hub(REPO, folder=tmp_path / "sae")
+    wanted = folder_revision(tmp_path / "sae")
+    assert SAE.from_pretrained(REPO, revision=wanted).activation == "relu"
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert SAE.from_pretrained(REPO, revision=wanted).activation == "relu"
+
+
 def test_other_weights_than_those_asked_for(hub, make_sae, tmp_path):
     sae = make_sae("topk")
     sae.save_pretrained(tmp_path / "sae")
