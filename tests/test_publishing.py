@@ -257,7 +257,6 @@ def test_a_folder_that_changes_while_it_is_sent(hub, model, monkeypatch):
     with pytest.raises(PublishError, match="me/clip was published while model.safetensors changed.*: publish it again"):
         publish(plan(model, "me/clip"))
     assert not any(name.startswith("sha256-") for name in hub.files["me/clip"])
-    monkeypatch.undo()
 
 
 def test_a_repository_that_would_leave_out_half_of_a_model(hub, model):

@@ -314,8 +314,10 @@ def _refuse_ignored(
 
 def _answer_lost(error: httpx.HTTPError) -> bool:
     """Whether a commit was sent, and perhaps made although it failed: no answer arrived, or that of a gateway."""
-    refused = isinstance(error, HfHubHTTPError) and error.response.status_code not in (502, 504)
-    return not refused and "/commit/" in error.request.url.path
+    answered = isinstance(error, HfHubHTTPError)
+    if answered and error.response.status_code not in (502, 504):
+        return False
+    return "/commit/" in (error.response.request if answered else error.request).url.path
 
 
 def _files_there(api: HfApi, about: Mapping[str, str], commit: str) -> dict[str, RepoFile]:

@@ -291,15 +291,39 @@ def test_a_commit_whose_answer_is_lost_counts(hub, make_sae):
         make_sae("relu").push_to_hub(REPO, create_pr=True)
 
 
-def test_a_commit_that_cannot_be_looked_for(hub, make_sae, monkeypatch):
-    def lost(handler, body, **about):  # and then the line is dead
+@pytest.fixture
+def when_committed(monkeypatch):
+    """Lets the stub do something else after the first commit than answer."""
+    make_commit = stub_hub._Handler.make_commit
+    [route] = [route for route, method in stub_hub._Handler.ROUTES.items() if method is make_commit]
+
+    def instead(do):
+        def commit(handler, body, **about):
+            answer, handler.answer = handler.answer, lambda *_, **__: None
+            make_commit(handler, body, **about)
+            handler.answer = answer
+            monkeypatch.setitem(stub_hub._Handler.ROUTES, route, make_commit)
+            do(handler)
+
+        monkeypatch.setitem(stub_hub._Handler.ROUTES, route, commit)
+
+    return instead
+
+
+@pytest.mark.parametrize("status", [502, 504])
+def test_a_commit_that_a_gateway_knows_nothing_of_counts(hub, make_sae, when_committed, status):
+    when_committed(lambda handler: handler.answer({"error": "no answer in time"}, status))
+    url = make_sae("topk").push_to_hub(REPO)
+    assert url.rsplit("/", 1)[-1] == hub.commit_of(REPO, "main") and hub.paths(REPO) == MODEL
+
+
+def test_a_commit_that_cannot_be_looked_for(hub, make_sae, when_committed):
+    def dead(handler):
         hub.fail("GET /api/models/me/sae", 500)
         handler.trouble = ("lose", None)
-        return make_commit(handler, body, **about)
+        handler.answer({"success": True})
 
-    [route] = [route for route, method in stub_hub._Handler.ROUTES.items() if method is stub_hub._Handler.make_commit]
-    make_commit = stub_hub._Handler.make_commit
-    monkeypatch.setitem(stub_hub._Handler.ROUTES, route, lost)
+    when_committed(dead)
     with pytest.raises(PublishError, match="the answer was lost, so me/sae may be published or not: the Hub is in"):
         make_sae("topk").push_to_hub(REPO)
     hub.heal()
