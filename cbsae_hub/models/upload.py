@@ -388,7 +388,7 @@ def _advice(error: Exception, upload: Upload) -> str:
     if status == 403:
         return (
             f"your token may not write there: take one with write permission ({settings}), or open a pull request "
-            "with create_pr=True"
+            "with create_pr=True, if there is such a repository"
         )
     if isinstance(cause, RevisionNotFoundError):
         return f"the repository has no such branch ({_said(cause)})"
