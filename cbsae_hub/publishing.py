@@ -11,7 +11,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from huggingface_hub import HfApi, metadata_load
+from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
@@ -26,6 +26,7 @@ from cbsae_hub.models.upload import (
     Upload,
     explained,
     files_of,
+    header_of,
     publish,
     warn_of_foreign_ids,
     without_results_of_other_weights,
@@ -51,6 +52,7 @@ def plan(folder: str | Path, repo_id: str | None = None, *, repo_type: str | Non
 
     Raises:
         ValueError: If there is no such folder, nothing in it, half a model, or the id or type is none.
+        PublishError: If there are links out of it.
     """
     folder = Path(folder)
     return _plan(folder, repo_id or folder.resolve().name, repo_type, {}, None)
@@ -71,6 +73,7 @@ def plan_together(folders: Sequence[str | Path], namespace: str, *, cards: str |
     Raises:
         ValueError: See :func:`plan`; or two folders have the same name, or one refers to other weights of another
             than there are.
+        PublishError: See :func:`plan`.
     """
     names = {Path(folder).resolve(): f"{namespace}/{Path(folder).resolve().name}" for folder in folders}
     if len(set(names.values())) < len(folders):
@@ -115,11 +118,11 @@ def publish_together(
             if collection is not None:
                 with explained(f"{upload.repo_id} was published, but is not in the collection {collection!r}", upload):
                     if slug is None:
-                        owner = upload.repo_id.split("/")[0]
+                        owner = published.repo_id.split("/")[0]
                         slug = api.create_collection(
                             collection, namespace=owner, private=bool(private), exists_ok=True
                         ).slug
-                    api.add_collection_item(slug, upload.repo_id, upload.repo_type, exists_ok=True)
+                    api.add_collection_item(slug, published.repo_id, upload.repo_type, exists_ok=True)
         except PublishError as error:
             done, left = (", ".join(part.repo_id for part in parts) or "nothing" for parts in
                           (uploads[:position], uploads[position:]))  # fmt: skip
@@ -166,13 +169,15 @@ def _card(
                 (copy / path).symlink_to((folder / path).resolve())
             except OSError:  # Windows, unless it is told to
                 shutil.copyfile(folder / path, copy / path)
-        write_card(copy, repo_id, by_hand)
+        try:
+            write_card(copy, repo_id, by_hand)
+        except ValueError as error:
+            raise type(error)(str(error).replace(str(copy), str(folder))) from error
         return (copy / CARD_NAME).read_bytes()
 
 
 def _guess_type(folder: Path, files: Mapping[str, int]) -> str:
-    card = folder / CARD_NAME
-    if card.is_file() and "sdk" in (metadata_load(card) or {}):
+    if "sdk" in header_of(folder):
         return "space"
     if any(name in files for name in INDICES) or any(path.endswith(".safetensors") for path in files):
         return "model"
