@@ -151,6 +151,12 @@ def test_a_pack_of_a_concept_bottleneck_sae(world, tmp_path):
             np.testing.assert_allclose(example.patch_map.ravel(), expected, atol=0.003)
 
 
+def test_files_have_the_usual_permissions(world, pack):
+    (world[3] / "plain.md").touch()
+    mode = (world[3] / "plain.md").stat().st_mode
+    assert {path.name for path in world[3].iterdir() if path.stat().st_mode != mode} == set()
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_damage_is_named(world, pack, tmp_path, file):
     for path in world[3].iterdir():

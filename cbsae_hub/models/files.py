@@ -30,10 +30,13 @@ class ConfigError(ValueError):
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``path``, of nobody else; once it is written, it takes the place of ``path``."""
+    """Yields a temporary file beside ``path``, of nobody else; once it is written, it takes the place of ``path``."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)  # safetensors makes files that only their owner can read
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

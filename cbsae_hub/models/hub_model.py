@@ -209,8 +209,6 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
             new_config.write_text(json.dumps(self.config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
             with replace_file(folder / WEIGHTS_NAME) as new_weights:
                 save_file(tensors, new_weights, metadata={"format": "pt"})
-                # safetensors makes files that only their owner can read
-                new_weights.chmod(new_config.stat().st_mode)
                 config_path.unlink(missing_ok=True)
         _write_card(folder, repo_id)
         return None
