@@ -273,11 +273,12 @@ class Pack:
                 f"{repo_id} has a pack of schema version {info.get('schema_version')!r}; this version of cbsae_hub "
                 f"reads {SCHEMA_VERSION}: build it again or install another version"
             )
-        if lacking := [part for part, kind in PARTS.items() if not isinstance(info.get(part, ...), kind)]:
-            raise PackError(f"{folder / INFO} is damaged: no good {', '.join(lacking)} in it; build the pack again")
         for file in FILES:
             if not (folder / file).is_file():
                 raise PackError(f"the pack of {repo_id} lacks {file}")
+        if lacking := [part for part, kind in PARTS.items() if not isinstance(info.get(part, ...), kind)]:
+            raise PackError(f"{folder / INFO} is damaged: no good {', '.join(lacking)} in it; build the pack again")
+        for file in FILES:
             if _sha256((folder / file).read_bytes()) != info["files"].get(file):
                 raise PackError(f"{folder / file} is damaged or of another pack: its checksum differs from {INFO}")
         tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in ("neurons", "examples", "images")}
