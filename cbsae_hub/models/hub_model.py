@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from safetensors.torch import save_file
 from torch import nn
 
-from cbsae_hub.models.fetch import find_in_folder, find_on_hub
+from cbsae_hub.models.fetch import OTHERS, find_in_folder, find_on_hub
 from cbsae_hub.models.files import (
     CONFIG_NAME,
     WEIGHTS_NAME,
@@ -145,7 +145,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
         config = dict(config)
         schema = config.pop("schema_version", None)
         if isinstance(schema, bool) or not isinstance(schema, int):
-            raise ConfigError(f"{path} has no schema_version: not a config of this package")
+            raise ConfigError(f"{path} has no schema_version: not a config of this package; {OTHERS}")
         if schema > SCHEMA_VERSION:
             raise ConfigError(
                 f"{path} has schema version {schema}, this is cbsae_hub {__version__} and knows up to "
