@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from cbsae_hub.models import folder_revision, resolve_id
 from cbsae_hub.models.fetch import MODEL_FILES, download_folder, is_content
 from cbsae_hub.models.files import replace_file
-from cbsae_hub.vision.encoder import to_rgb
+from cbsae_hub.vision.encoder import require_pictures, to_rgb
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
@@ -116,8 +116,7 @@ class ClipLike:
         Raises:
             ValueError: If there are no images.
         """
-        if not len(images):
-            raise ValueError("no images were given")
+        require_pictures(images)
         starts = range(0, len(images), batch_size)
         return torch.cat([self.embed_pixels(self.pixel_values(images[i : i + batch_size])) for i in starts])
 
