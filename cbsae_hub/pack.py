@@ -19,7 +19,7 @@ import pandas as pd
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from cbsae_hub.models.fetch import download_folder
+from cbsae_hub.models.fetch import download_folder, require_revision
 from cbsae_hub.models.files import replace_file, write_text
 from cbsae_hub.search import ConceptIndex, Found
 from cbsae_hub.version import __version__
@@ -249,15 +249,18 @@ class Pack:
 
         Args:
             repo_id: Folder or Hub id of the model.
-            revision: Of a Hub repository.
+            revision: Branch, tag or commit on the Hub; of a folder: what :func:`cbsae_hub.models.folder_revision` must
+                say.
 
         Raises:
-            ModelFileError: If it cannot be downloaded.
+            ModelFileError: If it cannot be downloaded, or the folder is at another revision.
             PackError: If the pack is missing, damaged (the file is named), or of another schema version.
         """
         folder = Path(repo_id)
         if not folder.is_dir():
             folder = download_folder(str(repo_id), revision, (INFO, *FILES))
+        elif revision is not None:
+            require_revision(folder, revision)
         try:
             info = json.loads((folder / INFO).read_text(encoding="utf-8"))
         except FileNotFoundError as error:

@@ -49,10 +49,19 @@ def find_in_folder(folder: Path, revision: str | None) -> tuple[Path, Path, str]
             others = ", ".join(sorted(path.name for path in folder.glob("*.bin")))
             hint = f" {others} is a pickle and is not read." if others else " Was its saving interrupted?"
             raise ModelFileError(f"{folder} has no {name}.{hint} ({OTHERS})")
+    return folder / CONFIG_NAME, folder / WEIGHTS_NAME, require_revision(folder, revision)
+
+
+def require_revision(folder: Path, revision: str | None) -> str:
+    """The revision of a folder.
+
+    Raises:
+        ModelFileError: If another one is asked for, or there are no weights.
+    """
     found = folder_revision(folder)
     if revision not in (None, found):
         raise ModelFileError(f"{folder} is at revision {found}, not at {revision!r:.80}")
-    return folder / CONFIG_NAME, folder / WEIGHTS_NAME, found
+    return found
 
 
 def find_on_hub(repo_id: str, revision: str | None, options: dict[str, Any]) -> tuple[Path, Path, str]:
