@@ -8,17 +8,18 @@ import copy
 import hashlib
 import io
 import json
+import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from cbsae_hub.models.fetch import download_folder
+from cbsae_hub.models.fetch import download_folder, require_revision
 from cbsae_hub.models.files import replace_file, write_text
 from cbsae_hub.search import ConceptIndex, Found
 from cbsae_hub.version import __version__
@@ -26,6 +27,11 @@ from cbsae_hub.version import __version__
 SCHEMA_VERSION = 3
 INFO = "pack.json"
 FILES = ("neurons.parquet", "examples.parquet", "images.parquet", "patch_maps.safetensors", "vocabulary.safetensors")
+PARTS = {
+    **dict.fromkeys(("files", "model", "encoder", "judge", "naming", "images", "concepts", "scores"), dict),
+    "grid": (list, type(None)),
+}
+"""What pack.json holds, beside the versions."""
 STRIPS = ("top", "p75", "p50", "p25", "random")
 NEURON_COLUMNS = (
     "neuron", "kind", "name", "score", "interpretability", "null_percentile", "names", "scores", "monosemanticity",
@@ -62,6 +68,16 @@ class Example:
     alt: str
 
 
+class StoredImage(NamedTuple):
+    """A row of images.parquet."""
+
+    image: int
+    webp: bytes
+    alt: str
+    width: int
+    height: int
+
+
 class NeuronTable:
     """One row per neuron, see docs/neuron-table.md.
 
@@ -80,6 +96,9 @@ class NeuronTable:
         self.frame = frame.assign(**nothing).reset_index(drop=True)
         self._rows = {row.neuron: row for row in self.frame.itertuples(index=False, name="Neuron")}
         self._index: ConceptIndex | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.frame,)  # the class of the rows is made at run time: it cannot be pickled
 
     @classmethod
     def read(cls, path: str | Path) -> "NeuronTable":
@@ -105,9 +124,14 @@ class NeuronTable:
     def __getitem__(self, neuron: int) -> Any:
         """The row of a neuron as a named tuple.
 
+        Args:
+            neuron: Its number, of any type of whole numbers: also what iterating a tensor gives.
+
         Raises:
             IndexError: If there is no such neuron.
         """
+        if hasattr(neuron, "__index__"):
+            neuron = operator.index(neuron)
         if neuron not in self._rows:
             ids = self.frame["neuron"]
             span = f"{len(ids)} neurons, {ids.min()} to {ids.max()}" if len(ids) else "no neurons"
@@ -225,15 +249,18 @@ class Pack:
 
         Args:
             repo_id: Folder or Hub id of the model.
-            revision: Of a Hub repository.
+            revision: Branch, tag or commit on the Hub; of a folder: what :func:`cbsae_hub.models.folder_revision` must
+                say.
 
         Raises:
-            ModelFileError: If it cannot be downloaded.
+            ModelFileError: If it cannot be downloaded, or the folder is at another revision.
             PackError: If the pack is missing, damaged (the file is named), or of another schema version.
         """
         folder = Path(repo_id)
         if not folder.is_dir():
             folder = download_folder(str(repo_id), revision, (INFO, *FILES))
+        elif revision is not None:
+            require_revision(folder, revision)
         try:
             info = json.loads((folder / INFO).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
@@ -242,6 +269,8 @@ class Pack:
             ) from error
         except ValueError as error:
             raise PackError(f"{folder / INFO} is damaged: {error}") from error
+        if not isinstance(info, dict):
+            raise PackError(f"{folder / INFO} is damaged: it holds no JSON object")
         if info.get("schema_version") != SCHEMA_VERSION:
             raise PackError(
                 f"{repo_id} has a pack of schema version {info.get('schema_version')!r}; this version of cbsae_hub "
@@ -250,6 +279,9 @@ class Pack:
         for file in FILES:
             if not (folder / file).is_file():
                 raise PackError(f"the pack of {repo_id} lacks {file}")
+        if lacking := [part for part, kind in PARTS.items() if not isinstance(info.get(part, ...), kind)]:
+            raise PackError(f"{folder / INFO} is damaged: no good {', '.join(lacking)} in it; build the pack again")
+        for file in FILES:
             if _sha256((folder / file).read_bytes()) != info["files"].get(file):
                 raise PackError(f"{folder / file} is damaged or of another pack: its checksum differs from {INFO}")
         tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in ("neurons", "examples", "images")}
@@ -327,7 +359,7 @@ class Pack:
         """
         if strip not in STRIPS:
             raise ValueError(f"strip must be one of {', '.join(STRIPS)}, got {strip!r}")
-        self.neurons[neuron]
+        neuron = self.neurons[neuron].neuron
         if self._places is None:  # made at the first use: who searches for names does without
             self._places = self._examples.groupby(["neuron", "strip"]).indices
         rows = self._examples.iloc[self._places.get((neuron, strip), [])[:limit]]
@@ -393,5 +425,5 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _by_image(images: pd.DataFrame) -> dict[int, Any]:
-    return {row.image: row for row in images.itertuples(index=False)}
+def _by_image(images: pd.DataFrame) -> dict[int, StoredImage]:
+    return {row["image"]: StoredImage(*map(row.get, StoredImage._fields)) for row in images.to_dict("records")}

@@ -1,8 +1,10 @@
 import json
+import pickle
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import sparse
 from small_hub import CONCEPTS, Pictures, make_bottleneck, make_hub
 
@@ -151,6 +153,12 @@ def test_a_pack_of_a_concept_bottleneck_sae(world, tmp_path):
             np.testing.assert_allclose(example.patch_map.ravel(), expected, atol=0.003)
 
 
+def test_files_have_the_usual_permissions(world, pack):
+    (world[3] / "plain.md").touch()
+    mode = (world[3] / "plain.md").stat().st_mode
+    assert {path.name for path in world[3].iterdir() if path.stat().st_mode != mode} == set()
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_damage_is_named(world, pack, tmp_path, file):
     for path in world[3].iterdir():
@@ -172,6 +180,38 @@ def test_no_pack_and_other_versions_are_named(world, pack, tmp_path):
         (tmp_path / "pack.json").write_text(content)
         with pytest.raises(PackError, match=message):
             Pack.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "part", ["files", "model", "encoder", "judge", "naming", "images", "concepts", "scores", "grid"]
+)
+def test_facts_that_are_not_there_are_named(world, pack, tmp_path, part):
+    for path in world[3].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    for bad in ({}, {part: "x"}):
+        (tmp_path / "pack.json").write_text(json.dumps({n: v for n, v in pack.info.items() if n != part} | bad))
+        with pytest.raises(PackError, match=rf"pack\.json is damaged: no good {part} in it"):
+            Pack.from_pretrained(tmp_path)
+    (tmp_path / "pack.json").write_text("[]")
+    with pytest.raises(PackError, match="no JSON object"):
+        Pack.from_pretrained(tmp_path)
+
+
+def test_it_can_be_sent_to_another_process(world, pack):
+    there = pickle.loads(pickle.dumps(pack))
+    pd.testing.assert_frame_equal(there.neurons.frame, pack.neurons.frame)
+    assert there.info == pack.info
+    image = pack.image_ids()[0]
+    assert (there.image_bytes(image), there.alt(image)) == (pack.image_bytes(image), pack.alt(image))
+    assert there.neurons.find("red") == pack.neurons.find("red") != []
+
+
+def test_neurons_are_looked_up_by_whole_numbers_of_any_type(pack):
+    for number in (np.int64(3), torch.tensor(3), *torch.tensor([3])):
+        assert pack.neurons[number] is pack.neurons[3]
+        assert [e.image_id for e in pack.examples(number)] == [e.image_id for e in pack.examples(3)] != []
+    with pytest.raises(TypeError, match="slice"):
+        pack.neurons[1:3]
 
 
 def test_bad_requests_are_refused(world, pack):

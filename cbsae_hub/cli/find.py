@@ -1,11 +1,13 @@
 """``cbsae find``: which neurons stand for a concept."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cbsae_hub.cli.options import Model, Revision
 from cbsae_hub.cli.output import Data, command, number, percent, printable, table
+from cbsae_hub.cli.sources import of_other_weights
 
 NOT_THERE = "not in this model"
 
@@ -41,9 +43,12 @@ def find(
 
     strong: all words are the name of a neuron that scores above chance. weak: anything less.
     """
+    from cbsae_hub.models.files import WEIGHTS_NAME, folder_revision
     from cbsae_hub.pack import Pack
 
     pack = Pack.from_pretrained(model, revision)
+    if (Path(model) / WEIGHTS_NAME).is_file() and of_other_weights(pack, folder_revision(model)):
+        raise ValueError(f"the pack of {model} is of other weights: build it again, `cbsae pack --overwrite`")
     embed_texts = None
     if meaning:
         from cbsae_hub.vision.clip_like import ClipLike

@@ -7,7 +7,7 @@ import typer
 
 from cbsae_hub.cli.options import Model, Revision
 from cbsae_hub.cli.output import Data, command, facts, number, percent, printable, table
-from cbsae_hub.cli.sources import k_of, pack_of
+from cbsae_hub.cli.sources import k_of, of_other_weights, pack_of
 
 if TYPE_CHECKING:
     from cbsae_hub.models import CBSAE, SAE
@@ -113,9 +113,9 @@ def info(model: Model, revision: Revision = None) -> Data:
 
 def _described(model: str, revision: str | None) -> "tuple[SAE | CBSAE, str | None]":
     """A model and its revision; of this package's own format the weights are not read."""
-    from cbsae_hub.models import ModelFileError, folder_revision
+    from cbsae_hub.models import ModelFileError
     from cbsae_hub.models.auto import CLASSES, load
-    from cbsae_hub.models.fetch import download
+    from cbsae_hub.models.fetch import download, find_in_folder
     from cbsae_hub.models.files import CONFIG_NAME, read_config
 
     local = Path(model).exists()
@@ -127,17 +127,16 @@ def _described(model: str, revision: str | None) -> "tuple[SAE | CBSAE, str | No
     if own is None:
         loaded = load(model, revision=revision)
         return loaded, loaded.revision
-    return own.described_by(path), folder_revision(model) if local else path.parent.name
+    commit = find_in_folder(Path(model), revision)[2] if local else path.parent.name
+    return own.described_by(path), commit
 
 
 def _pack_facts(pack: "Pack", commit: str | None) -> Data:
     info = pack.info
-    built_of = info["model"].get("revision")
-    comparable = str(commit).startswith("sha256:") and built_of is not None  # a commit of the Hub is no hash of weights
     concepts = {name: info["concepts"][name] for name in ("name", "sha256")}
     return {
         "named": int(pack.neurons.frame["name"].notna().sum()),
-        "stale": comparable and built_of != commit,
+        "stale": of_other_weights(pack, commit),
         **{name: info[name] for name in ("encoder", "judge", "naming", "images", "grid")},
         "concepts": {**concepts, "n": len(pack.vocabulary)},
         "scores": info["scores"],

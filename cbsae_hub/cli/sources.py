@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -25,6 +27,8 @@ def open_picture(source: str) -> "Image.Image":
 
     if source == WHITE and not Path(source).exists():
         return Image.new("RGB", (224, 224), WHITE)
+    if Path(source).is_dir():
+        raise IsADirectoryError(f"{source} is a folder: give the pictures in it, one by one")
     if not Path(source).is_file():
         raise FileNotFoundError(f"there is no picture {source}")
     try:
@@ -50,8 +54,14 @@ def pack_of(model: str, revision: str | None = None) -> "Pack | None":
         return None
 
 
+def of_other_weights(pack: "Pack", revision: str | None) -> bool:
+    """Whether a pack was built of other weights than those of a revision; a commit of the Hub is no hash of weights."""
+    built_of = pack.info["model"].get("revision")
+    return built_of is not None and str(revision).startswith("sha256:") and built_of != revision
+
+
 def model_and_pack(model: str, revision: str | None = None) -> "tuple[SAE | CBSAE, Pack | None]":
-    """A model and its pack, if it has one.
+    """A model and its pack, if it has one; a pack of other weights is left out, and said to be.
 
     Raises:
         ValueError: If the pack is of another model.
@@ -64,6 +74,9 @@ def model_and_pack(model: str, revision: str | None = None) -> "tuple[SAE | CBSA
         raise ValueError(
             f"the pack of {model} has {len(pack.neurons)} neurons, the model {sae.d_latent}: build it again"
         )
+    if pack is not None and of_other_weights(pack, sae.revision):
+        typer.echo(f"the pack of {model} is of other weights and is left out: `cbsae pack --overwrite`", err=True)
+        pack = None
     return sae, pack
 
 

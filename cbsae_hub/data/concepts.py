@@ -81,10 +81,12 @@ class ConceptSet:
         sha256: Hash of the cleaned list, one concept a line.
 
     Raises:
-        ValueError: If nothing is left, or something is not a string.
+        ValueError: If nothing is left, or it is not a list of strings.
     """
 
     def __init__(self, concepts: Iterable[str], name: str = "custom"):
+        if isinstance(concepts, str):
+            raise ValueError(f"concepts must be a list of names, got {concepts!r:.80}")
         cleaned: dict[str, str] = {}
         count = 0
         for concept in concepts:
@@ -159,8 +161,17 @@ class ConceptSet:
 
     @classmethod
     def load(cls, source: str | Path) -> "ConceptSet":
-        """A published list by its name, or a text file by its path."""
-        return cls.from_published(str(source)) if str(source) in PUBLISHED else cls.from_file(source)
+        """A published list by its name, or a text file by its path.
+
+        Raises:
+            ValueError: See :meth:`from_file` and :meth:`from_published`.
+            OSError: Likewise; or there is neither.
+        """
+        if str(source) in PUBLISHED:
+            return cls.from_published(str(source))
+        if not Path(source).is_file():
+            raise FileNotFoundError(f"no file {source}, and no published list: those are {', '.join(PUBLISHED)}")
+        return cls.from_file(source)
 
 
 def _download(url: str, file: Path, name: str) -> None:

@@ -136,6 +136,8 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         Raises:
             ValueError: If an id does not exist or comes twice, or a concept is empty or comes twice.
         """
+        if isinstance(sae, CBSAE):
+            raise ValueError("that is a CBSAE already: take its to_sae_part(), or with_concepts(more)")
         ids = checks.neuron_ids("keep", keep, sae.d_sae - 1)
         if names is not None:
             names = _names("names", names, sae.d_sae)

@@ -27,6 +27,7 @@ CARD_NAME = "README.md"
 MODEL_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")  # nothing that is unpickled or run
 # Where a repository has pickled weights alone, transformers would ask a Space to convert them, and give it the token.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+OTHERS = "an SAE of another library is loaded with cbsae_hub.load"
 _CONTENT = re.compile(r"sha256:[0-9a-f]{16}")
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -53,11 +54,20 @@ def find_in_folder(folder: Path, revision: str | None) -> tuple[Path, Path, str]
         if not (folder / name).is_file():
             others = ", ".join(sorted(path.name for path in folder.glob("*.bin")))
             hint = f" {others} is a pickle and is not read." if others else " Was its saving interrupted?"
-            raise ModelFileError(f"{folder} has no {name}.{hint}")
+            raise ModelFileError(f"{folder} has no {name}.{hint} ({OTHERS})")
+    return folder / CONFIG_NAME, folder / WEIGHTS_NAME, require_revision(folder, revision)
+
+
+def require_revision(folder: Path, revision: str | None) -> str:
+    """The revision of a folder.
+
+    Raises:
+        ModelFileError: If another one is asked for, or there are no weights.
+    """
     found = folder_revision(folder)
     if revision not in (None, found):
         raise ModelFileError(f"{folder} is at revision {found}, not at {revision!r:.80}")
-    return folder / CONFIG_NAME, folder / WEIGHTS_NAME, found
+    return found
 
 
 def find_on_hub(repo_id: str, revision: str | None, options: dict[str, Any]) -> tuple[Path, Path, str]:
@@ -144,7 +154,7 @@ def download_folder(
     def fetch(ref: str | None) -> str:
         return snapshot_download(repo_id, revision=ref, allow_patterns=list(patterns), **options)
 
-    return _fetch(fetch, repo_id, "what it holds", revision, options)
+    return _fetch(fetch, repo_id, "a copy", revision, options)
 
 
 def list_files(repo_id: str, revision: str | None, options: dict[str, Any]) -> tuple[list[str], str]:
@@ -177,6 +187,8 @@ def _fetch(
 
     Files that were in the cache before are not hashed again.
     """
+    if os.path.isfile(repo_id):
+        raise ModelFileError(f"{repo_id} is a file: give the folder that it is in; {OTHERS}")
     cache = Path(options.get("cache_dir") or constants.HF_HUB_CACHE).expanduser()
     blobs = cache / f"models--{repo_id.replace('/', '--')}" / "blobs"
     before = set() if options.get("force_download") else _hashes(blobs)
@@ -247,9 +259,11 @@ def _explain(error: Exception, repo_id: str, what: str, revision: str | None) ->
     if status is not None and status >= 500:
         return f"{what} of {repo_id} could not be downloaded, the Hub is in trouble ({status}): try again later"
     if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)) and status is None:
-        return f"{what} of {repo_id} is not in the cache, and the Hub is out of reach: {error}"
+        offline = "HF_HUB_OFFLINE is set, unset it to download"
+        why = offline if constants.HF_HUB_OFFLINE else f"the Hub is out of reach: {error}"
+        return f"{repo_id} is no folder here, and {what} of {repo_id} is not in the cache; {why}"
     if isinstance(error, EntryNotFoundError) and status in (None, 404):
-        return f"{repo_id} has no {what} on the Hub: not a model of this package"
+        return f"{repo_id} has no {what} on the Hub: not a model of this package; {OTHERS}"
     if isinstance(error, httpx.HTTPError) and status is None:
         return f"{what} of {repo_id} could not be downloaded, the connection broke: try again ({error})"
     return f"{what} of {repo_id} could not be downloaded: {answer or error}"

@@ -32,10 +32,13 @@ class ConfigError(ValueError):
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``path``, of nobody else; once it is written, it takes the place of ``path``."""
+    """Yields a temporary file beside ``path``, of nobody else; once it is written, it takes the place of ``path``."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)  # safetensors makes files that only their owner can read
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -76,7 +79,7 @@ def read_weights(path: Path, shapes: dict[str, tuple[int, ...]], device: str | t
         ModelFileError: If the file is damaged, or holds anything else, or NaN or infinite values.
     """
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
+        with safe_open(path, framework="pt") as file:
             names = set(file.keys())
             problems = [f"{name} is missing" for name in sorted(shapes.keys() - names)]
             problems += [f"{name} is not part of the model" for name in sorted(names - shapes.keys())]
@@ -88,7 +91,7 @@ def read_weights(path: Path, shapes: dict[str, tuple[int, ...]], device: str | t
                     problems.append(f"{name} is of type {entry.get_dtype()}, expected floating point")
             if problems:
                 raise ModelFileError(f"{path} does not match its config: {'; '.join(problems[:8])}")
-            tensors = {name: file.get_tensor(name) for name in names}
+            tensors = {name: file.get_tensor(name).to(device) for name in names}
     except SafetensorError as error:
         raise ModelFileError(f"{path} is damaged or half-written ({error}); save or download it again") from None
     require_finite(tensors, str(path))

@@ -15,7 +15,7 @@ from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import save_file
 from torch import nn
 
-from cbsae_hub.models.fetch import CARD_NAME, download_folder, find_in_folder, find_on_hub, is_commit
+from cbsae_hub.models.fetch import CARD_NAME, OTHERS, download_folder, find_in_folder, find_on_hub, is_commit
 from cbsae_hub.models.files import (
     CONFIG_NAME,
     WEIGHTS_NAME,
@@ -147,7 +147,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
         config = dict(config)
         schema = config.pop("schema_version", None)
         if isinstance(schema, bool) or not isinstance(schema, int):
-            raise ConfigError(f"{path} has no schema_version: not a config of this package")
+            raise ConfigError(f"{path} has no schema_version: not a config of this package; {OTHERS}")
         if schema > SCHEMA_VERSION:
             raise ConfigError(
                 f"{path} has schema version {schema}, this is cbsae_hub {__version__} and knows up to "
@@ -211,8 +211,6 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
             new_config.write_text(json.dumps(self.config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
             with replace_file(folder / WEIGHTS_NAME) as new_weights:
                 save_file(tensors, new_weights, metadata={"format": "pt"})
-                # safetensors makes files that only their owner can read
-                new_weights.chmod(new_config.stat().st_mode)
                 config_path.unlink(missing_ok=True)
         _write_card(folder, repo_id)
         return None

@@ -357,6 +357,8 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
         return y if self.input_norm is None else denormalize(self.input_norm, y, self._needed(like))
 
     def _checked(self, x: Tensor) -> Tensor:
+        if not isinstance(x, Tensor):
+            raise ValueError(f"expected floating-point activations [..., {self.d_in}], not a {type(x).__name__}")
         if not x.is_floating_point() or x.ndim < 1 or x.shape[-1] != self.d_in:
             raise ValueError(f"expected floating-point activations [..., {self.d_in}], got {x.dtype} {tuple(x.shape)}")
         if not x.isfinite().all():

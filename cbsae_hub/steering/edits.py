@@ -284,7 +284,7 @@ def per_image(steering: AnySteering | Sequence[AnySteering | None] | None, image
     """
     if steering is None or isinstance(steering, AnySteering):
         return [steering] * images
-    steerings = list(steering)
+    steerings = list(steering) if isinstance(steering, Iterable) else [steering]
     if bad := [one for one in steerings if one is not None and not isinstance(one, AnySteering)]:
         raise ValueError(f"a steering must be a Steering, DiffMean or RandomDirection, got {bad[0]!r:.80}")
     if len(steerings) != images:
@@ -323,6 +323,8 @@ def _finite(name: str, value: float) -> float:
 def _checked_tokens(tokens: str | Sequence[int]) -> str | tuple[int, ...]:
     if isinstance(tokens, str):
         return checks.choice("tokens", tokens, TOKENS)
+    if not isinstance(tokens, Iterable):
+        raise ValueError(f"tokens must be 'all', 'cls', 'patches' or numbers of patches in a list, got {tokens!r:.80}")
     patches = tuple(checks.integer("a patch in tokens", patch, 0, 2**31) for patch in tokens)
     if not patches:
         raise ValueError("tokens is empty: name patches, or take 'all', 'cls' or 'patches'")

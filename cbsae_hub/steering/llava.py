@@ -21,7 +21,7 @@ from cbsae_hub.steering.edits import AnySteering, per_image
 from cbsae_hub.steering.llava_original import TEXT_CONFIGS, load_original
 from cbsae_hub.steering.loading import default_dtype, load_sae, locate
 from cbsae_hub.steering.tower import SteeredTower, Stopped
-from cbsae_hub.vision.encoder import to_rgb
+from cbsae_hub.vision.encoder import require_pictures, to_rgb
 
 # The conversation format of LLaVA-1.5, for processors that bring no chat template.
 PLAIN_TEMPLATE = "USER: {image}\n{prompt} ASSISTANT:"
@@ -180,8 +180,7 @@ class LlavaSteerer:
                 temperature and seeds do not go together; or see :func:`cbsae_hub.steering.apply`.
             EditError: If a steering leaves the features of its image as they were.
         """
-        if not len(images):
-            raise ValueError("no images were given")
+        require_pictures(images)
         prompts = [prompt] * len(images) if isinstance(prompt, str) else list(prompt)
         if len(prompts) != len(images):
             raise ValueError(f"there are {len(prompts)} prompts for {len(images)} images: give one for all or one each")

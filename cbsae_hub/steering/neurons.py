@@ -2,6 +2,7 @@
 
 import difflib
 import math
+from pathlib import Path
 from typing import Any
 
 from cbsae_hub.models import checks
@@ -17,13 +18,15 @@ class Neurons:
         pack: A NeuronTable or a Pack of it, or None.
 
     Raises:
-        ValueError: If the pack is of another model.
+        ValueError: If the pack is of another model, or the id of one.
     """
 
     def __init__(self, sae: Any, pack: Any = None):
         self._count = neuron_count(sae)
         self._names: list[str | None] = list(getattr(sae, "neuron_names", None) or [])
         self._concepts_from = len(getattr(sae, "sae_neuron_ids", self._names))
+        if isinstance(pack, (str, Path)):
+            raise ValueError(f"the pack has to be read first: pack=Pack.from_pretrained({str(pack)!r:.200})")
         self._table = getattr(pack, "neurons", pack)
         if self._table is not None and len(self._table) != self._count:
             raise ValueError(

@@ -1,6 +1,7 @@
 """Stable unCLIP draws what its image encoder sees after latents in it were changed."""
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor
 
+from cbsae_hub.models import checks
 from cbsae_hub.steering.edits import AnySteering, per_image
 from cbsae_hub.steering.loading import default_dtype, load_sae, locate
 from cbsae_hub.steering.tower import SteeredTower, Stopped
-from cbsae_hub.vision.encoder import to_rgb
+from cbsae_hub.vision.encoder import require_pictures, to_rgb
 from cbsae_hub.vision.families import pool_clip
 
 
@@ -135,10 +137,12 @@ class UnclipSteerer:
 
         Raises:
             Stopped: If ``stop`` said so.
-            ValueError: If there are no images or seeds, or see :func:`cbsae_hub.steering.apply`.
+            ValueError: If there are no images or seeds, no steps, or a guidance that is no number, or see
+                :func:`cbsae_hub.steering.apply`.
             EditError: If a steering leaves the embedding of its image as it was.
         """
-        if not len(images) or not len(seeds):
+        require_pictures(images)
+        if not len(seeds):
             raise ValueError("generate needs at least one image and one seed")
         steerings = per_image(steering, len(images))
         parts = [slice(start, start + batch) for start in range(0, len(images), batch)]
@@ -169,7 +173,11 @@ class UnclipSteerer:
 
         Raises:
             Stopped: If ``stop`` said so.
+            ValueError: If there are no steps, or the guidance is no number.
         """
+        checks.integer("num_inference_steps", num_inference_steps, 1, 1000)
+        if not math.isfinite(guidance_scale):
+            raise ValueError(f"guidance_scale must be a finite number, got {guidance_scale}")
 
         def ask(*_: Any) -> None:
             if stop is not None and stop():

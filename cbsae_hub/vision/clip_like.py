@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from cbsae_hub.models import folder_revision, resolve_id
 from cbsae_hub.models.fetch import MODEL_FILES, download_folder, is_content
-from cbsae_hub.vision.encoder import to_rgb
+from cbsae_hub.models.files import replace_file
+from cbsae_hub.vision.encoder import require_pictures, to_rgb
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
@@ -115,8 +116,7 @@ class ClipLike:
         Raises:
             ValueError: If there are no images.
         """
-        if not len(images):
-            raise ValueError("no images were given")
+        require_pictures(images)
         starts = range(0, len(images), batch_size)
         return torch.cat([self.embed_pixels(self.pixel_values(images[i : i + batch_size])) for i in starts])
 
@@ -199,4 +199,5 @@ def save_clip_like(
     text = {**model_cfg["text_cfg"], "hf_tokenizer_name": folder.name}
     config = {"model_cfg": {**model_cfg, "text_cfg": text}, "preprocess_cfg": preprocess_cfg}
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS)
+    with replace_file(folder / WEIGHTS) as partial:
+        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, partial)

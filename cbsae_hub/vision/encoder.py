@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
@@ -17,9 +18,18 @@ from cbsae_hub.vision.site import Edit, ResidualSite, find_blocks, run_blocks
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL image as RGB; what is transparent is shown on white."""
+    """Any PIL image as RGB; what is transparent is shown on white.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    if not isinstance(image, Image.Image):
+        raise ValueError(f"expected pictures of PIL, as Image.open gives them, got {image!r:.80}")
     if image.mode == "RGB":
         return image
+    if image.mode.startswith("I;16") or image.mode == "I" and image.getextrema()[1] > 255:
+        # PIL would cut 16 bits off at 255: all but the darkest would be white.
+        image = Image.fromarray(np.rint(np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info or image.mode in ("LA", "PA", "RGBa", "La"):
         image = image.convert("RGBA")
     if image.mode == "RGBA":
@@ -27,6 +37,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
         canvas.paste(image, mask=image.getchannel("A"))
         return canvas
     return image.convert("RGB")
+
+
+def require_pictures(images: Sequence[Image.Image]) -> None:
+    """Raises ValueError if there are no pictures, or one that is not in a list."""
+    if isinstance(images, (Image.Image, str, Path)):
+        raise ValueError(f"give pictures as a list, also a single one: [picture]; got {images!r:.80}")
+    if not len(images):
+        raise ValueError("no images were given")
 
 
 class VisionEncoder:
@@ -102,6 +120,12 @@ class VisionEncoder:
         pinned = {} if local else {"revision": revision}
         try:
             config = AutoConfig.from_pretrained(source, **pinned)
+        except OSError as error:
+            where = "" if local else ": it is no folder here"
+            raise OSError(
+                f"the encoder {repo_id} could not be loaded{where}. Check the id, log in with `hf auth login`, or give "
+                f"the path of a downloaded copy ({error})"
+            ) from error
         except ValueError as error:
             raise ValueError(
                 f"{repo_id} has no config.json of a model that transformers knows. Weights of OpenCLIP alone "
@@ -166,10 +190,9 @@ class VisionEncoder:
         """Preprocessed images, ``[images, 3, h, w]``, on the model's device; any PIL mode is accepted.
 
         Raises:
-            ValueError: If there are no images.
+            ValueError: If there are no images, or they are not a list of PIL images.
         """
-        if not len(images):
-            raise ValueError("no images were given")
+        require_pictures(images)
         pictures = [to_rgb(image) for image in images]
         return self.processor(images=pictures, return_tensors="pt").pixel_values.to(self.device)
 

@@ -75,6 +75,15 @@ def test_pack_of_other_weights_is_told(answer, cbsae, tmp_path):
     assert "OF OTHER WEIGHTS" in cbsae("info", tmp_path / "sae").stdout
 
 
+def test_revision_of_a_folder_and_half_a_model_are_told(answer, tmp_path):
+    for command in (["info"], ["find", "zebra"], ["inspect", "white"]):
+        error = answer(command[0], "hub/emoji-sae", *command[1:], "--revision", "v9", code=1)["error"]
+        assert "is at revision sha256:dde1a73a0bf2b1b2, not at 'v9'" in error
+    assert answer("info", "hub/emoji-sae", "--revision", "sha256:dde1a73a0bf2b1b2")["class"] == "SAE"
+    shutil.copyfile(HUB / "emoji-sae" / "config.json", tmp_path / "config.json")
+    assert "has no model.safetensors. Was its saving interrupted?" in answer("info", tmp_path, code=1)["error"]
+
+
 def test_what_is_no_model_is_said(cbsae, tmp_path):
     (tmp_path / "config.json").write_text('{"model_class": "SAE", "schema_version": 1, "d_in": "many", "d_sae": 3}')
     (tmp_path / "model.safetensors").touch()

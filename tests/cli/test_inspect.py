@@ -102,9 +102,22 @@ def test_pack_of_another_model_is_refused(answer, picture, tmp_path):
     assert "2048 neurons, the model 1257" in answer("inspect", tmp_path / "mixed", picture, code=1)["error"]
 
 
+def test_pack_of_other_weights_names_nothing(answer, cbsae, picture, tmp_path):
+    shutil.copytree(HUB / "emoji-sae", tmp_path / "sae")
+    sae = SAE.from_pretrained(tmp_path / "sae")
+    sae.b_dec.data += 0.01
+    sae.save_pretrained(tmp_path / "sae")
+    assert answer("inspect", tmp_path / "sae", picture)["images"][0]["neurons"][0]["name"] is None
+    assert "is of other weights and is left out" in cbsae("inspect", tmp_path / "sae", picture).stderr
+    steered = cbsae("steer", tmp_path / "sae", "white", "--edit", "zebra=50", "--llava", "hub/emoji-llava")
+    assert (steered.exit_code, steered.stdout) == (1, "")
+    assert "build it again" in answer("find", tmp_path / "sae", "zebra", code=1)["error"]
+
+
 def test_pictures_that_cannot_be_opened_are_named(cbsae, picture, tmp_path):
     cut = tmp_path / "cut.png"
     cut.write_bytes(picture.read_bytes()[:400])
+    assert "a folder: give the pictures in it" in cbsae("inspect", "hub/emoji-sae", tmp_path).stderr
     for file in (cut, "README.md", tmp_path / "missing.png", tmp_path):
         result = cbsae("inspect", "hub/emoji-sae", file)
         assert (result.exit_code, result.stdout) == (1, "")

@@ -24,6 +24,11 @@ def test_empty_and_wrong_lists_are_refused(bad):
         ConceptSet(bad)
 
 
+def test_a_name_is_no_list_of_letters():
+    with pytest.raises(ValueError, match="list of names, got 'zebra'"):
+        ConceptSet("zebra")
+
+
 def test_text_files(tmp_path):
     path = tmp_path / "mine.txt"
     path.write_text("pizza\r\n\nowl\n", encoding="utf-8")
@@ -32,8 +37,8 @@ def test_text_files(tmp_path):
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="UTF-8"):
         ConceptSet.from_file(path)
-    with pytest.raises(FileNotFoundError):
-        ConceptSet.load("nowhere.txt")
+    with pytest.raises(FileNotFoundError, match="no file brodn, and no published list: those are broden, 3k"):
+        ConceptSet.load("brodn")
 
 
 @pytest.fixture

@@ -469,6 +469,11 @@ def test_bad_arguments_are_named(make_sae, arguments, message):
         CBSAE.from_sae(make_sae("relu"), **arguments)
 
 
+def test_a_bottleneck_is_not_made_of_another(cb):
+    with pytest.raises(ValueError, match=r"CBSAE already: take its to_sae_part\(\), or with_concepts"):
+        CBSAE.from_sae(cb, [0], ["moon"])
+
+
 @pytest.mark.parametrize("keep", [np.array(KEEP), torch.tensor(KEEP), tuple(KEEP), iter(KEEP), map(np.int64, KEEP)])
 def test_ids_of_any_kind(make_sae, keep):
     assert CBSAE.from_sae(make_sae("relu"), keep, iter(CONCEPTS)).sae_neuron_ids == KEEP

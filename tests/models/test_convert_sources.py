@@ -24,6 +24,7 @@ from foreign_files import (
 )
 
 import cbsae_hub
+from cbsae_hub import SAE
 from cbsae_hub.models import ConfigError, ModelFileError
 from cbsae_hub.models.auto import require_encoder
 from cbsae_hub.models.convert import detect, import_sae
@@ -47,6 +48,21 @@ def test_a_file_alone_is_enough_to_point_at(write, tmp_path):
     sae = import_sae(file)
     np.testing.assert_allclose(sae.encode(golden.x).detach(), golden.latents, atol=1e-5)
     assert sae.imported_from["file"] == file.name and detect(file) == detect(tmp_path)
+
+
+@pytest.mark.parametrize("write", ONE_OF_EACH, ids=lambda write: write.__name__)
+def test_from_pretrained_says_what_loads_it(write, tmp_path):
+    write(tmp_path, Weights())
+    file = next(path for path in tmp_path.rglob("*") if path.suffix in (".pt", ".safetensors"))
+    for source in (tmp_path, file):
+        with pytest.raises((ModelFileError, ConfigError), match=r"another library is loaded with cbsae_hub\.load"):
+            SAE.from_pretrained(source)
+
+
+def test_one_alone_has_no_name(tmp_path):
+    saelens_standard(tmp_path, Weights())
+    with pytest.raises(ModelFileError, match="no SAE 'blocks.3'; it holds one, without a name: leave sae_id out"):
+        import_sae(tmp_path, sae_id="blocks.3")
 
 
 def test_several_are_listed_to_choose_from(tmp_path):

@@ -83,6 +83,11 @@ def test_the_dtype_is_kept(make_sae, tmp_path, x):
     assert torch.equal(loaded.encode(x), sae.encode(x))
 
 
+def test_a_device_that_there_is_not_is_no_damaged_file(folder):
+    with pytest.raises(RuntimeError, match="abacus"):
+        SAE.from_pretrained(folder, device="abacus")
+
+
 def test_a_loaded_model_is_independent_of_its_file(folder):
     loaded = SAE.from_pretrained(folder)
     with torch.no_grad():

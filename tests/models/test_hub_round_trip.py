@@ -7,7 +7,7 @@ import torch
 from huggingface_hub import ModelCard, constants
 from huggingface_hub.utils import close_session
 
-from cbsae_hub import CBSAE, SAE, Pack
+from cbsae_hub import CBSAE, SAE, Pack, load
 from cbsae_hub.models import fetch
 from cbsae_hub.models.hub_model import ConfigError, ModelFileError, folder_revision
 from cbsae_hub.pack import PackError
@@ -403,8 +403,15 @@ def test_what_is_not_on_the_hub(hub, make_sae):
         SAE.from_pretrained(REPO, revision="v9")
     with pytest.raises(ModelFileError, match="neither an existing folder nor a Hub id"):
         SAE.from_pretrained("no/such/folder")
-    with pytest.raises(ModelFileError, match="not in the cache"):
+    with pytest.raises(ModelFileError, match="me/other is no folder here, and config.json .* not in the cache"):
         SAE.from_pretrained("me/other", local_files_only=True)
+
+
+@pytest.mark.parametrize("read", [SAE.from_pretrained, load, Pack.from_pretrained])
+def test_offline_a_mistyped_folder_is_told_to_be_none(hub, read, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelFileError, match="hub/my-sea is no folder here, and .*; HF_HUB_OFFLINE is set"):
+        read("hub/my-sea")
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])

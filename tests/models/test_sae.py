@@ -179,7 +179,9 @@ def test_non_finite_input_is_an_error(sae, x, bad):
             function(x)
 
 
-@pytest.mark.parametrize("x", [torch.randn(4, 11), torch.randn(12, 4), torch.ones(4, 12, dtype=torch.int64)])
+@pytest.mark.parametrize(
+    "x", [torch.randn(4, 11), torch.randn(12, 4), torch.ones(4, 12, dtype=torch.int64), np.ones((4, 12)), [0.5] * 12]
+)
 def test_input_of_the_wrong_kind_is_an_error(make_sae, x):
     for function in (make_sae("topk").encode, make_sae("topk").encode_sparse):
         with pytest.raises(ValueError, match=r"expected floating-point activations \[..., 12\]"):

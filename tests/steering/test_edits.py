@@ -277,6 +277,7 @@ def test_p99_is_the_unit_of_set_and_add(v):
         (lambda: Steering([], isolate=1), "isolate must be true or false"),
         (lambda: Steering([], tokens="patch"), "tokens must be one of all, cls, patches"),
         (lambda: Steering([], tokens=[]), "tokens is empty"),
+        (lambda: Steering([], tokens=3), "tokens must be 'all', 'cls', 'patches' or numbers of patches in a list"),
         (lambda: Steering([], tokens=[-1]), "a patch in tokens must be between 0"),
         (lambda: Steering([], unit="p95"), "unit must be one of absolute, p99"),
         (lambda: DiffMean(torch.zeros(16), 1.0), "not all zero"),
@@ -305,6 +306,8 @@ def test_bad_steerings_are_named(make, message):
         (Steering([Edit(2, 1.0)], tokens=[4]), {}, "no patch 4: an image has 4"),
         ([Steering([])] * 2, {}, "2 steerings for 3 images"),
         ([Steering([]), 5, None], {}, "a steering must be"),
+        (Edit(2, 1.0), {}, "a steering must be a Steering, .*, got Edit"),
+        (Steering([Edit("pizza", 1.0)]), {"pack": "me/sae"}, r"read first: pack=Pack.from_pretrained\('me/sae'\)"),
         (DiffMean(torch.ones(8), 1.0), {}, "8 dimensions, the activations 16"),
     ],
 )

@@ -301,6 +301,8 @@ def test_saes_of_other_encoders_are_errors(tower):
     ("arguments", "message"),
     [
         ({"images": []}, "no images"),
+        ({"images": pictures(1)[0]}, r"as a list, also a single one: \[picture\]"),
+        ({"images": ["one.png"]}, "expected pictures of PIL, as Image.open gives them, got 'one.png'"),
         ({"prompt": ["a"]}, "1 prompts for 2 images"),
         ({"steering": [None]}, "1 steerings for 2 images"),
         ({"temperature": 1.0}, "one seed per image"),

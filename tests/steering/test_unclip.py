@@ -217,6 +217,13 @@ def test_what_does_not_fit_is_an_error(tmp_path, monkeypatch):
         UnclipSteerer(unclip(), sae_for(d_in=8))
     with pytest.raises(ValueError, match="at least one image and one seed"):
         UnclipSteerer(unclip(), sae_for()).generate(pictures(1), seeds=[])
+    with pytest.raises(ValueError, match="as a list"):
+        UnclipSteerer(unclip(), sae_for()).generate(pictures(1)[0])
+    with pytest.raises(ValueError, match="num_inference_steps must be between 1"):
+        UnclipSteerer(unclip(), sae_for()).generate(pictures(1), num_inference_steps=0)
+    for guidance in (float("nan"), float("inf")):  # NaN would draw without any, infinity nothing
+        with pytest.raises(ValueError, match="guidance_scale must be a finite number"):
+            UnclipSteerer(unclip(), sae_for()).generate(pictures(1), guidance_scale=guidance)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(OSError, match="no model_index.json"):
         UnclipSteerer.from_pretrained(tmp_path, sae_for())

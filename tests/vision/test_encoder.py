@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_models import BUILD, PATCH, SIDE, VISION, build, processor
-from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTForImageClassification
+from transformers import AutoConfig, Dinov2Config, Dinov2Model, ViTConfig, ViTForImageClassification
 
 from cbsae_hub.models import folder_revision
 from cbsae_hub.vision.encoder import VisionEncoder, to_rgb
@@ -191,6 +191,14 @@ def test_what_is_transparent_is_white():
     assert [to_rgb(picture).getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (0, 0, 255)]
 
 
+@pytest.mark.parametrize("make", [lambda v: v.astype("<u2"), lambda v: v.astype(">u2"), lambda v: v.astype("<i4")])
+def test_sixteen_bits_become_eight(make):
+    values = np.array([[0, 300, 25700, 40000, 65535]])
+    picture = Image.fromarray(make(values))
+    expected = [(round(value / 257),) * 3 for value in values[0].tolist()]
+    assert [to_rgb(picture).getpixel((x, 0)) for x in range(5)] == expected
+
+
 @pytest.mark.parametrize("tokens", ["nonsense", "random:", "random:0", "random:-1", "CLS"])
 def test_unknown_tokens_are_named(tokens):
     with pytest.raises(ValueError, match="cls, patches, all, mean or random:n"):
@@ -202,8 +210,24 @@ def test_clear_errors():
         VisionEncoder(build("SiglipVisionModel"), processor("SiglipVisionModel"), 0, "cls")
     with pytest.raises(ValueError, match="no vision encoder of type 'llama'"):
         VisionEncoder(build("LlavaForConditionalGeneration").model.language_model, None)
+    encoder = VisionEncoder(build("Dinov2Model"), processor("Dinov2Model"))
     with pytest.raises(ValueError, match="no images"):
-        VisionEncoder(build("Dinov2Model"), processor("Dinov2Model"))([])
+        encoder([])
+    for bad in (Image.new("RGB", (20, 20)), "one.png"):
+        with pytest.raises(ValueError, match=r"as a list, also a single one: \[picture\]"):
+            encoder(bad)
+    for bad in ("one.png", np.zeros((20, 20, 3), np.uint8)):
+        with pytest.raises(ValueError, match="expected pictures of PIL, as Image.open gives them"):
+            encoder([bad])
+
+
+def test_a_missing_encoder_is_named(tmp_path, monkeypatch):
+    def unreachable(*_, **__):
+        raise OSError("We couldn't connect to 'https://huggingface.co' to load the files")
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", unreachable)
+    with pytest.raises(OSError, match="encoder hub/my-clip could not be loaded: it is no folder here. Check the"):
+        VisionEncoder.from_pretrained("hub/my-clip")
 
 
 @pytest.mark.parametrize("tokens", ["cls", "patches", "all", "random:2"])

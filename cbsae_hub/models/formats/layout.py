@@ -15,7 +15,7 @@ LOOKED_FOR = {
     "dictionary_learning": "ae.pt or checkpoints/ae_<step>.pt, with config.json beside or one folder up",
     "sparsify": "cfg.json and sae.safetensors",
     "saev": "sae.pt that begins with a line of JSON",
-    "prisma": "a .pt file beside a config.json with hook_point_layer",
+    "prisma": ".pt file beside a config.json with hook_point_layer",
 }
 MANY = 40
 _STEP = re.compile(r"(?:ae|n_images)_(\d+)\.pt")
@@ -58,7 +58,7 @@ def locate(source: Source, sae_id: str | None = None, format: str | None = None)
     if not chosen and there:
         raise ModelFileError(f"{source.name} has no SAE {sae_id!r:.200}; {_listed(there)}")
     if not chosen:
-        looked = ", ".join(f"no {files} ({name})" for name, files in LOOKED_FOR.items() if format in (None, name))
+        looked = "; ".join(f"no {files} ({name})" for name, files in LOOKED_FOR.items() if format in (None, name))
         raise ModelFileError(f"there is no SAE in {source.name}: {looked}")
     raise ModelFileError(f"{source.name} holds several SAEs: say which with sae_id=; {_listed(chosen)}")
 
@@ -121,5 +121,7 @@ def _kind(source: Source, name: str, format: str | None) -> tuple[str, str | Non
 
 
 def _listed(there: list[Found]) -> str:
+    if [found.sae_id for found in there] == ["."]:
+        return "it holds one, without a name: leave sae_id out"
     names = ", ".join(found.sae_id for found in there[:MANY])
     return f"there are {names}" + (f" and {len(there) - MANY} more" if len(there) > MANY else "")

@@ -124,7 +124,6 @@ def write(sae: Any, folder: Path) -> None:
         new_config.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         with replace_file(folder / WEIGHTS_FILE) as new_weights:
             save_file(weights, new_weights)
-            new_weights.chmod(new_config.stat().st_mode)
             (folder / CONFIG_FILE).unlink(missing_ok=True)
 
 
