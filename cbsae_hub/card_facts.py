@@ -31,7 +31,8 @@ OWN_SECTIONS = (
 )
 LONG = ("concepts", "sae_neuron_ids")  # of these only how long they are
 DATASET_TYPE = re.compile(r"([\w-]+/)?[\w.-]+", re.ASCII)  # what the Hub takes
-OF_WEIGHTS = {"training": "training.json", "evaluation": "evaluation.json", "pack": "pack.json"}
+METRICS = "metrics.json"
+OF_WEIGHTS = {"training": "training.json", "evaluation": "evaluation.json", "pack": "pack.json", "metrics": METRICS}
 
 
 class Measure(NamedTuple):
@@ -49,6 +50,8 @@ class Measure(NamedTuple):
 @dataclass(frozen=True)
 class Facts:
     """The results files of a folder; those that tell of other weights count as missing, with a warning.
+
+    Of what weights they are, all must say but metrics.json, which may be of somebody else's script.
 
     Attributes:
         folder: The folder, or None of a model that is in memory only.
@@ -83,14 +86,13 @@ class Facts:
         parts = {name: _object(folder / file) for name, file in OF_WEIGHTS.items()}
         for name, part in parts.items():
             told = (part.get("model", {}) if name == "pack" else part).get("revision")
-            if part and told != revision:
+            if part and told != revision and (told is not None or name != "metrics"):
                 logger.warning("%s is of other weights: the card is written without it", folder / OF_WEIGHTS[name])
                 parts[name] = {}
         configs = [folder / name for name in CONFIGS if (folder / name).is_file()]
         return cls(
             folder,
             config=_object(configs[0]) if configs else {},
-            metrics=_object(folder / "metrics.json"),
             revision=revision,
             **parts,
         )

@@ -221,6 +221,15 @@ def test_results_of_other_weights_are_left_out(folder, caplog):
     assert "training.json is of other weights" in caplog.text
 
 
+def test_metrics_of_other_weights_are_left_out(folder, hand, caplog):
+    (folder / "metrics.json").write_text(json.dumps(NUMBERS | {"revision": folder_revision(folder)}))
+    write_card(folder, "me/sae", hand("Right in {{ metrics.top1 }}.\n"))
+    (folder / "metrics.json").write_text(json.dumps(NUMBERS | {"revision": "sha256:0123456789abcdef"}))
+    with pytest.raises(CardError, match="top1.*metrics.json has nothing"):
+        write_card(folder, "me/sae", hand("Right in {{ metrics.top1 }}.\n"))
+    assert "metrics.json is of other weights" in caplog.text
+
+
 def test_a_card_edited_by_hand_is_kept(folder):
     (folder / "README.md").write_text(card_of(folder).replace("# sae", "# The best one"))
     write_card(folder, "me/other")

@@ -75,6 +75,16 @@ def test_plan_sees_what_a_folder_is(tmp_path, model, space):
     assert plan(model, repo_type="dataset").repo_type == "dataset"
 
 
+def test_metrics_of_other_weights_stay_behind(model, caplog):
+    write(model, {"metrics.json": '{"top1": 5}'})
+    assert "metrics.json" in plan(model, "me/clip").files, "nobody knows of which weights"
+    write(model, {"metrics.json": json.dumps({"top1": 5, "revision": folder_revision(model)})})
+    assert "metrics.json" in plan(model, "me/clip").files and not caplog.records
+    write(model, {"model.safetensors": b"others"})
+    assert "metrics.json" not in plan(model, "me/clip").files
+    assert "of other weights: metrics.json in" in caplog.text
+
+
 @pytest.mark.parametrize("target", ["secret.txt", "secrets", "nothing"])
 def test_what_a_link_leads_to_is_not_published(model, tmp_path, target):
     write(tmp_path, {"secret.txt": "hf_secret", "secrets/key.txt": "hf_secret"})

@@ -43,12 +43,13 @@ _SHARD = re.compile(r"(-\d+-of-\d+)?\.safetensors$")
 GITIGNORE = ".gitignore"
 PACK = ("pack.json", "neurons.parquet", "examples.parquet", "images.parquet", "patch_maps.safetensors",
         "vocabulary.safetensors", "quadrants.png", "examples.webp")  # fmt: skip
-RESULTS = (*PACK, "evaluation.json", "selection.json", "training.json")
+RESULTS = (*PACK, "evaluation.json", "metrics.json", "selection.json", "training.json")
 """Files that say something of the very weights they lie beside."""
 CLAIMS = {
     "pack.json": (("model", "revision"), PACK),
     "evaluation.json": (("revision",), ("evaluation.json",)),
-    "training.json": (("revision",), ("training.json",)),
+    "metrics.json": (("revision",), ("metrics.json",)),
+    "training.json": (("revision",), ("training.json", "selection.json")),  # of one run
 }
 """Where such files say of which weights they are, and for which files that goes."""
 

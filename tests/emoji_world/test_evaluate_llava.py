@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
+from cbsae_hub.models import folder_revision
 from training.emoji_world import evaluate_llava, train_llava
 from training.emoji_world.dialogues import ONE_WORD, OPEN_ANSWERS, QUESTIONS, prompt
 from training.emoji_world.evaluate_llava import Talker, first_word, load, measure, words
@@ -139,5 +140,5 @@ def test_figures_lie_beside_the_model(folder, monkeypatch, truth_of):
     monkeypatch.setattr(evaluate_llava, "measure", lambda talker: {"word_test": 12.5})
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
     evaluate_llava.main(folder)
-    assert json.loads((folder / "metrics.json").read_text()) == {"word_test": 12.5}
+    assert json.loads((folder / "metrics.json").read_text()) == {"revision": folder_revision(folder), "word_test": 12.5}
     assert not [file for file in folder.iterdir() if "tmp" in file.name or "partial" in file.name]

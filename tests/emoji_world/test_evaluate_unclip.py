@@ -9,6 +9,7 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from steerable_models import pictures, unclip
 
+from cbsae_hub.models import folder_revision
 from cbsae_hub.vision.clip_like import ClipLike
 from training.emoji_world import evaluate, evaluate_unclip, train_autoencoder, train_unclip
 from training.emoji_world.paths import HUB
@@ -89,6 +90,7 @@ def test_all_is_written(folder, monkeypatch):
     before = {path.name for path in folder.iterdir()}
     evaluate_unclip.main(folder, guidance=[1.0, 10.0], scenes=5, reconstructions=False)
     figures = json.loads((folder / "metrics.json").read_text())
+    assert figures.pop("revision") == folder_revision(folder)
     kinds = ("original", "reconstructed", "drawn_1", "drawn_10")
     assert list(figures) == ["scenes", "steps", *(f"{judge}_{kind}" for judge in ("teacher", "clip") for kind in kinds)]
     assert figures["scenes"] == 5 and all(0 <= value <= 100 for value in figures.values())

@@ -48,7 +48,7 @@ def test_splits_hold_what_the_card_says(split):
 @pytest.mark.parametrize("name", ["emoji-clip", "emoji-teacher", "emoji-judge"])
 def test_zero_shot_figures_can_be_measured_again(name, monkeypatch):
     told = json.loads((HUB / name / "metrics.json").read_text())
-    assert told["concepts"] == 424
+    assert told["concepts"] == 424 and told["revision"] == folder_revision(HUB / name)
     monkeypatch.setattr(evaluate, "ANSWERED", ("test_pixelated",))
     with torch.inference_mode():
         if name == "emoji-clip":
@@ -63,6 +63,7 @@ def test_neighbours_of_the_self_supervised_encoder_can_be_measured_again():
     told = json.loads((HUB / "emoji-dino" / "metrics.json").read_text())
     with torch.inference_mode():
         measured = evaluate._dino(HUB / "emoji-dino")
+    assert told.pop("revision") == folder_revision(HUB / "emoji-dino")
     assert measured == pytest.approx(told, abs=0.1)
     assert told["knn_top1"] > told["knn_top1_pixels"]
 

@@ -169,13 +169,16 @@ def test_results_of_other_weights_stay_behind(hub, measured, caplog, given):
     assert (measured / "pack.json").is_file(), "nothing of the user's is deleted"
 
 
-def test_results_that_say_themselves_that_they_are_of_other_weights(hub, measured, caplog):
-    file = measured / "evaluation.json"
+@pytest.mark.parametrize(
+    "name, stale", [("evaluation.json", ["evaluation.json"]), ("training.json", ["selection.json", "training.json"])]
+)
+def test_results_that_say_themselves_that_they_are_of_other_weights(hub, measured, caplog, name, stale):
+    file = measured / name
     revision = folder_revision(measured)
     file.write_text(file.read_text().replace(revision, "sha256:0123456789abcdef"))
     CBSAE.from_pretrained(measured).push_to_hub(REPO)
-    assert hub.paths(REPO) == MODEL | BESIDE - {"evaluation.json"} | {"drawn/one.png"}
-    assert "of other weights: evaluation.json in" in caplog.text
+    assert hub.paths(REPO) == MODEL | BESIDE - set(stale) | {"drawn/one.png"}
+    assert f"of other weights: {', '.join(stale)} in" in caplog.text
 
 
 def test_a_pack_on_the_hub_stays_with_the_same_weights(hub, measured):

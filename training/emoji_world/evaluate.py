@@ -21,7 +21,7 @@ import typer
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, CLIPModel, CLIPProcessor
 
-from cbsae_hub.models.files import write_text
+from cbsae_hub.models.files import folder_revision, write_text
 from cbsae_hub.vision.clip_like import ClipLike
 from training.emoji_world.captions import TEMPLATES
 from training.emoji_world.paths import HUB
@@ -145,8 +145,8 @@ def main(
                 metrics = zero_shot(teacher.embed_images, teacher.embed_texts)
             else:
                 metrics = zero_shot(*transformers_clip(folder))
-        rounded = {key: round(value, 4) for key, value in metrics.items()}
-        write_text(folder / "metrics.json", json.dumps(rounded, indent=2) + "\n")
+        figures = {"revision": folder_revision(folder), **{key: round(value, 4) for key, value in metrics.items()}}
+        write_text(folder / "metrics.json", json.dumps(figures, indent=2) + "\n")
         typer.echo(f"{name}: {json.dumps(metrics)}")
 
 

@@ -30,7 +30,7 @@ from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from cbsae_hub.metrics.steerability import first_word, words
-from cbsae_hub.models.files import write_text
+from cbsae_hub.models.files import folder_revision, write_text
 from training.emoji_world.backgrounds import BACKGROUNDS
 from training.emoji_world.captions import with_article
 from training.emoji_world.dialogues import COUNTS, NOTHING, OPEN_ANSWERS, QUESTIONS, Truth, follows, prompt
@@ -166,7 +166,7 @@ def main(
 ) -> None:
     """Measures and writes metrics.json."""
     torch.set_num_threads(2)
-    figures = measure(Talker(model))
+    figures = {"revision": folder_revision(model), **measure(Talker(model))}
     write_text(model / "metrics.json", json.dumps(figures, indent=2) + "\n")
     typer.echo(f"{model.name}: {json.dumps(figures)}")
 

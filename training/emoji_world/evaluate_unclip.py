@@ -22,7 +22,7 @@ from diffusers import AutoencoderTiny, StableUnCLIPImg2ImgPipeline
 from PIL import Image
 from tqdm import tqdm
 
-from cbsae_hub.models.files import replace_file, write_text
+from cbsae_hub.models.files import folder_revision, replace_file, write_text
 from cbsae_hub.vision.clip_like import ClipLike
 from training.emoji_world.evaluate import Judge, share, single_objects, transformers_clip
 from training.emoji_world.paths import HUB
@@ -97,7 +97,7 @@ def main(
             pipeline.set_progress_bar_config(disable=True)
             for scale in guidance:
                 shown[f"drawn_{scale:g}"] = draw(pipeline, pictures, scale)
-        figures = {"scenes": len(pictures), "steps": STEPS}
+        figures = {"revision": folder_revision(folder), "scenes": len(pictures), "steps": STEPS}
         for name, judge in load_judges().items():
             figures |= {f"{name}_{kind}": round(share(judge.answers(made), truth), 4) for kind, made in shown.items()}
     write_text(folder / "metrics.json", json.dumps(figures, indent=2) + "\n")
