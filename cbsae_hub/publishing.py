@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from huggingface_hub import HfApi, metadata_load
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError, safe_open
 
 from cbsae_hub.cards import write_card
 from cbsae_hub.models.auto import CLASSES
@@ -166,7 +167,12 @@ def _card(
                 (copy / path).symlink_to((folder / path).resolve())
             except OSError:  # Windows, unless it is told to
                 shutil.copyfile(folder / path, copy / path)
-        write_card(copy, repo_id, by_hand)
+        try:
+            write_card(copy, repo_id, by_hand)
+        except ValueError as error:
+            if str(copy) not in str(error):
+                raise
+            raise ValueError(str(error).replace(str(copy), str(folder))) from error
         return (copy / CARD_NAME).read_bytes()
 
 
@@ -184,8 +190,17 @@ def _guess_type(folder: Path, files: Mapping[str, int]) -> str:
 def _check_model(folder: Path, files: Mapping[str, int]) -> None:
     if not any(name in files for name in INDICES):
         raise ValueError(f"{folder} has none of {', '.join(INDICES)}: was its saving interrupted?")
-    if _is_ours(folder) and WEIGHTS_NAME not in files:
+    if not _is_ours(folder):
+        return
+    if WEIGHTS_NAME not in files:
         raise ValueError(f"{folder} has no {WEIGHTS_NAME}: was its saving interrupted?")
+    try:
+        with safe_open(folder / WEIGHTS_NAME, framework="pt"):
+            pass
+    except SafetensorError as error:
+        raise ValueError(
+            f"{folder / WEIGHTS_NAME} is damaged or half-written ({error}): save or download it again"
+        ) from error
 
 
 def _is_ours(folder: Path) -> bool:

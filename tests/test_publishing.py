@@ -90,6 +90,21 @@ def test_plan_of_half_a_thing_says_so(tmp_path, model, world):
             plan(folder, repo_id, repo_type=repo_type)
 
 
+def test_plan_of_what_is_damaged_names_the_file(tmp_path, world):
+    shutil.copytree(world / "sae", tmp_path / "sae")
+    results = tmp_path / "sae" / "training.json"
+    for text, said in (("{", "is not valid JSON"), ("[]", "must hold a JSON object")):
+        results.write_text(text)
+        with pytest.raises(ValueError, match=f"{results} {said}.*: write it again, or delete it"):
+            plan(tmp_path / "sae", "me/sae")
+    results.unlink()
+    weights = tmp_path / "sae" / "model.safetensors"
+    for cut in (weights.read_bytes()[:-40], b"version https://git-lfs.github.com/spec/v1\n"):
+        weights.write_bytes(cut)
+        with pytest.raises(ValueError, match=f"{weights} is damaged or half-written .*: save or download it again"):
+            plan(tmp_path / "sae", "me/sae")
+
+
 def test_plan_writes_nothing_and_names_the_repository_in_the_card(world):
     before = {path: path.stat().st_mtime_ns for path in world.rglob("*")}
     upload = plan(world / "sae", "me/sae")

@@ -201,7 +201,10 @@ def _results_of_other_weights(folder: Path) -> set[str]:
     stale = set()
     for name, (keys, files) in CLAIMS.items():
         if (folder / name).is_file():
-            told = json.loads((folder / name).read_text(encoding="utf-8"))
+            try:
+                told = json.loads((folder / name).read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise ValueError(f"{folder / name} is not valid JSON ({error}): write it again, or delete it") from None
             for key in keys:
                 told = told.get(key) if isinstance(told, dict) else None
             if told is not None and told != folder_revision(folder):
