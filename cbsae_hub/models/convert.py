@@ -1,4 +1,4 @@
-"""Other people's SAEs: reads those of five projects as ours, and writes ours for SAELens.
+"""Other people's SAEs: reads those of six projects as ours, and writes ours for SAELens.
 
 What each format holds, and what has to be known of it, is told in docs/formats.md.
 """
