@@ -34,7 +34,8 @@ def steer(
     image: Annotated[str, typer.Argument(help='File of a picture, or "white".')],
     edit: Annotated[list[str], typer.Option(help="NEURON=VALUE, the neuron by number or name; several times.")],
     op: Annotated[
-        Literal["set", "add", "scale"], typer.Option(help="What a neuron is: set to the value, added it, scaled by it.")
+        Literal["set", "add", "scale"],
+        typer.Option(help="The neuron is set to the value, or the value is added, or a factor."),
     ] = "set",
     unit: Annotated[
         Literal["absolute", "p99"], typer.Option(help="Of the values; p99: multiples of the neuron's 99th percentile.")
