@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import yaml
 from huggingface_hub import HfApi, metadata_load
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
@@ -31,6 +33,7 @@ from cbsae_hub.models.upload import (
     warn_of_foreign_ids,
     without_results_of_other_weights,
 )
+from cbsae_hub.pack import INFO, Pack, PackError
 
 __all__ = ["Published", "PublishError", "Upload", "plan", "plan_together", "publish", "publish_together"]
 
@@ -138,13 +141,16 @@ def _plan(folder: Path, repo_id: str, repo_type: str | None, found: Mapping[str,
     files = files_of(folder)
     if not files:
         raise ValueError(f"there is nothing to publish in {folder}")
-    repo_type = repo_type or _guess_type(folder, files)
+    header = _header(folder)
+    repo_type = repo_type or _guess_type(folder, files, header)
     if repo_type not in REPO_TYPES:
         raise ValueError(f"repo_type must be one of {', '.join(REPO_TYPES)}, got {repo_type!r}")
     if repo_type == "model":
         _check_model(folder, files)
         files = without_results_of_other_weights(folder, files)
         warn_of_foreign_ids(folder, found)
+        if INFO in files and _is_ours(folder):
+            _check_pack(folder)
     rewritten = {path: text for path, text in with_names(folder, found).items() if path in files}
     if by_hand or _is_ours(folder):
         rewritten[CARD_NAME] = _card(folder, files, rewritten, repo_id, by_hand)
@@ -176,9 +182,17 @@ def _card(
         return (copy / CARD_NAME).read_bytes()
 
 
-def _guess_type(folder: Path, files: Mapping[str, int]) -> str:
+def _header(folder: Path) -> Mapping[str, Any]:
+    """The metadata of a card; the Hub would refuse one that cannot be read."""
     card = folder / CARD_NAME
-    if card.is_file() and "sdk" in (metadata_load(card) or {}):
+    try:
+        return (metadata_load(card) or {}) if card.is_file() else {}
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{card}: the metadata between its lines of --- is no YAML with keys ({error})") from error
+
+
+def _guess_type(folder: Path, files: Mapping[str, int], header: Mapping[str, Any]) -> str:
+    if "sdk" in header:
         return "space"
     if any(name in files for name in INDICES) or any(path.endswith(".safetensors") for path in files):
         return "model"
@@ -201,6 +215,13 @@ def _check_model(folder: Path, files: Mapping[str, int]) -> None:
         raise ValueError(
             f"{folder / WEIGHTS_NAME} is damaged or half-written ({error}): save or download it again"
         ) from error
+
+
+def _check_pack(folder: Path) -> None:
+    try:
+        Pack.from_pretrained(folder)
+    except PackError as error:
+        raise ValueError(f"the pack cannot be read, so nobody could use it: {error}") from error
 
 
 def _is_ours(folder: Path) -> bool:

@@ -98,11 +98,24 @@ def test_plan_of_what_is_damaged_names_the_file(tmp_path, world):
         with pytest.raises(ValueError, match=f"{results} {said}.*: write it again, or delete it"):
             plan(tmp_path / "sae", "me/sae")
     results.unlink()
+    pack = tmp_path / "sae" / "pack.json"
+    pack.write_text('{"schema_version": 3}')
+    with pytest.raises(ValueError, match="the pack cannot be read, so nobody could use it: .* lacks neurons.parquet"):
+        plan(tmp_path / "sae", "me/sae")
+    pack.unlink()
     weights = tmp_path / "sae" / "model.safetensors"
     for cut in (weights.read_bytes()[:-40], b"version https://git-lfs.github.com/spec/v1\n"):
         weights.write_bytes(cut)
         with pytest.raises(ValueError, match=f"{weights} is damaged or half-written .*: save or download it again"):
             plan(tmp_path / "sae", "me/sae")
+
+
+@pytest.mark.parametrize("header", ["{bad: [", "- a\n- list"])
+def test_plan_of_a_card_whose_metadata_are_none_names_it(model, header):
+    (model / "README.md").write_text(f"---\n{header}\n---\n# Mine\n")
+    for repo_type in (None, "model"):
+        with pytest.raises(ValueError, match=f"{model / 'README.md'}: the metadata .* no YAML with keys"):
+            plan(model, "me/x", repo_type=repo_type)
 
 
 def test_plan_writes_nothing_and_names_the_repository_in_the_card(world):
