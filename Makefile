@@ -14,9 +14,7 @@ test: $(VENV)/test.stamp
 	$(BIN)/ruff check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
-test-peers: $(VENV)/test.stamp
-	$(BIN)/python -m pip install --editable ".[peers]"
-	$(BIN)/python -c "import dictionary_learning, sae_lens, sparsify"
+test-peers: $(VENV)/peers.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/models/test_convert_libraries.py tests/trainers/test_dictionary_learning.py
 
 lint: $(VENV)/test.stamp
@@ -33,3 +31,8 @@ $(VENV)/app.stamp: pyproject.toml | $(BIN)/python
 $(VENV)/test.stamp: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --editable ".[test]"
 	touch $@ $(VENV)/app.stamp
+
+$(VENV)/peers.stamp: $(VENV)/test.stamp
+	$(BIN)/python -m pip install --editable ".[peers]"
+	$(BIN)/python -c "import dictionary_learning, sae_lens, sparsify"
+	touch $@

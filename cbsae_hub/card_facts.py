@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ OWN_SECTIONS = (
     "parent_group_sizes",
 )
 LONG = ("concepts", "sae_neuron_ids")  # of these only how long they are
+DATASET_TYPE = re.compile(r"([\w-]+/)?[\w.-]+", re.ASCII)  # what the Hub takes
 OF_WEIGHTS = {"training": "training.json", "evaluation": "evaluation.json", "pack": "pack.json"}
 
 
@@ -142,22 +144,23 @@ class Facts:
         return list(_measures(self.pack)) if self.pack else []
 
 
-def model_index(
-    measures: Sequence[Measure], task: str | None, dataset: str | None, split: str | None
-) -> list[EvalResult]:
+def model_index(measures: Sequence[Measure], task: str, dataset: str | None, split: str | None) -> list[EvalResult]:
     """Measures as results in the Hub's model-index; none where it is unknown on which data they were found.
 
     Args:
         measures: What was measured.
         task: The Hub's name of the task.
-        dataset: Its Hub id.
+        dataset: Its Hub id, or the folder of images that are not on the Hub; of that only the name is told.
         split: Of the dataset.
     """
     if dataset is None:
         return []
+    name = dataset.rstrip("/").rsplit("/", 1)[-1]
+    if not DATASET_TYPE.fullmatch(dataset):
+        dataset = re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII)
     return [
         EvalResult(
-            task_type=task, dataset_type=dataset, dataset_name=dataset.rsplit("/", 1)[-1], dataset_split=split,
+            task_type=task, dataset_type=dataset, dataset_name=name, dataset_split=split,
             metric_type=one.key, metric_name=one.name, metric_value=one.value,
         )
         for one in measures
@@ -209,7 +212,12 @@ def _measures(pack: dict[str, Any]) -> Iterator[Measure]:
         ("names that are right", "name_agreement", at("truth", "name_agreement"), None,
          "share of the names that agree with the label that the neuron predicts best"),
     )  # fmt: skip
-    return (Measure(*row) for row in table if row[2] is not None)
+    return (Measure(*row) for row in table if is_measured(row[2]))
+
+
+def is_measured(value: Any) -> bool:
+    """Whether this is a number, and finite: what the Hub's model-index can hold."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _elements(file: Path) -> int:

@@ -14,22 +14,22 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import StrictUndefined, TemplateError
-from jinja2.nodes import Const, Output
 from jinja2.sandbox import SandboxedEnvironment
 
-from cbsae_hub.card_facts import Facts, Measure, model_index
-from cbsae_hub.models.card import REPO_ID, code, edited_by_hand, inline, literal, stamped
+from cbsae_hub.card_facts import Facts, Measure, is_measured, model_index
+from cbsae_hub.card_numbers import typed_numbers
+from cbsae_hub.models.card import code, edited_by_hand, inline, is_hub_id, literal, stamped
 from cbsae_hub.models.files import write_text
 from cbsae_hub.version import __version__
 
 CARD_NAME = "README.md"
 TABLES = ("SAE and CB-SAE", "parts")  # of evaluation.json
+TASK = "feature-extraction"  # of the models of this package
+GENERATED = ("model-index", "model_name", "eval_results")
 LICENCES = ("license", "license_name", "license_link", "language")  # of a hand-written part, what its card keeps
 _TEMPLATE = (files("cbsae_hub") / "card.md.jinja").read_text(encoding="utf-8")
 _FRONT = re.compile(r"\A---\n(.*?\n)---\n", re.DOTALL)
 _KEPT = re.compile(r"<!-- by hand, (opening|closing) of (\S+) -->\n(.*?)<!-- end -->\n", re.DOTALL)
-_IN_CODE = re.compile(r"^```.*?^```|`[^`\n]*`|\]\([^)]*\)|\{[{%#].*?[}%#]\}", re.DOTALL | re.MULTILINE)
-_NUMBER = re.compile(r"(?<![\w./-])\d[\d.,]*(?:\s?%)?")
 
 
 class CardError(ValueError):
@@ -67,7 +67,8 @@ class ByHand:
         the rest is metadata of the Hub.
 
         Raises:
-            CardError: If a number is typed instead of taken from a file, or an expression or the YAML is wrong.
+            CardError: If a number is typed instead of taken from a file, or an expression or the YAML is wrong, or the
+                Hub would not take what it says.
         """
         path = Path(path)
         source = path.read_text(encoding="utf-8")
@@ -75,9 +76,11 @@ class ByHand:
         if front is None:
             raise CardError(f"{path} must begin with its metadata, YAML between two lines of ---")
         known = {name: getattr(facts, name) for name in ("config", "metrics", "training", "evaluation", "pack")}
-        own = {"file": facts.file, "parameters": facts.parameters, "repo_id": repo_id, "owner": _owner(repo_id)}
+        own = {"file": facts.file, "parameters": facts.parameters, "repo_id": repo_id}
+        if owner := repo_id.rpartition("/")[0]:
+            own["owner"] = owner
         try:
-            if typed := _typed_numbers(source[front.end() :] + _measures_in(front[1])):
+            if typed := typed_numbers(source[: front.end()], source[front.end() :], _environment()):
                 raise CardError(
                     f"{path} has typed numbers ({', '.join(typed[:5])}): write {{{{ metrics.... }}}} or another "
                     "expression that takes them from a results file, or put them into code if they are no results"
@@ -87,15 +90,20 @@ class ByHand:
             metadata = yaml.safe_load(front[1])
             rows, command = metadata.pop("measures", []), metadata.pop("measured_by", None)
             dataset = metadata.pop("measured_on", None)
+            if generated := sorted(metadata.keys() & set(GENERATED)):
+                raise CardError(f"{path}: {', '.join(generated)} is made of measures, do not write it")
             measures = [
                 Measure(row["name"], row["key"], facts.metrics[row["metric"]], None, row["meaning"]) for row in rows
             ]
         except (TemplateError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
             raise CardError(f"{path}: {error!r}; metrics.json has {', '.join(facts.metrics) or 'nothing'}") from error
+        if unmeasured := [row["metric"] for row, one in zip(rows, measures) if not is_measured(one.value)]:
+            raise CardError(f"{path}: {', '.join(unmeasured)} of metrics.json cannot be measures, they are no numbers")
+        task = metadata.get("pipeline_tag") or (facts.model_class and TASK)
+        if rows and dataset and not task:
+            raise CardError(f"{path}: results on a data set need the task, pipeline_tag")
         results = [
-            entry
-            for row, one in zip(rows, measures)
-            for entry in model_index([one], metadata.get("pipeline_tag"), dataset, row.get("split"))
+            entry for row, one in zip(rows, measures) for entry in model_index([one], task, dataset, row.get("split"))
         ]
         story, heading, sections = text[front.end() :].strip().partition("\n## ")
         return cls(metadata, story.strip(), (heading + sections).strip(), measures, results, command)
@@ -132,7 +140,7 @@ def write_card(folder: str | Path, repo_id: str | None = None, by_hand: str | Pa
     """
     folder = Path(folder)
     card = folder / CARD_NAME
-    before = card.read_text(encoding="utf-8") if card.is_file() else None
+    before = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None
     if by_hand is None and before is not None and edited_by_hand(before):
         return
     repo_id = repo_id or (folder.name if folder.is_absolute() else folder.as_posix())
@@ -140,7 +148,7 @@ def write_card(folder: str | Path, repo_id: str | None = None, by_hand: str | Pa
     hand = ByHand.read(by_hand, facts, repo_id) if by_hand else ByHand.kept(before or "", facts.revision)
     try:
         text = render_card(facts, repo_id, hand)
-    except (TemplateError, KeyError, TypeError, AttributeError) as error:
+    except (TemplateError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"a results file in {folder} is not what this package writes: {error!r}") from error
     write_text(card, text)
 
@@ -180,11 +188,11 @@ def _metadata(facts: Facts, repo_id: str, by_hand: ByHand, measures: list[Measur
     told, results, found = dict(by_hand.metadata), list(by_hand.results), {}
     if facts.config.get("model_class"):  # a model of this package
         images, data = facts.pack.get("images", {}), facts.config.get("training_data")
-        results += model_index(measures, "feature-extraction", images.get("id"), images.get("split"))
+        results += model_index(measures, TASK, images.get("id"), images.get("split"))
         tags = {"interpretability", "vision", *_tags(facts), *told.pop("tags", [])}
         found = {
             "library_name": "cbsae_hub",
-            "pipeline_tag": "feature-extraction",
+            "pipeline_tag": TASK,
             "base_model": _ids(facts.config.get("encoder_id"), facts.parent.get("id")),
             "datasets": _ids(data.get("id") if isinstance(data, dict) else data, images.get("id")) or None,
             "tags": sorted(tags),
@@ -216,30 +224,14 @@ def _turned(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _ids(*names: Any) -> list[str]:
-    return list(dict.fromkeys(name for name in names if isinstance(name, str) and REPO_ID.fullmatch(name)))
-
-
-def _owner(repo_id: str) -> str:
-    return repo_id.rpartition("/")[0]
-
-
-def _typed_numbers(text: str) -> list[str]:
-    """Numbers outside of code and expressions, and expressions that are nothing but a number."""
-    outputs = (node for output in _environment().parse(text).find_all(Output) for node in output.nodes)
-    constants = [str(node.value) for node in outputs if isinstance(node, Const) and not isinstance(node.value, str)]
-    return constants + _NUMBER.findall(_IN_CODE.sub(" ", text))
-
-
-def _measures_in(front: str) -> str:
-    block = re.search(r"^measures:\n((?:[ -].*\n)+)", front, re.MULTILINE)
-    return block[1] if block else ""
+    return list(dict.fromkeys(name for name in names if is_hub_id(name)))
 
 
 def _environment() -> SandboxedEnvironment:
     """Escapes everything that is inserted, unless a filter says how else.
 
-    Filters: ``code``, ``literal`` (a Python string), ``pretty`` (JSON), ``decimals(1)``, ``share`` (0.125: "12.5 %"),
-    and ``raw`` for what is Markdown already.
+    Filters: ``code``, ``block`` (lines of a code block), ``literal`` (a Python string), ``pretty`` (JSON),
+    ``decimals(1)``, ``share`` (0.125: "12.5 %"), and ``raw`` for what is Markdown already.
     """
     environment = SandboxedEnvironment(
         undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True,
@@ -247,6 +239,7 @@ def _environment() -> SandboxedEnvironment:
     )  # fmt: skip
     environment.filters.update(
         code=lambda value: _Ready(code(value)),
+        block=lambda value: _Ready(value.replace("```", "'''")),
         literal=lambda value: _Ready(literal(value)),
         pretty=lambda value: _Ready(json.dumps(value, indent=1).replace("`", "'")),
         decimals=lambda value, count=1: _Ready(f"{value:,.{count}f}"),

@@ -10,10 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-import yaml
-from huggingface_hub import HfApi, metadata_load
+from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
@@ -29,6 +27,7 @@ from cbsae_hub.models.upload import (
     Upload,
     explained,
     files_of,
+    header_of,
     publish,
     warn_of_foreign_ids,
     without_results_of_other_weights,
@@ -55,6 +54,7 @@ def plan(folder: str | Path, repo_id: str | None = None, *, repo_type: str | Non
 
     Raises:
         ValueError: If there is no such folder, nothing in it, half a model, or the id or type is none.
+        PublishError: If there are links out of it.
     """
     folder = Path(folder)
     return _plan(folder, repo_id or folder.resolve().name, repo_type, {}, None)
@@ -75,6 +75,7 @@ def plan_together(folders: Sequence[str | Path], namespace: str, *, cards: str |
     Raises:
         ValueError: See :func:`plan`; or two folders have the same name, or one refers to other weights of another
             than there are.
+        PublishError: See :func:`plan`.
     """
     names = {Path(folder).resolve(): f"{namespace}/{Path(folder).resolve().name}" for folder in folders}
     if len(set(names.values())) < len(folders):
@@ -119,11 +120,11 @@ def publish_together(
             if collection is not None:
                 with explained(f"{upload.repo_id} was published, but is not in the collection {collection!r}", upload):
                     if slug is None:
-                        owner = upload.repo_id.split("/")[0]
+                        owner = published.repo_id.split("/")[0]
                         slug = api.create_collection(
                             collection, namespace=owner, private=bool(private), exists_ok=True
                         ).slug
-                    api.add_collection_item(slug, upload.repo_id, upload.repo_type, exists_ok=True)
+                    api.add_collection_item(slug, published.repo_id, upload.repo_type, exists_ok=True)
         except PublishError as error:
             done, left = (", ".join(part.repo_id for part in parts) or "nothing" for parts in
                           (uploads[:position], uploads[position:]))  # fmt: skip
@@ -141,19 +142,18 @@ def _plan(folder: Path, repo_id: str, repo_type: str | None, found: Mapping[str,
     files = files_of(folder)
     if not files:
         raise ValueError(f"there is nothing to publish in {folder}")
-    header = _header(folder)
-    repo_type = repo_type or _guess_type(folder, files, header)
+    repo_type = repo_type or _guess_type(folder, files)
     if repo_type not in REPO_TYPES:
         raise ValueError(f"repo_type must be one of {', '.join(REPO_TYPES)}, got {repo_type!r}")
     if repo_type == "model":
         _check_model(folder, files)
         files = without_results_of_other_weights(folder, files)
         warn_of_foreign_ids(folder, found)
-        if INFO in files and _is_ours(folder):
-            _check_pack(folder)
     rewritten = {path: text for path, text in with_names(folder, found).items() if path in files}
     if by_hand or _is_ours(folder):
         rewritten[CARD_NAME] = _card(folder, files, rewritten, repo_id, by_hand)
+    if repo_type == "model" and INFO in files and _is_ours(folder):
+        _check_pack(folder)
     sizes = {path: len(text) for path, text in rewritten.items()}
     return Upload(folder, repo_id, repo_type, files | sizes, rewritten, found)
 
@@ -176,23 +176,12 @@ def _card(
         try:
             write_card(copy, repo_id, by_hand)
         except ValueError as error:
-            if str(copy) not in str(error):
-                raise
-            raise ValueError(str(error).replace(str(copy), str(folder))) from error
+            raise type(error)(str(error).replace(str(copy), str(folder))) from error
         return (copy / CARD_NAME).read_bytes()
 
 
-def _header(folder: Path) -> Mapping[str, Any]:
-    """The metadata of a card; the Hub would refuse one that cannot be read."""
-    card = folder / CARD_NAME
-    try:
-        return (metadata_load(card) or {}) if card.is_file() else {}
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{card}: the metadata between its lines of --- is no YAML with keys ({error})") from error
-
-
-def _guess_type(folder: Path, files: Mapping[str, int], header: Mapping[str, Any]) -> str:
-    if "sdk" in header:
+def _guess_type(folder: Path, files: Mapping[str, int]) -> str:
+    if "sdk" in header_of(folder):
         return "space"
     if any(name in files for name in INDICES) or any(path.endswith(".safetensors") for path in files):
         return "model"

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from small_hub import CONCEPTS, Pictures, make_hub
 
 from cbsae_hub import SAE, cards
-from cbsae_hub.card_facts import Facts
+from cbsae_hub.card_facts import Facts, Measure, model_index
 from cbsae_hub.cards import CardError, render_card, write_card
 from cbsae_hub.models import folder_revision
 from cbsae_hub.pack_builder import build_pack
@@ -67,13 +67,56 @@ def test_numbers_come_from_the_files(folder, hand):
 
 @pytest.mark.parametrize(
     "typed",
-    ["Reaches 97 % of it.", "It has 2.7 M weights.", "In {{ 3.5 }} steps.", "A picture of 64 by 64.", "1,234 rows"],
-)
+    [
+        "Reaches 97 % of it.", "It has 2.7 M weights.", "In {{ 3.5 }} steps.", "A picture of 64 by 64.", "1,234 rows",
+        "Cosine .97", "It lost -0.5", "_97_ of them", "½ of it", "Ninety-seven per cent", "{{ '97 %' }}",
+        "{{ 90 + 7 }}", "{% set best = 97 %}\n{{ best }}", "{{ metrics.nope | default(97) }}",
+        "{{ metrics.get('nope', 97) }}", "{{ 97 | decimals(1) }}", "{{ metrics.top1 * 0 + 97 }}",
+        "{% raw %}97{% endraw %}", "{% for best in [97] %}{{ best }}{% endfor %}", "{{ '%d' % 97 }}",
+        "{{ 'of ' ~ 97 }}",        "{{ 97 if metrics.top1 else 3 }}", "{{ -97 }}", "{{ range(97) | list }}",
+    ],
+)  # fmt: skip
 def test_typed_numbers_are_refused(folder, hand, typed):
     before = card_of(folder)
     with pytest.raises(CardError, match=r"typed numbers.*metrics\."):
         write_card(folder, "me/sae", hand(f"Some words.\n\n{typed}\n"))
     assert card_of(folder) == before
+
+
+@pytest.mark.parametrize(
+    "front",
+    [
+        "co2_eq_emissions: 12.5\n",
+        "summary: 97 % right\n",
+        "emissions: {source: us, value: 12.5}\n",
+        "scores:\n- 97\n",
+        "measures:\n{% for split in ['a'] %}\n- {metric: top1, key: a, name: b, meaning: of 97}\n{% endfor %}\n",
+        "measures: [{metric: top1, key: a, name: b, meaning: of 97}]\n",
+        "{% set best = 97 %}\n",
+    ],
+)
+def test_typed_numbers_in_the_metadata_are_refused(folder, hand, front):
+    with pytest.raises(CardError, match="typed numbers"):
+        write_card(folder, "me/sae", hand("A story.\n", f"---\nlicense: mit\n{front}---\n"))
+
+
+def test_results_in_the_metadata_come_from_measures(folder, hand):
+    index = "model-index: [{name: it, results: [{task: {}, dataset: {}, metrics: [{value: '{{ metrics.top1 }}'}]}]}]"
+    with pytest.raises(CardError, match="model-index is made of measures"):
+        write_card(folder, "me/sae", hand("A story.\n", f"---\nlicense: mit\n{index}\n---\n"))
+
+
+def test_metadata_may_hold_versions_and_sizes(folder, hand):
+    front = "license: apache-2.0\nlicense_name: Llama 2\nsize_categories: [1K<n<10K]\nmeasured_by: try --steps 5\n"
+    write_card(folder, "me/sae", hand("A story.\n", f"---\n{front}---\n"))
+    assert ModelCard.load(folder / "README.md").data.license == "apache-2.0"
+
+
+def test_what_is_made_of_results_is_told(folder, hand):
+    body = "Wrong in {{ 100 - metrics.top1 }}, {{ '%.1f' % metrics.top1 }}, {{ 100 * metrics.share }}, "
+    body += "{{ [metrics.top1][0] }}{% if metrics.top1 > 50 %}, good{% endif %}.\n"
+    write_card(folder, "me/sae", hand(body))
+    assert "Wrong in 87.500, 12.5, 12.500, 12.500." in card_of(folder)
 
 
 @pytest.mark.parametrize("name", ["ViT-L/14-336", "LLaVA-1.5", "`seed 3`", "[it](https://x.org/2512.10805)", "OFL-1.1"])
@@ -110,6 +153,56 @@ def test_measures_become_results_of_the_hub(folder, hand):
     assert "| right | 12.500 | of 1,234,567 |" in card_of(folder)
 
 
+def test_results_of_a_model_of_this_package_need_no_task(folder, hand):
+    rows = "measures:\n- {metric: top1, key: accuracy, name: right, meaning: of all}\n---\n"
+    write_card(folder, "me/sae", hand("A story.\n", FRONT[:-4] + rows))
+    (result,) = ModelCard.load(folder / "README.md").data.eval_results
+    assert result.task_type == "feature-extraction"
+    (folder / "config.json").write_text('{"model_type": "clip"}')
+    with pytest.raises(CardError, match="results on a data set need the task, pipeline_tag"):
+        write_card(folder, "me/clip", hand("A story.\n", FRONT[:-4] + rows))
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "null", "true", '"high"', '{"a": 1}'])
+def test_what_is_no_number_is_no_measure(folder, hand, value):
+    (folder / "metrics.json").write_text(f'{{"top1": {value}}}')
+    rows = "measures:\n- {metric: top1, key: accuracy, name: right, meaning: of all}\n---\n"
+    with pytest.raises(CardError, match="top1 of metrics.json cannot be measures, they are no numbers"):
+        write_card(folder, "me/sae", hand("A story.\n", FRONT[:-4] + rows))
+
+
+@pytest.mark.parametrize(
+    "images, told",
+    [
+        ("me/photos", ("me/photos", "photos")),
+        ("photos", ("photos", "photos")),
+        ("/data/my photos/", ("my-photos", "my photos")),
+        ("../photos", ("photos", "photos")),
+        ("a/b/photos", ("photos", "photos")),
+        ("package.scenes:draw", ("package.scenes-draw", "package.scenes:draw")),
+    ],
+)
+def test_images_of_this_machine_are_named_as_the_hub_allows(images, told):
+    (result,) = model_index([Measure("L0", "l0", 5.0, None, "active")], "feature-extraction", images, None)
+    assert (result.dataset_type, result.dataset_name) == told
+
+
+@pytest.mark.parametrize("name", ["../it", "./it", "-me/it", "me/it--2", "me/it.git", "/data/it", "it"])
+def test_the_metadata_has_no_ids_that_the_hub_refuses(folder, name):
+    facts = Facts.read(folder)
+    facts.config.update(encoder_id=name, training_data=name)
+    data = ModelCard(render_card(facts, "me/sae")).data
+    assert data.base_model is None and data.datasets is None
+    facts.config.update(encoder_id="me/it", training_data="me/it")
+    data = ModelCard(render_card(facts, "me/sae")).data
+    assert data.base_model == "me/it" and data.datasets == ["me/it"]
+
+
+def test_nobody_is_the_owner_of_a_folder(folder, hand):
+    with pytest.raises(CardError, match="'owner' is undefined"):
+        write_card(folder, "sae", hand("A story.\n", "---\ndatasets: ['{{ owner }}/photos']\n---\n"))
+
+
 def test_the_part_by_hand_stays_while_the_weights_do(folder, hand):
     write_card(folder, "me/sae", hand("A story of it.\n\n## Limits\n\nMany.\n"))
     write_card(folder, "you/other")
@@ -134,6 +227,13 @@ def test_a_card_edited_by_hand_is_kept(folder):
     assert "# The best one" in card_of(folder) and "me/other" not in card_of(folder)
 
 
+def test_a_card_in_another_encoding_is_kept(folder):
+    (folder / "README.md").write_bytes("Für alle\n".encode("latin-1"))
+    write_card(folder)
+    SAE(8, 16, "topk", 2, seed=2).save_pretrained(folder)
+    assert (folder / "README.md").read_bytes() == "Für alle\n".encode("latin-1")
+
+
 @pytest.mark.parametrize("content", ["{", "[1]", '{"revision": 1'])
 def test_a_damaged_results_file_is_named_and_the_card_stays(folder, content):
     before = card_of(folder)
@@ -153,7 +253,9 @@ def test_text_in_results_stays_text(folder):
     facts = Facts.read(folder)
     facts.training["versions"] = {"torch": "`\n\n# Owned <script>"}
     facts.training["config"] = {"name": "```\n# Owned"}
+    facts.training["command"] = "train\n```\n\n<b>Owned</b>\n\n```sh"
     card = render_card(facts, "me/sae")
+    assert "<b>" in card and "<b>" not in re.sub(r"^```.*?^```", "", card, flags=re.DOTALL | re.MULTILINE)
     assert "\n# Owned" not in card and "<script>" not in re.sub(r"`[^`\n]*`", "", card)
 
 

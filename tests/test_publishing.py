@@ -2,16 +2,21 @@
 
 import json
 import logging
+import os
 import shutil
 
 import pytest
+import stub_hub
 import torch
 from PIL import Image
 from small_hub import make_bottleneck, make_hub
 
 from cbsae_hub import CBSAE, SAE, VisionEncoder
 from cbsae_hub.models import folder_revision
+from cbsae_hub.models import upload as upload_module
 from cbsae_hub.models.card import edited_by_hand
+from cbsae_hub.models.fetch import download_folder, find_model
+from cbsae_hub.models.references import references, with_names
 from cbsae_hub.models.upload import RESULTS
 from cbsae_hub.pack import FILES, INFO
 from cbsae_hub.publishing import PublishError, plan, plan_together, publish, publish_together
@@ -70,6 +75,33 @@ def test_plan_sees_what_a_folder_is(tmp_path, model, space):
     assert plan(model, repo_type="dataset").repo_type == "dataset"
 
 
+@pytest.mark.parametrize("target", ["secret.txt", "secrets", "nothing"])
+def test_what_a_link_leads_to_is_not_published(model, tmp_path, target):
+    write(tmp_path, {"secret.txt": "hf_secret", "secrets/key.txt": "hf_secret"})
+    (model / "sub" / "notes.txt").symlink_to(tmp_path / target)
+    with pytest.raises(PublishError, match=f"notes.txt is a link to {tmp_path / target}, which is no file in "):
+        plan(model, "me/clip")
+    (model / "sub" / "notes.txt").unlink()
+    (model / "sub" / ".hidden").symlink_to(tmp_path / target)
+    (model / "sub" / "same.txt").symlink_to("vocab.txt")
+    assert plan(model, "me/clip").files["sub/same.txt"] == 1
+
+
+def test_a_folder_in_the_cache_of_the_hub_is_published(hub, model):
+    publish(plan(model, "me/clip"))
+    publish(plan(download_folder("me/clip", patterns=["*"]), "me/copy"))
+    assert hub.paths("me/copy") == hub.paths("me/clip")
+
+
+def test_names_of_files_are_what_they_are(hub, model, monkeypatch):
+    names = ["a b.txt", "é.txt", "back\\slash.txt", "100%.txt", "q?.txt", "#h.txt", "~", "~root/.x/~", "Readme.md"]
+    write(model, dict.fromkeys(names, "told") | {"empty.txt": "", "~root/model.safetensors": b"more"})
+    monkeypatch.chdir(model)
+    assert publish(plan(".", "me/clip")).changed and not publish(plan(".", "me/clip")).changed
+    there = {"config.json", "model.safetensors", "README.md", "sub/vocab.txt", "empty.txt", "~root/model.safetensors"}
+    assert hub.paths("me/clip") == there | set(names) - {"~root/.x/~"}
+
+
 def test_plan_of_half_a_thing_says_so(tmp_path, model, world):
     half = tmp_path / "half"
     shutil.copytree(world / "sae", half)
@@ -90,14 +122,8 @@ def test_plan_of_half_a_thing_says_so(tmp_path, model, world):
             plan(folder, repo_id, repo_type=repo_type)
 
 
-def test_plan_of_what_is_damaged_names_the_file(tmp_path, world):
+def test_plan_of_damaged_weights_or_pack_names_the_file(tmp_path, world):
     shutil.copytree(world / "sae", tmp_path / "sae")
-    results = tmp_path / "sae" / "training.json"
-    for text, said in (("{", "is not valid JSON"), ("[]", "must hold a JSON object")):
-        results.write_text(text)
-        with pytest.raises(ValueError, match=f"{results} {said}.*: write it again, or delete it"):
-            plan(tmp_path / "sae", "me/sae")
-    results.unlink()
     pack = tmp_path / "sae" / "pack.json"
     pack.write_text('{"schema_version": 3}')
     with pytest.raises(ValueError, match="the pack cannot be read, so nobody could use it: .* lacks neurons.parquet"):
@@ -110,12 +136,20 @@ def test_plan_of_what_is_damaged_names_the_file(tmp_path, world):
             plan(tmp_path / "sae", "me/sae")
 
 
-@pytest.mark.parametrize("header", ["{bad: [", "- a\n- list"])
-def test_plan_of_a_card_whose_metadata_are_none_names_it(model, header):
-    (model / "README.md").write_text(f"---\n{header}\n---\n# Mine\n")
-    for repo_type in (None, "model"):
-        with pytest.raises(ValueError, match=f"{model / 'README.md'}: the metadata .* no YAML with keys"):
-            plan(model, "me/x", repo_type=repo_type)
+@pytest.mark.parametrize("content", ["Für alle".encode("latin-1"), b"---\n: [\n---\n", b"---\n- a\n---\n"])
+def test_plan_names_a_card_whose_header_is_damaged(model, content):
+    write(model, {"README.md": content})
+    with pytest.raises(ValueError, match="the header of .*/clip/README.md cannot be read .*: mend it, or delete it"):
+        plan(model, "me/clip")
+
+
+@pytest.mark.parametrize("name", ["pack.json", "evaluation.json", "training.json", "metrics.json"])
+@pytest.mark.parametrize("content", ["{", "[1]"])
+def test_plan_names_a_damaged_results_file(world, tmp_path, name, content):
+    shutil.copytree(world / "sae", tmp_path / "sae")
+    write(tmp_path / "sae", {name: content})
+    with pytest.raises(ValueError, match=f"{tmp_path}/sae/{name} .*: write it again, or delete it"):
+        plan(tmp_path / "sae", "me/sae")
 
 
 def test_plan_writes_nothing_and_names_the_repository_in_the_card(world):
@@ -159,6 +193,16 @@ def test_what_is_there_is_not_sent_again(hub, model):
     assert hub.files["me/clip"]["main"]["sub/vocab.txt"] == b"b"
 
 
+def test_what_has_another_size_is_not_hashed(hub, model, monkeypatch):
+    publish(plan(model, "me/clip"))
+    hashed = []
+    monkeypatch.setattr(upload_module, "content_hash", lambda source, like: hashed.append(source.name) or like)
+    (model / "sub" / "vocab.txt").write_text("longer")
+    publish(plan(model, "me/clip"))
+    assert sorted(hashed) == ["README.md", "config.json", "model.safetensors"]
+    assert hub.files["me/clip"]["main"]["sub/vocab.txt"] == b"longer"
+
+
 def test_a_space_is_replaced_as_a_whole(hub, space):
     publish(plan(space, "me/page"))
     assert b"sdk: gradio" in hub.files["spaces/me/page"]["main"]["README.md"], "instead of the Hub's own card"
@@ -176,6 +220,25 @@ def test_other_files_of_a_model_stay(hub, model):
     (model / "model.safetensors").write_bytes(b"others")
     publish(plan(model, "me/clip"))
     assert "sub/vocab.txt" in hub.paths("me/clip")
+
+
+def test_weights_in_other_shards_replace_all_of_the_old_ones(hub, model, caplog):
+    write(model, {"vae/model.safetensors": b"vae", "model.fp16.safetensors": b"half"})
+    publish(plan(model, "me/clip"))
+    (model / "model.safetensors").unlink()
+    (model / "vae" / "model.safetensors").unlink()
+    index = "model.safetensors.index.json"
+    shards = {"model-00001-of-00002.safetensors": b"wei", "model-00002-of-00002.safetensors": b"ghts"}
+    write(model, {**shards, index: "{}"})
+    publish(plan(model, "me/clip"))
+    others = {"README.md", "config.json", "sub/vocab.txt", "vae/model.safetensors", "model.fp16.safetensors"}
+    assert hub.paths("me/clip") == {*others, *shards, index}
+    assert "removing what is of the replaced weights from me/clip: model.safetensors" in caplog.text
+    for name in (*shards, index):
+        (model / name).unlink()
+    write(model, {"model.safetensors": b"weights"})
+    publish(plan(model, "me/clip"))
+    assert hub.paths("me/clip") == {*others, "model.safetensors"}
 
 
 def test_a_card_edited_on_the_hub_is_kept_until_told_otherwise(hub, model, caplog):
@@ -196,6 +259,30 @@ def test_a_pull_request(hub, model):
     assert asked.changed and asked.url.endswith("/me/clip/discussions/1")
     assert hub.files["me/clip"]["main"] == before
     assert hub.files["me/clip"]["refs/pr/1"]["sub/vocab.txt"] == b"b"
+
+
+def test_a_folder_that_changes_while_it_is_sent(hub, model, monkeypatch):
+    def writes(handler, body, **_):
+        (model / "model.safetensors").write_bytes(b"longer weights")
+        os.utime(model / "model.safetensors", ns=(0, 0))
+        handler.answer({"errors": [], "warnings": []})
+
+    monkeypatch.setitem(stub_hub._Handler.ROUTES, r"POST /api/validate-yaml", writes)
+    with pytest.raises(PublishError, match="me/clip was published while model.safetensors changed.*: publish it again"):
+        publish(plan(model, "me/clip"))
+    assert not any(name.startswith("sha256-") for name in hub.files["me/clip"])
+
+
+def test_a_repository_that_would_leave_out_half_of_a_model(hub, model):
+    publish(plan(model, "me/clip"))
+    hub.files["me/clip"]["main"][".gitignore"] = b"*.safetensors\n"
+    write(model, {"model.safetensors": "others", "sub/vocab.txt": "b"})
+    with pytest.raises(PublishError, match="its .gitignore makes the Hub leave out model.safetensors; delete it there"):
+        publish(plan(model, "me/clip"))
+    assert len(hub.commits) == 1
+    hub.files["me/clip"]["main"][".gitignore"] = b"*.log\n"
+    publish(plan(model, "me/clip"))
+    assert hub.files["me/clip"]["main"]["model.safetensors"] == b"others" and len(hub.commits) == 2
 
 
 def test_a_card_that_the_hub_does_not_take(hub, model):
@@ -250,6 +337,14 @@ def test_an_encoder_that_was_replaced_is_still_found(hub, world, tmp_path):
         VisionEncoder.from_pretrained("lab/encoder", 1, revision="sha256:" + "0" * 16)
 
 
+def test_checkpoints_beside_weights_do_not_change_what_they_are_called(hub, model):
+    write(model, {"checkpoint-10/model.safetensors": b"old", ".cache/model.safetensors": b"other"})
+    wanted = folder_revision(model)
+    publish(plan(model, "lab/clip"))
+    folder, found = find_model("lab/clip", wanted)
+    assert found == wanted == folder_revision(folder)
+
+
 def test_a_reference_to_other_weights_is_no_reference(world, tmp_path):
     copy = tmp_path / "hub"
     shutil.copytree(world, copy)
@@ -272,6 +367,19 @@ def test_only_ids_are_replaced(world, tmp_path):
     assert uploads["lab/sae"].rewritten["notes.json"] == expected
     assert uploads["lab/sae"].references == {"hub/encoder": "lab/encoder"}
     assert "broken.json" in uploads["lab/sae"].files
+
+
+@pytest.mark.parametrize("name", ["clip é", "clip\\vit", 'clip"vit'])
+@pytest.mark.parametrize("ascii", [True, False])
+def test_ids_are_replaced_however_json_writes_them(model, tmp_path, name, ascii):
+    encoder = tmp_path / name
+    shutil.copytree(model, encoder)
+    user = write(tmp_path / "user", {"model.safetensors": b"weights"})
+    for file in ("config.json", "notes.json"):
+        (user / file).write_text(json.dumps({"encoder_id": str(encoder)}, ensure_ascii=ascii), encoding="utf-8")
+    assert references(user, {encoder: "lab/clip"}) == {str(encoder): "lab/clip"}
+    rewritten = with_names(user, {str(encoder): "lab/clip"})
+    assert [json.loads(rewritten[file]) for file in ("config.json", "notes.json")] == 2 * [{"encoder_id": "lab/clip"}]
 
 
 def test_parts_of_cards_written_by_hand(world, tmp_path):
@@ -304,6 +412,13 @@ def test_a_collection_that_cannot_be_had_is_no_loss(hub, model):
         list(publish_together(uploads, collection="Ours"))
     [collection] = hub.collections.values()
     assert collection["items"] == [{"id": "lab/clip", "type": "model"}] and collection["namespace"] == "lab"
+
+
+def test_a_collection_of_whoever_is_logged_in(hub, model):
+    [(_, published)] = publish_together([plan(model)], collection="Ours")
+    assert published.repo_id == "me/clip"
+    [collection] = hub.collections.values()
+    assert collection["items"] == [{"id": "me/clip", "type": "model"}] and collection["namespace"] == "me"
 
 
 def test_folders_of_one_name(model, tmp_path):

@@ -18,7 +18,7 @@ from cbsae_hub.models import folder_revision, resolve_id
 from cbsae_hub.models.auto import load
 from cbsae_hub.models.card import REPO_ID, edited_by_hand, stamped
 from cbsae_hub.models.files import CONFIG_NAME, read_config, write_text
-from cbsae_hub.models.upload import LEFT_OUT
+from cbsae_hub.models.upload import files_of
 from cbsae_hub.pack import INFO
 from cbsae_hub.vision.clip_like import named_by_open_clip
 
@@ -163,6 +163,7 @@ def assemble(space: Path, contents: Contents, card: str) -> None:
 
     Raises:
         FileExistsError: If there is something else, or something was added to it.
+        PublishError: If there are links out of what goes into it.
         ValueError: If it would be part of itself.
     """
     space = Path(os.path.abspath(space))
@@ -176,7 +177,9 @@ def assemble(space: Path, contents: Contents, card: str) -> None:
     new, old = (space.with_name(f".{space.name}.{secrets.token_hex(4)}.{end}") for end in ("new", "old"))
     try:
         for name, folder in folders.items():
-            shutil.copytree(folder, new / name, ignore=shutil.ignore_patterns(*LEFT_OUT))
+            for path in files_of(folder):
+                (new / name / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / path, new / name / path)
         for name in CODE:
             shutil.copyfile(ROOT / name, new / name)
         write_text(new / CARD, card)

@@ -5,10 +5,24 @@ import re
 import unicodedata
 from typing import Any
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
 REPO_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 
 _STAMP = "<!-- written by cbsae_hub {digest}: edit freely, an edited card is kept -->\n"
 _STAMP_PATTERN = re.compile(r"<!-- written by cbsae_hub ([0-9a-f]{16}): .*? -->\n")
+
+
+def is_hub_id(value: Any) -> bool:
+    """Whether the Hub takes this as "owner/name"; "../name", say, it refuses."""
+    if not isinstance(value, str) or not REPO_ID.fullmatch(value):
+        return False
+    try:
+        validate_repo_id(value)
+    except HFValidationError:
+        return False
+    return True
 
 
 def stamped(card: str) -> str:

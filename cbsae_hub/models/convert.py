@@ -82,7 +82,8 @@ def import_sae(
         local_files_only: Use the cache only.
 
     Returns:
-        An SAE in evaluation mode; what was changed is in its ``imported_from``, and logged.
+        An SAE in evaluation mode; what was changed is in its ``imported_from``, and logged. What is doubtful, such as
+        an encoder that its files do not name, is a warning.
 
     Raises:
         ModelFileError: If a file is missing, unreachable, damaged, or not what its format says.
@@ -111,7 +112,9 @@ def import_sae(
     sae.imported_from = _imported_from(opened, found, foreign, sae.revision)
     logger.info("%s: an SAE of %s, %d neurons", opened.name, found.format, sae.d_sae)
     for note in foreign.notes:
-        (logger.warning if note.startswith("threshold unset") else logger.info)("%s: %s", opened.name, note)
+        logger.info("%s: %s", opened.name, note)
+    for doubt in foreign.doubts:
+        logger.warning("%s: %s", opened.name, doubt)
     return sae.eval()
 
 
@@ -142,14 +145,14 @@ def export_saelens(sae: SAE, folder: str | Path) -> Path:
 
 def _where(foreign: Foreign, said: dict[str, Any]) -> dict[str, Any]:
     """Encoder, layer and tokens: what was said, else what was read; contradictions and gaps are noted."""
-    foreign.notes += foreign.explained.notes
+    foreign.doubts += foreign.explained.notes
     read = {name: getattr(foreign.explained, name) for name in WHERE}
     for name, value in said.items():
         if read.get(name) not in (None, value):
-            foreign.notes.append(f"{name} is {value!r} as was said, though its files say {read[name]!r}")
+            foreign.doubts.append(f"{name} is {value!r} as was said, though its files say {read[name]!r}")
     where = {**read, **said}
     if missing := [f"{name}=..." for name in WHERE if where[name] is None]:
-        foreign.notes.append(f"not known: say {', '.join(missing)} to use it with an encoder")
+        foreign.doubts.append(f"not known: say {', '.join(missing)} to use it with an encoder")
     return where
 
 
@@ -195,6 +198,6 @@ def _imported_from(source: Source, found: Found, foreign: Foreign, revision: str
         "source": source.name,
         "revision": revision,
         "file": found.weights,
-        "notes": foreign.notes,
+        "notes": [*foreign.notes, *foreign.doubts],
         "config": facts(foreign.config),
     }

@@ -30,11 +30,17 @@ os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 OTHERS = "an SAE of another library is loaded with cbsae_hub.load"
 _CONTENT = re.compile(r"sha256:[0-9a-f]{16}")
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def is_content(revision: str | None) -> bool:
     """Whether a revision names weights, as :func:`folder_revision` does, and no commit, branch or tag."""
     return revision is not None and _CONTENT.fullmatch(revision) is not None
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether a revision is the whole hash of a commit on the Hub."""
+    return revision is not None and _COMMIT.fullmatch(revision) is not None
 
 
 def content_tag(revision: str) -> str:
@@ -70,8 +76,11 @@ def find_on_hub(repo_id: str, revision: str | None, options: dict[str, Any]) -> 
     commit = config.parent.name
     # Weights of the same commit, even if somebody pushes in between.
     weights = download(repo_id, WEIGHTS_NAME, commit, options)
-    if is_content(revision) and (found := folder_revision(config.parent)) != revision:
-        raise ModelFileError(f"{repo_id} holds weights {found} on the Hub, not {revision}: they were replaced")
+    if is_content(revision) and folder_revision(config.parent) != revision:
+        # Those in sub-folders count too.
+        found = folder_revision(download_folder(repo_id, commit, ("*.safetensors",), options))
+        if found != revision:
+            raise ModelFileError(f"{repo_id} holds weights {found} on the Hub, not {revision}: they were replaced")
     return config, weights, commit
 
 
@@ -123,22 +132,29 @@ def download(repo_id: str, name: str, revision: str | None = None, options: dict
     return _fetch(fetch, repo_id, name, revision, options)
 
 
-def download_folder(repo_id: str, revision: str | None = None, patterns: Sequence[str] = MODEL_FILES) -> Path:
+def download_folder(
+    repo_id: str,
+    revision: str | None = None,
+    patterns: Sequence[str] = MODEL_FILES,
+    options: dict[str, Any] | None = None,
+) -> Path:
     """Downloads files of a repository, all of one commit, or finds them in the cache; see :func:`download`.
 
     Args:
         repo_id: Its id.
         revision: See :func:`download`.
         patterns: Of the files.
+        options: Of ``snapshot_download``.
 
     Returns:
         Their folder in the cache.
     """
+    options = options or {}
 
     def fetch(ref: str | None) -> str:
-        return snapshot_download(repo_id, revision=ref, allow_patterns=list(patterns))
+        return snapshot_download(repo_id, revision=ref, allow_patterns=list(patterns), **options)
 
-    return _fetch(fetch, repo_id, "a copy", revision, {})
+    return _fetch(fetch, repo_id, "a copy", revision, options)
 
 
 def list_files(repo_id: str, revision: str | None, options: dict[str, Any]) -> tuple[list[str], str]:
@@ -167,7 +183,7 @@ def list_files(repo_id: str, revision: str | None, options: dict[str, Any]) -> t
 def _fetch(
     fetch: Callable[[str | None], str], repo_id: str, what: str, revision: str | None, options: dict[str, Any]
 ) -> Path:
-    """Calls ``fetch`` with a ref of the Hub, then compares what is new in the cache with its hash.
+    """Calls ``fetch`` with a ref of the Hub, then compares what is new in the cache with its hash, also if it failed.
 
     Files that were in the cache before are not hashed again.
     """
@@ -185,15 +201,18 @@ def _fetch(
             except (RevisionNotFoundError, LocalEntryNotFoundError):
                 if not refs:  # not tagged: it may still be the newest
                     raise
-    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, EntryNotFoundError, OSError, ValueError) as error:
+    # hf_xet, which the Hub keeps large files with, raises RuntimeError
+    except (httpx.HTTPError, EntryNotFoundError, OSError, ValueError, RuntimeError) as error:
         raise ModelFileError(_explain(error, repo_id, what, revision)) from error
-    for name in _hashes(blobs) - before:
-        if content_hash(blobs / name, name) != name:
-            (blobs / name).unlink()
-            raise ModelFileError(
-                f"a file of {repo_id} arrived damaged: its hash is not the one that the Hub says. It was deleted, "
-                "nothing was loaded: try again"
-            )
+    finally:
+        damaged = [name for name in _hashes(blobs) - before if content_hash(blobs / name, name) != name]
+        for name in damaged:
+            (blobs / name).unlink(missing_ok=True)
+    if damaged:
+        raise ModelFileError(
+            f"a file of {repo_id} arrived damaged: its hash is not the one that the Hub says. It was deleted, "
+            "nothing was loaded: try again"
+        )
     return path
 
 

@@ -7,7 +7,8 @@ import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from fnmatch import fnmatch
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 MAX_CONFIG_BYTES = 2**24  # a pruned SAE's config lists all retained neurons, with their names
+LEFT_OUT = (".*", "__pycache__", "checkpoint-*", "checkpoint.safetensors", "log.jsonl", "*.log", "*.tmp", "*.partial")
 MAIN_WEIGHTS = re.compile(r"(^|_)model(-\d+-of-\d+)?\.safetensors$")
 
 
@@ -103,18 +105,23 @@ def require_finite(tensors: dict[str, Tensor], owner: str) -> None:
             raise ModelFileError(f"{owner}: {name} holds NaN or infinite values; the training run diverged")
 
 
+def is_left_out(path: PurePath) -> bool:
+    """Whether a file, by its path in a model's folder, is none of the model: checkpoints, logs, unfinished, hidden."""
+    return any(fnmatch(part, pattern) for part in path.parts for pattern in LEFT_OUT)
+
+
 def folder_revision(folder: str | Path) -> str:
     """The revision of a local model folder: "sha256:" and the first 16 hex digits of the hash of its weights.
 
     Of the ``*.safetensors`` files, also in sub-folders, those named as model weights count
     (``model.safetensors``, ``open_clip_model.safetensors``, shards, ...), in the order of their paths; other
     tensors that lie beside a model, a pack for instance, do not change its revision. Where no file is named
-    so, all of them count.
+    so, all of them count. Checkpoints and hidden files, which are not published, never do.
 
     Raises:
         ModelFileError: If there are no weight files.
     """
-    files = sorted(Path(folder).rglob("*.safetensors"))
+    files = [file for file in sorted(Path(folder).rglob("*.safetensors")) if not is_left_out(file.relative_to(folder))]
     files = [file for file in files if MAIN_WEIGHTS.search(file.name)] or files
     if not files:
         raise ModelFileError(f"{folder} has no *.safetensors file, so it has no revision")

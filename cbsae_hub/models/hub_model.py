@@ -5,17 +5,17 @@ import json
 import logging
 import os
 import shutil
-from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import save_file
 from torch import nn
 
-from cbsae_hub.models.fetch import OTHERS, find_in_folder, find_on_hub
+from cbsae_hub.models.fetch import CARD_NAME, OTHERS, download_folder, find_in_folder, find_on_hub, is_commit
 from cbsae_hub.models.files import (
     CONFIG_NAME,
     WEIGHTS_NAME,
@@ -29,6 +29,8 @@ from cbsae_hub.models.files import (
     resolve_id,
 )
 from cbsae_hub.models.upload import (
+    RESULTS,
+    PublishError,
     Upload,
     files_of,
     publish,
@@ -224,12 +226,13 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
         token: str | None = None,
         branch: str | None = None,
         create_pr: bool | None = None,
-        ignore_patterns: list[str] | None = None,
+        ignore_patterns: str | list[str] | None = None,
     ) -> str:
         """Publishes the model in one commit: weights, config, card, and what lies beside them.
 
         A model that was loaded from a folder and has the same weights still takes everything along that is there:
-        pack, evaluation, pictures. What says itself to be of other weights stays behind.
+        pack, evaluation, pictures; one that was loaded from the Hub its card, and what was measured. What says itself
+        to be of other weights stays behind.
 
         Args:
             repo_id: The repository; made if needed.
@@ -240,21 +243,23 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
             token: Access token; default the stored one.
             branch: An existing branch to push to; default main.
             create_pr: Open a pull request instead.
-            ignore_patterns: Files to leave out.
+            ignore_patterns: Files to leave out, "*.png" or "drawings/".
 
         Returns:
             The URL of the commit, or of the pull request.
 
         Raises:
             ModelFileError: If a weight is NaN or infinite.
-            PublishError: If the Hub refuses or is out of reach; says what to do. Nothing was committed then.
+            PublishError: If the Hub refuses or is out of reach; says what to do. Nothing was committed then,
+                unless it says otherwise.
         """
         with TemporaryDirectory() as temporary:
             source = Path(temporary if folder is None else folder)
-            files = self._save_with_results(source, repo_id)
+            files = self._save_with_results(source, repo_id, token)
             warn_of_foreign_ids(source)
-            ignored = {path for path in files for pattern in ignore_patterns or () if fnmatch(path, pattern)}
-            files = {path: size for path, size in files.items() if path not in ignored}
+            files = {path: files[path] for path in filter_repo_objects(files, ignore_patterns=ignore_patterns)}
+            if not files:
+                raise PublishError(f"{repo_id} was not published: {ignore_patterns} leaves nothing of it")
             published = publish(
                 Upload(source, repo_id, "model", files),
                 token=token,
@@ -266,22 +271,39 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
             )
         return published.url
 
-    def _save_with_results(self, folder: Path, repo_id: str) -> dict[str, int]:
+    def _save_with_results(self, folder: Path, repo_id: str, token: str | None) -> dict[str, int]:
         """Saves into a folder, with what lies beside these weights; returns what is to be published, with sizes."""
-        origin = folder if (folder / WEIGHTS_NAME).is_file() or not self.repo_id else Path(self.repo_id)
-        before = folder_revision(origin) if (origin / WEIGHTS_NAME).is_file() else None
+        origin = folder if (folder / WEIGHTS_NAME).is_file() else self._origin(token)
+        before = folder_revision(origin) if origin and (origin / WEIGHTS_NAME).is_file() else None
         self.save_pretrained(folder, repo_id=repo_id)
         changed = before not in (None, folder_revision(folder))
         if origin == folder:
             return without_results_of_other_weights(folder, files_of(folder), changed)
         if before is not None:
             there = files_of(origin)
+            if is_commit(self.revision):  # others may have downloaded more of it
+                there = {path: size for path, size in there.items() if path in (CARD_NAME, *RESULTS)}
             kept = without_results_of_other_weights(origin, there, changed)
             for path in () if changed else kept.keys() - {CONFIG_NAME, WEIGHTS_NAME}:
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(origin / path, folder / path)
             _write_card(folder, repo_id)
         return files_of(folder)
+
+    def _origin(self, token: str | None) -> Path | None:
+        """The folder that the model was loaded from; of one on the Hub, a copy of its weights, results and card."""
+        if self.repo_id is None:
+            return None
+        if is_commit(self.revision):
+            try:
+                names = (WEIGHTS_NAME, CARD_NAME, *RESULTS)
+                return download_folder(self.repo_id, self.revision, names, {"token": token})
+            except ModelFileError as error:
+                logger.warning("not published, what lies beside the weights in %s: %s", self.repo_id, error)
+                return None
+        if not Path(self.repo_id).exists():
+            logger.warning("not published, what lay beside the weights in %s: it is not there", self.repo_id)
+        return Path(self.repo_id)
 
     # ------------------------------------------------------------------------------------------------ card
 

@@ -66,7 +66,8 @@ def with_names(folder: Path, names: Mapping[str, str]) -> dict[str, bytes]:
     for file in sorted(folder.glob("*.json")):
         before = after = file.read_bytes()
         for name, published in names.items():
-            after = after.replace(f'"{name}"'.encode(), f'"{published}"'.encode())
+            for written in {json.dumps(name), json.dumps(name, ensure_ascii=False)}:  # of another alphabet, say
+                after = after.replace(written.encode(), json.dumps(published).encode())
         if after != before:
             rewritten[file.name] = after
     return rewritten

@@ -7,9 +7,10 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
+import yaml
 from huggingface_hub import (
     CommitOperationAdd,
     CommitOperationDelete,
@@ -32,13 +33,14 @@ from huggingface_hub.utils import httpx
 
 from cbsae_hub.models.card import edited_by_hand
 from cbsae_hub.models.fetch import CARD_NAME, content_hash, content_tag
-from cbsae_hub.models.files import MAIN_WEIGHTS, ModelFileError, folder_revision
+from cbsae_hub.models.files import MAIN_WEIGHTS, ModelFileError, folder_revision, is_left_out
 from cbsae_hub.models.references import foreign_ids
 from cbsae_hub.version import __version__
 
 logger = logging.getLogger(__name__)
 
-LEFT_OUT = (".*", "__pycache__", "checkpoint-*", "checkpoint.safetensors", "log.jsonl", "*.log", "*.tmp", "*.partial")
+_SHARD = re.compile(r"(-\d+-of-\d+)?\.safetensors$")
+GITIGNORE = ".gitignore"
 PACK = ("pack.json", "neurons.parquet", "examples.parquet", "images.parquet", "patch_maps.safetensors",
         "vocabulary.safetensors", "quadrants.png", "examples.webp")  # fmt: skip
 RESULTS = (*PACK, "evaluation.json", "selection.json", "training.json")
@@ -82,7 +84,8 @@ class Upload:
 
     def source(self, path: str) -> Path | bytes:
         """What goes to a path: a file, or its content."""
-        return self.rewritten.get(path, self.folder / path)
+        # a whole path: huggingface_hub takes one that begins with "~" for somebody's home
+        return self.rewritten.get(path, self.folder.absolute() / path)
 
 
 @dataclass(frozen=True)
@@ -90,24 +93,52 @@ class Published:
     """What became of an :class:`Upload`.
 
     Attributes:
+        repo_id: Where it is, with its owner.
         url: Of the commit, or of the pull request.
         commit: Its hash, or that of the newest commit if nothing was to do.
         changed: Whether there was anything to do.
     """
 
+    repo_id: str
     url: str
     commit: str
     changed: bool
 
 
 def files_of(folder: Path) -> dict[str, int]:
-    """The files of a folder that are published, with their sizes: no checkpoints, logs, unfinished or hidden files."""
-    found = {}
+    """The files of a folder that are published, with their sizes: no checkpoints, logs, unfinished or hidden files.
+
+    Raises:
+        PublishError: If one is a link out of the folder, to a folder or to nothing: nobody sees in the folder what it
+            would publish. Links into the blobs of the Hub's cache are files.
+    """
+    found, root = {}, folder.resolve()
+    roots = [root, *([root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [])]
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
-        if path.is_file() and not any(fnmatch(part, pattern) for part in relative.parts for pattern in LEFT_OUT):
+        if is_left_out(relative):
+            continue
+        if path.is_symlink() and not (path.is_file() and any(path.resolve().is_relative_to(one) for one in roots)):
+            raise PublishError(
+                f"{path} is a link to {path.resolve()}, which is no file in {folder}: put a copy in its place, or "
+                "delete it"
+            )
+        if path.is_file():
             found[relative.as_posix()] = path.stat().st_size
     return found
+
+
+def header_of(folder: Path) -> dict[str, Any]:
+    """The metadata of a folder's card; empty where there is none.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    card = folder / CARD_NAME
+    try:
+        return (metadata_load(card) or {}) if card.is_file() else {}
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"the header of {card} cannot be read ({_said(error)}): mend it, or delete it") from None
 
 
 def publish(
@@ -122,8 +153,10 @@ def publish(
 ) -> Published:
     """Sends a folder in one commit: the repository never holds half of it. What is there already is not sent again.
 
-    Files of the repository that the folder does not have stay, but for results of other weights beside a model, and
-    all but the card of a Space, which runs what lies in it.
+    A commit whose answer is lost is looked for, and counts if it is there.
+
+    Files of the repository that the folder does not have stay, but for shards and results of replaced weights beside a
+    model, and all but the card of a Space, which runs what lies in it.
 
     Args:
         upload: What and where to.
@@ -135,7 +168,8 @@ def publish(
         branch: An existing branch; default main.
 
     Raises:
-        PublishError: If the Hub refuses or is out of reach; nothing was committed then, and trying again does no harm.
+        PublishError: If the Hub refuses or is out of reach; nothing was committed then, unless the message says
+            otherwise, and trying again does no harm.
     """
     api = HfApi(token=token)
     with explained(f"{upload.repo_id} was not published", upload):
@@ -145,34 +179,29 @@ def publish(
         head = api.repo_info(**about, revision=branch)
         if private and head.private is False:
             raise PublishError(f"{repo_id} exists and is public: make it private in its settings, or publish openly")
-        tree = api.list_repo_tree(**about, recursive=True, revision=head.sha)
-        there = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+        there = _files_there(api, about, head.sha)
+        before, is_model = _written(upload), upload.repo_type == "model" and _has_weights(upload.files)
+        tag = content_tag(folder_revision(upload.folder)) if is_model else None
         changed = [path for path in upload.files if _differs(upload.source(path), there.get(path))]
         if CARD_NAME in changed and not overwrite_card and _keeps_card(upload, repo_id, there, head.sha, token):
             changed.remove(CARD_NAME)
-        operations = [
-            *(CommitOperationAdd(path, upload.source(path)) for path in changed),
-            *(CommitOperationDelete(path) for path in _outdated(upload, there, changed)),
-        ]
+        outdated = _outdated(upload, there, changed)
         url, commit = f"{repo.url}/commit/{head.sha}", head.sha
-        if operations:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
-                sent = api.create_commit(
-                    **about,
-                    operations=operations,
-                    commit_message=message or f"Upload with cbsae_hub {__version__}",
-                    revision=branch,
-                    create_pr=create_pr,
-                    parent_commit=head.sha,
-                )
-            url, commit = sent.pr_url or sent.commit_url, sent.oid
-    if not create_pr and upload.repo_type == "model" and _has_weights(upload.files):
+        if changed or outdated:
+            details = {"commit_message": message or f"Upload with cbsae_hub {__version__}", "parent_commit": head.sha}
+            details |= {"revision": branch, "create_pr": create_pr}
+            url, commit = _commit(api, repo, upload, there, changed, outdated, details)
+    after = _written(upload)
+    if late := [path for path in changed if before.get(path) != after.get(path)]:
+        raise PublishError(
+            f"{repo_id} was published while {', '.join(late)} changed, so it may hold files of two versions: publish "
+            "it again when nobody writes there"
+        )
+    if tag is not None and not create_pr:
         # Others refer to these weights by what they contain, also when there are newer ones.
-        tag = content_tag(folder_revision(upload.folder))
         with explained(f"{upload.repo_id} was published, but has not got its tag {tag}", upload):
             api.create_tag(repo_id, tag=tag, revision=commit, exist_ok=True)
-    return Published(url, commit, bool(operations))
+    return Published(repo_id, url, commit, bool(changed or outdated))
 
 
 def without_results_of_other_weights(folder: Path, files: Mapping[str, int], changed: bool = False) -> dict[str, int]:
@@ -216,8 +245,7 @@ def _create(api: HfApi, upload: Upload, private: bool | None) -> RepoUrl:
     """Makes the repository if there is none."""
     more = {}
     if upload.repo_type == "space":
-        card = upload.folder / CARD_NAME
-        more["space_sdk"] = (metadata_load(card) or {}).get("sdk") if card.is_file() else None
+        more["space_sdk"] = header_of(upload.folder).get("sdk")
         if more["space_sdk"] is None:
             raise PublishError(f"{upload.folder} is no Space: it needs a {CARD_NAME} whose header says `sdk: gradio`")
     return api.create_repo(upload.repo_id, repo_type=upload.repo_type, private=private, exist_ok=True, **more)
@@ -235,10 +263,82 @@ def _keeps_card(upload: Upload, repo_id: str, there: Mapping[str, RepoFile], com
     return True
 
 
+def _commit(
+    api: HfApi,
+    repo: RepoUrl,
+    upload: Upload,
+    there: Mapping[str, RepoFile],
+    changed: list[str],
+    outdated: list[str],
+    details: Mapping[str, Any],
+) -> tuple[str, str]:
+    """Makes the commit, or the pull request, and returns its URL and hash; if the answer is lost, it is looked for."""
+    about = {"repo_id": repo.repo_id, "repo_type": upload.repo_type}
+    additions = [CommitOperationAdd(path, upload.source(path)) for path in changed]
+    operations = [*additions, *(CommitOperationDelete(path) for path in outdated)]
+    try:
+        if GITIGNORE in there:
+            _refuse_ignored(api, about, additions, details)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
+            sent = api.create_commit(**about, operations=operations, **details)
+        return sent.pr_url or sent.commit_url, sent.oid
+    except httpx.HTTPError as error:
+        if not _answer_lost(error):
+            raise
+        if details["create_pr"]:
+            raise PublishError(
+                f"{repo.repo_id} may have got the pull request, only the answer was lost: look at "
+                f"{repo.url}/discussions before you try again"
+            ) from error
+        with explained(f"the answer was lost, so {repo.repo_id} may be published or not", upload):
+            commit = api.repo_info(**about, revision=details["revision"]).sha
+            now = _files_there(api, about, commit)
+        if any(_differs(upload.source(path), now.get(path)) for path in changed) or now.keys() & set(outdated):
+            raise
+        return f"{repo.url}/commit/{commit}", commit
+
+
+def _refuse_ignored(
+    api: HfApi, about: Mapping[str, str], additions: Sequence[CommitOperationAdd], details: Mapping[str, Any]
+) -> None:
+    """Raises PublishError if the Hub would leave out files, without a word, for the sake of a .gitignore there."""
+    options = {name: details[name] for name in ("revision", "create_pr")}
+    api.preupload_lfs_files(**about, additions=additions, free_memory=False, **options)
+    if ignored := sorted(operation.path_in_repo for operation in additions if operation._should_ignore):
+        raise PublishError(
+            f"{about['repo_id']} was not published: its {GITIGNORE} makes the Hub leave out {', '.join(ignored)}; "
+            "delete it there, or the lines that do"
+        )
+
+
+def _answer_lost(error: httpx.HTTPError) -> bool:
+    """Whether a commit was sent, and perhaps made although it failed: no answer arrived, or that of a gateway."""
+    answered = isinstance(error, HfHubHTTPError)
+    if answered and error.response.status_code not in (502, 504):
+        return False
+    return "/commit/" in (error.response.request if answered else error.request).url.path
+
+
+def _files_there(api: HfApi, about: Mapping[str, str], commit: str) -> dict[str, RepoFile]:
+    tree = api.list_repo_tree(**about, recursive=True, revision=commit)
+    return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+
+
+def _written(upload: Upload) -> dict[str, int | None]:
+    """When each file was written; None of one that is gone."""
+    sources = {path: upload.folder / path for path in upload.files if path not in upload.rewritten}
+    return {path: source.stat().st_mtime_ns if source.is_file() else None for path, source in sources.items()}
+
+
 def _differs(source: Path | bytes, there: RepoFile | None) -> bool:
     """Whether a file is another one than that on the Hub."""
-    known = there and (there.lfs.sha256 if there.lfs else there.blob_id)
-    return known is None or content_hash(source, known) != known
+    if there is None:
+        return True
+    known, size = (there.lfs.sha256, there.lfs.size) if there.lfs else (there.blob_id, there.size)
+    if size != (len(source) if isinstance(source, bytes) else source.stat().st_size):
+        return True  # large ones take long to hash
+    return content_hash(source, known) != known
 
 
 def _outdated(upload: Upload, there: Mapping[str, RepoFile], changed: Sequence[str]) -> list[str]:
@@ -246,10 +346,14 @@ def _outdated(upload: Upload, there: Mapping[str, RepoFile], changed: Sequence[s
     others = set(there) - set(upload.files)
     if upload.repo_type == "space":
         return sorted(path for path in others if path != CARD_NAME and not path.startswith("."))
-    if not any(MAIN_WEIGHTS.search(path) and path in there for path in changed):
+    weights = {_SHARD.sub("", path) for path in changed if MAIN_WEIGHTS.search(path)}
+    shards = {path for path in there if MAIN_WEIGHTS.search(path) and _SHARD.sub("", path) in weights}
+    if not shards:
         return []
-    if outdated := sorted(others & set(RESULTS)):
-        logger.warning("removing results of the replaced weights from %s: %s", upload.repo_id, ", ".join(outdated))
+    # What loads a model prefers one whole file, which would be the old one beside new shards.
+    replaced = others & (shards | {f"{name}.safetensors.index.json" for name in weights})
+    if outdated := sorted(others & set(RESULTS) | replaced):
+        logger.warning("removing what is of the replaced weights from %s: %s", upload.repo_id, ", ".join(outdated))
     return outdated
 
 
@@ -284,7 +388,7 @@ def _advice(error: Exception, upload: Upload) -> str:
     if status == 403:
         return (
             f"your token may not write there: take one with write permission ({settings}), or open a pull request "
-            "with create_pr=True"
+            "with create_pr=True, if there is such a repository"
         )
     if isinstance(cause, RevisionNotFoundError):
         return f"the repository has no such branch ({_said(cause)})"

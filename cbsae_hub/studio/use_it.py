@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import gradio as gr
@@ -14,13 +15,18 @@ from cbsae_hub.studio.loaded import Loaded, public_id
 from cbsae_hub.studio.visit import Visit, kindly
 from cbsae_hub.version import __version__
 
+LOCAL = "http://127.0.0.1:7860"
 CITATION = f"""The method: CB-SAE, arXiv:2512.10805 (2025).
 The software:
 @software{{cbsae_hub, title = {{cbsae_hub: concept bottleneck sparse autoencoders for vision encoders}},
   version = {{{__version__}}}, year = {{2026}}}}"""
 LANGUAGES = {
-    "python": "Python", "client": "Python, from anywhere", "curl": "curl", "mcp": "Assistants (MCP)"
-}  # fmt: skip
+    "python": "Python",
+    "shell": "Command line",
+    "client": "Python, from anywhere",
+    "curl": "curl",
+    "mcp": "Assistants (MCP)",
+}
 
 
 class UseItTab:
@@ -36,12 +42,12 @@ class UseItTab:
     def render(self) -> None:
         """Adds the tab's components and events to the page that is being built."""
         first = self.visit.serving.first
-        snippets = self._snippets(first, Basket(), "http://127.0.0.1:7860")
+        code = snippets(first, Basket(), LOCAL)
         gr.Markdown("Everything on this page without the page. The code follows the model and the basket.")
         self.codes = []
         for name, title in LANGUAGES.items():
-            kind = {"client": "python", "curl": "shell", "mcp": "json"}.get(name, "python")
-            self.codes.append(gr.Code(snippets[name], language=kind, label=title, elem_id=f"use-{name}"))
+            kind = {"client": "python", "curl": "shell", "mcp": "json"}.get(name, name)
+            self.codes.append(gr.Code(code[name], language=kind, label=title, elem_id=f"use-{name}"))
         with gr.Row():
             self.recipe = gr.DownloadButton(
                 "The current recipe as JSON", value=recipe_file(first, Basket()), elem_id="use-recipe"
@@ -52,31 +58,40 @@ class UseItTab:
     def show(self, request: gr.Request, served: Any, basket: Any) -> list[Any]:
         """Code for a model and a basket."""
         loaded = self.visit.serving.of(served)
-        snippets = self._snippets(loaded, basket, str(request.headers.get("origin") or "http://127.0.0.1:7860"))
-        return [*(snippets[name] for name in LANGUAGES), gr.DownloadButton(value=recipe_file(loaded, basket))]
+        code = snippets(loaded, basket, str(request.headers.get("origin") or LOCAL))
+        return [*(code[name] for name in LANGUAGES), gr.DownloadButton(value=recipe_file(loaded, basket))]
 
     @property
     def outputs(self) -> list[Any]:
         """The components that :meth:`show` sets."""
         return [*self.codes, self.recipe]
 
-    def _snippets(self, loaded: Loaded, basket: Basket, address: str) -> dict[str, str]:
-        model = as_typed(loaded.model_id)
-        llava, unclip = (as_typed(given or f"your-{which}") for which, given in loaded.generators.ids.items())
-        edits = list(basket.edits) or [_example(loaded)]
-        written = ", ".join(f"Edit({neuron}, {value:.2f})" for neuron, value in edits)
-        pairs = [{"neuron": neuron, "value": round(value, 2)} for neuron, value in edits]
-        names = ", ".join(str(concept_of(loaded, neuron)) for neuron, _ in edits)
-        question = "What is shown in this image? Use exactly one word!"
-        data = {"data": ["white", question, pairs, False, "set", False, "", ""]}  # by HTTP, nothing has a default
-        return {
-            "python": f'''from PIL import Image
-from cbsae_hub import Edit, Pack, Steering
-from cbsae_hub.models.auto import load
+
+def snippets(loaded: Loaded, basket: Basket, address: str) -> dict[str, str]:
+    """Code for a model and a basket, or an example neuron if that is empty; by the keys of :data:`LANGUAGES`.
+
+    Args:
+        loaded: The model.
+        basket: What is steered.
+        address: Of the page.
+    """
+    model = as_typed(loaded.model_id)
+    llava, unclip = (as_typed(given or f"your-{which}") for which, given in loaded.generators.ids.items())
+    edits = list(basket.edits) or [_example(loaded)]
+    written = ", ".join(f"Edit({neuron}, {value:.2f})" for neuron, value in edits)
+    options = " ".join(f"--edit {neuron}={value:.2f}" for neuron, value in edits)
+    pairs = [{"neuron": neuron, "value": round(value, 2)} for neuron, value in edits]
+    # On one line each: they come from other people's files, and a new line would be code.
+    concepts = [" ".join((concept_of(loaded, neuron) or "unnamed").split()) for neuron, _ in edits]
+    question = "What is shown in this image? Use exactly one word!"
+    data = {"data": ["white", question, pairs, False, "set", False, "", ""]}  # by HTTP, nothing has a default
+    return {
+        "python": f'''from PIL import Image
+from cbsae_hub import Edit, Pack, Steering, load
 from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
 
 sae, pack = load("{model}"), Pack.from_pretrained("{model}")
-steering = Steering([{written}])  # {names}
+steering = Steering([{written}])  # {", ".join(concepts)}
 
 picture = Image.new("RGB", (224, 224), "white")
 llava = LlavaSteerer.from_pretrained("{llava}", sae, pack)
@@ -85,19 +100,23 @@ print(llava.generate([picture], "{question}", steering))
 unclip = UnclipSteerer.from_pretrained("{unclip}", sae, pack)
 unclip.generate([picture], steering, seeds=[0, 1])[0].save("drawn.png")
 ''',
-            "client": f'''from gradio_client import Client
+        "shell": f"""cbsae find {quote(model)} {quote(concepts[0])}
+cbsae inspect {quote(model)} my-picture.png
+cbsae steer {quote(model)} white {options} --llava {quote(llava)} --unclip {quote(unclip)} --output drawn.png
+""",
+        "client": f'''from gradio_client import Client
 
 client = Client("{address}")
 print(client.predict("pizza", 5, api_name="/find_neurons"))
 print(client.predict("white", "{question}", {json.dumps(pairs)}, api_name="/steer_caption"))
 # A picture of yours: base64.b64encode(open("my.png", "rb").read()).decode() instead of "white".
 ''',
-            "curl": f"""id=$(curl -s {address}/gradio_api/call/steer_caption -H 'Content-Type: application/json' \\
+        "curl": f"""id=$(curl -s {address}/gradio_api/call/steer_caption -H 'Content-Type: application/json' \\
   -d '{json.dumps(data)}' | sed 's/.*"event_id": *"\\([^"]*\\)".*/\\1/')
 curl -s {address}/gradio_api/call/steer_caption/$id
 """,
-            "mcp": json.dumps({"mcpServers": {"cbsae_hub": {"url": f"{address}/gradio_api/mcp/"}}}, indent=2),
-        }
+        "mcp": json.dumps({"mcpServers": {"cbsae_hub": {"url": f"{address}/gradio_api/mcp/"}}}, indent=2),
+    }
 
 
 def as_typed(model: str) -> str:

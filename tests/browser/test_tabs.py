@@ -316,6 +316,7 @@ def test_code_follows_the_basket(visit):
     wait_for_basket(page, 1)
     open_tab(page, "Use it")
     is_shown(page, "#use-python", r"Edit\(275, 40.00\)")
+    is_shown(page, "#use-shell", r"cbsae steer .*--edit 275=40.00 --llava")
     is_shown(page, "#use-curl", "steer_caption")
     with page.expect_download() as download:
         page.locator("#use-recipe").click()

@@ -273,6 +273,14 @@ def test_bad_input_gets_a_sentence(tmp_path, own_hub, monkeypatch, options, mess
     assert not (tmp_path / "space").exists()
 
 
+def test_what_a_link_leads_to_goes_into_no_space(tmp_path, own_hub):
+    (tmp_path / "secret.txt").write_text("hf_secret")
+    (own_hub / "mine" / "notes.txt").symlink_to(tmp_path / "secret.txt")
+    result = published(tmp_path / "space", "--model", own_hub / "mine")
+    assert result.exit_code == 1 and "notes.txt is a link to" in result.output
+    assert not (tmp_path / "space").exists()
+
+
 def test_space_is_no_part_of_itself(own_hub):
     result = published(own_hub / "mine" / "space", "--model", own_hub / "mine")
     assert result.exit_code == 2 and "take another folder" in result.output

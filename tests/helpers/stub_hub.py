@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from types import SimpleNamespace
@@ -51,6 +52,10 @@ class StubHub:
     def cut(self, pattern, times=None):
         """Closes the connection in the middle of the body of such requests: of the answer, or of what is sent."""
         self.faults.append([pattern, "cut", None, times])
+
+    def lose(self, pattern, times=None):
+        """Does what such requests ask for, and closes the connection in the middle of the answer."""
+        self.faults.append([pattern, "lose", None, times])
 
     def damage(self, pattern, times=None):
         """Changes a byte of the answers to such requests."""
@@ -126,8 +131,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, str(value))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body[: len(body) // 2] if kind == "cut" else body)
-            self.close_connection |= kind == "cut"
+            self.wfile.write(body[: len(body) // 2] if kind in ("cut", "lose") else body)
+            self.close_connection |= kind in ("cut", "lose")
 
     def handle_any(self):
         call = f"{self.command} {self.path}"
@@ -218,7 +223,9 @@ class _Handler(BaseHTTPRequestHandler):
             content = self.hub.files[key][revision].get(file["path"])
             mode = "lfs" if file["path"].endswith(LARGE) else "regular"
             oid = None if content is None else self.hub.oid(content)
-            answers.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+            ignored = self.hub.files[key][revision].get(".gitignore", b"").decode().split()
+            ignore = any(fnmatch(file["path"], pattern) for pattern in ignored)
+            answers.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": ignore, "oid": oid})
         self.answer({"files": answers})
 
     def lfs_batch(self, body, key):
@@ -312,7 +319,7 @@ class _Handler(BaseHTTPRequestHandler):
         rf"POST {_KEY}\.git/info/lfs/objects/batch": lfs_batch,
         r"PUT /lfs/(?P<oid>\w+)": put_object,
         r"GET /lfs/(?P<oid>\w+)": get_object,
-        rf"(?:GET|HEAD) {_KEY}/resolve/(?P<revision>refs/pr/\d+|[^/]+)/(?P<path>.+)": resolve,
+        rf"(?:GET|HEAD) {_KEY}/resolve/(?P<revision>refs/pr/\d+|feature/\w+|[^/]+)/(?P<path>.+)": resolve,
         r"POST /api/collections": create_collection,
         r"GET /api/collections/(?P<slug>[^/]+/[^/]+)": collection,
         r"POST /api/collections/(?P<slug>[^/]+/[^/]+)/items": add_item,

@@ -342,7 +342,7 @@ def test_configs_of_the_others(tmp_path):
 
 def test_what_is_missing_is_asked_for_by_name(tmp_path, caplog):
     golden = saelens_standard(tmp_path, Weights())
-    with caplog.at_level(logging.INFO, "cbsae_hub"):
+    with caplog.at_level(logging.WARNING, "cbsae_hub"):
         sae = cbsae_hub.load(tmp_path)
     assert "not known: say layer=..., tokens=... to use it with an encoder" in caplog.text
     with pytest.raises(ValueError, match=r"load it with layer=..., tokens=..., as in"):

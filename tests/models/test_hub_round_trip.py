@@ -38,6 +38,19 @@ def test_push_load_by_revision_and_offline(hub, sae, x, monkeypatch):
     assert len(hub.requests) == before
 
 
+@pytest.mark.parametrize("name", ["v1", "feature/x", "commit"])
+def test_branches_tags_and_short_commits(hub, sae, x, monkeypatch, name):
+    sae.push_to_hub(REPO)
+    commit = hub.commit_of(REPO, "main")
+    name = commit[:7] if name == "commit" else name
+    hub.files[REPO][name] = hub.files[REPO]["main"]
+    assert SAE.from_pretrained(REPO, revision=name).revision == commit
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert torch.equal(SAE.from_pretrained(REPO, revision=name).encode(x), sae.encode(x))
+    with pytest.raises(ModelFileError, match="not in the cache"):
+        SAE.from_pretrained(REPO, revision="v2")
+
+
 def test_pushes_one_commit_without_pickles(hub, make_sae):
     make_sae("topk").push_to_hub(REPO)
     assert hub.paths(REPO) == {"README.md", "config.json", "model.safetensors"}
@@ -61,6 +74,18 @@ def test_pushes_a_folder_with_what_lies_in_it(hub, make_sae, tmp_path):
     assert hub.files[REPO]["main"]["README.md"] == b"# My own card\n"
     assert hub.paths(REPO) == {"README.md", "config.json", "model.safetensors", "notes.json"}
     assert folder_revision(folder) == SAE.from_pretrained(folder).revision
+
+
+def test_what_is_ignored_is_not_pushed_and_the_rest_is(hub, make_sae, tmp_path):
+    make_sae("topk").push_to_hub(REPO, ignore_patterns="*.md")
+    assert hub.paths(REPO) == {"config.json", "model.safetensors"}
+    (tmp_path / "drawn").mkdir()
+    (tmp_path / "drawn" / "one.png").write_bytes(b"not much")
+    make_sae("topk").push_to_hub(REPO, folder=tmp_path, ignore_patterns=["drawn/", "*.json"])
+    assert hub.paths(REPO) == {"README.md", "config.json", "model.safetensors"}
+    with pytest.raises(PublishError, match="me/other was not published: .* leaves nothing of it"):
+        make_sae("topk").push_to_hub("me/other", ignore_patterns="*")
+    assert "me/other" not in hub.files
 
 
 def test_save_pretrained_can_push(hub, make_sae, tmp_path):
@@ -138,7 +163,7 @@ def test_results_of_other_weights_stay_behind(hub, measured, caplog, given):
         cb.b_dec.add_(1.0)
     cb.push_to_hub(REPO, **{"folder": measured} if given else {})
     assert "not published, as they are of other weights: evaluation.json, examples.parquet" in caplog.text
-    assert "removing results of the replaced weights from me/sae: evaluation.json" in caplog.text
+    assert "removing what is of the replaced weights from me/sae: evaluation.json" in caplog.text
     assert hub.paths(REPO) == MODEL | {"drawn/one.png"}, "a picture of no known name may be of anything"
     assert torch.equal(CBSAE.from_pretrained(REPO).b_dec, cb.b_dec)
     assert (measured / "pack.json").is_file(), "nothing of the user's is deleted"
@@ -160,6 +185,41 @@ def test_a_pack_on_the_hub_stays_with_the_same_weights(hub, measured):
     cb.push_to_hub(REPO)
     assert hub.paths(REPO) == MODEL | BESIDE | {"drawn/one.png"}
     assert CBSAE.from_pretrained(REPO).training_data == "me/photos"
+
+
+def test_a_model_of_the_hub_keeps_its_card_and_what_was_measured(hub, measured, caplog):
+    CBSAE.from_pretrained(measured).push_to_hub(REPO)
+    card = hub.files[REPO]["main"]["README.md"].decode()
+    hub.files[REPO]["main"]["notes.txt"] = b"theirs"
+    cb = CBSAE.from_pretrained(REPO)
+    cb.push_to_hub(REPO)
+    assert len(hub.commits) == 1, "nothing has changed"
+    fetch.download_folder(REPO, patterns=["*"])  # somebody else has use for all of it
+    cb.push_to_hub("me/copy")
+    assert hub.paths("me/copy") == MODEL | BESIDE
+    assert hub.files["me/copy"]["main"]["README.md"].decode().splitlines()[:9] == card.splitlines()[:9]
+    copy = ModelCard(hub.files["me/copy"]["main"]["README.md"].decode())
+    assert copy.data.license == "mit" and len(copy.data.eval_results) == len(ModelCard(card).data.eval_results)
+    assert not caplog.records
+
+    with torch.no_grad():
+        cb.b_dec.add_(1.0)
+    cb.push_to_hub("me/other")
+    assert hub.paths("me/other") == MODEL and "removing" not in caplog.text
+
+
+def test_what_lies_beside_the_weights_and_is_gone_is_told(hub, measured, caplog):
+    cb = CBSAE.from_pretrained(measured)
+    cb.push_to_hub(REPO)
+    shutil.rmtree(measured)
+    cb.push_to_hub("me/copy")
+    assert f"what lay beside the weights in {measured}: it is not there" in caplog.text
+    cb = CBSAE.from_pretrained(REPO)
+    del hub.files[REPO]
+    shutil.rmtree(constants.HF_HUB_CACHE)
+    cb.push_to_hub("me/another")
+    assert f"what lies beside the weights in {REPO}: {REPO} is no folder here, and on the Hub" in caplog.text
+    assert hub.paths("me/copy") == hub.paths("me/another") == MODEL
 
 
 def test_a_folder_that_only_this_machine_has_is_named(hub, make_sae, tmp_path, caplog, monkeypatch):
@@ -217,6 +277,58 @@ def test_a_push_that_fails_says_what_to_do_and_leaves_nothing(hub, make_sae, req
     make_sae("topk").push_to_hub(REPO)
     assert SAE.from_pretrained(REPO).k == 5
     assert sum(request.startswith("POST /api/repos/create") for request in hub.requests) == 2
+
+
+def test_a_commit_whose_answer_is_lost_counts(hub, make_sae):
+    hub.lose("POST /api/models/me/sae/commit", times=1)
+    url = make_sae("topk").push_to_hub(REPO)
+    assert url.rsplit("/", 1)[-1] == hub.commit_of(REPO, "main") and hub.paths(REPO) == MODEL
+    assert any(name.startswith("sha256-") for name in hub.files[REPO])
+    assert make_sae("topk").push_to_hub(REPO) == url and len(hub.commits) == 1
+
+    hub.lose("POST /api/models/me/sae/commit")
+    with pytest.raises(PublishError, match="may have got the pull request, .*: look at http.*/me/sae/discussions"):
+        make_sae("relu").push_to_hub(REPO, create_pr=True)
+
+
+@pytest.fixture
+def when_committed(monkeypatch):
+    """Lets the stub do something else after the first commit than answer."""
+    make_commit = stub_hub._Handler.make_commit
+    [route] = [route for route, method in stub_hub._Handler.ROUTES.items() if method is make_commit]
+
+    def instead(do):
+        def commit(handler, body, **about):
+            answer, handler.answer = handler.answer, lambda *_, **__: None
+            make_commit(handler, body, **about)
+            handler.answer = answer
+            monkeypatch.setitem(stub_hub._Handler.ROUTES, route, make_commit)
+            do(handler)
+
+        monkeypatch.setitem(stub_hub._Handler.ROUTES, route, commit)
+
+    return instead
+
+
+@pytest.mark.parametrize("status", [502, 504])
+def test_a_commit_that_a_gateway_knows_nothing_of_counts(hub, make_sae, when_committed, status):
+    when_committed(lambda handler: handler.answer({"error": "no answer in time"}, status))
+    url = make_sae("topk").push_to_hub(REPO)
+    assert url.rsplit("/", 1)[-1] == hub.commit_of(REPO, "main") and hub.paths(REPO) == MODEL
+
+
+def test_a_commit_that_cannot_be_looked_for(hub, make_sae, when_committed):
+    def dead(handler):
+        hub.fail("GET /api/models/me/sae", 500)
+        handler.trouble = ("lose", None)
+        handler.answer({"success": True})
+
+    when_committed(dead)
+    with pytest.raises(PublishError, match="the answer was lost, so me/sae may be published or not: the Hub is in"):
+        make_sae("topk").push_to_hub(REPO)
+    hub.heal()
+    make_sae("topk").push_to_hub(REPO)
+    assert hub.paths(REPO) == MODEL and len(hub.commits) == 1
 
 
 def test_a_passing_trouble_is_not_noticed(hub, make_sae):
@@ -352,6 +464,32 @@ def test_half_a_file_and_a_wrong_one_are_never_loaded(hub, make_sae, file, fault
     assert SAE.from_pretrained(REPO, local_files_only=True).k == 5
 
 
+@pytest.mark.parametrize("then", [None, 403])
+def test_no_damaged_file_stays_where_several_are_downloaded(hub, make_sae, then):
+    make_sae("topk").push_to_hub(REPO)
+    files = hub.files[REPO]["main"]
+    files |= {"other.safetensors": b"others", "last.json": b"{}"}
+    hub.damage("GET .*safetensors")
+    if then is not None:
+        hub.fail("(HEAD|GET) .*/last.json", then)
+    with pytest.raises(ModelFileError, match="arrived damaged" if then is None else "the Hub refuses"):
+        fetch.download_folder(REPO)
+    hub.heal()
+    folder = fetch.download_folder(REPO)
+    for name in ("model.safetensors", "other.safetensors"):
+        assert (folder / name).read_bytes() == files[name]
+
+
+def test_trouble_where_the_hub_keeps_large_files(hub, make_sae, monkeypatch):
+    def fetch_file(*_, **__):
+        raise RuntimeError("Data processing error: CAS service error")
+
+    make_sae("topk").push_to_hub(REPO)
+    monkeypatch.setattr(fetch, "hf_hub_download", fetch_file)
+    with pytest.raises(ModelFileError, match="config.json of me/sae could not be downloaded: Data processing error"):
+        SAE.from_pretrained(REPO)
+
+
 def test_a_download_goes_on_where_it_was_cut(hub, make_sae):
     sae = make_sae("topk")
     sae.push_to_hub(REPO)
@@ -416,6 +554,16 @@ def test_weights_are_found_by_what_they_contain(hub, make_sae, tmp_path, monkeyp
     assert torch.equal(SAE.from_pretrained(REPO, revision=wanted).b_dec, old.b_dec)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert torch.equal(SAE.from_pretrained(REPO, revision=wanted).b_dec, old.b_dec)
+
+
+def test_weights_in_sub_folders_are_part_of_what_is_asked_for(hub, make_sae, tmp_path, monkeypatch):
+    make_sae("topk").save_pretrained(tmp_path / "sae" / "before")
+    sae = make_sae("relu")
+    sae.push_to_hub(REPO, folder=tmp_path / "sae")
+    wanted = folder_revision(tmp_path / "sae")
+    assert SAE.from_pretrained(REPO, revision=wanted).activation == "relu"
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert SAE.from_pretrained(REPO, revision=wanted).activation == "relu"
 
 
 def test_other_weights_than_those_asked_for(hub, make_sae, tmp_path):

@@ -56,14 +56,15 @@ def read(source: Source, weights: str, config_name: str | None) -> Foreign:
     trainer = trainer if isinstance(trainer, dict) else {}
     explained, folder = of_sae_for_vlm(source.words(weights))
     notes: list[str] = []
-    layout = _layout(content.tensors, trainer.get("dict_class"), folder, weights, notes)
+    doubts: list[str] = []
+    layout = _layout(content.tensors, trainer.get("dict_class"), folder, weights, doubts)
     tensors = dict(content.tensors)
     counters = {name: tensors.pop(name, None) for name in COUNTERS if name not in layout.names}
     renamed = {layout.names[name]: tensor for name, tensor in take(tensors, layout.names, weights).items()}
     if "encoder.weight" in layout.names:
         renamed |= {name: renamed[name].T for name in ("W_enc", "W_dec")}
     settings: dict[str, Any] = {"activation": layout.activation}
-    foreign = Foreign(weights, renamed, settings, config, explained, notes)
+    foreign = Foreign(weights, renamed, settings, config, explained, notes, doubts)
     if layout.activation in ("topk", "batch_topk"):
         given = {"k": _number(counters["k"]) if counters["k"] is not None else trainer.get("k")}
         settings["k"] = whole_number(given, "k", weights)
@@ -83,7 +84,7 @@ def read(source: Source, weights: str, config_name: str | None) -> Foreign:
     return foreign
 
 
-def _layout(tensors: dict[str, Tensor], cls: Any, folder: str | None, whose: str, notes: list[str]) -> Layout:
+def _layout(tensors: dict[str, Tensor], cls: Any, folder: str | None, whose: str, doubts: list[str]) -> Layout:
     """The layout of some tensors; which one, where two have the same names, the config or the folder must say."""
     names = tensors.keys() - set(COUNTERS)
     candidates = [layout for layout in LAYOUTS if layout.names.keys() - set(COUNTERS) == names]
@@ -101,7 +102,7 @@ def _layout(tensors: dict[str, Tensor], cls: Any, folder: str | None, whose: str
         return candidates[0]
     if named := [layout for layout in candidates if layout.cls == said]:
         return named[0]
-    notes.append(
+    doubts.append(
         "no config says whether it is of AutoEncoderTopK or BatchTopKSAE: read as the latter, whose latents are those "
         "above its threshold (if that is unset, the k largest, as in the former)"
     )

@@ -28,7 +28,8 @@ class Foreign:
         settings: Arguments of our SAE, but for widths and the encoder.
         config: What its config says.
         explained: Whose activations it explains, as far as that is known.
-        notes: What was changed, or should be known, a sentence each.
+        notes: What was changed, a sentence each.
+        doubts: What its user has to know or to check, likewise.
         norm_factor: What the weights expect activations to be divided by.
 
     Raises:
@@ -41,6 +42,7 @@ class Foreign:
     config: dict[str, Any] = field(default_factory=dict)
     explained: Explained = field(default_factory=Explained)
     notes: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
     norm_factor: float | None = None
 
     def __post_init__(self) -> None:
@@ -79,7 +81,7 @@ class Foreign:
         value = -1.0 if threshold is None else float(threshold)
         if value < 0 or (unset_at_zero and value == 0):
             value = -1.0
-            self.notes.append(
+            self.doubts.append(
                 "threshold unset: training has not got as far as to track one, so the k largest latents of each token "
                 "are kept until calibrate_threshold(activations) is called"
             )

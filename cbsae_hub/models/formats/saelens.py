@@ -99,7 +99,7 @@ def _normalisation(foreign: Foreign, config: dict[str, Any], source: Source) -> 
                 foreign.weights[name] = foreign.weights[name].double() * float(factor) ** power
             foreign.notes.append(f"activations were multiplied by {factor:.6g} in training: folded into the weights")
         else:
-            foreign.notes.append(
+            foreign.doubts.append(
                 "its config says expected_average_only_in, but not by which factor tokens were scaled: taken to be "
                 "in the weights, as SAELens does; if it is not, reconstructions will be poor"
             )

@@ -52,7 +52,7 @@ def read(source: Source, weights: str, config_name: str | None = None) -> Foreig
     if kind == "BatchTopK":
         foreign.take_threshold(threshold, unset_at_zero=True)
     if first_code:
-        foreign.notes.append(
+        foreign.doubts.append(
             "of the first saev, whose code subtracted b_dec before encoding (today's does not): done as then. Its "
             "loader could centre and scale activations by statistics that are not in the file: compare a reconstruction"
         )
