@@ -67,7 +67,9 @@ def plot_quadrants(frame: pd.DataFrame, threshold: str | float = "mean") -> Figu
             ha="right" if i % 2 else "left", va="top" if i // 2 else "bottom",
             bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none"},
         )  # fmt: skip
-    axes.set(xlabel="interpretability", ylabel="steerability", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    # Above and below the dots there is room for the counts: the best neurons are in the corner.
+    axes.set(xlabel="interpretability", ylabel="steerability", xlim=(-0.02, 1.02), ylim=(-0.16, 1.16))
+    axes.set_yticks(np.linspace(0, 1, 6))
     if kinds.nunique() > 1:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, frameon=False)
     left_out = f", {found['left_out']:,} neurons without both scores left out" if found["left_out"] else ""

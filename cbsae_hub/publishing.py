@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError, safe_open
 
 from cbsae_hub.cards import write_card
 from cbsae_hub.models.auto import CLASSES
@@ -31,6 +32,7 @@ from cbsae_hub.models.upload import (
     warn_of_foreign_ids,
     without_results_of_other_weights,
 )
+from cbsae_hub.pack import INFO, Pack, PackError
 
 __all__ = ["Published", "PublishError", "Upload", "plan", "plan_together", "publish", "publish_together"]
 
@@ -150,6 +152,8 @@ def _plan(folder: Path, repo_id: str, repo_type: str | None, found: Mapping[str,
     rewritten = {path: text for path, text in with_names(folder, found).items() if path in files}
     if by_hand or _is_ours(folder):
         rewritten[CARD_NAME] = _card(folder, files, rewritten, repo_id, by_hand)
+    if repo_type == "model" and INFO in files and _is_ours(folder):
+        _check_pack(folder)
     sizes = {path: len(text) for path, text in rewritten.items()}
     return Upload(folder, repo_id, repo_type, files | sizes, rewritten, found)
 
@@ -189,8 +193,24 @@ def _guess_type(folder: Path, files: Mapping[str, int]) -> str:
 def _check_model(folder: Path, files: Mapping[str, int]) -> None:
     if not any(name in files for name in INDICES):
         raise ValueError(f"{folder} has none of {', '.join(INDICES)}: was its saving interrupted?")
-    if _is_ours(folder) and WEIGHTS_NAME not in files:
+    if not _is_ours(folder):
+        return
+    if WEIGHTS_NAME not in files:
         raise ValueError(f"{folder} has no {WEIGHTS_NAME}: was its saving interrupted?")
+    try:
+        with safe_open(folder / WEIGHTS_NAME, framework="pt"):
+            pass
+    except SafetensorError as error:
+        raise ValueError(
+            f"{folder / WEIGHTS_NAME} is damaged or half-written ({error}): save or download it again"
+        ) from error
+
+
+def _check_pack(folder: Path) -> None:
+    try:
+        Pack.from_pretrained(folder)
+    except PackError as error:
+        raise ValueError(f"the pack cannot be read, so nobody could use it: {error}") from error
 
 
 def _is_ours(folder: Path) -> bool:

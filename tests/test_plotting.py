@@ -1,5 +1,7 @@
 """What is drawn against what the data say."""
 
+import io
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -47,6 +49,15 @@ def test_quadrants_are_counted_as_a_loop_counts_them(frame, threshold):
     assert texts == [f"{expected[n]:,}\n{expected[n] / 298:.1%}" for n in plotting.QUADRANTS]
     assert [len(part.get_offsets()) for part in axes.collections] == [280, 20]
     assert "2 neurons without" in axes.get_title()
+
+
+def test_counts_of_quadrants_hide_no_dot(frame):
+    figure = plotting.plot_quadrants(frame)
+    figure.savefig(io.BytesIO(), format="png")
+    axes = figure.axes[0]
+    boxes = [axes.transData.inverted().transform(text.get_bbox_patch().get_window_extent()) for text in axes.texts]
+    assert [top < 0 for (_, _), (_, top) in boxes] == [True, True, False, False]
+    assert [bottom > 1 for (_, bottom), (_, _) in boxes] == [False, False, True, True]
 
 
 def test_curves_are_sorted_and_count_what_is_undefined():

@@ -132,6 +132,20 @@ def test_plan_of_half_a_thing_says_so(tmp_path, model, world):
             plan(folder, repo_id, repo_type=repo_type)
 
 
+def test_plan_of_damaged_weights_or_pack_names_the_file(tmp_path, world):
+    shutil.copytree(world / "sae", tmp_path / "sae")
+    pack = tmp_path / "sae" / "pack.json"
+    pack.write_text('{"schema_version": 3}')
+    with pytest.raises(ValueError, match="the pack cannot be read, so nobody could use it: .* lacks neurons.parquet"):
+        plan(tmp_path / "sae", "me/sae")
+    pack.unlink()
+    weights = tmp_path / "sae" / "model.safetensors"
+    for cut in (weights.read_bytes()[:-40], b"version https://git-lfs.github.com/spec/v1\n"):
+        weights.write_bytes(cut)
+        with pytest.raises(ValueError, match=f"{weights} is damaged or half-written .*: save or download it again"):
+            plan(tmp_path / "sae", "me/sae")
+
+
 @pytest.mark.parametrize("content", ["Für alle".encode("latin-1"), b"---\n: [\n---\n", b"---\n- a\n---\n"])
 def test_plan_names_a_card_whose_header_is_damaged(model, content):
     write(model, {"README.md": content})

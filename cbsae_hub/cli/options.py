@@ -5,5 +5,5 @@ from typing import Annotated
 import typer
 
 Model = Annotated[str, typer.Argument(help="Folder or Hub id of an SAE or concept bottleneck SAE.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of MODEL on the Hub.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")]
 Device = Annotated[str | None, typer.Option(help="Where models run; default a GPU, if there is one.")]

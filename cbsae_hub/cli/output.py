@@ -56,6 +56,9 @@ def command(show: Callable[[Data], str], failed: Callable[[Data], bool] = lambda
             parameters=[*signature.parameters.values(), option], return_annotation=None
         )
         run.__annotations__ = {**function.__annotations__, "as_json": AsJson, "return": None}
+        # As wide as the terminal: typer keeps the line breaks of the source.
+        paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
+        run.__doc__ = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
         return run
 
     return decorate

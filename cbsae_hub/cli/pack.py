@@ -29,7 +29,9 @@ def pack(
     ],
     concepts: Annotated[
         list[str],
-        typer.Option(help="Text file, one concept a line, or a published list (broden, 3k, 20k ...). The first names."),
+        typer.Option(
+            help="Text file, one concept a line, or a published list (broden, 3k, 20k ...). The first is for names."
+        ),
     ],
     split: Annotated[str, typer.Option(help='Of the images; several with "+".')] = "train",
     max_images: Annotated[int | None, typer.Option(min=1, help="Take only the first so many.")] = None,

@@ -34,7 +34,8 @@ def steer(
     image: Annotated[str, typer.Argument(help='File of a picture, or "white".')],
     edit: Annotated[list[str], typer.Option(help="NEURON=VALUE, the neuron by number or name; several times.")],
     op: Annotated[
-        Literal["set", "add", "scale"], typer.Option(help="What a neuron is: set to the value, added it, scaled by it.")
+        Literal["set", "add", "scale"],
+        typer.Option(help="The neuron is set to the value, or the value is added, or a factor."),
     ] = "set",
     unit: Annotated[
         Literal["absolute", "p99"], typer.Option(help="Of the values; p99: multiples of the neuron's 99th percentile.")
@@ -66,6 +67,10 @@ def steer(
         raise typer.BadParameter("give --llava, --unclip, or both: who is to be steered?")
     if (unclip is None) != (output is None):
         raise typer.BadParameter("--unclip and --output go together: what is drawn, and where to")
+    if guidance is not None and not math.isfinite(guidance):
+        raise typer.BadParameter(f"--guidance must be a finite number, got {guidance}")
+    if output is not None:
+        _check_output(output)
     given = [_pair(text) for text in edit]
 
     from cbsae_hub.steering import Edit, LlavaSteerer, RandomDirection, Steering, UnclipSteerer, resolve
@@ -108,7 +113,21 @@ def _pair(text: str) -> tuple[int | str, float]:
         number = math.nan
     if not (name and equals and math.isfinite(number)):
         raise typer.BadParameter(f"--edit takes NEURON=VALUE, such as zebra=50 or 12=30, got {text!r}")
-    return int(name) if name.isdecimal() else name, number
+    return int(name) if name.removeprefix("-").isdecimal() else name, number
+
+
+def _check_output(output: Path) -> None:
+    """Raises BadParameter, before anything is drawn, for what can be neither a file of a picture nor a folder."""
+    from PIL import Image
+
+    suffix = output.suffix.lower()
+    if suffix not in PICTURE_TYPES and suffix in Image.registered_extensions():
+        raise typer.BadParameter(f"--output: pictures are written as {', '.join(PICTURE_TYPES)}, not as {suffix}")
+    folder = output.parent if suffix in PICTURE_TYPES else output
+    if blocked := next((path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()), None):
+        raise typer.BadParameter(f"--output: {blocked} is a file, so it cannot be a folder")
+    if suffix in PICTURE_TYPES and output.is_dir():
+        raise typer.BadParameter(f"--output: {output} is a folder, so it cannot be a picture")
 
 
 def _save(pictures: "dict[str, Image.Image]", output: Path) -> dict[str, str]:

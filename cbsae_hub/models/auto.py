@@ -8,6 +8,7 @@ import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+from cbsae_hub.models import checks
 from cbsae_hub.models.cbsae import CBSAE
 from cbsae_hub.models.convert import import_sae
 from cbsae_hub.models.fetch import download
@@ -58,6 +59,7 @@ def load(
         ConfigError: If the config is of no model that can be read.
         ValueError: If an argument is out of range.
     """
+    checks.tokens("tokens", tokens)
     downloads = {"token": token, "cache_dir": cache_dir, "force_download": force_download}
     downloads["local_files_only"] = local_files_only
     said = {"encoder_id": encoder_id, "encoder_revision": encoder_revision, "layer": layer, "tokens": tokens}

@@ -2,10 +2,12 @@
 
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 
 MAX_TEXT = 1000
+TOKENS = re.compile(r"cls|patches|all|mean|random:0*[1-9]\d{0,8}", re.ASCII)
 MAX_DESCRIPTION = 20_000
 MAX_PARTS = 1024
 MAX_PART = 2**32
@@ -52,6 +54,13 @@ def text(name: str, value: str | None) -> str | None:
     """A short text, or None."""
     if value is not None and (not isinstance(value, str) or len(value) > MAX_TEXT):
         raise ValueError(f"{name} must be a text of at most {MAX_TEXT} characters, got {value!r:.80}")
+    return value
+
+
+def tokens(name: str, value: str | None) -> str | None:
+    """Which tokens of an image are meant, or None where that is not known."""
+    if value is not None and not (isinstance(value, str) and TOKENS.fullmatch(value)):
+        raise ValueError(f"{name} must be cls, patches, all, mean or random:n, got {value!r:.80}")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Other people's SAEs: reads those of five projects as ours, and writes ours for SAELens.
+"""Other people's SAEs: reads those of six projects as ours, and writes ours for SAELens.
 
 What each format holds, and what has to be known of it, is told in docs/formats.md.
 """
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cbsae_hub.models import checks
 from cbsae_hub.models.cbsae import CBSAE
 from cbsae_hub.models.files import require_finite
 from cbsae_hub.models.formats import dictionary_learning, prisma, saelens, saev, sparsify
@@ -89,6 +90,7 @@ def import_sae(
         ConfigError: If it is of a kind that is not supported here; the error says what is.
         ValueError: If an argument is out of range.
     """
+    checks.tokens("tokens", tokens)
     opened = Source(
         source,
         revision,

@@ -12,6 +12,7 @@ import transformers
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor
 
+from cbsae_hub.models import checks
 from cbsae_hub.models.fetch import find_model
 from cbsae_hub.vision.families import family_of, prefix_tokens
 from cbsae_hub.vision.site import Edit, ResidualSite, find_blocks, run_blocks
@@ -268,11 +269,9 @@ class VisionEncoder:
         return self.pixel_values(images)
 
     def _check_tokens(self, tokens: str) -> str:
-        count = tokens.removeprefix("random:")
-        if tokens not in ("cls", "patches", "all", "mean") and not (
-            tokens.startswith("random:") and count.isdecimal() and int(count) > 0
-        ):
-            raise ValueError(f"tokens must be cls, patches, all, mean or random:n, got {tokens!r}")
+        if tokens is None:
+            raise ValueError("the encoder has to be told which tokens: cls, patches, all, mean or random:n")
+        checks.tokens("tokens", tokens)
         if tokens == "cls" and not self.family.cls_token:
             raise ValueError(f"{type(self.model).__name__} has no CLS token; take patches, all, mean or random:n")
         return tokens

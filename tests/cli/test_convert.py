@@ -74,6 +74,7 @@ def test_nothing_is_written_over(answer, world, tmp_path):
         (["hub/emoji-sae", "--from", "sparsify"], 1, "sparsify"),
         (["hub/emoji-sae", "--to", "pickle"], 2, "pickle"),
         (["nobody/nothing"], 1, "nobody/nothing"),
+        (["hub/emoji-sae", "--tokens", "banana"], 1, "tokens must be cls, patches, all, mean or random:n"),
     ],
 )
 def test_what_cannot_be_converted_is_said(cbsae, tmp_path, arguments, code, said):

@@ -45,6 +45,17 @@ def test_text_is_what_show_makes_of_the_same_data():
     assert (result.exit_code, result.stdout, result.stderr) == (0, "zebra x 2\n", "a library talks\n")
 
 
+def test_help_is_as_wide_as_the_terminal():
+    def wordy() -> dict:
+        """Says something.
+
+        Its help has a second paragraph, whose source has
+        a line break.
+        """
+
+    assert "whose source has a line break." in plain(run(wordy, "--help").stdout)
+
+
 def test_what_is_not_there_is_answered_with_exit_code_1():
     result = run(fine, "zebra", "--json", failed=lambda data: data["count"] == 2)
     assert result.exit_code == 1

@@ -91,10 +91,15 @@ def test_both_at_once_and_all_drawings_in_one_file(cbsae, tmp_path):
         ["--edit", "zebra=3", "--op", "turn", *LLAVA],
         ["--edit", "zebra=3", *UNCLIP],
         ["--edit", "zebra=3", "--output", "x.png", *LLAVA],
+        ["--edit", "zebra=3", "--output", "x.gif", *UNCLIP],
+        ["--edit", "zebra=3", "--output", "README.md", *UNCLIP],
+        ["--edit", "zebra=3", "--output", "README.md/x.png", *UNCLIP],
+        ["--edit", "zebra=3", "--output", "x.png", "--guidance", "nan", *UNCLIP],
         [*LLAVA],
     ],
 )
-def test_arguments_that_cannot_be_are_usage_errors(cbsae, arguments):
+def test_arguments_that_cannot_be_are_usage_errors(cbsae, arguments, monkeypatch):
+    monkeypatch.setattr(UnclipSteerer, "generate", None)
     result = cbsae("steer", "hub/emoji-sae", "white", *arguments)
     assert (result.exit_code, result.stdout) == (2, "")
 
@@ -104,6 +109,7 @@ def test_arguments_that_cannot_be_are_usage_errors(cbsae, arguments):
     [
         (["--edit", "zebraa=50", *LLAVA], "no neuron is called 'zebraa'; near are: zebra"),
         (["--edit", "4000=50", *LLAVA], "2047"),
+        (["--edit", "-1=50", *LLAVA], "neuron must be between 0 and 2047, got -1"),
         (["--edit", "1=5", "--edit", "1=6", *LLAVA], "neuron 1 is edited twice"),
         (["--edit", "1=5", "--tokens", "cls", *LLAVA], "steering had no effect"),
         (["--edit", "1=5", "--llava", "hub/emoji-clip"], "not LLaVA"),

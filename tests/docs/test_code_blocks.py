@@ -101,6 +101,13 @@ def test_links_lead_to_files(page):
     assert not [link for link in links if not (page.parent / link).exists()]
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tables_have_a_head(page):
+    lines = ["", *without_blocks(page.read_text(encoding="utf-8")).splitlines(), ""]
+    starts = [i for i, line in enumerate(lines) if line.startswith("|") and not lines[i - 1].startswith("|")]
+    assert [lines[i] for i in starts if not re.fullmatch(r"\|[-|: ]+\|", lines[i + 1])] == []
+
+
 PUSH = 'from cbsae_hub import SAE\n\nsae = SAE.from_pretrained("me/mine")\nsae.push_to_hub("me/mine", {})\n'
 
 

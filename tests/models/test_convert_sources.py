@@ -352,6 +352,9 @@ def test_what_is_missing_is_asked_for_by_name(tmp_path, caplog):
     assert (*where(said), said.encoder_revision) == ("you/encoder", 2, "cls", "abc")
     assert "encoder_id is 'you/encoder' as was said, though its files say 'me/encoder'" in said.imported_from["notes"]
     assert torch.equal(said.encode(golden.x), sae.encode(golden.x))
+    for tokens in ("banana", "random:0", 3):
+        with pytest.raises(ValueError, match="tokens must be cls, patches, all, mean or random:n, got"):
+            cbsae_hub.load(tmp_path, tokens=tokens)
     with pytest.raises(ValueError, match="layer must be an integer"):
         cbsae_hub.load(tmp_path, layer="two")
 

@@ -199,7 +199,7 @@ def test_sixteen_bits_become_eight(make):
     assert [to_rgb(picture).getpixel((x, 0)) for x in range(5)] == expected
 
 
-@pytest.mark.parametrize("tokens", ["nonsense", "random:", "random:0", "random:-1", "CLS"])
+@pytest.mark.parametrize("tokens", ["nonsense", "random:", "random:0", "random:-1", "CLS", None, 3])
 def test_unknown_tokens_are_named(tokens):
     with pytest.raises(ValueError, match="cls, patches, all, mean or random:n"):
         VisionEncoder(build("Dinov2Model"), processor("Dinov2Model"), 0, tokens)
