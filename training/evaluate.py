@@ -28,7 +28,7 @@ from cbsae_hub.scoring import Scores, Truth
 from cbsae_hub.scoring.evaluation import Evaluator, designated, means, parts
 from cbsae_hub.scoring.probe import Probe
 from cbsae_hub.scoring.report import without_nan
-from cbsae_hub.scoring.scorer import image_embedder, image_model
+from cbsae_hub.scoring.scorer import ImageEmbedder, image_model
 from cbsae_hub.vision.clip_like import ClipLike
 from cbsae_hub.vision.explained import explained_encoder
 from cbsae_hub.vision.zero_shot import ZeroShotHead
@@ -102,7 +102,7 @@ def make_evaluator(
         {name: ConceptSet.load(given) for name, given in of_scores["concepts"].items()},
         truth,
         head,
-        image_embedder(similarity),
+        ImageEmbedder(similarity),
         steering.pop("llava"),
         steering.pop("unclip"),
         of_scores.get("top_k", 100),

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 
 from cbsae_hub.data.images import load_images
 from cbsae_hub.scoring import NeuronScorer, Scores, headline
-from cbsae_hub.scoring.scorer import image_embedder, image_model
+from cbsae_hub.scoring.scorer import ImageEmbedder, image_model
 from cbsae_hub.scoring.sentences import Sentences
 from cbsae_hub.scoring.steerability import SteerabilityScorer
 from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
@@ -57,7 +57,7 @@ def steering_parts(given: dict[str, Any], settings: dict[str, Any], device: Any)
         "sentences": given.get("sentences") and Sentences.from_pretrained(given["sentences"], device),
         "clip": given.get("clip") and ClipLike.from_pretrained(given["clip"], **where),
         "unclip": given.get("unclip") and UnclipSteerer.from_pretrained(given["unclip"], sae, **where),
-        "pictures": given.get("pictures") and image_embedder(image_model(given["pictures"], **where)),
+        "pictures": given.get("pictures") and ImageEmbedder(image_model(given["pictures"], **where)),
         "images": load_images(settings["images"], settings["split"], beside=model),
         **{key: given[key] for key in STEERER if key in given},
     }

@@ -25,7 +25,7 @@ from cbsae_hub.metrics import MonosemanticityScore, Reconstruction, mean_over_to
 from cbsae_hub.models import SAE
 from cbsae_hub.models.files import write_text
 from cbsae_hub.scoring.report import describe, without_nan
-from cbsae_hub.scoring.scorer import image_embedder, image_model
+from cbsae_hub.scoring.scorer import ImageEmbedder, image_model
 from cbsae_hub.trainers.config import REFERENCE_GROUPS, SAETrainConfig
 from cbsae_hub.trainers.sae import SAETrainer
 from cbsae_hub.trainers.sae import describe as describe_store
@@ -99,7 +99,7 @@ class Scored:
 def score(encoder: VisionEncoder, saes: dict[tuple, SAE], settings: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows of one layer: all its SAEs from one pass over the probe images."""
     images = load_images(settings["probe_images"], settings["probe_split"])
-    embed = image_embedder(image_model(settings["similarity"], encoder.device))
+    embed = ImageEmbedder(image_model(settings["similarity"], encoder.device))
     scored: dict[tuple, Raw | Scored] = {}
     population = None
     for ids, pictures in tqdm(image_batches(images, 64), total=-(-len(images) // 64), desc="score", unit="batch"):

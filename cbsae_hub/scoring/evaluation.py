@@ -91,8 +91,8 @@ class Evaluator:
         for ids, seen in tqdm(self.probe.batches(judge, size), total=-(-len(self.probe) // size), desc="score"):
             scorer.add(ids, seen)
         scores = scorer.results()
-        llava = LlavaSteerer(self.llava.model, self.llava.processor, model) if speak and self.llava else None
-        unclip = UnclipSteerer(self.unclip.pipeline, model) if draw and self.unclip else None
+        llava = self.llava.with_sae(model) if speak and self.llava else None
+        unclip = self.unclip.with_sae(model) if draw and self.unclip else None
         if llava is None and unclip is None:
             return scores
         steered = SteerabilityScorer(scores.neurons, llava=llava, unclip=unclip, **self.steering)

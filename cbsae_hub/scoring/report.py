@@ -379,6 +379,13 @@ def headline(summary: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
+def origin_of(model: Any) -> dict[str, Any] | None:
+    """By which id and revision a judge or generator was loaded; None if there is none."""
+    if model is None:
+        return None
+    return {"id": getattr(model, "repo_id", None), "revision": getattr(model, "revision", None)}
+
+
 def describe(values: Sequence[float]) -> dict[str, Any]:
     """Mean, median, best and worst of what is defined, and how many are not: those are never averaged in."""
     values = np.asarray(values, dtype=np.float64)

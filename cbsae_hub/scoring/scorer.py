@@ -1,6 +1,7 @@
 """One pass over images through encoder, SAE and judge, into every metric at once."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ from cbsae_hub.metrics import (
 from cbsae_hub.models import CBSAE, SAE, SparseLatents
 from cbsae_hub.models.auto import load
 from cbsae_hub.scoring import checkpoint as checkpoints
-from cbsae_hub.scoring.report import Gathered, Scores, label_table, neuron_table, summary_of
+from cbsae_hub.scoring.report import Gathered, Scores, label_table, neuron_table, origin_of, summary_of
 from cbsae_hub.scoring.truth import Truth
 from cbsae_hub.vision.clip_like import ClipLike
 from cbsae_hub.vision.encoder import VisionEncoder
@@ -55,9 +56,27 @@ def image_model(
     return kind.from_pretrained(repo_id, device=device, beside=beside)
 
 
-def image_embedder(model: ClipLike | VisionEncoder) -> Callable[[list[Image.Image]], Tensor]:
-    """What makes ``[images, d]`` unit embeddings of pictures, on the CPU."""
-    return model.embed_images if isinstance(model, ClipLike) else lambda pictures: model.embed(pictures).cpu()
+@dataclass(frozen=True)
+class ImageEmbedder:
+    """Makes ``[images, d]`` unit embeddings of pictures, on the CPU, and says by which model."""
+
+    model: ClipLike | VisionEncoder
+
+    def __call__(self, pictures: list[Image.Image]) -> Tensor:
+        """Embeddings of pictures."""
+        return (
+            self.model.embed_images(pictures) if isinstance(self.model, ClipLike) else self.model.embed(pictures).cpu()
+        )
+
+    @property
+    def repo_id(self) -> str | None:
+        """Where the model came from."""
+        return self.model.repo_id
+
+    @property
+    def revision(self) -> str | None:
+        """Which version of it."""
+        return self.model.revision
 
 
 class Seen(NamedTuple):
@@ -183,7 +202,7 @@ class NeuronScorer:
             explained,
             ClipLike.from_pretrained(judge, device=device, beside=model),
             {name: ConceptSet.load(source) for name, source in concepts.items()},
-            similarity=similarity and image_embedder(image_model(similarity, device, beside=model)),
+            similarity=similarity and ImageEmbedder(image_model(similarity, device, beside=model)),
             truth=known,
             tree=tree and ConceptTree.load(tree),
             zero_shot=head,
@@ -311,9 +330,10 @@ class NeuronScorer:
             "model": {"class": type(sae).__name__, "d_in": sae.d_in, "d_sae": sae.d_sae, "concepts": len(concepts),
                       "activation": sae.activation, "k": sae.k, "group_sizes": sae.group_sizes},
             "encoder": self.encoder.provenance(),
-            "judge": {"id": self.judge.repo_id, "revision": self.judge.revision},
+            "judge": origin_of(self.judge),
             "naming": {"method": "soft_wpmi", "top_k": self.top_k, "count_silent": False, "pool": "mean"},
         }  # fmt: skip
         grid = self.encoder.grid if self.encoder.tokens == "patches" else None
         summary = {**facts, **summary_of(gathered, neurons, self.concepts, self.truth, grid)}
+        summary["monosemanticity"] = {"judge": origin_of(self.similarity or self.judge), **summary["monosemanticity"]}
         return Scores(neurons, label_table(gathered.truth, self.truth), summary)

@@ -23,7 +23,7 @@ from cbsae_hub.metrics.steerability import (
 )
 from cbsae_hub.models.files import replace_file, write_text
 from cbsae_hub.plotting import quadrants
-from cbsae_hub.scoring.report import describe, mean
+from cbsae_hub.scoring.report import describe, mean, origin_of
 from cbsae_hub.scoring.sentences import Sentences
 from cbsae_hub.steering.first_words import ONE_WORD, FirstWords
 from cbsae_hub.steering.llava import LlavaSteerer
@@ -298,8 +298,10 @@ class SteerabilityScorer:
             "neurons": len(scores),
             "prompt": self.prompt if self.llava else None,
             "sentences": self.sentences and self.sentences.repo_id,
-            "llava": self.llava and self.llava.repo_id,
-            "unclip": self.unclip and self.unclip.repo_id,
+            "llava": origin_of(self.llava),
+            "clip": origin_of(self.clip),
+            "unclip": origin_of(self.unclip),
+            "pictures": origin_of(self.pictures),
             "seeds": self.seeds,
             "steps": self.steps,
             "guidance": self.guidance,

@@ -19,7 +19,7 @@ from transformers import (
 
 from cbsae_hub.steering.edits import AnySteering, per_image
 from cbsae_hub.steering.llava_original import TEXT_CONFIGS, load_original
-from cbsae_hub.steering.loading import default_dtype, load_sae, locate
+from cbsae_hub.steering.loading import Origin, default_dtype, load_sae, locate
 from cbsae_hub.steering.tower import SteeredTower, Stopped
 from cbsae_hub.vision.encoder import require_pictures, to_rgb
 
@@ -27,7 +27,7 @@ from cbsae_hub.vision.encoder import require_pictures, to_rgb
 PLAIN_TEMPLATE = "USER: {image}\n{prompt} ASSISTANT:"
 
 
-class LlavaSteerer:
+class LlavaSteerer(Origin):
     """A LLaVA with an SAE at a block of its vision tower.
 
     Several threads may use one steerer: a steering serves the thread that asked for it.
@@ -42,12 +42,11 @@ class LlavaSteerer:
 
     Attributes:
         repo_id: Where it was loaded from, or None.
+        revision: Which version of it, or None.
 
     Raises:
         ValueError: If the SAE does not fit: width, or a block after the one that LLaVA reads.
     """
-
-    repo_id: str | None = None
 
     def __init__(
         self,
@@ -111,7 +110,13 @@ class LlavaSteerer:
         else:
             raise ValueError(f"{repo_id} is a model of type {kind!r}, not LLaVA")
         steerer = cls(model.to(device), processor, load_sae(sae), pack, layer)
-        steerer.repo_id = str(repo_id)
+        steerer._comes_from(str(repo_id), source)
+        return steerer
+
+    def with_sae(self, sae: Any) -> "LlavaSteerer":
+        """The same LLaVA with another SAE, at that one's own block."""
+        steerer = type(self)(self.model, self.processor, sae)
+        steerer._comes_from(self.repo_id, self._source)
         return steerer
 
     @torch.no_grad()

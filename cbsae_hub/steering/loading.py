@@ -5,13 +5,30 @@ from typing import Any
 
 import torch
 
-from cbsae_hub.models import resolve_id
+from cbsae_hub.models import folder_revision, resolve_id
 from cbsae_hub.models.auto import load
 from cbsae_hub.models.fetch import download, find_model, is_content
 
 # Stability AI took its Stable Diffusion 2 repositories off the Hub; the community keeps copies under these names.
 WITHDRAWN = "stabilityai/stable-diffusion-2"
 KEPT_BY = "sd2-community"
+
+
+class Origin:
+    """Where a steered model was loaded from: :attr:`repo_id` and :attr:`revision`, None of one that was not."""
+
+    repo_id: str | None = None
+    _source: dict[str, Any] | None = None
+
+    @property
+    def revision(self) -> str | None:
+        """The commit on the Hub, or :func:`cbsae_hub.models.folder_revision`, for which the weights are read."""
+        if self._source is None:
+            return None
+        return self._source.get("revision") or folder_revision(self._source["pretrained_model_name_or_path"])
+
+    def _comes_from(self, repo_id: str | None, source: dict[str, Any] | None) -> None:
+        self.repo_id, self._source = repo_id, source
 
 
 def locate(

@@ -14,13 +14,13 @@ from transformers import AutoImageProcessor
 
 from cbsae_hub.models import checks
 from cbsae_hub.steering.edits import AnySteering, per_image
-from cbsae_hub.steering.loading import default_dtype, load_sae, locate
+from cbsae_hub.steering.loading import Origin, default_dtype, load_sae, locate
 from cbsae_hub.steering.tower import SteeredTower, Stopped
 from cbsae_hub.vision.encoder import require_pictures, to_rgb
 from cbsae_hub.vision.families import pool_clip
 
 
-class UnclipSteerer:
+class UnclipSteerer(Origin):
     """A Stable unCLIP pipeline with an SAE at a block of its image encoder.
 
     An edit acts at its block; what follows runs on to the image embedding, the one thing by which the image conditions
@@ -34,12 +34,11 @@ class UnclipSteerer:
 
     Attributes:
         repo_id: Where it was loaded from, or None.
+        revision: Which version of it, or None.
 
     Raises:
         ValueError: If the SAE does not fit.
     """
-
-    repo_id: str | None = None
 
     def __init__(self, pipeline: StableUnCLIPImg2ImgPipeline, sae: Any, pack: Any = None, layer: int | None = None):
         self.pipeline = pipeline
@@ -81,7 +80,13 @@ class UnclipSteerer:
             **source, subfolder="feature_extractor", backend="pil"
         )
         steerer = cls(pipeline.to(device), load_sae(sae), pack, layer)
-        steerer.repo_id = str(repo_id)
+        steerer._comes_from(str(repo_id), source)
+        return steerer
+
+    def with_sae(self, sae: Any) -> "UnclipSteerer":
+        """The same pipeline with another SAE, at that one's own block."""
+        steerer = type(self)(self.pipeline, sae)
+        steerer._comes_from(self.repo_id, self._source)
         return steerer
 
     @torch.no_grad()
