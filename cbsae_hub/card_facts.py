@@ -122,6 +122,12 @@ class Facts:
         return {name: len(value) if name in LONG else value for name, value in told.items()}
 
     @property
+    def speaker(self) -> str | None:
+        """The LLaVA with which steerability was measured, None if it was not or that is not known."""
+        told = self.pack.get("scores", {}).get("steerability", {}).get("llava")
+        return told.get("id") if isinstance(told, dict) else None
+
+    @property
     def example_name(self) -> str:
         """The concept that an example steers with: the first of a bottleneck, else the best steered neuron's name."""
         if self.config.get("concepts"):
@@ -171,7 +177,6 @@ def model_index(measures: Sequence[Measure], task: str, dataset: str | None, spl
 
 def _measures(pack: dict[str, Any]) -> Iterator[Measure]:
     scores = pack["scores"]
-    judge = pack["judge"]["id"]
 
     def at(*path: str) -> Any:
         value: Any = scores
@@ -183,8 +188,14 @@ def _measures(pack: dict[str, Any]) -> Iterator[Measure]:
     sure = "nearly all" if sure is None else f"{sure:.0%}"
     steering = scores.get("steerability", {})
     strength = f"{steering.get('alpha')}" + ("" if steering.get("unit") == "absolute" else f" {steering.get('unit')}")
-    said = f"cosine of LLaVA's first word and the neuron's name ({steering.get('sentences')})"
-    drawn = "mean DINO cosine of what unCLIP draws to the neuron's top images"
+    said = (
+        f"cosine of the first word of {_named(steering.get('llava'))} and the neuron's name, "
+        f"by {steering.get('sentences')}"
+    )
+    drawn = (
+        f"mean cosine of what {_named(steering.get('unclip'))} draws to the neuron's top images, "
+        f"judge {_named(steering.get('pictures'))}"
+    )
     alone = f"the neuron alone set to {strength}"
     within = f"the neuron of a white image set to {strength}"
     table = (
@@ -194,12 +205,14 @@ def _measures(pack: dict[str, Any]) -> Iterator[Measure]:
         ("dead neurons", "dead_share", at("shares", "dead"), None, "share that is active on none of the images"),
         ("interpretability", "clip_dissect", at("interpretability", "mean_score"),
          at("interpretability", "mean_score_of_chance"),
-         f"CLIP-Dissect: mean soft-WPMI of a neuron and its name, judge {judge}; chance: random top images. "
+         f"CLIP-Dissect: mean soft-WPMI of a neuron and its name, judge {_named(pack['judge'])}; "
+         "chance: random top images. "
          "It depends on the list of concepts"),
         ("names above chance", "names_above_chance", at("interpretability", "share_above_chance"), None,
          f"share of neurons whose name scores above {sure} of the names that random top images get"),
         ("MonoSemanticity", "monosemanticity", at("monosemanticity", "mean"), at("monosemanticity", "population"),
-         f"mean cosine of the images on which a neuron is active, weighted by how much; judge {judge}; "
+         "mean cosine of the images on which a neuron is active, weighted by how much; judge "
+         f"{_named(at('monosemanticity', 'judge'))}; "
          "chance: any two images"),
         ("steerability, words, unit vector", "steerability_text_unit", at("steerability", "text_unit", "mean"),
          at("steerability", "text_unit_random", "mean"), f"{said}; {alone}; chance: a random direction as long"),
@@ -215,6 +228,14 @@ def _measures(pack: dict[str, Any]) -> Iterator[Measure]:
          "share of the names that agree with the label that the neuron predicts best"),
     )  # fmt: skip
     return (Measure(*row) for row in table if is_measured(row[2]))
+
+
+def _named(model: Any) -> str:
+    """A judge or generator as a card names it: by id and revision."""
+    told = model if isinstance(model, dict) else {}
+    if told.get("id") is None:
+        return "(not recorded)"
+    return told["id"] + (f" at {told['revision']}" if told.get("revision") else "")
 
 
 def is_measured(value: Any) -> bool:

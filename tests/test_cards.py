@@ -15,6 +15,7 @@ from cbsae_hub.cards import CardError, render_card, write_card
 from cbsae_hub.models import folder_revision
 from cbsae_hub.pack_builder import build_pack
 from cbsae_hub.scoring import NeuronScorer, Truth
+from cbsae_hub.scoring.scorer import ImageEmbedder
 
 FRONT = "---\nlicense: mit\nmeasured_on: me/photos\n---\n"
 NUMBERS = {"top1": 12.5, "scenes": 1234567, "share": 0.125}
@@ -286,3 +287,33 @@ def test_every_figure_of_a_pack_is_on_the_card(tmp_path):
     }
     assert {name: told[name].metric_value for name in expected} == expected
     assert {(one.dataset_type, one.dataset_split) for one in told.values()} == {("me/pictures", "all")}
+
+
+def test_each_measure_names_its_own_judge(tmp_path):
+    sae, encoder, judge, folder = make_hub(tmp_path)
+    images = Pictures()
+    similarity = ImageEmbedder(encoder)
+    scorer = NeuronScorer(
+        sae, encoder, judge, {"colours": CONCEPTS}, similarity=similarity, truth=Truth.read(images, {})
+    )
+    build_pack(scorer, images, folder, source={"id": "me/pictures", "split": "all"})
+    facts = Facts.read(folder)
+    facts.pack["scores"]["steerability"] = {
+        "alpha": 5,
+        "unit": "absolute",
+        "sentences": "me/sentences",
+        "llava": {"id": "me/llava", "revision": "l1"},
+        "unclip": {"id": "me/unclip", "revision": "u1"},
+        "pictures": {"id": "me/dino", "revision": "d1"},
+        "text_unit": {"mean": 0.5},
+        "image_unit": {"mean": 0.25},
+    }
+    meaning = {one.key: one.meaning for one in facts.measures()}
+    assert f"judge {judge.repo_id} at {judge.revision};" in meaning["clip_dissect"]
+    assert f"judge {encoder.repo_id} at {encoder.revision};" in meaning["monosemanticity"]
+    assert "first word of me/llava at l1" in meaning["steerability_text_unit"]
+    assert "what me/unclip at u1 draws" in meaning["steerability_image_unit"]
+    assert "judge me/dino at d1" in meaning["steerability_image_unit"]
+    assert facts.speaker == "me/llava"
+    del facts.pack["scores"]["monosemanticity"]["judge"]
+    assert "judge (not recorded);" in {one.key: one.meaning for one in facts.measures()}["monosemanticity"]

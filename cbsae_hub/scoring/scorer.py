@@ -64,9 +64,9 @@ class ImageEmbedder:
 
     def __call__(self, pictures: list[Image.Image]) -> Tensor:
         """Embeddings of pictures."""
-        return (
-            self.model.embed_images(pictures) if isinstance(self.model, ClipLike) else self.model.embed(pictures).cpu()
-        )
+        if isinstance(self.model, ClipLike):
+            return self.model.embed_images(pictures)
+        return self.model.embed(pictures).cpu()
 
     @property
     def repo_id(self) -> str | None:

@@ -19,6 +19,7 @@ from cbsae_hub.data.hierarchy import ConceptTree
 from cbsae_hub.metrics import monosemanticity_score, overlaps, soft_wpmi
 from cbsae_hub.scoring import NeuronScorer, Truth, scorer
 from cbsae_hub.scoring.probe import Probe
+from cbsae_hub.scoring.scorer import ImageEmbedder
 from cbsae_hub.vision.zero_shot import ZeroShotHead
 
 FAMILIES = {"colour": "things.name", "side": "side"}
@@ -89,6 +90,21 @@ def test_monosemanticity_by_the_judge_that_was_asked_for(scores, latents):
     assert told["mean"] == pytest.approx(np.nanmean(expected))
     groups = [np.nanmean(expected[:8]), np.nanmean(expected[8:])]
     assert [group["mean"] for group in told["by_group"]] == pytest.approx(groups)
+
+
+def test_judges_are_named_with_their_revisions(world):
+    _, encoder, judge, _ = world
+    mine = {"id": judge.repo_id, "revision": judge.revision}
+    for similarity, expected in (
+        (ImageEmbedder(encoder), {"id": encoder.repo_id, "revision": encoder.revision}),
+        (ImageEmbedder(judge), mine),
+        (None, mine),
+        (embed, {"id": None, "revision": None}),
+    ):
+        made = make(world, similarity=similarity)
+        made.run(Pictures(96), batch_size=96)
+        told = made.results().summary
+        assert told["judge"] == mine and told["monosemanticity"]["judge"] == expected
 
 
 def test_overlaps(scores, latents):

@@ -13,6 +13,7 @@ from PIL import Image
 from steerable_models import llava, pictures, sae_for, unclip
 
 from cbsae_hub.metrics.steerability import first_word
+from cbsae_hub.models import folder_revision
 from cbsae_hub.scoring import Scores, steerability
 from cbsae_hub.scoring.sentences import Sentences
 from cbsae_hub.scoring.steerability import SteerabilityScorer
@@ -138,6 +139,16 @@ def test_summary(scorer, scores, frame):
         both["steerability"] >= both["steerability"].mean(),
     )
     assert told["quadrants"]["counts"]["high / high"] == int((high[0] & high[1]).sum())
+
+
+def test_summary_names_generators_and_judges(frame, scores, tmp_path):
+    model, processor = llava()
+    model.save_pretrained(tmp_path / "llava")
+    processor.save_pretrained(tmp_path / "llava")
+    steerer = LlavaSteerer.from_pretrained(tmp_path / "llava", sae_for())
+    told = make(frame, llava=steerer, unclip=None).summary(scores)
+    assert told["llava"] == {"id": str(tmp_path / "llava"), "revision": folder_revision(tmp_path / "llava")}
+    assert told["unclip"] is None and told["pictures"] == {"id": None, "revision": None}
 
 
 def test_units_of_the_99th_percentile(frame):

@@ -17,6 +17,7 @@ from steerable_models import (
 )
 from torch.testing import assert_close
 
+from cbsae_hub.models import folder_revision
 from cbsae_hub.steering import DiffMean, Edit, LlavaSteerer, RandomDirection, Steering, apply
 from cbsae_hub.steering.tower import Stopped
 from cbsae_hub.vision.site import EditError, find_blocks
@@ -252,6 +253,10 @@ def test_from_pretrained_is_the_saved_model(tmp_path, tower):
     assert beside.model.dtype == torch.bfloat16 and len(beside.generate(pictures(1), "What?", steering, NEW)) == 1
     with pytest.raises(ValueError, match="but sha256:0 is asked for"):
         LlavaSteerer.from_pretrained(tmp_path / "llava", sae_for(), revision="sha256:0")
+    other = loaded.with_sae(cbsae_for())
+    assert other.generate(pictures(2), "What?", steering, NEW) == expected
+    assert (other.repo_id, other.revision) == (str(tmp_path / "llava"), folder_revision(tmp_path / "llava"))
+    assert LlavaSteerer(model, processor, sae_for()).revision is None
 
 
 def test_a_bottleneck_is_steered_by_the_names_of_its_concepts(tower):

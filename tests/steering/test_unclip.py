@@ -18,6 +18,7 @@ from steerable_models import (
 )
 from torch.testing import assert_close
 
+from cbsae_hub.models import folder_revision
 from cbsae_hub.steering import DiffMean, Edit, RandomDirection, Steering, UnclipSteerer
 from cbsae_hub.steering.tower import Stopped
 from cbsae_hub.vision.site import EditError
@@ -201,6 +202,12 @@ def test_from_pretrained_is_the_saved_pipeline(tmp_path):
     assert np.abs(pixels_of(loaded.generate(pictures(1), steering, [1], STEPS)) - pixels_of(expected)).max() <= 1
     beside = UnclipSteerer.from_pretrained("me/unclip", sae_for(), beside=tmp_path / "sae", dtype=torch.bfloat16)
     assert beside.pipeline.unet.dtype == beside.encoder.dtype == torch.bfloat16
+    other = loaded.with_sae(cbsae_for())
+    assert_close(
+        other.image_embeds(pictures(1), steering),
+        UnclipSteerer(unclip(), cbsae_for()).image_embeds(pictures(1), steering),
+    )
+    assert (other.repo_id, other.revision) == (str(tmp_path / "unclip"), folder_revision(tmp_path / "unclip"))
 
 
 def test_a_bottleneck_is_steered_by_the_names_of_its_concepts():
