@@ -195,6 +195,10 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         """Number of retained neurons."""
         return self.sae.d_sae
 
+    def extra_repr(self) -> str:
+        """What ``print(cb)`` says besides the SAE in it: how many concepts, and how many of them count at a token."""
+        return f"concepts={len(self.concepts)}, cb_k={self.cb_k}"
+
     @property
     def d_latent(self) -> int:
         """Number of latents: retained neurons and concepts."""

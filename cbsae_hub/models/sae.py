@@ -119,6 +119,14 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
         if not self.W_dec.is_meta:
             self.reset_matrices_()
 
+    def extra_repr(self) -> str:
+        """What ``print(sae)`` says of it: width, activation function, and whose activations it explains."""
+        told = {"d_in": self.d_in, "d_sae": self.d_sae, "activation": self.activation}
+        if self.activation in ("topk", "batch_topk"):
+            told["k"] = self.k
+        told |= {"encoder_id": self.encoder_id, "layer": self.layer, "tokens": self.tokens}
+        return ", ".join(f"{name}={value!r}" for name, value in told.items() if value is not None)
+
     @property
     def d_latent(self) -> int:
         """Number of latents; a concept bottleneck SAE has more of them than neurons of an SAE."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 from sae_formulas import reference_latents
 
-from cbsae_hub import SAE
+from cbsae_hub import CBSAE, SAE
 from cbsae_hub.models import sparse_latents
 from cbsae_hub.models.sae import SAEOutput
 
@@ -313,3 +313,12 @@ def test_numpy_numbers_are_numbers(tmp_path):
 def test_settings_beyond_any_memory_are_refused_at_once():
     with pytest.raises(ValueError, match="d_in"):
         SAE(10**12, 10**12)
+
+
+def test_print_says_what_it_is():
+    sae = SAE(8, 32, "topk", 4, encoder_id="me/encoder", layer=3, tokens="cls")
+    expected = "d_in=8, d_sae=32, activation='topk', k=4, encoder_id='me/encoder', layer=3, tokens='cls'"
+    assert repr(sae) == f"SAE({expected})"
+    assert repr(SAE(8, 32, "relu")) == "SAE(d_in=8, d_sae=32, activation='relu')"
+    cb = repr(CBSAE.from_sae(sae, range(6), ["red", "green"], cb_k=1))
+    assert "concepts=2, cb_k=1" in cb and f"SAE({expected.replace('d_sae=32', 'd_sae=6')})" in cb
