@@ -14,6 +14,7 @@ import pytest
 import typer
 import yaml
 from datasets import Dataset, Features, Image, Value
+from scripts import run_script
 from small_hub import CONCEPTS, Pictures, make_hub
 from steerable_models import llava, unclip
 from typer.testing import CliRunner
@@ -83,8 +84,7 @@ def workplace(tmp_path_factory):
 
 
 def run(folder, script, *arguments):
-    command = [sys.executable, str(ROOT / "training" / script), "--recipe", "recipe.yaml", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
+    return run_script(script, "--recipe", "recipe.yaml", *arguments, cwd=folder)
 
 
 def test_a_sweep_is_one_table_and_goes_on_where_it_stopped(workplace):
@@ -255,15 +255,14 @@ def test_a_sheet_shows_what_three_kinds_of_neurons_do(workplace):
 
 
 def test_figures_are_drawn_of_what_was_scored(workplace):
-    command = [sys.executable, str(ROOT / "training" / "plots.py"), "scores", "--output", "plots", "--format", "svg"]
-    command += ["--image", "picture.png"]
+    drawing = ["plots.py", "scores", "--output", "plots", "--format", "svg", "--image", "picture.png"]
     Pictures(1)["image"][0].save(workplace / "picture.png")
-    done = subprocess.run(command, cwd=workplace, capture_output=True, text=True, timeout=200)
+    done = run_script(*drawing, cwd=workplace)
     assert done.returncode == 0, done.stderr
     drawn = {path.name for path in (workplace / "plots").iterdir()}
     assert drawn == {"coverage.svg", "monosemanticity.svg", "scores-histograms.svg", "scores-l0-map.svg"}
     assert "scores-quadrants: not drawn, the neuron table has no column steerability" in done.stderr
-    done = subprocess.run([*command, "nowhere"], cwd=workplace, capture_output=True, text=True, timeout=200)
+    done = run_script(*drawing, "nowhere", cwd=workplace)
     assert done.returncode != 0 and "Traceback" not in done.stderr and "nowhere" in done.stderr
 
 

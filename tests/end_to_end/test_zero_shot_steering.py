@@ -1,14 +1,13 @@
 """A few neurons of the shipped SAE, on a few images, by the script."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scripts import run_script
 
 from cbsae_hub import SAE
 from cbsae_hub.data.images import load_images
@@ -20,9 +19,8 @@ NEURONS, SCENES, WHITE = 12, "2 images (probe)", "a white image"
 
 
 def run(*settings):
-    command = [sys.executable, "training/zero_shot_steering.py", "--recipe", "training/recipes/emoji.yaml"]
-    command += [part for setting in settings for part in ("--set", setting)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    given = [part for setting in settings for part in ("--set", setting)]
+    return run_script("zero_shot_steering.py", "--recipe", "training/recipes/emoji.yaml", *given, cwd=ROOT)
 
 
 @pytest.fixture(scope="module")
