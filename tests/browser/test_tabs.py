@@ -273,7 +273,7 @@ def test_concepts_of_ones_own_are_trained_used_and_downloaded_and_nobody_else_se
         is_shown(page, "#own-report tr", r"pizza\s*● in the SAE")
     mine.locator("#own-train").click()
     is_shown(mine, "#own-progress", r"step \d+ of 300|looking at the pictures")
-    mine.locator("#own-progress").filter(has_text=re.compile("1 concept added")).wait_for(timeout=90_000)
+    mine.locator("#own-progress").filter(has_text=re.compile("1 concept added")).wait_for(timeout=240_000)
     is_shown(mine, "#own-report tr", r"pinata\s*◆ concept neuron")
     mine.locator("#own-report tr").filter(has_text="pinata").locator("[data-act=add]").click()
     wait_for_basket(mine, 1)
