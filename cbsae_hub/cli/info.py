@@ -95,6 +95,8 @@ def info(model: Model, revision: Revision = None) -> Data:
     pack = pack_of(model, revision)
     training, evaluation = (_measured(model, name, revision, commit) for name in ("training.json", "evaluation.json"))
     tables = evaluation.get("tables", {})
+    if not isinstance(tables, dict):
+        raise ValueError(f"evaluation.json of {model} has no tables by name: write it again, or delete it")
     return {
         "model": model,
         "revision": commit,

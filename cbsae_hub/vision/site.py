@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -185,9 +186,11 @@ class ResidualSite:
                 ``vision_feature_layer=-2`` is the output of block -2.
 
         Raises:
-            ValueError: If there is no vision tower or no such block.
+            ValueError: If there is no vision tower, no such block, or no layer is given.
         """
         blocks, path = find_blocks(model)
+        if isinstance(layer, bool) or not isinstance(layer, Integral):
+            raise ValueError(f"layer must be the number of a block of {path}, got {layer!r:.80}")
         if not -len(blocks) <= layer < len(blocks):
             raise ValueError(f"layer {layer} does not exist: {path} has {len(blocks)} layers, 0 to {len(blocks) - 1}")
         index = layer % len(blocks)

@@ -64,6 +64,9 @@ def test_model_without_a_pack_and_with_results_of_other_weights(answer, cbsae, t
     assert (told["pack"], told["heldout"], told["evaluation"]) == (None, None, {})
     assert "of other weights" in cbsae("info", tmp_path).stderr
     assert "`cbsae pack` builds one" in cbsae("info", tmp_path).stdout
+    told = {"revision": folder_revision(tmp_path), "tables": [1, 2]}
+    (tmp_path / "evaluation.json").write_text(json.dumps(told))
+    assert "evaluation.json of" in answer("info", tmp_path, code=1)["error"]
 
 
 def test_pack_of_other_weights_is_told(answer, cbsae, tmp_path):

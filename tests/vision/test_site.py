@@ -217,5 +217,8 @@ def test_towers_in_a_llava_are_found_and_run_on(pixels):
 def test_missing_layers_and_towers_are_named():
     with pytest.raises(ValueError, match="has 4 layers"):
         ResidualSite.find(build("Dinov2Model"), 4)
+    for layer in (None, "4", 1.0, True):
+        with pytest.raises(ValueError, match="layer must be the number of a block of Dinov2Model"):
+            ResidualSite.find(build("Dinov2Model"), layer)
     with pytest.raises(ValueError, match="no vision blocks found in Linear"):
         ResidualSite.find(torch.nn.Linear(2, 2), 0)
