@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult
 from safetensors import safe_open
 
 from cbsae_hub.models.files import ModelFileError, folder_revision
+from cbsae_hub.models.results import told_revision
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class Facts:
             revision = None
         parts = {name: _object(folder / file) for name, file in OF_WEIGHTS.items()}
         for name, part in parts.items():
-            told = (part.get("model", {}) if name == "pack" else part).get("revision")
+            told = told_revision(OF_WEIGHTS[name], part)
             if part and told != revision and (told is not None or name != "metrics"):
                 logger.warning("%s is of other weights: the card is written without it", folder / OF_WEIGHTS[name])
                 parts[name] = {}

@@ -21,6 +21,7 @@ from cbsae_hub.models.auto import CLASSES
 from cbsae_hub.models.fetch import CARD_NAME
 from cbsae_hub.models.files import CONFIG_NAME, WEIGHTS_NAME, read_config
 from cbsae_hub.models.references import references, with_names
+from cbsae_hub.models.results import without_results_of_other_weights
 from cbsae_hub.models.upload import (
     Published,
     PublishError,
@@ -30,7 +31,6 @@ from cbsae_hub.models.upload import (
     header_of,
     publish,
     warn_of_foreign_ids,
-    without_results_of_other_weights,
 )
 from cbsae_hub.pack import INFO, Pack, PackError
 

@@ -17,7 +17,7 @@ from cbsae_hub.models import upload as upload_module
 from cbsae_hub.models.card import edited_by_hand
 from cbsae_hub.models.fetch import download_folder, find_model
 from cbsae_hub.models.references import references, with_names
-from cbsae_hub.models.upload import RESULTS
+from cbsae_hub.models.results import RESULTS
 from cbsae_hub.pack import FILES, INFO
 from cbsae_hub.publishing import PublishError, plan, plan_together, publish, publish_together
 

@@ -28,15 +28,8 @@ from cbsae_hub.models.files import (
     require_finite,
     resolve_id,
 )
-from cbsae_hub.models.upload import (
-    RESULTS,
-    PublishError,
-    Upload,
-    files_of,
-    publish,
-    warn_of_foreign_ids,
-    without_results_of_other_weights,
-)
+from cbsae_hub.models.results import RESULTS, without_results_of_other_weights
+from cbsae_hub.models.upload import PublishError, Upload, files_of, publish, warn_of_foreign_ids
 from cbsae_hub.version import __version__
 
 __all__ = ["ConfigError", "HubModel", "ModelFileError", "folder_revision", "resolve_id"]

@@ -1,6 +1,5 @@
 """Sending a folder to the Hub in one commit, or saying why not."""
 
-import json
 import logging
 import re
 import warnings
@@ -35,23 +34,13 @@ from cbsae_hub.models.card import edited_by_hand
 from cbsae_hub.models.fetch import CARD_NAME, content_hash, content_tag
 from cbsae_hub.models.files import MAIN_WEIGHTS, ModelFileError, folder_revision, is_left_out
 from cbsae_hub.models.references import foreign_ids
+from cbsae_hub.models.results import RESULTS
 from cbsae_hub.version import __version__
 
 logger = logging.getLogger(__name__)
 
 _SHARD = re.compile(r"(-\d+-of-\d+)?\.safetensors$")
 GITIGNORE = ".gitignore"
-PACK = ("pack.json", "neurons.parquet", "examples.parquet", "images.parquet", "patch_maps.safetensors",
-        "vocabulary.safetensors", "quadrants.png", "examples.webp")  # fmt: skip
-RESULTS = (*PACK, "evaluation.json", "metrics.json", "selection.json", "training.json")
-"""Files that say something of the very weights they lie beside."""
-CLAIMS = {
-    "pack.json": (("model", "revision"), PACK),
-    "evaluation.json": (("revision",), ("evaluation.json",)),
-    "metrics.json": (("revision",), ("metrics.json",)),
-    "training.json": (("revision",), ("training.json", "selection.json")),  # of one run
-}
-"""Where such files say of which weights they are, and for which files that goes."""
 
 
 class PublishError(OSError):
@@ -189,8 +178,12 @@ def publish(
         outdated = _outdated(upload, there, changed)
         url, commit = f"{repo.url}/commit/{head.sha}", head.sha
         if changed or outdated:
-            details = {"commit_message": message or f"Upload with cbsae_hub {__version__}", "parent_commit": head.sha}
-            details |= {"revision": branch, "create_pr": create_pr}
+            details = {
+                "commit_message": message or f"Upload with cbsae_hub {__version__}",
+                "parent_commit": head.sha,
+                "revision": branch,
+                "create_pr": create_pr,
+            }
             url, commit = _commit(api, repo, upload, there, changed, outdated, details)
     after = _written(upload)
     if late := [path for path in changed if before.get(path) != after.get(path)]:
@@ -205,41 +198,11 @@ def publish(
     return Published(repo_id, url, commit, bool(changed or outdated))
 
 
-def without_results_of_other_weights(folder: Path, files: Mapping[str, int], changed: bool = False) -> dict[str, int]:
-    """Leaves out, with a warning, what lies beside a model and is not of its weights.
-
-    Args:
-        folder: Of the model.
-        files: Those in it, with their sizes.
-        changed: Whether its weights were changed since; else what the files themselves say counts.
-    """
-    stale = sorted(files.keys() & (RESULTS if changed else _results_of_other_weights(folder)))
-    if stale:
-        logger.warning("not published, as they are of other weights: %s in %s", ", ".join(stale), folder)
-    return {path: size for path, size in files.items() if path not in stale}
-
-
 def warn_of_foreign_ids(folder: Path, known: Collection[str] = ()) -> None:
     """Says so if a model refers to folders of this machine, other than those that are known."""
     if ids := [name for name in foreign_ids(folder) if name not in known]:
         logger.warning("%s are folders of this machine: publish them together with what refers to them, else nobody "
                        "finds them", ", ".join(ids))  # fmt: skip
-
-
-def _results_of_other_weights(folder: Path) -> set[str]:
-    """Files beside a model whose own word is that they are of other weights."""
-    stale = set()
-    for name, (keys, files) in CLAIMS.items():
-        if (folder / name).is_file():
-            try:
-                told = json.loads((folder / name).read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise ValueError(f"{folder / name} is not valid JSON ({error}): write it again, or delete it") from None
-            for key in keys:
-                told = told.get(key) if isinstance(told, dict) else None
-            if told is not None and told != folder_revision(folder):
-                stale.update(files)
-    return stale
 
 
 def _create(api: HfApi, upload: Upload, private: bool | None) -> RepoUrl:
