@@ -426,4 +426,5 @@ def _sha256(content: bytes) -> str:
 
 
 def _by_image(images: pd.DataFrame) -> dict[int, StoredImage]:
-    return {row["image"]: StoredImage(*map(row.get, StoredImage._fields)) for row in images.to_dict("records")}
+    rows = images.reindex(columns=StoredImage._fields).itertuples(index=False, name=None)
+    return {image: StoredImage(image, *others) for image, *others in rows}
