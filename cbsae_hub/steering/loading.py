@@ -22,10 +22,12 @@ class Origin:
 
     @property
     def revision(self) -> str | None:
-        """The commit on the Hub, or :func:`cbsae_hub.models.folder_revision`, for which the weights are read."""
+        """The commit on the Hub, or :func:`cbsae_hub.models.folder_revision`, for which the weights are read once."""
         if self._source is None:
             return None
-        return self._source.get("revision") or folder_revision(self._source["pretrained_model_name_or_path"])
+        if "revision" not in self._source:  # shared by all that steer the same model
+            self._source["revision"] = folder_revision(self._source["pretrained_model_name_or_path"])
+        return self._source["revision"]
 
     def _comes_from(self, repo_id: str | None, source: dict[str, Any] | None) -> None:
         self.repo_id, self._source = repo_id, source
