@@ -176,6 +176,21 @@ def saelens_training(folder, w):
     return golden(folder, w, above(0.4))
 
 
+def saelens_5_topk(folder, w):
+    """Version 4 or 5 with an architecture of that name."""
+    more = {"activation_fn": "topk", "activation_fn_kwargs": {"k": K}, "normalize_sae_decoder": True}
+    saelens(folder, w, "topk", metadata={"sae_lens_version": "5.9.1"}, **more)
+    return golden(folder, w, largest(K))
+
+
+def saelens_5_scaled(folder, w, factor=0.25):
+    """A checkpoint of version 4 or 5, whose scale of activations is in the state of the activations' store."""
+    saelens(folder, w, norm="expected_average_only_in", activation_fn="relu", activation_fn_kwargs={})
+    state = {"estimated_norm_scaling_factor": torch.tensor(factor), "n_dataset_processed": torch.tensor(3)}
+    save_file(state, folder / "activations_store_state.safetensors")
+    return golden(folder, w, relu, norm=lambda x: (x * factor, lambda y: y / factor))
+
+
 def saelens_before_6(folder, w):
     """Version 3: no metadata, the activation function and its settings apart."""
     saelens(folder, w, "standard", activation_fn_str="topk", activation_fn_kwargs={"k": K}, model_name="gpt2-small")
@@ -210,8 +225,11 @@ def _save(folder: Path, content, name="ae.pt") -> Path:
 
 
 def dl_autoencoder(folder, w):
+    """The library makes decoder rows unit when it loads one: latents take over their length."""
     _trainer(folder, "AutoEncoder")
-    return golden(_save(folder, _linear(w) | {"bias": w.b_dec}), w, relu)
+    result = golden(_save(folder, _linear(w) | {"bias": w.b_dec}), w, relu)
+    result.latents = result.latents * np.linalg.norm(w.double("dec"), axis=-1)
+    return result
 
 
 def dl_autoencoder_new(folder, w):
@@ -384,6 +402,8 @@ GOLDEN = {
         saelens_layer_norm,
         saelens_constant_norm,
         saelens_training,
+        saelens_5_topk,
+        saelens_5_scaled,
         saelens_before_6,
     ],
     "dictionary_learning": [

@@ -7,7 +7,19 @@ import logging
 import numpy as np
 import pytest
 import torch
-from foreign_files import EVERY, Weights, dl_backup, dl_batch_topk_unset, prisma, saelens, saev
+from foreign_files import (
+    EVERY,
+    Weights,
+    dl_autoencoder,
+    dl_backup,
+    dl_batch_topk,
+    dl_batch_topk_unset,
+    prisma,
+    saelens,
+    saelens_5_scaled,
+    saev,
+    sparsify,
+)
 from safetensors.torch import load_file
 
 import cbsae_hub
@@ -176,6 +188,13 @@ def test_precision(tmp_path, dtype):
         ({"finetuning_scaling_factor": True}, "scaling factor"),
         ({"architecture": "topk"}, "k must be a whole number"),
         ({"architecture": "topk", "k": "many"}, "k must be a whole number"),
+        ({"architecture": "topk", "activation_fn_kwargs": {"k": 0}, "activation_fn": "topk"}, "k must be a whole"),
+        ({"activation_fn": "tanh-relu"}, "tanh-relu.*supported are relu, topk"),
+        ({"activation_fn_str": "tanh-relu"}, "tanh-relu.*supported are relu, topk"),
+        ({"architecture": "gated", "activation_fn_str": "tanh-relu"}, "tanh-relu"),
+        ({"uses_scaling_factor": True}, "scaling factor"),
+        ({"signed_latents": True}, "cfg.json has settings that are not known.*signed_latents = True"),
+        ({"input_whitening": "zca"}, "input_whitening = 'zca'"),
     ],
 )
 def test_what_saelens_has_and_we_have_not(tmp_path, change, message):
@@ -190,6 +209,7 @@ def test_what_saelens_has_and_we_have_not(tmp_path, change, message):
         ({"activation_fn_str": "tanh-relu"}, "tanh-relu.*supported are standard"),
         ({"architecture": "jumprelu"}, "jumprelu"),
         ({"normalize_activations": "batch_norm"}, "batch_norm.*supported are layer_norm"),
+        ({"center_activations": True}, "config.json has settings that are not known.*center_activations"),
     ],
 )
 def test_what_prisma_has_and_we_have_not(tmp_path, change, message):
@@ -204,11 +224,67 @@ def test_what_prisma_has_and_we_have_not(tmp_path, change, message):
         ({"schema": 5, "cfg": {"activation": {"cls": "JumpRelu", "params": {}}}}, "JumpRelu.*supported are Relu"),
         ({"schema": 5, "cfg": {"activation": {"cls": "TopK", "params": {}}}}, "top_k must be"),
         ({"schema": 5, "cfg": {}}, "does not name its activation"),
+        ({"schema": 5, "cfg": {"normalize_x": True}}, "settings that are not known.*normalize_x"),
     ],
 )
 def test_what_saev_has_and_we_have_not(tmp_path, header, message):
     with pytest.raises(ConfigError, match=message):
         import_sae(saev(tmp_path, Weights(), header))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"signed": True}, "cfg.json has settings that are not known.*signed = True"),
+        ({"activation": "groupmax"}, "groupmax.*supported are plain SAEs"),
+        ({"skip_connection": True}, "transcoder"),
+    ],
+)
+def test_what_sparsify_has_and_we_have_not(tmp_path, change, message):
+    with pytest.raises(ConfigError, match=message):
+        import_sae(sparsify(tmp_path, Weights(), **change).path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dict_class": "CrossCoder"}, "CrossCoder.*supported are AutoEncoder, AutoEncoderNew"),
+        ({"dict_class": "IdentityDict"}, "IdentityDict.*not supported"),
+        (
+            {"dict_class": "GatedAutoEncoder"},
+            "weights of .*BatchTopKSAE.*says that it is of Gated",
+        ),
+        ({"center_input": True}, "trainer of .*config.json has settings that are not known.*center_input"),
+    ],
+)
+def test_what_dictionary_learning_has_and_we_have_not(tmp_path, change, message):
+    golden = dl_batch_topk(tmp_path, Weights())
+    file = tmp_path / "trainer_0" / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"trainer": config["trainer"] | change}))
+    with pytest.raises(ConfigError, match=message):
+        import_sae(golden.path)
+
+
+def test_settings_of_a_training_do_no_harm(tmp_path):
+    """Switched off, of the training only, or of names that say nothing of what is computed."""
+    more = {"signed": False, "whitening": "none", "noise_scale": 0.1, "wandb_project": "x", "l1_coefficient": 2.0}
+    golden = sparsify(tmp_path / "sparsify", Weights(), signed=False, multi_topk=True, tied=None)
+    np.testing.assert_allclose(import_sae(golden.path).encode(golden.x).detach(), golden.latents, atol=1e-5)
+    import_sae(saelens(tmp_path / "saelens", Weights(), **more))
+
+
+def test_unit_rows_are_left_as_they_are(tmp_path):
+    w = Weights()
+    w.dec = torch.nn.functional.normalize(w.dec, dim=-1)
+    sae = import_sae(dl_autoencoder(tmp_path, w).path)
+    assert torch.equal(sae.W_dec, w.dec) and not any("made unit" in note for note in sae.imported_from["notes"])
+
+
+@pytest.mark.parametrize("factor", [-1.0, float("nan"), float("inf")])
+def test_a_store_of_an_impossible_scale(tmp_path, factor):
+    with pytest.raises(ConfigError, match="scale of activations"):
+        import_sae(saelens_5_scaled(tmp_path, Weights(), factor).path)
 
 
 # ----------------------------------------------------------------------------------------------- export to SAELens

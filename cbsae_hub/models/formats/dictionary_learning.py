@@ -2,11 +2,12 @@
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from cbsae_hub.models.files import ConfigError
 from cbsae_hub.models.formats.encoders import Explained, at_hook, of_sae_for_vlm
-from cbsae_hub.models.formats.foreign import Foreign, take, whole_number
+from cbsae_hub.models.formats.foreign import Foreign, refuse, refuse_unknown, take, whole_number
 from cbsae_hub.models.formats.pickled import read_tensors
 from cbsae_hub.models.formats.source import Source
 
@@ -45,6 +46,8 @@ LAYOUTS = (
     ),
 )
 COUNTERS = ("k", "threshold", "group_sizes")  # of the classes that select by rank
+KNOWN = ("activation_dim", "threshold_beta", "threshold_start_step")
+"""Settings of trainers that concern the training."""
 OF_FOLDER = {"top_k": "AutoEncoderTopK", "batch_top_k": "BatchTopKSAE"}
 
 
@@ -54,10 +57,14 @@ def read(source: Source, weights: str, config_name: str | None) -> Foreign:
     config = source.json(config_name) if config_name else {}
     trainer = config.get("trainer")
     trainer = trainer if isinstance(trainer, dict) else {}
+    refuse_unknown(trainer, KNOWN, f"the trainer of {config_name}")
+    cls = trainer.get("dict_class")
+    if cls is not None and cls not in (known := [layout.cls for layout in LAYOUTS]):
+        raise refuse(f"a {cls!r:.80}", known, source.name)
     explained, folder = of_sae_for_vlm(source.words(weights))
     notes: list[str] = []
     doubts: list[str] = []
-    layout = _layout(content.tensors, trainer.get("dict_class"), folder, weights, doubts)
+    layout = _layout(content.tensors, cls, folder, weights, doubts)
     tensors = dict(content.tensors)
     counters = {name: tensors.pop(name, None) for name in COUNTERS if name not in layout.names}
     renamed = {layout.names[name]: tensor for name, tensor in take(tensors, layout.names, weights).items()}
@@ -74,6 +81,8 @@ def read(source: Source, weights: str, config_name: str | None) -> Foreign:
         settings["group_sizes"] = [int(size) for size in counters["group_sizes"]]
     if not layout.subtracts:
         foreign.keep_input()
+    if layout.cls == "AutoEncoder":
+        _unit_rows(foreign)
     if "step" in content.beside and "norm_factor" in content.beside:
         foreign.norm_factor = _norm_factor(content.beside["norm_factor"], weights)
         notes.append(f"a backup, whose weights were for activations divided by {foreign.norm_factor:.6g}: folded in")
@@ -98,15 +107,29 @@ def _layout(tensors: dict[str, Tensor], cls: Any, folder: str | None, whose: str
             f"{whose} holds {', '.join(sorted(tensors))[:300]}, which is no layout known. Known: {known_layouts}"
         )
     said = cls or OF_FOLDER.get(folder or "")
-    if len(candidates) == 1:
-        return candidates[0]
     if named := [layout for layout in candidates if layout.cls == said]:
         return named[0]
+    if cls is not None:
+        fitting = " or ".join(layout.cls for layout in candidates)
+        raise ConfigError(f"{whose} holds the weights of {fitting}, but its config says that it is of {cls}")
+    if len(candidates) == 1:
+        return candidates[0]
     doubts.append(
         "no config says whether it is of AutoEncoderTopK or BatchTopKSAE: read as the latter, whose latents are those "
         "above its threshold (if that is unset, the k largest, as in the former)"
     )
     return next(layout for layout in candidates if layout.cls == "BatchTopKSAE")
+
+
+def _unit_rows(foreign: Foreign) -> None:
+    """Makes decoder rows of an AutoEncoder unit, as the library does when it loads one."""
+    norms = foreign.weights["W_dec"].double().norm(dim=-1)
+    if torch.allclose(norms, torch.ones_like(norms)):
+        return
+    foreign.scale_neurons(norms.clamp_min(torch.finfo(norms.dtype).tiny))
+    foreign.notes.append(
+        "decoder rows were made unit, as the library makes them: a latent is that of the file times the row's length"
+    )
 
 
 def _of_trainer(trainer: dict[str, Any]) -> Explained:

@@ -1,6 +1,7 @@
 """What the readers of all formats have in common: weights under our names, and what was done to them."""
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,11 @@ from cbsae_hub.models.formats.encoders import Explained
 
 MAX_FACT = 500  # characters of a config's entry that is kept
 MAX_FACTS = 12_000
+MATTERS = re.compile(
+    "activ|act_|norm|scal|sign|bias|b_dec|b_enc|thresh|gate|skip|transcod|cross|cent(er|re)|mean|whiten|relu|tanh|soft"
+    "|leak|shift|decoder|encoder|w_dec|w_enc|reshape|head|mask|tied|residual|out|groupmax|abs"
+)
+"""What is in the names of settings that may change what an SAE computes."""
 
 
 @dataclass
@@ -119,6 +125,27 @@ def take(tensors: dict[str, Tensor], names: Iterable[str], whose: str) -> dict[s
 def refuse(what: str, supported: Iterable[str], whose: str) -> ConfigError:
     """The error for what somebody else's project has and this package does not."""
     return ConfigError(f"{whose} is {what}, which is not supported; supported are {', '.join(supported)}")
+
+
+def refuse_unknown(config: dict[str, Any], known: Iterable[str], whose: str) -> None:
+    """Refuses a config with a setting that its reader does not know and that may change what the SAE computes.
+
+    Args:
+        config: What the file says.
+        known: Settings that the reader heeds, or that concern the training only.
+        whose: The file.
+
+    Raises:
+        ConfigError: If there is such a setting and it is on.
+    """
+    known = set(known)
+    off = (None, False, 0, "", "none", [], {})
+    strange = [f"{key} = {value!r:.80}" for key, value in config.items() if key not in known and value not in off]
+    if strange := [text for text in strange if MATTERS.search(text.split(" = ")[0].lower())]:
+        raise ConfigError(
+            f"{whose} has settings that are not known here and may change what the SAE computes: "
+            f"{'; '.join(strange[:8])}. If they concern the training only, load a copy without them"
+        )
 
 
 def whole_number(config: dict[str, Any], name: str, whose: str) -> int:

@@ -3,13 +3,19 @@
 from typing import Any
 
 from cbsae_hub.models.formats.encoders import at_hook
-from cbsae_hub.models.formats.foreign import Foreign, refuse, take, whole_number
+from cbsae_hub.models.formats.foreign import Foreign, refuse, refuse_unknown, take, whole_number
 from cbsae_hub.models.formats.pickled import read_tensors
 from cbsae_hub.models.formats.source import Source
 
 MARKS = {"hook_point_layer", "layer_subtype", "cls_token_only", "activation_fn_str", "hook_point"}
 """Keys by one of which such a config is known."""
 NORMS = {"layer_norm": "layer_norm", "constant_norm_rescale": "constant_norm", "none": None, None: None}
+KNOWN = """
+activation_fn_kwargs activation_fn_str b_dec_init_method cached_activations_path d_out dead_feature_threshold
+hook_point_head_index initialization_method is_transcoder layer_out_subtype lp_norm max_grad_norm normalize_activations
+out_hook_point_layer transcoder_with_skip_connection use_cached_activations
+""".split()
+"""What an SAE heeds, what concerns the training, and what only a transcoder would heed."""
 STANDARD = ("W_enc", "b_enc", "W_dec", "b_dec")
 GATED = ("W_enc", "b_gate", "b_mag", "r_mag", "W_dec", "b_dec")
 
@@ -20,6 +26,7 @@ def read(source: Source, weights: str, config_name: str) -> Foreign:
     supported = ("standard SAEs with relu or topk", "gated SAEs with relu")
     if config.get("is_transcoder"):
         raise refuse("a transcoder", supported, source.name)
+    refuse_unknown(config, KNOWN, config_name)
     architecture, function = config.get("architecture", "standard"), config.get("activation_fn_str", "relu")
     # a class of Prisma's configs, not None, stands for what a config does not say
     norm = config.get("normalize_activations", "layer_norm")

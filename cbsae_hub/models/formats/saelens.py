@@ -8,13 +8,21 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from cbsae_hub.models.files import replace_file, require_finite
+from cbsae_hub.models.files import ConfigError, replace_file, require_finite
 from cbsae_hub.models.formats.encoders import Explained, at_hook
-from cbsae_hub.models.formats.foreign import Foreign, read_safetensors, refuse, take, whole_number
+from cbsae_hub.models.formats.foreign import (
+    Foreign,
+    read_safetensors,
+    refuse,
+    refuse_unknown,
+    take,
+    whole_number,
+)
 from cbsae_hub.models.formats.source import Source
 from cbsae_hub.version import __version__
 
 CONFIG_FILE, WEIGHTS_FILE, SCALER_FILE = "cfg.json", "sae_weights.safetensors", "activation_scaler.json"
+STORE_FILE, STORED_FACTOR = "activations_store_state.safetensors", "estimated_norm_scaling_factor"  # of versions 4, 5
 WRITTEN_FOR = "6.0.0"
 """The version of SAELens whose format is written; without one it would convert the config as an older one."""
 ARCHITECTURES = {
@@ -27,21 +35,37 @@ ARCHITECTURES = {
 }
 NORMS = {"none": None, "layer_norm": "layer_norm", "constant_norm_rescale": "constant_norm"}
 MATRICES = ("W_enc", "W_dec", "b_dec")
+HEEDED = """
+activation_fn activation_fn_str activation_fn_kwargs apply_b_dec_to_input finetuning_scaling_factor hook_head_index
+hook_point_head_index normalize_activations rescale_acts_by_decoder_norm reshape_activations uses_scaling_factor
+""".split()
+OF_TRAINING = """
+act_store_device activations_mixing_fraction b_dec_init_method cached_activations_path dead_feature_threshold
+decoder_heuristic_init decoder_heuristic_init_norm decoder_init_norm decoder_orthogonal_init
+init_encoder_as_decoder_transpose jumprelu_bandwidth jumprelu_init_threshold jumprelu_sparsity_loss_mode
+jumprelu_ste_to_input jumprelu_tanh_scale log_activations_store_to_wandb lp_norm mse_loss_normalization
+n_batches_for_norm_estimate noise_scale normalize_sae_decoder output_path pre_act_loss_coefficient
+scale_sparsity_penalty_by_decoder_norm topk_threshold_lr use_cached_activations use_sparse_activations
+""".split()
 
 
 def read(source: Source, weights: str, config_name: str) -> Foreign:
     """Reads one, of any version: ``pre = (x - b_dec) @ W_enc + b_enc``, ``relu(pre) * (pre > threshold)``."""
     config = source.json(config_name)
     architecture = config.get("architecture", "standard")
-    function = config.get("activation_fn", config.get("activation_fn_str", "relu"))
-    if architecture == "standard" and function == "topk":  # before version 6
-        config = {**config, "architecture": "topk", "k": (config.get("activation_fn_kwargs") or {}).get("k")}
+    function = config.get("activation_fn") or config.get("activation_fn_str") or "relu"
+    if function == "topk" and architecture in ("standard", "topk"):  # before version 6
         architecture = "topk"
+        if isinstance(of_function := config.get("activation_fn_kwargs"), dict) and "k" in of_function:
+            config = {**config, "k": of_function["k"]}
+    elif function != "relu":
+        raise refuse(f"one with activation_fn {function!r:.80}", ("relu", "topk"), source.name)
     if architecture not in ARCHITECTURES:
         raise refuse(f"a {architecture!r:.80}", ARCHITECTURES, source.name)
+    refuse_unknown(config, (*HEEDED, *OF_TRAINING), config_name)
     if config.get("reshape_activations", "none") != "none":
         raise refuse("of attention heads (reshape_activations)", ("SAEs of blocks",), source.name)
-    if config.get("finetuning_scaling_factor"):
+    if config.get("finetuning_scaling_factor") or config.get("uses_scaling_factor"):
         raise refuse("fine-tuned with a scaling factor", ("SAEs without one",), source.name)
     settings: dict[str, Any] = {"activation": ARCHITECTURES[architecture]}
     tensors = read_safetensors(source.path(weights))
@@ -92,11 +116,9 @@ def _normalisation(foreign: Foreign, config: dict[str, Any], source: Source) -> 
         if NORMS[mode]:
             foreign.notes.append(f"each token is normalised before encoding ({NORMS[mode]}): decode(latents, like=x)")
     elif mode == "expected_average_only_in":
-        scaler = posixpath.join(posixpath.dirname(foreign.file), SCALER_FILE)
-        factor = source.json(scaler).get("scaling_factor") if source.has(scaler) else None
-        if isinstance(factor, (int, float)) and factor > 0:
+        if (factor := _scale_beside(foreign.file, source)) is not None:
             for name, power in (("W_enc", 1), ("W_dec", -1), ("b_dec", -1)):
-                foreign.weights[name] = foreign.weights[name].double() * float(factor) ** power
+                foreign.weights[name] = foreign.weights[name].double() * factor**power
             foreign.notes.append(f"activations were multiplied by {factor:.6g} in training: folded into the weights")
         else:
             foreign.doubts.append(
@@ -105,6 +127,28 @@ def _normalisation(foreign: Foreign, config: dict[str, Any], source: Source) -> 
             )
     else:
         raise refuse(f"one with normalize_activations {mode!r:.80}", (*NORMS, "expected_average_only_in"), source.name)
+
+
+def _scale_beside(weights: str, source: Source) -> float | None:
+    """By what a checkpoint's activations were multiplied, as versions 6 and 4 to 5 write it; None if nobody says so.
+
+    Raises:
+        ConfigError: If that is no number above 0.
+    """
+    folder = posixpath.dirname(weights)
+    scaler, store = posixpath.join(folder, SCALER_FILE), posixpath.join(folder, STORE_FILE)
+    if source.has(scaler):
+        factor = source.json(scaler).get("scaling_factor")
+    elif source.has(store):
+        stored = read_safetensors(source.path(store)).get(STORED_FACTOR)
+        factor = stored.item() if stored is not None and stored.numel() == 1 else stored
+    else:
+        return None
+    if factor is None:
+        return None
+    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0 < factor < float("inf"):
+        raise ConfigError(f"the scale of activations beside {weights} is {factor!r:.80}, no number above 0")
+    return float(factor)
 
 
 def _explained(told: dict[str, Any]) -> Explained:

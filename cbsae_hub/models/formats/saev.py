@@ -6,13 +6,17 @@ from typing import Any
 
 from cbsae_hub.models.files import ConfigError, ModelFileError
 from cbsae_hub.models.formats.encoders import of_saev
-from cbsae_hub.models.formats.foreign import Foreign, refuse, take, whole_number
+from cbsae_hub.models.formats.foreign import Foreign, refuse, refuse_unknown, take, whole_number
 from cbsae_hub.models.formats.pickled import read_tensors
 from cbsae_hub.models.formats.source import Source
 
 MAX_HEADER = 2**20
 NEWEST = 5
 ACTIVATIONS = {"Relu": "relu", "TopK": "topk", "BatchTopK": "batch_topk"}
+KNOWN = """
+activation ghost_grads normalize_w_dec reinit_blend reinit_enc_dec_tranpose reinit_enc_dec_transpose
+remove_parallel_grads sparsity sparsity_coeff
+""".split()
 NAMES = ("W_enc", "b_enc", "W_dec", "b_dec")
 
 
@@ -33,6 +37,7 @@ def read(source: Source, weights: str, config_name: str | None = None) -> Foreig
         or not isinstance(config, dict)
     ):
         raise ConfigError(f"{weights} has schema {schema!r:.80}; those up to {NEWEST} are known")
+    refuse_unknown(config, KNOWN, weights)
     activation = config.get("activation")
     first_code = schema == 0 or header.get("cls") in ACTIVATIONS
     if first_code:

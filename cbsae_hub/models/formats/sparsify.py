@@ -4,9 +4,17 @@ import posixpath
 
 from cbsae_hub.models.files import ConfigError
 from cbsae_hub.models.formats.encoders import at_hook
-from cbsae_hub.models.formats.foreign import Foreign, read_safetensors, refuse, take, whole_number
+from cbsae_hub.models.formats.foreign import (
+    Foreign,
+    read_safetensors,
+    refuse,
+    refuse_unknown,
+    take,
+    whole_number,
+)
 from cbsae_hub.models.formats.source import Source
 
+KNOWN = ("activation", "normalize_decoder", "skip_connection", "transcode")
 NAMES = ("encoder.weight", "encoder.bias", "W_dec", "b_dec")
 
 
@@ -17,6 +25,7 @@ def read(source: Source, weights: str, config_name: str) -> Foreign:
     for name in ("transcode", "skip_connection"):
         if config.get(name):
             raise refuse(f"a transcoder ({name})", supported, source.name)
+    refuse_unknown(config, KNOWN, config_name)
     if config.get("activation", "topk") != "topk":
         raise refuse(f"one with activation {config['activation']!r:.80}", supported, source.name)
     tensors = take(read_safetensors(source.path(weights)), NAMES, weights)
