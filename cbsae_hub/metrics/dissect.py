@@ -13,13 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cbsae_hub.metrics.latents import check_batch, transposed_product
+from cbsae_hub.metrics.latents import check_batch
+from cbsae_hub.metrics.moments import (
+    MIN_NORM,
+    MomentSums,
+    cosine_cubed_of_moments,
+    cosine_of_moments,
+    safe_divide,
+)
 from cbsae_hub.metrics.top_images import TopImages, ids_of, values_of
 
 METHODS = ("soft_wpmi", "cosine", "cosine_cubed", "rank_reorder")
 SHARPNESS = 10.0  # a: inverse temperature of the softmax over concepts
 P_START, P_END, MIN_PROB = 0.998, 0.97, 1e-7
-MIN_NORM = 1e-3
+POWERS = {"cosine": (2, 1), "cosine_cubed": (6, 3)}  # up to which moments are streamed, see MomentSums
 # Concepts and neurons worked on together: what is multiplied rank by rank then stays in the processor's cache.
 CONCEPT_BLOCK, NEURON_BLOCK = 256, 4096
 IMAGE_BLOCK = 256
@@ -197,7 +204,7 @@ def cosine(latents: Tensor, concept_similarities: Tensor) -> Tensor:
     """Cosine of a neuron's activations and a concept's similarities over images, not centred; 0 for dead neurons."""
     _check(latents, concept_similarities)
     z, s = latents.to_dense().double(), concept_similarities.double()
-    return _safe_divide(z.T @ s, z.norm(dim=0)[:, None] * s.norm(dim=0))
+    return safe_divide(z.T @ s, z.norm(dim=0)[:, None] * s.norm(dim=0))
 
 
 def cosine_cubed(latents: Tensor, concept_similarities: Tensor) -> Tensor:
@@ -297,13 +304,9 @@ class Dissector(TopImages):
         self.register_buffer("text_embeddings", torch.cat(list(sets.values())), persistent=False)
         self.add_state("embeddings", default=[], dist_reduce_fx="cat")
         self.add_state("embedded_ids", default=[], dist_reduce_fx="cat")
-        if method in ("cosine", "cosine_cubed"):
-            # Sums over images of z^i s^j: what centring and cubing afterwards need.
-            norm_power, power = {"cosine": (2, 1), "cosine_cubed": (6, 3)}[method]
-            sums = torch.zeros(norm_power + 1, neurons, dtype=torch.float64)
-            products = torch.zeros(power, power, neurons, len(self.text_embeddings), dtype=torch.float64)
-            self.add_state("z_sums", sums, dist_reduce_fx="sum")
-            self.add_state("products", products, dist_reduce_fx="sum")
+        if method in POWERS:
+            for name in MomentSums._fields:
+                self.add_state(name, default=[], dist_reduce_fx="cat")
 
     def update(self, latents: Tensor, image_embeddings: Tensor, image_ids: Tensor) -> None:
         """Adds a batch.
@@ -320,17 +323,21 @@ class Dissector(TopImages):
         super().update(latents, image_ids)
         self.embeddings.append(image_embeddings.to(self.text_embeddings.dtype))
         self.embedded_ids.append(image_ids)
-        if self.method not in ("cosine", "cosine_cubed"):
-            return
-        s = image_embeddings.double() @ self.text_embeddings.double().T
-        self.z_sums[0] += len(s)
-        for i in range(1, len(self.z_sums)):
-            touched, moment = transposed_product(latents**i, s.new_ones(len(s), 1))
-            self.z_sums[i, touched] += moment[:, 0]
-        for i in range(self.products.shape[0]):
-            for j in range(self.products.shape[1]):
-                touched, moment = transposed_product(latents ** (i + 1), s ** (j + 1))
-                self.products[i, j, touched] += moment
+        if self.method in POWERS:
+            self._add_moments(latents, image_embeddings.double() @ self.text_embeddings.double().T)
+
+    def _add_moments(self, latents: Tensor, similarities: Tensor) -> None:
+        if not self.products:
+            sums = MomentSums.about_first_batch(latents, similarities, POWERS[self.method], self.method != "cosine")
+            for name, value in sums._asdict().items():
+                getattr(self, name).append(value[None])
+        MomentSums(*(getattr(self, name)[0][0] for name in MomentSums._fields)).add(latents, similarities)
+
+    def _moments(self, columns: slice) -> list[MomentSums]:
+        """Of each process or merged metric, those of some concepts."""
+        states = (getattr(self, name) for name in MomentSums._fields)
+        parts = zip(*(torch.cat(state) if isinstance(state, list) else state for state in states))
+        return [MomentSums(*part).of_concepts(columns) for part in parts]
 
     def compute(self) -> Tensor | dict[str, Tensor]:
         """Scores ``[neurons, concepts]``, of each concept set.
@@ -393,12 +400,8 @@ class Dissector(TopImages):
             keys = self.filled_keys()[:, : max(1, int(self.top_fraction * len(ids)))]
             yield _rank_reorder(values_of(keys), torch.searchsorted(ids, ids_of(keys)), similarities), none
             return
-        products = self.products[..., columns]
-        if self.method == "cosine":
-            norms = self.z_sums[2].sqrt()[:, None] * similarities.norm(dim=0)
-            yield _safe_divide(products[0, 0], norms), none
-        else:
-            yield self._cosine_cubed(products, similarities), none
+        scores = cosine_of_moments if self.method == "cosine" else cosine_cubed_of_moments
+        yield scores(self._moments(columns), similarities), none
 
     def _soft_wpmi(
         self, ids: Tensor, embeddings: Tensor, texts: Tensor, draws: int, seed: int
@@ -426,33 +429,10 @@ class Dissector(TopImages):
         ids, order = ids.sort()
         return ids, embeddings[order]
 
-    def _cosine_cubed(self, products: Tensor, similarities: Tensor) -> Tensor:
-        n = len(similarities)
-        mean_z, mean_s = self.z_sums[1] / n, similarities.mean(0)
-        # (z - m)^3 (s - t)^3 expanded; z^0 s^j and z^i s^0 come from one side alone.
-        binomial = (1.0, 3.0, 3.0, 1.0)
-        s_sums = [similarities.pow(j).sum(0) for j in range(4)]
-        dot = torch.zeros_like(products[0, 0])
-        for i in range(4):
-            for j in range(4):
-                alone = (self.z_sums[i] / n)[:, None] * s_sums[j]  # exact where one of the powers is 0
-                moment = products[i - 1, j - 1] if i and j else alone
-                factor_z = binomial[i] * (-mean_z) ** (3 - i)
-                factor_s = binomial[j] * (-mean_s) ** (3 - j)
-                dot += factor_z[:, None] * factor_s * moment
-        sixth = (1.0, 6.0, 15.0, 20.0, 15.0, 6.0, 1.0)
-        norm_z = sum(c * self.z_sums[i] * (-mean_z) ** (6 - i) for i, c in enumerate(sixth)).clamp_min(0).sqrt()
-        norm_s = ((similarities - mean_s) ** 6).sum(0).sqrt()
-        return dot / (norm_z.clamp_min(MIN_NORM)[:, None] * norm_s.clamp_min(MIN_NORM))
-
 
 def _counts(top: Tensor, count_silent: bool) -> Tensor:
     """How many of its top images count for each neuron, ``[neurons]``: activations ``top [neurons, k]`` descend."""
     return torch.full((len(top),), top.shape[1], device=top.device) if count_silent else (top != 0).sum(1)
-
-
-def _safe_divide(a: Tensor, b: Tensor) -> Tensor:
-    return torch.where(b > 0, a / b.clamp_min(torch.finfo(b.dtype).tiny), 0.0)
 
 
 def _blocks(total: int, size: int) -> Iterator[slice]:

@@ -10,7 +10,7 @@ from torchmetrics import Metric
 
 from cbsae_hub.metrics.latents import check_batch, entries_of, transposed_product
 
-# Below this share of the squared sum of activations, the weight of all pairs is what rounding left of zero.
+# Below this share of the terms that it is the difference of, the weight of all pairs is what rounding left of zero.
 NO_PAIRS = 1e-12
 
 
@@ -103,8 +103,10 @@ class MonosemanticityScore(Metric):
         total = self.total - self.images * low
         squares = self.squares - 2 * low * self.total + self.images * low.square()
         pairs = total.square() - squares
+        shift = self.images * low.abs()
+        terms = total.abs() * (self.total.abs() + shift) + self.squares + low.abs() * (2 * self.total.abs() + shift)
         score = (torch.einsum("ne,ne->n", weighted, weighted) - squares) / pairs
-        return torch.where((pairs > NO_PAIRS * total.square()) & (high > low), score, torch.nan)
+        return torch.where((pairs > NO_PAIRS * terms) & (high > low), score, torch.nan)
 
     def population(self) -> float:
         """Mean cosine of all pairs of images: the score of a neuron that tells nothing apart; NaN with one image."""

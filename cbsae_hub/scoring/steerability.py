@@ -33,6 +33,7 @@ from cbsae_hub.vision.clip_like import ClipLike
 from cbsae_hub.vision.site import EditError
 
 CHUNK = 64  # neurons whose scores are one file of a checkpoint
+LENGTH_IMAGES = 64  # whose activations' median length pushes are compared with
 MODES = ("unit", "white")
 WHITE = Image.new("RGB", (336, 336), "white")  # square: some preprocessing pads others with another colour
 SCORED = {"text": text_to_unit_interval, "image": image_to_unit_interval}
@@ -91,7 +92,7 @@ class SteerabilityScorer:
         clip: Embeds words and images for Pach et al.'s text score; None to leave it out.
         unclip: Draws; None for no image scores.
         pictures: Embeds images for the image score.
-        images: The data set whose rows ``top_images`` are.
+        images: The data set whose rows ``top_images`` are. Pushes are compared with the length of its activations.
         alpha: What neurons are set to, 50 in CB-SAE.
         unit: "absolute", or "p99": alpha times the neuron's 99th percentile.
         prompt: What LLaVA is asked.
@@ -115,7 +116,7 @@ class SteerabilityScorer:
         clip: ClipLike | None = None,
         unclip: UnclipSteerer | None = None,
         pictures: Callable[[list[Image.Image]], Tensor] | None = None,
-        images: Any = None,
+        images: Any,
         alpha: float = 50.0,
         unit: str = "absolute",
         prompt: str = ONE_WORD,
@@ -132,8 +133,10 @@ class SteerabilityScorer:
             raise ValueError("the text score needs a sentence transformer")
         if unclip is not None and pictures is None:
             raise ValueError("the image score needs a judge of pictures")
-        if (unclip is not None or clip is not None) and (images is None or "top_images" not in frame):
-            raise ValueError("these scores need the neurons' top images: a data set, and the column top_images")
+        if images is None or not len(images):
+            raise ValueError("steering needs the data set on which the neurons were scored")
+        if (unclip is not None or clip is not None) and "top_images" not in frame:
+            raise ValueError("these scores need the neurons' top images: the column top_images")
         if unit not in ("absolute", "p99"):
             raise ValueError(f"unit must be absolute or p99, got {unit!r}")
         self.frame, self.llava, self.sentences, self.clip = frame, llava, sentences, clip
@@ -145,6 +148,7 @@ class SteerabilityScorer:
         if kind not in SCORED or mode not in MODES or (llava if kind == "text" else unclip) is None:
             raise ValueError(f"main must be text_ or image_ with unit or white, of what is scored; got {self.main!r}")
         self._words = llava and FirstWords(llava, prompt)
+        self._length = llava and self._median_length()
         self._told = {mode: Outcomes(llava, llava.features_of, mode == "unit", seed) for mode in MODES if llava}
         self._shown = {mode: Outcomes(unclip, unclip.embeds_of, mode == "unit", seed) for mode in MODES if unclip}
         self._embedded: dict[tuple[str, int], Tensor] = {}
@@ -214,6 +218,11 @@ class SteerabilityScorer:
         kind = self.main.split("_")[0]
         return scores.assign(steerability=SCORED[kind](scores[f"steer_{self.main}"].to_numpy(np.float64)))
 
+    def _median_length(self) -> float:
+        """Of an activation where LLaVA is steered, over images of the data set: what a push is compared with."""
+        rows = _spread(range(len(self.images)), LENGTH_IMAGES)
+        return float(self.llava.activations([self.images[row]["image"] for row in rows]).float().norm(dim=-1).median())
+
     def _score(self, rows: pd.DataFrame, drawn: set[int]) -> pd.DataFrame:
         ids = rows["neuron"].tolist()
         values = np.full(len(rows), self.alpha) * (rows["p99"].to_numpy() if self.unit == "p99" else 1.0)
@@ -232,9 +241,7 @@ class SteerabilityScorer:
         concepts = self.sentences(rows["name"].tolist())
         columns = {}
         for mode, outcomes in self._told.items():
-            columns[f"steer_push_{mode}"] = (
-                outcomes.neurons.displacement(ids, values) / outcomes.stream.norm(dim=-1).median()
-            ).tolist()
+            columns[f"steer_push_{mode}"] = (outcomes.neurons.displacement(ids, values) / self._length).tolist()
             for control, read in (("", outcomes.steered), ("_random", outcomes.random)):
                 words = self._words(read(ids, values))
                 columns[f"said_{mode}{control}"] = words
@@ -305,6 +312,7 @@ class SteerabilityScorer:
             "seeds": self.seeds,
             "steps": self.steps,
             "guidance": self.guidance,
+            "median_length": self._length,
         }
         names = self.frame.set_index("neuron").loc[scores["neuron"], "name"].tolist()
         for column in scores.columns:
@@ -329,11 +337,11 @@ class SteerabilityScorer:
         return told | {"quadrants": quadrants(both)}
 
 
-def _spread(neurons: list[int], count: int | None) -> list[int]:
+def _spread(rows: Sequence[int], count: int | None) -> list[int]:
     """So many of them, evenly spread; all if there are no more."""
-    if count is None or count >= len(neurons):
-        return neurons
-    return [neurons[i] for i in np.linspace(0, len(neurons) - 1, count).round().astype(int)]
+    if count is None or count >= len(rows):
+        return list(rows)
+    return [rows[i] for i in np.linspace(0, len(rows) - 1, count).round().astype(int)]
 
 
 def _claim(folder: Path, identity: Mapping[str, Any]) -> None:

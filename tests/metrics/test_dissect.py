@@ -130,6 +130,25 @@ def test_streams_in_any_order_and_merged_equal_the_whole(data, method, form):
     torch.testing.assert_close(parts[0].compute(), expected.double(), atol=1e-8, rtol=1e-6)
 
 
+@pytest.mark.parametrize("form", ["dense", "sparse"])
+@pytest.mark.parametrize("deviations", [0, 10, 30, 1000])
+def test_cubes_of_what_lies_far_from_zero_are_streamed_exactly(deviations, form):
+    """A concept neuron is active on every image, and a judge's cosines are nearly alike."""
+    generator = torch.Generator().manual_seed(4)
+    texts = F.normalize(torch.randn(CONCEPTS, D, generator=generator, dtype=torch.float64), dim=1)
+    images = F.normalize(deviations * texts.mean(0) + torch.randn(N, D, generator=generator) * 0.3, dim=1)
+    latents = torch.randn(N, NEURONS, generator=generator) + deviations
+    latents[:, 3:6] = torch.relu(latents[:, 3:6] - deviations)  # some are silent on half of the images
+    latents[:80, 7] = 0  # not seen in the first batches
+    parts = [Dissector(NEURONS, texts, "cosine_cubed") for _ in range(2)]
+    for index, batch in enumerate(torch.arange(N).split(40)):
+        given = latents[batch] if form == "dense" else latents[batch].to_sparse()
+        parts[index % 2].update(given, images[batch], batch)
+    parts[0].merge_state(parts[1])
+    expected = cosine_cubed(latents.double(), images.double() @ texts.T)
+    torch.testing.assert_close(parts[0].compute(), expected, atol=1e-6, rtol=1e-6)
+
+
 @pytest.mark.parametrize("method", PLAIN)
 def test_several_concept_sets_in_one_pass(data, method, monkeypatch):
     latents, images, texts = data

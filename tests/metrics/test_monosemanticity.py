@@ -61,6 +61,39 @@ def test_scale_and_shift_do_not_matter(data):
     torch.testing.assert_close(moved, expected, atol=1e-7, rtol=1e-6, equal_nan=True)
 
 
+@pytest.mark.parametrize("constant", [2.3, -2.3, 1e-3, 700.1])
+@pytest.mark.parametrize("step", [1.0, -0.01])
+def test_a_neuron_that_is_constant_but_on_one_image_has_no_pairs_or_all_others(constant, step):
+    """Up: one image above the minimum, so no pair. Down: all others are, with the same weight."""
+    generator = torch.Generator().manual_seed(1)
+    images = 400
+    embeddings = torch.randn(images, D, generator=generator) + 0.5
+    latents = torch.full((images, 1), constant, dtype=torch.float64)
+    latents[17] += step * abs(constant)
+    score = monosemanticity_score(latents, embeddings).item()
+    if step > 0:
+        assert math.isnan(score)
+    else:
+        cosines = F.normalize(embeddings.double(), dim=1) @ F.normalize(embeddings.double(), dim=1).T
+        others = torch.arange(images) != 17
+        rest = cosines[others][:, others]
+        n = images - 1
+        assert score == pytest.approx(float((rest.sum() - n) / (n * (n - 1))), abs=1e-6)
+    batches = MonosemanticityScore(1, D)
+    for rows in torch.arange(images).split(64):
+        batches.update(latents[rows], embeddings[rows])
+    assert batches.compute().item() == pytest.approx(score, abs=1e-6, nan_ok=True)
+
+
+def test_two_images_that_stand_out_of_a_constant_are_their_cosine():
+    generator = torch.Generator().manual_seed(2)
+    embeddings = torch.randn(400, D, generator=generator)
+    latents = torch.full((400, 1), 2.3)
+    latents[[3, 200]] += torch.tensor([[0.01], [1.0]])
+    expected = F.cosine_similarity(embeddings[3], embeddings[200], dim=0).item()
+    assert monosemanticity_score(latents, embeddings).item() == pytest.approx(expected, abs=1e-3)
+
+
 def test_shards_in_any_order_sparse_and_dense_give_the_same(data):
     latents, embeddings = data
     expected = monosemanticity_score(latents, embeddings)

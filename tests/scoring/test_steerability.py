@@ -109,8 +109,9 @@ def test_image_scores(scorer, scores, frame, mode):
             assert found == pytest.approx(float(cosines.mean()), abs=2e-3)  # 8-bit drawings of batches of other sizes
 
 
-def test_push_is_relative_to_the_length_of_activations(scorer, scores):
-    v = scorer.llava.activations([WHITE])[0]
+def test_push_is_relative_to_the_length_of_activations_of_the_scored_images(scorer, scores):
+    v = scorer.llava.activations(pictures(8))
+    assert scorer.summary(scores)["median_length"] == pytest.approx(v.norm(dim=-1).median().item())
     expected = ALPHA * scorer.llava.tower.sae.W_dec.norm(dim=1) / v.norm(dim=-1).median()
     found = scores.set_index("neuron")["steer_push_unit"]
     np.testing.assert_allclose(found, expected[found.index].detach().numpy(), rtol=1e-4)
@@ -215,7 +216,7 @@ def test_a_neuron_without_effect_is_an_error(frame):
         ({"llava": None, "unclip": None}, "nothing to steer"),
         ({"sentences": None}, "sentence transformer"),
         ({"pictures": None}, "judge of pictures"),
-        ({"images": None}, "top images"),
+        ({"images": None}, "the data set on which"),
         ({"unit": "percent"}, "unit must be"),
         ({"main": "image"}, "main must be"),
         ({"unclip": None, "main": "image_unit"}, "main must be"),
