@@ -355,7 +355,7 @@ def block_read(config: Any) -> int:
         ValueError: If it reads several blocks, or none.
     """
     read, blocks = config.vision_feature_layer, config.vision_config.num_hidden_layers
-    if isinstance(read, (list, tuple)) and len(read) == 1:
+    if isinstance(read, list) and len(read) == 1:
         (read,) = read
     if not isinstance(read, int):
         raise ValueError(f"this LLaVA reads several hidden states {read}; steering of one block is what is known here")

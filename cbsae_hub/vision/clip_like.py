@@ -155,7 +155,7 @@ class ClipLike:
         if unread.any():
             empty = ", ".join(repr(text) for text, bad in zip(texts, unread.tolist()) if bad)
             raise ValueError(f"the judge's tokenizer finds nothing to read in {empty}: leave it out")
-        tell_unread(self.tokenizer, nothing.shape[1], texts, templates, self.repo_id)
+        tell_unread(self.tokenizer, int(nothing.mode().values), nothing.shape[1], texts, templates, self.repo_id)
         total = 0
         for template in templates:
             lines = fill(template, texts)

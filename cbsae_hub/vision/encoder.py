@@ -77,8 +77,8 @@ class VisionEncoder:
         self.family = family_of(model.config)
         if tower_config(model.config) is not model.config:
             raise ValueError(
-                f"{type(model).__name__} is more than a vision tower: VisionEncoder.from_pretrained loads the tower from "
-                "its folder or Hub id"
+                f"{type(model).__name__} is more than a vision tower: VisionEncoder.from_pretrained loads the tower "
+                "from its folder or Hub id"
             )
         self.site = ResidualSite.find(model, layer)
         self.layer = self.site.layer

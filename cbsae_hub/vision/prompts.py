@@ -12,7 +12,7 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 NAMED = 3  # of the texts that a warning is about
-# Makes padded token ids [texts, length] of texts, cut at a length.
+# Makes padded token ids [texts, tokens] of texts, cut at a length.
 Tokenize = Callable[[list[str], int], Tensor]
 
 
@@ -27,35 +27,33 @@ def fill(template: str, texts: Sequence[str]) -> list[str]:
     return [template.replace("{}", text) for text in texts]
 
 
-def tell_cut(count: int, texts: Sequence[str], reader: str, context: int) -> None:
-    """Warns of texts that are longer than what a model reads.
+def cutting(tokenizer: Any) -> Tokenize:
+    """A tokenizer of transformers, called as one of open_clip."""
 
-    Args:
-        count: How many texts there are.
-        texts: Those of which only the beginning is read.
-        reader: Which model.
-        context: How many tokens it reads.
-    """
-    if texts:
-        logger.warning(
-            "%s reads the first %d tokens of a text: %d of %d are longer, and what comes later does not count: %s",
-            reader, context, len(texts), count, _some([_short(text) for text in texts]),
-        )  # fmt: skip
+    def tokenize(lines: list[str], length: int) -> Tensor:
+        return tokenizer(lines, padding=True, truncation=True, max_length=length, return_tensors="pt").input_ids
+
+    return tokenize
 
 
 def tell_unread(
-    tokenize: Tokenize, context: int, texts: Sequence[str], templates: Sequence[str], reader: str | None
+    tokenize: Tokenize,
+    padding: int,
+    context: int,
+    texts: Sequence[str],
+    templates: Sequence[str],
+    reader: str | None,
 ) -> None:
-    """Warns of texts that are longer than what a text tower reads, and of texts that are the same to it.
+    """Warns of texts that are longer than what a model reads, and of texts that are the same to it but for their case.
 
     Args:
         tokenize: Its tokenizer.
+        padding: The id with which that fills up.
         context: How many tokens it reads.
-        texts: All different, or those that are not are one to the reader anyway.
+        texts: One or more.
         templates: Prompts with ``{}`` that are put around them.
-        reader: What it is called.
+        reader: What the model is called; default "the text tower".
     """
-    padding = int(tokenize([""], 2 * context).mode().values)
     cut, kinds = torch.zeros(len(texts), dtype=torch.bool), []
     for template in templates:
         lines = fill(template, texts)
@@ -64,14 +62,18 @@ def tell_unread(
         # Start and end of a text count, and may look like padding: of CLIP they do.
         full = ((ids != padding).sum(1) >= context - 2).nonzero().flatten()
         if len(full):
-            longer = tokenize([lines[i] for i in full.tolist()], 2 * context)
-            cut[full] |= (longer != padding).sum(1) > (ids[full] != padding).sum(1)
+            whole = tokenize([lines[i] for i in full.tolist()], 2 * context)
+            cut[full] |= (whole != padding).sum(1) > (ids[full] != padding).sum(1)
     name = reader or "the text tower"
-    tell_cut(len(texts), [text for text, lost in zip(texts, cut.tolist()) if lost], name, context)
-    alike = defaultdict(dict)
+    if longer := [_short(text) for text, lost in zip(texts, cut.tolist()) if lost]:
+        logger.warning(
+            "%s reads the first %d tokens of a text: %d of %d are longer, and what comes later does not count: %s",
+            name, context, len(longer), len(texts), _some(longer),
+        )  # fmt: skip
+    alike: dict[tuple[int, ...], dict[str, str]] = defaultdict(dict)
     for text, kind in zip(texts, torch.stack(kinds, 1).tolist()):
-        alike[tuple(kind)][text] = None
-    if groups := [list(group) for group in alike.values() if len(group) > 1]:
+        alike[tuple(kind)].setdefault(text.casefold(), text)
+    if groups := [list(group.values()) for group in alike.values() if len(group) > 1]:
         shown = [" = ".join(_short(text) for text in group[:NAMED]) for group in groups]
         logger.warning(
             "%s does not tell apart %d of %d texts, which share embeddings: %s",
@@ -99,17 +101,13 @@ def embed_prompts(
     # A tokenizer's own limit is without bound where its files say nothing.
     context = min(model.config.text_config.max_position_embeddings, tokenizer.model_max_length)
     padding = "max_length" if model.config.model_type == "siglip" else True  # as each was trained
-    options = {"truncation": True, "return_tensors": "pt"}
-
-    def tokenize(lines: list[str], length: int) -> Tensor:
-        return tokenizer(lines, padding="max_length", max_length=length, **options).input_ids
-
-    tell_unread(tokenize, context, texts, templates, reader)
+    options = {"padding": padding, "truncation": True, "max_length": context, "return_tensors": "pt"}
+    tell_unread(cutting(tokenizer), tokenizer.pad_token_id, context, texts, templates, reader)
     total = 0
     for template in templates:
         lines, parts = fill(template, texts), []
         for start in range(0, len(lines), batch):
-            inputs = tokenizer(lines[start : start + batch], padding=padding, max_length=context, **options)
+            inputs = tokenizer(lines[start : start + batch], **options)
             parts.append(model.get_text_features(**inputs.to(model.device)).pooler_output.float())
         total = total + F.normalize(torch.cat(parts), dim=-1)
     return F.normalize(total, dim=-1)

@@ -59,7 +59,7 @@ class ZeroShotHead:
         model = load_complete(TEXT_TOWERS[kind], encoder_id, source, **pinned).eval()
         tokenizer = AutoTokenizer.from_pretrained(source, **pinned)
         weights = embed_prompts(model, tokenizer, classes, templates, str(encoder_id), batch_size)
-        return cls(classes, weights, float(model.logit_scale.exp()))
+        return cls(classes, weights, model.logit_scale.exp().item())
 
     def __call__(self, image_embeddings: torch.Tensor) -> torch.Tensor:
         """Logits ``[images, classes]`` of unit embeddings ``[images, d]``."""

@@ -339,7 +339,7 @@ def test_other_kinds_of_clip_are_refused_by_name(kind, tmp_path):
 def test_encoders_of_half_precision_see_pictures(name):
     encoder = VisionEncoder(build(name), processor(name), 1)
     half = VisionEncoder(build(name).to(torch.bfloat16), processor(name), 1)
-    torch.testing.assert_close(half(pictures()), encoder(pictures()), atol=0.3, rtol=0.1)
+    assert F.cosine_similarity(half(pictures()), encoder(pictures()), dim=-1).min() > 0.98
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16"])

@@ -6,7 +6,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast, SiglipConfig, SiglipModel
 
-from cbsae_hub.vision.prompts import embed_prompts, fill, tell_unread
+from cbsae_hub.vision.prompts import cutting, embed_prompts, fill, tell_unread
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", *"abcdefgh"]
 
@@ -18,62 +18,56 @@ def letters(side="right"):
     return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", unk_token="<unk>", padding_side=side)
 
 
-def as_open_clip(tokenizer):
-    def tokenize(lines, length):
-        return tokenizer(lines, padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids
-
-    return tokenize
-
-
-@pytest.mark.parametrize("tokenize", [as_open_clip(letters()), as_open_clip(letters("left"))])
+@pytest.mark.parametrize("tokenize", [cutting(letters()), cutting(letters("left"))])
 def test_texts_that_are_cut_and_texts_that_are_then_the_same_are_named(tokenize, caplog):
     texts = ["a b c d e", "a b c d e f", "a b c d e g", "b", "h h h h h h h"]
-    tell_unread(tokenize, 5, texts, ["{}"], "lab/judge")
+    tell_unread(tokenize, 0, 5, texts, ["{}"], "lab/judge")
     cut, same = (record.getMessage() for record in caplog.records)
     assert cut == (
         "lab/judge reads the first 5 tokens of a text: 3 of 5 are longer, and what comes later does not count: "
         "'a b c d e f', 'a b c d e g', 'h h h h h h h'"
     )
     assert same == (
-        "lab/judge does not tell apart 3 of 5 texts, which share embeddings: 'a b c d e' = 'a b c d e f' = 'a b c d e g'"
+        "lab/judge does not tell apart 3 of 5 texts, which share embeddings: "
+        "'a b c d e' = 'a b c d e f' = 'a b c d e g'"
     )
 
 
 def test_what_fits_is_not_spoken_of(caplog):
-    tell_unread(as_open_clip(letters()), 5, ["a b c d e", "b", "b"], ["{}"], "me")
+    tell_unread(cutting(letters()), 0, 5, ["a b c d e", "b", "b"], ["{}"], "me")
     assert not caplog.records, "the same text twice is nobody's fault"
 
 
 def test_unknown_words_share_an_embedding(caplog):
-    tell_unread(as_open_clip(letters()), 5, ["zebra", "yak", "a"], ["{}"], "me")
+    tell_unread(cutting(letters()), 0, 5, ["zebra", "yak", "a"], ["{}"], "me")
     assert caplog.messages == ["me does not tell apart 2 of 3 texts, which share embeddings: 'zebra' = 'yak'"]
 
 
 def test_templates_count(caplog):
-    tell_unread(as_open_clip(letters()), 5, ["a b", "a c"], ["{}", "d d d {}"], "me")
+    tell_unread(cutting(letters()), 0, 5, ["a b", "a c"], ["{}", "d d d {}"], "me")
     assert not caplog.records
-    tell_unread(as_open_clip(letters()), 5, ["a b", "a c"], ["{}", "d d d d {}"], "me")
+    tell_unread(cutting(letters()), 0, 5, ["a b", "a c"], ["{}", "d d d d {}"], "me")
     assert len(caplog.messages) == 1, "one template tells them apart"
     assert "2 of 2 are longer" in caplog.messages[0]
     caplog.clear()
-    tell_unread(as_open_clip(letters()), 5, ["a b", "a c"], ["d d d d {}"], "me")
+    tell_unread(cutting(letters()), 0, 5, ["a b", "a c"], ["d d d d {}"], "me")
     assert "does not tell apart 2 of 2 texts" in caplog.messages[1]
 
 
 def test_many_are_counted_and_the_first_named(caplog):
     texts = [f"{letter} b c d e f" for letter in "abcdefgh"]
-    tell_unread(as_open_clip(letters()), 5, texts, ["{}"], "me")
+    tell_unread(cutting(letters()), 0, 5, texts, ["{}"], "me")
     assert caplog.messages[0].endswith("'a b c d e f', 'b b c d e f', 'c b c d e f' and 5 more")
 
 
 def test_clips_own_tokenizer(caplog):
     tokenize = open_clip.SimpleTokenizer()
     fits, long = " ".join(["cat"] * 75), " ".join(["cat"] * 76)
-    tell_unread(tokenize, 77, [fits, "dog", "Dog!"], ["{}"], "openai")
-    assert not caplog.records
-    tell_unread(tokenize, 77, [fits, long, "Dog", "dog"], ["{}"], "openai")
-    assert "1 of 4 are longer" in caplog.messages[0] and "cat cat ... at cat cat cat cat" in caplog.messages[0]
-    assert "does not tell apart 4 of 4 texts" in caplog.messages[1] and "'Dog' = 'dog'" in caplog.messages[1]
+    tell_unread(tokenize, 0, 77, [fits, "dog", "Dog", "Dog!"], ["{}"], "openai")
+    assert not caplog.records, "nobody means another thing by a capital letter"
+    tell_unread(tokenize, 0, 77, [fits, long, "dog", " dog"], ["{}"], "openai")
+    assert "1 of 4 are longer" in caplog.messages[0] and "cat cat ... " in caplog.messages[0]
+    assert "does not tell apart 4 of 4 texts" in caplog.messages[1] and "'dog' = ' dog'" in caplog.messages[1]
 
 
 def test_templates_are_filled():
