@@ -23,7 +23,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_average_precision
 from tqdm import tqdm
 
-from cbsae_hub import CBSAE
+from cbsae_hub import CBSAE, VisionEncoder
 from cbsae_hub.data.embeddings import all_embeddings, extract_embeddings
 from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.data.images import load_images
