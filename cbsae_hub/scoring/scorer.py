@@ -49,7 +49,7 @@ def image_model(
     """Whatever embeds pictures by that id: a model of open_clip, or a vision encoder.
 
     Raises:
-        ValueError: If the model is of no known kind.
+        ValueError: If the model is of no known kind, or has no embedding.
         OSError: If there is no such model.
     """
     kind = ClipLike if ClipLike.knows(repo_id, beside) else VisionEncoder

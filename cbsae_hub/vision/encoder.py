@@ -75,7 +75,7 @@ class VisionEncoder:
         self.model = model.eval().requires_grad_(False)
         self.processor = processor
         self.family = family_of(model.config)
-        if tower_config(model.config) is not model.config:
+        if hasattr(model.config, "vision_config"):
             raise ValueError(
                 f"{type(model).__name__} is more than a vision tower: VisionEncoder.from_pretrained loads the tower "
                 "from its folder or Hub id"
