@@ -44,7 +44,9 @@ def tell_unread(
     templates: Sequence[str],
     reader: str | None,
 ) -> None:
-    """Warns of texts that are longer than what a model reads, and of texts that are the same to it but for their case.
+    """Warns of texts that are longer than what a model reads, and of texts that differ, but to the model do not.
+
+    Who writes another capital letter means the same: such texts are not spoken of.
 
     Args:
         tokenize: Its tokenizer.
