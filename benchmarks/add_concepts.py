@@ -30,6 +30,7 @@ from cbsae_hub.data.images import load_images
 from cbsae_hub.models.files import write_text
 from cbsae_hub.trainers.cbsae import add_concepts
 from cbsae_hub.vision.clip_like import ClipLike
+from cbsae_hub.vision.explained import explained_encoder
 
 SEED = 0
 
@@ -63,7 +64,7 @@ def main(
     """Measures, prints and writes JSON."""
     torch.set_num_threads(2)
     cb = CBSAE.from_pretrained(model)
-    encoder = VisionEncoder.from_pretrained(cb.encoder_id, cb.layer, cb.tokens, cb.encoder_revision, beside=model)
+    encoder = explained_encoder(cb, beside=model)
     teach = ClipLike.from_pretrained(teacher)
     probe, test = load_images(pictures, "probe"), load_images(pictures, "test")
     objects = {thing["name"] for things in test["objects"] for thing in things}

@@ -3,9 +3,9 @@
 The public names are imported on first use, so that ``import cbsae_hub`` costs nothing.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from cbsae_hub.lazy import on_first_use
 from cbsae_hub.version import __version__
 
 if TYPE_CHECKING:  # for editors and type checkers, which run no __getattr__
@@ -33,12 +33,4 @@ _HOME_OF = {
 
 __all__ = ["__version__", *_HOME_OF]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'cbsae_hub' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(import_module(_HOME_OF[name]), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = on_first_use(__name__, _HOME_OF, __all__)

@@ -27,12 +27,7 @@ PUBLIC: dict[str, dict[str, tuple[str, ...] | str]] = {
         "cbsae_hub.models.pruning": ("prune", "Pruned"),
         "cbsae_hub.models.concept_selection": ("select_concepts",),
     },
-    "Vision": {
-        "cbsae_hub.vision.encoder": ("VisionEncoder",),
-        "cbsae_hub.vision.site": ("ResidualSite", "EditError"),
-        "cbsae_hub.vision.clip_like": ("ClipLike",),
-        "cbsae_hub.vision.zero_shot": ("ZeroShotHead",),
-    },
+    "Vision": {"cbsae_hub.vision": EVERY},
     "Data": {
         "cbsae_hub.data.concepts": ("ConceptSet",),
         "cbsae_hub.data.hierarchy": ("ConceptTree",),

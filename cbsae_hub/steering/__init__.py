@@ -1,7 +1,8 @@
 """Steering: latents of an SAE are changed inside a model, and the model is asked what it sees now."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from cbsae_hub.lazy import on_first_use
 
 if TYPE_CHECKING:  # for editors and type checkers, which run no __getattr__
     from cbsae_hub.steering.clip_zero_shot import ClipZeroShotSteerer as ClipZeroShotSteerer
@@ -28,12 +29,4 @@ _HOME_OF = {
 
 __all__ = [*_HOME_OF]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'cbsae_hub.steering' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(import_module(_HOME_OF[name]), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = on_first_use(__name__, _HOME_OF, __all__)

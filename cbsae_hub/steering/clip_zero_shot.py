@@ -21,6 +21,8 @@ from cbsae_hub.steering.loading import load_sae, locate
 from cbsae_hub.steering.tower import SteeredTower
 from cbsae_hub.steering.zero_shot_scores import Effect, ZeroShotScores, joined, score_neurons
 from cbsae_hub.vision.encoder import to_rgb
+from cbsae_hub.vision.prompts import embed_prompts
+from cbsae_hub.vision.weights import load_complete
 
 STRENGTHS = (0.0, 10.0, 25.0, 50.0, 100.0, 150.0)  # 150 is the paper's asymptote
 
@@ -68,7 +70,7 @@ class ClipZeroShotSteerer:
         self.vocabulary = tuple(vocabulary)
         if not self.vocabulary or "{}" not in template:
             raise ValueError("the vocabulary needs words, and the template one {} for the word")
-        self.texts = self._embed_texts([template.replace("{}", word) for word in self.vocabulary])
+        self.texts = embed_prompts(model, tokenizer, self.vocabulary, [template], model.config.name_or_path or None)
         self.logit_scale = float(model.logit_scale.exp())
         self._last = self.tower.layer == model.config.vision_config.num_hidden_layers - 1
 
@@ -105,7 +107,7 @@ class ClipZeroShotSteerer:
             ValueError: See the class.
         """
         source = locate("CLIP", repo_id, "config.json", revision, beside)
-        model = CLIPModel.from_pretrained(**source, dtype=dtype, use_safetensors=True)
+        model = load_complete("CLIPModel", repo_id, **source, dtype=dtype)
         image_processor = AutoImageProcessor.from_pretrained(**source, backend="pil")
         tokenizer = AutoTokenizer.from_pretrained(**source)
         return cls(model.to(device), image_processor, tokenizer, load_sae(sae), vocabulary, pack, layer, template)
@@ -254,11 +256,3 @@ class ClipZeroShotSteerer:
 
     def _head(self, pooled: Tensor) -> Tensor:
         return F.normalize(self.model.visual_projection(pooled).float(), dim=-1)
-
-    @torch.no_grad()
-    def _embed_texts(self, texts: list[str], batch: int = 256) -> Tensor:
-        parts = []
-        for start in range(0, len(texts), batch):
-            inputs = self.tokenizer(texts[start : start + batch], padding=True, truncation=True, return_tensors="pt")
-            parts.append(self.model.get_text_features(**inputs.to(self.model.device)).pooler_output)
-        return F.normalize(torch.cat(parts).float(), dim=-1)

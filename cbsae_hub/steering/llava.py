@@ -22,6 +22,7 @@ from cbsae_hub.steering.llava_original import TEXT_CONFIGS, load_original
 from cbsae_hub.steering.loading import Origin, default_dtype, load_sae, locate
 from cbsae_hub.steering.tower import SteeredTower, Stopped
 from cbsae_hub.vision.encoder import require_pictures, to_rgb
+from cbsae_hub.vision.weights import load_complete
 
 # The conversation format of LLaVA-1.5, for processors that bring no chat template.
 PLAIN_TEMPLATE = "USER: {image}\n{prompt} ASSISTANT:"
@@ -96,7 +97,7 @@ class LlavaSteerer(Origin):
 
         Raises:
             OSError: If there is no such model; says what to try.
-            ValueError: If it is no LLaVA or of another revision, or the SAE does not fit.
+            ValueError: If it is no LLaVA, of another revision or lacks weights, or the SAE does not fit.
         """
         source = locate("LLaVA", repo_id, "config.json", revision, beside)
         kind = PreTrainedConfig.get_config_dict(**source)[0].get("model_type")
@@ -105,7 +106,7 @@ class LlavaSteerer(Origin):
             model, processor = load_original(source, dtype=dtype or own)
         elif kind == "llava":
             dtype = dtype or default_dtype(device)
-            model = LlavaForConditionalGeneration.from_pretrained(**source, dtype=dtype, use_safetensors=True)
+            model = load_complete("LlavaForConditionalGeneration", repo_id, **source, dtype=dtype)
             processor = AutoProcessor.from_pretrained(**source, backend="pil")
         else:
             raise ValueError(f"{repo_id} is a model of type {kind!r}, not LLaVA")
@@ -354,6 +355,8 @@ def block_read(config: Any) -> int:
         ValueError: If it reads several blocks, or none.
     """
     read, blocks = config.vision_feature_layer, config.vision_config.num_hidden_layers
+    if isinstance(read, list) and len(read) == 1:
+        (read,) = read
     if not isinstance(read, int):
         raise ValueError(f"this LLaVA reads several hidden states {read}; steering of one block is what is known here")
     state = read if read >= 0 else blocks + 1 + read

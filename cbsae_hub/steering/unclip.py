@@ -122,6 +122,7 @@ class UnclipSteerer(Origin):
         guidance_scale: float = 10.0,
         batch: int = 8,
         stop: Callable[[], bool] | None = None,
+        noise_level: int = 0,
     ) -> list[Image.Image]:
         """Draws each image anew, once per seed.
 
@@ -136,14 +137,16 @@ class UnclipSteerer(Origin):
             guidance_scale: How closely the drawing follows the embedding; up to 1 there is no guidance.
             batch: Drawings at once.
             stop: Asked after every denoising step; once it says so, nothing more is computed.
+            noise_level: How much noise the embeddings get, from 0, which adds a little: the more, the freer the
+                drawing. In a Stable unCLIP as published at most 999.
 
         Returns:
             ``len(images) * len(seeds)`` PIL images: first all drawings of the first image, in the order of the seeds.
 
         Raises:
             Stopped: If ``stop`` said so.
-            ValueError: If there are no images or seeds, no steps, or a guidance that is no number, or see
-                :func:`cbsae_hub.steering.apply`.
+            ValueError: If there are no images or seeds, no steps, a guidance that is no number, or no such noise level,
+                or see :func:`cbsae_hub.steering.apply`.
             EditError: If a steering leaves the embedding of its image as it was.
         """
         require_pictures(images)
@@ -156,7 +159,9 @@ class UnclipSteerer(Origin):
         pictures = []
         for start in range(0, len(drawings), batch):
             chosen, chosen_seeds = zip(*drawings[start : start + batch])
-            pictures += self.draw(torch.stack(chosen), chosen_seeds, num_inference_steps, guidance_scale, stop)
+            pictures += self.draw(
+                torch.stack(chosen), chosen_seeds, num_inference_steps, guidance_scale, stop, noise_level
+            )
         return pictures
 
     def draw(
@@ -166,6 +171,7 @@ class UnclipSteerer(Origin):
         num_inference_steps: int = 20,
         guidance_scale: float = 10.0,
         stop: Callable[[], bool] | None = None,
+        noise_level: int = 0,
     ) -> list[Image.Image]:
         """Draws embeddings, one batch.
 
@@ -175,12 +181,14 @@ class UnclipSteerer(Origin):
             num_inference_steps: See :meth:`generate`.
             guidance_scale: See :meth:`generate`.
             stop: See :meth:`generate`.
+            noise_level: See :meth:`generate`.
 
         Raises:
             Stopped: If ``stop`` said so.
-            ValueError: If there are no steps, or the guidance is no number.
+            ValueError: If there are no steps, the guidance is no number, or there is no such noise level.
         """
         checks.integer("num_inference_steps", num_inference_steps, 1, 1000)
+        checks.integer("noise_level", noise_level, 0, len(self.pipeline.image_noising_scheduler) - 1)
         if not math.isfinite(guidance_scale):
             raise ValueError(f"guidance_scale must be a finite number, got {guidance_scale}")
 
@@ -198,6 +206,7 @@ class UnclipSteerer(Origin):
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
+            noise_level=noise_level,
             callback=ask,
         ).images
 

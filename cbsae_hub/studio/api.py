@@ -115,10 +115,10 @@ class Api:
         """
         loaded, count = self._loaded(model), whole(limit, 1, MAX_RESULTS)
         seen = loaded.inspect(from_text(image, loaded.pack))
-        columns = (loaded.pack.grid or (1, len(seen.latents)))[1]
+        columns = seen.grid[1]
         neurons = []
         for place, neuron in enumerate(seen.active[:count].tolist()):
-            patch = int(seen.latents[:, place].argmax())
+            patch = int(seen.latents[seen.before :, place].argmax())
             neurons.append(
                 {
                     **_short(loaded, neuron),

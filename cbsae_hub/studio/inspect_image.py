@@ -104,12 +104,12 @@ class InspectTab:
         """The neurons that fire at one patch."""
         loaded, seen = self._recall(served, key)
         patch = getattr(event, "patch", None)
-        if not isinstance(patch, int) or not 0 <= patch < len(seen.latents):
+        if not isinstance(patch, int) or not 0 <= patch < len(seen.latents) - seen.before:
             raise ImageRefused("There is no such patch.")
-        strengths = seen.latents[patch]
+        strengths = seen.latents[seen.before + patch]
         order = np.argsort(-strengths, kind="stable")
         order = _visible(loaded, seen, order[strengths[order] > 0], bool(hide_dense))
-        columns = _grid_shape(loaded, seen)[1]
+        columns = seen.grid[1]
         label = f"Neurons at patch row {patch // columns + 1}, column {patch % columns + 1}"
         choices = [(_title(loaded, seen, i, strengths[i], "here"), str(seen.active[i])) for i in order]
         picture = _draw(loaded, seen, order[0] if len(order) else None, patch)
@@ -137,16 +137,16 @@ class InspectTab:
         seen = loaded.inspect(self.visit.serving.pictures.get(picture, loaded.pack))
         key = self.memory.put(seen)
         grid, neurons, card = self.overview(loaded.key, key, True)
-        worst = int(seen.token_error.argmax())
-        columns = _grid_shape(loaded, seen)[1]
+        lost = seen.token_error[seen.before :]
+        worst, columns = int(lost.argmax()), seen.grid[1]
         error = html.facts(
             [
                 ("The SAE keeps", f"{seen.explained:.1%}", "of the activations' squared distance from its centre"),
-                ("Cosine", f"{seen.cosine:.3f}", "of activations and reconstruction, mean over patches"),
+                ("Cosine", f"{seen.cosine:.3f}", "of activations and reconstruction, mean over tokens"),
                 ("Neurons firing", f"{len(seen.active)}", "anywhere on the picture"),
                 (
                     "Most is lost at",
-                    f"row {worst // columns + 1}, column {worst % columns + 1} ({seen.token_error[worst]:.0%})",
+                    f"row {worst // columns + 1}, column {worst % columns + 1} ({lost[worst]:.0%})",
                     "the patch whose activation is reconstructed worst",
                 ),
             ]
@@ -173,18 +173,14 @@ def _title(loaded: Loaded, seen: Inspected, place: int, strength: float, what: s
     return f"{html.neuron_title(row)}: {strength:.2f} {what}{times}"
 
 
-def _grid_shape(loaded: Loaded, seen: Inspected) -> tuple[int, int]:
-    return loaded.pack.grid or (1, len(seen.latents))
-
-
 def _draw(loaded: Loaded, seen: Inspected, place: int | None, patch: int | None = None) -> str:
-    shape = _grid_shape(loaded, seen)
     if place is None:
-        return html.patch_grid(seen.shown, np.zeros(shape), "Nothing to show.", patch)
-    strength = seen.latents[:, place]
+        return html.patch_grid(seen.shown, np.zeros(seen.grid), "Nothing to show.", patch)
+    first, strength = np.split(seen.latents[:, place], [seen.before])
     row = _row(loaded, seen, place)
-    caption = f"Where {html.neuron_title(row)} fires: {int((strength > 0).sum())} of {len(strength)} patches."
-    return html.patch_grid(seen.shown, (strength / max(strength.max(), 1e-12)).reshape(shape), caption, patch)
+    others = f", and {int((first > 0).sum())} of {len(first)} tokens before them" if len(first) else ""
+    caption = f"Where {html.neuron_title(row)} fires: {int((strength > 0).sum())} of {len(strength)} patches{others}."
+    return html.patch_grid(seen.shown, (strength / max(strength.max(), 1e-12)).reshape(seen.grid), caption, patch)
 
 
 _EMPTY = '<p class="cb-empty">Upload a picture, paste one, or take a sample.</p>'

@@ -14,7 +14,7 @@ from PIL import Image
 
 from cbsae_hub.inspection import Inspection
 from cbsae_hub.models import CBSAE
-from cbsae_hub.models.auto import load, require_encoder
+from cbsae_hub.models.auto import load
 from cbsae_hub.models.fetch import download
 from cbsae_hub.models.files import ModelFileError
 from cbsae_hub.models.hub_model import EVALUATION_NAME
@@ -25,6 +25,7 @@ from cbsae_hub.studio.generators import Generators
 from cbsae_hub.studio.pictures import SHOWN, as_webp
 from cbsae_hub.vision.clip_like import ClipLike
 from cbsae_hub.vision.encoder import VisionEncoder
+from cbsae_hub.vision.explained import explained_encoder
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +36,13 @@ class Inspected(Inspection):
 
     Attributes:
         shown: The picture as it enters the encoder, enlarged, as WebP.
+        grid: Rows and columns of the tokens that are patches; of an SAE of other tokens (1, tokens).
+        before: How many tokens come before those: CLS and registers, of an SAE of all tokens.
     """
 
     shown: bytes
+    grid: tuple[int, int]
+    before: int
 
 
 def public_id(model: str | Path) -> str:
@@ -94,12 +99,8 @@ class Loaded:
 
     @cached_property
     def encoder(self) -> VisionEncoder:
-        """The encoder that the SAE explains, of exactly the revision that it was trained on."""
-        sae = self.sae
-        require_encoder(sae)
-        return VisionEncoder.from_pretrained(
-            sae.encoder_id, sae.layer, sae.tokens, revision=sae.encoder_revision, beside=self.model_id
-        )
+        """The encoder that the SAE explains, of exactly the revision that it was trained on; whole images are seen."""
+        return explained_encoder(self.sae, beside=self.model_id)
 
     @cached_property
     def judge(self) -> ClipLike | None:
@@ -160,8 +161,11 @@ class Loaded:
     def inspect(self, picture: Image.Image) -> Inspected:
         """Runs encoder and SAE on one RGB picture."""
         pixels = self.encoder.pixel_values([picture])
-        seen = Inspection.of(self.sae, self.encoder(pixels)[0])
-        return Inspected(**vars(seen), shown=self._as_seen(pixels[0]))
+        x = self.encoder(pixels)[0]
+        grid = self.encoder.grid if self.encoder.tokens in ("patches", "all") else (1, len(x))
+        before = len(x) - grid[0] * grid[1]
+        seen = Inspection.of(self.sae, x)
+        return Inspected(**vars(seen), shown=self._as_seen(pixels[0]), grid=grid, before=before)
 
     def neighbours(self, neuron: int, count: int = 6) -> list[tuple[int, float]]:
         """Neurons whose decoder rows point most nearly the same way, with the cosines, nearest first."""

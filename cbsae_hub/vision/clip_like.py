@@ -17,6 +17,7 @@ from cbsae_hub.models import folder_revision, resolve_id
 from cbsae_hub.models.fetch import MODEL_FILES, download_folder, is_content
 from cbsae_hub.models.files import replace_file
 from cbsae_hub.vision.encoder import require_pictures, to_rgb
+from cbsae_hub.vision.prompts import fill, tell_unread
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
@@ -34,7 +35,7 @@ class ClipLike:
     Args:
         model: An open_clip model.
         preprocess: What makes a tensor of a PIL image.
-        tokenizer: What makes token ids of texts.
+        tokenizer: What makes padded token ids of texts, cut at ``context_length`` if that is given: one of open_clip.
         repo_id: Where the model came from.
         revision: Which version of it.
     """
@@ -43,7 +44,7 @@ class ClipLike:
         self,
         model: torch.nn.Module,
         preprocess: Callable[[Image.Image], torch.Tensor],
-        tokenizer: Callable[[list[str]], torch.Tensor],
+        tokenizer: Callable[..., torch.Tensor],
         repo_id: str,
         revision: str | None = None,
     ):
@@ -135,6 +136,8 @@ class ClipLike:
     ) -> torch.Tensor:
         """Unit embeddings of texts, ``[n, d]`` float32 on the CPU.
 
+        Warns of texts that are longer than what the model reads, and of texts that are the same to it.
+
         Args:
             texts: One or more.
             templates: Prompts with one ``{}``; the unit embeddings of all are averaged and made unit again. The
@@ -147,15 +150,15 @@ class ClipLike:
         if not len(texts):
             raise ValueError("no texts were given")
         # Of such a text only the start and the end would be embedded: the same for all of them, and of no concept.
-        nothing = (self.tokenizer(list(texts)) == self.tokenizer([""])).all(1)
-        if nothing.any():
-            empty = ", ".join(repr(text) for text, bad in zip(texts, nothing.tolist()) if bad)
+        nothing = self.tokenizer([""])
+        unread = (self.tokenizer(list(texts)) == nothing).all(1)
+        if unread.any():
+            empty = ", ".join(repr(text) for text, bad in zip(texts, unread.tolist()) if bad)
             raise ValueError(f"the judge's tokenizer finds nothing to read in {empty}: leave it out")
-        if bad := [template for template in templates if "{}" not in template]:
-            raise ValueError(f"a template needs one {{}} for the text, got {bad[0]!r}")
+        tell_unread(self.tokenizer, int(nothing.mode().values), nothing.shape[1], texts, templates, self.repo_id)
         total = 0
         for template in templates:
-            lines = [template.replace("{}", text) for text in texts]
+            lines = fill(template, texts)
             parts = [
                 self.model.encode_text(self.tokenizer(lines[start : start + batch_size]).to(self.device))
                 for start in range(0, len(lines), batch_size)

@@ -1,21 +1,20 @@
 """Activations of vision encoders of transformers, for the tokens that are asked for."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-import transformers
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor
 
 from cbsae_hub.models import checks
 from cbsae_hub.models.fetch import find_model
-from cbsae_hub.vision.families import family_of, prefix_tokens
+from cbsae_hub.vision.families import family_of, prefix_tokens, tower_config
 from cbsae_hub.vision.site import Edit, ResidualSite, find_blocks, run_blocks
+from cbsae_hub.vision.weights import load_weights, quiet, require_complete
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -76,6 +75,11 @@ class VisionEncoder:
         self.model = model.eval().requires_grad_(False)
         self.processor = processor
         self.family = family_of(model.config)
+        if hasattr(model.config, "vision_config"):
+            raise ValueError(
+                f"{type(model).__name__} is more than a vision tower: VisionEncoder.from_pretrained loads the tower "
+                "from its folder or Hub id"
+            )
         self.site = ResidualSite.find(model, layer)
         self.layer = self.site.layer
         self.num_layers = len(find_blocks(model)[0])
@@ -112,8 +116,8 @@ class VisionEncoder:
             beside: A model folder next to which the encoder may lie, see :func:`cbsae_hub.models.resolve_id`.
 
         Raises:
-            ValueError: See the class; or the weights are not those that ``revision`` names, or some are missing, or it
-                is no model of transformers.
+            ValueError: See the class; or the weights are not those that ``revision`` names, or some are missing or do
+                not fit the config, or it is no model of transformers.
             OSError: If there is no such model, or it has no safetensors weights.
         """
         source, revision = find_model(repo_id, revision, beside)
@@ -133,28 +137,18 @@ class VisionEncoder:
                 "(open_clip_config.json, as BioCLIP has) are not read here: convert them to a CLIPModel of "
                 f"transformers, or find somebody's conversion, and give its folder or id ({error})"
             ) from error
-        family = family_of(config)
-        with _quiet():
-            try:
-                model, report = getattr(transformers, family.model).from_pretrained(
-                    source, use_safetensors=True, output_loading_info=True, **family.options, **pinned
-                )
-            except OSError as error:
-                if "use_safetensors" not in str(error):
-                    raise
-                raise OSError(
-                    f"{repo_id} has no *.safetensors weights, and pickles are not read. If its page on the Hub has a "
-                    "pull request 'Adding `safetensors` variant', give its number, revision='refs/pr/1' or another"
-                ) from error
+        family, name, tower = family_of(config), str(repo_id), tower_config(config)
+        model, missing = load_weights(family.model, name, source, config=tower, **family.options, **pinned)
+        if missing and family.are_of_head(missing):
+            tower.update(family.bare_config)
+            model, missing = load_weights(family.bare, name, source, config=tower, **pinned)
+        require_complete(family.model, missing, name)
+        with quiet():
             # The default backend differs by what is installed; PIL gives everybody the same pixels.
             processor = AutoImageProcessor.from_pretrained(source, backend="pil", **pinned)
-        if missing := sorted(report["missing_keys"]):
-            raise ValueError(
-                f"{repo_id} lacks weights of a {family.model}, which would be random: {', '.join(missing):.200}"
-            )
         if not local:
-            revision = getattr(model.config, "_commit_hash", None) or revision
-        return cls(model.to(device), processor, layer, tokens, str(repo_id), revision)
+            revision = getattr(config, "_commit_hash", None) or revision
+        return cls(model.to(device), processor, layer, tokens, name, revision)
 
     @property
     def device(self) -> torch.device:
@@ -216,7 +210,12 @@ class VisionEncoder:
 
     @torch.no_grad()
     def embed(self, images: Sequence[Image.Image] | torch.Tensor) -> torch.Tensor:
-        """The model's pooled image embedding, unit norm: ``[images, d]`` (CLIP: after the projection)."""
+        """The model's pooled image embedding, unit norm: ``[images, d]`` (CLIP: after the projection).
+
+        Raises:
+            ValueError: If the model has none, see :meth:`require_embedding`.
+        """
+        self.require_embedding()
         return F.normalize(self.family.pooled(self.model(self._pixels(images))).float(), dim=-1)
 
     @torch.no_grad()
@@ -224,11 +223,21 @@ class VisionEncoder:
         """:meth:`embed` from all tokens' activations ``[images, all tokens, d_in]``: only the later blocks run.
 
         Raises:
-            ValueError: If the family has rotary positions, and these are not the tokens of such pictures.
+            ValueError: If the model has no embedding; or the family has rotary positions, and these are not the tokens
+                of such pictures.
         """
+        self.require_embedding()
         v = v.to(self.device, next(self.model.parameters()).dtype)
         v = run_blocks(self.model, v, self.layer + 1, grid=self.grid)
         return F.normalize(self.family.pool(self.model, v).float(), dim=-1)
+
+    def require_embedding(self) -> None:
+        """Raises ValueError if the model lacks what makes an embedding of its tokens: a CLIP its projection, say."""
+        if not self.family.has_head(self.model):
+            raise ValueError(
+                f"{self.repo_id or 'this encoder'} has no image embedding: its {type(self.model).__name__} has no "
+                f"{self.family.head}. Its activations need none; for embeddings take the whole model"
+            )
 
     def select(self, v: torch.Tensor, seeds: Sequence[int] | None = None) -> torch.Tensor:
         """Picks the chosen tokens: ``[images, all tokens, d_in] -> [images, tokens, d_in]``."""
@@ -264,9 +273,8 @@ class VisionEncoder:
         return edit
 
     def _pixels(self, images: Sequence[Image.Image] | torch.Tensor) -> torch.Tensor:
-        if isinstance(images, torch.Tensor):
-            return images.to(self.device, next(self.model.parameters()).dtype)
-        return self.pixel_values(images)
+        pixels = images if isinstance(images, torch.Tensor) else self.pixel_values(images)
+        return pixels.to(self.device, next(self.model.parameters()).dtype)
 
     def _check_tokens(self, tokens: str) -> str:
         if tokens is None:
@@ -275,17 +283,6 @@ class VisionEncoder:
         if tokens == "cls" and not self.family.cls_token:
             raise ValueError(f"{type(self.model).__name__} has no CLS token; take patches, all, mean or random:n")
         return tokens
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' reports on a text tower left in the file, and on DINOv3's processor without PIL."""
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(verbosity)
 
 
 def _plain(value: Any) -> Any:

@@ -9,6 +9,11 @@ from cbsae_hub.models.auto import require_encoder
 from cbsae_hub.vision.encoder import VisionEncoder
 
 
+def whole_image(tokens: str) -> str:
+    """The tokens of a whole image for a model that was trained on ``tokens``: "random:n" becomes "all"."""
+    return "all" if tokens.startswith("random:") else tokens
+
+
 def explained_encoder(
     sae: SAE | CBSAE,
     encoder: str | None = None,
@@ -17,7 +22,7 @@ def explained_encoder(
 ) -> VisionEncoder:
     """The encoder that a model explains, with the tokens that scores are of.
 
-    Those are whole images, whichever of their tokens the model was trained on: "random:n" becomes "all".
+    Those are whole images, see :func:`whole_image`.
 
     Args:
         sae: The model.
@@ -31,7 +36,6 @@ def explained_encoder(
         OSError: If there is no such encoder.
     """
     require_encoder(sae, encoder)
-    tokens = "all" if sae.tokens.startswith("random:") else sae.tokens
     return VisionEncoder.from_pretrained(
-        encoder or sae.encoder_id, sae.layer, tokens, sae.encoder_revision, device, beside=beside
+        encoder or sae.encoder_id, sae.layer, whole_image(sae.tokens), sae.encoder_revision, device, beside=beside
     )

@@ -1,6 +1,6 @@
 """Families of vision encoders that are known: CLIP, SigLIP, DINO 1 to 3, and other plain ViT."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
@@ -18,6 +18,9 @@ class Family:
         pooled: Picks the image embedding from what the model returns.
         pool: What the model does to get it from the tokens that leave its last block.
         options: For the class.
+        head: Name of the module that makes the embedding and without which some checkpoints come.
+        bare: The class of transformers to load without the head.
+        bare_config: What the tower's config says then.
     """
 
     model: str
@@ -25,6 +28,17 @@ class Family:
     pooled: Callable[[Any], torch.Tensor]
     pool: Callable[[Any, torch.Tensor], torch.Tensor]
     options: Mapping[str, Any] = field(default_factory=dict)
+    head: str | None = None
+    bare: str = ""
+    bare_config: Mapping[str, Any] = field(default_factory=dict)
+
+    def are_of_head(self, weights: Sequence[str]) -> bool:
+        """Whether these are names of weights of the head alone."""
+        return all(self.head in name.split(".") for name in weights)
+
+    def has_head(self, model: Any) -> bool:
+        """Whether a model of the family makes embeddings."""
+        return self.head is None or any(self.head in name.split(".") for name, _ in model.named_modules())
 
 
 def pool_clip(model: Any, v: torch.Tensor) -> torch.Tensor:
@@ -47,8 +61,23 @@ def _dino(model: str, **options: Any) -> Family:
     return Family(model, True, lambda output: output.last_hidden_state[:, 0], _pool_dino, options)
 
 
-_CLIP = Family("CLIPVisionModelWithProjection", True, attrgetter("image_embeds"), pool_clip)
-_SIGLIP = Family("SiglipVisionModel", False, attrgetter("pooler_output"), _pool_siglip)
+_CLIP = Family(
+    "CLIPVisionModelWithProjection",
+    True,
+    attrgetter("image_embeds"),
+    pool_clip,
+    head="visual_projection",
+    bare="CLIPVisionModel",
+)
+_SIGLIP = Family(
+    "SiglipVisionModel",
+    False,
+    attrgetter("pooler_output"),
+    _pool_siglip,
+    head="head",
+    bare="SiglipVisionModel",
+    bare_config={"vision_use_head": False},
+)
 FAMILIES = {
     "clip": _CLIP,
     "clip_vision_model": _CLIP,
@@ -73,6 +102,19 @@ def family_of(config: Any) -> Family:
     if config.model_type not in FAMILIES:
         raise ValueError(f"no vision encoder of type {config.model_type!r} is known; known are {', '.join(FAMILIES)}")
     return FAMILIES[config.model_type]
+
+
+def tower_config(config: Any) -> Any:
+    """The config of a vision tower with its projection, if any.
+
+    Args:
+        config: Of the tower, or of a whole model: that alone says how wide its projections are, whatever the config of
+            its tower says (openai's do by chance, bigG's does not).
+    """
+    tower = getattr(config, "vision_config", config)
+    if tower is not config and hasattr(config, "projection_dim"):
+        tower.projection_dim = config.projection_dim
+    return tower
 
 
 def prefix_tokens(config: Any) -> int:

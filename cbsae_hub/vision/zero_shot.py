@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from cbsae_hub.models.fetch import find_model
+from cbsae_hub.vision.prompts import embed_prompts
+from cbsae_hub.vision.weights import load_complete
 
-TEXT_TOWERS = ("clip", "siglip")
+TEXT_TOWERS = {"clip": "CLIPModel", "siglip": "SiglipModel"}
 
 
 class ZeroShotHead:
@@ -25,7 +26,6 @@ class ZeroShotHead:
         self.classes, self.weights, self.logit_scale = list(classes), weights, logit_scale
 
     @classmethod
-    @torch.no_grad()
     def from_pretrained(
         cls,
         encoder_id: str | Path,
@@ -46,7 +46,8 @@ class ZeroShotHead:
             batch_size: Prompts at once.
 
         Raises:
-            ValueError: If there are no classes, the encoder has no text tower, or it is of another revision.
+            ValueError: If there are no classes, the encoder has no text tower or lacks weights, it is of another
+                revision, or a template has no ``{}``.
         """
         if not classes:
             raise ValueError("there are no classes to choose from")
@@ -55,18 +56,10 @@ class ZeroShotHead:
         kind = AutoConfig.from_pretrained(source, **pinned).model_type
         if kind not in TEXT_TOWERS:
             raise ValueError(f"{encoder_id} is of type {kind}, without a text tower: it cannot classify by names")
-        model = AutoModel.from_pretrained(source, use_safetensors=True, **pinned).eval()
+        model = load_complete(TEXT_TOWERS[kind], encoder_id, source, **pinned).eval()
         tokenizer = AutoTokenizer.from_pretrained(source, **pinned)
-        padding = "max_length" if kind == "siglip" else True  # as each was trained
-        total = 0
-        for template in templates:
-            parts = []
-            for start in range(0, len(classes), batch_size):
-                texts = [template.format(name) for name in classes[start : start + batch_size]]
-                ids = tokenizer(texts, padding=padding, truncation=True, return_tensors="pt")
-                parts.append(F.normalize(model.get_text_features(**ids).pooler_output.float(), dim=-1))
-            total = total + torch.cat(parts)
-        return cls(classes, F.normalize(total, dim=-1), float(model.logit_scale.exp()))
+        weights = embed_prompts(model, tokenizer, classes, templates, str(encoder_id), batch_size)
+        return cls(classes, weights, model.logit_scale.exp().item())
 
     def __call__(self, image_embeddings: torch.Tensor) -> torch.Tensor:
         """Logits ``[images, classes]`` of unit embeddings ``[images, d]``."""

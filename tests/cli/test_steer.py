@@ -63,6 +63,18 @@ def test_drawings_start_from_the_same_noise(answer, cbsae_model, tmp_path):
         np.testing.assert_array_equal(np.asarray(Image.open(file)), np.asarray(picture))
 
 
+def test_the_noise_level_reaches_the_drawing(answer, cbsae, cbsae_model, tmp_path):
+    asked = ["steer", "hub/emoji-cbsae", "white", "--edit", "monkey=50", *UNCLIP, "--guidance", 2.5,
+             "--output", tmp_path / "drawn"]  # fmt: skip
+    told = answer(*asked, "--noise-level", 400)
+    unclip = UnclipSteerer.from_pretrained("hub/emoji-unclip", cbsae_model)
+    drawn = unclip.generate([WHITE] * 4, versions(Steering([Edit("monkey", 50.0)])), [0], 2, 2.5, noise_level=400)
+    for file, picture in zip(told["pictures"].values(), drawn, strict=True):
+        np.testing.assert_array_equal(np.asarray(Image.open(file)), np.asarray(picture))
+    result = cbsae(*asked, "--noise-level", 1000)
+    assert result.exit_code and "noise_level must be between 0 and 999" in result.stderr
+
+
 def test_both_at_once_and_all_drawings_in_one_file(cbsae, tmp_path):
     result = cbsae("steer", "hub/emoji-cbsae", "white", "--edit", "monkey=50", "--isolate", *LLAVA, *UNCLIP,
                    "--output", tmp_path / "row.webp")  # fmt: skip

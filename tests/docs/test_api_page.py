@@ -13,6 +13,7 @@ from workplace import ROOT
 
 import cbsae_hub
 import cbsae_hub.steering
+import cbsae_hub.vision
 
 spec = importlib.util.spec_from_file_location("api_page", ROOT / "docs" / "api_page.py")
 api = importlib.util.module_from_spec(spec)
@@ -56,7 +57,9 @@ def test_names_are_where_the_page_says():
         assert f"### {name}\n\n`from {module} import {name}`" in api.PAGE.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("package", [cbsae_hub, cbsae_hub.steering], ids=lambda package: package.__name__)
+@pytest.mark.parametrize(
+    "package", [cbsae_hub, cbsae_hub.steering, cbsae_hub.vision], ids=lambda package: package.__name__
+)
 def test_type_checkers_see_the_names_that_are_imported_on_first_use(package):
     tree = ast.parse(Path(package.__file__).read_text(encoding="utf-8"))
     seen = {
@@ -67,6 +70,12 @@ def test_type_checkers_see_the_names_that_are_imported_on_first_use(package):
         for alias in line.names
     }
     assert seen == package._HOME_OF
+    for name in seen:
+        assert getattr(package, name).__name__ == name and name in dir(package)
+    with pytest.raises(
+        AttributeError, match=f"module '{package.__name__}' has no attribute 'Nothing'; it has .*{name}"
+    ):
+        _ = package.Nothing
 
 
 def test_public_functions_are_typed():

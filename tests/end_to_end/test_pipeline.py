@@ -116,6 +116,21 @@ def test_a_sweep_is_one_table_and_goes_on_where_it_stopped(workplace):
     assert again.stdout == done.stdout and [path.stat().st_mtime_ns for path in trained] == times
 
 
+def test_a_sweep_over_drawn_tokens_is_scored_on_whole_images(workplace):
+    changes = {"tokens": "random:4", "layers": "[3]", "expansions": "[1]", "output": "drawn"}
+    done = run(workplace, "sweep.py", *(part for item in changes.items() for part in ("--set", "=".join(item))))
+    assert done.returncode == 0, done.stderr
+    pictures = Pictures(60)["image"]
+    v = VisionEncoder.from_pretrained(workplace / "hub" / "encoder", layer=3, tokens="all")(pictures)
+    embeddings = ClipLike.from_pretrained(workplace / "hub" / "judge").embed_images(pictures)
+    sae = SAE.from_pretrained(workplace / "drawn" / "layer-3" / "batchtopk-x1")
+    assert sae.tokens == "random:4"
+    raw, row = json.loads((workplace / "drawn" / "sweep.json").read_text())["rows"][:2]
+    assert raw["mean"] == pytest.approx(monosemanticity_score(v.mean(1), embeddings).nanmean().item(), abs=1e-5)
+    scores = monosemanticity_score(sae.encode(v).detach().mean(1), embeddings)
+    assert row["mean"] == pytest.approx(scores.nanmean().item(), abs=1e-5)
+
+
 def test_the_scripts_make_a_model_that_can_be_looked_up(workplace):
     for script in ("extract_activations.py", "train_sae.py", "build_pack.py", "score_neurons.py"):
         done = run(workplace, script)

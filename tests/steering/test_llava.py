@@ -3,6 +3,7 @@
 import huggingface_hub
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from steerable_models import (
     VISION,
     blocks_by_hand,
@@ -253,6 +254,13 @@ def test_from_pretrained_is_the_saved_model(tmp_path, tower):
     assert beside.model.dtype == torch.bfloat16 and len(beside.generate(pictures(1), "What?", steering, NEW)) == 1
     with pytest.raises(ValueError, match="but sha256:0 is asked for"):
         LlavaSteerer.from_pretrained(tmp_path / "llava", sae_for(), revision="sha256:0")
+    weights = load_file(tmp_path / "llava" / "model.safetensors")
+    name = next(name for name in weights if name.endswith("multi_modal_projector.linear_1.weight"))
+    rest = {key: value for key, value in weights.items() if key != name}
+    save_file(rest, tmp_path / "llava" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="lacks weights of a LlavaForConditionalGeneration.*linear_1.weight"):
+        LlavaSteerer.from_pretrained(tmp_path / "llava", sae_for())
+    save_file(weights, tmp_path / "llava" / "model.safetensors", {"format": "pt"})
     other = loaded.with_sae(cbsae_for())
     assert other.generate(pictures(2), "What?", steering, NEW) == expected
     assert (other.repo_id, other.revision) == (str(tmp_path / "llava"), folder_revision(tmp_path / "llava"))
@@ -277,6 +285,16 @@ def test_the_layer_is_the_one_that_llava_reads(read, block, tower):
     for other in {0, 1, 2, 3} - {block}:
         with pytest.raises(ValueError, match=f"reads block {block} .*works at block {other}"):
             LlavaSteerer(model, processor, sae_for(layer=other))
+
+
+@pytest.mark.parametrize("read", [[-2], [3]])
+def test_a_list_of_one_layer_is_one_layer(read, tower):
+    steering = Steering([Edit(3, 9.0)])
+    one, listed = (LlavaSteerer(*llava(tower=tower, vision_feature_layer=each), sae_for()) for each in (-2, read))
+    assert one.tower.layer == listed.tower.layer == 2
+    assert torch.equal(listed.image_features(pictures(2), steering), one.image_features(pictures(2), steering))
+    assert listed.generate(pictures(1), "What?", steering, NEW) == one.generate(pictures(1), "What?", steering, NEW)
+    assert_close(listed.features_of(listed.activations(pictures(2))), one.image_features(pictures(2)))
 
 
 @torch.no_grad()

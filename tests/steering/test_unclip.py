@@ -117,6 +117,22 @@ def test_unsteered_drawings_are_what_the_pipeline_draws_of_the_image(drawer):
     assert np.abs(pixels_of(drawing) - pixels_of(expected)).max() <= 1
 
 
+@pytest.mark.parametrize("level", [0, 30, 999])
+def test_a_noise_level_is_that_of_the_pipeline(drawer, level):
+    images, steering = pictures(2), Steering([Edit(3, 9.0)])
+    drawings = drawer.generate(images, steering, seeds=[5, 6], num_inference_steps=STEPS, noise_level=level, batch=3)
+    pipeline, expected = unclip(), []
+    for image in images:
+        embedding = embedding_by_hand(pipeline.image_encoder, 2, image, drawer.tower.sae, [(3, 9.0, "set")])
+        for seed in (5, 6):
+            generator = torch.Generator().manual_seed(seed)
+            options = {"generator": generator, "num_inference_steps": STEPS, "noise_level": level}
+            expected += pipeline(prompt="", image_embeds=embedding[None], **options).images
+    assert np.abs(pixels_of(drawings) - pixels_of(expected)).max() <= 1
+    plain = pixels_of(drawer.generate(images, steering, [5, 6], STEPS))
+    assert (np.abs(pixels_of(drawings) - plain).max() > 5) == (level > 0)
+
+
 def test_strengths_share_the_noise_of_the_start_and_of_the_embedding(drawer):
     images = pictures(2)
     strengths = [None, Steering([Edit(3, 5.0)]), Steering([Edit(3, 50.0)], isolate=True)]
@@ -228,6 +244,9 @@ def test_what_does_not_fit_is_an_error(tmp_path, monkeypatch):
         UnclipSteerer(unclip(), sae_for()).generate(pictures(1)[0])
     with pytest.raises(ValueError, match="num_inference_steps must be between 1"):
         UnclipSteerer(unclip(), sae_for()).generate(pictures(1), num_inference_steps=0)
+    for level in (-1, 1000, 0.5, True):
+        with pytest.raises(ValueError, match="noise_level must be"):
+            UnclipSteerer(unclip(), sae_for()).generate(pictures(1), noise_level=level)
     for guidance in (float("nan"), float("inf")):  # NaN would draw without any, infinity nothing
         with pytest.raises(ValueError, match="guidance_scale must be a finite number"):
             UnclipSteerer(unclip(), sae_for()).generate(pictures(1), guidance_scale=guidance)

@@ -1,6 +1,7 @@
 """What an inspection says, and who is near a neuron."""
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from small_hub import CONCEPTS, Pictures, make_hub
 
 from cbsae_hub.pack_builder import build_pack
 from cbsae_hub.scoring import NeuronScorer, Truth
+from cbsae_hub.studio.inspect_image import InspectTab
 from cbsae_hub.studio.loaded import Loaded, public_id
+from cbsae_hub.studio.pictures import ImageRefused
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +46,30 @@ def test_the_picture_is_shown_as_the_encoder_sees_it(loaded):
     with Image.open(io.BytesIO(loaded.inspect(wide).shown)) as shown:
         centre = np.asarray(shown.convert("RGB"), int).reshape(-1, 3).mean(0)
     assert centre[1] > 200 and centre[0] < 60
+
+
+def test_a_model_of_drawn_tokens_is_inspected_on_all_of_them(loaded):
+    drawn = Loaded(loaded.model_id)
+    drawn.sae.tokens = "random:2"
+    seen, plain = drawn.inspect(Pictures()[7]["image"]), loaded.inspect(Pictures()[7]["image"])
+    assert drawn.encoder.tokens == "all"
+    assert (len(plain.latents), plain.grid, plain.before) == (4, (2, 2), 0)
+    assert (len(seen.latents), seen.grid, seen.before) == (5, (2, 2), 1), "CLS comes before the patches"
+    for place, neuron in enumerate(seen.active.tolist()):
+        of_patches = plain.latents[:, plain.active == neuron].ravel()
+        np.testing.assert_allclose(seen.latents[1:, place], of_patches if len(of_patches) else 0, atol=1e-5)
+    page = InspectTab(SimpleNamespace(serving=SimpleNamespace(of=lambda _: drawn)))
+    key = page.memory.put(seen)
+    neuron = next(n for n, strengths in zip(seen.active, seen.latents.T) if strengths[1:].any())
+    grid, _ = page.where(None, key, str(neuron))
+    strengths = seen.latents[:, seen.active == neuron].ravel()
+    assert grid.count("cb-cell") == 4 and f"{(strengths[1:] > 0).sum()} of 4 patches, and " in grid
+    strongest = int(strengths[1:].argmax())
+    chosen = page.at_patch(SimpleNamespace(patch=strongest), None, key, False)[1]
+    assert f"row {strongest // 2 + 1}, column {strongest % 2 + 1}" in chosen.label
+    assert {int(value) for _, value in chosen.choices} <= set(seen.active[seen.latents[1 + strongest] > 0].tolist())
+    with pytest.raises(ImageRefused, match="no such patch"):
+        InspectTab.at_patch.__wrapped__(page, SimpleNamespace(patch=4), None, key, False)
 
 
 def test_siblings_are_found_and_a_missing_judge_is_survived(loaded, tmp_path, caplog):

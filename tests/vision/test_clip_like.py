@@ -65,6 +65,17 @@ def test_templates_are_averaged_as_unit_vectors(saved):
     torch.testing.assert_close(judge.embed_texts(["x {curly}"]).norm(), torch.ones(()))
 
 
+def test_texts_that_are_cut_or_the_same_are_named(saved, caplog):
+    folder, _, tokenizer = saved
+    long = "a pizza on grass an owl on grass an owl "
+    ids = [tokenizer(long + end, truncation=True, max_length=CONTEXT).input_ids for end in ("pizza", "owl")]
+    assert ids[0] == ids[1]
+    found = ClipLike.from_pretrained(folder).embed_texts([long + "pizza", long + "owl", "owl"])
+    torch.testing.assert_close(found[0], found[1])
+    assert f"{folder} reads the first {CONTEXT} tokens of a text: 2 of 3 are longer" in caplog.messages[0]
+    assert f"{folder} does not tell apart 2 of 3 texts" in caplog.messages[1]
+
+
 def test_clear_errors(saved, tmp_path):
     judge = ClipLike.from_pretrained(saved[0])
     with pytest.raises(ValueError, match="no texts"):

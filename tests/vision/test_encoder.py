@@ -1,10 +1,25 @@
+import json
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_models import BUILD, PATCH, SIDE, VISION, build, processor
-from transformers import AutoConfig, Dinov2Config, Dinov2Model, ViTConfig, ViTForImageClassification
+from tiny_models import BUILD, PATCH, SIDE, TEXT, VISION, build, processor
+from transformers import (
+    AutoConfig,
+    CLIPConfig,
+    CLIPForImageClassification,
+    CLIPModel,
+    CLIPVisionModelWithProjection,
+    Dinov2Config,
+    Dinov2Model,
+    SiglipConfig,
+    SiglipModel,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 from cbsae_hub.models import folder_revision
 from cbsae_hub.vision.encoder import VisionEncoder, to_rgb
@@ -177,6 +192,154 @@ def test_a_whole_clip_checkpoint_gives_its_vision_tower(tmp_path):
     with torch.no_grad():
         expected = whole.get_image_features(pixel_values=pixels).pooler_output
     torch.testing.assert_close(encoder.embed(pixels), expected / expected.norm(dim=1, keepdim=True))
+
+
+def other_width(**vision):
+    """A CLIP whose vision config says another width of the projection than the model has, as bigG's does."""
+    torch.manual_seed(0)
+    config = CLIPConfig(
+        vision_config={**VISION, "intermediate_size": 32, "projection_dim": 8, **vision},
+        text_config=TEXT,
+        projection_dim=12,
+    )
+    return CLIPModel(config).eval()
+
+
+def siglip(**vision):
+    torch.manual_seed(0)
+    vision = {**VISION, "intermediate_size": 32, **vision}
+    return SiglipModel(SiglipConfig(vision_config=vision, text_config={**TEXT, "vocab_size": 40})).eval()
+
+
+def saved(model, folder, prepare="CLIPModel"):
+    model.save_pretrained(folder)
+    processor(prepare).save_pretrained(folder)
+    return folder
+
+
+def rewritten(folder, rename):
+    """The weights of a folder under other names; None leaves one out."""
+    file = folder / "model.safetensors"
+    tensors = {rename(name): tensor for name, tensor in load_file(file).items()}
+    tensors.pop(None, None)
+    save_file(tensors, file, {"format": "pt"})
+
+
+@torch.no_grad()
+def features(whole, pixels):
+    return F.normalize(whole.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
+
+
+@torch.no_grad()
+def test_the_whole_models_config_says_how_wide_the_embedding_is(tmp_path):
+    whole = other_width()
+    encoder = VisionEncoder.from_pretrained(saved(whole, tmp_path))
+    pixels = encoder.pixel_values(pictures())
+    assert encoder.embed(pixels).shape == (3, 12)
+    torch.testing.assert_close(encoder.embed(pixels), features(whole, pixels))
+    torch.testing.assert_close(
+        encoder(pixels), whole.vision_model(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
+    )
+    tower = encoder.model
+    again = VisionEncoder.from_pretrained(saved(tower, tmp_path / "tower"))
+    torch.testing.assert_close(again.embed(pixels), features(whole, pixels))
+
+
+@torch.no_grad()
+def test_openais_double_configs_are_read(tmp_path):
+    whole = other_width()
+    file = saved(whole, tmp_path) / "config.json"
+    config = json.loads(file.read_text())
+    config["vision_config_dict"], config["vision_config"] = config["vision_config"], {}
+    file.write_text(json.dumps(config))
+    encoder = VisionEncoder.from_pretrained(tmp_path)
+    pixels = encoder.pixel_values(pictures())
+    torch.testing.assert_close(encoder.embed(pixels), features(whole, pixels))
+
+
+@pytest.mark.parametrize("names", ["as saved", "of transformers 4", "without prefix", "classifier"])
+@torch.no_grad()
+def test_activations_need_no_projection(names, tmp_path):
+    tower = other_width().vision_model
+    if names == "classifier":
+        classifier = CLIPForImageClassification(other_width().config)
+        classifier.vision_model.load_state_dict(tower.state_dict())
+        saved(classifier, tmp_path)
+    else:
+        saved(tower, tmp_path)
+    if names != "as saved" and names != "classifier":
+        prefix = "vision_model." if names == "of transformers 4" else ""
+        rewritten(tmp_path, lambda name: prefix + name.removeprefix("vision_model."))
+    encoder = VisionEncoder.from_pretrained(tmp_path, layer=1, tokens="all")
+    pixels = encoder.pixel_values(pictures())
+    expected = tower(pixels, output_hidden_states=True).hidden_states[2]
+    torch.testing.assert_close(encoder(pixels), expected)
+    with encoder.site.capture() as seen:  # with which the model runs to its end
+        torch.testing.assert_close(encoder(pixels), expected)
+    assert len(seen.activations) == 1
+    for embed in (lambda: encoder.embed(pixels), lambda: encoder.embed_from(expected)):
+        with pytest.raises(
+            ValueError, match=f"{tmp_path} has no image embedding: its CLIPVisionModel has no visual_pro"
+        ):
+            embed()
+
+
+@pytest.mark.parametrize("said", [True, False])
+@torch.no_grad()
+def test_a_siglip_without_head_has_activations_and_no_embedding(said, tmp_path):
+    whole = siglip(vision_use_head=not said)
+    saved(whole, tmp_path, "SiglipVisionModel")
+    if not said:  # the config still tells of one
+        rewritten(tmp_path, lambda name: None if name.startswith("vision_model.head.") else name)
+    encoder = VisionEncoder.from_pretrained(tmp_path, layer=1)
+    pixels = encoder.pixel_values(pictures())
+    expected = whole.vision_model(pixels, output_hidden_states=True).hidden_states[2]
+    torch.testing.assert_close(encoder(pixels), expected)
+    with encoder.site.capture():
+        torch.testing.assert_close(encoder(pixels), expected)
+    for embed in (lambda: encoder.embed(pixels), lambda: encoder.embed_from(expected)):
+        with pytest.raises(ValueError, match="no image embedding: its SiglipVisionModel has no head"):
+            embed()
+
+
+def test_a_whole_siglip_gives_its_embedding(tmp_path):
+    whole = siglip()
+    encoder = VisionEncoder.from_pretrained(saved(whole, tmp_path, "SiglipVisionModel"))
+    pixels = encoder.pixel_values(pictures())
+    torch.testing.assert_close(encoder.embed(pixels), features(whole, pixels))
+
+
+def test_towers_in_memory_say_what_they_lack():
+    encoder = VisionEncoder(build("CLIPVisionModel"), processor("CLIPModel"), 1)
+    assert encoder(pictures()).shape == (3, 4, 16)
+    with pytest.raises(ValueError, match="this encoder has no image embedding: its CLIPVisionModel"):
+        encoder.embed(pictures())
+    with pytest.raises(ValueError, match="CLIPModel is more than a vision tower: VisionEncoder.from_pretrained"):
+        VisionEncoder(build("CLIPModel"), processor("CLIPModel"))
+
+
+def test_weights_that_do_not_fit_the_config_are_named(tmp_path):
+    tower = CLIPVisionModelWithProjection(other_width().config.vision_config)
+    file = saved(tower, tmp_path) / "config.json"
+    file.write_text(file.read_text().replace('"projection_dim": 8', '"projection_dim": 24'))
+    with pytest.raises(ValueError, match=r"visual_projection.weight is \(8, 16\), and the config asks for \(24, 16\)"):
+        VisionEncoder.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "kind", ["chinese_clip", "align", "metaclip_2", "siglip2", "clipseg", "chinese_clip_vision_model"]
+)
+def test_other_kinds_of_clip_are_refused_by_name(kind, tmp_path):
+    AutoConfig.for_model(kind).save_pretrained(tmp_path)
+    save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=f"no vision encoder of type '{kind}' is known; known are clip"):
+        VisionEncoder.from_pretrained(tmp_path)
+
+
+def test_encoders_of_half_precision_see_pictures(name):
+    encoder = VisionEncoder(build(name), processor(name), 1)
+    half = VisionEncoder(build(name).to(torch.bfloat16), processor(name), 1)
+    assert F.cosine_similarity(half(pictures()), encoder(pictures()), dim=-1).min() > 0.98
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16"])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from tiny_models import build
-from transformers import CLIPImageProcessor, CLIPModel
+from transformers import CLIPForImageClassification, CLIPImageProcessor, CLIPModel
 
 from cbsae_hub.vision.encoder import VisionEncoder
 from cbsae_hub.vision.zero_shot import ZeroShotHead
@@ -47,3 +47,18 @@ def test_what_cannot_classify_is_refused(folder, tmp_path):
     build("Dinov2Model").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="dinov2, without a text tower"):
         ZeroShotHead.from_pretrained(tmp_path, CLASSES)
+    with pytest.raises(ValueError, match="a template needs one {}"):
+        ZeroShotHead.from_pretrained(folder, CLASSES, ["a photo"])
+
+
+def test_a_classifiers_text_tower_is_not_made_up(folder, tmp_path):
+    CLIPForImageClassification(CLIPModel.from_pretrained(folder).config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="lacks weights of a CLIPModel, which would be random: logit_scale"):
+        ZeroShotHead.from_pretrained(tmp_path, CLASSES)
+
+
+def test_classes_that_are_cut_or_the_same_are_named(folder, caplog):
+    long = "pizza " * 40
+    ZeroShotHead.from_pretrained(folder, ["pizza", long + "cat", long + "owl"], ["a {}"])
+    assert f"{folder} reads the first 32 tokens of a text: 2 of 3 are longer" in caplog.messages[0]
+    assert "does not tell apart 2 of 3 texts" in caplog.messages[1] and "pizza cat' = " in caplog.messages[1]

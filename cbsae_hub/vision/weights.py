@@ -1,0 +1,76 @@
+"""Models of transformers with all of their weights: none of them random, none of another form than the config says."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' reports on a text tower left in the file, and on DINOv3's processor without PIL."""
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+
+
+def load_weights(
+    model: str, name: str | Path, pretrained_model_name_or_path: str, **options: Any
+) -> tuple[Any, list[str]]:
+    """A model, and the names of the weights that it lacks, which are random.
+
+    Args:
+        model: The class of transformers.
+        name: What it is called in errors.
+        pretrained_model_name_or_path: Where it is loaded from.
+        options: For ``from_pretrained``.
+
+    Raises:
+        OSError: If there are no safetensors weights.
+        ValueError: If weights are of another form than the config says.
+    """
+    with quiet():
+        try:
+            loaded, report = getattr(transformers, model).from_pretrained(
+                pretrained_model_name_or_path,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **options,
+            )
+        except OSError as error:
+            if "use_safetensors" not in str(error):
+                raise
+            raise OSError(
+                f"{name} has no *.safetensors weights, and pickles are not read. If its page on the Hub has a "
+                "pull request 'Adding `safetensors` variant', give its number, revision='refs/pr/1' or another"
+            ) from error
+    if others := sorted(report["mismatched_keys"]):
+        weight, has, expected = others[0]
+        raise ValueError(
+            f"{name} does not fit its config.json: {weight} is {tuple(has)}, and the config asks for "
+            f"{tuple(expected)} ({len(others)} such). Mend the config, or take another copy"
+        )
+    return loaded, sorted(report["missing_keys"])
+
+
+def load_complete(model: str, name: str | Path, pretrained_model_name_or_path: str, **options: Any) -> Any:
+    """A model that lacks no weights; arguments and errors as :func:`load_weights`.
+
+    Raises:
+        ValueError: Also if weights are missing.
+    """
+    loaded, missing = load_weights(model, name, pretrained_model_name_or_path, **options)
+    require_complete(model, missing, name)
+    return loaded
+
+
+def require_complete(model: str, missing: list[str], name: str | Path) -> None:
+    """Raises ValueError if there are missing weights."""
+    if missing:
+        raise ValueError(f"{name} lacks weights of a {model}, which would be random: {', '.join(missing):.200}")
