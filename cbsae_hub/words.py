@@ -11,7 +11,7 @@ import regex
 _INVISIBLE = regex.compile(
     r"""
     (?! (?<=\p{ccc=9} \p{M}*) [\u200c\u200d] | [\u200c\u200d] (?=\p{M}* \p{ccc=9}) )
-    (?! (?<=[\p{jt=D}\p{jt=L}\p{jt=C}] \p{jt=T}*) \u200c (?=\p{jt=T}* [\p{jt=D}\p{jt=R}\p{jt=C}]) )
+    (?! (?<=[\p{jt=D}\p{jt=L}\u0640] \p{jt=T}*) \u200c (?=\p{jt=T}* [\p{jt=D}\p{jt=R}\u0640]) )
     (?! (?<=[\p{Extended_Pictographic}\U0001f3fb-\U0001f3ff\ufe0f]) \u200d (?=\p{Extended_Pictographic}) )
     (?! (?<=[^\p{Default_Ignorable_Code_Point}\p{Cc}\s]) \p{Variation_Selector} )
     (?! (?<=\p{Extended_Pictographic} [\U000e0020-\U000e007f]*) [\U000e0020-\U000e007f] )
@@ -21,8 +21,8 @@ _INVISIBLE = regex.compile(
 )
 # How a character is drawn, not which one it is: colours of pictographs, and Arabic letters made longer.
 _DRAWN = regex.compile(r"[\p{Variation_Selector}\u0640]")
-# Copies of letters for old screens: Arabic forms, full and half width. NFKC would also make 10² to 102 and ① to 1.
-_COPIES = {code: unicodedata.normalize("NFKC", chr(code)) for code in range(0xFB50, 0xFFF0)}
+# Copies of letters for old screens: ligatures, Arabic forms, full and half width. For all characters NFKC would also make 10² to 102 and ① to 1.
+_COPIES = {code: unicodedata.normalize("NFKC", chr(code)) for code in range(0xFB00, 0xFFF0)}
 _DOTTED = regex.compile(r"i\u0307+")  # what case folding makes of İ
 _KEYBOARDS = str.maketrans("’ʼ‐‑", "''--")
 
@@ -36,7 +36,7 @@ _BOUNDARY = regex.compile(
     regex.VERSION1 | regex.WORD,
 )
 _IS_WORD = regex.compile(r"[\p{L}\p{N}\p{So}\p{Sm}\p{Sc}]")
-_IS_UNSPACED = regex.compile(rf"{_UNSPACED}\p{{M}}*")
+_IS_UNSPACED = regex.compile(_UNSPACED)
 
 
 def clean_name(name: str) -> str:
@@ -64,8 +64,8 @@ def name_key(name: str) -> str:
 def words_of(text: str) -> list[str]:
     """Words in the form of :func:`name_key`, English plurals cut: ``"Striped dogs!" -> ["striped", "dog"]``.
 
-    Words end where Unicode says (UAX #29). Symbols and pictographs are words. Thai, Chinese, Japanese and others that have no
-    spaces between words are one word as far as nothing stands between them.
+    Words end where Unicode says (UAX #29). Symbols and pictographs are words. Thai, Chinese, Japanese and others that
+    have no spaces between words are one word as far as nothing stands between them.
     """
     pieces = name_key(text).replace("_", " ").split()
     parts = (part for piece in pieces for part in _parts(piece) if _IS_WORD.search(part))
