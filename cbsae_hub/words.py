@@ -21,7 +21,8 @@ _INVISIBLE = regex.compile(
 )
 # How a character is drawn, not which one it is: colours of pictographs, and Arabic letters made longer.
 _DRAWN = regex.compile(r"[\p{Variation_Selector}\u0640]")
-# Copies of letters for old screens: ligatures, Arabic forms, full and half width. For all characters NFKC would also make 10² to 102 and ① to 1.
+# Copies of letters for old screens: ligatures, Arabic forms, full and half width. NFKC of everything would also make
+# 102 of 10², and 1 of ①.
 _COPIES = {code: unicodedata.normalize("NFKC", chr(code)) for code in range(0xFB00, 0xFFF0)}
 _DOTTED = regex.compile(r"i\u0307+")  # what case folding makes of İ
 _KEYBOARDS = str.maketrans("’ʼ‐‑", "''--")
