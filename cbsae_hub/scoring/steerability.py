@@ -31,6 +31,7 @@ from cbsae_hub.steering.single_neurons import SingleNeurons
 from cbsae_hub.steering.unclip import UnclipSteerer
 from cbsae_hub.vision.clip_like import ClipLike
 from cbsae_hub.vision.site import EditError
+from cbsae_hub.words import name_key
 
 CHUNK = 64  # neurons whose scores are one file of a checkpoint
 LENGTH_IMAGES = 64  # whose activations' median length pushes are compared with
@@ -327,7 +328,7 @@ class SteerabilityScorer:
                 told[f"said_{mode}"] = {
                     "reconstruction_only": nothing,
                     "different_words": len(set(filter(None, words))),
-                    "is_concept": mean([word == name for word, name in zip(words, names)]),
+                    "is_concept": mean([name_key(word) == name_key(name) for word, name in zip(words, names)]),
                     "reconstruction_score": mean(text_steerability(self.sentences([nothing] * len(names)), concepts)),
                     "shuffled_score": mean(text_steerability(self.sentences(words), concepts[shuffled])),
                 }

@@ -9,6 +9,7 @@ from cbsae_hub.studio import html
 from cbsae_hub.studio.links import MAX_QUERY, Link
 from cbsae_hub.studio.loaded import Loaded
 from cbsae_hub.studio.visit import LOOKUP, Visit, kindly, row_of
+from cbsae_hub.words import clean_name, name_key
 
 LIMIT = 20
 
@@ -59,7 +60,7 @@ class FindTab:
             return [html.verdict("not in this model", "Type a word or two."), *_nothing(_example_queries(loaded))]
         result = loaded.pack.find(text, LIMIT, None if loaded.judge is None else loaded.judge.embed_texts)
         ids = list(dict.fromkeys(found.neuron for found in result.matches))
-        near = [concept for concept in result.nearest if concept.lower() != text.lower()]
+        near = [concept for concept in result.nearest if name_key(concept) != name_key(text)]
         suggestions = gr.Radio(near or _example_queries(loaded), value=None, label="Near in meaning" if near else _TRY)
         said = html.verdict(result.verdict, _sentence(text, result, len(ids)))
         if not ids:
@@ -99,7 +100,7 @@ _INVITATION = '<section class="cb-card"><p>Type a concept, and see which neurons
 
 
 def _clean(query: Any) -> str:
-    return str(query or "").strip()[:MAX_QUERY]
+    return clean_name(str(query or ""))[:MAX_QUERY]
 
 
 def _nothing(examples: list[str]) -> list[Any]:

@@ -16,7 +16,7 @@ from cbsae_hub.inspection import Inspection
 from cbsae_hub.models import CBSAE
 from cbsae_hub.models.auto import load
 from cbsae_hub.models.fetch import download
-from cbsae_hub.models.files import ModelFileError
+from cbsae_hub.models.files import ModelFileError, read_text
 from cbsae_hub.models.hub_model import EVALUATION_NAME
 from cbsae_hub.pack import Pack
 from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
@@ -143,7 +143,7 @@ class Loaded:
                 file = download(self.model_id, EVALUATION_NAME, None, {})
             except ModelFileError:
                 return {}
-        return json.loads(file.read_text(encoding="utf-8"))["tables"]
+        return json.loads(read_text(file))["tables"]
 
     @cached_property
     def _directions(self) -> torch.Tensor:

@@ -12,7 +12,6 @@ from typing import Any
 
 import gradio as gr
 
-from cbsae_hub.models.checks import concept_key
 from cbsae_hub.models.concept_selection import select_concepts
 from cbsae_hub.studio import downloads, html
 from cbsae_hub.studio.html import escape
@@ -21,11 +20,13 @@ from cbsae_hub.studio.loaded import Loaded
 from cbsae_hub.studio.pictures import ImageRefused
 from cbsae_hub.studio.visit import KINDLY, LOOKUP, PRIVATE, Visit, kindly
 from cbsae_hub.studio.workshop import Workshop
+from cbsae_hub.words import clean_name, name_key, words_of
 
 logger = logging.getLogger(__name__)
 
 MAX_CONCEPTS = 20
 MAX_LETTERS = 40
+SEPARATORS = re.compile(r"[\n,;，、；،؛]")  # the last ones are Chinese and Arabic
 LOOK = 0.25  # seconds between two looks at how far the training is
 
 
@@ -157,25 +158,25 @@ def concepts_of(words: Any) -> list[str]:
     Raises:
         ImageRefused: If there are none, too many, or one is too long or no word at all.
     """
-    parts = [" ".join(part.split()) for part in re.split(r"[,;\n]", str(words or ""))]
-    found = list({concept_key(part): part for part in parts if part}.values())
+    parts = map(clean_name, SEPARATORS.split(str(words or "")))
+    found = list({name_key(part): part for part in parts if part}.values())
     if not found:
         raise ImageRefused("Type a concept or two, one a line.")
     if len(found) > MAX_CONCEPTS:
         raise ImageRefused(f"These are {len(found)} concepts; at most {MAX_CONCEPTS} can be added at once.")
     for name in found:
-        if len(name) > MAX_LETTERS or not re.search(r"\w", name):
+        if len(name) > MAX_LETTERS or not words_of(name):
             raise ImageRefused(f"“{name[:MAX_LETTERS]}” is no concept of at most {MAX_LETTERS} letters.")
     return found
 
 
 def located(loaded: Loaded, concepts: list[str]) -> list[tuple[str, int | None]]:
     """For each concept the neuron that stands for it: of the bottleneck, else the best SAE neuron of that name."""
-    bottleneck = {concept_key(name): i for i, name in enumerate(getattr(loaded.sae, "concepts", []))}
+    bottleneck = {name_key(name): i for i, name in enumerate(getattr(loaded.sae, "concepts", []))}
     first = len(loaded.pack.neurons) - len(bottleneck)
     _, found = select_concepts(concepts, loaded.pack.neurons, range(first))
     return [
-        (row.concept, first + bottleneck[concept_key(row.concept)] if concept_key(row.concept) in bottleneck
+        (row.concept, first + bottleneck[name_key(row.concept)] if name_key(row.concept) in bottleneck
          else row.neuron if row.where == "sae" else None)
         for row in found.itertuples()
     ]  # fmt: skip

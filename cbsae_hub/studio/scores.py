@@ -17,6 +17,7 @@ from cbsae_hub.studio.loaded import Loaded
 from cbsae_hub.studio.pictures import ImageRefused
 from cbsae_hub.studio.style import script
 from cbsae_hub.studio.visit import LOOKUP, Visit, kindly
+from cbsae_hub.words import name_key
 
 MOST_DOTS = 8000  # of a map; of larger models, every n-th neuron
 ROWS = 100
@@ -112,8 +113,8 @@ def map_of(loaded: Loaded, title: str) -> str:
 def rows_of(loaded: Loaded, words: str, column: str) -> str:
     """The first rows of the table of all neurons."""
     frame = loaded.pack.neurons.frame
-    if wanted := words.strip().lower():
-        frame = frame[frame["name"].fillna("").str.lower().str.contains(wanted, regex=False)]
+    if wanted := name_key(words):
+        frame = frame[frame["name"].fillna("").map(name_key).str.contains(wanted, regex=False)]
     if column in frame:
         frame = frame.sort_values(column, ascending=False)
     body = "".join(

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 import pandas as pd
 
-from cbsae_hub.models import CBSAE, checks
+from cbsae_hub.models import CBSAE
 from cbsae_hub.steering.first_words import ONE_WORD
 from cbsae_hub.studio import html
 from cbsae_hub.studio.basket import Basket, Item, concept_of
@@ -17,6 +17,7 @@ from cbsae_hub.studio.loaded import Loaded
 from cbsae_hub.studio.pictures import WHITE
 from cbsae_hub.studio.style import script
 from cbsae_hub.studio.visit import Visit, kindly
+from cbsae_hub.words import name_key
 
 LOW, HIGH = 0.2, 0.6  # steerability and interpretability that an example calls low and high
 
@@ -83,8 +84,8 @@ def examples(loaded: Loaded) -> list[Example]:
         )
     if not isinstance(loaded.sae, CBSAE):  # without a bottleneck, nothing can be added
         return found
-    known = {checks.concept_key(row.name) for row in loaded.pack.neurons if row.name}
-    lacking = [name for name in loaded.pack.vocabulary if checks.concept_key(name) not in known]
+    known = {name_key(row.name) for row in loaded.pack.neurons if row.name}
+    lacking = [name for name in loaded.pack.vocabulary if name_key(name) not in known]
     word = min(lacking, key=lambda name: len(loaded.pack.find(name).matches), default=None)
     if word is None:
         return found

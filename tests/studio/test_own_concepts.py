@@ -16,7 +16,9 @@ from cbsae_hub.studio.pictures import ImageRefused
 
 def test_concepts_are_lines_or_between_commas_each_once():
     assert concepts_of(" red  car\nRed Car,  dog;;\n\nünder ") == ["Red Car", "dog", "ünder"]
+    assert concepts_of("Café，CAFE\u0301、\u200b猫،كلب；❤") == ["CAFÉ", "猫", "كلب", "❤"]
     for bad, message in (
+        ("\u200b", "Type a concept"),
         ("", "Type a concept"), (None, "Type a concept"), (",,\n", "Type a concept"), ("x" * 41, "no concept"),
         ("?!", "no concept"), (",".join(map(str, range(21))), "at most 20"),
     ):  # fmt: skip
