@@ -7,11 +7,11 @@ import re
 import warnings
 from typing import Any, BinaryIO
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from cbsae_hub.pack import Pack
 from cbsae_hub.studio.memory import Memory
-from cbsae_hub.vision.encoder import to_rgb
+from cbsae_hub.vision.pictures import to_rgb
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 25_000_000
@@ -46,7 +46,7 @@ def read_picture(source: str | BinaryIO) -> Image.Image:
                 if min(picture.size) < 2:
                     raise ImageRefused("This picture is only a line of pixels. Please take another one.")
                 picture.draft("RGB", (2 * SHOWN, 2 * SHOWN))  # JPEG only: decodes to about what is needed
-                return to_rgb(ImageOps.exif_transpose(picture))
+                return to_rgb(picture)
         except ImageRefused:
             raise
         except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

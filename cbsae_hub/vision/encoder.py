@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
@@ -15,37 +14,8 @@ from transformers import AutoConfig, AutoImageProcessor
 from cbsae_hub.models import checks
 from cbsae_hub.models.fetch import find_model
 from cbsae_hub.vision.families import family_of, prefix_tokens
+from cbsae_hub.vision.pictures import require_pictures, to_rgb
 from cbsae_hub.vision.site import Edit, ResidualSite, find_blocks, run_blocks
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL image as RGB; what is transparent is shown on white.
-
-    Raises:
-        ValueError: If it is something else.
-    """
-    if not isinstance(image, Image.Image):
-        raise ValueError(f"expected pictures of PIL, as Image.open gives them, got {image!r:.80}")
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I;16") or image.mode == "I" and image.getextrema()[1] > 255:
-        # PIL would cut 16 bits off at 255: all but the darkest would be white.
-        image = Image.fromarray(np.rint(np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info or image.mode in ("LA", "PA", "RGBa", "La"):
-        image = image.convert("RGBA")
-    if image.mode == "RGBA":
-        canvas = Image.new("RGB", image.size, "white")
-        canvas.paste(image, mask=image.getchannel("A"))
-        return canvas
-    return image.convert("RGB")
-
-
-def require_pictures(images: Sequence[Image.Image]) -> None:
-    """Raises ValueError if there are no pictures, or one that is not in a list."""
-    if isinstance(images, (Image.Image, str, Path)):
-        raise ValueError(f"give pictures as a list, also a single one: [picture]; got {images!r:.80}")
-    if not len(images):
-        raise ValueError("no images were given")
 
 
 class VisionEncoder:

@@ -7,7 +7,7 @@ from tiny_models import BUILD, PATCH, SIDE, VISION, build, processor
 from transformers import AutoConfig, Dinov2Config, Dinov2Model, ViTConfig, ViTForImageClassification
 
 from cbsae_hub.models import folder_revision
-from cbsae_hub.vision.encoder import VisionEncoder, to_rgb
+from cbsae_hub.vision.encoder import VisionEncoder
 
 ENCODERS = [name for name in BUILD if name not in ("CLIPModel", "LlavaForConditionalGeneration", "CLIPVisionModel")]
 
@@ -177,26 +177,6 @@ def test_a_whole_clip_checkpoint_gives_its_vision_tower(tmp_path):
     with torch.no_grad():
         expected = whole.get_image_features(pixel_values=pixels).pooler_output
     torch.testing.assert_close(encoder.embed(pixels), expected / expected.norm(dim=1, keepdim=True))
-
-
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16"])
-def test_every_mode_is_read(mode):
-    picture = Image.new("RGB", (20, 20), (200, 30, 40)).convert("L" if mode == "I;16" else mode)
-    assert to_rgb(picture).mode == "RGB"
-
-
-def test_what_is_transparent_is_white():
-    picture = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
-    picture.putpixel((1, 0), (0, 0, 255, 255))
-    assert [to_rgb(picture).getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (0, 0, 255)]
-
-
-@pytest.mark.parametrize("make", [lambda v: v.astype("<u2"), lambda v: v.astype(">u2"), lambda v: v.astype("<i4")])
-def test_sixteen_bits_become_eight(make):
-    values = np.array([[0, 300, 25700, 40000, 65535]])
-    picture = Image.fromarray(make(values))
-    expected = [(round(value / 257),) * 3 for value in values[0].tolist()]
-    assert [to_rgb(picture).getpixel((x, 0)) for x in range(5)] == expected
 
 
 @pytest.mark.parametrize("tokens", ["nonsense", "random:", "random:0", "random:-1", "CLS", None, 3])
