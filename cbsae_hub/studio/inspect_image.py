@@ -180,11 +180,12 @@ def _grid_shape(loaded: Loaded, seen: Inspected) -> tuple[int, int]:
 def _draw(loaded: Loaded, seen: Inspected, place: int | None, patch: int | None = None) -> str:
     shape = _grid_shape(loaded, seen)
     if place is None:
-        return html.patch_grid(seen.shown, np.zeros(shape), "Nothing to show.", patch)
+        return html.patch_grid(seen.shown, np.zeros(shape), "Nothing to show.", patch, seen.ratio)
     strength = seen.latents[:, place]
     row = _row(loaded, seen, place)
     caption = f"Where {html.neuron_title(row)} fires: {int((strength > 0).sum())} of {len(strength)} patches."
-    return html.patch_grid(seen.shown, (strength / max(strength.max(), 1e-12)).reshape(shape), caption, patch)
+    heat = (strength / max(strength.max(), 1e-12)).reshape(shape)
+    return html.patch_grid(seen.shown, heat, caption, patch, seen.ratio)
 
 
 _EMPTY = '<p class="cb-empty">Upload a picture, paste one, or take a sample.</p>'

@@ -35,9 +35,11 @@ class Inspected(Inspection):
 
     Attributes:
         shown: The picture as it enters the encoder, enlarged, as WebP.
+        ratio: Its width, by its height.
     """
 
     shown: bytes
+    ratio: float
 
 
 def public_id(model: str | Path) -> str:
@@ -161,7 +163,8 @@ class Loaded:
         """Runs encoder and SAE on one RGB picture."""
         pixels = self.encoder.pixel_values([picture])
         seen = Inspection.of(self.sae, self.encoder(pixels)[0])
-        return Inspected(**vars(seen), shown=self._as_seen(pixels[0]))
+        shown = self._as_seen(pixels[0])
+        return Inspected(**vars(seen), shown=as_webp(shown), ratio=shown.width / shown.height)
 
     def neighbours(self, neuron: int, count: int = 6) -> list[tuple[int, float]]:
         """Neurons whose decoder rows point most nearly the same way, with the cosines, nearest first."""
@@ -170,13 +173,14 @@ class Loaded:
         values, ids = cosines.topk(min(count, len(cosines) - 1))
         return list(zip(ids.tolist(), values.tolist()))
 
-    def _as_seen(self, pixels: torch.Tensor) -> bytes:
+    def _as_seen(self, pixels: torch.Tensor) -> Image.Image:
         """The preprocessed picture, cropped as the encoder sees it, so that patches lie where they are drawn."""
+        rows, columns = (patches * self.encoder.model.config.patch_size for patches in self.encoder.grid)
+        pixels = pixels[:, :rows, :columns]
         mean, std = (
             torch.tensor(getattr(self.encoder.processor, f"image_{k}"))[:, None, None] for k in ("mean", "std")
         )
         array = ((pixels * std + mean).clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
         picture = Image.fromarray(array)
         scale = max(1, SHOWN // max(picture.size))
-        picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
-        return as_webp(picture)
+        return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)

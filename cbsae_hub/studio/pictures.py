@@ -101,7 +101,7 @@ def is_sample(name: str, pack: Pack) -> bool:
 
 
 def from_text(text: Any, pack: Pack) -> Image.Image:
-    """A picture of a public endpoint: "white", "s12", or base64 of a PNG, JPEG or WebP, with or without "data:".
+    """A picture of a public endpoint: "white", "s12", or base64 of a PNG, JPEG or WebP, with or without "data:...,".
 
     Nothing is ever fetched: an address of the web or of a file is refused.
 
@@ -112,9 +112,9 @@ def from_text(text: Any, pack: Pack) -> Image.Image:
         raise ImageRefused("A picture is given as text: white, s12 for image 12 of the pack, or base64 of a file.")
     if text == WHITE or is_sample(text, pack):
         return Pictures().get(text, pack)
-    if len(text) > MAX_BYTES * 4 / 3 + 100:
+    content = re.sub(r"^data:[^,]*;base64,", "", "".join(text.split()), flags=re.IGNORECASE)
+    if len(content) > MAX_BYTES * 4 / 3 + 4:
         raise ImageRefused(f"This picture is larger than {MAX_BYTES // 1_000_000} MB. Please send a smaller one.")
-    content = re.sub(r"^data:image/[a-z]+;base64,", "", text)
     try:
         return read_picture(io.BytesIO(base64.b64decode(content, validate=True)))
     except binascii.Error as error:

@@ -17,6 +17,8 @@ from cbsae_hub.vision.families import family_of, prefix_tokens
 from cbsae_hub.vision.pictures import require_pictures, to_rgb
 from cbsae_hub.vision.site import Edit, ResidualSite, find_blocks, run_blocks
 
+ANY_SIZE = ("dinov2", "dinov2_with_registers", "dinov3_vit")  # families that fit their positions to the picture
+
 
 class VisionEncoder:
     """Activations of one layer of a vision encoder, for the tokens that are asked for.
@@ -31,7 +33,8 @@ class VisionEncoder:
         revision: Which version of it.
 
     Raises:
-        ValueError: If the family, the layer or the token selection is unknown, or the family has no CLS token.
+        ValueError: If the family, the layer or the token selection is unknown, the family has no CLS token, or the
+            processor does not give all pictures one size, which the model takes.
     """
 
     def __init__(
@@ -52,8 +55,7 @@ class VisionEncoder:
         self.repo_id, self.revision = repo_id, revision
         config = model.config
         self.d_in: int = config.hidden_size
-        # What the processor makes of pictures counts: DINOv2's config says 518 pixels, its processor crops to 224.
-        height, width = self.pixel_values([Image.new("RGB", (config.patch_size, config.patch_size))]).shape[-2:]
+        height, width = self._find_size()
         self.grid: tuple[int, int] = (height // config.patch_size, width // config.patch_size)
         self._prefix = prefix_tokens(config)
         self.tokens = self._check_tokens(tokens)
@@ -180,9 +182,19 @@ class VisionEncoder:
 
         Returns:
             ``[images, tokens, d_in]`` float32.
+
+        Raises:
+            ValueError: If the pixel values are not of the size that :meth:`pixel_values` gives.
         """
         pixels = self._pixels(images)
-        return self.select(self.site.read(lambda: self.model(pixels)).float(), seeds)
+        v = self.site.read(lambda: self.model(pixels)).float()
+        if v.shape[1] != self.num_tokens:
+            height, width = pixels.shape[-2:]
+            raise ValueError(
+                f"pictures of {height} x {width} pixels have {v.shape[1]} tokens; those that the encoder's processor "
+                f"makes, of its own grid of {self.grid[0]} x {self.grid[1]} patches have {self.num_tokens}"
+            )
+        return self.select(v, seeds)
 
     @torch.no_grad()
     def embed(self, images: Sequence[Image.Image] | torch.Tensor) -> torch.Tensor:
@@ -237,6 +249,34 @@ class VisionEncoder:
         if isinstance(images, torch.Tensor):
             return images.to(self.device, next(self.model.parameters()).dtype)
         return self.pixel_values(images)
+
+    def _find_size(self) -> tuple[int, int]:
+        """Height and width of every picture that the model gets to see.
+
+        What the processor makes of pictures counts: DINOv2's config says 518 pixels, its processor crops to 224.
+
+        Raises:
+            ValueError: If they depend on the picture, or the model does not take them; says what to set.
+        """
+        config, name = self.model.config, type(self.processor).__name__
+        shapes = [(n * config.patch_size, m * config.patch_size) for n, m in ((1, 1), (3, 1), (1, 3))]
+        sizes = {tuple(self.pixel_values([Image.new("RGB", shape)]).shape[-2:]) for shape in shapes}
+        if len(sizes) > 1:
+            settings = self.processor.to_dict()
+            told = ", ".join(f"{key}={_plain(settings.get(key))}" for key in ("do_resize", "size", "do_center_crop"))
+            raise ValueError(
+                f"{name} ({told}) keeps the shape of pictures, so that they would have different numbers of patches: "
+                "set do_center_crop to true with a crop_size, or give size a height and a width, in a copy of its "
+                "preprocessor_config.json"
+            )
+        size = sizes.pop()
+        takes = config.image_size if isinstance(config.image_size, (list, tuple)) else (config.image_size,) * 2
+        if config.model_type not in ANY_SIZE and size != tuple(takes):
+            raise ValueError(
+                f"{name} makes pictures of {size[0]} x {size[1]} pixels (height x width), {type(self.model).__name__} "
+                f"takes {takes[0]} x {takes[1]}: set crop_size or size in a copy of its preprocessor_config.json"
+            )
+        return size
 
     def _check_tokens(self, tokens: str) -> str:
         if tokens is None:
