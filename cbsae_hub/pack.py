@@ -23,6 +23,7 @@ from cbsae_hub.models.fetch import download_folder, require_revision
 from cbsae_hub.models.files import read_text, replace_file, write_text
 from cbsae_hub.search import ConceptIndex, Found
 from cbsae_hub.version import __version__
+from cbsae_hub.vision.pictures import to_rgb
 from cbsae_hub.words import clean_name
 
 SCHEMA_VERSION = 3
@@ -371,7 +372,7 @@ class Pack:
 
     def image(self, image_id: int) -> Image.Image:
         """A probe image that is somebody's example."""
-        return Image.open(io.BytesIO(self.image_bytes(image_id))).convert("RGB")
+        return to_rgb(Image.open(io.BytesIO(self.image_bytes(image_id))))
 
     def image_bytes(self, image_id: int) -> bytes:
         """Its WebP bytes, as a page embeds them."""

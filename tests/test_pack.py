@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import sparse
 from small_hub import CONCEPTS, Pictures, make_bottleneck, make_hub
+from tiny_models import processor
 
 from cbsae_hub import Pack
 from cbsae_hub.metrics.dissect import soft_wpmi
@@ -298,3 +299,18 @@ def test_find_names_near_concepts_where_words_fail(world, pack):
     expected = [CONCEPTS[i] for i in similarity.argsort(descending=True).tolist() if CONCEPTS[i] in named]
     assert nothing.nearest[0] == expected[0] and set(nothing.nearest) <= named
     assert pack.find("   ").matches == []
+
+
+def test_patch_maps_need_not_be_square(tmp_path):
+    """24 x 16 pixels are 3 rows of 2 patches; a map has its rows and columns as the picture has."""
+    sae, encoder, judge, folder = make_hub(tmp_path, "Dinov2Model", processor("Dinov2Model", 24, 16))
+    scorer = NeuronScorer(sae, encoder, judge, {"colours": CONCEPTS}, truth=Truth.read(Pictures(), {}))
+    built = build_pack(scorer, Pictures(), folder, source={})
+    assert built.grid == (3, 2)
+    latents = sae.encode(encoder(Pictures()[:]["image"])).detach()
+    example = next(example for row in built.neurons for example in built.examples(row.neuron))
+    row = next(row for row in built.neurons if built.examples(row.neuron))
+    expected = latents[example.image_id, :, row.neuron].reshape(3, 2) / row.max
+    np.testing.assert_allclose(example.patch_map, expected, atol=0.003)
+    active = (latents > 0).float().sum(-1).mean(0).reshape(3, 2)
+    np.testing.assert_allclose(built.info["scores"]["l0"]["patch_map"], active, atol=0.001)

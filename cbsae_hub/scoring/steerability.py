@@ -30,6 +30,7 @@ from cbsae_hub.steering.llava import LlavaSteerer
 from cbsae_hub.steering.single_neurons import SingleNeurons
 from cbsae_hub.steering.unclip import UnclipSteerer
 from cbsae_hub.vision.clip_like import ClipLike
+from cbsae_hub.vision.pictures import to_rgb
 from cbsae_hub.vision.site import EditError
 from cbsae_hub.words import name_key
 
@@ -277,7 +278,7 @@ class SteerabilityScorer:
         embed = self.clip.embed_images if judge == "clip" else self.pictures
         wanted = sorted({int(i) for top in rows["top_images"] for i in top if (judge, int(i)) not in self._embedded})
         if wanted:
-            embeddings = embed([self.images[i]["image"].convert("RGB") for i in wanted]).float().cpu()
+            embeddings = embed([to_rgb(self.images[i]["image"]) for i in wanted]).float().cpu()
             self._embedded |= {(judge, i): one for i, one in zip(wanted, embeddings)}
         stacks = [torch.stack([self._embedded[judge, int(i)] for i in top]) for top in rows["top_images"]]
         return torch.nn.utils.rnn.pad_sequence(stacks, batch_first=True)

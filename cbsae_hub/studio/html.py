@@ -68,11 +68,17 @@ def heat_svg(heat: np.ndarray) -> str:
 
 def figure(pack: Pack, example: Example) -> str:
     """One example image with its patch map and activation."""
-    overlay = "" if example.patch_map is None else heat_svg(example.patch_map)
+    overlay = frame = fit = ""
+    if example.patch_map is not None:  # the part of the picture that the encoder sees is under its map
+        rows, columns = example.patch_map.shape
+        cropped = pack.info["encoder"].get("preprocessing", {}).get("do_center_crop")
+        frame = f' style="aspect-ratio:{columns}/{rows}"'
+        fit = f' style="object-fit:{"cover" if cropped else "fill"}"'
+        overlay = heat_svg(example.patch_map)
     alt = attribute(f"{example.alt}; mean activation {example.activation:.2f}")
     source = data_uri(pack.image_bytes(example.image_id))
     return (
-        f'<figure class="cb-figure"><div class="cb-frame"><img src="{source}" alt="{alt}">{overlay}</div>'
+        f'<figure class="cb-figure"><div class="cb-frame"{frame}><img src="{source}" alt="{alt}"{fit}>{overlay}</div>'
         f"<figcaption>{example.activation:.2f}</figcaption></figure>"
     )
 
@@ -162,8 +168,16 @@ def verdict(kind: str, text: str) -> str:
     )
 
 
-def patch_grid(shown: bytes, heat: np.ndarray, caption: str, chosen: int | None = None) -> str:
-    """A picture whose patches can be chosen by mouse, arrow keys and Enter; strengths 0..1 ``[rows, columns]``."""
+def patch_grid(shown: bytes, heat: np.ndarray, caption: str, chosen: int | None = None, ratio: float = 1.0) -> str:
+    """A picture whose patches can be chosen by mouse, arrow keys and Enter.
+
+    Args:
+        shown: The picture as WebP.
+        heat: Strengths 0..1 ``[rows, columns]``.
+        caption: What is seen.
+        chosen: The patch that was chosen.
+        ratio: The picture's width, by its height.
+    """
     rows, columns = heat.shape
     focus = 0 if chosen is None else chosen
     cells = "".join(
@@ -174,8 +188,8 @@ def patch_grid(shown: bytes, heat: np.ndarray, caption: str, chosen: int | None 
     )
     return (
         f'<figure class="cb-grid-figure"><div class="cb-grid" data-columns="{columns}" role="group" '
-        f'aria-label="patches of the picture" style="grid-template-columns:repeat({columns},1fr);'
-        f'grid-template-rows:repeat({rows},1fr);background-image:url({data_uri(shown)})">{cells}</div>'
+        f'aria-label="patches of the picture" style="aspect-ratio:{ratio:.4g};'
+        f'grid-template-columns:repeat({columns},1fr);grid-template-rows:repeat({rows},1fr);background-image:url({data_uri(shown)})">{cells}</div>'
         f'<figcaption role="status" aria-live="polite">{escape(caption)}</figcaption></figure>'
     )
 

@@ -175,12 +175,13 @@ def _title(loaded: Loaded, seen: Inspected, place: int, strength: float, what: s
 
 def _draw(loaded: Loaded, seen: Inspected, place: int | None, patch: int | None = None) -> str:
     if place is None:
-        return html.patch_grid(seen.shown, np.zeros(seen.grid), "Nothing to show.", patch)
+        return html.patch_grid(seen.shown, np.zeros(seen.grid), "Nothing to show.", patch, seen.ratio)
     first, strength = np.split(seen.latents[:, place], [seen.before])
     row = _row(loaded, seen, place)
     others = f", and {int((first > 0).sum())} of {len(first)} tokens before them" if len(first) else ""
     caption = f"Where {html.neuron_title(row)} fires: {int((strength > 0).sum())} of {len(strength)} patches{others}."
-    return html.patch_grid(seen.shown, (strength / max(strength.max(), 1e-12)).reshape(seen.grid), caption, patch)
+    heat = (strength / max(strength.max(), 1e-12)).reshape(seen.grid)
+    return html.patch_grid(seen.shown, heat, caption, patch, seen.ratio)
 
 
 _EMPTY = '<p class="cb-empty">Upload a picture, paste one, or take a sample.</p>'

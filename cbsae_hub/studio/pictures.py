@@ -7,11 +7,11 @@ import re
 import warnings
 from typing import Any, BinaryIO
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from cbsae_hub.pack import Pack
 from cbsae_hub.studio.memory import Memory
-from cbsae_hub.vision.encoder import to_rgb
+from cbsae_hub.vision.pictures import to_rgb
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 25_000_000
@@ -46,7 +46,7 @@ def read_picture(source: str | BinaryIO) -> Image.Image:
                 if min(picture.size) < 2:
                     raise ImageRefused("This picture is only a line of pixels. Please take another one.")
                 picture.draft("RGB", (2 * SHOWN, 2 * SHOWN))  # JPEG only: decodes to about what is needed
-                return to_rgb(ImageOps.exif_transpose(picture))
+                return to_rgb(picture)
         except ImageRefused:
             raise
         except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -101,7 +101,7 @@ def is_sample(name: str, pack: Pack) -> bool:
 
 
 def from_text(text: Any, pack: Pack) -> Image.Image:
-    """A picture of a public endpoint: "white", "s12", or base64 of a PNG, JPEG or WebP, with or without "data:".
+    """A picture of a public endpoint: "white", "s12", or base64 of a PNG, JPEG or WebP, with or without "data:...,".
 
     Nothing is ever fetched: an address of the web or of a file is refused.
 
@@ -112,9 +112,9 @@ def from_text(text: Any, pack: Pack) -> Image.Image:
         raise ImageRefused("A picture is given as text: white, s12 for image 12 of the pack, or base64 of a file.")
     if text == WHITE or is_sample(text, pack):
         return Pictures().get(text, pack)
-    if len(text) > MAX_BYTES * 4 / 3 + 100:
+    content = re.sub(r"^data:[^,]*;base64,", "", "".join(text.split()), flags=re.IGNORECASE)
+    if len(content) > MAX_BYTES * 4 / 3 + 4:
         raise ImageRefused(f"This picture is larger than {MAX_BYTES // 1_000_000} MB. Please send a smaller one.")
-    content = re.sub(r"^data:image/[a-z]+;base64,", "", text)
     try:
         return read_picture(io.BytesIO(base64.b64decode(content, validate=True)))
     except binascii.Error as error:

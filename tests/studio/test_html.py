@@ -50,6 +50,13 @@ def test_grid_has_one_labelled_button_a_patch_and_one_way_in():
     assert [cell["tabindex"] for cell in cells].count("0") == 1
 
 
+def test_the_grid_has_the_shape_of_its_picture():
+    drawn = html.patch_grid(b"x", np.zeros((3, 2)), "caption", ratio=2 / 3)
+    grid = next(attributes for tag, attributes in Tags(drawn).tags if tag == "div")
+    assert "aspect-ratio:0.6667;" in grid["style"]
+    assert "repeat(2,1fr);grid-template-rows:repeat(3,1fr)" in grid["style"] and grid["data-columns"] == "2"
+
+
 @pytest.mark.parametrize("heat", [-1, 0, 0.3, 1, 7])
 def test_colours_are_in_range_and_order_is_lightness(heat):
     r, g, b, alpha = map(float, re.findall(r"[\d.]+", html.colour(heat)))
