@@ -192,7 +192,8 @@ class Api:
             model: One of those that model_info lists; empty for the first.
 
         Returns:
-            original, steered, random: a WebP as a data address each, with its cosine to the concept and to original.
+            original, steered, random: a WebP each, with its cosine to the concept and to original. Assistants get the
+            images themselves; by HTTP they are data addresses.
         """
         loaded = self._loaded(model)
         basket, shown = _basket(edits, loaded), from_text(image, loaded.pack)
@@ -215,7 +216,7 @@ def _endpoint(method: Any) -> Any:
 
     @wraps(method)
     def endpoint(*arguments: Any, **named: Any) -> Any:
-        return kindly(method)(*arguments, **named)
+        return kindly(method, told=str)(*arguments, **named)
 
     return endpoint
 
