@@ -51,7 +51,7 @@ LAUNCH: dict[str, Any] = {
     "max_file_size": "8mb",
     "show_error": False,
     "allowed_paths": [],
-    "footer_links": ["api"],  # the page /?view=api; the footer itself is hidden
+    "footer_links": [],
     "enable_monitoring": False,
     "share": False,
     "mcp_server": True,

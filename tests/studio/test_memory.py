@@ -79,3 +79,16 @@ def test_many_visitors_at_once():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_who_leaves_ends_their_job_also_without_a_session():
+    for session in (None, "visitor"):
+        jobs = Jobs()
+        left = jobs.of(session)
+        stop = left.__enter__()
+        with pytest.raises(GeneratorExit):
+            left.__exit__(GeneratorExit, GeneratorExit(), None)
+        assert stop()
+        with jobs.of(session) as stop:
+            pass
+        assert not stop(), "what has come to its end was not stopped"
