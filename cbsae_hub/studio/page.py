@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from cbsae_hub.studio import html
-from cbsae_hub.studio.api import Api
+from cbsae_hub.studio.api import Api, described
 from cbsae_hub.studio.basket import Basket, changed, dock
 from cbsae_hub.studio.blocks import Page
 from cbsae_hub.studio.experiments import ZERO_GPU
@@ -91,7 +91,7 @@ class _Page:
         self.start, self.find, self.scores = StartTab(visit), FindTab(visit), ScoresTab(visit)
         self.inspect, self.neuron = InspectTab(visit), NeuronTab(visit)
         self.llava, self.draw = SteerLlavaTab(visit), SteerImageTab(visit)
-        self.own, self.use = OwnConceptsTab(visit, Workshop(serving)), UseItTab(visit)
+        self.own, self.use = OwnConceptsTab(visit, Workshop(serving)), UseItTab(visit, described())
 
     def render(self, page: gr.Blocks) -> None:
         """Adds everything to the page that is being built."""

@@ -10,7 +10,6 @@ import gradio as gr
 
 from cbsae_hub.models.files import write_text
 from cbsae_hub.studio import downloads, html
-from cbsae_hub.studio.api import described
 from cbsae_hub.studio.basket import Basket, concept_of
 from cbsae_hub.studio.loaded import Loaded, public_id
 from cbsae_hub.studio.visit import Visit, kindly
@@ -35,10 +34,11 @@ class UseItTab:
 
     Args:
         visit: What the tabs share.
+        endpoints: HTML that says what they are.
     """
 
-    def __init__(self, visit: Visit):
-        self.visit = visit
+    def __init__(self, visit: Visit, endpoints: str):
+        self.visit, self.endpoints = visit, endpoints
 
     def render(self) -> None:
         """Adds the tab's components and events to the page that is being built."""
@@ -49,7 +49,7 @@ class UseItTab:
         for name, title in LANGUAGES.items():
             kind = {"client": "python", "curl": "shell", "mcp": "json"}.get(name, name)
             self.codes.append(gr.Code(code[name], language=kind, label=title, elem_id=f"use-{name}"))
-        gr.HTML(f"<h2>Endpoints</h2>{described()}", elem_id="use-endpoints")
+        gr.HTML(f"<h2>Endpoints</h2>{self.endpoints}", elem_id="use-endpoints")
         with gr.Row():
             self.recipe = gr.HTML(_recipe_link(first, Basket()), elem_id="use-recipe")
         gr.Code(CITATION, language=None, label="Citation", elem_id="use-citation")

@@ -2,6 +2,8 @@
 
 import threading
 
+import pytest
+
 from cbsae_hub.studio.jobs import Jobs
 from cbsae_hub.studio.memory import Memory, Results
 
