@@ -77,7 +77,9 @@ class Api:
         return {
             **{name: _plain(value) for name, value in row._asdict().items()},
             "strengths": {"low": span.low, "high": span.high, "recommended": span.band, "p99": _plain(span.p99)},
-            "neighbours": [{**_short(loaded, other), "cosine": cosine} for other, cosine in loaded.neighbours(neuron)],
+            "neighbours": [
+                {**_short(loaded, other), "cosine": cosine} for other, cosine in loaded.neighbours(row.neuron)
+            ],
             "examples": [
                 {"picture": f"s{example.image_id}", "activation": example.activation, "shows": example.alt}
                 for example in loaded.pack.examples(row.neuron, "top", 9)

@@ -79,7 +79,7 @@ def test_uploads_cannot_be_named_by_path(address, path, handler, before):
 
 
 @pytest.mark.parametrize(
-    "image", ["http://127.0.0.1:1/x.png", "file:///etc/passwd", "/etc/passwd", "s99999", "", "%00"]
+    "image", ["http://127.0.0.1:1/x.png", "file:///etc/passwd", "/etc/passwd", "s99999", "", "%00", "größer"]
 )
 def test_no_address_is_fetched_for_an_endpoint(address, image):
     for handler, rest in (("encode_image", [5]), ("steer_caption", ["What?", []]), ("steer_image", [[]])):
@@ -264,8 +264,8 @@ def test_the_policy_holds_in_the_browser(visit):
     blocked = page.evaluate("""async () => {
       const blocked = new Set();
       document.addEventListener('securitypolicyviolation', (event) => blocked.add(event.effectiveDirective));
-      document.body.insertAdjacentHTML('beforeend', '<img src="//e.example/x"><iframe name="nowhere">'
-        + '</iframe><form action="//e.example/y" id="evil" target="nowhere">');
+      document.body.insertAdjacentHTML('beforeend', '<img src="//e.example/x">'
+        + '<form action="//e.example/y" id="evil" target="_blank">');
       document.querySelector('#evil').submit();
       await fetch('//e.example/z').catch(() => null);
       await new Promise((done) => setTimeout(done, 500));
@@ -273,6 +273,19 @@ def test_the_policy_holds_in_the_browser(visit):
     assert blocked == ["connect-src", "form-action", "img-src"]
     page.complaints = [told for told in page.complaints if "Content Security Policy" not in told]
     page.hosts = {host for host in page.hosts if "example" not in host}  # asked for, and blocked
+
+
+def test_the_page_works_in_a_frame_of_another_host(visit, address):
+    page = visit()
+    page.route("http://hub.example/", lambda route: route.fulfill(
+        body=f'<iframe src="{address}/?tab=find&q=pizza" style="width: 1200px; height: 800px"></iframe>',
+        content_type="text/html",
+    ))  # fmt: skip
+    page.goto("http://hub.example/")
+    frame = page.frame_locator("iframe")
+    frame.locator("#verdict").filter(has_text="pizza").wait_for()
+    frame.locator("#card h3").wait_for()
+    page.hosts.discard("hub.example")
 
 
 def test_the_endpoints_are_described_on_the_page_as_they_are_listed(visit, address):

@@ -11,6 +11,8 @@ import httpx
 import pytest
 import safehttpx
 from gradio import processing_utils
+from gradio_client import Client
+from gradio_client.exceptions import AppError
 from PIL import Image
 
 from cbsae_hub.studio import LAUNCH, build, downloads, page
@@ -97,7 +99,8 @@ def handlers(address):
 
 
 def answer(client, name, body):
-    event = client.post(f"call/{name}", json=body).json()["event_id"]
+    headers = {"Content-Type": "application/json"}
+    event = client.post(f"call/{name}", content=json.dumps(body), headers=headers).json()["event_id"]
     return client.get(f"call/{name}/{event}").text
 
 
@@ -289,3 +292,26 @@ def test_assistants_get_json_and_pictures():
     text, picture = contents([drawn])
     assert json.loads(text.text) == {"original": {"picture": "image 1", "concept": None}, "alone": [True, "größer"]}
     assert (picture.type, picture.mimeType, picture.data) == ("image", "image/webp", "AAAA")
+
+
+@pytest.mark.parametrize(
+    "odd", [None, 7, "x" * 500, "3", [], [[]], {}, {"a": 1}, True, 1e30, float("nan"), "\0", "\ud800"]
+)
+def test_whatever_is_sent_the_answer_is_a_sentence(client, odd):
+    for name, sane in (
+        ("find_neurons", ["pizza", 10, ""]), ("neuron_info", [1, ""]), ("model_info", [""]),
+        ("encode_image", ["white", 10, ""]), ("steer_caption", ["white", "?", [], False, "set", False, "", ""]),
+        ("steer_image", ["white", [], 0, 5, False, "set", False, ""]),
+    ):  # fmt: skip
+        for place in range(len(sane)):
+            data = [*sane[:place], odd, *sane[place + 1 :]]
+            told = answer(client, name, {"data": data})
+            assert "event: complete" in told or re.search(r'"error": "\w.{10}', told), (name, data, told)
+
+
+def test_gradios_own_client_works_through_the_gate(address):
+    client = Client(address, verbose=False)
+    assert client.predict("pizza", api_name="/find_neurons")["verdict"]
+    with pytest.raises(AppError, match="There is no neuron 99999"):
+        client.predict(99999, api_name="/neuron_info")
+    assert "find_neurons" in client.view_api(return_format="str")

@@ -2,8 +2,6 @@
 
 import threading
 
-import pytest
-
 from cbsae_hub.studio.jobs import Jobs
 from cbsae_hub.studio.memory import Memory, Results
 
@@ -84,13 +82,17 @@ def test_many_visitors_at_once():
 
 
 def test_who_leaves_ends_their_job_also_without_a_session():
-    for session in (None, "visitor"):
-        jobs = Jobs()
-        left = jobs.of(session)
-        stop = left.__enter__()
-        with pytest.raises(GeneratorExit):
-            left.__exit__(GeneratorExit, GeneratorExit(), None)
-        assert stop()
+    jobs = Jobs()
+
+    def work(session):
         with jobs.of(session) as stop:
-            pass
+            yield stop
+
+    for session in (None, "visitor"):
+        running = work(session)
+        stop = next(running)
+        assert not stop()
+        running.close()  # as Gradio does it
+        assert stop()
+        (stop,) = work(session)
         assert not stop(), "what has come to its end was not stopped"
