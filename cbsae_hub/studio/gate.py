@@ -147,9 +147,9 @@ def _without_foreign_files(body: bytes, known: list[set[str]]) -> bytes:
         return found
 
     try:
-        return json.dumps(json.loads(body, object_pairs_hook=checked)).encode()
-    except (ValueError, RecursionError) as error:
-        raise Refused(400, "This is not JSON.") from error
+        return json.dumps(json.loads(body, object_pairs_hook=checked), ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:  # also halves of letters, which no model can read
+        raise Refused(400, "This is not JSON, or its texts are none.") from error
 
 
 def _is_known(path: Any, known: list[set[str]]) -> bool:

@@ -209,7 +209,7 @@ def test_what_was_checked_is_what_gradio_reads(client, fetched):
             for kind in ("application/json", "text/plain", "multipart/form-data; boundary=x"):
                 headers = {"Content-Type": kind}
                 assert client.post("call/inspect", content=body.encode(encoding), headers=headers).status_code == 403
-    for broken in (b"{", b"\xff\xfe{", b'{"data": [' + b"[" * 100_000):
+    for broken in (b"{", b"\xff\xfe{", b'{"data": ["\\ud800"]}', b'{"data": [' + b"[" * 100_000):
         assert client.post("call/inspect", content=broken).status_code == 400
     assert client.post("call/inspect", content=b" " * (MAX_BODY + 1)).status_code == 413
     assert fetched == []
@@ -294,9 +294,7 @@ def test_assistants_get_json_and_pictures():
     assert (picture.type, picture.mimeType, picture.data) == ("image", "image/webp", "AAAA")
 
 
-@pytest.mark.parametrize(
-    "odd", [None, 7, "x" * 500, "3", [], [[]], {}, {"a": 1}, True, 1e30, float("nan"), "\0", "\ud800"]
-)
+@pytest.mark.parametrize("odd", [None, 7, "x" * 500, "3", [], [[]], {}, {"a": 1}, True, 1e30, float("nan"), "\0"])
 def test_whatever_is_sent_the_answer_is_a_sentence(client, odd):
     for name, sane in (
         ("find_neurons", ["pizza", 10, ""]), ("neuron_info", [1, ""]), ("model_info", [""]),
