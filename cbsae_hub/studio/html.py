@@ -108,6 +108,11 @@ def link(text: str, parameters: dict[str, str]) -> str:
     return f'<a class="cb-link" href="?{attribute(urlencode(parameters))}">{escape(text)}</a>'
 
 
+def download(text: str, address: str) -> str:
+    """A link to a file, which looks like a button."""
+    return f'<p class="cb-actions"><a class="cb-do" href="{attribute(address)}" download>{escape(text)}</a></p>'
+
+
 def neuron_head(pack: Pack, row: Any) -> str:
     """A neuron's title, what can be done with it, warnings, and its figures."""
     others = ", ".join(f"{name} ({score:.2f})" for name, score in list(zip(row.names, row.scores))[1:])

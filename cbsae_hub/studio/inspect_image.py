@@ -9,7 +9,7 @@ from cbsae_hub.studio import html
 from cbsae_hub.studio.links import Link
 from cbsae_hub.studio.loaded import Inspected, Loaded
 from cbsae_hub.studio.memory import Memory
-from cbsae_hub.studio.picture_box import chosen_sample, sample_box, sample_strip, upload_box
+from cbsae_hub.studio.picture_box import bind_upload, chosen_sample, sample_box, sample_strip, upload_box
 from cbsae_hub.studio.pictures import ImageRefused, read_picture
 from cbsae_hub.studio.style import script
 from cbsae_hub.studio.visit import LOOKUP, PRIVATE, Visit, kindly
@@ -55,7 +55,7 @@ class InspectTab:
         self.card.render()
         visit, seen = self.visit, [self.visit.served, self.key]
         self.inspected = [
-            self.upload.input(self.inspect, [visit.served, self.upload], [visit.picture, *self.everything], **PRIVATE),
+            bind_upload(self.upload, self.inspect, [visit.served, self.upload], [visit.picture, *self.everything]),
             self.samples.click(self.sample, [visit.served], [visit.picture, *self.everything], **PRIVATE),
         ]
         self.neurons.input(self.where, [*seen, self.neurons], [self.grid, self.card], **LOOKUP)

@@ -16,6 +16,8 @@ MAX_QUERY = 100
 MAX_QUESTION = 200
 MAX_SEED = 2**31 - 1
 MAX_SEEDS, MAX_STEPS, MIN_STEPS = 4, 30, 5
+# All but "m", which says the model that the others are about.
+KEYS = frozenset("tab q neuron b unit pic ask word alone op keep seeds seed steps".split())
 _EDIT = re.compile(r"(\d{1,7}):(-?\d{1,6}(?:\.\d{1,3})?)(!?)", re.ASCII)
 
 
@@ -69,7 +71,7 @@ def model_of(parameters: Mapping[str, str], models: Mapping[str, Any]) -> str | 
 
 
 def read(parameters: Mapping[str, str], loaded: Loaded) -> tuple[Link, list[str]]:
-    """What an address says, and the names of what could not be read: unknown keys, or values that cannot be.
+    """What an address says, and which of the page's own parameters could not be read; others are left alone.
 
     Args:
         parameters: The query of the address.
@@ -77,7 +79,7 @@ def read(parameters: Mapping[str, str], loaded: Loaded) -> tuple[Link, list[str]
     """
     link, bad = Link(), []
     for key, text in parameters.items():
-        if key == "m" or key.startswith("__"):  # the model is known already; Gradio and Spaces add their own
+        if key not in KEYS:  # what is nobody's here: Gradio and Spaces add their own, and so do those who count clicks
             continue
         changes = _changes(key, text, loaded) if len(text) <= 500 else None
         if changes is None:

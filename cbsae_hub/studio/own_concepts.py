@@ -13,6 +13,7 @@ from typing import Any
 import gradio as gr
 
 from cbsae_hub.models.concept_selection import select_concepts
+from cbsae_hub.steering.tower import Stopped
 from cbsae_hub.studio import downloads, html
 from cbsae_hub.studio.html import escape
 from cbsae_hub.studio.links import Link
@@ -54,9 +55,7 @@ class OwnConceptsTab:
                     self.check = gr.Button("Check", elem_id="own-check", min_width=80)
                     self.train = gr.Button("Train missing ones", variant="primary", elem_id="own-train", min_width=170)
                     self.stop = gr.Button("Stop", variant="stop", elem_id="own-stop", min_width=80)
-                self.download = gr.DownloadButton(
-                    "Download your model", visible=False, elem_id="own-download", variant="secondary"
-                )
+                self.download = gr.HTML("", elem_id="own-download", min_height=0)
             with gr.Column(scale=7, min_width=280):
                 self.progress = gr.HTML("", elem_id="own-progress", min_height=44)
                 self.report = self.visit.card(_EMPTY, "own-report")
@@ -85,16 +84,15 @@ class OwnConceptsTab:
             return
         with self.visit.serving.jobs.of(request.session_hash) as stop:
             work = _Work(self.workshop, loaded, missing, stop)
-            try:
-                while work.running(LOOK):
-                    yield [html.bar(*work.said), gr.skip(), gr.skip(), gr.skip()]
-            except GeneratorExit:  # the visitor has left
-                self.visit.serving.jobs.stop(request.session_hash)
-                raise
+            while work.running(LOOK):
+                yield [html.bar(*work.said), gr.skip(), gr.skip(), gr.skip()]
         try:
             made = work.result()
         except (*KINDLY, ValueError) as error:
             yield [f'<p class="cb-note" role="alert">{escape(error)}</p>', gr.skip(), gr.skip(), gr.skip()]
+            return
+        except Stopped:
+            yield [_STOPPED, gr.skip(), gr.skip(), gr.skip()]
             return
         except Exception:
             logger.exception("concepts could not be added")
@@ -102,12 +100,12 @@ class OwnConceptsTab:
             return
         stopped = " Stopped early: the neurons are as good as they were by then." if stop() else ""
         done = f"{len(missing)} concept{'s' if len(missing) > 1 else ''} added in {work.seconds:.0f} s.{stopped}"
-        file = gr.DownloadButton(value=str(archive(made)), visible=True)
+        file = html.download("Download your model", downloads.address(archive(made)))
         yield [html.bar(1.0, done), report(made, wanted), file, made.key]
 
     def restore(self, loaded: Loaded, link: Link) -> list[Any]:
         """What a link asks for: nothing here, but what belongs to another model goes."""
-        return ["", _EMPTY, gr.DownloadButton(visible=False)]
+        return ["", _EMPTY, ""]
 
     @property
     def outputs(self) -> list[Any]:
@@ -205,7 +203,7 @@ def report(loaded: Loaded, concepts: list[str]) -> str:
 
 def archive(loaded: Loaded) -> Path:
     """The model as its folder on the Hub would be, zipped, under a name that nobody guesses."""
-    folder = downloads.folder() / secrets.token_urlsafe(16)
+    folder = downloads.served(secrets.token_urlsafe(16))
     loaded.sae.save_pretrained(folder / "model")
     name = re.sub(r"[^\w-]", "-", Path(loaded.model_id).name)
     made = Path(shutil.make_archive(str(folder / f"{name}-extended"), "zip", folder / "model"))
@@ -219,4 +217,5 @@ _EMPTY = (
     "half a minute. They are yours alone, work in all tabs at once, and can be downloaded.</p>"
 )
 _FAILED = '<p class="cb-note" role="alert">Something went wrong; the model stays as it was. The log says what.</p>'
+_STOPPED = '<p class="cb-hint">Stopped before it began: nothing was trained.</p>'
 _NOTHING = '<p class="cb-hint">All of them are there: nothing is to be trained.</p>'

@@ -10,8 +10,9 @@ from typing import Any
 import gradio as gr
 
 from cbsae_hub.studio import html
-from cbsae_hub.studio.api import Api
+from cbsae_hub.studio.api import Api, described
 from cbsae_hub.studio.basket import Basket, changed, dock
+from cbsae_hub.studio.blocks import Page
 from cbsae_hub.studio.experiments import ZERO_GPU
 from cbsae_hub.studio.find import FindTab
 from cbsae_hub.studio.inspect_image import InspectTab
@@ -28,7 +29,7 @@ from cbsae_hub.studio.steer_image import SteerImageTab, whole
 from cbsae_hub.studio.steer_llava import SteerLlavaTab, intervention
 from cbsae_hub.studio.style import CSS, THEME, script
 from cbsae_hub.studio.use_it import UseItTab
-from cbsae_hub.studio.visit import LOOKUP, PRIVATE, WORK, Visit, beat, kindly, row_of
+from cbsae_hub.studio.visit import LOOKUP, TRAIN, WORK, Visit, beat, kindly, row_of, warn
 from cbsae_hub.studio.workshop import Workshop
 
 TITLE = "cbsae_hub: what does a vision model know?"
@@ -51,6 +52,7 @@ LAUNCH: dict[str, Any] = {
     "show_error": False,
     "allowed_paths": [],
     "footer_links": [],
+    "enable_monitoring": False,
     "share": False,
     "mcp_server": True,
     "state_session_capacity": 300,  # of visitors whose state is kept: about 0.3 MB each, and each call by curl is one
@@ -70,9 +72,9 @@ def build(models: str | Path | Sequence[str | Path], llava: str | None = None, u
         ValueError: If no model was given.
     """
     serving = Serving([models] if isinstance(models, (str, Path)) else models, llava, unclip)
-    with gr.Blocks(title=TITLE, delete_cache=(3600, 3600), analytics_enabled=False) as page:
+    with Page(title=TITLE, delete_cache=(3600, 3600), analytics_enabled=False) as page:
         _Page(serving).render(page)
-    page.queue(max_size=256, default_concurrency_limit=4)
+    page.queue(max_size=256, default_concurrency_limit=4, api_open=False)  # nobody passes the queue by
     if os.environ.get(ZERO_GPU):  # models have to be there before a GPU is borrowed
         serving.warm_up()
     else:
@@ -89,7 +91,7 @@ class _Page:
         self.start, self.find, self.scores = StartTab(visit), FindTab(visit), ScoresTab(visit)
         self.inspect, self.neuron = InspectTab(visit), NeuronTab(visit)
         self.llava, self.draw = SteerLlavaTab(visit), SteerImageTab(visit)
-        self.own, self.use = OwnConceptsTab(visit, Workshop(serving)), UseItTab(visit)
+        self.own, self.use = OwnConceptsTab(visit, Workshop(serving)), UseItTab(visit, described())
 
     def render(self, page: gr.Blocks) -> None:
         """Adds everything to the page that is being built."""
@@ -129,9 +131,10 @@ class _Page:
         }  # fmt: skip
         changes = [visit.pulse.change, self.llava.settings.where.input, self.draw.settings.where.input]
         gr.on(changes, self._react, **reaction, **WORK, trigger_mode="always_last")
-        trained = self.own.train.click(self.own.add, [visit.served, self.own.words], self.own.trained, **PRIVATE)
+        trained = self.own.train.click(self.own.add, [visit.served, self.own.words], self.own.trained, **TRAIN)
         trained.then(self._adopt, [visit.served], [self.about, *self.scores.outputs], **LOOKUP)
         page.unload(self._leave)
+        page.load(None, None, None, js=script("title"))
         Api(self.serving).publish()
 
     # --------------------------------------------------------------------------------------------- the basket
@@ -200,7 +203,7 @@ class _Page:
         if parameters.get("m") not in (None, model):
             bad.append("m")
         if bad:
-            gr.Warning(f"Some of this link could not be read: {', '.join(sorted(bad))[:80]}.", title="Link")
+            warn(f"Some of this link could not be read: {', '.join(sorted(bad))}.", title="Link")
         if link.query and link.tab is None:
             link = replace(link, tab="find")
         if link == Link() and loaded is self.serving.first:

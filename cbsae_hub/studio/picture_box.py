@@ -28,6 +28,17 @@ def upload_box(label: str, elem_id: str, height: int = 220) -> gr.Image:
     return box
 
 
+def bind_upload(box: gr.Image, handler: Any, inputs: list[Any], outputs: list[Any]) -> Any:
+    """Calls a handler with what is uploaded; the box does not keep what it refuses.
+
+    Returns:
+        The event, for what is to follow it.
+    """
+    uploaded = box.input(handler, inputs, outputs, **PRIVATE)
+    uploaded.failure(None, None, box, js="() => null")
+    return uploaded
+
+
 def sample_box(pack: Pack, elem_id: str, count: int, white: bool = False) -> gr.HTML:
     """Sample pictures as buttons; see :func:`chosen_sample`."""
     return gr.HTML(sample_strip(pack, count, white), elem_id=elem_id, js_on_load=script("acts"))
@@ -89,7 +100,7 @@ class PictureBox:
         """
         outputs = [self.visit.picture, self.visit.pulse, *previews]
         self.samples.click(self._sample(len(previews)), [self.visit.served], outputs, **LOOKUP)
-        self.upload.input(self._upload(len(previews)), [self.visit.served, self.upload], outputs, **PRIVATE)
+        bind_upload(self.upload, self._upload(len(previews)), [self.visit.served, self.upload], outputs)
 
     def restore(self, loaded: Loaded, link: Link) -> list[Any]:
         """What a link asks for."""

@@ -1,7 +1,6 @@
 """Pictures that visitors bring or choose: the guard of uploads, and what stands for a picture in the page's state."""
 
 import base64
-import binascii
 import io
 import re
 import warnings
@@ -116,9 +115,10 @@ def from_text(text: Any, pack: Pack) -> Image.Image:
     if len(content) > MAX_BYTES * 4 / 3 + 4:
         raise ImageRefused(f"This picture is larger than {MAX_BYTES // 1_000_000} MB. Please send a smaller one.")
     try:
-        return read_picture(io.BytesIO(base64.b64decode(content, validate=True)))
-    except binascii.Error as error:
+        decoded = base64.b64decode(content, validate=True)
+    except ValueError as error:  # also of letters that are not ASCII
         raise ImageRefused(
             "A picture is white, s12 for image 12 of the pack, or base64 of a PNG, JPEG or WebP; addresses are not "
             "fetched."
         ) from error
+    return read_picture(io.BytesIO(decoded))

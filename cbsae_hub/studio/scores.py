@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -49,7 +50,7 @@ class ScoresTab:
         with gr.Row():
             self.words = gr.Textbox(label="Name contains", max_length=MAX_QUERY, elem_id="rows-words", min_width=140)
             self.sort = gr.Dropdown(list(SORTS), value="Name's score", label="Largest first", elem_id="rows-sort")
-            self.csv = gr.DownloadButton("All of them as CSV", value=csv_of(first), elem_id="csv", min_width=140)
+            self.csv = gr.HTML(_csv_link(first), elem_id="csv", min_height=0)
         self.rows = self.visit.card(rows_of(first, "", "score"), "rows")
         self.evaluation = gr.HTML(evaluation_of(first), elem_id="evaluation")
         inputs = [self.visit.served, self.words, self.sort]
@@ -64,8 +65,8 @@ class ScoresTab:
 
     def restore(self, loaded: Loaded, link: Link) -> list[Any]:
         """What a link asks for: the model's own map and tables."""
-        file = gr.DownloadButton(value=csv_of(loaded))
-        return [self._maps(loaded), "", "Name's score", rows_of(loaded, "", "score"), file, evaluation_of(loaded)]
+        rows, file = rows_of(loaded, "", "score"), _csv_link(loaded)
+        return [self._maps(loaded), "", "Name's score", rows, file, evaluation_of(loaded)]
 
     @property
     def outputs(self) -> list[Any]:
@@ -148,14 +149,18 @@ def evaluation_of(loaded: Loaded) -> str:
     )
 
 
-def csv_of(loaded: Loaded) -> str:
+def csv_of(loaded: Loaded) -> Path:
     """A file with the whole neuron table."""
-    file = downloads.folder() / f"{loaded.key.replace('/', '--')}.csv"
+    file = downloads.served(loaded.key) / f"{Path(loaded.model_id).name}.csv"
     if not file.is_file():
         frame = loaded.pack.neurons.frame
         lists = {name: frame[name].map(_listed) for name in frame if frame[name].map(_is_list).any()}
         write_text(file, frame.assign(**lists).to_csv(index=False))
-    return str(file)
+    return file
+
+
+def _csv_link(loaded: Loaded) -> str:
+    return html.download("All of them as CSV", downloads.address(csv_of(loaded)))
 
 
 def _is_list(value: Any) -> bool:

@@ -4,6 +4,7 @@ import inspect
 import secrets
 from collections.abc import Callable
 from functools import wraps
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -28,17 +29,34 @@ WORK: dict[str, Any] = {
     "concurrency_id": "models",
     "concurrency_limit": 1,
 }
+# Training takes its half minute beside what others look at, one visitor after the other, whoever they are.
+TRAIN: dict[str, Any] = {**PRIVATE, "concurrency_id": "trainings", "concurrency_limit": 1}
 RUNNING = ("neuron", "llava", "draw")  # tabs that run models when something changes
 KINDLY = (Forgotten, ImageRefused, BadBasket, Unavailable, EditError)
 
 
 def refusal(message: str) -> gr.Error:
-    """A message for the page's user, without a line in the log."""
+    """A message for who called a handler, without a line in the log."""
     return gr.Error(message, title="That did not work", duration=10, print_exception=False)
 
 
-def kindly(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """A handler whose own errors reach the visitor as sentences; one that nobody waits for any more says nothing."""
+def in_toast(message: Any) -> str:
+    """Plain text for gr.Error, gr.Warning and gr.Info, which show HTML."""
+    return escape(str(message), quote=False)
+
+
+def warn(message: str, title: str) -> None:
+    """Tells the page's user something that they can go on with."""
+    gr.Warning(in_toast(message), title=in_toast(title))
+
+
+def kindly(handler: Callable[..., Any], told: Callable[[Any], str] = in_toast) -> Callable[..., Any]:
+    """A handler whose own errors reach the visitor as sentences; one that nobody waits for any more says nothing.
+
+    Args:
+        handler: What may raise them.
+        told: Makes text of an error.
+    """
     if inspect.isgeneratorfunction(handler):
 
         @wraps(handler)
@@ -48,7 +66,7 @@ def kindly(handler: Callable[..., Any]) -> Callable[..., Any]:
             except Stopped:
                 return
             except KINDLY as error:
-                raise refusal(str(error)) from error
+                raise refusal(told(error)) from error
 
         return generate
 
@@ -59,7 +77,7 @@ def kindly(handler: Callable[..., Any]) -> Callable[..., Any]:
         except Stopped:
             return gr.skip()
         except KINDLY as error:
-            raise refusal(str(error)) from error
+            raise refusal(told(error)) from error
 
     return handle
 

@@ -136,6 +136,32 @@ def test_an_upload_of_ones_own(page, tmp_path):
     is_shown(page, "#error", "Cosine")
 
 
+def test_the_browsers_title_says_which_tab_is_open(page, address):
+    title = "cbsae_hub: what does a vision model know?"
+    assert page.title() == title
+    open_tab(page, "Map and scores")
+    page.wait_for_function("document.title.startsWith('Map and scores - cbsae_hub')")
+    open_tab(page, "Start")
+    page.wait_for_function("title => document.title === title", arg=title)
+    page.goto(f"{address}/?tab=llava")
+    page.wait_for_function("document.title.startsWith('Steer LLaVA - cbsae_hub')")
+
+
+@pytest.mark.parametrize(("tab", "box"), [("Inspect image", "#upload"), ("Steer LLaVA", "#llava-upload")])
+def test_a_refused_upload_leaves_an_empty_box(page, tmp_path, tab, box):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"rubbish" * 20)
+    Image.new("RGB", (300, 200), "red").save(tmp_path / "mine.png")
+    open_tab(page, tab)
+    if tab != "Inspect image":
+        page.get_by_role("button", name="Or your own").first.click()
+    page.locator(f"{box} input[type=file]").set_input_files(tmp_path / "broken.png")
+    page.locator("[data-testid=toast-body], .toast-body").first.wait_for()
+    page.locator(f"{box} input[type=file]").wait_for(state="attached")
+    assert page.locator(f"{box} img").count() == 0
+    page.locator(f"{box} input[type=file]").set_input_files(tmp_path / "mine.png")
+    page.locator(f"{box} img").wait_for()
+
+
 def test_what_is_no_picture_gets_a_sentence_and_the_page_goes_on(page, tmp_path):
     open_inspect(page)
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"rubbish" * 20)

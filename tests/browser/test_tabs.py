@@ -252,7 +252,7 @@ def test_the_table_is_filtered_and_downloaded(visit, pack):
     is_shown(page, "#rows .cb-hint", f"^{expected} neurons")
     assert all("moose" in text for text in page.locator("#rows tbody th").all_inner_texts())
     with page.expect_download() as download:
-        page.locator("#csv").click()
+        page.locator("#csv a").click()
     lines = Path(download.value.path()).read_text().splitlines()
     assert len(lines) == len(pack.neurons) + 1 and lines[0].startswith("neuron,kind,name,score")
     is_shown(page, "#evaluation", "SAE against CB-SAE")
@@ -283,7 +283,7 @@ def test_concepts_of_ones_own_are_trained_used_and_downloaded_and_nobody_else_se
     is_shown(mine, "#results", "pinata")
     open_tab(mine, "Your concepts")
     with mine.expect_download() as download:
-        mine.locator("#own-download").click()
+        mine.locator("#own-download a").click()
     with zipfile.ZipFile(download.value.path()) as file:
         file.extractall(tmp_path)
     assert CBSAE.from_pretrained(tmp_path).concepts[-1] == "pinata"
@@ -319,7 +319,7 @@ def test_code_follows_the_basket(visit):
     is_shown(page, "#use-shell", r"cbsae steer .*--edit 275=40.00 --llava")
     is_shown(page, "#use-curl", "steer_caption")
     with page.expect_download() as download:
-        page.locator("#use-recipe").click()
+        page.locator("#use-recipe a").click()
     recipe = json.loads(Path(download.value.path()).read_text())
     assert recipe["edits"] == [{"neuron": 275, "name": "sunrise", "value": 40.0, "muted": False}]
     assert recipe["model"] == "emoji-cbsae" and recipe["generators"]["llava"] == "emoji-llava"

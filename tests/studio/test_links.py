@@ -6,7 +6,7 @@ from urllib.parse import parse_qsl
 import pytest
 
 from cbsae_hub.studio.basket import Basket, Item, span_of
-from cbsae_hub.studio.links import OPS, TABS, Link, model_of, read, write
+from cbsae_hub.studio.links import KEYS, OPS, TABS, Link, model_of, read, write
 
 
 def parameters(query):
@@ -60,13 +60,27 @@ def test_uploads_stay_out_of_links(shipped):
         ("b", "3"), ("b", ","), ("b", "1:1,2:1,3:1,4:1,5:1,6:1"), ("pic", "s99999999"), ("pic", "/etc/passwd"),
         ("pic", "uabc"), ("pic", "http://x"), ("unit", "miles"), ("alone", "yes"), ("op", "scale"), ("seeds", "5"),
         ("steps", "31"), ("steps", "4"), ("seed", "99999999999"), ("q", "x" * 101), ("ask", "x" * 201),
-        ("word", "x" * 41), ("ask", "y" * 100_000), ("unheard", "of"),
+        ("word", "x" * 41), ("ask", "y" * 100_000),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_named_and_left_out(shipped, key, value):
     link, bad = read({key: value, "tab" if key != "tab" else "q": "find"}, shipped)
     assert bad == [key]
     assert link == (Link(query="find") if key == "tab" else Link(tab="find"))
+
+
+@pytest.mark.parametrize(
+    "key", ["utm_source", "fbclid", "gclid", "view", "__theme", "<form action=//e.x>", "tab ", "Q"]
+)
+def test_what_is_not_of_this_page_is_left_alone(shipped, key):
+    assert read({key: "x" * 1000, "tab": "find"}, shipped) == (Link(tab="find"), [])
+
+
+def test_every_parameter_that_is_written_is_known(shipped):
+    whole = Link(
+        "m", "find", "q", 1, Basket((Item(1, 1.0),), "absolute"), "white", "ask", "w", True, "add", True, 1, 1, 5
+    )
+    assert parameters(write(whole)).keys() == KEYS | {"m"}
 
 
 def test_models_are_those_of_the_allow_list(serving, shipped):
