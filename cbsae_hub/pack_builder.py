@@ -12,6 +12,7 @@ from scipy import sparse
 from tqdm import tqdm
 
 from cbsae_hub.data.images import image_batches, read_pictures
+from cbsae_hub.data.labels import class_names, words_in
 from cbsae_hub.models import CBSAE, SAE, folder_revision
 from cbsae_hub.pack import Pack
 from cbsae_hub.scoring import NeuronScorer, Scores
@@ -134,14 +135,14 @@ def _draw_maps(
 
 
 def thumbnails(images: Any, ids: Sequence[int], alt_column: str | None) -> pd.DataFrame:
-    """Thumbnails of the examples as WebP."""
-    rows = []
+    """Thumbnails of the examples as WebP, with what the column says of them; several captions are joined."""
+    rows, classes = [], class_names(images, alt_column) if alt_column else None
     for image in ids:
         picture = to_rgb(read_pictures(images, int(image), int(image) + 1)[0])
         picture.thumbnail((THUMBNAIL, THUMBNAIL))
         buffer = io.BytesIO()
         picture.save(buffer, "WEBP", quality=WEBP_QUALITY)
-        alt = images[int(image)][alt_column] if alt_column else None
+        alt = "; ".join(words_in(images[int(image)][alt_column], classes)) if alt_column else ""
         rows.append({"image": int(image), "webp": buffer.getvalue(), "alt": alt or f"probe image {image}",
                      "width": picture.width, "height": picture.height})  # fmt: skip
     return pd.DataFrame(rows)
