@@ -104,6 +104,8 @@ class _Files:
     def _list(self, files: list[str]) -> DataFilesList:
         """Their addresses, with what changes when a file does: else the cache would keep the old ones."""
         paths = [f"{self.root}/{file}" for file in files]
+        if chained := [path for path in paths if "::" in path]:
+            raise ValueError(f"`datasets` takes {chained[0]} for a file in an archive, as it has '::' in it: rename it")
         if self.commit is not None:
             return DataFilesList(paths, [(self.root, self.commit)] * len(paths))
         stats = [os.stat(path) for path in paths]
