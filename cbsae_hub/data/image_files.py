@@ -83,7 +83,9 @@ def list_folder(folder: Path) -> list[str]:
 def visible(files: Iterable[str]) -> list[str]:
     """Without what is hidden, or left by macOS and Python; sorted."""
     return sorted(
-        file for file in files if not any(part[0] == "." or part in ("__MACOSX", "__pycache__") for part in _parts(file))
+        file
+        for file in files
+        if not any(part[0] == "." or part in ("__MACOSX", "__pycache__") for part in _parts(file))
     )
 
 
@@ -132,24 +134,23 @@ def arrange(files: Sequence[str], card: Mapping[str, Any]) -> Layout:
 
 
 def _by_card(files: Sequence[str], configs: MetadataConfigs, config: Mapping[str, Any]) -> Layout:
-    splits = {}
-    for split, patterns in _patterns(config).items():
-        if matched := _matching(files, patterns):
-            splits[split] = matched
-        else:
-            logger.warning("README.md says that the split %s is %s: no file is named so", split, ", ".join(patterns))
-    if not splits:
+    matched = {split: _matching(files, patterns) for split, patterns in _patterns(config).items()}
+    if not any(matched.values()):
         raise NoImages("the configs in its README.md name none of its files")
-    kind, data = _kind(sorted({file for part in splits.values() for file in part}))
-    named = {file for other in configs.values() for part in _patterns(other).values() for file in _matching(files, part)}
-    splits = {split: _readable(kind, part) for split, part in splits.items()}
-    depth = min(len(_common_folders(part)) for part in splits.values())
-    return Layout(
-        kind,
-        splits,
-        [file for file in files if _suffix(file) in map(_suffix, data) and not _is_metadata(file) and file not in named],
-        _label_options(kind, [file for part in splits.values() for file in part], depth),
-    )
+    kind, data = _kind(sorted(set().union(*matched.values())))
+    splits = {split: _readable(kind, part) for split, part in matched.items()}
+    if empty := [split for split, part in splits.items() if not part]:
+        logger.warning("the configs in README.md name no files of the splits %s", ", ".join(empty))
+    splits = {split: part for split, part in splits.items() if part}
+    # What other configurations name is left out on purpose; of other kinds of files, the card need not speak.
+    read = set().union(*splits.values())
+    named = {
+        file for other in configs.values() for part in _patterns(other).values() for file in _matching(files, part)
+    }
+    lost = set().union(*matched.values()) - read
+    lost |= {file for file in files if _suffix(file) in set(map(_suffix, data)) and file not in named}
+    depth = min(len(os.path.commonprefix([_parts(file)[:-1] for file in part])) for part in splits.values())
+    return Layout(kind, splits, sorted(filter(_holds_pictures, lost)), _label_options(kind, sorted(read), depth))
 
 
 def _patterns(config: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -179,15 +180,16 @@ def _matching(files: Sequence[str], patterns: Iterable[str]) -> list[str]:
 def _by_structure(files: Sequence[str]) -> Layout:
     kind, data = _kind(files)
     owners, depth = _split_folders(data)
-    if not owners and _suffix(data[0]) not in PICTURES:
-        owners = _split_names(data)
-    if not owners:
+    named = {} if owners or _suffix(data[0]) in PICTURES else _split_names(data)
+    if not (owners or named):
         _warn_of_splits(data)
-        owners, depth = dict.fromkeys(data, "train"), 0
-    folders = {_parts(file)[:depth]: split for file, split in owners.items()}
+        owners = dict.fromkeys(data, "train")
     if kind == "imagefolder":  # a list of pictures belongs to the folder of a split that it lies in
-        listed = {file: folders.get(_parts(file)[:depth]) for file in files if _is_metadata(file) and file not in owners}
-        owners |= {file: split for file, split in listed.items() if split is not None}
+        folders = {_parts(file)[:depth]: split for file, split in owners.items()}
+        for file in filter(_is_metadata, files):
+            if _parts(file)[:depth] in folders:
+                owners[file] = folders[_parts(file)[:depth]]
+    owners |= named
     order = [name for name in dict.fromkeys(SPLITS.values()) if name in owners.values()]
     splits = {name: [] for name in [*order, *sorted(set(owners.values()) - set(order))]}
     for file in sorted(owners):
@@ -213,8 +215,8 @@ def _split_folders(data: Sequence[str]) -> tuple[dict[str, str], int]:
 
 def _split_names(data: Sequence[str]) -> dict[str, str]:
     """The split of each Parquet file or archive, by its own name."""
-    shards = {file: found["name"] for file in data if (found := _SHARD.fullmatch(PurePosixPath(file).name))}
-    if shards and all(PurePosixPath(file).parent.name == "data" for file in shards):
+    shards = {file: found["name"] for file in data if (found := _SHARD.fullmatch(_parts(file)[-1]))}
+    if shards and all(_parts(file)[-2:-1] == ("data",) for file in shards):
         if all(map(_SPLIT_NAME.fullmatch, shards.values())):
             return shards
     names = shards or {file: PurePosixPath(file).stem for file in data}
@@ -287,25 +289,20 @@ def _label_options(kind: str, files: Sequence[str], depth: int) -> dict[str, Any
     return {"drop_labels": not (len(depths) == 1 and min(depths) > depth and len(classes) > 1)}
 
 
-def _common_folders(files: Sequence[str]) -> tuple[str, ...]:
-    folders = [_parts(file)[:-1] for file in files]
-    return _parts(os.path.commonpath(["/".join(parts) for parts in folders])) if all(folders) else ()
-
-
 def _holds_pictures(file: str) -> bool:
     return _suffix(file) in PICTURES | UNREAD | {TABLE, ARCHIVE} or _is_metadata(file)
 
 
 def _is_metadata(file: str) -> bool:
-    return PurePosixPath(file).name in METADATA
+    return _parts(file)[-1] in METADATA
 
 
 def _suffix(file: str) -> str:
-    return PurePosixPath(file).suffix.lower()
+    return os.path.splitext(file)[1].lower()
 
 
 def _parts(file: str) -> tuple[str, ...]:
-    return PurePosixPath(file).parts
+    return tuple(file.split("/"))
 
 
 def some(names: Sequence[str], limit: int = 5) -> str:

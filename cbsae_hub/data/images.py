@@ -10,6 +10,8 @@ from typing import Any
 import datasets
 from datasets.data_files import DataFilesDict, DataFilesList
 from datasets.info import DatasetInfosDict
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+from datasets.packaged_modules.parquet.parquet import Parquet
 from huggingface_hub import HfApi, hf_hub_download, metadata_load
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import httpx
@@ -21,6 +23,7 @@ from cbsae_hub.data.image_files import Layout, NoImages, arrange, list_folder, s
 from cbsae_hub.models import resolve_id
 
 CARD = "README.md"
+BUILDERS = {"imagefolder": ImageFolder, "parquet": Parquet}
 logger = logging.getLogger(__name__)
 
 
@@ -61,7 +64,7 @@ def load_images(
         dataset = builder.as_dataset(split)
     except (datasets.exceptions.DatasetsError, ValueError, TypeError) as error:
         if isinstance(cause := error.__cause__, OSError) and cause.errno is not None:  # a full disk is no damaged file
-            raise cause
+            raise cause from None
         raise ValueError(f"{source} cannot be read: {error.__cause__ or error}") from error
     dataset = _with_pictures(dataset)
     if not isinstance(dataset.features.get("image"), datasets.Image):
@@ -95,10 +98,15 @@ class _Files:
     def builder(self) -> datasets.DatasetBuilder:
         """What `datasets` reads these files with; no name among them is taken for a pattern."""
         splits = {split: self._list(files) for split, files in self.layout.splits.items()}
-        info = DatasetInfosDict.from_dataset_card_data(self.card).get(self.layout.config)
+        infos = DatasetInfosDict.from_dataset_card_data(self.card)
+        info = infos.get(self.layout.config) or (next(iter(infos.values())) if len(infos) == 1 else None)
         features = info.features if info is not None and self.layout.kind == "parquet" else None
+        known = {key: hasattr(BUILDERS[self.layout.kind].BUILDER_CONFIG_CLASS, key) for key in self.layout.options}
+        if unknown := [key for key, is_known in known.items() if not is_known]:
+            logger.warning("README.md says something that is not understood: %s", ", ".join(unknown))
+        options = {key: value for key, value in self.layout.options.items() if known[key]}
         return datasets.load_dataset_builder(
-            self.layout.kind, data_files=DataFilesDict(splits), **{"features": features, **self.layout.options}
+            self.layout.kind, data_files=DataFilesDict(splits), **{"features": features, **options}
         )
 
     def _list(self, files: list[str]) -> DataFilesList:
@@ -165,7 +173,8 @@ def _told(files: list[str]) -> tuple[int, str]:
 
 
 def _paths(dataset: datasets.Dataset) -> list[str | None]:
-    return [picture and picture["path"] for picture in dataset.cast_column("image", datasets.Image(decode=False))["image"]]
+    files = dataset.cast_column("image", datasets.Image(decode=False))["image"]
+    return [file and file["path"] for file in files]
 
 
 def read_pictures(images: Any, start: int, stop: int) -> list[Image.Image]:

@@ -99,13 +99,15 @@ def test_labels_with_splits_from_a_card():
     assert labelled({"split": "a", "path": "**"}, files=pictures(cat=2, dog=1))
 
 
-def test_metadata_go_with_the_folder_of_their_split(caplog):
+def test_metadata_go_with_the_folder_of_their_split():
     files = [*pictures(train=2, test=1), "train/metadata.csv", "metadata.jsonl"]
     layout = arrange(files, {})
     assert layout.splits == {"train": ["train/0.png", "train/1.png", "train/metadata.csv"], "test": ["test/0.png"]}
     assert layout.left_out == ["metadata.jsonl"]
     assert layout.has_metadata("train") and not layout.has_metadata("test")
     assert layout.pictures("train") == ["train/0.png", "train/1.png"]
+    layout = arrange(["metadata.csv", "test.zip", "train.zip"], {})
+    assert (set(layout.splits), layout.left_out) == ({"train", "test"}, ["metadata.csv"])
     assert arrange(["metadata.parquet", "a.png"], {}).splits == {"train": ["a.png", "metadata.parquet"]}
     assert arrange(["metadata.parquet"], {}).kind == "parquet"
 
@@ -138,7 +140,9 @@ def test_a_card_says_what_the_splits_are(caplog):
     assert layout.splits == {"test": ["data/test-0.parquet"], "x": ["data/train-0.parquet"]}
     assert layout.left_out == ["data/test_grey-0.parquet", "extra.parquet"]
     layout = arrange(files, configs({"split": "train", "path": "data/*"}, {"split": "none", "path": "gone-*"}))
-    assert set(layout.splits) == {"train"} and "gone-*" in caplog.text
+    assert set(layout.splits) == {"train"} and "no files of the splits none" in caplog.text
+    layout = arrange(["a.png", "b.heic", "c.png"], configs({"split": "train", "path": ["a*", "b*"]}))
+    assert (layout.splits, layout.left_out) == ({"train": ["a.png"]}, ["b.heic", "c.png"])
     with pytest.raises(NoImages, match="name none of its files"):
         arrange(files, configs({"split": "train", "path": "gone"}))
 

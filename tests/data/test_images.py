@@ -217,6 +217,14 @@ def test_a_damaged_card_is_named(tmp_path):
         load_images(tmp_path / "a", "train")
 
 
+def test_a_card_says_how_to_read(tmp_path, caplog):
+    folder = fill(tmp_path / "a", "cat/0.png", "dog/1.png")
+    config = "{config_name: default, data_files: '**', drop_labels: true, colour: red}"
+    (folder / "README.md").write_text(f"---\nconfigs: [{config}]\n---\n")
+    assert load_images(folder, "train").column_names == ["image"]
+    assert "not understood: colour" in caplog.text
+
+
 def test_a_card_says_what_columns_are(tmp_path):
     folder = fill(tmp_path / "a", "x/0.png")
     kinds = "[{name: image, dtype: image}, {name: label, dtype: {class_label: {names: {'0': cat, '1': dog}}}}]"

@@ -101,7 +101,10 @@ def test_classes_in_lists_and_records_go_by_their_names():
 
 
 def test_records_need_a_field():
-    images = Dataset.from_dict({"things": [[{"name": "cat", "box": 1}]] * 20}, Features({"things": List({"name": Value("string"), "box": Value("int64")})}))
+    images = Dataset.from_dict(
+        {"things": [[{"name": "cat", "box": 1}]] * 20},
+        Features({"things": List({"name": Value("string"), "box": Value("int64")})}),
+    )
     with pytest.raises(ValueError, match=r"column 'things' .* records \(name, box\).*name one, things.FIELD"):
         Truth.read(images, {"x": "things"})
     with pytest.raises(ValueError, match="no records with 'colour'"):
