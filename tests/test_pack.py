@@ -1,10 +1,13 @@
 import json
 import pickle
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from datasets import ClassLabel, Features, List, Value
+from PIL import Image
 from scipy import sparse
 from small_hub import CONCEPTS, Pictures, make_bottleneck, make_hub
 from tiny_models import processor
@@ -12,7 +15,7 @@ from tiny_models import processor
 from cbsae_hub import Pack
 from cbsae_hub.metrics.dissect import soft_wpmi
 from cbsae_hub.pack import FILES, NeuronTable, PackError
-from cbsae_hub.pack_builder import STRIP_SIZES, build_pack, choose_examples
+from cbsae_hub.pack_builder import STRIP_SIZES, build_pack, choose_examples, thumbnails
 from cbsae_hub.scoring import NeuronScorer, Truth
 
 
@@ -128,6 +131,30 @@ def test_images_without_a_caption_have_an_alternative_text_all_the_same(world, t
     pack = build_pack(scorer_of(world, pictures), pictures, tmp_path, source={}, alt_column="caption")
     for image in pack.image_ids():
         assert pack.alt(image) == (pictures.columns["caption"][image] or f"probe image {image}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "expected"),
+    [
+        (List(Value("string")), [["a cat.", "one cat", "a cat."], []], ["a cat.; one cat", "probe image 1"]),
+        (ClassLabel(names=["cat", "dog"]), [1, 0], ["dog", "cat"]),
+        (Value("float64"), [3.0, None], ["3", "probe image 1"]),
+        (Value("string"), [" ", "x"], ["probe image 0", "x"]),
+    ],
+)
+def test_several_captions_are_joined_and_classes_are_named(kind, values, expected):
+    pictures = [Image.new("L", (4, 4))] * 2
+    features = Features({"image": datasets.Image(), "says": kind})
+    alt = thumbnails(datasets.Dataset.from_dict({"image": pictures, "says": values}, features), [0, 1], "says")["alt"]
+    assert alt.tolist() == expected and json.dumps(alt.tolist())
+
+
+def test_records_as_captions_are_refused_before_anything_is_scored(world, tmp_path):
+    pictures = Pictures()
+    scorer = scorer_of(world, pictures)
+    scorer.run = lambda *_: pytest.fail("scored")
+    with pytest.raises(ValueError, match=r"column 'things' cannot say what an image shows: here are records"):
+        build_pack(scorer, pictures, tmp_path, source={}, alt_column="things")
 
 
 def test_it_reads_back_from_disk_and_hides_nothing(world, pack):
