@@ -11,6 +11,7 @@ import gradio as gr
 from cbsae_hub.models.files import write_text
 from cbsae_hub.studio import downloads
 from cbsae_hub.studio.basket import Basket, concept_of
+from cbsae_hub.studio.links import basket_of
 from cbsae_hub.studio.loaded import Loaded, public_id
 from cbsae_hub.studio.visit import Visit, kindly
 from cbsae_hub.version import __version__
@@ -58,6 +59,7 @@ class UseItTab:
     def show(self, request: gr.Request, served: Any, basket: Any) -> list[Any]:
         """Code for a model and a basket."""
         loaded = self.visit.serving.of(served)
+        basket = basket_of(basket, loaded)
         code = snippets(loaded, basket, str(request.headers.get("origin") or LOCAL))
         return [*(code[name] for name in LANGUAGES), gr.DownloadButton(value=recipe_file(loaded, basket))]
 

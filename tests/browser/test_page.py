@@ -88,15 +88,6 @@ def test_another_neuron_is_picked_by_keyboard(page, pack):
     assert page.locator("#card h3").inner_text().endswith(f"#{ids[1]}")
 
 
-def test_links_of_cards_lead_to_the_view(page, address, strong):
-    search(page, strong)
-    link = page.locator("#card a.cb-link")
-    link.wait_for()
-    title = page.locator("#card h3").inner_text()
-    page.goto(f"{address}/{link.get_attribute('href')}")
-    is_shown(page, "#card h3", re.escape(title))
-
-
 def test_what_a_link_cannot_mean_is_said_and_the_page_starts(page, address):
     page.goto(f"{address}/?tab=<script>&neuron=99999999&b=1:x")
     is_shown(page, "[data-testid=toast-body], .toast-body", "could not be read: b, neuron, tab")
