@@ -29,7 +29,7 @@ from cbsae_hub.studio.steer_image import SteerImageTab
 from cbsae_hub.studio.steer_llava import SteerLlavaTab
 from cbsae_hub.studio.style import CSS, THEME, script
 from cbsae_hub.studio.use_it import UseItTab
-from cbsae_hub.studio.visit import LOOKUP, PRIVATE, WORK, Visit, beat, kindly
+from cbsae_hub.studio.visit import LOOKUP, PRIVATE, RUNNING, WORK, Visit, beat, kindly
 from cbsae_hub.studio.workshop import Workshop
 
 TITLE = "cbsae_hub: what does a vision model know?"
@@ -109,8 +109,12 @@ class _Page:
         self.about = gr.HTML(html.header(self.serving.first.pack), elem_id="about")
         with gr.Tabs(elem_id="tabs") as self.tabs:
             for tab in TABS:
-                with gr.Tab(NAMES[tab], id=tab):
+                with gr.Tab(NAMES[tab], id=tab) as opened:
                     getattr(self, tab).render()
+                if tab in RUNNING:
+                    opened.select(None, None, [visit.tab, visit.pulse], js=f"() => ['{tab}', String(Math.random())]")
+                else:
+                    opened.select(None, None, visit.tab, js=f"() => '{tab}'")
         visit.dock.render()
         acted = visit.dock.input(self._act, [visit.served, visit.tab, visit.basket, visit.unit],
                                  [visit.basket, visit.unit, visit.dock, visit.pulse], **LOOKUP)  # fmt: skip
@@ -121,7 +125,6 @@ class _Page:
             box.bind(previews)
         for inspected in self.inspect.inspected:
             inspected.then(self._previews, [visit.served, visit.picture], previews, **LOOKUP)
-        self.tabs.select(self._selected, None, [visit.tab, visit.pulse], **LOOKUP)
         seen = [visit.tab, visit.served, visit.basket]
         gr.on([visit.tab.change, visit.basket.change], self._code, seen, self.use.outputs, **LOOKUP)
         reaction = {
@@ -167,7 +170,8 @@ class _Page:
         results = [self.llava.answers, self.llava.swept, self.draw.grid, self.find.verdict, self.own.report]
         changes = [component.change for component in (*said, *results)]
         gr.on(changes, None, said, None, js="(...values) => { window.cbPage?.changed(values); return []; }")
-        self.model.change(None, [self.model], None, js="(name) => { window.cbPage?.choose(name); return []; }")
+        chosen = "(name, served) => { window.cbPage?.choose(name, served); return []; }"
+        self.model.change(None, [self.model, visit.served], None, js=chosen)
         visit.kept.change(None, [visit.kept], None, js="(text) => { window.cbPage?.keep(text); return []; }")
         gone = visit.dock.go(self._go, [visit.served], self.everything, **LOOKUP)
         gone.then(None, said, None, js="(...values) => { window.cbPage.arrived(values); return []; }")
@@ -216,10 +220,6 @@ class _Page:
         ]
 
     # ------------------------------------------------------------------------------------------------ the rest
-
-    def _selected(self, event: gr.SelectData) -> list[Any]:
-        tab = TABS[event.index] if isinstance(event.index, int) and 0 <= event.index < len(TABS) else TABS[0]
-        return [tab, beat(tab)]
 
     @kindly
     def _code(self, request: gr.Request, tab: Any, served: Any, basket: Any) -> list[Any]:

@@ -65,7 +65,7 @@ const write = (how, state) => {
   if (space && window.parent !== window) window.parent.postMessage({ queryString: query, hash: '' }, 'https://huggingface.co');
 };
 
-const page = window.cbPage = { state: stateOf(values), busy: false, asked: '', typing: null, undo: [], note: '' };
+const page = window.cbPage = { state: stateOf(values), busy: false, asked: '', typing: null, next: null, undo: [], note: '' };
 
 page.say = (text) => {
   const line = document.querySelector('#dock .cb-dock-said');
@@ -138,6 +138,11 @@ page.arrived = (all) => {
   page.mark();
   if (location.search !== page.asked) return restore();
   write('replaceState', page.state);
+  if (page.next) {
+    const next = page.next;
+    page.next = null;
+    page.go(next);
+  }
   if (page.note) setTimeout(() => { page.say(page.note); page.note = ''; }, SOON);
 };
 window.addEventListener('popstate', restore);
@@ -166,8 +171,10 @@ page.undoBasket = () => {
   if (page.busy || !page.undo.length) return;
   page.go({ ...page.undo.pop(), undone: true });
 };
-page.choose = (name) => { // a list says so whenever it loses the focus, too
-  if (name && name !== page.state.m.replace(SECRET, '')) page.go({ m: name });
+page.choose = (name, served) => { // an address that brings a model sets the list, too
+  if (!name || name === served.replace(SECRET, '')) return;
+  if (page.busy) page.next = { m: name };
+  else page.go({ m: name });
 };
 
 page.keep = (text) => {
