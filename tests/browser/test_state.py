@@ -433,8 +433,9 @@ def test_a_restart_of_the_server_takes_nothing(browser, restarted, tmp_path):
         says(page, patch="9")
         page.wait_for_timeout(500)
         before, kept = said(page), page.locator("#error").inner_text()
+    page.locator("#dock [data-act=unit]").click()
     page.get_by_text("Connection Lost").first.wait_for()
-    with restarted():
+    with restarted():  # the page comes back by itself
         page.locator("#neurons").filter(has_text="patch row 2, column 2").wait_for(timeout=60_000)
         assert page.locator("#error").inner_text() == kept, "exactly the same picture"
         wait_for_basket(page, 2)
@@ -443,4 +444,15 @@ def test_a_restart_of_the_server_takes_nothing(browser, restarted, tmp_path):
         open_tab(page, "Steer LLaVA")
         is_shown(page, "#llava-preview figcaption", "your picture")
         page.locator("#answers .cb-main").wait_for()
+        open_tab(page, "Inspect image")
+    with restarted():  # nobody has noticed: what is on the page goes on, and what is not on the server is told
+        page.locator("#dock [data-act=mute]").first.click()
+        page.locator("#dock .cb-row.cb-muted").wait_for()
+        assert [title.split("#")[1] for title, _ in basket_of(page)] == ["275", "178"]
+        page.locator(".cb-cell").nth(10).click()
+        is_shown(page, "[data-testid=toast-body], .toast-body", "Reload the page: your browser brings it back")
+        page.reload()
+        is_shown(page, "#neurons", "patch row 2, column 2")
+        assert page.locator("#error").inner_text() == kept
+        assert page.locator("#dock .cb-row.cb-muted").count() == 1
     context.close()
