@@ -131,7 +131,8 @@ class InspectTab:
         value = None if place is None else str(seen.active[place])
         radio = gr.Radio(choices, value=value, label=_label(loaded, seen, at, bool(choices)))
         card = "" if place is None else html.neuron_card(loaded.pack, _row(loaded, seen, place))
-        drawn = _draw(loaded, seen, place, at)
+        made = {"m": loaded.key, "seen": str(picture)}
+        drawn = html.belonging(_draw(loaded, seen, place, at), made, "whole")
         return [str(picture), "" if at is None else str(at), drawn, _lost(loaded, seen), radio, card]
 
     def _inspected(self, loaded: Loaded, picture: Any) -> Inspected:

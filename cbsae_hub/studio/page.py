@@ -126,7 +126,9 @@ class _Page:
         for inspected in self.inspect.inspected:
             inspected.then(self._previews, [visit.served, visit.picture], previews, **LOOKUP)
         seen = [visit.tab, visit.served, visit.basket]
-        gr.on([visit.tab.change, visit.basket.change], self._code, seen, self.use.outputs, **LOOKUP)
+        gr.on(
+            [visit.tab.change, visit.served.change, visit.basket.change], self._code, seen, self.use.outputs, **LOOKUP
+        )
         reaction = {
             "inputs": [
                 visit.tab, visit.served, self.neuron.shown, self.llava.live, *self.llava.inputs,
@@ -167,7 +169,9 @@ class _Page:
         space = os.environ.get("SPACE_ID", "")
         told = f"const fields = {json.dumps(fields)}, space = {json.dumps(space and f'{SPACES}/{space}')};"
         page.load(None, said, None, js=f"(...values) => {{ {told}\n{script('address')} }}")
-        results = [self.llava.answers, self.llava.swept, self.draw.grid, self.find.verdict, self.own.report]
+        results = [
+            self.llava.answers, self.llava.swept, self.draw.grid, self.find.verdict, self.own.report, self.inspect.grid
+        ]  # fmt: skip
         changes = [component.change for component in (*said, *results)]
         gr.on(changes, None, said, None, js="(...values) => { window.cbPage?.changed(values); return []; }")
         chosen = "(name, served) => { window.cbPage?.choose(name, served); return []; }"

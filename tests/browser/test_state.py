@@ -421,6 +421,44 @@ def test_a_long_text_is_one_step_back(visit):
     assert page.evaluate("history.length") <= before + 1
 
 
+def test_concepts_of_ones_own_survive_a_reload_and_are_told_to_be_missing_elsewhere(visit, address):
+    page = visit("?tab=inspect&seen=s1&pic=s1&words=pinata&b=275:50.000&q=pizza")
+    page.locator(".cb-cell").first.wait_for()
+    open_tab(page, "Your concepts")
+    page.locator("#own-train").click()
+    page.locator("#own-progress").filter(has_text=re.compile("1 concept added")).wait_for(timeout=240_000)
+    says(page, words="pinata", b="275:50.000", tab="own")
+    assert said(page)["m"].startswith("emoji-cbsae~")
+    page.locator("#own-report [data-act=add]").click()
+    wait_for_basket(page, 2)
+    open_tab(page, "Inspect image")  # was inspected without the new concept
+    page.locator("#grid .cb-stale").wait_for()
+    page.locator("#grid [data-run]").click()
+    page.wait_for_function("() => !document.querySelector('#grid .cb-stale')")
+    page.locator("#model input").click()  # focus leaves the model and what was trained alone
+    page.locator("h1").click()
+    page.wait_for_timeout(600)
+    page.reload()
+    wait_for_basket(page, 2)
+    open_tab(page, "Your concepts")
+    page.locator("#own-check").click()
+    is_shown(page, "#own-report tr", r"pinata\s*◆ concept neuron")
+    assert page.locator("#own-download").is_visible()
+    other = visit(page.url.removeprefix(f"{address}/"))
+    is_shown(other, "[data-testid=toast-body], .toast-body", "trained by a visitor")
+    wait_for_basket(other, 1)
+    other.locator("#own-check").click()
+    is_shown(other, "#own-report tr", r"pinata\s*○ missing")
+
+
+def test_code_follows_the_model_too(visit):
+    page = visit("?tab=use")
+    is_shown(page, "#use-python", "emoji-cbsae")
+    page.locator("#model input").click()
+    page.get_by_role("option", name="emoji-sae").click()
+    is_shown(page, "#use-python", "emoji-sae")
+
+
 def test_a_restart_of_the_server_takes_nothing(browser, restarted, tmp_path):
     context = browser.new_context()
     page = context.new_page()

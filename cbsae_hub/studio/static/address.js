@@ -29,15 +29,18 @@ const drawer = (mode, act) => new Promise((done) => {
 const keep = async (token, thing) => {
   if (await drawer('readwrite', (store) => store.put(thing, token)) === null) page.say('Your browser keeps nothing: what you upload or train is gone when you reload.');
   const all = await drawer('readonly', (store) => store.getAllKeys()) ?? [];
-  for (const old of all.sort().slice(0, -KEPT)) await drawer('readwrite', (store) => store.delete(old));
+  const pictures = all.filter((key) => !key.startsWith('z')).sort();
+  for (const old of pictures.slice(0, -KEPT)) await drawer('readwrite', (store) => store.delete(old));
 };
-const tokenOf = (secret) => {
-  if (!tokens.has(secret)) tokens.set(secret, Date.now().toString(36) + Math.random().toString(36).slice(2, 6));
+const tokenOf = (secret, kind = '') => {
+  if (!tokens.has(secret)) tokens.set(secret, kind + Date.now().toString(36) + Math.random().toString(36).slice(2, 6));
   return tokens.get(secret);
 };
 const public_ = (key, text) => {
   const secret = ['m', 'pic', 'seen'].includes(key) && SECRET.exec(text)?.[1];
-  return secret ? text.replace(SECRET, `~${tokenOf(secret)}`) : text;
+  if (!secret) return text;
+  if (key === 'm' && !tokens.has(secret)) keep(tokenOf(secret, 'z'), { name: text });
+  return text.replace(SECRET, `~${tokenOf(secret)}`);
 };
 
 // --- The address of a state, and the state that an address asks for, in the same words.
