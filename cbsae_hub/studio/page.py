@@ -206,22 +206,18 @@ class _Page:
             return list(values) if changed & set(keys.split()) else [gr.skip()] * len(values)
 
         new = "m" in changed
-        return [
+        values = [
             *if_changed("m", loaded.key, loaded.name, html.header(loaded.pack, loaded.own)),
             *if_changed("m b unit", basket_text(link.basket), link.basket.unit),
             *if_changed("aside", link.aside),
             *if_changed("m b unit", dock(loaded, link.basket)),
             *if_changed("m pic", link.picture),
             *if_changed("tab", gr.Tabs(selected=link.tab), link.tab),
-            *(
-                value
-                for tab in self._tabs
-                for value in (
-                    tab.restore(loaded, link, new) if changed & {"m", *tab.parts} else [gr.skip()] * len(tab.outputs)
-                )
-            ),
-            beat(link.tab),
         ]
+        for tab in self._tabs:
+            touched = changed & {"m", *tab.parts}
+            values += tab.restore(loaded, link, new) if touched else [gr.skip()] * len(tab.outputs)
+        return [*values, beat(link.tab)]
 
     # ------------------------------------------------------------------------------------------------ the rest
 
