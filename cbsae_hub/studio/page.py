@@ -17,7 +17,7 @@ from cbsae_hub.studio.basket import changed, dock
 from cbsae_hub.studio.experiments import ZERO_GPU
 from cbsae_hub.studio.find import FindTab
 from cbsae_hub.studio.inspect_image import InspectTab
-from cbsae_hub.studio.links import PARTS, TABS, Link, basket_of, basket_text, read
+from cbsae_hub.studio.links import PARTS, TABS, Link, as_text, basket_of, basket_text, read
 from cbsae_hub.studio.loaded import Loaded
 from cbsae_hub.studio.neuron import NeuronTab
 from cbsae_hub.studio.own_concepts import OwnConceptsTab
@@ -139,7 +139,8 @@ class _Page:
         changes = [visit.pulse.change, self.llava.settings.where.input, self.draw.settings.where.input]
         gr.on(changes, self._react, **reaction, **WORK, trigger_mode="always_last")
         trained = self.own.train.click(self.own.add, [visit.served, self.own.words], self.own.trained, **PRIVATE)
-        trained.then(self._adopt, [visit.served], [self.about, *self.scores.outputs], **LOOKUP)
+        table = [self.scores.words, self.scores.sort]
+        trained.then(self._adopt, [visit.served, *table], [self.about, *self.scores.outputs], **LOOKUP)
         page.unload(self._leave)
         Api(self.serving).publish()
 
@@ -245,10 +246,11 @@ class _Page:
         return [shown, shown]
 
     @kindly
-    def _adopt(self, served: Any) -> list[Any]:
+    def _adopt(self, served: Any, named: Any, sort: Any) -> list[Any]:
         """Shows that the model has the visitor's concepts now."""
         loaded = self.serving.of(served)
-        return [html.header(loaded.pack, loaded.own), *self.scores.restore(loaded, Link(), True)]
+        link, _ = read({"named": as_text("named", named), "sort": as_text("sort", sort)}, loaded)
+        return [html.header(loaded.pack, loaded.own), *self.scores.restore(loaded, link, True)]
 
     def _leave(self, request: gr.Request) -> None:
         self.serving.jobs.stop(request.session_hash)

@@ -72,7 +72,7 @@ class SteerImageTab:
         if problem := instead_of(loaded, "unclip"):
             yield problem
             return
-        made = made_with(self.parts, [served, basket, picture, where, how, keep, word, seed, seeds, steps])
+        made = made_with(self.made, [served, basket, picture, where, how, keep, word, seed, seeds, steps])
         basket = basket_of(basket, loaded)
         edit = intervention(basket, where, how, keep)
         first, count, steps = whole(seed, 0, MAX_SEED), whole(seeds, 1, MAX_SEEDS), whole(steps, MIN_STEPS, MAX_STEPS)
@@ -108,10 +108,14 @@ class SteerImageTab:
 
     @property
     def parts(self) -> dict[str, Any]:
-        """What the address says of the tab: first what drawings are made with, in the order of :attr:`inputs`."""
-        made = {"m": self.visit.served, "b": self.visit.basket, "pic": self.visit.picture}
+        """What the address says of the tab."""
         numbers = {"seed": self.seed, "seeds": self.seeds, "steps": self.steps}
-        return {**made, **self.settings.parts, **numbers, "draw.live": self.live}
+        return {"pic": self.visit.picture, **self.settings.parts, **numbers, "draw.live": self.live}
+
+    @property
+    def made(self) -> tuple[str, ...]:
+        """The parts of the address that drawings are made with, in the order of :attr:`inputs`."""
+        return ("m", "b", "pic", *self.settings.parts, "seed", "seeds", "steps")
 
     @property
     def outputs(self) -> list[Any]:

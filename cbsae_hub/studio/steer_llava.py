@@ -127,7 +127,7 @@ class SteerLlavaTab:
             return problem
         with self.visit.serving.jobs.of(request.session_hash) as stop:
             asked = self.visit.serving.experiments.ask(loaded, *arguments, stop=stop)
-        made = made_with(self.parts, [served, basket, picture, question, where, how, keep, word])
+        made = made_with(self.made, [served, basket, picture, question, where, how, keep, word])
         return html.belonging(_answers(asked, arguments[-1]), made, "ask")
 
     @kindly
@@ -148,7 +148,7 @@ class SteerLlavaTab:
             return problem
         with self.visit.serving.jobs.of(request.session_hash) as stop:
             rows = self.visit.serving.experiments.sweep(loaded, *arguments, stop=stop)
-        made = made_with(self.parts, [served, basket, picture, question, where, how, keep, word])
+        made = made_with(self.made, [served, basket, picture, question, where, how, keep, word])
         return html.belonging(_sweep(rows, arguments[-1]), made, "sweep")
 
     def restore(self, loaded: Loaded, link: Link, new: bool) -> list[Any]:
@@ -158,10 +158,13 @@ class SteerLlavaTab:
 
     @property
     def parts(self) -> dict[str, Any]:
-        """What the address says of the tab: first what answers are made with, in the order of :attr:`inputs`."""
-        visit = self.visit
-        made = {"m": visit.served, "b": visit.basket, "pic": visit.picture, "ask": self.question}
-        return {**made, **self.settings.parts, "live": self.live}
+        """What the address says of the tab."""
+        return {"pic": self.visit.picture, "ask": self.question, **self.settings.parts, "live": self.live}
+
+    @property
+    def made(self) -> tuple[str, ...]:
+        """The parts of the address that answers are made with, in the order of :attr:`inputs`."""
+        return ("m", "b", "pic", "ask", *self.settings.parts)
 
     @property
     def outputs(self) -> list[Any]:
@@ -186,8 +189,8 @@ class SteerLlavaTab:
 
 
 def made_with(parts: Iterable[str], values: Iterable[Any]) -> dict[str, str]:
-    """What a result is made with, by the parts of the address that say so; there may be more of them than values."""
-    return {key: as_text(key, value) for key, value in zip(parts, values)}
+    """What a result is made with, by the parts of the address that say so."""
+    return {key: as_text(key, value) for key, value in zip(parts, values, strict=True)}
 
 
 COLUMNS = {

@@ -422,12 +422,12 @@ def test_a_long_text_is_one_step_back(visit):
 
 
 def test_concepts_of_ones_own_survive_a_reload_and_are_told_to_be_missing_elsewhere(visit, address):
-    page = visit("?tab=inspect&seen=s1&pic=s1&words=pinata&b=275:50.000&q=pizza")
+    page = visit("?tab=inspect&seen=s1&pic=s1&words=pinata&b=275:50.000&q=pizza&sort=p99&named=sun")
     page.locator(".cb-cell").first.wait_for()
     open_tab(page, "Your concepts")
     page.locator("#own-train").click()
     page.locator("#own-progress").filter(has_text=re.compile("1 concept added")).wait_for(timeout=240_000)
-    says(page, words="pinata", b="275:50.000", tab="own")
+    says(page, words="pinata", b="275:50.000", tab="own", sort="p99", named="sun")
     assert said(page)["m"].startswith("emoji-cbsae~")
     page.locator("#own-report [data-act=add]").click()
     wait_for_basket(page, 2)
