@@ -83,7 +83,7 @@ class Part:
         default: What an address need not say.
         codes: For a choice: what the address says for what the page says.
         like: The part that this one is like unless it is said.
-        typed: Whether letters make it, so that a whole text is one step back.
+        typed: Whether it is made bit by bit, by letters or a slider, so that the whole is one step back.
     """
 
     name: str
@@ -144,9 +144,9 @@ PARTS: dict[str, Part] = {
     "draw.keep": Part("draw_keep", _flag, like="keep"),
     "draw.word": Part("draw_word", _words(MAX_WORD), like="word", typed=True),
     "draw.live": Part("draw_live", _flag, "1"),
-    "seeds": Part("seeds", _number(1, MAX_SEEDS), "2"),
-    "seed": Part("seed", _number(0, MAX_SEED), "0"),
-    "steps": Part("steps", _number(MIN_STEPS, MAX_STEPS), str(STEPS)),
+    "seeds": Part("seeds", _number(1, MAX_SEEDS), "2", typed=True),
+    "seed": Part("seed", _number(0, MAX_SEED), "0", typed=True),
+    "steps": Part("steps", _number(MIN_STEPS, MAX_STEPS), str(STEPS), typed=True),
     "named": Part("named", _words(MAX_QUERY), typed=True),
     "sort": Part("sort", _one_of(SORTS.values()), "score", SORTS),
     "words": Part("words", lambda text, _: text if len(text) <= MAX_WORDS else None, typed=True),

@@ -377,6 +377,27 @@ def test_the_basket_is_undone_step_by_step_and_nothing_else(visit):
     page.wait_for_function("() => document.querySelector('#dock [data-undo]').disabled")
 
 
+def test_quick_clicks_add_up(visit):
+    page = visit("?tab=start&b=12:20.000&words=zeppelin")
+    wait_for_basket(page, 1)
+    page.wait_for_timeout(500)
+    page.evaluate("""() => {
+      document.querySelector('.cb-example button').click();
+      window.cbPage.go({ tab: 'neuron', neuron: '7' });
+      window.cbPage.choose('emoji-sae', 'emoji-cbsae');
+      document.querySelector('#dock [data-undo]').disabled = false;
+      document.querySelector('#dock [data-undo]').click(); }""")
+    # The example, the neuron and the model; then the model is taken back, whose basket another had replaced.
+    says(page, tab="neuron", neuron="7", m=None, words="zeppelin")
+    page.wait_for_function("() => document.querySelector('#model input').value === 'emoji-cbsae'")
+    wait_for_basket(page, 1)
+    page.wait_for_timeout(500)
+    assert not basket_of(page)[0][0].endswith("#12"), "the example's"
+    page.locator("#dock [data-undo]").click()
+    page.wait_for_function("() => document.querySelector('#dock .cb-name')?.innerText.endsWith('#12')")
+    says(page, b="12:20.000", words="zeppelin")
+
+
 @pytest.mark.parametrize("where", ["llava", "inspect"])
 def test_an_upload_survives_a_reload_and_stays_with_its_visitor(visit, address, tmp_path, where):
     page = visit(f"?tab={where}&b=275:30.000")

@@ -8,6 +8,7 @@ const spelled = (field, value) => {
   return field.codes?.[value] ?? String(value);
 };
 const stateOf = (all) => Object.fromEntries(fields.map((field, i) => [field.key, spelled(field, all[i])]));
+const named = (model) => model.replace(/~[\w-]+$/, '');
 const differing = (a, b) => fields.map((field) => field.key).filter((key) => a[key] !== b[key]);
 const usual = (field, state) => (field.like ? state[field.like] : field.usual);
 
@@ -68,7 +69,7 @@ const write = (how, state) => {
   if (space && window.parent !== window) window.parent.postMessage({ queryString: query, hash: '' }, 'https://huggingface.co');
 };
 
-const page = window.cbPage = { state: stateOf(values), busy: false, asked: '', typing: null, next: null, undo: [], note: '' };
+const page = window.cbPage = { state: stateOf(values), busy: false, asked: '', typing: null, waiting: [], undo: [], note: '' };
 
 page.say = (text) => {
   const line = document.querySelector('#dock .cb-dock-said');
@@ -141,21 +142,17 @@ page.arrived = (all) => {
   page.mark();
   if (location.search !== page.asked) return restore();
   write('replaceState', page.state);
-  if (page.next) {
-    const next = page.next;
-    page.next = null;
-    page.go(next);
-  }
+  page.waiting.shift()?.();
   if (page.note) setTimeout(() => { page.say(page.note); page.note = ''; }, SOON);
 };
 window.addEventListener('popstate', restore);
 
 // Goes to the state that is on screen, but for what is said: all that a button, a dot or "Undo" does.
 page.go = (says) => {
-  const before = page.state, after = { ...before, ...says };
+  const before = page.busy ? askedOf(location.search) : page.state, after = { ...before, ...says };
   if (after.m !== before.m && !('b' in says)) { // neurons are a model's own: each model has its basket
     const aside = new Map(before.aside.split(';').filter(Boolean).map((part) => part.split('=')));
-    const [from, to] = [before.m, after.m].map((name) => name.replace(SECRET, ''));
+    const [from, to] = [before.m, after.m].map(named);
     if (before.b) aside.set(from, before.b);
     if (from !== to) {
       after.b = aside.get(to) ?? '';
@@ -170,14 +167,13 @@ page.go = (says) => {
   write('pushState', after);
   restore();
 };
+page.soon = (act) => (page.busy ? page.waiting.push(act) : act());
 page.undoBasket = () => {
-  if (page.busy || !page.undo.length) return;
-  page.go({ ...page.undo.pop(), undone: true });
+  page.soon(() => page.undo.length && page.go({ ...page.undo.pop(), undone: true }));
 };
 page.choose = (name, served) => { // an address that brings a model sets the list, too
-  if (!name || name === served.replace(SECRET, '')) return;
-  if (page.busy) page.next = { m: name };
-  else page.go({ m: name });
+  if (!name || name === named(served)) return;
+  page.soon(() => page.go({ m: name }));
 };
 
 page.keep = (text) => {
