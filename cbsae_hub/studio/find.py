@@ -54,7 +54,7 @@ class FindTab:
     @kindly
     def search(self, served: Any, query: Any) -> list[Any]:
         """Searches, and shows the best neuron at once."""
-        return self._search(self.visit.serving.of(served), served, query)
+        return self._search(self.visit.loaded(served), served, query)
 
     def _search(self, loaded: Loaded, served: Any, query: Any, chosen: int | None = None) -> list[Any]:
         """What is found; of the neurons, one is shown."""
@@ -75,7 +75,7 @@ class FindTab:
     @kindly
     def pick(self, served: Any, query: Any, neuron: Any) -> str:
         """The card of a neuron."""
-        loaded = self.visit.serving.of(served)
+        loaded = self.visit.loaded(served)
         return html.neuron_card(loaded.pack, row_of(loaded, neuron))
 
     def restore(self, loaded: Loaded, link: Link, new: bool) -> list[Any]:

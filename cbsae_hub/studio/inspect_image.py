@@ -70,14 +70,14 @@ class InspectTab:
     @kindly
     def sample(self, event: gr.EventData, served: Any, hide_dense: Any) -> list[Any]:
         """Inspects one of the sample pictures."""
-        loaded = self.visit.serving.of(served)
+        loaded = self.visit.loaded(served)
         name = chosen_sample(event, loaded.pack)
         return [name, *self._view(loaded, name, hide_dense)]
 
     @kindly
     def inspect(self, served: Any, path: Any, hide_dense: Any = True) -> list[Any]:
         """Inspects an upload; what is no picture gets a sentence, and the page goes on."""
-        loaded = self.visit.serving.of(served)
+        loaded = self.visit.loaded(served)
         if path is None:
             return [gr.skip()] * 8
         picture = read_picture(str(path))
@@ -88,17 +88,17 @@ class InspectTab:
     @kindly
     def overview(self, served: Any, seen: Any, hide_dense: Any, patch: Any = None) -> list[Any]:
         """The strongest neurons of the whole picture, or of a patch, the first of them chosen."""
-        return self._view(self.visit.serving.of(served), seen, hide_dense, patch)
+        return self._view(self.visit.loaded(served), seen, hide_dense, patch)
 
     @kindly
     def where(self, served: Any, seen: Any, hide_dense: Any, patch: Any, neuron: Any) -> list[Any]:
         """Where a neuron fires on the picture, and its card."""
-        return self._view(self.visit.serving.of(served), seen, hide_dense, patch, neuron)
+        return self._view(self.visit.loaded(served), seen, hide_dense, patch, neuron)
 
     @kindly
     def at_patch(self, event: gr.EventData, served: Any, seen: Any, hide_dense: Any) -> list[Any]:
         """The neurons that fire at one patch."""
-        return self._view(self.visit.serving.of(served), seen, hide_dense, getattr(event, "patch", None))
+        return self._view(self.visit.loaded(served), seen, hide_dense, getattr(event, "patch", None))
 
     def restore(self, loaded: Loaded, link: Link, new: bool) -> list[Any]:
         """What a link asks for: a picture, inspected."""

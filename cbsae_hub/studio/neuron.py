@@ -54,7 +54,7 @@ class NeuronTab:
     @kindly
     def show(self, served: Any, neuron: Any) -> list[Any]:
         """Shows a neuron."""
-        loaded = self.visit.serving.of(served)
+        loaded = self.visit.loaded(served)
         number = row_of(loaded, neuron).neuron
         return [number, str(number), self._page(loaded, number), _WAITING]
 
@@ -66,7 +66,7 @@ class NeuronTab:
     @kindly
     def alone(self, served: Any, neuron: Any) -> str:
         """What the neuron alone makes LLaVA say and unCLIP draw."""
-        loaded = self.visit.serving.of(served)
+        loaded = self.visit.loaded(served)
         number = _number(loaded, neuron)
         said, drawn = self.visit.serving.experiments.neuron_alone(loaded, number)
         value = f"{span_of(loaded, number).start:g}"
@@ -108,7 +108,7 @@ class NeuronTab:
     def _mover(self, step: int) -> Any:
         @kindly
         def move(served: Any, neuron: Any) -> list[Any]:
-            loaded = self.visit.serving.of(served)
+            loaded = self.visit.loaded(served)
             if step:
                 return self.turn(served, (_number(loaded, neuron) + step) % len(loaded.pack.neurons))
             frame = loaded.pack.neurons.frame

@@ -68,13 +68,13 @@ class OwnConceptsTab:
     @kindly
     def which(self, served: Any, words: Any) -> str:
         """Where each concept is."""
-        loaded = self.visit.serving.of(served)
+        loaded = self.visit.loaded(served)
         return _made(served, words, report(loaded, concepts_of(words)))
 
     @kindly
     def add(self, request: gr.Request, served: Any, words: Any) -> Iterator[list[Any]]:
         """Trains the missing ones; yields progress, and in the end the new model."""
-        loaded = self.visit.serving.of(served)
+        loaded = self.visit.loaded(served)
         wanted = concepts_of(words)
         missing = [name for name, where in located(loaded, wanted) if where is None]
         if not missing:

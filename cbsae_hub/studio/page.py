@@ -126,9 +126,7 @@ class _Page:
         for inspected in self.inspect.inspected:
             inspected.then(self._previews, [visit.served, visit.picture], previews, **LOOKUP)
         seen = [visit.tab, visit.served, visit.basket]
-        gr.on(
-            [visit.tab.change, visit.served.change, visit.basket.change], self._code, seen, self.use.outputs, **LOOKUP
-        )
+        gr.on([part.change for part in seen], self._code, seen, self.use.outputs, **LOOKUP, trigger_mode="always_last")
         reaction = {
             "inputs": [
                 visit.tab, visit.served, self.neuron.shown, self.llava.live, *self.llava.inputs,
@@ -147,7 +145,7 @@ class _Page:
     @kindly
     def _act(self, event: gr.EventData, served: Any, tab: Any, basket: Any, unit: Any) -> list[Any]:
         """What a button of a card or of the basket does to the basket."""
-        loaded = self.serving.of(served)
+        loaded = self.visit.loaded(served)
         act, neuron, value = (getattr(event, name, None) for name in ("act", "neuron", "value"))
         made = changed(basket_of(basket, loaded, unit), loaded, str(act), neuron, value)
         return [basket_text(made), made.unit, dock(loaded, made), beat(tab)]
@@ -242,13 +240,13 @@ class _Page:
 
     @kindly
     def _previews(self, served: Any, picture: Any) -> list[str]:
-        shown = preview(self.visit, self.serving.of(served).pack, picture)
+        shown = preview(self.visit, self.visit.loaded(served).pack, picture)
         return [shown, shown]
 
     @kindly
     def _adopt(self, served: Any, named: Any, sort: Any) -> list[Any]:
         """Shows that the model has the visitor's concepts now."""
-        loaded = self.serving.of(served)
+        loaded = self.visit.loaded(served)
         link, _ = read({"named": as_text("named", named), "sort": as_text("sort", sort)}, loaded)
         return [html.header(loaded.pack, loaded.own), *self.scores.restore(loaded, link, True)]
 

@@ -105,7 +105,7 @@ class PictureBox:
     def _sample(self, count: int) -> Any:
         @kindly
         def choose_sample(event: gr.EventData, served: Any) -> list[Any]:
-            pack = self.visit.serving.of(served).pack
+            pack = self.visit.loaded(served).pack
             name = chosen_sample(event, pack)
             return [name, beat(self.tab), *[preview(self.visit, pack, name)] * count]
 
@@ -116,7 +116,7 @@ class PictureBox:
         def choose_upload(served: Any, path: Any) -> list[Any]:
             if path is None:
                 return [gr.skip()] * (count + 3)
-            pack, pictures = self.visit.serving.of(served).pack, self.visit.serving.pictures
+            pack, pictures = self.visit.loaded(served).pack, self.visit.serving.pictures
             name = pictures.keep(read_picture(str(path)))
             kept = keepsake(name, pictures.get(name, pack))
             return [kept, name, beat(self.tab), *[preview(self.visit, pack, name)] * count]

@@ -52,7 +52,7 @@ class ScoresTab:
         """The neurons whose names contain some words."""
         if sort not in SORTS:
             raise ImageRefused("There is no such order.")
-        return rows_of(self.visit.serving.of(served), str(words or "")[:MAX_QUERY], SORTS[sort])
+        return rows_of(self.visit.loaded(served), str(words or "")[:MAX_QUERY], SORTS[sort])
 
     def restore(self, loaded: Loaded, link: Link, new: bool) -> list[Any]:
         """What a link asks for: which rows, and the model's own map and tables."""

@@ -54,7 +54,7 @@ class Serving:
         self.first = self.of(next(iter(self.models)))
 
     def of(self, key: Any) -> Loaded:
-        """The model of a key: a name of the allow-list, or what :meth:`keep_own` gave; "" or None is the first.
+        """The model of a key: a name of the allow-list, or what :meth:`keep_own` gave.
 
         Raises:
             Forgotten: If there is none, or it cannot be loaded.
@@ -62,8 +62,6 @@ class Serving:
         """
         if (own := self.own(key)) is not None:
             return own
-        if key in ("", None) and self._loaded:
-            return self.first
         if not isinstance(key, str) or key not in self.models:
             raise Forgotten(
                 "This page does not have that model, or no longer. Reload the page: what else you see stays."

@@ -68,7 +68,7 @@ class SteerImageTab:
         seed: Any, seeds: Any, steps: Any,
     ) -> Iterator[str]:  # fmt: skip
         """Draws row after row."""
-        loaded = self.visit.serving.of(served)
+        loaded = self.visit.loaded(served)
         if problem := instead_of(loaded, "unclip"):
             yield problem
             return
@@ -92,7 +92,7 @@ class SteerImageTab:
     @kindly
     def draw_again(self, request: gr.Request, live: Any, *arguments: Any) -> Iterator[Any]:
         """The same after a change, if the visitor wants that and there is something to steer."""
-        if not live or not basket_of(arguments[1], self.visit.serving.of(arguments[0])).edits:
+        if not live or not basket_of(arguments[1], self.visit.loaded(arguments[0])).edits:
             yield gr.skip()
             return
         yield from self.draw(request, *arguments)

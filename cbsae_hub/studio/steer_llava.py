@@ -133,7 +133,7 @@ class SteerLlavaTab:
     @kindly
     def ask_again(self, request: gr.Request, live: Any, *arguments: Any) -> Any:
         """The same after a change, if the visitor wants that and there is something to steer."""
-        if not live or not basket_of(arguments[1], self.visit.serving.of(arguments[0])).edits:
+        if not live or not basket_of(arguments[1], self.visit.loaded(arguments[0])).edits:
             return gr.skip()
         return self.ask(request, *arguments)
 
@@ -179,7 +179,7 @@ class SteerLlavaTab:
         self, served: Any, basket: Any, picture: Any, question: Any, where: Any, how: Any, keep: Any, word: Any
     ) -> tuple[Loaded, tuple[Any, ...]]:
         """The model, and what an experiment is made of, checked."""
-        loaded = self.visit.serving.of(served)
+        loaded = self.visit.loaded(served)
         text = " ".join(str(question or "").split())[:MAX_QUESTION] or ONE_WORD
         if "<image>" in text:
             raise ImageRefused("The question must not contain <image>: the picture's place in it is fixed.")

@@ -58,7 +58,7 @@ class UseItTab:
     @kindly
     def show(self, request: gr.Request, served: Any, basket: Any) -> list[Any]:
         """Code for a model and a basket."""
-        loaded = self.visit.serving.of(served)
+        loaded = self.visit.loaded(served)
         basket = basket_of(basket, loaded)
         code = snippets(loaded, basket, str(request.headers.get("origin") or LOCAL))
         return [*(code[name] for name in LANGUAGES), gr.DownloadButton(value=recipe_file(loaded, basket))]

@@ -107,6 +107,14 @@ class Visit:
             "pic": self.picture,
         }  # fmt: skip
 
+    def loaded(self, served: Any) -> Loaded:
+        """The model of a visitor's state; the first for somebody who says none.
+
+        Raises:
+            Forgotten: If the page does not have it, or no longer.
+        """
+        return self.serving.first if served in ("", None) else self.serving.of(served)
+
     def card(self, value: str, elem_id: str, **options: Any) -> gr.HTML:
         """A piece of HTML whose buttons act on the whole page."""
         return gr.HTML(value, elem_id=elem_id, js_on_load=script("acts"), **options)

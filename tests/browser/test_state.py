@@ -72,6 +72,7 @@ def test_walking_through_the_page_by_tab_changes_nothing(visit):
 def test_a_field_that_is_entered_and_left_changes_nothing(visit, query, field):
     page = visit(query)
     page.locator(field).wait_for()
+    page.wait_for_function("() => window.cbPage && !window.cbPage.busy && !document.querySelector('.cb-spin')")
     page.wait_for_timeout(1000)
     before, shown = everything(page), page.locator("#tabs").inner_text()
     page.locator(field).click()

@@ -118,7 +118,11 @@ const restore = async () => {
   const wanted = askedOf(location.search), now = shown(page.state);
   const changed = differing(wanted, now);
   page.asked = location.search;
-  if (!changed.length) return write('replaceState', page.state);
+  if (!changed.length) {
+    write('replaceState', page.state);
+    page.waiting.shift()?.();
+    return;
+  }
   page.busy = true;
   const mine = {};
   for (const key of ['m', 'pic', 'seen']) {
