@@ -1,10 +1,10 @@
 """The page's own pieces of HTML. Everything that comes from a model, a data set or a user is escaped."""
 
 import html
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import urlencode
 
 import numpy as np
 
@@ -103,9 +103,19 @@ def facts(pairs: list[tuple[str, str, str]]) -> str:
     return f'<dl class="cb-facts">{items}</dl>'
 
 
-def link(text: str, parameters: dict[str, str]) -> str:
-    """A link to a state of the page."""
-    return f'<a class="cb-link" href="?{attribute(urlencode(parameters))}">{escape(text)}</a>'
+def belonging(content: str, of: Mapping[str, str], button: str) -> str:
+    """A result as HTML, which static/address.js marks as soon as the page no longer says what it was made with.
+
+    Args:
+        content: HTML.
+        of: The parts of the address that it was made with, as :func:`cbsae_hub.studio.links.as_text` spells them.
+        button: Id of the button that makes it anew.
+    """
+    return (
+        f'<div class="cb-result" data-of="{attribute(json.dumps(of))}"><p class="cb-again" role="status">These are '
+        f'results of earlier settings. <button type="button" class="cb-do" data-run="{button}">Run again</button></p>'
+        f'<div class="cb-made">{content}</div></div>'
+    )
 
 
 def download(text: str, address: str) -> str:
@@ -121,18 +131,18 @@ def neuron_head(pack: Pack, row: Any) -> str:
         f"<h3>{escape(neuron_title(row))}</h3>"
         f'<p class="cb-actions"><button type="button" class="cb-do" data-act="add" data-neuron="{row.neuron}">'
         f'Add to basket</button><button type="button" class="cb-do" data-act="open" data-neuron="{row.neuron}">'
-        "Open its page</button></p>"
+        'Open its page</button><button type="button" class="cb-do" data-link>Copy link</button></p>'
         + (f'<p class="cb-note">{note}</p>' if note else "")
         + (f'<p class="cb-also">Also near: {escape(others)}</p>' if others else "")
         + facts(_figures(pack, row))
     )
 
 
-def neuron_card(pack: Pack, row: Any, footer: str = "") -> str:
-    """A neuron in short: its head and its pictures; the footer is HTML already."""
+def neuron_card(pack: Pack, row: Any) -> str:
+    """A neuron in short: its head and its pictures."""
     return (
         f'<section class="cb-card" aria-live="polite">{neuron_head(pack, row)}'
-        f"{strips(pack, row.neuron, CARD_STRIPS)}{footer}</section>"
+        f"{strips(pack, row.neuron, CARD_STRIPS)}</section>"
     )
 
 

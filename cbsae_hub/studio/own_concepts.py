@@ -1,8 +1,8 @@
 """The tab "Your concepts": which of them the model has, and neurons for those it lacks, trained while one looks."""
 
+import hashlib
 import logging
 import re
-import secrets
 import shutil
 import threading
 import time
@@ -16,7 +16,7 @@ from cbsae_hub.models.concept_selection import select_concepts
 from cbsae_hub.steering.tower import Stopped
 from cbsae_hub.studio import downloads, html
 from cbsae_hub.studio.html import escape
-from cbsae_hub.studio.links import Link
+from cbsae_hub.studio.links import MAX_CONCEPTS, MAX_LETTERS, MAX_WORDS, Link, as_text
 from cbsae_hub.studio.loaded import Loaded
 from cbsae_hub.studio.pictures import ImageRefused
 from cbsae_hub.studio.visit import KINDLY, LOOKUP, PRIVATE, Visit, kindly
@@ -25,8 +25,6 @@ from cbsae_hub.words import clean_name, name_key, words_of
 
 logger = logging.getLogger(__name__)
 
-MAX_CONCEPTS = 20
-MAX_LETTERS = 40
 SEPARATORS = re.compile(r"[\n,;，、；،؛]")  # the last ones are Chinese and Arabic
 LOOK = 0.25  # seconds between two looks at how far the training is
 
@@ -47,7 +45,7 @@ class OwnConceptsTab:
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=280):
                 self.words = gr.Textbox(
-                    label="Your concepts", lines=6, max_length=MAX_CONCEPTS * (MAX_LETTERS + 2), elem_id="own-words",
+                    label="Your concepts", lines=6, max_length=MAX_WORDS, elem_id="own-words",
                     placeholder="one a line, or with commas between them:\nspiral\nchess piece",
                     info=f"at most {MAX_CONCEPTS}, each of at most {MAX_LETTERS} letters",
                 )  # fmt: skip
@@ -70,17 +68,17 @@ class OwnConceptsTab:
     @kindly
     def which(self, served: Any, words: Any) -> str:
         """Where each concept is."""
-        loaded = self.visit.serving.of(served)
-        return report(loaded, concepts_of(words))
+        loaded = self.visit.loaded(served)
+        return _made(served, words, report(loaded, concepts_of(words)))
 
     @kindly
     def add(self, request: gr.Request, served: Any, words: Any) -> Iterator[list[Any]]:
         """Trains the missing ones; yields progress, and in the end the new model."""
-        loaded = self.visit.serving.of(served)
+        loaded = self.visit.loaded(served)
         wanted = concepts_of(words)
         missing = [name for name, where in located(loaded, wanted) if where is None]
         if not missing:
-            yield ["", report(loaded, wanted) + _NOTHING, gr.skip(), gr.skip()]
+            yield ["", _made(served, words, report(loaded, wanted) + _NOTHING), gr.skip(), gr.skip()]
             return
         with self.visit.serving.jobs.of(request.session_hash) as stop:
             work = _Work(self.workshop, loaded, missing, stop)
@@ -101,19 +99,31 @@ class OwnConceptsTab:
         stopped = " Stopped early: the neurons are as good as they were by then." if stop() else ""
         done = f"{len(missing)} concept{'s' if len(missing) > 1 else ''} added in {work.seconds:.0f} s.{stopped}"
         file = html.download("Download your model", downloads.address(archive(made)))
-        yield [html.bar(1.0, done), report(made, wanted), file, made.key]
+        yield [html.bar(1.0, done), _made(made.key, words, report(made, wanted)), file, made.key]
 
-    def restore(self, loaded: Loaded, link: Link) -> list[Any]:
-        """What a link asks for: nothing here, but what belongs to another model goes."""
-        return ["", _EMPTY, ""]
+    def restore(self, loaded: Loaded, link: Link, new: bool) -> list[Any]:
+        """What a link asks for: the words; where they are stays, marked if the model is another."""
+        if not new:
+            return [link.words, gr.skip(), gr.skip()]
+        file = html.download("Download your model", downloads.address(archive(loaded))) if loaded.own else ""
+        return [link.words, "", file]
 
     @property
     def outputs(self) -> list[Any]:
         """The components that :meth:`restore` sets."""
-        return [self.progress, self.report, self.download]
+        return [self.words, self.progress, self.download]
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What the address says of the tab."""
+        return {"words": self.words}
 
     def _stop(self, request: gr.Request) -> None:
         self.visit.serving.jobs.stop(request.session_hash)
+
+
+def _made(served: Any, words: Any, content: str) -> str:
+    return html.belonging(content, {"m": as_text("m", served), "words": as_text("words", words)}, "own-check")
 
 
 class _Work:
@@ -203,12 +213,14 @@ def report(loaded: Loaded, concepts: list[str]) -> str:
 
 def archive(loaded: Loaded) -> Path:
     """The model as its folder on the Hub would be, zipped, under a name that nobody guesses."""
-    folder = downloads.served(secrets.token_urlsafe(16))
+    folder = downloads.served(hashlib.sha256(loaded.key.encode()).hexdigest())  # the key is secret
+    if made := list(folder.glob("*.zip")):
+        return made[0]
     loaded.sae.save_pretrained(folder / "model")
     name = re.sub(r"[^\w-]", "-", Path(loaded.model_id).name)
-    made = Path(shutil.make_archive(str(folder / f"{name}-extended"), "zip", folder / "model"))
+    file = Path(shutil.make_archive(str(folder / f"{name}-extended"), "zip", folder / "model"))
     shutil.rmtree(folder / "model")
-    return made
+    return file
 
 
 _EMPTY = (

@@ -18,6 +18,7 @@ MAX_BYTES = 8_000_000
 SHOWN = 512  # pixels of the longer side of a picture as the page shows it
 KEPT = 128  # uploads of all visitors together, each at most SHOWN pixels wide: 100 MB
 WHITE = "white"
+MINE = "mine~"  # before the secret name of an upload; an address says something else behind it
 
 
 class ImageRefused(ValueError):
@@ -67,7 +68,7 @@ def data_uri(webp: bytes) -> str:
 
 
 class Pictures:
-    """Pictures by short names: "white", "s12" for image 12 of a pack, or the key of an upload, which stays secret."""
+    """Pictures by short names: "white", "s12" for image 12 of a pack, or "mine~" and the secret key of an upload."""
 
     def __init__(self) -> None:
         self._uploads: Memory[Image.Image] = Memory(KEPT)
@@ -76,7 +77,11 @@ class Pictures:
         """Keeps an upload, made smaller, and returns its name."""
         small = picture.copy()
         small.thumbnail((SHOWN, SHOWN))
-        return "u" + self._uploads.put(small)
+        return MINE + self._uploads.put(small)
+
+    def knows(self, name: str) -> bool:
+        """Whether a name is that of an upload that is still there."""
+        return name.startswith(MINE) and self._uploads.get(name.removeprefix(MINE)) is not None
 
     def get(self, name: Any, pack: Pack) -> Image.Image:
         """The picture of a name.
@@ -89,9 +94,10 @@ class Pictures:
             return Image.new("RGB", (224, 224), "white")
         if is_sample(name, pack):
             return pack.image(int(name[1:]))
-        if (upload := self._uploads.get(name[1:])) is not None and name[0] == "u":
-            return upload
-        raise ImageRefused("This picture is no longer in memory. Please choose it again.")
+        upload = self._uploads.get(name.removeprefix(MINE)) if name.startswith(MINE) else None
+        if upload is None:
+            raise ImageRefused("This picture is no longer in memory. Reload the page: your browser brings it back.")
+        return upload
 
 
 def is_sample(name: str, pack: Pack) -> bool:
@@ -111,7 +117,16 @@ def from_text(text: Any, pack: Pack) -> Image.Image:
         raise ImageRefused("A picture is given as text: white, s12 for image 12 of the pack, or base64 of a file.")
     if text == WHITE or is_sample(text, pack):
         return Pictures().get(text, pack)
-    content = re.sub(r"^data:[^,]*;base64,", "", "".join(text.split()), flags=re.IGNORECASE)
+    return from_data(text)
+
+
+def from_data(text: Any) -> Image.Image:
+    """A picture of base64 of a PNG, JPEG or WebP, with or without "data:...;base64," before it and line ends in it.
+
+    Raises:
+        ImageRefused: If it is none.
+    """
+    content = re.sub(r"^data:[^,]*;base64,", "", "".join(str(text).split()), flags=re.IGNORECASE)
     if len(content) > MAX_BYTES * 4 / 3 + 4:
         raise ImageRefused(f"This picture is larger than {MAX_BYTES // 1_000_000} MB. Please send a smaller one.")
     try:

@@ -13,7 +13,7 @@ from cbsae_hub.models.files import write_text
 from cbsae_hub.plotting import quadrants
 from cbsae_hub.studio import downloads, html
 from cbsae_hub.studio.html import attribute, escape
-from cbsae_hub.studio.links import MAX_QUERY, Link
+from cbsae_hub.studio.links import MAX_QUERY, SORTS, Link
 from cbsae_hub.studio.loaded import Loaded
 from cbsae_hub.studio.pictures import ImageRefused
 from cbsae_hub.studio.style import script
@@ -22,14 +22,6 @@ from cbsae_hub.words import name_key
 
 MOST_DOTS = 8000  # of a map; of larger models, every n-th neuron
 ROWS = 100
-SORTS = {
-    "Name's score": "score",
-    "Interpretability": "interpretability",
-    "Steerability": "steerability",
-    "MonoSemanticity": "monosemanticity",
-    "How often it fires": "token_density",
-    "Strength (p99)": "p99",
-}
 
 
 class ScoresTab:
@@ -54,24 +46,33 @@ class ScoresTab:
         self.rows = self.visit.card(rows_of(first, "", "score"), "rows")
         self.evaluation = gr.HTML(evaluation_of(first), elem_id="evaluation")
         inputs = [self.visit.served, self.words, self.sort]
-        gr.on([self.words.submit, self.words.blur, self.sort.input], self.filter, inputs, self.rows, **LOOKUP)
+        changes = [self.words.submit, self.words.input, self.sort.change]
+        gr.on(changes, self.filter, inputs, self.rows, **LOOKUP, trigger_mode="always_last")
 
     @kindly
     def filter(self, served: Any, words: Any, sort: Any) -> str:
         """The neurons whose names contain some words."""
         if sort not in SORTS:
             raise ImageRefused("There is no such order.")
-        return rows_of(self.visit.serving.of(served), str(words or "")[:MAX_QUERY], SORTS[sort])
+        return rows_of(self.visit.loaded(served), str(words or "")[:MAX_QUERY], SORTS[sort])
 
-    def restore(self, loaded: Loaded, link: Link) -> list[Any]:
-        """What a link asks for: the model's own map and tables."""
-        rows, file = rows_of(loaded, "", "score"), _csv_link(loaded)
-        return [self._maps(loaded), "", "Name's score", rows, file, evaluation_of(loaded)]
+    def restore(self, loaded: Loaded, link: Link, new: bool) -> list[Any]:
+        """What a link asks for: which rows, and the model's own map and tables."""
+        order = next(title for title, column in SORTS.items() if column == link.sort)
+        rows = [link.named, order, rows_of(loaded, link.named, link.sort)]
+        if not new:
+            return [gr.skip(), *rows, gr.skip(), gr.skip()]
+        return [self._maps(loaded), *rows, _csv_link(loaded), evaluation_of(loaded)]
 
     @property
     def outputs(self) -> list[Any]:
         """The components that :meth:`restore` sets."""
         return [self.maps, self.words, self.sort, self.rows, self.csv, self.evaluation]
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What the address says of the tab."""
+        return {"named": self.words, "sort": self.sort}
 
     def _maps(self, loaded: Loaded) -> str:
         """The maps of the SAE that a CB-SAE was made of, if the page has it, and of the model."""

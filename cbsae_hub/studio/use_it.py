@@ -11,6 +11,7 @@ import gradio as gr
 from cbsae_hub.models.files import write_text
 from cbsae_hub.studio import downloads, html
 from cbsae_hub.studio.basket import Basket, concept_of
+from cbsae_hub.studio.links import basket_of
 from cbsae_hub.studio.loaded import Loaded, public_id
 from cbsae_hub.studio.visit import Visit, kindly
 from cbsae_hub.version import __version__
@@ -57,7 +58,8 @@ class UseItTab:
     @kindly
     def show(self, request: gr.Request, served: Any, basket: Any) -> list[Any]:
         """Code for a model and a basket."""
-        loaded = self.visit.serving.of(served)
+        loaded = self.visit.loaded(served)
+        basket = basket_of(basket, loaded)
         code = snippets(loaded, basket, str(request.headers.get("origin") or LOCAL))
         return [*(code[name] for name in LANGUAGES), _recipe_link(loaded, basket)]
 

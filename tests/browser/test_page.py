@@ -34,9 +34,8 @@ def test_a_tab_that_is_opened_before_the_page_has_answered_stays_open(page, addr
     page.route("**/queue/join**", lambda route: held.append(route))
     page.goto(address)
     open_inspect(page)
-    assert held
-    with page.expect_response("**/queue/join**"):
-        page.unroute("**/queue/join**")  # what was held goes on
+    page.unroute("**/queue/join**")
+    assert not held, "without anything in the address, nothing is asked for"
     page.wait_for_timeout(1000)
     assert page.locator("#samples .cb-sample").first.is_visible()
 
@@ -86,15 +85,6 @@ def test_another_neuron_is_picked_by_keyboard(page, pack):
     page.wait_for_function("before => document.querySelector('#card h3')?.innerText !== before", arg=before)
     ids = list(dict.fromkeys(m.neuron for m in pack.find(name).matches))
     assert page.locator("#card h3").inner_text().endswith(f"#{ids[1]}")
-
-
-def test_links_of_cards_lead_to_the_view(page, address, strong):
-    search(page, strong)
-    link = page.locator("#card a.cb-link")
-    link.wait_for()
-    title = page.locator("#card h3").inner_text()
-    page.goto(f"{address}/{link.get_attribute('href')}")
-    is_shown(page, "#card h3", re.escape(title))
 
 
 def test_what_a_link_cannot_mean_is_said_and_the_page_starts(page, address):

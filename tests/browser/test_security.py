@@ -27,7 +27,7 @@ from cbsae_hub.studio import LAUNCH
 
 ROOT = Path(__file__).parents[2]
 EVIL = "<img src=x onerror=alert(1)>"
-STATE = None  # in the place of a state, whatever a client sends is ignored
+STATE = None  # the first model, an empty basket, a white picture
 
 
 def upload(address, content, name="a.png"):
@@ -78,7 +78,7 @@ def test_files_and_other_hosts_are_not_served(address, path):
 )
 def test_uploads_cannot_be_named_by_path(address, path, handler, before):
     for payload in ({"path": path, "meta": {"_type": "gradio.FileData"}}, {"url": path, "path": ""}, path):
-        assert refused(post(address, handler, [*before, payload]))
+        assert refused(post(address, handler, [*before, payload, *([True] if handler == "inspect" else [])]))
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,8 @@ def test_uploads_are_limited_and_bombs_do_not_go_off(address):
         assert status == 200
         for handler in ("inspect", "choose_upload"):
             payload = {"path": path, "meta": {"_type": "gradio.FileData"}}
-            assert refused(post(address, handler, [STATE, payload]))
+            more = [True] if handler == "inspect" else []
+            assert refused(post(address, handler, [STATE, payload, *more]))
         assert refused(post(address, "encode_image", [base64.b64encode(bomb(side)).decode(), 5]))
     for content, name in ((b"<svg onload=alert(1)>", "a.svg"), (b"<script>alert(1)</script>", "a.html")):
         status, path = upload(address, content, name)
@@ -139,7 +140,7 @@ def test_odd_queries_are_survived(address, query):
 
 @pytest.mark.parametrize("model", ["../emoji-dino", "/etc", "someone/else", "hub/emoji-sae", 7, ["emoji-sae"], {}])
 def test_models_are_those_of_the_allow_list(address, model):
-    assert refused(post(address, "_choose", [model, STATE]))
+    assert refused(post(address, "search", [model, "pizza"]))
     for handler, arguments in (("find_neurons", ["pizza", 5]), ("neuron_info", [1]), ("model_info", [])):
         assert refused(post(address, handler, [*arguments, model]))
 
@@ -186,7 +187,11 @@ def test_sliders_and_choices_are_checked_on_the_server_too(address, place, value
 
 def test_nobody_sees_what_is_kept_for_another(address):
     for key in ("", "x" * 22, None, 0):
-        assert refused(post(address, "where", [STATE, key, "3"]))
+        assert refused(post(address, "where", [STATE, key, True, None, "3"]))
+    for basket in ("x", "3:1e9", "9999999:1", "3:1," * 7 + "3:1"):
+        assert refused(
+            post(address, "ask", [STATE, basket, "white", "?", "In the picture", "set the neuron", False, ""])
+        )
     for words in (",".join(f"w{i}" for i in range(21)), "x" * 41, "", None, "?"):
         assert refused(post(address, "which", [STATE, words]))
 

@@ -26,7 +26,7 @@ EVIL = "<img src=x onerror=alert(1)>\"'&"
 def test_names_from_models_are_text():
     row = namedtuple("Row", "name score neuron kind designated")(EVIL, 1.0, 3, "cb", EVIL * 2)
     safe = html.facts([(EVIL, html.neuron_title(row), EVIL)]) + html.verdict("weak", EVIL)
-    safe += html.link(EVIL, {"q": EVIL}) + html.patch_grid(b"", np.zeros((1, 1)), EVIL)
+    safe += html.belonging("", {"q": EVIL}, "find") + html.patch_grid(b"", np.zeros((1, 1)), EVIL)
     safe += html.table([EVIL, EVIL], [[EVIL, EVIL]]) + html.bar(0.5, EVIL)
     tags = Tags(safe).tags
     assert "img" not in [tag for tag, _ in tags]
