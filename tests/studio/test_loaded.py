@@ -64,18 +64,20 @@ def test_a_model_of_drawn_tokens_is_inspected_on_all_of_them(loaded):
     for place, neuron in enumerate(seen.active.tolist()):
         of_patches = plain.latents[:, plain.active == neuron].ravel()
         np.testing.assert_allclose(seen.latents[1:, place], of_patches if len(of_patches) else 0, atol=1e-5)
-    page = InspectTab(SimpleNamespace(serving=SimpleNamespace(of=lambda _: drawn)))
-    key = page.memory.put(seen)
+    pictures = SimpleNamespace(get=lambda name, pack: Pictures()[7]["image"])
+    page = InspectTab(SimpleNamespace(loaded=lambda _: drawn, serving=SimpleNamespace(pictures=pictures)))
     neuron = next(n for n, strengths in zip(seen.active, seen.latents.T) if strengths[1:].any())
-    grid, _ = page.where(None, key, str(neuron))
+    _, patch, grid, *_ = page.where(None, "s7", False, "", str(neuron))
     strengths = seen.latents[:, seen.active == neuron].ravel()
-    assert grid.count("cb-cell") == 4 and f"{(strengths[1:] > 0).sum()} of 4 patches, and " in grid
+    assert patch == "" and grid.count("cb-cell") == 4
+    assert f"{(strengths[1:] > 0).sum()} of 4 patches, and " in grid
     strongest = int(strengths[1:].argmax())
-    chosen = page.at_patch(SimpleNamespace(patch=strongest), None, key, False)[1]
+    _, patch, _, _, chosen, _ = page.at_patch(SimpleNamespace(patch=strongest), None, "s7", False)
+    assert patch == str(strongest)
     assert f"row {strongest // 2 + 1}, column {strongest % 2 + 1}" in chosen.label
     assert {int(value) for _, value in chosen.choices} <= set(seen.active[seen.latents[1 + strongest] > 0].tolist())
     with pytest.raises(ImageRefused, match="no such patch"):
-        InspectTab.at_patch.__wrapped__(page, SimpleNamespace(patch=4), None, key, False)
+        InspectTab.at_patch.__wrapped__(page, SimpleNamespace(patch=4), None, "s7", False)
 
 
 def test_siblings_are_found_and_a_missing_judge_is_survived(loaded, tmp_path, caplog):
