@@ -5,7 +5,7 @@ from urllib.parse import parse_qs
 
 import numpy as np
 import pytest
-from actions import basket_of, is_shown, open_tab, search, wait_for_basket
+from actions import basket_of, is_shown, open_tab, search, settled, wait_for_basket
 from http_client import post
 from PIL import Image
 
@@ -72,8 +72,8 @@ def test_walking_through_the_page_by_tab_changes_nothing(visit):
 def test_a_field_that_is_entered_and_left_changes_nothing(visit, query, field):
     page = visit(query)
     page.locator(field).wait_for()
-    page.wait_for_function("() => window.cbPage && !window.cbPage.busy && !document.querySelector('.cb-spin')")
-    page.wait_for_timeout(1000)
+    settled(page)
+    page.wait_for_timeout(500)
     before, shown = everything(page), page.locator("#tabs").inner_text()
     page.locator(field).click()
     page.wait_for_timeout(200)
@@ -173,7 +173,7 @@ def test_a_dot_of_the_map_leaves_the_basket_and_the_rest(visit):
 def test_a_worked_example_can_be_taken_back(visit):
     page = visit("?tab=start&b=275:40.000,178:20.000&q=pizza&ask=Mine%3F&word=sun&alone=1&words=zeppelin")
     wait_for_basket(page, 2)
-    page.wait_for_timeout(500)
+    settled(page)
     before = said(page)
     page.locator(".cb-example button").first.click()
     wait_for_basket(page, 1)
