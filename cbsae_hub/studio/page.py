@@ -119,8 +119,10 @@ class _Page:
                     opened.select(None, None, visit.tab, js=f"() => '{tab}'")
         visit.dock.render()
         acted = visit.dock.input(self._act, [visit.served, visit.tab, visit.basket, visit.unit],
-                                 [visit.basket, visit.unit, visit.dock, visit.pulse], **LOOKUP)  # fmt: skip
-        acted.then(None, None, None, js="() => { window.cbAnswered(); return []; }")
+                                 [visit.basket, visit.unit, visit.dock, visit.pulse], **LOOKUP,
+                                 trigger_mode="multiple")  # fmt: skip
+        for answered in (acted.then, acted.failure):
+            answered(None, None, None, js="() => { window.cbAnswered(); return []; }")
         self._bind_address(page)
         previews = [self.llava.picture.preview, self.draw.picture.preview]
         for box in (self.llava.picture, self.draw.picture):
@@ -179,8 +181,9 @@ class _Page:
         chosen = "(name, served) => { window.cbPage?.choose(name, served); return []; }"
         self.model.change(None, [self.model, visit.served], None, js=chosen)
         visit.kept.change(None, [visit.kept], None, js="(text) => { window.cbPage?.keep(text); return []; }")
-        gone = visit.dock.go(self._go, [visit.served], self.everything, **LOOKUP)
-        gone.then(None, said, None, js="(...values) => { window.cbPage.arrived(values); return []; }")
+        gone = visit.dock.go(self._go, [visit.served], self.everything, **LOOKUP, trigger_mode="multiple")
+        for arrived in (gone.then, gone.failure):
+            arrived(None, said, None, js="(...values) => { window.cbPage.arrived(values); return []; }")
 
     @property
     def _tabs(self) -> list[Any]:

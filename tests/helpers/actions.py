@@ -16,6 +16,12 @@ def is_shown(page, selector, pattern):
     page.locator(selector).filter(has_text=re.compile(pattern)).first.wait_for()
 
 
+def settled(page):
+    """Waits until the page is where its address wants it, and nothing is being asked."""
+    page.wait_for_function("() => window.cbPage && !window.cbPage.busy && !document.querySelector('.cb-spin')")
+    page.wait_for_timeout(300)
+
+
 def open_tab(page, name):
     """Opens a tab by the mouse."""
     page.get_by_role("tab", name=name, exact=True).click()

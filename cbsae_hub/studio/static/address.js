@@ -197,7 +197,7 @@ page.copy = async () => {
 document.addEventListener('click', (event) => {
   const again = event.target.closest('[data-run]');
   if (again) document.getElementById(again.dataset.run)?.click();
-  if (event.target.closest('[data-link]')) page.copy();
+  if (event.target.closest('[data-link]')) page.soon(page.copy);
 });
 
 const begin = () => (window.cbSend ? restore() : setTimeout(begin, 10));
