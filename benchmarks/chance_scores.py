@@ -5,7 +5,7 @@
 Assumed is a judge whose cosines of images and concepts are a constant and independent normal noise: no image shows any
 concept more than others do. Each neuron's top images are drawn at random; counted is the score of its best concept, as
 that would be its name. The deviation of the noise is an assumption about the judge, and scores are nearly in
-proportion to it: that of CLIP's cosines of photographs and one concept is thought to be about 0.02.
+proportion to it: 0.02 is a guess for CLIP's cosines of photographs and one concept.
 """
 
 from pathlib import Path
