@@ -94,10 +94,12 @@ def main(
         "sae": [max(precision(latents[:, ids], [name] * len(ids), test)) for name, ids in zip(concepts, of_name)],
         "untrained": precision(seen.mean(1) @ directions, concepts, test),
     }
+    beyond = np.subtract(found["added"], found["untrained"])  # concept by concept
     told = {
         "concepts": concepts,
         "seconds": seconds | {"all": sum(seconds.values())},
         "average_precision": {name: {"mean": float(np.mean(values)), "each": values} for name, values in found.items()},
+        "added_beyond_untrained": {"mean": float(beyond.mean()), "error": float(beyond.std(ddof=1) / count**0.5)},
         "machine": {"threads": 2, "torch": torch.__version__, "processor": platform.processor()},
     }
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -106,6 +108,8 @@ def main(
         typer.echo(f"{name:12s} {value:6.1f} s")
     for name, values in told["average_precision"].items():
         typer.echo(f"{name:12s} {values['mean']:6.3f} average precision")
+    gain = told["added_beyond_untrained"]
+    typer.echo(f"added beyond untrained {gain['mean']:+.3f}, standard error {gain['error']:.3f}")
 
 
 if __name__ == "__main__":

@@ -235,8 +235,10 @@ class DryRun:
         step = self._step("cbsae", "train_cbsae.py")
         config = self._training("cbsae", CBSAETrainConfig)
         require_keys(settings, train_cbsae.REQUIRED, tuple(settings))
-        for key, section in (("model", "sae"), ("scores", "scores"), ("activations", "activations")):
+        for key, section in (("model", "sae"), ("activations", "activations")):
             self._fits("cbsae", key, settings[key], section)
+        if settings["scores"] != settings["model"]:  # else the table of the SAE's pack
+            self._fits("cbsae", "scores", settings["scores"], "scores")
         if self.sae is None or self.images is None:
             raise ValueError("its SAE is not known: section `sae` has to be right first")
         retained = self._retained(settings["prune"])

@@ -19,8 +19,8 @@ import typer
 from cbsae_hub import CBSAE, SAE, Edit, Steering
 from cbsae_hub.data.images import load_images
 from cbsae_hub.models.files import replace_file, write_text
+from cbsae_hub.pack import NeuronTable
 from cbsae_hub.plotting import plot_sheet
-from cbsae_hub.scoring import Scores
 from cbsae_hub.scoring.steerability import WHITE
 from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
 from cbsae_hub.steering.first_words import ONE_WORD
@@ -89,7 +89,7 @@ def main(
         settings, of_scores, given = (read_recipe(recipe, part, []) for part in ("cbsae", "scores", "steerability"))
         where = {"device": device, "beside": settings["model"]}
         sae, cb = SAE.from_pretrained(settings["model"]), CBSAE.from_pretrained(settings["output"])
-        chosen = choose(Scores.load(settings["scores"]).neurons, cb, count)
+        chosen = choose(NeuronTable.read(settings["scores"]).frame, cb, count)
         scene = load_images(of_scores["images"], of_scores["split"], beside=settings["model"])[image]["image"]
         llava = LlavaSteerer.from_pretrained(given["llava"], sae, **where)
         unclip = UnclipSteerer.from_pretrained(given["unclip"], sae, **where)

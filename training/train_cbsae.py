@@ -2,12 +2,14 @@
 
     accelerate launch training/score_neurons.py --recipe training/recipes/emoji.yaml
     accelerate launch training/score_neurons.py --recipe training/recipes/emoji.yaml --steer
+    python training/build_pack.py --recipe training/recipes/emoji.yaml
     accelerate launch training/train_cbsae.py --recipe training/recipes/emoji.yaml
 
-Reads the scores of the SAE's neurons (and, if `names` names another folder, their names from that), and the activations
-it was trained on. Writes the model, selection.json (what was discarded, and where each concept went), training.json and
-log.jsonl. Ctrl-C saves, --resume continues. A teacher's embeddings of the images are computed once and kept, so that
-another concept list costs nothing.
+Reads the scores of the SAE's neurons from the neuron table in the folder `scores`, that of score_neurons.py or of a
+pack (if `names` names another folder, their names come from that), and the activations it was trained on. Writes the
+model, selection.json (what was discarded, and where each concept went), training.json and log.jsonl. Ctrl-C saves,
+--resume continues. A teacher's embeddings of the images are computed once and kept, so that another concept list costs
+nothing.
 """
 
 import json
@@ -25,7 +27,7 @@ from cbsae_hub.data.embeddings import all_embeddings, extract_embeddings
 from cbsae_hub.models.concept_selection import select_concepts
 from cbsae_hub.models.files import write_text
 from cbsae_hub.models.pruning import Pruned, prune
-from cbsae_hub.scoring import Scores
+from cbsae_hub.pack import NeuronTable
 from cbsae_hub.scoring.report import without_nan
 from cbsae_hub.trainers.cbsae import BottleneckHeldout, CBSAETrainer
 from cbsae_hub.trainers.config import CBSAETrainConfig
@@ -41,7 +43,7 @@ MODEL = ("names", "cb_k", "cb_activation", "min_percentile")
 def choose(settings: dict[str, Any]) -> tuple[CBSAE, Pruned, pd.DataFrame]:
     """The untrained model that a recipe asks for, with the reports of its pruning and of its concepts."""
     sae = SAE.from_pretrained(settings["model"])
-    frame, named = (Scores.load(settings.get(key, settings["scores"])).neurons for key in ("scores", "names"))
+    frame, named = (NeuronTable.read(settings.get(key, settings["scores"])).frame for key in ("scores", "names"))
     if len(frame) != sae.d_sae or len(named) != sae.d_sae:
         raise ValueError(f"the scores are of {len(frame)} and {len(named)} neurons, the SAE has {sae.d_sae}")
     pruned = prune(frame, **settings["prune"])

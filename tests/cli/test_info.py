@@ -50,8 +50,13 @@ def test_text_has_the_figures(cbsae):
     facts = dict(line.split("  ", 1) for line in text.splitlines() if "  " in line)
     assert facts["size"].strip() == "1,257 neurons on 128 dimensions: 1,229 of its parent and 28 concepts"
     assert facts["reads"].strip() == "layer 4, tokens: patches"
-    assert "explained_variance 0.691" in facts["reconstruction"]
-    assert facts["explained variance"].split()[:2] == ["0.861", "0.690"]  # of the SAE and the CB-SAE
+    pack, evaluation = (
+        json.loads((HUB / "emoji-cbsae" / f"{name}.json").read_text()) for name in ("pack", "evaluation")
+    )
+    explained = pack["scores"]["reconstruction"]["explained_variance"]
+    assert f"explained_variance {explained:.3f}" in facts["reconstruction"]
+    of_sae, of_cb, _ = (f"{row['explained variance']:.3f}" for row in evaluation["tables"]["SAE and CB-SAE"])
+    assert facts["explained variance"].split()[:2] == [of_sae, of_cb]
 
 
 def test_model_without_a_pack_and_with_results_of_other_weights(answer, cbsae, tmp_path):

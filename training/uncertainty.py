@@ -1,0 +1,109 @@
+"""How sure the figures of a recipe's scores and of its evaluation are: other draws, other seeds, standard errors.
+
+    python training/uncertainty.py --recipe training/recipes/emoji.yaml
+
+Scores the SAE again, and reads what evaluate.py left in the recipe's ``evaluate.output``. Writes uncertainty.json
+there.
+"""
+
+import json
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import typer
+
+from cbsae_hub.models.files import write_text
+from cbsae_hub.scoring import NeuronScorer, Scores
+from cbsae_hub.scoring.evaluation import MEASURES
+from cbsae_hub.scoring.report import SURE, without_nan
+from recipe import read_recipe
+from score_neurons import make_scorer
+
+NEEDED = ("model", "judge", "images", "split", "concepts", "truth", "encoder", "top_k")  # of section `scores`
+
+
+def above_chance(scorer: NeuronScorer, draws: int) -> list[float]:
+    """Share of neurons with a name above chance, for several draws of random neurons; the scores have the first."""
+    namings = (scorer.metrics["names"].name(seed=seed) for seed in range(draws))
+    firsts = (next(iter(naming.values())) for naming in namings)
+    return [float(((one.percentile >= SURE) & (one.density > 0)).float().mean()) for one in firsts]
+
+
+def best_neurons(scorer: NeuronScorer) -> dict[str, float]:
+    """Means over the labels of the first kind of truth, of the neurons that detect each of them best.
+
+    ``silent`` is the share of the label's images on which the neuron with the best average precision is not active.
+    """
+    found, (latents, labels) = scorer.metrics["truth"].compute(), scorer.metrics["truth"].whole()
+    own = scorer.truth.columns(next(iter(scorer.truth.families)))
+    precision, auroc = (np.nan_to_num(part[:, own], nan=-1.0) for part in (found.average_precision, found.auroc))
+    best, places = precision.argmax(0), np.arange(len(own))
+    active = (latents[:, best] > 0).toarray()
+    shown = labels[:, own]
+    return {
+        "labels": len(own),
+        "average_precision": float(precision[best, places].mean()),
+        "auroc": float(auroc[best, places].mean()),
+        "silent": float(((shown & ~active).sum(0) / shown.sum(0)).mean()),
+        "auroc_of_others": float(auroc.max(0).mean()),
+    }
+
+
+def mean_and_error(values: pd.Series) -> dict[str, float]:
+    """Mean of the neurons that have a value, and its standard error."""
+    return {"mean": float(values.mean()), "error": float(values.sem()), "neurons": int(values.count())}
+
+
+def steerability(folder: Path, judge: str, seeds: list[int], family: str) -> dict[str, dict[str, Any]]:
+    """Text steerability with its standard errors, as evaluate.py has measured it.
+
+    Args:
+        folder: The recipe's ``evaluate.output``.
+        judge: The first of its judges.
+        seeds: Of the CB-SAEs.
+        family: The kind of truth that concepts are: of the SAE's neurons also those alone that are named after the
+            label of that kind that they detect best, as the bottleneck's are concepts.
+    """
+    sae = Scores.load(folder / "sae" / judge).neurons
+    parts = {"SAE": sae, "SAE, rightly named": sae[sae["truth_agrees"].eq(True) & sae["truth_family"].eq(family)]}
+    for seed in seeds:
+        cb = Scores.load(folder / f"seed-{seed}" / judge).neurons
+        parts |= {f"CB-SAE, seed {seed}": cb, f"its concept neurons, seed {seed}": cb[cb["kind"] == "cb"]}
+    return {
+        name: {title: mean_and_error(part[MEASURES[title]]) for title in ("unit vector", "white image")}
+        for name, part in parts.items()
+    }
+
+
+def main(
+    recipe: Annotated[Path, typer.Option(help="YAML file: sections `scores` and `evaluate` are read.")],
+    draws: Annotated[int, typer.Option(help="Draws of the neurons with random images.")] = 9,
+    device: Annotated[str, typer.Option(help="Where encoder and judges run.")] = "cpu",
+) -> None:
+    """Measure how sure the figures of a recipe are."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        settings, of_evaluation = (read_recipe(recipe, part, []) for part in ("scores", "evaluate"))
+        folder, family = Path(of_evaluation["output"]), next(iter(settings["truth"]))
+        judge = next(iter(of_evaluation["judges"]))
+        told = {"steerability": steerability(folder, judge, of_evaluation["seeds"], family)}
+        scorer, images = make_scorer({key: settings[key] for key in NEEDED if key in settings}, device)
+        scorer.run(images)
+    except (ValueError, OSError) as error:
+        raise typer.BadParameter(str(error)) from error
+    told |= {"names above chance": above_chance(scorer, draws), "best neurons": best_neurons(scorer)}
+    write_text(folder / "uncertainty.json", json.dumps(without_nan(told), indent=1) + "\n")
+    rows = [
+        {"part": part, **{f"{title}, {kind}": number for title, one in found.items() for kind, number in one.items()}}
+        for part, found in told["steerability"].items()
+    ]
+    typer.echo(pd.DataFrame(rows).round(3).to_string(index=False))
+    typer.echo(f"names above chance: {', '.join(f'{share:.1%}' for share in told['names above chance'])}")
+    typer.echo(", ".join(f"{name} {value:.3g}" for name, value in told["best neurons"].items()))
+
+
+if __name__ == "__main__":
+    typer.run(main)
