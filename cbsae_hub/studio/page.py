@@ -108,6 +108,7 @@ class _Page:
         with gr.Tabs(elem_id="tabs") as self.tabs:
             for tab in TABS:
                 with gr.Tab(NAMES[tab], id=tab):
+                    gr.HTML(f"<h2>{NAMES[tab]}</h2>", elem_classes="cb-unseen")
                     getattr(self, tab).render()
         visit.dock.render()
         self._bind_basket()

@@ -125,9 +125,14 @@ def test_the_basket_by_keyboard(visit):
     number.press("Enter")
     is_shown(page, "#dock .cb-chips", r"2\.0 × p99")
     assert page.evaluate("document.activeElement.type") == "number", "who types is not thrown out"
-    number.fill("999")
-    number.press("Enter")
-    is_shown(page, "[data-testid=toast-body], .toast-body", "can be set to values from -50 to 100")
+    low, high = number.get_attribute("min"), number.get_attribute("max")
+    assert float(high) < 50 < 100, "multiples of p99, not units of latents"
+    for wrong in ("999", ""):
+        number.fill(wrong)
+        number.press("Enter")
+        said = rf"can be set to values from {re.escape(low)} to {re.escape(high)} × p99, not to {wrong or 'this'}\."
+        is_shown(page, "#dock .cb-dock-said", said)
+        assert number.input_value() == "2.0" and float(slider.input_value()) == 2, "a refused strength does not stay"
 
 
 def test_quick_changes_of_the_basket_are_all_made(visit):
@@ -149,6 +154,14 @@ def test_five_neurons_fit(visit):
     wait_for_basket(page, 5)
     page.locator("#card [data-act=add]").click()
     is_shown(page, "[data-testid=toast-body], .toast-body", "holds 5 neurons")
+    page.mouse.wheel(0, 100_000)
+    page.wait_for_function("() => scrollY + innerHeight >= document.documentElement.scrollHeight - 1")
+    last, dock = page.locator("#card .cb-figure").last.bounding_box(), page.locator("#dock").bounding_box()
+    assert last["y"] + last["height"] <= dock["y"], "the basket hides nothing of the page"
+    page.locator("#dock .cb-row input").first.focus()
+    page.keyboard.press("Escape")
+    assert page.evaluate("() => document.activeElement.matches('[data-toggle][aria-expanded=false]')")
+    assert page.locator("#dock .cb-row").first.is_hidden()
 
 
 # --------------------------------------------------------------------------------------------------------- llava
@@ -157,7 +170,7 @@ def test_five_neurons_fit(visit):
 def test_llava_is_steered_with_its_controls(visit, speaking):
     page = visit(f"?tab=llava&b={speaking['neuron']}:50.000&pic=white")
     is_shown(page, STEERED, f"^{re.escape(speaking['name'])}$")
-    titles = page.locator("#answers h4").all_inner_texts()
+    titles = page.locator("#answers h3").all_inner_texts()
     assert titles == ["Original", "SAE at strength 0", "Steered", "Random control"]
     assert page.locator("#answers .cb-main ins").inner_text() == speaking["name"]
     probabilities = [float(text.split()[-1].rstrip("%")) for text in
@@ -202,7 +215,7 @@ def test_drawings_seeds_down_strengths_across(visit, pack):
     page = visit("?tab=draw&b=178:50.000&seeds=2&seed=3&steps=5")
     page.locator("#drawings img").nth(9).wait_for()
     assert page.locator("#drawings thead th").all_inner_texts() == [
-        "", "Unsteered", "50%", "100%", "150%", "Random control",
+        "Unsteered", "50%", "100%", "150%", "Random control",
     ]  # fmt: skip
     assert page.locator("#drawings tbody th").all_inner_texts() == ["seed 3", "seed 4"]
     likeness = page.locator("#drawings .cb-likeness").first.inner_text()

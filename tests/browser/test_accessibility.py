@@ -1,0 +1,143 @@
+"""What everybody must be able to read and use: axe-core over all views, narrow screens, zoom, and the keyboard."""
+
+import pytest
+from actions import is_shown, open_tab, wait_for_basket
+
+FIVE = ",".join(f"{neuron}:50" for neuron in (178, 275, 10, 11, 12))
+DESK, PHONE = {"width": 1280, "height": 900}, {"width": 375, "height": 800}
+LOOKS = {"light": ("light", DESK), "dark": ("dark", DESK), "phone": ("light", PHONE), "dark phone": ("dark", PHONE)}
+RULES = {
+    "resultTypes": ["violations"],
+    "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+    "rules": {"target-size": {"enabled": True}},
+}
+
+
+def start(page):
+    page.locator("#about summary").click()
+
+
+def inspected(page):
+    page.locator(".cb-cell").nth(9).click()
+    is_shown(page, "#neurons", "patch row 2, column 2")
+
+
+def found(page):
+    page.locator("#card .cb-figure").first.wait_for()
+    page.locator("#show-heat input").uncheck()
+    page.locator("#show-heat input").check()
+
+
+def not_found(page):
+    is_shown(page, "#verdict", "not in this model")
+
+
+def neuron(page):
+    page.locator("#neuron-live .cb-icon").wait_for()
+
+
+def settings(page):
+    for name in ("Or your own", "More settings"):
+        page.locator("button:visible").filter(has_text=name).click()
+    page.locator("input[type=text]:visible, textarea:visible").last.wait_for()
+
+
+def swept(page):
+    wait_for_basket(page, 5)
+    page.locator("#answers .cb-main").wait_for()
+    page.locator("#sweep").click()
+    page.locator("#swept tbody tr").nth(6).wait_for()
+
+
+def drawn(page):
+    page.locator("#drawings img").nth(4).wait_for()
+
+
+def scored(page):
+    page.locator("#rows tbody tr").nth(99).wait_for()
+
+
+def checked(page):
+    page.locator("#own-words textarea").fill("pinata\npizza")
+    page.locator("#own-check").click()
+    is_shown(page, "#own-report tr", r"pinata\s*○ missing")
+
+
+def code(page):
+    is_shown(page, "#use-python", r"Edit\(178, 50.00\)")
+
+
+def refused(page):
+    wait_for_basket(page, 5)
+    page.locator("#card [data-act=add]").click()
+    is_shown(page, "[data-testid=toast-body], .toast-body", "holds 5 neurons")
+
+
+def models(page):
+    page.locator("#model input").click()
+    page.get_by_role("option").first.wait_for()
+
+
+def nothing(page):
+    page.locator("[role=tab][aria-selected=true]").wait_for()
+
+
+VIEWS = {
+    "start": ("", start),
+    "inspect": ("?tab=inspect", nothing),
+    "a picture inspected": ("?tab=inspect&pic=s1", inspected),
+    "find": ("?tab=find", nothing),
+    "a concept found": ("?tab=find&q=pizza", found),
+    "a concept not found": ("?tab=find&q=qqqqqzzz", not_found),
+    "a neuron": ("?tab=neuron&neuron=12", neuron),
+    "LLaVA": ("?tab=llava", settings),
+    "LLaVA, answers and a sweep": (f"?tab=llava&pic=white&b={FIVE}", swept),
+    "unCLIP": ("?tab=draw", settings),
+    "unCLIP, drawings": ("?tab=draw&b=178:50&seeds=1&steps=5", drawn),
+    "scores": ("?tab=scores", scored),
+    "own concepts": ("?tab=own", nothing),
+    "own concepts checked": ("?tab=own", checked),
+    "code": (f"?tab=use&b={FIVE}", code),
+    "a refusal": (f"?tab=find&q=pizza&b={FIVE}", refused),
+    "the models": ("?tab=find", models),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def axe():
+    return pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+
+
+@pytest.fixture(scope="module")
+def shared(long_visit):
+    return long_visit()
+
+
+@pytest.fixture(scope="module", params=VIEWS)
+def view(shared, address, request):
+    """A view of the page; all tests of one view follow each other, on one page."""
+    query, prepare = VIEWS[request.param]
+    look(shared, "light")
+    shared.goto(f"{address}/{query}")
+    shared.locator("#dock .cb-dock-bar").wait_for()
+    prepare(shared)
+    return shared
+
+
+def look(page, name):
+    scheme, size = LOOKS[name]
+    page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    page.set_viewport_size(size)
+    page.wait_for_function("dark => document.body.classList.contains('dark') === dark", arg=scheme == "dark")
+
+
+@pytest.mark.parametrize("name", LOOKS)
+def test_axe_finds_nothing(view, axe, name):
+    look(view, name)
+    found = axe.run(view, options=RULES).response["violations"]
+    assert not found, "\n".join(
+        f"{rule['id']} ({rule['impact']}): {' '.join(map(str, node['target']))}\n    {node['html'][:160]}\n    "
+        + "; ".join(check["message"] for check in [*node["any"], *node["all"], *node["none"]])
+        for rule in found
+        for node in rule["nodes"]
+    )
