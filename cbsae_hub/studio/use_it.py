@@ -27,6 +27,8 @@ LANGUAGES = {
     "curl": "curl",
     "mcp": "Assistants (MCP)",
 }
+# Lines that are wrapped need no scrolling; Gradio's button for downloads is too small, and a button within a link.
+READABLE: dict[str, Any] = {"wrap_lines": True, "buttons": ["copy"]}
 
 
 class UseItTab:
@@ -47,12 +49,12 @@ class UseItTab:
         self.codes = []
         for name, title in LANGUAGES.items():
             kind = {"client": "python", "curl": "shell", "mcp": "json"}.get(name, name)
-            self.codes.append(gr.Code(code[name], language=kind, label=title, elem_id=f"use-{name}"))
+            self.codes.append(gr.Code(code[name], kind, label=title, elem_id=f"use-{name}", **READABLE))
         with gr.Row():
             self.recipe = gr.DownloadButton(
                 "The current recipe as JSON", value=recipe_file(first, Basket()), elem_id="use-recipe"
             )
-        gr.Code(CITATION, language=None, label="Citation", elem_id="use-citation")
+        gr.Code(CITATION, label="Citation", elem_id="use-citation", **READABLE)
 
     @kindly
     def show(self, request: gr.Request, served: Any, basket: Any) -> list[Any]:
