@@ -176,7 +176,7 @@ def patch_grid(shown: bytes, heat: np.ndarray, caption: str, chosen: int | None 
         f'<figure class="cb-grid-figure"><div class="cb-grid" data-columns="{columns}" role="group" '
         f'aria-label="patches of the picture" style="grid-template-columns:repeat({columns},1fr);'
         f'grid-template-rows:repeat({rows},1fr);background-image:url({data_uri(shown)})">{cells}</div>'
-        f'<figcaption role="status" aria-live="polite">{escape(caption)}</figcaption></figure>'
+        f'<figcaption><span role="status" aria-live="polite">{escape(caption)}</span></figcaption></figure>'
     )
 
 

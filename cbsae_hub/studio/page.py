@@ -132,7 +132,7 @@ class _Page:
         gr.on(changes, self._react, **reaction, **WORK, trigger_mode="always_last")
         trained = self.own.train.click(self.own.add, [visit.served, self.own.words], self.own.trained, **PRIVATE)
         trained.then(self._adopt, [visit.served], [self.about, *self.scores.outputs], **LOOKUP)
-        page.load(None, None, None, js=script("toasts"))
+        page.load(None, None, None, js=script("keys"))
         page.unload(self._leave)
         Api(self.serving).publish()
 

@@ -1,9 +1,11 @@
 """What everybody must be able to read and use: axe-core over all views, narrow screens, zoom, and the keyboard."""
 
-import pytest
-from actions import is_shown, open_tab, wait_for_basket
+from pathlib import Path
 
-FIVE = ",".join(f"{neuron}:50" for neuron in (178, 275, 10, 11, 12))
+import pytest
+from actions import is_shown, wait_for_basket
+
+FIVE = ",".join(f"{neuron}:50" for neuron in (178, 275, 10, 11)) + ",12:50!"
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 375, "height": 800}
 LOOKS = {"light": ("light", DESK), "dark": ("dark", DESK), "phone": ("light", PHONE), "dark phone": ("dark", PHONE)}
 RULES = {
@@ -11,6 +13,9 @@ RULES = {
     "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
     "rules": {"target-size": {"enabled": True}},
 }
+
+
+SIZES = {"200 %": (640, 450), "a phone": (375, 800), "400 %": (320, 640)}  # zoom: of 1280 x 900
 
 
 def start(page):
@@ -70,7 +75,8 @@ def code(page):
 def refused(page):
     wait_for_basket(page, 5)
     page.locator("#card [data-act=add]").click()
-    is_shown(page, "[data-testid=toast-body], .toast-body", "holds 5 neurons")
+    is_shown(page, "[data-testid=toast-body]", "holds 5 neurons")
+    page.wait_for_function("() => getComputedStyle(document.querySelector('[data-testid=toast-body]')).opacity === '1'")
 
 
 def models(page):
@@ -110,7 +116,9 @@ def axe():
 
 @pytest.fixture(scope="module")
 def shared(long_visit):
-    return long_visit()
+    page = long_visit()
+    page.add_init_script(path=Path(__file__).with_name("accessibility.js"))
+    return page
 
 
 @pytest.fixture(scope="module", params=VIEWS)
@@ -141,3 +149,47 @@ def test_axe_finds_nothing(view, axe, name):
         for rule in found
         for node in rule["nodes"]
     )
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_nothing_is_cut_off_and_the_page_does_not_scroll_sideways(view, size):
+    width, height = SIZES[size]
+    view.set_viewport_size({"width": width, "height": height})
+    assert view.evaluate("document.documentElement.scrollWidth") <= width
+    assert view.evaluate("accessibility.cut()") == []
+
+
+@pytest.mark.parametrize("size", [DESK, {"width": 640, "height": 450}], ids=["desk", "200 %"])
+def test_the_keyboard_reaches_all_and_shows_where_it_is(view, size):
+    view.set_viewport_size(size)
+    view.keyboard.press("Escape")  # what opens over the page is closed before one goes on
+    view.evaluate("accessibility.toTheTop()")
+    faults = []
+    for _ in range(300):
+        view.keyboard.press("Tab")
+        found = view.evaluate("accessibility.stop()")
+        if found is None:
+            break
+        faults += found
+    else:
+        pytest.fail("the keyboard does not get through the page")
+    assert faults == []
+    assert view.evaluate("accessibility.missed()") == []
+
+
+def test_escape_closes_what_opens(visit):
+    page = visit(f"?tab=find&q=pizza&b={FIVE}")
+    wait_for_basket(page, 5)
+    page.locator("#model input").click()
+    page.get_by_role("option").first.wait_for()
+    page.keyboard.press("Escape")
+    page.get_by_role("option").first.wait_for(state="hidden")
+    page.locator("#card [data-act=add]").click()
+    toast = page.locator("[data-testid=toast-body]")
+    toast.wait_for()
+    page.keyboard.press("Escape")
+    toast.wait_for(state="detached")
+    page.locator("#dock .cb-row [type=range]").first.focus()
+    page.keyboard.press("Escape")
+    page.locator("#dock .cb-row").first.wait_for(state="hidden")
+    assert page.evaluate("document.activeElement.matches('[data-toggle][aria-expanded=false]')")
