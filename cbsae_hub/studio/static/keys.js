@@ -1,13 +1,14 @@
 // What Gradio leaves undone for the keyboard.
 () => {
-  // Escape closes messages. Their heads are no buttons: one stands in them.
+  // Heads of messages are no buttons: one stands in them. Lists of choices are walked by arrow keys, not by Tab.
   const mend = () => {
     for (const head of document.querySelectorAll('.toast-header[role=button]')) for (const name of ['role', 'tabindex']) head.removeAttribute(name);
+    for (const list of document.querySelectorAll('.options:not([tabindex]), .option-list:not([tabindex])')) list.tabIndex = -1;
   };
   new MutationObserver(mend).observe(document.body, { childList: true, subtree: true });
   document.addEventListener('keydown', (event) => {
-    if (event.key === 'Escape' && event.isTrusted) for (const button of document.querySelectorAll('.toast-close')) button.click();
-    // A list of choices closes before the focus goes on to what it hides.
-    if (event.key === 'Tab' && event.target.matches('[role=combobox][aria-expanded=true]')) event.target.dispatchEvent(new KeyboardEvent('keydown', { key: 'Escape' }));
+    if (event.key === 'Escape') for (const button of document.querySelectorAll('.toast-close')) button.click();
+    // A list of choices would open at each key, and stay open over what the focus goes on to.
+    if (event.key === 'Tab' && event.target.matches('[role=combobox]')) event.stopPropagation();
   }, true);
 }
