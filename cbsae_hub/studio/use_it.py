@@ -27,8 +27,6 @@ LANGUAGES = {
     "curl": "curl",
     "mcp": "Assistants (MCP)",
 }
-# Lines that are wrapped need no scrolling; Gradio's button for downloads is too small, and a button within a link.
-READABLE: dict[str, Any] = {"wrap_lines": True, "buttons": ["copy"]}
 
 
 class UseItTab:
@@ -49,12 +47,12 @@ class UseItTab:
         self.codes = []
         for name, title in LANGUAGES.items():
             kind = {"client": "python", "curl": "shell", "mcp": "json"}.get(name, name)
-            self.codes.append(gr.Code(code[name], kind, label=title, elem_id=f"use-{name}", **READABLE))
+            self.codes.append(gr.Code(code[name], kind, label=title, elem_id=f"use-{name}", buttons=["copy"]))
         with gr.Row():
             self.recipe = gr.DownloadButton(
                 "The current recipe as JSON", value=recipe_file(first, Basket()), elem_id="use-recipe"
             )
-        gr.Code(CITATION, label="Citation", elem_id="use-citation", **READABLE)
+        gr.Code(CITATION, label="Citation", elem_id="use-citation", buttons=["copy"])
 
     @kindly
     def show(self, request: gr.Request, served: Any, basket: Any) -> list[Any]:

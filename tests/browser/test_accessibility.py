@@ -7,7 +7,7 @@ from actions import is_shown, wait_for_basket
 
 FIVE = ",".join(f"{neuron}:50" for neuron in (178, 275, 10, 11)) + ",12:50!"
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 375, "height": 800}
-LOOKS = {"light": ("light", DESK), "dark": ("dark", DESK), "phone": ("light", PHONE), "dark phone": ("dark", PHONE)}
+LOOKS = {"light": ("light", DESK), "dark": ("dark", DESK), "phone": ("light", PHONE)}
 RULES = {
     "resultTypes": ["violations"],
     "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
@@ -27,12 +27,6 @@ def start(page):
 def inspected(page):
     page.locator(".cb-cell").nth(9).click()
     is_shown(page, "#neurons", "patch row 2, column 2")
-
-
-def found(page):
-    page.locator("#card .cb-figure").first.wait_for()
-    page.locator("#show-heat input").uncheck()
-    page.locator("#show-heat input").check()
 
 
 def not_found(page):
@@ -76,6 +70,7 @@ def code(page):
 
 def refused(page):
     wait_for_basket(page, 5)
+    page.locator("#card .cb-figure").first.wait_for()
     page.locator("#card [data-act=add]").click()
     is_shown(page, "[data-testid=toast-body]", "holds 5 neurons")
     page.wait_for_function("() => getComputedStyle(document.querySelector('[data-testid=toast-body]')).opacity === '1'")
@@ -94,20 +89,17 @@ VIEWS = {
     "start": ("", start),
     "inspect": ("?tab=inspect", nothing),
     "a picture inspected": ("?tab=inspect&pic=s1", inspected),
-    "find": ("?tab=find", nothing),
-    "a concept found": ("?tab=find&q=pizza", found),
+    "find, and the models": ("?tab=find", models),
     "a concept not found": ("?tab=find&q=qqqqqzzz", not_found),
+    "a concept found, and a refusal": (f"?tab=find&q=pizza&b={FIVE}", refused),
     "a neuron": ("?tab=neuron&neuron=12", neuron),
     "LLaVA": ("?tab=llava", settings),
     "LLaVA, answers and a sweep": (f"?tab=llava&pic=white&b={FIVE}", swept),
     "unCLIP": ("?tab=draw", settings),
     "unCLIP, drawings": ("?tab=draw&b=178:50&seeds=1&steps=5", drawn),
     "scores": ("?tab=scores", scored),
-    "own concepts": ("?tab=own", nothing),
-    "own concepts checked": ("?tab=own", checked),
+    "own concepts": ("?tab=own", checked),
     "code": (f"?tab=use&b={FIVE}", code),
-    "a refusal": (f"?tab=find&q=pizza&b={FIVE}", refused),
-    "the models": ("?tab=find", models),
 }  # fmt: skip
 
 
