@@ -13,7 +13,7 @@ import pandas as pd
 from huggingface_hub import EvalResult
 from safetensors import safe_open
 
-from cbsae_hub.models.files import ModelFileError, folder_revision
+from cbsae_hub.models.files import ModelFileError, folder_revision, read_text
 from cbsae_hub.models.results import told_revision
 
 logger = logging.getLogger(__name__)
@@ -254,7 +254,7 @@ def _object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON ({error}): write it again, or delete it") from None
     if not isinstance(content, dict):

@@ -19,7 +19,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from cbsae_hub.card_facts import Facts, Measure, is_measured, model_index
 from cbsae_hub.card_numbers import typed_numbers
 from cbsae_hub.models.card import code, edited_by_hand, inline, is_hub_id, literal, stamped
-from cbsae_hub.models.files import write_text
+from cbsae_hub.models.files import read_text, write_text
 from cbsae_hub.version import __version__
 
 CARD_NAME = "README.md"
@@ -71,7 +71,7 @@ class ByHand:
                 Hub would not take what it says.
         """
         path = Path(path)
-        source = path.read_text(encoding="utf-8")
+        source = read_text(path)
         front = _FRONT.match(source)
         if front is None:
             raise CardError(f"{path} must begin with its metadata, YAML between two lines of ---")

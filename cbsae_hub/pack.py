@@ -20,9 +20,11 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from cbsae_hub.models.fetch import download_folder, require_revision
-from cbsae_hub.models.files import replace_file, write_text
+from cbsae_hub.models.files import read_text, replace_file, write_text
 from cbsae_hub.search import ConceptIndex, Found
 from cbsae_hub.version import __version__
+from cbsae_hub.vision.pictures import to_rgb
+from cbsae_hub.words import clean_name
 
 SCHEMA_VERSION = 3
 INFO = "pack.json"
@@ -262,7 +264,7 @@ class Pack:
         elif revision is not None:
             require_revision(folder, revision)
         try:
-            info = json.loads((folder / INFO).read_text(encoding="utf-8"))
+            info = json.loads(read_text(folder / INFO))
         except FileNotFoundError as error:
             raise PackMissing(
                 f"{repo_id} has no {INFO}: make it with training/build_pack.py or `cbsae pack`"
@@ -370,7 +372,7 @@ class Pack:
 
     def image(self, image_id: int) -> Image.Image:
         """A probe image that is somebody's example."""
-        return Image.open(io.BytesIO(self.image_bytes(image_id))).convert("RGB")
+        return to_rgb(Image.open(io.BytesIO(self.image_bytes(image_id))))
 
     def image_bytes(self, image_id: int) -> bytes:
         """Its WebP bytes, as a page embeds them."""
@@ -402,7 +404,7 @@ class Pack:
         """
         matches = self.neurons.index.find(query)[:limit]
         verdict = matches[0].verdict if matches else "not in this model"
-        nearest = [] if verdict == "strong" or not query.strip() else self._nearest(query, embed_texts)
+        nearest = [] if verdict == "strong" or not clean_name(query) else self._nearest(query, embed_texts)
         return FindResult(matches, verdict, nearest)
 
     def _nearest(self, query: str, embed_texts: Callable[[list[str]], Any] | None, count: int = 5) -> list[str]:

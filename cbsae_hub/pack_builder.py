@@ -12,6 +12,7 @@ from scipy import sparse
 from tqdm import tqdm
 
 from cbsae_hub.data.images import image_batches, read_pictures
+from cbsae_hub.data.labels import class_names, words_in
 from cbsae_hub.models import CBSAE, SAE, folder_revision
 from cbsae_hub.pack import Pack
 from cbsae_hub.scoring import NeuronScorer, Scores
@@ -41,7 +42,7 @@ def build_pack(
         images: Map-style dataset with a column ``image``.
         folder: The model's folder.
         source: What the images are (id, split): kept in ``pack.json``.
-        alt_column: Column with a description of each image, or None where there is none.
+        alt_column: Column with a description of each image, or several; None where there is none.
         batch_size: Images a forward pass.
         steered: Earlier scores whose steerability goes into the pack.
 
@@ -49,8 +50,11 @@ def build_pack(
         The pack as read back.
 
     Raises:
-        ValueError: See :meth:`NeuronScorer.run` and :meth:`Scores.with_steerability_of`.
+        ValueError: If the column of descriptions holds records; see also :meth:`NeuronScorer.run` and
+            :meth:`Scores.with_steerability_of`.
     """
+    if alt_column and len(images):
+        _alt_text(images, 0, alt_column)  # better told now than after the scores
     sae, encoder = scorer.sae, scorer.encoder
     scorer.run(images, batch_size)
     scores = scorer.results()
@@ -134,17 +138,25 @@ def _draw_maps(
 
 
 def thumbnails(images: Any, ids: Sequence[int], alt_column: str | None) -> pd.DataFrame:
-    """Thumbnails of the examples as WebP."""
+    """Thumbnails of the examples as WebP, with what the column says of them."""
     rows = []
     for image in ids:
         picture = to_rgb(read_pictures(images, int(image), int(image) + 1)[0])
         picture.thumbnail((THUMBNAIL, THUMBNAIL))
         buffer = io.BytesIO()
         picture.save(buffer, "WEBP", quality=WEBP_QUALITY)
-        alt = images[int(image)][alt_column] if alt_column else None
+        alt = _alt_text(images, int(image), alt_column) if alt_column else ""
         rows.append({"image": int(image), "webp": buffer.getvalue(), "alt": alt or f"probe image {image}",
                      "width": picture.width, "height": picture.height})  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _alt_text(images: Any, image: int, column: str) -> str:
+    """What a column says of an image, several captions joined; "" if nothing."""
+    try:
+        return "; ".join(words_in(images[image][column], class_names(images, column)))
+    except ValueError as error:
+        raise ValueError(f"the column {column!r} cannot say what an image shows: {error}") from error
 
 
 def _revision_of(folder: str | Path) -> str | None:

@@ -15,6 +15,7 @@ from cbsae_hub.metrics.activity import occupied_bins, status
 from cbsae_hub.models import CBSAE
 from cbsae_hub.pack import Pack
 from cbsae_hub.pack_builder import choose_examples, thumbnails
+from cbsae_hub.words import name_key
 
 NAMES = 5
 BATCH = 256  # images at once
@@ -56,7 +57,9 @@ def extend_pack(
     if not added:
         raise ValueError("the pack knows all concepts of this model")
     latents, tokens = _latents(cb, first, activations)
-    concepts = list(dict.fromkeys([*pack.vocabulary, *added]))
+    # The vocabulary may hold an added concept in another spelling: it is one concept, which does not rival itself.
+    spelled = {name_key(name): name for name in (*pack.vocabulary, *added)}
+    concepts = list(spelled.values())
     fits = cosine_cubed(latents, image_embeddings.float() @ embed_texts(concepts).T)
     neurons = _rows(cb, first, added, concepts, fits, latents, tokens)
     examples = choose_examples(sparse.csc_matrix(latents.numpy()))

@@ -1,11 +1,12 @@
 """Finds neurons by the words of their names."""
 
 import difflib
-import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+
+from cbsae_hub.words import closest_names, has_part, name_key, words_of
 
 STRONG_PERCENTILE = 0.99  # a name is strong if fewer than 1 % of neurons that know nothing score as high
 EXACT, SAME_WORDS, CONTAINS, PREFIX, TYPO = 1.0, 0.95, 0.75, 0.6, 0.5
@@ -33,21 +34,6 @@ class Found:
     verdict: str
 
 
-def words_of(text: str) -> list[str]:
-    """Lower-case words without punctuation, plurals cut: ``"Striped dogs!" -> ["striped", "dog"]``."""
-    return [_singular(word) for word in re.findall(r"[^\W_]+", text.lower())]
-
-
-def _singular(word: str) -> str:
-    if len(word) > 3 and word.endswith("ies"):
-        return word[:-3] + "y"
-    if len(word) > 4 and word.endswith(("ches", "shes", "sses", "xes")):
-        return word[:-2]
-    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
-        return word[:-1]
-    return word
-
-
 class ConceptIndex:
     """An index over the names of neurons; a look-up costs the number of concepts, not of neurons.
 
@@ -66,6 +52,7 @@ class ConceptIndex:
             if isinstance(trained_for, str) and trained_for not in row.names:
                 self._owners[trained_for].append((row.neuron, len(row.names), 0.0, 0.0))
         self.concepts = {name: words_of(name) for name in self._owners}
+        self._keys = {name: name_key(name) for name in self._owners}
         self._vocabulary = sorted({word for words in self.concepts.values() for word in words})
 
     def find(self, query: str) -> list[Found]:
@@ -83,7 +70,7 @@ class ConceptIndex:
 
     def spelled_like(self, query: str, count: int) -> list[str]:
         """Concepts whose spelling is closest to the query."""
-        return difflib.get_close_matches(query.lower().strip(), self.concepts, count, cutoff=0.4)
+        return closest_names(query, self.concepts, count)
 
     def _matching(self, query: str, wanted: list[str]) -> dict[str, float]:
         matches = self._by_words(query, wanted)
@@ -96,15 +83,15 @@ class ConceptIndex:
         return {concept: TYPO * match for concept, match in self._by_words(query, corrected).items()}
 
     def _by_words(self, query: str, wanted: list[str]) -> dict[str, float]:
-        matches = {}
+        matches, key = {}, name_key(query)
         for concept, words in self.concepts.items():
-            if concept.lower() == query.lower().strip():
+            if self._keys[concept] == key:
                 match = EXACT
             elif sorted(words) == sorted(wanted):
                 match = SAME_WORDS
             elif common := set(words) & set(wanted):
                 match = CONTAINS * 2 * len(common) / (len(words) + len(wanted))
-            elif any(len(want) >= 3 and word.startswith(want) for want in wanted for word in words):
+            elif any(has_part(word, want) for want in wanted for word in words):
                 match = PREFIX / max(len(words), len(wanted))
             else:
                 continue

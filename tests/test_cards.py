@@ -139,6 +139,15 @@ def test_an_expression_that_is_wrong_says_what_there_is(folder, hand, body, said
         write_card(folder, "me/sae", hand(body))
 
 
+def test_a_page_that_was_written_on_windows_is_read(folder, hand):
+    expected = hand("A story.\n\n## Limits\n\nFew.\n")
+    write_card(folder, "me/sae", expected)
+    before = card_of(folder)
+    expected.write_bytes(expected.read_text().replace("\n", "\r\n").encode("utf-16"))
+    write_card(folder, "me/sae", expected)
+    assert card_of(folder) == before and "A story." in before
+
+
 def test_metadata_must_be_there(folder, tmp_path):
     (tmp_path / "bare.md").write_text("No metadata.")
     with pytest.raises(CardError, match="must begin with its metadata"):

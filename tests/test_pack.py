@@ -1,17 +1,21 @@
 import json
 import pickle
 
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from datasets import ClassLabel, Features, List, Value
+from PIL import Image
 from scipy import sparse
 from small_hub import CONCEPTS, Pictures, make_bottleneck, make_hub
+from tiny_models import processor
 
 from cbsae_hub import Pack
 from cbsae_hub.metrics.dissect import soft_wpmi
 from cbsae_hub.pack import FILES, NeuronTable, PackError
-from cbsae_hub.pack_builder import STRIP_SIZES, build_pack, choose_examples
+from cbsae_hub.pack_builder import STRIP_SIZES, build_pack, choose_examples, thumbnails
 from cbsae_hub.scoring import NeuronScorer, Truth
 
 
@@ -127,6 +131,30 @@ def test_images_without_a_caption_have_an_alternative_text_all_the_same(world, t
     pack = build_pack(scorer_of(world, pictures), pictures, tmp_path, source={}, alt_column="caption")
     for image in pack.image_ids():
         assert pack.alt(image) == (pictures.columns["caption"][image] or f"probe image {image}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "expected"),
+    [
+        (List(Value("string")), [["a cat.", "one cat", "a cat."], []], ["a cat.; one cat", "probe image 1"]),
+        (ClassLabel(names=["cat", "dog"]), [1, 0], ["dog", "cat"]),
+        (Value("float64"), [3.0, None], ["3", "probe image 1"]),
+        (Value("string"), [" ", "x"], ["probe image 0", "x"]),
+    ],
+)
+def test_several_captions_are_joined_and_classes_are_named(kind, values, expected):
+    pictures = [Image.new("L", (4, 4))] * 2
+    features = Features({"image": datasets.Image(), "says": kind})
+    alt = thumbnails(datasets.Dataset.from_dict({"image": pictures, "says": values}, features), [0, 1], "says")["alt"]
+    assert alt.tolist() == expected and json.dumps(alt.tolist())
+
+
+def test_records_as_captions_are_refused_before_anything_is_scored(world, tmp_path):
+    pictures = Pictures()
+    scorer = scorer_of(world, pictures)
+    scorer.run = lambda *_: pytest.fail("scored")
+    with pytest.raises(ValueError, match=r"column 'things' cannot say what an image shows: here are records"):
+        build_pack(scorer, pictures, tmp_path, source={}, alt_column="things")
 
 
 def test_it_reads_back_from_disk_and_hides_nothing(world, pack):
@@ -298,3 +326,18 @@ def test_find_names_near_concepts_where_words_fail(world, pack):
     expected = [CONCEPTS[i] for i in similarity.argsort(descending=True).tolist() if CONCEPTS[i] in named]
     assert nothing.nearest[0] == expected[0] and set(nothing.nearest) <= named
     assert pack.find("   ").matches == []
+
+
+def test_patch_maps_need_not_be_square(tmp_path):
+    """24 x 16 pixels are 3 rows of 2 patches; a map has its rows and columns as the picture has."""
+    sae, encoder, judge, folder = make_hub(tmp_path, "Dinov2Model", processor("Dinov2Model", 24, 16))
+    scorer = NeuronScorer(sae, encoder, judge, {"colours": CONCEPTS}, truth=Truth.read(Pictures(), {}))
+    built = build_pack(scorer, Pictures(), folder, source={})
+    assert built.grid == (3, 2)
+    latents = sae.encode(encoder(Pictures()[:]["image"])).detach()
+    example = next(example for row in built.neurons for example in built.examples(row.neuron))
+    row = next(row for row in built.neurons if built.examples(row.neuron))
+    expected = latents[example.image_id, :, row.neuron].reshape(3, 2) / row.max
+    np.testing.assert_allclose(example.patch_map, expected, atol=0.003)
+    active = (latents > 0).float().sum(-1).mean(0).reshape(3, 2)
+    np.testing.assert_allclose(built.info["scores"]["l0"]["patch_map"], active, atol=0.001)

@@ -355,11 +355,13 @@ def test_checkpoints_beside_weights_do_not_change_what_they_are_called(hub, mode
     assert found == wanted == folder_revision(folder)
 
 
-def test_a_reference_to_other_weights_is_no_reference(world, tmp_path):
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])  # the second is what Windows makes of an edited file
+def test_a_reference_to_other_weights_is_no_reference(world, tmp_path, encoding):
     copy = tmp_path / "hub"
     shutil.copytree(world, copy)
     config = json.loads((copy / "sae" / "config.json").read_text())
-    (copy / "sae" / "config.json").write_text(json.dumps({**config, "encoder_revision": "sha256:0123456789abcdef"}))
+    config["encoder_revision"] = "sha256:0123456789abcdef"
+    (copy / "sae" / "config.json").write_text(json.dumps(config), encoding=encoding)
     with pytest.raises(ValueError, match="refers to hub/encoder with weights sha256:0123456789abcdef, but .* holds"):
         plan_together([copy / "sae", copy / "encoder"], "lab")
 

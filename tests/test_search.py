@@ -2,7 +2,7 @@ from collections import namedtuple
 
 import pytest
 
-from cbsae_hub.search import ConceptIndex, words_of
+from cbsae_hub.search import ConceptIndex
 
 Row = namedtuple("Row", "neuron names scores null_percentile")
 ROWS = [
@@ -54,9 +54,38 @@ def test_spelling_suggestions(index):
     assert index.spelled_like("piza", 3)[0] == "pizza"
 
 
+OTHER_SCRIPTS = ["काला", "दिन", "Café", "Maße", "黒猫", "แมวดำ", "سِنّ", "bird’s nest", "❤\ufe0f", "kılıç"]
+
+
+@pytest.fixture(scope="module")
+def of_other_scripts():
+    return ConceptIndex([Row(i, [name], [4.0], 1.0) for i, name in enumerate(OTHER_SCRIPTS)])
+
+
+@pytest.mark.parametrize("query", ["किला", "दीन", "Masse", "犬", "สุนัข", "سُنّ", "\u200b", "ि", "kilic"])
+def test_other_words_of_any_script_are_no_match(of_other_scripts, query):
+    assert [f.concept for f in of_other_scripts.find(query) if f.match > 0.5] == []
+
+
 @pytest.mark.parametrize(
-    ("text", "words"),
-    [("Striped Dogs!", ["striped", "dog"]), ("glass bus", ["glass", "bus"]), ("Boxes, cherries", ["box", "cherry"])],
+    ("query", "concept"),
+    [
+        ("CAFE\u0301", "Café"),
+        ("cafe\u0301s", "Café"),
+        ("MAẞE", "Maße"),
+        ("काला।", "काला"),
+        ("سِـنّ", "سِنّ"),
+        ("birds nest", "bird’s nest"),
+        ("BIRD'S NEST", "bird’s nest"),
+        ("❤", "❤\ufe0f"),
+    ],
 )
-def test_words(text, words):
-    assert words_of(text) == words
+def test_other_spellings_of_a_word_are_it(of_other_scripts, query, concept):
+    found = of_other_scripts.find(query)[0]
+    assert found.concept == concept and found.match >= 0.95 and found.verdict == "strong"
+
+
+@pytest.mark.parametrize(("query", "concept"), [("猫", "黒猫"), ("แมว", "แมวดำ"), ("bird", "bird’s nest")])
+def test_parts_are_weak_also_without_spaces(of_other_scripts, query, concept):
+    found = of_other_scripts.find(query)[0]
+    assert found.concept == concept and found.match < 0.95 and found.verdict == "weak"

@@ -33,8 +33,11 @@ def make_encoder(config: Any, pixels: int | None, layer: int, tokens: str, devic
     """
     vision = copy.deepcopy(getattr(config, "vision_config", config))
     family = family_of(vision)
-    side = vision.image_size = pixels or vision.image_size
-    processor = transformers.CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    size = vision.image_size = pixels or vision.image_size
+    height, width = size if isinstance(size, (list, tuple)) else (size, size)
+    processor = transformers.CLIPImageProcessor(
+        size={"shortest_edge": max(height, width)}, crop_size={"height": height, "width": width}
+    )
     with torch.device(device):
         model = getattr(transformers, family.model)(vision, **family.options)
     return VisionEncoder(model, processor, layer, tokens)

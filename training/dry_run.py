@@ -41,6 +41,7 @@ from cbsae_hub import CBSAE, SAE, ConceptSet
 from cbsae_hub.data.concepts import PUBLISHED
 from cbsae_hub.data.images import load_images
 from cbsae_hub.models.checks import integer
+from cbsae_hub.models.files import read_text
 from cbsae_hub.trainers.config import CBSAETrainConfig, SAETrainConfig, TrainConfig
 from cbsae_hub.vision.clip_like import CONFIG as OPEN_CLIP_CONFIG
 from cbsae_hub.vision.clip_like import named_by_open_clip
@@ -81,7 +82,7 @@ class DryRun:
 
     def __init__(self, recipe: Path, measured: dict[str, dict[str, Any]] | None = None):
         try:
-            self.sections = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+            self.sections = yaml.safe_load(read_text(recipe))
         except yaml.YAMLError as error:
             raise ValueError(f"{recipe} is not YAML: {error}") from error
         if not isinstance(self.sections, dict) or not all(isinstance(one, dict) for one in self.sections.values()):
@@ -344,7 +345,7 @@ class DryRun:
         if own := named_by_open_clip(str(model)):
             return open_clip.get_model_config(own[0])["embed_dim"]
         config = Path(model) / OPEN_CLIP_CONFIG
-        return json.loads(config.read_text(encoding="utf-8"))["model_cfg"]["embed_dim"] if config.is_file() else 512
+        return json.loads(read_text(config))["model_cfg"]["embed_dim"] if config.is_file() else 512
 
     def _retained(self, prune: dict[str, Any]) -> int:
         """How many neurons pruning leaves, all of them at most where a threshold decides."""

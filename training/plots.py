@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from PIL import Image
 
 from cbsae_hub import NeuronTable, plotting
-from cbsae_hub.models.files import replace_file
+from cbsae_hub.cli.sources import open_picture
+from cbsae_hub.models.files import read_text, replace_file
 
 FORMATS = ("png", "svg", "pdf")
 
@@ -34,8 +34,8 @@ def main(
         if len({folder.resolve().name for folder in folders}) < len(folders):
             raise ValueError("two folders have the same name: figures could not tell them apart")
         tables = {folder.resolve().name: NeuronTable.read(folder).frame for folder in folders}
-        scores = {folder.resolve().name: json.loads((folder / "scores.json").read_text()) for folder in folders}
-        picture = image and Image.open(image).convert("RGB")
+        scores = {folder.resolve().name: json.loads(read_text(folder / "scores.json")) for folder in folders}
+        picture = image and open_picture(str(image))
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     limit = threshold if threshold in ("mean", "median") else float(threshold)

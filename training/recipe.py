@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from cbsae_hub.models.files import read_text
+
 
 def read_recipe(path: Path | None, section: str, overrides: list[str]) -> dict[str, Any]:
     """Settings of a script.
@@ -22,7 +24,7 @@ def read_recipe(path: Path | None, section: str, overrides: list[str]) -> dict[s
     """
     settings = {}
     if path is not None:
-        recipe = _parse(path.read_text(encoding="utf-8"), str(path)) or {}
+        recipe = _parse(read_text(path), str(path)) or {}
         if not isinstance(recipe.get(section), dict):
             raise ValueError(f"{path} has no section {section!r}; it has {', '.join(map(str, recipe))}")
         settings = dict(recipe[section])

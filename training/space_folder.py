@@ -17,7 +17,7 @@ from cbsae_hub import Pack
 from cbsae_hub.models import folder_revision, resolve_id
 from cbsae_hub.models.auto import load
 from cbsae_hub.models.card import REPO_ID, edited_by_hand, stamped
-from cbsae_hub.models.files import CONFIG_NAME, read_config, write_text
+from cbsae_hub.models.files import CONFIG_NAME, read_config, read_text, write_text
 from cbsae_hub.models.upload import files_of
 from cbsae_hub.pack import INFO
 from cbsae_hub.vision.clip_like import named_by_open_clip
@@ -77,7 +77,7 @@ class Contents:
         if folder.is_dir():
             load(folder)
             Pack.from_pretrained(folder)
-            config, info = read_config(folder / CONFIG_NAME), json.loads((folder / INFO).read_text(encoding="utf-8"))
+            config, info = read_config(folder / CONFIG_NAME), json.loads(read_text(folder / INFO))
         else:
             config, info = _cached(source, CONFIG_NAME), _cached(source, INFO)
         encoder = {"id": config.get("encoder_id"), "revision": config.get("encoder_revision")}
@@ -139,7 +139,7 @@ def _add_once(names: list[str], name: str) -> None:
 def _cached(repo_id: str, file: str) -> dict[str, Any]:
     """A JSON file of a repository on the Hub, if it was downloaded before; else nothing."""
     path = try_to_load_from_cache(repo_id, file)
-    return json.loads(Path(path).read_text(encoding="utf-8")) if isinstance(path, str) else {}
+    return json.loads(read_text(path)) if isinstance(path, str) else {}
 
 
 def space_card(contents: Contents, served: list[str] | None) -> str:

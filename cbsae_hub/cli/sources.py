@@ -21,9 +21,9 @@ def open_picture(source: str) -> "Image.Image":
         ValueError: If it is no picture, or damaged.
         OSError: If there is no such file.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    from cbsae_hub.vision.encoder import to_rgb
+    from cbsae_hub.vision.pictures import to_rgb
 
     if source == WHITE and not Path(source).exists():
         return Image.new("RGB", (224, 224), WHITE)
@@ -33,7 +33,7 @@ def open_picture(source: str) -> "Image.Image":
         raise FileNotFoundError(f"there is no picture {source}")
     try:
         with Image.open(source) as picture:
-            return to_rgb(ImageOps.exif_transpose(picture))
+            return to_rgb(picture)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{source} is no picture that can be opened: {error}") from error
 

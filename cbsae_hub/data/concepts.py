@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,8 @@ from pathlib import Path
 import httpx
 from huggingface_hub import constants
 
-from cbsae_hub.models.files import replace_file
+from cbsae_hub.models.files import read_text, replace_file
+from cbsae_hub.words import clean_name, name_key
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +68,9 @@ PUBLISHED = {
 class ConceptSet:
     """Concepts in order, cleaned, each once.
 
-    White space is collapsed and empty entries are dropped. Of entries that differ in case only, the first is kept: with
-    duplicates, all but one could never be any neuron's name (44 of Broden's 1,197 labels are such).
+    Names are kept as :func:`cbsae_hub.words.clean_name` writes them; empty ones are dropped. Of names with the same
+    :func:`cbsae_hub.words.name_key`, which differ in case only, say, the first is kept: with duplicates, all but one
+    could never be any neuron's name (44 of Broden's 1,197 labels are such).
 
     Args:
         concepts: The names.
@@ -92,9 +93,9 @@ class ConceptSet:
         for concept in concepts:
             if not isinstance(concept, str):
                 raise ValueError(f"concepts must be strings, got {concept!r}")
-            if text := re.sub(r"\s+", " ", concept).strip():
+            if text := clean_name(concept):
                 count += 1
-                cleaned.setdefault(text.lower(), text)
+                cleaned.setdefault(name_key(text), text)
         if not cleaned:
             raise ValueError(f"the concept set {name!r} is empty")
         self.name = name
@@ -115,17 +116,14 @@ class ConceptSet:
 
     @classmethod
     def from_file(cls, path: str | Path) -> "ConceptSet":
-        """Reads a UTF-8 text file, one concept a line.
+        """Reads a text file in UTF-8, or in UTF-16 as Windows writes it, one concept a line.
 
         Raises:
             ValueError: If it is no text or has no concepts.
             OSError: If it cannot be read.
         """
         path = Path(path)
-        try:
-            return cls(path.read_text(encoding="utf-8").splitlines(), path.stem)
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not UTF-8 text") from error
+        return cls(read_text(path).splitlines(), path.stem)
 
     @classmethod
     def from_published(cls, name: str, cache: str | Path | None = None) -> "ConceptSet":

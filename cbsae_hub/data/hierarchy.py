@@ -8,7 +8,8 @@ from pathlib import Path
 import networkx as nx
 import numpy as np
 
-from cbsae_hub.models.files import write_text
+from cbsae_hub.models.files import read_text, write_text
+from cbsae_hub.words import name_key
 
 SCHEMA_VERSION = 1
 
@@ -46,7 +47,7 @@ class ConceptTree:
             ValueError: If it is damaged or of another schema version.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = json.loads(read_text(path))
             version, name, edges = content["schema_version"], content["name"], content["edges"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is no tree of concepts: {error!r}") from error
@@ -176,7 +177,17 @@ class ConceptTree:
             depths[np.ix_(under, under)] = np.maximum(depths[np.ix_(under, under)], self.depth(node))
         return depths[np.ix_(rows, rows)]
 
+    @cached_property
+    def _by_key(self) -> dict[str, list[str]]:
+        nodes: dict[str, list[str]] = {}
+        for node in self.graph:
+            nodes.setdefault(name_key(str(node)), []).append(node)
+        return nodes
+
     def _known(self, node: str) -> str:
-        if node not in self.graph:
-            raise ValueError(f"{node!r} is not in the tree {self.name!r}")
-        return node
+        """The node of that name: as it is written, or else the only one with its key."""
+        if node in self.graph:
+            return node
+        if len(same := self._by_key.get(name_key(str(node)), [])) == 1:
+            return same[0]
+        raise ValueError(f"{node!r} is not in the tree {self.name!r}" + (f"; it has {same}" if same else ""))

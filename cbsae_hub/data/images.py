@@ -1,16 +1,30 @@
 """Image datasets: Parquet or image folders, local or on the Hub, never code."""
 
+import logging
+import os
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePath
 from typing import Any
 
 import datasets
+from datasets.data_files import DataFilesDict, DataFilesList
+from datasets.info import DatasetInfosDict
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from datasets.packaged_modules.parquet.parquet import Parquet
+from huggingface_hub import HfApi, hf_hub_download, metadata_load
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import httpx
 from PIL import Image
+from yaml import YAMLError
 
 from cbsae_hub.data.ahead import load_ahead
+from cbsae_hub.data.image_files import Layout, NoImages, arrange, list_folder, some, visible
 from cbsae_hub.models import resolve_id
+
+CARD = "README.md"
+BUILDERS = {"imagefolder": ImageFolder, "parquet": Parquet}
+logger = logging.getLogger(__name__)
 
 
 def load_images(
@@ -18,8 +32,13 @@ def load_images(
 ) -> datasets.Dataset:
     """Opens one split of an image dataset.
 
+    The ``configs`` in the YAML header of its README.md say what its splits are. Without them, folders or Parquet files
+    that are all named after splits are splits, folders of pictures are classes (column ``label``), and
+    ``metadata.csv``, ``.jsonl`` or ``.parquet`` beside pictures gives their columns; everything is the split "train"
+    unless there are several. Pictures that are left out are named in a warning.
+
     Args:
-        source: A folder (Parquet files, perhaps with splits in the card's YAML header, or images) or a Hub id.
+        source: A folder of Parquet files or pictures, or a Hub id.
         split: Name of the split, or several joined by "+", one after the other.
         revision: Of a Hub dataset: branch, tag or commit.
         beside: A model folder next to which the dataset may lie, see :func:`cbsae_hub.models.resolve_id`.
@@ -30,45 +49,132 @@ def load_images(
     Raises:
         ValueError: If there is no such split (the existing ones are named), no column ``image``, the files are
             damaged, or neither Parquet nor images.
-        OSError: If there is no such dataset, or the Hub cannot be reached.
+        OSError: If there is no such dataset, the Hub cannot be reached, or the cache cannot be written.
     """
-    builder = _find(source, revision, beside)
-    known = builder.config.data_files
-    for part in split.split("+") if known is not None else ():
-        if part not in known:
-            raise ValueError(f"{source} has no split {part!r}; it has {', '.join(map(str, known))}")
+    files = _find(source, revision, beside)
+    layout, parts = files.layout, split.split("+")
+    for part in parts:
+        if part not in layout.splits:
+            raise ValueError(f"{source} has no split {part!r}; it has {', '.join(layout.splits)}")
+    if layout.left_out:
+        logger.warning("%s: %d files are in no split and are left out: %s", source, *_told(layout.left_out))
     try:
+        builder = files.builder()
         builder.download_and_prepare()
         dataset = builder.as_dataset(split)
-    except (datasets.exceptions.DatasetsError, ValueError) as error:
+    except (datasets.exceptions.DatasetsError, ValueError, TypeError) as error:
+        if isinstance(cause := error.__cause__, OSError) and cause.errno is not None:  # a full disk is no damaged file
+            raise cause from None
         raise ValueError(f"{source} cannot be read: {error.__cause__ or error}") from error
+    dataset = _with_pictures(dataset)
     if not isinstance(dataset.features.get("image"), datasets.Image):
         columns = ", ".join(f"{name} ({type(kind).__name__})" for name, kind in dataset.features.items())
         raise ValueError(f"{source} has no column 'image' of images; it has {columns}")
+    _compare(source, layout, parts, dataset)
     return dataset
 
 
 def commit_of_images(source: str | Path, revision: str | None = None) -> str | None:
     """The commit that a revision of a Hub dataset stands for now; None for a folder."""
-    return None if Path(source).is_dir() else _find(source, revision).hash
+    return None if Path(source).is_dir() else _find(source, revision).commit
 
 
-def _find(source: str | Path, revision: str | None = None, beside: str | Path | None = None) -> datasets.DatasetBuilder:
+@dataclass
+class _Files:
+    """The files of a dataset.
+
+    Attributes:
+        root: A folder, or the address of a commit on the Hub: what the paths of the layout begin with.
+        commit: Of the Hub; None for a folder.
+        layout: Which files belong to which split.
+        card: YAML header of the README.md.
+    """
+
+    root: str
+    commit: str | None
+    layout: Layout
+    card: dict[str, Any]
+
+    def builder(self) -> datasets.DatasetBuilder:
+        """What `datasets` reads these files with; no name among them is taken for a pattern."""
+        splits = {split: self._list(files) for split, files in self.layout.splits.items()}
+        infos = DatasetInfosDict.from_dataset_card_data(self.card)
+        info = infos.get(self.layout.config) or (next(iter(infos.values())) if len(infos) == 1 else None)
+        features = info.features if info is not None and self.layout.kind == "parquet" else None
+        known = {key: hasattr(BUILDERS[self.layout.kind].BUILDER_CONFIG_CLASS, key) for key in self.layout.options}
+        if unknown := [key for key, is_known in known.items() if not is_known]:
+            logger.warning("README.md says something that is not understood: %s", ", ".join(unknown))
+        options = {key: value for key, value in self.layout.options.items() if known[key]}
+        return datasets.load_dataset_builder(
+            self.layout.kind, data_files=DataFilesDict(splits), **{"features": features, **options}
+        )
+
+    def _list(self, files: list[str]) -> DataFilesList:
+        """Their addresses, with what changes when a file does: else the cache would keep the old ones."""
+        paths = [f"{self.root}/{file}" for file in files]
+        if chained := [path for path in paths if "::" in path]:
+            raise ValueError(f"`datasets` takes {chained[0]} for a file in an archive, as it has '::' in it: rename it")
+        if self.commit is not None:
+            return DataFilesList(paths, [(self.root, self.commit)] * len(paths))
+        stats = [os.stat(path) for path in paths]
+        return DataFilesList(paths, [(str(stat.st_mtime_ns), str(stat.st_size)) for stat in stats])
+
+
+def _find(source: str | Path, revision: str | None = None, beside: str | Path | None = None) -> _Files:
     found = resolve_id(str(source), beside)
-    # Absolute: `datasets` takes a bare "csv" or "parquet" for the format of the files in the working directory.
-    if Path(found).is_dir():
-        found = str(Path(found).resolve())
-    elif Path(found).exists() or found.count("/") != 1 or found.startswith((".", "/")):
+    folder = Path(found)
+    if folder.is_dir():
+        root, commit, files = str(folder.resolve()), None, list_folder(folder)
+        card = folder / CARD
+    elif folder.exists() or found.count("/") != 1 or found.startswith((".", "/")):
         raise FileNotFoundError(f"no image dataset at {str(source)!r}: give an existing folder or a Hub id, owner/name")
+    else:
+        try:
+            api = HfApi()
+            commit = api.dataset_info(found, revision=revision).sha
+            files = visible(api.list_repo_files(found, repo_type="dataset", revision=commit))
+            card = Path(hf_hub_download(found, CARD, repo_type="dataset", revision=commit)) if CARD in files else None
+        except (HfHubHTTPError, HFValidationError, httpx.HTTPError, ConnectionError) as error:
+            raise FileNotFoundError(f"no image dataset at {str(source)!r}: {error}") from error
+        root = f"hf://datasets/{found}@{commit}"
     try:
-        builder = datasets.load_dataset_builder(found, revision=revision)
-    except OSError as error:  # no data files there, no such Hub dataset, no network
-        raise FileNotFoundError(f"no image dataset at {str(source)!r}: {error}") from error
-    except (RuntimeError, ValueError) as error:  # a script, a card that does not fit the files, several configurations
-        raise ValueError(f"{str(source)!r} cannot be opened as Parquet or images: {error}") from error
-    if not isinstance(builder, (Parquet, ImageFolder)):
-        raise ValueError(f"{str(source)!r} is neither Parquet nor images, but {type(builder).__mro__[1].__name__}")
-    return builder
+        told = metadata_load(card) or {} if card is not None and card.is_file() else {}
+        return _Files(root, commit, arrange(files, told), told)
+    except (NoImages, ValueError, YAMLError) as error:
+        kind = FileNotFoundError if not files else ValueError
+        raise kind(f"no image dataset at {str(source)!r}: {error}") from error
+
+
+def _with_pictures(dataset: datasets.Dataset) -> datasets.Dataset:
+    """With the column ``image`` as pictures, where it holds files: bytes, or records of them as pandas writes."""
+    kind = dataset.features.get("image")
+    content = kind.get("bytes") if isinstance(kind, dict) else kind
+    if isinstance(content, datasets.Value) and content.dtype in ("binary", "large_binary"):
+        return dataset.cast_column("image", datasets.Image())
+    return dataset
+
+
+def _compare(source: str | Path, layout: Layout, parts: list[str], dataset: datasets.Dataset) -> None:
+    """Names the pictures of a folder that were not read: those that its metadata does not list."""
+    pictures = [file for part in parts for file in layout.pictures(part)]
+    if not any(map(layout.has_metadata, parts)):
+        if pictures and len(pictures) != len(dataset):
+            raise ValueError(f"{source}: {len(dataset)} rows were read of {len(pictures)} pictures")
+        return
+    depths = {len(PurePath(file).parts) for file in pictures}
+    paths = [PurePath(path or "").parts for path in _paths(dataset)]
+    read = {"/".join(path[-depth:]) for path in paths for depth in depths}
+    if missing := [file for file in pictures if file not in read]:
+        logger.warning("%s: %d pictures are left out, the metadata do not list them: %s", source, *_told(missing))
+
+
+def _told(files: list[str]) -> tuple[int, str]:
+    return len(files), some(files)
+
+
+def _paths(dataset: datasets.Dataset) -> list[str | None]:
+    files = dataset.cast_column("image", datasets.Image(decode=False))["image"]
+    return [file and file["path"] for file in files]
 
 
 def read_pictures(images: Any, start: int, stop: int) -> list[Image.Image]:

@@ -3,6 +3,7 @@
 Source: the user study of Pach et al., 2025, and its published file ``pairs.csv``.
 """
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+
+from cbsae_hub.models.files import read_text
 
 BINS = 10
 
@@ -42,7 +45,7 @@ def read_pairs(path: str | Path, judge: str) -> pd.DataFrame:
         OSError: If there is no such file.
         ValueError: If columns or values are missing, or people chose a neuron that is not of the pair; names the row.
     """
-    frame = pd.read_csv(path)
+    frame = pd.read_csv(io.StringIO(read_text(path)))
     scores = {f"MS_x_{judge}": "MS_x", f"MS_y_{judge}": "MS_y"}
     wanted = ["k_x", "k_y", "R_user", *scores]
     if missing := [column for column in wanted if column not in frame.columns]:

@@ -12,6 +12,7 @@ from cbsae_hub.models import checks
 from cbsae_hub.models.hub_model import HubModel
 from cbsae_hub.models.sae import MAX_D_SAE, MAX_MATRIX, SAE, SAEOutput
 from cbsae_hub.models.sparse_latents import SparseLatents, gather_rows
+from cbsae_hub.words import name_key
 
 ACTIVATIONS = ("topk_relu", "topk_signed", "topk_abs")
 # Arguments of the SAE that say which activations it is of: they are the whole model's, too.
@@ -344,8 +345,8 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         Raises:
             ValueError: If there is nothing to drop, no such concept, or none would be left.
         """
-        dropped = {checks.concept_key(name) for name in checks.concept_names("concepts", names)}
-        keys = [checks.concept_key(name) for name in self.concepts]
+        dropped = {name_key(name) for name in checks.concept_names("concepts", names)}
+        keys = [name_key(name) for name in self.concepts]
         if missing := sorted(dropped.difference(keys)):
             raise ValueError(f"this model has no concept {missing[0]!r:.80}")
         left = [i for i, key in enumerate(keys) if key not in dropped]

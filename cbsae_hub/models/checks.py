@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 
+from cbsae_hub.words import clean_name, name_key
+
 MAX_TEXT = 1000
 TOKENS = re.compile(r"cls|patches|all|mean|random:0*[1-9]\d{0,8}", re.ASCII)
 MAX_DESCRIPTION = 20_000
@@ -105,21 +107,18 @@ def neuron_ids(name: str, ids: Iterable[int], highest: int) -> list[int]:
 
 
 def concept_names(name: str, concepts: Iterable[str]) -> list[str]:
-    """Names of concepts, white space collapsed; at least one, none empty, none twice but for case."""
+    """Names of concepts as :func:`clean_name` writes them; at least one, none empty, none twice by :func:`name_key`."""
     if isinstance(concepts, str) or not isinstance(concepts, Iterable):
         raise ValueError(f"{name} must be a list of names, got {concepts!r:.80}")
     names: dict[str, str] = {}
     for concept in concepts:
-        if not isinstance(concept, str) or not concept.strip() or len(concept) > MAX_TEXT:
+        if not isinstance(concept, str) or not clean_name(concept) or len(concept) > MAX_TEXT:
             raise ValueError(f"{name} must be names of 1 to {MAX_TEXT} characters, got {concept!r:.80}")
-        if (key := concept_key(concept)) in names:
-            raise ValueError(f"{name}: {names[key]!r:.80} is there twice; case and white space do not count")
-        names[key] = " ".join(concept.split())
+        if (key := name_key(concept)) in names:
+            raise ValueError(
+                f"{name}: {names[key]!r:.80} is there twice; case, white space and what is invisible do not count"
+            )
+        names[key] = clean_name(concept)
     if not names:
         raise ValueError(f"{name} is empty: name at least one concept")
     return list(names.values())
-
-
-def concept_key(concept: str) -> str:
-    """What names of the same concept have in common: case and white space do not count."""
-    return " ".join(concept.lower().split())

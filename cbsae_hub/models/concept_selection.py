@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cbsae_hub.models.checks import concept_key, neuron_ids
+from cbsae_hub.models.checks import neuron_ids
+from cbsae_hub.words import clean_name, name_key
 
 COLUMNS = ("concept", "where", "neuron", "score", "null_percentile", "why")
 
@@ -41,7 +42,7 @@ def select_concepts(
     for concept in wanted:
         if not isinstance(concept, str):
             raise ValueError(f"concepts must be strings, got {concept!r:.80}")
-        name, key = " ".join(concept.split()), concept_key(concept)
+        name, key = clean_name(concept), name_key(concept)
         row = {"concept": name, "where": "bottleneck", "neuron": -1, "score": np.nan, "null_percentile": np.nan}
         if not name or key in seen:
             row |= {"where": "dropped", "why": "duplicate" if name else "empty"}
@@ -67,5 +68,5 @@ def _owners(frame: pd.DataFrame, keep: Iterable[int], min_percentile: float) -> 
     named = named.sort_values("neuron").sort_values("score", ascending=False, kind="stable")
     owners: dict[str, dict[str, Any]] = {}
     for row in named.to_dict("records"):
-        owners.setdefault(concept_key(row.pop("name")), row)
+        owners.setdefault(name_key(row.pop("name")), row)
     return owners

@@ -1,5 +1,6 @@
 """Reading and writing a model's config.json and model.safetensors, without trusting either."""
 
+import codecs
 import hashlib
 import json
 import os
@@ -19,6 +20,10 @@ CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 MAX_CONFIG_BYTES = 2**24  # a pruned SAE's config lists all retained neurons, with their names
 LEFT_OUT = (".*", "__pycache__", "checkpoint-*", "checkpoint.safetensors", "log.jsonl", "*.log", "*.tmp", "*.partial")
+_MARKS = (  # UTF-32's begins as UTF-16's does
+    ((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE), "utf-32"),
+    ((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-16"),
+)
 MAIN_WEIGHTS = re.compile(r"(^|_)model(-\d+-of-\d+)?\.safetensors$")
 
 
@@ -52,6 +57,26 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def read_text(path: str | Path) -> str:
+    """Reads a text that people may have written, on Windows perhaps: UTF-8, or UTF-16 and UTF-32 that say so.
+
+    The mark that says so (a BOM) is no part of the text, and lines end as on Linux.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is in another encoding, or no text.
+    """
+    content = Path(path).read_bytes()
+    encoding = next((name for marks, name in _MARKS if content.startswith(marks)), "utf-8-sig")
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:  # as in UTF-16 without its mark
+        raise ValueError(f"{path} is not UTF-8 text: save it again with the encoding UTF-8")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """Reads a config.json.
 
@@ -62,9 +87,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ConfigError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes: not a config of this package")
     try:
-        config = json.loads(
-            path.read_text(encoding="utf-8"), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant
-        )
+        config = json.loads(read_text(path), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid JSON ({error}); save or download the model again") from None
     if not isinstance(config, dict):

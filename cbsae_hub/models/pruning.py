@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cbsae_hub.models import checks
-from cbsae_hub.models.checks import concept_key
+from cbsae_hub.words import name_key
 
 BOTH = ("interpretability", "steerability")
 NORMALIZE = ("minmax", "rank", "none")
@@ -130,7 +130,7 @@ def _report(frame: pd.DataFrame, dead: pd.Series, retained: pd.Series, columns: 
         row: dict[str, Any] = {"part": part, "neurons": int(chosen.sum()), "dead": int(dead[chosen].sum())}
         if "name" in frame:
             names = frame.loc[chosen, "name"]
-            row |= {"unnamed": int(names.isna().sum()), "concepts": names.dropna().map(concept_key).nunique()}
+            row |= {"unnamed": int(names.isna().sum()), "concepts": names.dropna().map(name_key).nunique()}
         rows.append(row | {column: pd.to_numeric(frame.loc[chosen, column]).mean() for column in columns})
     return pd.DataFrame(rows)
 
@@ -138,5 +138,5 @@ def _report(frame: pd.DataFrame, dead: pd.Series, retained: pd.Series, columns: 
 def _lost(frame: pd.DataFrame, retained: pd.Series) -> list[str]:
     if "name" not in frame:
         return []
-    keys = frame["name"].dropna().map(concept_key)
+    keys = frame["name"].dropna().map(name_key)
     return sorted(set(keys[~retained]) - set(keys[retained]))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cbsae_hub.models.card import REPO_ID
-from cbsae_hub.models.files import folder_revision, resolve_id
+from cbsae_hub.models.files import folder_revision, read_text, resolve_id
 
 
 class Entry(NamedTuple):
@@ -80,7 +80,7 @@ def _is_folder(value: str) -> bool:
 def _entries(folder: Path) -> Iterator[Entry]:
     for file in sorted(folder.glob("*.json")):
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = json.loads(read_text(file))
         except (ValueError, RecursionError):  # somebody else's; whoever loads it will say
             continue
         yield from (Entry(file, *entry) for entry in _strings(content))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cbsae_hub.models.files import folder_revision
+from cbsae_hub.models.files import folder_revision, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +61,6 @@ def _results_of_other_weights(folder: Path) -> set[str]:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON ({error}): write it again, or delete it") from None

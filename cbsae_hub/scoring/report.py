@@ -22,9 +22,10 @@ from cbsae_hub.metrics import (
     to_unit_interval,
 )
 from cbsae_hub.metrics.activity import occupied_bins, status
-from cbsae_hub.models.files import replace_file, write_text
+from cbsae_hub.models.files import read_text, replace_file, write_text
 from cbsae_hub.scoring.truth import Truth
 from cbsae_hub.version import __version__
+from cbsae_hub.words import name_key
 
 SCHEMA_VERSION = 1
 CLEAR = 0.5  # average precision from which a neuron clearly detects a label
@@ -89,7 +90,7 @@ class Scores:
         folder = Path(folder)
         if not (folder / "scores.json").is_file():
             raise OSError(f"there are no scores in {folder}: make them with training/score_neurons.py")
-        summary = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+        summary = json.loads(read_text(folder / "scores.json"))
         if summary.get("schema_version") != SCHEMA_VERSION:
             raise OSError(f"{folder} has scores of schema {summary.get('schema_version')}, not {SCHEMA_VERSION}")
         labels = folder / "labels.parquet"
@@ -210,12 +211,13 @@ def _truth_columns(frame: pd.DataFrame, found: GroundTruthScores | None, truth: 
     named = frame["name"].notna().to_numpy()
     rows, best = np.arange(len(frame)), np.nan_to_num(found.lift(), nan=-np.inf).argmax(1)
     families, labels = (np.array(part, dtype=object)[best] for part in zip(*truth.labels))
+    keys = [name_key(str(label)) for label in labels]
     columns = {
         "truth": np.where(named, labels, None),
         "truth_family": np.where(named, families, None),
         "truth_ap": np.where(named, found.average_precision[rows, best], np.nan),
         "truth_auroc": np.where(named, found.auroc[rows, best], np.nan),
-        "truth_agrees": np.where(named, frame["name"].to_numpy() == labels, None),
+        "truth_agrees": np.where(named, frame["name"].fillna("").map(name_key) == keys, None),
     }
     for family in truth.families:
         precision = np.nan_to_num(found.average_precision[:, truth.columns(family)])

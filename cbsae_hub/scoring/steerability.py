@@ -30,7 +30,9 @@ from cbsae_hub.steering.llava import LlavaSteerer
 from cbsae_hub.steering.single_neurons import SingleNeurons
 from cbsae_hub.steering.unclip import UnclipSteerer
 from cbsae_hub.vision.clip_like import ClipLike
+from cbsae_hub.vision.pictures import to_rgb
 from cbsae_hub.vision.site import EditError
+from cbsae_hub.words import name_key
 
 CHUNK = 64  # neurons whose scores are one file of a checkpoint
 LENGTH_IMAGES = 64  # whose activations' median length pushes are compared with
@@ -276,7 +278,7 @@ class SteerabilityScorer:
         embed = self.clip.embed_images if judge == "clip" else self.pictures
         wanted = sorted({int(i) for top in rows["top_images"] for i in top if (judge, int(i)) not in self._embedded})
         if wanted:
-            embeddings = embed([self.images[i]["image"].convert("RGB") for i in wanted]).float().cpu()
+            embeddings = embed([to_rgb(self.images[i]["image"]) for i in wanted]).float().cpu()
             self._embedded |= {(judge, i): one for i, one in zip(wanted, embeddings)}
         stacks = [torch.stack([self._embedded[judge, int(i)] for i in top]) for top in rows["top_images"]]
         return torch.nn.utils.rnn.pad_sequence(stacks, batch_first=True)
@@ -327,7 +329,7 @@ class SteerabilityScorer:
                 told[f"said_{mode}"] = {
                     "reconstruction_only": nothing,
                     "different_words": len(set(filter(None, words))),
-                    "is_concept": mean([word == name for word, name in zip(words, names)]),
+                    "is_concept": mean([name_key(word) == name_key(name) for word, name in zip(words, names)]),
                     "reconstruction_score": mean(text_steerability(self.sentences([nothing] * len(names)), concepts)),
                     "shuffled_score": mean(text_steerability(self.sentences(words), concepts[shuffled])),
                 }

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel
 
+from cbsae_hub.data.labels import class_names, words_in
 from cbsae_hub.metrics.ground_truth import label_matrix
 
 # Of thousands of neurons some fires on any few images and on hardly anything else: rarer labels prove nothing.
@@ -19,8 +19,8 @@ class Truth:
 
     Attributes:
         families: Name of a kind of label ("concept", "background", ...) to the column that holds it: ``background`` (a
-            name, or None; a ``ClassLabel`` goes by the first of its names), ``objects.name`` (names in a list of
-            records), or ``written_word?`` (whether there is one).
+            name, a list of names, or a number; a ``ClassLabel`` goes by the first of its names; None and "" are no
+            label), ``objects.name`` (names in a list of records), or ``written_word?`` (whether there is one).
         labels: The (family, name) of each column of ``matrix``.
         matrix: ``[images, labels]`` bool.
         too_rare: Of each family, how many labels were left out because fewer than 10 images have them.
@@ -36,7 +36,7 @@ class Truth:
         """Reads the labels of a dataset.
 
         Raises:
-            ValueError: If the dataset lacks a column, or its records lack a field.
+            ValueError: If the dataset lacks a column, its records lack a field, or no field of them is named.
         """
         labels, blocks, too_rare = [], [np.zeros((len(images), 0), dtype=bool)], {}
         for family, column in families.items():
@@ -66,15 +66,33 @@ def _label_sets(images: Any, column: str) -> list[set[str]]:
     except KeyError as error:
         raise ValueError(f"the images have no column {name!r}") from error
     if column.endswith("?"):
-        return [set() if value is None else {name} for value in values]
+        return [{name} if _is_there(value) else set() for value in values]
     if record_field:
         try:
-            return [{item[record_field] for item in row if item[record_field] is not None} for row in values]
+            values = [_field(value, record_field) for value in values]
         except (KeyError, TypeError) as error:
             raise ValueError(f"the column {name!r} of the images has no records with {record_field!r}") from error
-    if isinstance(kind := getattr(images, "features", {}).get(name), ClassLabel):
-        names = [one.partition(",")[0] for one in kind.names]  # "tench, Tinca tinca"
+    classes = class_names(images, name, record_field)
+    if classes is not None:
+        short = [one.partition(",")[0] for one in classes]  # "tench, Tinca tinca"
         # ImageNet has two cranes: a name that comes twice stands whole.
-        names = [whole if names.count(one) > 1 else one for one, whole in zip(names, kind.names)]
-        return [set() if value in (None, -1) else {names[value]} for value in values]
-    return [set() if value is None else {value} for value in values]
+        classes = [whole if short.count(one) > 1 else one for one, whole in zip(short, classes)]
+    try:
+        return [set(words_in(value, classes)) for value in values]
+    except ValueError as error:
+        raise ValueError(f"the column {name!r} of the images has no labels: {error}; name one, {name}.FIELD") from error
+
+
+def _field(value: Any, field: str) -> Any:
+    """A field of a record, or of each record of a list; also of one record of lists, as `datasets` reads them."""
+    if value is None:
+        return None
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_field(item, field) for item in value]
+    return value[field]
+
+
+def _is_there(value: Any) -> bool:
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return any(map(_is_there, value))
+    return isinstance(value, Mapping) or bool(words_in(value))

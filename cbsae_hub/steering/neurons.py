@@ -1,6 +1,5 @@
 """Which neuron a name means, and how strong a neuron gets."""
 
-import difflib
 import math
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from cbsae_hub.models import checks
 from cbsae_hub.search import SAME_WORDS
 from cbsae_hub.steering.latents import neuron_count
+from cbsae_hub.words import closest_names, name_key
 
 
 class Neurons:
@@ -47,8 +47,8 @@ class Neurons:
         """
         if not isinstance(neuron, str):
             return checks.integer("neuron", neuron, 0, self._count - 1)
-        wanted = neuron.strip().lower()
-        owners = [number for number, name in enumerate(self._names) if name and name.lower() == wanted]
+        wanted = name_key(neuron)
+        owners = [number for number, name in enumerate(self._names) if name and name_key(name) == wanted]
         if owners and owners[-1] >= self._concepts_from:
             return owners[-1]
         found = [] if self._table is None else self._table.index.find(neuron)
@@ -59,7 +59,7 @@ class Neurons:
             return owners[0]
         if owners:
             raise ValueError(f"the neurons {str(owners[:10])[1:-1]} are all called {neuron!r}: give a number")
-        raise ValueError(self._unknown(neuron, wanted, found))
+        raise ValueError(self._unknown(neuron, found))
 
     def p99(self, neuron: int) -> float:
         """99th percentile of a neuron's positive activations.
@@ -74,11 +74,11 @@ class Neurons:
             raise ValueError(f"neuron {neuron} never fires and has no 99th percentile: give an absolute value")
         return p99
 
-    def _unknown(self, name: str, wanted: str, found: list[Any]) -> str:
+    def _unknown(self, name: str, found: list[Any]) -> str:
         if not self._names and self._table is None:
             return f"to find neurons by name ({name!r:.80}) give pack=Pack.from_pretrained(...); or give their numbers"
         near = [f"{match.concept} (neuron {match.neuron})" for match in found[:5]]
         if self._table is not None and not near:
-            near = self._table.index.spelled_like(wanted, 5)
-        near = near or difflib.get_close_matches(wanted, filter(None, self._names), 5, cutoff=0.4)
+            near = self._table.index.spelled_like(name, 5)
+        near = near or closest_names(name, filter(None, self._names), 5)
         return f"no neuron is called {name!r:.80}" + (f"; near are: {', '.join(near)}" if near else "")

@@ -1,5 +1,6 @@
 """The public endpoints, for gradio_client, curl and assistants (MCP): typed, documented, and checked like the page."""
 
+import inspect
 import math
 from functools import wraps
 from typing import Any
@@ -9,6 +10,7 @@ import gradio as gr
 from cbsae_hub.steering.first_words import ONE_WORD
 from cbsae_hub.studio.basket import BadBasket, Basket, checked, concept_of, span_of, watched_word
 from cbsae_hub.studio.experiments import STEPS, Intervention
+from cbsae_hub.studio.html import table
 from cbsae_hub.studio.links import MAX_QUERY, MAX_QUESTION, MAX_SEED, MAX_STEPS, MIN_STEPS, OPS
 from cbsae_hub.studio.loaded import Loaded, public_id
 from cbsae_hub.studio.pictures import as_webp, data_uri, from_text
@@ -17,6 +19,10 @@ from cbsae_hub.studio.steer_image import whole
 from cbsae_hub.studio.visit import LOOKUP, WORK, kindly, row_of
 
 MAX_RESULTS = 50
+ENDPOINTS: dict[str, dict[str, Any]] = {  # methods of Api, and the queues that they wait in
+    "find_neurons": LOOKUP, "neuron_info": LOOKUP, "model_info": LOOKUP, "encode_image": WORK, "steer_caption": WORK,
+    "steer_image": WORK,
+}  # fmt: skip
 
 
 class Api:
@@ -31,10 +37,8 @@ class Api:
 
     def publish(self) -> None:
         """Adds the endpoints to the page that is being built."""
-        for look_up in (self.find_neurons, self.neuron_info, self.model_info):
-            gr.api(_endpoint(look_up), api_name=look_up.__name__, **_queue_of(LOOKUP))
-        for run in (self.encode_image, self.steer_caption, self.steer_image):
-            gr.api(_endpoint(run), api_name=run.__name__, **_queue_of(WORK))
+        for name, settings in ENDPOINTS.items():
+            gr.api(_endpoint(getattr(self, name)), api_name=name, **_queue_of(settings))
 
     def find_neurons(self, query: str, limit: int = 10, model: str = "") -> dict:
         """Finds the neurons that stand for a concept.
@@ -73,7 +77,9 @@ class Api:
         return {
             **{name: _plain(value) for name, value in row._asdict().items()},
             "strengths": {"low": span.low, "high": span.high, "recommended": span.band, "p99": _plain(span.p99)},
-            "neighbours": [{**_short(loaded, other), "cosine": cosine} for other, cosine in loaded.neighbours(neuron)],
+            "neighbours": [
+                {**_short(loaded, other), "cosine": cosine} for other, cosine in loaded.neighbours(row.neuron)
+            ],
             "examples": [
                 {"picture": f"s{example.image_id}", "activation": example.activation, "shows": example.alt}
                 for example in loaded.pack.examples(row.neuron, "top", 9)
@@ -192,7 +198,8 @@ class Api:
             model: One of those that model_info lists; empty for the first.
 
         Returns:
-            original, steered, random: a WebP as a data address each, with its cosine to the concept and to original.
+            original, steered, random: a WebP each, with its cosine to the concept and to original. Assistants get the
+            images themselves; by HTTP they are data addresses.
         """
         loaded = self._loaded(model)
         basket, shown = _basket(edits, loaded), from_text(image, loaded.pack)
@@ -210,12 +217,23 @@ class Api:
         return self.serving.first if model == "" else self.serving.of(model)
 
 
+def described() -> str:
+    """What may be asked, with which arguments: for people."""
+    rows = []
+    for name in ENDPOINTS:
+        method = getattr(Api, name)
+        about = [" ".join(part.split()) for part in inspect.getdoc(method).replace("Returns:", "Args:").split("Args:")]
+        arguments = ", ".join(str(argument) for argument in list(inspect.signature(method).parameters.values())[1:])
+        rows.append([f"{name}({arguments})", *about])
+    return table(["endpoint", "what it does", "arguments", "answer"], rows)
+
+
 def _endpoint(method: Any) -> Any:
     """A plain function with the method's own signature, whose errors are sentences."""
 
     @wraps(method)
     def endpoint(*arguments: Any, **named: Any) -> Any:
-        return kindly(method)(*arguments, **named)
+        return kindly(method, told=str)(*arguments, **named)
 
     return endpoint
 

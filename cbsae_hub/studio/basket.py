@@ -194,6 +194,7 @@ def dock(loaded: Loaded, basket: Basket) -> str:
         f'<span class="cb-dock-actions"><button type="button" data-act="unit" title="the unit of strengths: multiples '
         f"of the neuron's 99th percentile, or values of the latent\">Unit: {unit}</button>"
         f'<button type="button" data-act="clear"{off}>Empty</button>'
+        '<button type="button" data-undo disabled title="takes back what the basket was last changed by">Undo</button>'
         '<button type="button" data-link>Copy link</button></span></div>'
         f'<div class="cb-dock-rows">{rows}</div><p class="cb-dock-said" role="status" aria-live="polite"></p></section>'
     )

@@ -6,9 +6,10 @@ import gradio as gr
 
 from cbsae_hub.pack import FindResult
 from cbsae_hub.studio import html
-from cbsae_hub.studio.links import MAX_QUERY, Link
+from cbsae_hub.studio.links import MAX_QUERY, Link, as_text
 from cbsae_hub.studio.loaded import Loaded
-from cbsae_hub.studio.visit import LOOKUP, Visit, kindly, row_of
+from cbsae_hub.studio.visit import LOOKUP, Visit, kindly, row_of, unremembered
+from cbsae_hub.words import clean_name, name_key
 
 LIMIT = 20
 
@@ -34,8 +35,8 @@ class FindTab:
                 )  # fmt: skip
                 self.button = gr.Button("Find", variant="primary", elem_id="find")
                 self.verdict = gr.HTML(elem_id="verdict")
-                self.results = gr.Radio([], label="Neurons", elem_id="results", visible=False)
-                self.suggestions = gr.Radio(examples, label=_TRY, elem_id="suggestions")
+                self.results = unremembered(gr.Radio([], label="Neurons", elem_id="results", visible=False))
+                self.suggestions = unremembered(gr.Radio(examples, label=_TRY, elem_id="suggestions"))
             with gr.Column(scale=7, min_width=280):
                 self.show = gr.Checkbox(True, label="Show where it fires", elem_id="show-heat")
                 self.card = self.visit.card(_INVITATION, "card")
@@ -46,7 +47,7 @@ class FindTab:
             self.search, [served, self.query], found, **LOOKUP
         )
         self.results.input(self.pick, [served, self.query, self.results], self.card, **LOOKUP)
-        self.show.input(
+        self.show.change(
             None, [self.show], None,
             js="(on) => document.querySelector('#card').classList.toggle('cb-plain', !on)",
         )  # fmt: skip
@@ -54,44 +55,45 @@ class FindTab:
     @kindly
     def search(self, served: Any, query: Any) -> list[Any]:
         """Searches, and shows the best neuron at once."""
-        loaded, text = self.visit.serving.of(served), _clean(query)
+        return self._search(self.visit.loaded(served), served, query)
+
+    def _search(self, loaded: Loaded, served: Any, query: Any, chosen: int | None = None) -> list[Any]:
+        """What is found; of the neurons, one is shown."""
+        text = _clean(query)
         if not text:
-            return [html.verdict("not in this model", "Type a word or two."), *_nothing(_example_queries(loaded))]
+            return [_made(served, query, html.verdict("not in this model", "Type a word or two.")), *_nothing(loaded)]
         result = loaded.pack.find(text, LIMIT, None if loaded.judge is None else loaded.judge.embed_texts)
         ids = list(dict.fromkeys(found.neuron for found in result.matches))
-        near = [concept for concept in result.nearest if concept.lower() != text.lower()]
+        near = [concept for concept in result.nearest if name_key(concept) != name_key(text)]
         suggestions = gr.Radio(near or _example_queries(loaded), value=None, label="Near in meaning" if near else _TRY)
-        said = html.verdict(result.verdict, _sentence(text, result, len(ids)))
+        said = _made(served, query, html.verdict(result.verdict, _sentence(text, result, len(ids))))
         if not ids:
             return [said, gr.Radio([], value=None, visible=False), suggestions, _INVITATION]
         choices = [(html.neuron_title(loaded.pack.neurons[neuron]), str(neuron)) for neuron in ids]
-        results = gr.Radio(choices, value=choices[0][1], visible=True)
-        return [said, results, suggestions, self.pick(served, text, choices[0][1])]
+        neuron = choices[0][1] if chosen is None else str(chosen)
+        return [said, gr.Radio(choices, value=neuron, visible=True), suggestions, self.pick(served, text, neuron)]
 
     @kindly
     def pick(self, served: Any, query: Any, neuron: Any) -> str:
-        """The card of a neuron with a link to it."""
-        loaded = self.visit.serving.of(served)
-        row = row_of(loaded, neuron)
-        parameters = {"q": _clean(query), "neuron": str(row.neuron)}
-        if loaded.model_id != self.visit.serving.first.model_id:
-            parameters["m"] = loaded.name
-        return html.neuron_card(loaded.pack, row, html.link("Link to this view", parameters))
+        """The card of a neuron."""
+        loaded = self.visit.loaded(served)
+        return html.neuron_card(loaded.pack, row_of(loaded, neuron))
 
-    def restore(self, loaded: Loaded, link: Link) -> list[Any]:
+    def restore(self, loaded: Loaded, link: Link, new: bool) -> list[Any]:
         """What a link asks for: the query, and everything that a search shows."""
         if not link.query:
-            examples = gr.Radio(_example_queries(loaded), value=None, label=_TRY)
-            return ["", "", gr.Radio([], value=None, visible=False), examples, _INVITATION]
-        found = self.search(loaded.key, link.query)
-        if link.neuron is not None:
-            found[3] = self.pick(loaded.key, link.query, link.neuron)
-        return [link.query, *found]
+            return ["", "", *_nothing(loaded), link.heat]
+        return [link.query, *self._search(loaded, loaded.key, link.query, link.found), link.heat]
 
     @property
     def outputs(self) -> list[Any]:
         """The components that :meth:`restore` sets."""
-        return [self.query, self.verdict, self.results, self.suggestions, self.card]
+        return [self.query, self.verdict, self.results, self.suggestions, self.card, self.show]
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What the address says of the tab."""
+        return {"q": self.query, "found": self.results, "heat": self.show}
 
 
 _TRY = "Or try one of these"
@@ -99,11 +101,16 @@ _INVITATION = '<section class="cb-card"><p>Type a concept, and see which neurons
 
 
 def _clean(query: Any) -> str:
-    return str(query or "").strip()[:MAX_QUERY]
+    return clean_name(str(query or ""))[:MAX_QUERY]
 
 
-def _nothing(examples: list[str]) -> list[Any]:
-    return [gr.Radio([], value=None, visible=False), gr.Radio(examples, value=None, label=_TRY), _INVITATION]
+def _nothing(loaded: Loaded) -> list[Any]:
+    examples = gr.Radio(_example_queries(loaded), value=None, label=_TRY)
+    return [gr.Radio([], value=None, visible=False), examples, _INVITATION]
+
+
+def _made(served: Any, query: Any, content: str) -> str:
+    return html.belonging(content, {"m": as_text("m", served), "q": as_text("q", query)}, "find")
 
 
 def _sentence(text: str, result: FindResult, neurons: int) -> str:

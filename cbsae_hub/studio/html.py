@@ -1,10 +1,10 @@
 """The page's own pieces of HTML. Everything that comes from a model, a data set or a user is escaped."""
 
 import html
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import urlencode
 
 import numpy as np
 
@@ -68,11 +68,17 @@ def heat_svg(heat: np.ndarray) -> str:
 
 def figure(pack: Pack, example: Example) -> str:
     """One example image with its patch map and activation."""
-    overlay = "" if example.patch_map is None else heat_svg(example.patch_map)
+    overlay = frame = fit = ""
+    if example.patch_map is not None:  # the part of the picture that the encoder sees is under its map
+        rows, columns = example.patch_map.shape
+        cropped = pack.info["encoder"].get("preprocessing", {}).get("do_center_crop")
+        frame = f' style="aspect-ratio:{columns}/{rows}"'
+        fit = f' style="object-fit:{"cover" if cropped else "fill"}"'
+        overlay = heat_svg(example.patch_map)
     alt = attribute(f"{example.alt}; mean activation {example.activation:.2f}")
     source = data_uri(pack.image_bytes(example.image_id))
     return (
-        f'<figure class="cb-figure"><div class="cb-frame"><img src="{source}" alt="{alt}">{overlay}</div>'
+        f'<figure class="cb-figure"><div class="cb-frame"{frame}><img src="{source}" alt="{alt}"{fit}>{overlay}</div>'
         f"<figcaption>{example.activation:.2f}</figcaption></figure>"
     )
 
@@ -97,9 +103,24 @@ def facts(pairs: list[tuple[str, str, str]]) -> str:
     return f'<dl class="cb-facts">{items}</dl>'
 
 
-def link(text: str, parameters: dict[str, str]) -> str:
-    """A link to a state of the page."""
-    return f'<a class="cb-link" href="?{attribute(urlencode(parameters))}">{escape(text)}</a>'
+def belonging(content: str, of: Mapping[str, str], button: str) -> str:
+    """A result as HTML, which static/address.js marks as soon as the page no longer says what it was made with.
+
+    Args:
+        content: HTML.
+        of: The parts of the address that it was made with, as :func:`cbsae_hub.studio.links.as_text` spells them.
+        button: Id of the button that makes it anew.
+    """
+    return (
+        f'<div class="cb-result" data-of="{attribute(json.dumps(of))}"><p class="cb-again" role="status">These are '
+        f'results of earlier settings. <button type="button" class="cb-do" data-run="{button}">Run again</button></p>'
+        f'<div class="cb-made">{content}</div></div>'
+    )
+
+
+def download(text: str, address: str) -> str:
+    """A link to a file, which looks like a button."""
+    return f'<p class="cb-actions"><a class="cb-do" href="{attribute(address)}" download>{escape(text)}</a></p>'
 
 
 def neuron_head(pack: Pack, row: Any) -> str:
@@ -110,18 +131,18 @@ def neuron_head(pack: Pack, row: Any) -> str:
         f"<h3>{escape(neuron_title(row))}</h3>"
         f'<p class="cb-actions"><button type="button" class="cb-do" data-act="add" data-neuron="{row.neuron}">'
         f'Add to basket</button><button type="button" class="cb-do" data-act="open" data-neuron="{row.neuron}">'
-        "Open its page</button></p>"
+        'Open its page</button><button type="button" class="cb-do" data-link>Copy link</button></p>'
         + (f'<p class="cb-note">{note}</p>' if note else "")
         + (f'<p class="cb-also">Also near: {escape(others)}</p>' if others else "")
         + facts(_figures(pack, row))
     )
 
 
-def neuron_card(pack: Pack, row: Any, footer: str = "") -> str:
-    """A neuron in short: its head and its pictures; the footer is HTML already."""
+def neuron_card(pack: Pack, row: Any) -> str:
+    """A neuron in short: its head and its pictures."""
     return (
         f'<section class="cb-card" aria-live="polite">{neuron_head(pack, row)}'
-        f"{strips(pack, row.neuron, CARD_STRIPS)}{footer}</section>"
+        f"{strips(pack, row.neuron, CARD_STRIPS)}</section>"
     )
 
 
@@ -162,8 +183,16 @@ def verdict(kind: str, text: str) -> str:
     )
 
 
-def patch_grid(shown: bytes, heat: np.ndarray, caption: str, chosen: int | None = None) -> str:
-    """A picture whose patches can be chosen by mouse, arrow keys and Enter; strengths 0..1 ``[rows, columns]``."""
+def patch_grid(shown: bytes, heat: np.ndarray, caption: str, chosen: int | None = None, ratio: float = 1.0) -> str:
+    """A picture whose patches can be chosen by mouse, arrow keys and Enter.
+
+    Args:
+        shown: The picture as WebP.
+        heat: Strengths 0..1 ``[rows, columns]``.
+        caption: What is seen.
+        chosen: The patch that was chosen.
+        ratio: The picture's width, by its height.
+    """
     rows, columns = heat.shape
     focus = 0 if chosen is None else chosen
     cells = "".join(
@@ -174,8 +203,8 @@ def patch_grid(shown: bytes, heat: np.ndarray, caption: str, chosen: int | None 
     )
     return (
         f'<figure class="cb-grid-figure"><div class="cb-grid" data-columns="{columns}" role="group" '
-        f'aria-label="patches of the picture" style="grid-template-columns:repeat({columns},1fr);'
-        f'grid-template-rows:repeat({rows},1fr);background-image:url({data_uri(shown)})">{cells}</div>'
+        f'aria-label="patches of the picture" style="aspect-ratio:{ratio:.4g};'
+        f'grid-template-columns:repeat({columns},1fr);grid-template-rows:repeat({rows},1fr);background-image:url({data_uri(shown)})">{cells}</div>'
         f'<figcaption><span role="status" aria-live="polite">{escape(caption)}</span></figcaption></figure>'
     )
 

@@ -8,15 +8,15 @@ import numpy as np
 from cbsae_hub.studio import html
 from cbsae_hub.studio.links import Link
 from cbsae_hub.studio.loaded import Inspected, Loaded
-from cbsae_hub.studio.memory import Memory
-from cbsae_hub.studio.picture_box import chosen_sample, sample_box, sample_strip, upload_box
+from cbsae_hub.studio.memory import Results
+from cbsae_hub.studio.picture_box import bind_upload, chosen_sample, sample_box, sample_strip, upload_box
 from cbsae_hub.studio.pictures import ImageRefused, read_picture
 from cbsae_hub.studio.style import script
-from cbsae_hub.studio.visit import LOOKUP, PRIVATE, Visit, kindly
+from cbsae_hub.studio.visit import LOOKUP, PRIVATE, Visit, keepsake, kindly, state, unremembered
 
 SAMPLES = 12
 SHOWN_NEURONS = 15
-KEPT = 64  # inspections of all visitors together; the oldest are forgotten
+KEPT = 64  # inspections, of all visitors together; who comes back to an older one waits for it again
 
 
 class InspectTab:
@@ -28,17 +28,17 @@ class InspectTab:
 
     def __init__(self, visit: Visit):
         self.visit = visit
-        self.memory: Memory[Inspected] = Memory(KEPT)
+        self.inspections: Results[Inspected] = Results(KEPT)
 
     def render(self) -> None:
         """Adds the tab's components and events to the page that is being built."""
         first = self.visit.serving.first
-        self.key = gr.State(None)
+        self.seen, self.patch = state("", "seen"), state("", "patch")
         self.grid = gr.HTML(_EMPTY, js_on_load=script("patches"), elem_id="grid", render=False)
         self.error = gr.HTML("", elem_id="error", render=False)
-        self.neurons = gr.Radio([], label="Neurons", elem_id="neurons", render=False)
+        self.neurons = unremembered(gr.Radio([], label="Neurons", elem_id="neurons", render=False))
         self.card = self.visit.card("", "inspect-card", render=False)
-        self.everything = [self.key, self.grid, self.error, self.neurons, self.card]
+        view = [self.seen, self.patch, self.grid, self.error, self.neurons, self.card]
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=280):
                 self.upload = upload_box("Your picture", "upload")
@@ -53,105 +53,136 @@ class InspectTab:
                 )
                 self.neurons.render()
         self.card.render()
-        visit, seen = self.visit, [self.visit.served, self.key]
+        visit, seen = self.visit, [self.visit.served, self.seen, self.hide_dense]
+        chosen = [visit.picture, *view]
         self.inspected = [
-            self.upload.input(self.inspect, [visit.served, self.upload], [visit.picture, *self.everything], **PRIVATE),
-            self.samples.click(self.sample, [visit.served], [visit.picture, *self.everything], **PRIVATE),
+            bind_upload(self.upload, self.inspect, [visit.served, self.upload, self.hide_dense], [visit.kept, *chosen]),
+            self.samples.click(self.sample, [visit.served, self.hide_dense], chosen, **PRIVATE),
         ]
-        self.neurons.input(self.where, [*seen, self.neurons], [self.grid, self.card], **LOOKUP)
-        self.grid.click(self.at_patch, [*seen, self.hide_dense], [self.grid, self.neurons], **LOOKUP)
-        gr.on(
-            [self.whole.click, self.hide_dense.input], self.overview, [*seen, self.hide_dense],
-            [self.grid, self.neurons, self.card], **LOOKUP,
-        )  # fmt: skip
+        self.neurons.input(self.where, [*seen, self.patch, self.neurons], view, **LOOKUP)
+        self.grid.click(self.at_patch, seen, view, **LOOKUP)
+        self.whole.click(self.overview, seen, view, **LOOKUP)
+        self.hide_dense.input(self.overview, [*seen, self.patch], view, **LOOKUP)
+        self.outputs = [self.samples, self.hide_dense, *view]
 
     @kindly
-    def sample(self, event: gr.EventData, served: Any) -> list[Any]:
+    def sample(self, event: gr.EventData, served: Any, hide_dense: Any) -> list[Any]:
         """Inspects one of the sample pictures."""
-        loaded = self.visit.serving.of(served)
-        return self._inspected(loaded, chosen_sample(event, loaded.pack))
+        loaded = self.visit.loaded(served)
+        name = chosen_sample(event, loaded.pack)
+        return [name, *self._view(loaded, name, hide_dense)]
 
     @kindly
-    def inspect(self, served: Any, path: Any) -> list[Any]:
+    def inspect(self, served: Any, path: Any, hide_dense: Any = True) -> list[Any]:
         """Inspects an upload; what is no picture gets a sentence, and the page goes on."""
-        loaded = self.visit.serving.of(served)
+        loaded = self.visit.loaded(served)
         if path is None:
-            return [gr.skip(), None, _EMPTY, "", gr.Radio([], value=None), ""]
-        return self._inspected(loaded, self.visit.serving.pictures.keep(read_picture(str(path))))
+            return [gr.skip()] * 8
+        picture = read_picture(str(path))
+        name = self.visit.serving.pictures.keep(picture)
+        return [keepsake(name, self.visit.serving.pictures.get(name, loaded.pack)), name,
+                *self._view(loaded, name, hide_dense)]  # fmt: skip
 
     @kindly
-    def overview(self, served: Any, key: Any, hide_dense: Any) -> list[Any]:
-        """The strongest neurons of the whole picture, the first of them chosen."""
-        loaded, seen = self._recall(served, key)
-        order = _visible(loaded, seen, np.arange(len(seen.active)), bool(hide_dense))
-        if not len(order):
-            return [_draw(loaded, seen, None), gr.Radio([], value=None, label="No neuron fires here"), ""]
-        choices = [(_title(loaded, seen, i, seen.latents[:, i].mean(), "mean"), str(seen.active[i])) for i in order]
-        radio = gr.Radio(choices, value=choices[0][1], label="Strongest neurons of the whole picture")
-        return [_draw(loaded, seen, order[0]), radio, html.neuron_card(loaded.pack, _row(loaded, seen, order[0]))]
+    def overview(self, served: Any, seen: Any, hide_dense: Any, patch: Any = None) -> list[Any]:
+        """The strongest neurons of the whole picture, or of a patch, the first of them chosen."""
+        return self._view(self.visit.loaded(served), seen, hide_dense, patch)
 
     @kindly
-    def where(self, served: Any, key: Any, neuron: Any) -> list[Any]:
+    def where(self, served: Any, seen: Any, hide_dense: Any, patch: Any, neuron: Any) -> list[Any]:
         """Where a neuron fires on the picture, and its card."""
-        loaded, seen = self._recall(served, key)
-        place = np.flatnonzero(seen.active == int(neuron)) if str(neuron).isdecimal() else []
-        if not len(place):
-            raise ImageRefused("This neuron does not fire on the picture.")
-        return [_draw(loaded, seen, place[0]), html.neuron_card(loaded.pack, _row(loaded, seen, place[0]))]
+        return self._view(self.visit.loaded(served), seen, hide_dense, patch, neuron)
 
     @kindly
-    def at_patch(self, event: gr.EventData, served: Any, key: Any, hide_dense: Any) -> list[Any]:
+    def at_patch(self, event: gr.EventData, served: Any, seen: Any, hide_dense: Any) -> list[Any]:
         """The neurons that fire at one patch."""
-        loaded, seen = self._recall(served, key)
-        patch = getattr(event, "patch", None)
-        if not isinstance(patch, int) or not 0 <= patch < len(seen.latents) - seen.before:
-            raise ImageRefused("There is no such patch.")
-        strengths = seen.latents[seen.before + patch]
-        order = np.argsort(-strengths, kind="stable")
-        order = _visible(loaded, seen, order[strengths[order] > 0], bool(hide_dense))
-        columns = seen.grid[1]
-        label = f"Neurons at patch row {patch // columns + 1}, column {patch % columns + 1}"
-        choices = [(_title(loaded, seen, i, strengths[i], "here"), str(seen.active[i])) for i in order]
-        picture = _draw(loaded, seen, order[0] if len(order) else None, patch)
-        return [picture, gr.Radio(choices, value=None, label=label if choices else f"{label}: none fires")]
+        return self._view(self.visit.loaded(served), seen, hide_dense, getattr(event, "patch", None))
 
-    def restore(self, loaded: Loaded, link: Link) -> list[Any]:
-        """What a link asks for: a picture of the pack, inspected."""
-        samples = sample_strip(loaded.pack, SAMPLES)
-        if link.tab != "inspect" or link.picture is None:
-            return [samples, None, _EMPTY, "", gr.Radio([], value=None, label="Neurons"), ""]
-        return [samples, *self._inspected(loaded, link.picture)[1:]]
+    def restore(self, loaded: Loaded, link: Link, new: bool) -> list[Any]:
+        """What a link asks for: a picture, inspected."""
+        samples = sample_strip(loaded.pack, SAMPLES) if new else gr.skip()
+        if link.seen is None:
+            return [samples, link.dense, "", "", _EMPTY, "", gr.Radio([], value=None, label="Neurons"), ""]
+        return [samples, link.dense, *self._view(loaded, link.seen, link.dense, link.patch, link.fires)]
 
     @property
-    def outputs(self) -> list[Any]:
-        """The components that :meth:`restore` sets."""
-        return [self.samples, *self.everything]
+    def parts(self) -> dict[str, Any]:
+        """What the address says of the tab."""
+        return {"seen": self.seen, "patch": self.patch, "fires": self.neurons, "dense": self.hide_dense}
 
-    def _recall(self, served: Any, key: Any) -> tuple[Loaded, Inspected]:
-        seen = self.memory.get(key)
-        if seen is None:
-            raise ImageRefused("This picture is no longer in memory. Please load it again.")
-        return self.visit.serving.of(served), seen
+    def _view(
+        self, loaded: Loaded, picture: Any, hide_dense: Any, patch: Any = None, neuron: Any = None
+    ) -> list[Any]:  # fmt: skip
+        """All that the tab shows of a picture: what fires, on all of it or at a patch, and where one neuron does."""
+        seen = self._inspected(loaded, picture)
+        at = _patch_of(patch, seen)
+        order = _order(seen, at)
+        shown = _visible(loaded, seen, order, bool(hide_dense))
+        place = shown[0] if len(shown) else None
+        if neuron not in (None, ""):
+            places = np.flatnonzero(seen.active == int(neuron)) if str(neuron).isdecimal() else []
+            if not len(places):
+                raise ImageRefused("This neuron does not fire on the picture.")
+            place = places[0]
+        strengths, what = (seen.latents.mean(0), "mean") if at is None else (seen.latents[seen.before + at], "here")
+        choices = [(_title(loaded, seen, i, strengths[i], what), str(seen.active[i])) for i in shown]
+        value = None if place is None else str(seen.active[place])
+        radio = gr.Radio(choices, value=value, label=_label(seen, at, bool(choices)))
+        card = "" if place is None else html.neuron_card(loaded.pack, _row(loaded, seen, place))
+        made = {"m": loaded.key, "seen": str(picture)}
+        drawn = html.belonging(_draw(loaded, seen, place, at), made, "whole")
+        return [str(picture), "" if at is None else str(at), drawn, _lost(seen), radio, card]
 
-    def _inspected(self, loaded: Loaded, picture: str) -> list[Any]:
-        seen = loaded.inspect(self.visit.serving.pictures.get(picture, loaded.pack))
-        key = self.memory.put(seen)
-        grid, neurons, card = self.overview(loaded.key, key, True)
-        lost = seen.token_error[seen.before :]
-        worst, columns = int(lost.argmax()), seen.grid[1]
-        error = html.facts(
-            [
-                ("The SAE keeps", f"{seen.explained:.1%}", "of the activations' squared distance from its centre"),
-                ("Cosine", f"{seen.cosine:.3f}", "of activations and reconstruction, mean over tokens"),
-                ("Neurons firing", f"{len(seen.active)}", "anywhere on the picture"),
-                (
-                    "Most is lost at",
-                    f"row {worst // columns + 1}, column {worst % columns + 1} ({lost[worst]:.0%})",
-                    "the patch whose activation is reconstructed worst",
-                ),
-            ]
-        )
-        return [picture, key, grid, error, neurons, card]
+    def _inspected(self, loaded: Loaded, picture: Any) -> Inspected:
+        if picture in ("", None):
+            raise ImageRefused("Choose a picture first.")
+        shown = self.visit.serving.pictures.get(picture, loaded.pack)
+        return self.inspections.of((loaded.key, str(picture)), lambda: loaded.inspect(shown))
+
+
+def _patch_of(patch: Any, seen: Inspected) -> int | None:
+    """A patch of the picture; None for all of it."""
+    if patch in ("", None):
+        return None
+    number = int(patch) if str(patch).isdecimal() else -1
+    if not 0 <= number < len(seen.latents) - seen.before:
+        raise ImageRefused("There is no such patch.")
+    return number
+
+
+def _order(seen: Inspected, patch: int | None) -> np.ndarray:
+    """Places of the neurons that fire, strongest first."""
+    if patch is None:
+        return np.arange(len(seen.active))
+    strengths = seen.latents[seen.before + patch]
+    order = np.argsort(-strengths, kind="stable")
+    return order[strengths[order] > 0]
+
+
+def _label(seen: Inspected, patch: int | None, any_fires: bool) -> str:
+    if patch is None:
+        return "Strongest neurons of the whole picture" if any_fires else "No neuron fires here"
+    columns = seen.grid[1]
+    label = f"Neurons at patch row {patch // columns + 1}, column {patch % columns + 1}"
+    return label if any_fires else f"{label}: none fires"
+
+
+def _lost(seen: Inspected) -> str:
+    """What the SAE keeps of the picture, and where it loses most."""
+    lost = seen.token_error[seen.before :]
+    worst, columns = int(lost.argmax()), seen.grid[1]
+    return html.facts(
+        [
+            ("The SAE keeps", f"{seen.explained:.1%}", "of the activations' squared distance from its centre"),
+            ("Cosine", f"{seen.cosine:.3f}", "of activations and reconstruction, mean over tokens"),
+            ("Neurons firing", f"{len(seen.active)}", "anywhere on the picture"),
+            (
+                "Most is lost at",
+                f"row {worst // columns + 1}, column {worst % columns + 1} ({lost[worst]:.0%})",
+                "the patch whose activation is reconstructed worst",
+            ),
+        ]
+    )
 
 
 def _visible(loaded: Loaded, seen: Inspected, order: np.ndarray, hide_dense: bool) -> np.ndarray:
@@ -175,12 +206,13 @@ def _title(loaded: Loaded, seen: Inspected, place: int, strength: float, what: s
 
 def _draw(loaded: Loaded, seen: Inspected, place: int | None, patch: int | None = None) -> str:
     if place is None:
-        return html.patch_grid(seen.shown, np.zeros(seen.grid), "Nothing to show.", patch)
+        return html.patch_grid(seen.shown, np.zeros(seen.grid), "Nothing to show.", patch, seen.ratio)
     first, strength = np.split(seen.latents[:, place], [seen.before])
     row = _row(loaded, seen, place)
     others = f", and {int((first > 0).sum())} of {len(first)} tokens before them" if len(first) else ""
     caption = f"Where {html.neuron_title(row)} fires: {int((strength > 0).sum())} of {len(strength)} patches{others}."
-    return html.patch_grid(seen.shown, (strength / max(strength.max(), 1e-12)).reshape(seen.grid), caption, patch)
+    heat = (strength / max(strength.max(), 1e-12)).reshape(seen.grid)
+    return html.patch_grid(seen.shown, heat, caption, patch, seen.ratio)
 
 
 _EMPTY = '<p class="cb-empty">Upload a picture, paste one, or take a sample.</p>'

@@ -16,19 +16,22 @@ class Jobs:
     def of(self, session: str | None) -> Iterator[Callable[[], bool]]:
         """Begins a job, and ends the one that the visitor had; yields what says whether it is to stop.
 
+        Who leaves in the middle, by whatever error, ends it too: threads of it may still run.
+
         Args:
             session: The visitor's session; None for somebody who cannot come back to stop it.
         """
         ended = threading.Event()
-        if session is None:
-            yield ended.is_set
-            return
-        with self._lock:
-            if earlier := self._running.get(session):
-                earlier.set()
-            self._running[session] = ended
+        if session is not None:
+            with self._lock:
+                if earlier := self._running.get(session):
+                    earlier.set()
+                self._running[session] = ended
         try:
             yield ended.is_set
+        except BaseException:
+            ended.set()
+            raise
         finally:
             with self._lock:
                 if self._running.get(session) is ended:

@@ -16,7 +16,7 @@ from cbsae_hub.inspection import Inspection
 from cbsae_hub.models import CBSAE
 from cbsae_hub.models.auto import load
 from cbsae_hub.models.fetch import download
-from cbsae_hub.models.files import ModelFileError
+from cbsae_hub.models.files import ModelFileError, read_text
 from cbsae_hub.models.hub_model import EVALUATION_NAME
 from cbsae_hub.pack import Pack
 from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
@@ -38,9 +38,11 @@ class Inspected(Inspection):
         shown: The picture as it enters the encoder, enlarged, as WebP.
         grid: Rows and columns of the tokens that are patches; of an SAE of other tokens (1, tokens).
         before: How many tokens come before those: CLS and registers, of an SAE of all tokens.
+        ratio: The picture's width, by its height.
     """
 
     shown: bytes
+    ratio: float
     grid: tuple[int, int]
     before: int
 
@@ -143,7 +145,7 @@ class Loaded:
                 file = download(self.model_id, EVALUATION_NAME, None, {})
             except ModelFileError:
                 return {}
-        return json.loads(file.read_text(encoding="utf-8"))["tables"]
+        return json.loads(read_text(file))["tables"]
 
     @cached_property
     def _directions(self) -> torch.Tensor:
@@ -165,7 +167,9 @@ class Loaded:
         grid = self.encoder.grid if self.encoder.tokens in ("patches", "all") else (1, len(x))
         before = len(x) - grid[0] * grid[1]
         seen = Inspection.of(self.sae, x)
-        return Inspected(**vars(seen), shown=self._as_seen(pixels[0]), grid=grid, before=before)
+        shown = self._as_seen(pixels[0])
+        ratio = shown.width / shown.height
+        return Inspected(**vars(seen), shown=as_webp(shown), ratio=ratio, grid=grid, before=before)
 
     def neighbours(self, neuron: int, count: int = 6) -> list[tuple[int, float]]:
         """Neurons whose decoder rows point most nearly the same way, with the cosines, nearest first."""
@@ -174,13 +178,14 @@ class Loaded:
         values, ids = cosines.topk(min(count, len(cosines) - 1))
         return list(zip(ids.tolist(), values.tolist()))
 
-    def _as_seen(self, pixels: torch.Tensor) -> bytes:
+    def _as_seen(self, pixels: torch.Tensor) -> Image.Image:
         """The preprocessed picture, cropped as the encoder sees it, so that patches lie where they are drawn."""
+        rows, columns = (patches * self.encoder.model.config.patch_size for patches in self.encoder.grid)
+        pixels = pixels[:, :rows, :columns]
         mean, std = (
             torch.tensor(getattr(self.encoder.processor, f"image_{k}"))[:, None, None] for k in ("mean", "std")
         )
         array = ((pixels * std + mean).clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
         picture = Image.fromarray(array)
         scale = max(1, SHOWN // max(picture.size))
-        picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
-        return as_webp(picture)
+        return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)

@@ -15,7 +15,7 @@ from cbsae_hub.studio.html import attribute, escape
 from cbsae_hub.studio.links import Link
 from cbsae_hub.studio.loaded import Loaded
 from cbsae_hub.studio.pictures import as_webp, data_uri
-from cbsae_hub.studio.visit import LOOKUP, Visit, beat, kindly, row_of
+from cbsae_hub.studio.visit import LOOKUP, Visit, beat, kindly, row_of, state
 
 
 class NeuronTab:
@@ -36,6 +36,7 @@ class NeuronTab:
             self.number = gr.Number(
                 best, label=_label(first), precision=0, minimum=0, elem_id="neuron-number", min_width=170, scale=0
             )
+            self.shown = state("", "neuron")
             small = {"scale": 0, "size": "md", "min_width": 100}
             self.previous = gr.Button("Previous", elem_id="neuron-previous", **small)
             self.next = gr.Button("Next", elem_id="neuron-next", **small)
@@ -48,14 +49,14 @@ class NeuronTab:
         served, shown = self.visit.served, [*self.outputs, self.visit.pulse]
         self.number.submit(self.turn, [served, self.number], shown, **LOOKUP)
         for button, step in ((self.previous, -1), (self.next, 1), (self.random, 0)):
-            button.click(self._mover(step), [served, self.number], shown, **LOOKUP)
+            button.click(self._mover(step), [served, self.shown], shown, **LOOKUP)
 
     @kindly
     def show(self, served: Any, neuron: Any) -> list[Any]:
         """Shows a neuron."""
-        loaded = self.visit.serving.of(served)
+        loaded = self.visit.loaded(served)
         number = row_of(loaded, neuron).neuron
-        return [number, self._page(loaded, number), _WAITING]
+        return [number, str(number), self._page(loaded, number), _WAITING]
 
     @kindly
     def turn(self, served: Any, neuron: Any) -> list[Any]:
@@ -65,8 +66,8 @@ class NeuronTab:
     @kindly
     def alone(self, served: Any, neuron: Any) -> str:
         """What the neuron alone makes LLaVA say and unCLIP draw."""
-        loaded = self.visit.serving.of(served)
-        number = row_of(loaded, neuron).neuron
+        loaded = self.visit.loaded(served)
+        number = _number(loaded, neuron)
         said, drawn = self.visit.serving.experiments.neuron_alone(loaded, number)
         value = f"{span_of(loaded, number).start:g}"
         parts = []
@@ -85,15 +86,21 @@ class NeuronTab:
             f"</h3><div>{told}</div></section>"
         )
 
-    def restore(self, loaded: Loaded, link: Link) -> list[Any]:
+    def restore(self, loaded: Loaded, link: Link, new: bool) -> list[Any]:
         """What a link asks for."""
         number = _best(loaded) if link.neuron is None else link.neuron
-        return [gr.Number(number, label=_label(loaded)), self._page(loaded, number), _WAITING]
+        shown = "" if link.neuron is None else str(number)
+        return [gr.Number(number, label=_label(loaded)), shown, self._page(loaded, number), _WAITING]
 
     @property
     def outputs(self) -> list[Any]:
         """The components that :meth:`restore` and :meth:`show` set."""
-        return [self.number, self.page, self.live]
+        return [self.number, self.shown, self.page, self.live]
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What the address says of the tab."""
+        return {"neuron": self.shown}
 
     def _page(self, loaded: Loaded, neuron: int) -> str:
         return neuron_page(loaded, neuron, self.visit.serving.pruned_from(loaded, neuron))
@@ -101,10 +108,9 @@ class NeuronTab:
     def _mover(self, step: int) -> Any:
         @kindly
         def move(served: Any, neuron: Any) -> list[Any]:
-            loaded = self.visit.serving.of(served)
+            loaded = self.visit.loaded(served)
             if step:
-                now = int(neuron) if isinstance(neuron, (int, float)) and math.isfinite(neuron) else 0
-                return self.turn(served, (now + step) % len(loaded.pack.neurons))
+                return self.turn(served, (_number(loaded, neuron) + step) % len(loaded.pack.neurons))
             frame = loaded.pack.neurons.frame
             return self.turn(served, int(random.choice(frame.loc[frame["status"] != "dead", "neuron"].tolist())))
 
@@ -208,6 +214,11 @@ def _neighbours(loaded: Loaded, neuron: int) -> str:
         for other, cosine in loaded.neighbours(neuron)
     )
     return f'<h4>Neurons that push nearly the same way</h4><div class="cb-pills">{buttons}</div>'
+
+
+def _number(loaded: Loaded, shown: Any) -> int:
+    """The neuron that is shown: the best one until another was chosen."""
+    return _best(loaded) if shown in ("", None) else row_of(loaded, shown).neuron
 
 
 def _best(loaded: Loaded) -> int:

@@ -1,8 +1,8 @@
 """The tab "Your concepts": which of them the model has, and neurons for those it lacks, trained while one looks."""
 
+import hashlib
 import logging
 import re
-import secrets
 import shutil
 import threading
 import time
@@ -12,20 +12,20 @@ from typing import Any
 
 import gradio as gr
 
-from cbsae_hub.models.checks import concept_key
 from cbsae_hub.models.concept_selection import select_concepts
+from cbsae_hub.steering.tower import Stopped
 from cbsae_hub.studio import downloads, html
 from cbsae_hub.studio.html import escape
-from cbsae_hub.studio.links import Link
+from cbsae_hub.studio.links import MAX_CONCEPTS, MAX_LETTERS, MAX_WORDS, Link, as_text
 from cbsae_hub.studio.loaded import Loaded
 from cbsae_hub.studio.pictures import ImageRefused
 from cbsae_hub.studio.visit import KINDLY, LOOKUP, PRIVATE, Visit, kindly
 from cbsae_hub.studio.workshop import Workshop
+from cbsae_hub.words import clean_name, name_key, words_of
 
 logger = logging.getLogger(__name__)
 
-MAX_CONCEPTS = 20
-MAX_LETTERS = 40
+SEPARATORS = re.compile(r"[\n,;，、；،؛]")  # the last ones are Chinese and Arabic
 LOOK = 0.25  # seconds between two looks at how far the training is
 
 
@@ -45,7 +45,7 @@ class OwnConceptsTab:
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=280):
                 self.words = gr.Textbox(
-                    label="Your concepts", lines=6, max_length=MAX_CONCEPTS * (MAX_LETTERS + 2), elem_id="own-words",
+                    label="Your concepts", lines=6, max_length=MAX_WORDS, elem_id="own-words",
                     placeholder="one a line, or with commas between them:\nspiral\nchess piece",
                     info=f"at most {MAX_CONCEPTS}, each of at most {MAX_LETTERS} letters",
                 )  # fmt: skip
@@ -53,9 +53,7 @@ class OwnConceptsTab:
                     self.check = gr.Button("Check", elem_id="own-check", min_width=80)
                     self.train = gr.Button("Train missing ones", variant="primary", elem_id="own-train", min_width=170)
                     self.stop = gr.Button("Stop", variant="stop", elem_id="own-stop", min_width=80)
-                self.download = gr.DownloadButton(
-                    "Download your model", visible=False, elem_id="own-download", variant="secondary"
-                )
+                self.download = gr.HTML("", elem_id="own-download", min_height=0)
             with gr.Column(scale=7, min_width=280):
                 self.progress = gr.HTML("", elem_id="own-progress", min_height=44)
                 self.report = self.visit.card(_EMPTY, "own-report")
@@ -70,30 +68,29 @@ class OwnConceptsTab:
     @kindly
     def which(self, served: Any, words: Any) -> str:
         """Where each concept is."""
-        loaded = self.visit.serving.of(served)
-        return report(loaded, concepts_of(words))
+        loaded = self.visit.loaded(served)
+        return _made(served, words, report(loaded, concepts_of(words)))
 
     @kindly
     def add(self, request: gr.Request, served: Any, words: Any) -> Iterator[list[Any]]:
         """Trains the missing ones; yields progress, and in the end the new model."""
-        loaded = self.visit.serving.of(served)
+        loaded = self.visit.loaded(served)
         wanted = concepts_of(words)
         missing = [name for name, where in located(loaded, wanted) if where is None]
         if not missing:
-            yield ["", report(loaded, wanted) + _NOTHING, gr.skip(), gr.skip()]
+            yield ["", _made(served, words, report(loaded, wanted) + _NOTHING), gr.skip(), gr.skip()]
             return
         with self.visit.serving.jobs.of(request.session_hash) as stop:
             work = _Work(self.workshop, loaded, missing, stop)
-            try:
-                while work.running(LOOK):
-                    yield [html.bar(*work.said), gr.skip(), gr.skip(), gr.skip()]
-            except GeneratorExit:  # the visitor has left
-                self.visit.serving.jobs.stop(request.session_hash)
-                raise
+            while work.running(LOOK):
+                yield [html.bar(*work.said), gr.skip(), gr.skip(), gr.skip()]
         try:
             made = work.result()
         except (*KINDLY, ValueError) as error:
             yield [f'<p class="cb-note" role="alert">{escape(error)}</p>', gr.skip(), gr.skip(), gr.skip()]
+            return
+        except Stopped:
+            yield [_STOPPED, gr.skip(), gr.skip(), gr.skip()]
             return
         except Exception:
             logger.exception("concepts could not be added")
@@ -101,20 +98,32 @@ class OwnConceptsTab:
             return
         stopped = " Stopped early: the neurons are as good as they were by then." if stop() else ""
         done = f"{len(missing)} concept{'s' if len(missing) > 1 else ''} added in {work.seconds:.0f} s.{stopped}"
-        file = gr.DownloadButton(value=str(archive(made)), visible=True)
-        yield [html.bar(1.0, done), report(made, wanted), file, made.key]
+        file = html.download("Download your model", downloads.address(archive(made)))
+        yield [html.bar(1.0, done), _made(made.key, words, report(made, wanted)), file, made.key]
 
-    def restore(self, loaded: Loaded, link: Link) -> list[Any]:
-        """What a link asks for: nothing here, but what belongs to another model goes."""
-        return ["", _EMPTY, gr.DownloadButton(visible=False)]
+    def restore(self, loaded: Loaded, link: Link, new: bool) -> list[Any]:
+        """What a link asks for: the words; where they are stays, marked if the model is another."""
+        if not new:
+            return [link.words, gr.skip(), gr.skip()]
+        file = html.download("Download your model", downloads.address(archive(loaded))) if loaded.own else ""
+        return [link.words, "", file]
 
     @property
     def outputs(self) -> list[Any]:
         """The components that :meth:`restore` sets."""
-        return [self.progress, self.report, self.download]
+        return [self.words, self.progress, self.download]
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What the address says of the tab."""
+        return {"words": self.words}
 
     def _stop(self, request: gr.Request) -> None:
         self.visit.serving.jobs.stop(request.session_hash)
+
+
+def _made(served: Any, words: Any, content: str) -> str:
+    return html.belonging(content, {"m": as_text("m", served), "words": as_text("words", words)}, "own-check")
 
 
 class _Work:
@@ -157,25 +166,25 @@ def concepts_of(words: Any) -> list[str]:
     Raises:
         ImageRefused: If there are none, too many, or one is too long or no word at all.
     """
-    parts = [" ".join(part.split()) for part in re.split(r"[,;\n]", str(words or ""))]
-    found = list({concept_key(part): part for part in parts if part}.values())
+    parts = map(clean_name, SEPARATORS.split(str(words or "")))
+    found = list({name_key(part): part for part in parts if part}.values())
     if not found:
         raise ImageRefused("Type a concept or two, one a line.")
     if len(found) > MAX_CONCEPTS:
         raise ImageRefused(f"These are {len(found)} concepts; at most {MAX_CONCEPTS} can be added at once.")
     for name in found:
-        if len(name) > MAX_LETTERS or not re.search(r"\w", name):
+        if len(name) > MAX_LETTERS or not words_of(name):
             raise ImageRefused(f"“{name[:MAX_LETTERS]}” is no concept of at most {MAX_LETTERS} letters.")
     return found
 
 
 def located(loaded: Loaded, concepts: list[str]) -> list[tuple[str, int | None]]:
     """For each concept the neuron that stands for it: of the bottleneck, else the best SAE neuron of that name."""
-    bottleneck = {concept_key(name): i for i, name in enumerate(getattr(loaded.sae, "concepts", []))}
+    bottleneck = {name_key(name): i for i, name in enumerate(getattr(loaded.sae, "concepts", []))}
     first = len(loaded.pack.neurons) - len(bottleneck)
     _, found = select_concepts(concepts, loaded.pack.neurons, range(first))
     return [
-        (row.concept, first + bottleneck[concept_key(row.concept)] if concept_key(row.concept) in bottleneck
+        (row.concept, first + bottleneck[name_key(row.concept)] if name_key(row.concept) in bottleneck
          else row.neuron if row.where == "sae" else None)
         for row in found.itertuples()
     ]  # fmt: skip
@@ -205,12 +214,14 @@ def report(loaded: Loaded, concepts: list[str]) -> str:
 
 def archive(loaded: Loaded) -> Path:
     """The model as its folder on the Hub would be, zipped, under a name that nobody guesses."""
-    folder = downloads.folder() / secrets.token_urlsafe(16)
+    folder = downloads.served(hashlib.sha256(loaded.key.encode()).hexdigest())  # the key is secret
+    if made := list(folder.glob("*.zip")):
+        return made[0]
     loaded.sae.save_pretrained(folder / "model")
     name = re.sub(r"[^\w-]", "-", Path(loaded.model_id).name)
-    made = Path(shutil.make_archive(str(folder / f"{name}-extended"), "zip", folder / "model"))
+    file = Path(shutil.make_archive(str(folder / f"{name}-extended"), "zip", folder / "model"))
     shutil.rmtree(folder / "model")
-    return made
+    return file
 
 
 _EMPTY = (
@@ -219,4 +230,5 @@ _EMPTY = (
     "half a minute. They are yours alone, work in all tabs at once, and can be downloaded.</p>"
 )
 _FAILED = '<p class="cb-note" role="alert">Something went wrong; the model stays as it was. The log says what.</p>'
+_STOPPED = '<p class="cb-hint">Stopped before it began: nothing was trained.</p>'
 _NOTHING = '<p class="cb-hint">All of them are there: nothing is to be trained.</p>'

@@ -12,7 +12,7 @@ from cbsae_hub.studio.links import Link
 from cbsae_hub.studio.loaded import Loaded
 from cbsae_hub.studio.pictures import WHITE, ImageRefused, as_webp, data_uri, is_sample, read_picture
 from cbsae_hub.studio.style import script
-from cbsae_hub.studio.visit import LOOKUP, PRIVATE, Visit, beat, kindly
+from cbsae_hub.studio.visit import LOOKUP, PRIVATE, Visit, beat, keepsake, kindly
 
 SAMPLES = 7
 
@@ -26,6 +26,17 @@ def upload_box(label: str, elem_id: str, height: int = 220) -> gr.Image:
     # stub file beside the source of each.
     box.preprocess = _path_of
     return box
+
+
+def bind_upload(box: gr.Image, handler: Any, inputs: list[Any], outputs: list[Any]) -> Any:
+    """Calls a handler with what is uploaded; the box does not keep what it refuses.
+
+    Returns:
+        The event, for what is to follow it.
+    """
+    uploaded = box.input(handler, inputs, outputs, **PRIVATE)
+    uploaded.failure(None, None, box, js="() => null")
+    return uploaded
 
 
 def sample_box(pack: Pack, elem_id: str, count: int, white: bool = False) -> gr.HTML:
@@ -89,12 +100,13 @@ class PictureBox:
         """
         outputs = [self.visit.picture, self.visit.pulse, *previews]
         self.samples.click(self._sample(len(previews)), [self.visit.served], outputs, **LOOKUP)
-        self.upload.input(self._upload(len(previews)), [self.visit.served, self.upload], outputs, **PRIVATE)
+        uploaded = [self.visit.kept, *outputs]
+        bind_upload(self.upload, self._upload(len(previews)), [self.visit.served, self.upload], uploaded)
 
-    def restore(self, loaded: Loaded, link: Link) -> list[Any]:
+    def restore(self, loaded: Loaded, link: Link, new: bool) -> list[Any]:
         """What a link asks for."""
-        shown = preview(self.visit, loaded.pack, link.picture or WHITE)
-        return [shown, sample_strip(loaded.pack, SAMPLES, white=True)]
+        shown = preview(self.visit, loaded.pack, link.picture)
+        return [shown, sample_strip(loaded.pack, SAMPLES, white=True) if new else gr.skip()]
 
     @property
     def outputs(self) -> list[Any]:
@@ -104,7 +116,7 @@ class PictureBox:
     def _sample(self, count: int) -> Any:
         @kindly
         def choose_sample(event: gr.EventData, served: Any) -> list[Any]:
-            pack = self.visit.serving.of(served).pack
+            pack = self.visit.loaded(served).pack
             name = chosen_sample(event, pack)
             return [name, beat(self.tab), *[preview(self.visit, pack, name)] * count]
 
@@ -114,15 +126,18 @@ class PictureBox:
         @kindly
         def choose_upload(served: Any, path: Any) -> list[Any]:
             if path is None:
-                return [gr.skip()] * (count + 2)
-            name = self.visit.serving.pictures.keep(read_picture(str(path)))
-            return [name, beat(self.tab), *[preview(self.visit, self.visit.serving.of(served).pack, name)] * count]
+                return [gr.skip()] * (count + 3)
+            pack, pictures = self.visit.loaded(served).pack, self.visit.serving.pictures
+            name = pictures.keep(read_picture(str(path)))
+            kept = keepsake(name, pictures.get(name, pack))
+            return [kept, name, beat(self.tab), *[preview(self.visit, pack, name)] * count]
 
         return choose_upload
 
 
-def preview(visit: Visit, pack: Pack, name: str) -> str:
+def preview(visit: Visit, pack: Pack, name: Any) -> str:
     """The picture that is steered."""
+    name = str(name or WHITE)
     picture = visit.serving.pictures.get(name, pack)
     alt = "a white picture" if name == WHITE else "your picture"
     if re.fullmatch(r"s\d+", name):

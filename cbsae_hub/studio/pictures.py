@@ -1,17 +1,16 @@
 """Pictures that visitors bring or choose: the guard of uploads, and what stands for a picture in the page's state."""
 
 import base64
-import binascii
 import io
 import re
 import warnings
 from typing import Any, BinaryIO
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from cbsae_hub.pack import Pack
 from cbsae_hub.studio.memory import Memory
-from cbsae_hub.vision.encoder import to_rgb
+from cbsae_hub.vision.pictures import to_rgb
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 25_000_000
@@ -19,6 +18,7 @@ MAX_BYTES = 8_000_000
 SHOWN = 512  # pixels of the longer side of a picture as the page shows it
 KEPT = 128  # uploads of all visitors together, each at most SHOWN pixels wide: 100 MB
 WHITE = "white"
+MINE = "mine~"  # before the secret name of an upload; an address says something else behind it
 
 
 class ImageRefused(ValueError):
@@ -46,7 +46,7 @@ def read_picture(source: str | BinaryIO) -> Image.Image:
                 if min(picture.size) < 2:
                     raise ImageRefused("This picture is only a line of pixels. Please take another one.")
                 picture.draft("RGB", (2 * SHOWN, 2 * SHOWN))  # JPEG only: decodes to about what is needed
-                return to_rgb(ImageOps.exif_transpose(picture))
+                return to_rgb(picture)
         except ImageRefused:
             raise
         except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -68,7 +68,7 @@ def data_uri(webp: bytes) -> str:
 
 
 class Pictures:
-    """Pictures by short names: "white", "s12" for image 12 of a pack, or the key of an upload, which stays secret."""
+    """Pictures by short names: "white", "s12" for image 12 of a pack, or "mine~" and the secret key of an upload."""
 
     def __init__(self) -> None:
         self._uploads: Memory[Image.Image] = Memory(KEPT)
@@ -77,7 +77,11 @@ class Pictures:
         """Keeps an upload, made smaller, and returns its name."""
         small = picture.copy()
         small.thumbnail((SHOWN, SHOWN))
-        return "u" + self._uploads.put(small)
+        return MINE + self._uploads.put(small)
+
+    def knows(self, name: str) -> bool:
+        """Whether a name is that of an upload that is still there."""
+        return name.startswith(MINE) and self._uploads.get(name.removeprefix(MINE)) is not None
 
     def get(self, name: Any, pack: Pack) -> Image.Image:
         """The picture of a name.
@@ -90,9 +94,10 @@ class Pictures:
             return Image.new("RGB", (224, 224), "white")
         if is_sample(name, pack):
             return pack.image(int(name[1:]))
-        if (upload := self._uploads.get(name[1:])) is not None and name[0] == "u":
-            return upload
-        raise ImageRefused("This picture is no longer in memory. Please choose it again.")
+        upload = self._uploads.get(name.removeprefix(MINE)) if name.startswith(MINE) else None
+        if upload is None:
+            raise ImageRefused("This picture is no longer in memory. Reload the page: your browser brings it back.")
+        return upload
 
 
 def is_sample(name: str, pack: Pack) -> bool:
@@ -101,7 +106,7 @@ def is_sample(name: str, pack: Pack) -> bool:
 
 
 def from_text(text: Any, pack: Pack) -> Image.Image:
-    """A picture of a public endpoint: "white", "s12", or base64 of a PNG, JPEG or WebP, with or without "data:".
+    """A picture of a public endpoint: "white", "s12", or base64 of a PNG, JPEG or WebP, with or without "data:...,".
 
     Nothing is ever fetched: an address of the web or of a file is refused.
 
@@ -112,13 +117,23 @@ def from_text(text: Any, pack: Pack) -> Image.Image:
         raise ImageRefused("A picture is given as text: white, s12 for image 12 of the pack, or base64 of a file.")
     if text == WHITE or is_sample(text, pack):
         return Pictures().get(text, pack)
-    if len(text) > MAX_BYTES * 4 / 3 + 100:
+    return from_data(text)
+
+
+def from_data(text: Any) -> Image.Image:
+    """A picture of base64 of a PNG, JPEG or WebP, with or without "data:...;base64," before it and line ends in it.
+
+    Raises:
+        ImageRefused: If it is none.
+    """
+    content = re.sub(r"^data:[^,]*;base64,", "", "".join(str(text).split()), flags=re.IGNORECASE)
+    if len(content) > MAX_BYTES * 4 / 3 + 4:
         raise ImageRefused(f"This picture is larger than {MAX_BYTES // 1_000_000} MB. Please send a smaller one.")
-    content = re.sub(r"^data:image/[a-z]+;base64,", "", text)
     try:
-        return read_picture(io.BytesIO(base64.b64decode(content, validate=True)))
-    except binascii.Error as error:
+        decoded = base64.b64decode(content, validate=True)
+    except ValueError as error:  # also of letters that are not ASCII
         raise ImageRefused(
             "A picture is white, s12 for image 12 of the pack, or base64 of a PNG, JPEG or WebP; addresses are not "
             "fetched."
         ) from error
+    return read_picture(io.BytesIO(decoded))

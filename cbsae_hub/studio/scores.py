@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -12,22 +13,15 @@ from cbsae_hub.models.files import write_text
 from cbsae_hub.plotting import quadrants
 from cbsae_hub.studio import downloads, html
 from cbsae_hub.studio.html import attribute, escape
-from cbsae_hub.studio.links import MAX_QUERY, Link
+from cbsae_hub.studio.links import MAX_QUERY, SORTS, Link
 from cbsae_hub.studio.loaded import Loaded
 from cbsae_hub.studio.pictures import ImageRefused
 from cbsae_hub.studio.style import script
 from cbsae_hub.studio.visit import LOOKUP, Visit, kindly
+from cbsae_hub.words import name_key
 
 MOST_DOTS = 8000  # of a map; of larger models, every n-th neuron
 ROWS = 100
-SORTS = {
-    "Name's score": "score",
-    "Interpretability": "interpretability",
-    "Steerability": "steerability",
-    "MonoSemanticity": "monosemanticity",
-    "How often it fires": "token_density",
-    "Strength (p99)": "p99",
-}
 
 
 class ScoresTab:
@@ -48,28 +42,37 @@ class ScoresTab:
         with gr.Row():
             self.words = gr.Textbox(label="Name contains", max_length=MAX_QUERY, elem_id="rows-words", min_width=140)
             self.sort = gr.Dropdown(list(SORTS), value="Name's score", label="Largest first", elem_id="rows-sort")
-            self.csv = gr.DownloadButton("All of them as CSV", value=csv_of(first), elem_id="csv", min_width=140)
+            self.csv = gr.HTML(_csv_link(first), elem_id="csv", min_height=0)
         self.rows = self.visit.card(rows_of(first, "", "score"), "rows")
         self.evaluation = gr.HTML(evaluation_of(first), elem_id="evaluation")
         inputs = [self.visit.served, self.words, self.sort]
-        gr.on([self.words.submit, self.words.blur, self.sort.input], self.filter, inputs, self.rows, **LOOKUP)
+        changes = [self.words.submit, self.words.input, self.sort.change]
+        gr.on(changes, self.filter, inputs, self.rows, **LOOKUP, trigger_mode="always_last")
 
     @kindly
     def filter(self, served: Any, words: Any, sort: Any) -> str:
         """The neurons whose names contain some words."""
         if sort not in SORTS:
             raise ImageRefused("There is no such order.")
-        return rows_of(self.visit.serving.of(served), str(words or "")[:MAX_QUERY], SORTS[sort])
+        return rows_of(self.visit.loaded(served), str(words or "")[:MAX_QUERY], SORTS[sort])
 
-    def restore(self, loaded: Loaded, link: Link) -> list[Any]:
-        """What a link asks for: the model's own map and tables."""
-        file = gr.DownloadButton(value=csv_of(loaded))
-        return [self._maps(loaded), "", "Name's score", rows_of(loaded, "", "score"), file, evaluation_of(loaded)]
+    def restore(self, loaded: Loaded, link: Link, new: bool) -> list[Any]:
+        """What a link asks for: which rows, and the model's own map and tables."""
+        order = next(title for title, column in SORTS.items() if column == link.sort)
+        rows = [link.named, order, rows_of(loaded, link.named, link.sort)]
+        if not new:
+            return [gr.skip(), *rows, gr.skip(), gr.skip()]
+        return [self._maps(loaded), *rows, _csv_link(loaded), evaluation_of(loaded)]
 
     @property
     def outputs(self) -> list[Any]:
         """The components that :meth:`restore` sets."""
         return [self.maps, self.words, self.sort, self.rows, self.csv, self.evaluation]
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What the address says of the tab."""
+        return {"named": self.words, "sort": self.sort}
 
     def _maps(self, loaded: Loaded) -> str:
         """The maps of the SAE that a CB-SAE was made of, if the page has it, and of the model."""
@@ -112,8 +115,8 @@ def map_of(loaded: Loaded, title: str) -> str:
 def rows_of(loaded: Loaded, words: str, column: str) -> str:
     """The first rows of the table of all neurons."""
     frame = loaded.pack.neurons.frame
-    if wanted := words.strip().lower():
-        frame = frame[frame["name"].fillna("").str.lower().str.contains(wanted, regex=False)]
+    if wanted := name_key(words):
+        frame = frame[frame["name"].fillna("").map(name_key).str.contains(wanted, regex=False)]
     if column in frame:
         frame = frame.sort_values(column, ascending=False)
     body = "".join(
@@ -146,14 +149,18 @@ def evaluation_of(loaded: Loaded) -> str:
     )
 
 
-def csv_of(loaded: Loaded) -> str:
+def csv_of(loaded: Loaded) -> Path:
     """A file with the whole neuron table."""
-    file = downloads.folder() / f"{loaded.key.replace('/', '--')}.csv"
+    file = downloads.served(loaded.key) / f"{Path(loaded.model_id).name}.csv"
     if not file.is_file():
         frame = loaded.pack.neurons.frame
         lists = {name: frame[name].map(_listed) for name in frame if frame[name].map(_is_list).any()}
         write_text(file, frame.assign(**lists).to_csv(index=False))
-    return str(file)
+    return file
+
+
+def _csv_link(loaded: Loaded) -> str:
+    return html.download("All of them as CSV", downloads.address(csv_of(loaded)))
 
 
 def _is_list(value: Any) -> bool:

@@ -60,10 +60,12 @@ class Serving:
             Forgotten: If there is none, or it cannot be loaded.
             OSError: If it is the first, and it or its pack is missing or damaged.
         """
-        if (own := self._own.get(key)) is not None:
+        if (own := self.own(key)) is not None:
             return own
         if not isinstance(key, str) or key not in self.models:
-            raise Forgotten("This page does not have that model, or no longer. Please choose one at the top.")
+            raise Forgotten(
+                "This page does not have that model, or no longer. Reload the page: what else you see stays."
+            )
         with self._lock:
             if key not in self._loaded:
                 try:
@@ -98,9 +100,15 @@ class Serving:
         return names
 
     def keep_own(self, loaded: Loaded) -> Loaded:
-        """Keeps a model that a visitor has extended under a key that only they get."""
-        loaded.key = self._own.put(loaded)
+        """Keeps a model that a visitor has extended under a key that only they get: its name, "~" and a secret."""
+        loaded.key = f"{loaded.name}~{self._own.put(loaded)}"
         return loaded
+
+    def own(self, key: Any) -> Loaded | None:
+        """The model of a key that :meth:`keep_own` gave, if it is still there."""
+        name, _, secret = str(key).rpartition("~")
+        own = self._own.get(secret)
+        return own if own is not None and own.name == name else None
 
     def warm_up(self) -> None:
         """Loads what the first model needs before anybody waits for it."""

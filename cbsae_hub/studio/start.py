@@ -1,5 +1,6 @@
 """The tab "Start": what this is in three lines, and worked examples, chosen by what was measured of the model."""
 
+import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -7,16 +8,17 @@ from typing import Any
 import gradio as gr
 import pandas as pd
 
-from cbsae_hub.models import CBSAE, checks
+from cbsae_hub.models import CBSAE
 from cbsae_hub.steering.first_words import ONE_WORD
 from cbsae_hub.studio import html
 from cbsae_hub.studio.basket import Basket, Item, concept_of
-from cbsae_hub.studio.html import escape
-from cbsae_hub.studio.links import Link
+from cbsae_hub.studio.html import attribute, escape
+from cbsae_hub.studio.links import Link, setting
 from cbsae_hub.studio.loaded import Loaded
 from cbsae_hub.studio.pictures import WHITE
 from cbsae_hub.studio.style import script
-from cbsae_hub.studio.visit import Visit, kindly
+from cbsae_hub.studio.visit import Visit
+from cbsae_hub.words import name_key
 
 LOW, HIGH = 0.2, 0.6  # steerability and interpretability that an example calls low and high
 
@@ -43,22 +45,18 @@ class StartTab:
         self.visit = visit
 
     def render(self) -> None:
-        """Adds the tab's components to the page that is being built; the page binds the buttons."""
+        """Adds the tab's components to the page that is being built; the buttons say where they lead."""
         gr.HTML(_WHAT)
         self.cards = gr.HTML(cards(self.visit.serving.first), elem_id="examples", js_on_load=script("acts"))
 
-    @kindly
-    def chosen(self, event: gr.EventData, served: Any) -> Link:
-        """Where an example leads."""
-        found = examples(self.visit.serving.of(served))
-        place = str(getattr(event, "example", ""))
-        if not place.isdecimal() or int(place) >= len(found):
-            return Link(tab="start")
-        return found[int(place)].link
-
-    def restore(self, loaded: Loaded, link: Link) -> list[Any]:
+    def restore(self, loaded: Loaded, link: Link, new: bool) -> list[Any]:
         """The model's own examples."""
         return [cards(loaded)]
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What the address says of the tab: nothing."""
+        return {}
 
     @property
     def outputs(self) -> list[Any]:
@@ -83,8 +81,8 @@ def examples(loaded: Loaded) -> list[Example]:
         )
     if not isinstance(loaded.sae, CBSAE):  # without a bottleneck, nothing can be added
         return found
-    known = {checks.concept_key(row.name) for row in loaded.pack.neurons if row.name}
-    lacking = [name for name in loaded.pack.vocabulary if checks.concept_key(name) not in known]
+    known = {name_key(row.name) for row in loaded.pack.neurons if row.name}
+    lacking = [name for name in loaded.pack.vocabulary if name_key(name) not in known]
     word = min(lacking, key=lambda name: len(loaded.pack.find(name).matches), default=None)
     if word is None:
         return found
@@ -184,8 +182,9 @@ def cards(loaded: Loaded) -> str:
         f'<li class="cb-example"><h3>{escape(example.title)}</h3><dl>'
         f"<dt>Hypothesis</dt><dd>{escape(example.hypothesis)}</dd><dt>Experiment</dt><dd>{escape(example.experiment)}"
         f"</dd><dt>What you should see</dt><dd>{escape(example.expect)}</dd></dl>"
-        f'<button type="button" class="cb-do cb-primary" data-act="example" data-example="{place}">Try it</button></li>'
-        for place, example in enumerate(examples(loaded))
+        f'<button type="button" class="cb-do cb-primary" data-act="example" '
+        f'data-says="{attribute(json.dumps(setting(example.link)))}">Try it</button></li>'
+        for example in examples(loaded)
     )
     return f'<ol class="cb-examples">{parts}</ol>'
 

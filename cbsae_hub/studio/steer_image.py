@@ -9,14 +9,14 @@ from PIL import Image
 
 from cbsae_hub.steering.tower import Stopped
 from cbsae_hub.studio import html
-from cbsae_hub.studio.basket import Basket, watched_word
+from cbsae_hub.studio.basket import watched_word
 from cbsae_hub.studio.experiments import DRAWN, STEPS, Drawn
 from cbsae_hub.studio.html import attribute, escape
-from cbsae_hub.studio.links import MAX_SEED, MAX_SEEDS, MAX_STEPS, MIN_STEPS, Link
+from cbsae_hub.studio.links import MAX_SEED, MAX_SEEDS, MAX_STEPS, MIN_STEPS, Link, basket_of
 from cbsae_hub.studio.loaded import Loaded
 from cbsae_hub.studio.picture_box import PictureBox
-from cbsae_hub.studio.pictures import ImageRefused, as_webp, data_uri
-from cbsae_hub.studio.steer_llava import SteerSettings, intervention
+from cbsae_hub.studio.pictures import WHITE, ImageRefused, as_webp, data_uri
+from cbsae_hub.studio.steer_llava import SteerSettings, intervention, made_with
 from cbsae_hub.studio.unavailable import instead_of
 from cbsae_hub.studio.visit import PRIVATE, WORK, Visit, kindly
 
@@ -33,7 +33,7 @@ class SteerImageTab:
     def __init__(self, visit: Visit):
         self.visit = visit
         self.picture = PictureBox(visit, "draw")
-        self.settings = SteerSettings("draw")
+        self.settings = SteerSettings("draw", "draw.")
 
     def render(self) -> None:
         """Adds the tab's components and events to the page that is being built."""
@@ -68,45 +68,59 @@ class SteerImageTab:
         seed: Any, seeds: Any, steps: Any,
     ) -> Iterator[str]:  # fmt: skip
         """Draws row after row."""
-        loaded = self.visit.serving.of(served)
+        loaded = self.visit.loaded(served)
         if problem := instead_of(loaded, "unclip"):
             yield problem
             return
+        made = made_with(self.made, [served, basket, picture, where, how, keep, word, seed, seeds, steps])
+        basket = basket_of(basket, loaded)
         edit = intervention(basket, where, how, keep)
         first, count, steps = whole(seed, 0, MAX_SEED), whole(seeds, 1, MAX_SEEDS), whole(steps, MIN_STEPS, MAX_STEPS)
-        shown = self.visit.serving.pictures.get(picture, loaded.pack)
+        shown = self.visit.serving.pictures.get(picture or WHITE, loaded.pack)
         watched = watched_word(loaded, basket, word)
         rows: list[list[Drawn]] = []
         numbers = range(first, first + count)
-        yield drawings([], list(numbers), watched)
+        yield html.belonging(drawings([], list(numbers), watched), made, "draw")
         with self.visit.serving.jobs.of(request.session_hash) as stop:
             try:
                 for row in self.visit.serving.experiments.draw(loaded, shown, edit, watched, numbers, steps, stop):
                     rows.append(row)
-                    yield drawings(rows, list(numbers), watched)
+                    yield html.belonging(drawings(rows, list(numbers), watched), made, "draw")
             except Stopped:  # said here too: Gradio repeats the last thing that was yielded, after what Stop has said
                 yield _STOPPED
 
     @kindly
     def draw_again(self, request: gr.Request, live: Any, *arguments: Any) -> Iterator[Any]:
         """The same after a change, if the visitor wants that and there is something to steer."""
-        basket = arguments[1]
-        if not live or not isinstance(basket, Basket) or not basket.edits:
+        if not live or not basket_of(arguments[1], self.visit.loaded(arguments[0])).edits:
             yield gr.skip()
             return
         yield from self.draw(request, *arguments)
 
-    def restore(self, loaded: Loaded, link: Link) -> list[Any]:
-        """What a link asks for."""
-        return [
-            *self.picture.restore(loaded, link), *self.settings.restore(link), link.seed or 0, link.seeds or 2,
-            link.steps or STEPS, _EMPTY,
+    def restore(self, loaded: Loaded, link: Link, new: bool) -> list[Any]:
+        """What a link asks for, of the settings what it says for LLaVA if nothing else; drawings stay, marked."""
+        said = [
+            (link.draw_alone, link.alone), (link.draw_op, link.op), (link.draw_keep, link.keep),
+            (link.draw_word, link.word),
         ]  # fmt: skip
+        settings = self.settings.restore(*(usual if own is None else own for own, usual in said))
+        return [*self.picture.restore(loaded, link, new), *settings, link.seed, link.seeds, link.steps, link.draw_live]
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What the address says of the tab."""
+        numbers = {"seed": self.seed, "seeds": self.seeds, "steps": self.steps}
+        return {"pic": self.visit.picture, **self.settings.parts, **numbers, "draw.live": self.live}
+
+    @property
+    def made(self) -> tuple[str, ...]:
+        """The parts of the address that drawings are made with, in the order of :attr:`inputs`."""
+        return ("m", "b", "pic", *self.settings.parts, "seed", "seeds", "steps")
 
     @property
     def outputs(self) -> list[Any]:
         """The components that :meth:`restore` sets."""
-        return [*self.picture.outputs, *self.settings.inputs, self.seed, self.seeds, self.steps, self.grid]
+        return [*self.picture.outputs, *self.settings.inputs, self.seed, self.seeds, self.steps, self.live]
 
     def _stop(self, request: gr.Request) -> str:
         self.visit.serving.jobs.stop(request.session_hash)

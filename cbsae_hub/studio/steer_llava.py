@@ -1,6 +1,7 @@
 """The tab "Steer LLaVA": what it says of a picture before and after neurons are set, and all there is to compare."""
 
 import difflib
+from collections.abc import Iterable
 from typing import Any
 
 import gradio as gr
@@ -10,16 +11,14 @@ from cbsae_hub.studio import html
 from cbsae_hub.studio.basket import Basket, watched_word
 from cbsae_hub.studio.experiments import Asked, Intervention, Said
 from cbsae_hub.studio.html import attribute, escape
-from cbsae_hub.studio.links import MAX_QUESTION, OPS, Link
+from cbsae_hub.studio.links import HOW, MAX_QUESTION, MAX_WORD, WHERE, Link, as_text, basket_of
 from cbsae_hub.studio.loaded import Loaded
 from cbsae_hub.studio.picture_box import PictureBox
-from cbsae_hub.studio.pictures import ImageRefused
+from cbsae_hub.studio.pictures import WHITE, ImageRefused
 from cbsae_hub.studio.unavailable import instead_of
 from cbsae_hub.studio.visit import PRIVATE, WORK, Visit, kindly
 
 QUESTIONS = (ONE_WORD, "Describe the image.", "Write a headline about this image.")
-WHERE = {"In the picture": False, "Alone, nothing else active": True}
-HOW = {"set the neuron": "set", "add to it": "add"}
 
 
 class SteerSettings:
@@ -27,10 +26,11 @@ class SteerSettings:
 
     Args:
         prefix: Of element ids.
+        key: Before the parts of the address.
     """
 
-    def __init__(self, prefix: str):
-        self.prefix = prefix
+    def __init__(self, prefix: str, key: str = ""):
+        self.prefix, self.key = prefix, key
 
     def render(self) -> None:
         """Adds the components to the page that is being built."""
@@ -38,7 +38,7 @@ class SteerSettings:
         with gr.Accordion("More settings", open=False):
             self.how = gr.Radio(list(HOW), value=next(iter(HOW)), label="How", elem_id=f"{self.prefix}-how")
             self.word = gr.Textbox(
-                label="Word to watch", placeholder="the strongest neuron's name", max_length=40,
+                label="Word to watch", placeholder="the strongest neuron's name", max_length=MAX_WORD,
                 elem_id=f"{self.prefix}-word",
             )  # fmt: skip
             self.keep = gr.Checkbox(
@@ -50,12 +50,16 @@ class SteerSettings:
         """What handlers read; :func:`intervention` checks it."""
         return [self.where, self.how, self.keep, self.word]
 
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What the address says of them."""
+        return dict(zip((f"{self.key}{name}" for name in ("alone", "op", "keep", "word")), self.inputs))
+
     @staticmethod
-    def restore(link: Link) -> list[Any]:
+    def restore(alone: bool, op: str, keep: bool, word: str) -> list[Any]:
         """What a link asks for, for :attr:`inputs`."""
-        where = next(name for name, alone in WHERE.items() if alone == bool(link.alone))
-        how = next(name for name, op in HOW.items() if op == (link.op or OPS[0]))
-        return [where, how, bool(link.keep), link.word]
+        where = next(name for name, code in WHERE.items() if code == str(int(alone)))
+        return [where, next(name for name, code in HOW.items() if code == op), keep, word]
 
 
 def intervention(basket: Basket, where: Any, how: Any, keep: Any) -> Intervention:
@@ -66,7 +70,7 @@ def intervention(basket: Basket, where: Any, how: Any, keep: Any) -> Interventio
     """
     if where not in WHERE or how not in HOW:
         raise ImageRefused("There is no such setting.")
-    return Intervention(basket.edits, WHERE[where], HOW[how], bool(keep))
+    return Intervention(basket.edits, WHERE[where] == "1", HOW[how], bool(keep))
 
 
 class SteerLlavaTab:
@@ -101,7 +105,10 @@ class SteerLlavaTab:
                 )
                 self.answers = gr.HTML(_EMPTY, elem_id="answers", min_height=180)
                 self.swept = gr.HTML("", elem_id="swept")
-        self.presets.input(lambda text: text, self.presets, self.question, queue=False, **PRIVATE)
+        self.presets.change(
+            None, [self.presets, self.question], [self.presets, self.question],
+            js="(chosen, question) => [null, chosen ?? question]",
+        )  # fmt: skip
         self.inputs = [
             self.visit.served, self.visit.basket, self.visit.picture, self.question, *self.settings.inputs
         ]  # fmt: skip
@@ -120,13 +127,13 @@ class SteerLlavaTab:
             return problem
         with self.visit.serving.jobs.of(request.session_hash) as stop:
             asked = self.visit.serving.experiments.ask(loaded, *arguments, stop=stop)
-        return _answers(asked, arguments[-1])
+        made = made_with(self.made, [served, basket, picture, question, where, how, keep, word])
+        return html.belonging(_answers(asked, arguments[-1]), made, "ask")
 
     @kindly
     def ask_again(self, request: gr.Request, live: Any, *arguments: Any) -> Any:
         """The same after a change, if the visitor wants that and there is something to steer."""
-        basket = arguments[1]
-        if not live or not isinstance(basket, Basket) or not basket.edits:
+        if not live or not basket_of(arguments[1], self.visit.loaded(arguments[0])).edits:
             return gr.skip()
         return self.ask(request, *arguments)
 
@@ -141,18 +148,28 @@ class SteerLlavaTab:
             return problem
         with self.visit.serving.jobs.of(request.session_hash) as stop:
             rows = self.visit.serving.experiments.sweep(loaded, *arguments, stop=stop)
-        return _sweep(rows, arguments[-1])
+        made = made_with(self.made, [served, basket, picture, question, where, how, keep, word])
+        return html.belonging(_sweep(rows, arguments[-1]), made, "sweep")
 
-    def restore(self, loaded: Loaded, link: Link) -> list[Any]:
-        """What a link asks for."""
-        return [
-            *self.picture.restore(loaded, link), link.question or ONE_WORD, *self.settings.restore(link), _EMPTY, ""
-        ]  # fmt: skip
+    def restore(self, loaded: Loaded, link: Link, new: bool) -> list[Any]:
+        """What a link asks for; answers stay, marked if they are others."""
+        settings = self.settings.restore(link.alone, link.op, link.keep, link.word)
+        return [*self.picture.restore(loaded, link, new), link.question, *settings, link.live]
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What the address says of the tab."""
+        return {"pic": self.visit.picture, "ask": self.question, **self.settings.parts, "live": self.live}
+
+    @property
+    def made(self) -> tuple[str, ...]:
+        """The parts of the address that answers are made with, in the order of :attr:`inputs`."""
+        return ("m", "b", "pic", "ask", *self.settings.parts)
 
     @property
     def outputs(self) -> list[Any]:
         """The components that :meth:`restore` sets."""
-        return [*self.picture.outputs, self.question, *self.settings.inputs, self.answers, self.swept]
+        return [*self.picture.outputs, self.question, *self.settings.inputs, self.live]
 
     def _stop(self, request: gr.Request) -> list[str]:
         self.visit.serving.jobs.stop(request.session_hash)
@@ -162,12 +179,18 @@ class SteerLlavaTab:
         self, served: Any, basket: Any, picture: Any, question: Any, where: Any, how: Any, keep: Any, word: Any
     ) -> tuple[Loaded, tuple[Any, ...]]:
         """The model, and what an experiment is made of, checked."""
-        loaded = self.visit.serving.of(served)
+        loaded = self.visit.loaded(served)
         text = " ".join(str(question or "").split())[:MAX_QUESTION] or ONE_WORD
         if "<image>" in text:
             raise ImageRefused("The question must not contain <image>: the picture's place in it is fixed.")
-        shown = self.visit.serving.pictures.get(picture, loaded.pack)
+        basket = basket_of(basket, loaded)
+        shown = self.visit.serving.pictures.get(picture or WHITE, loaded.pack)
         return loaded, (shown, text, intervention(basket, where, how, keep), watched_word(loaded, basket, word))
+
+
+def made_with(parts: Iterable[str], values: Iterable[Any]) -> dict[str, str]:
+    """What a result is made with, by the parts of the address that say so."""
+    return {key: as_text(key, value) for key, value in zip(parts, values, strict=True)}
 
 
 COLUMNS = {

@@ -9,8 +9,9 @@ from typing import Any
 import gradio as gr
 
 from cbsae_hub.models.files import write_text
-from cbsae_hub.studio import downloads
+from cbsae_hub.studio import downloads, html
 from cbsae_hub.studio.basket import Basket, concept_of
+from cbsae_hub.studio.links import basket_of
 from cbsae_hub.studio.loaded import Loaded, public_id
 from cbsae_hub.studio.visit import Visit, kindly
 from cbsae_hub.version import __version__
@@ -34,10 +35,11 @@ class UseItTab:
 
     Args:
         visit: What the tabs share.
+        endpoints: HTML that says what they are.
     """
 
-    def __init__(self, visit: Visit):
-        self.visit = visit
+    def __init__(self, visit: Visit, endpoints: str):
+        self.visit, self.endpoints = visit, endpoints
 
     def render(self) -> None:
         """Adds the tab's components and events to the page that is being built."""
@@ -48,18 +50,18 @@ class UseItTab:
         for name, title in LANGUAGES.items():
             kind = {"client": "python", "curl": "shell", "mcp": "json"}.get(name, name)
             self.codes.append(gr.Code(code[name], kind, label=title, elem_id=f"use-{name}", buttons=["copy"]))
+        gr.HTML(f"<h2>Endpoints</h2>{self.endpoints}", elem_id="use-endpoints")
         with gr.Row():
-            self.recipe = gr.DownloadButton(
-                "The current recipe as JSON", value=recipe_file(first, Basket()), elem_id="use-recipe"
-            )
+            self.recipe = gr.HTML(_recipe_link(first, Basket()), elem_id="use-recipe")
         gr.Code(CITATION, label="Citation", elem_id="use-citation", buttons=["copy"])
 
     @kindly
     def show(self, request: gr.Request, served: Any, basket: Any) -> list[Any]:
         """Code for a model and a basket."""
-        loaded = self.visit.serving.of(served)
+        loaded = self.visit.loaded(served)
+        basket = basket_of(basket, loaded)
         code = snippets(loaded, basket, str(request.headers.get("origin") or LOCAL))
-        return [*(code[name] for name in LANGUAGES), gr.DownloadButton(value=recipe_file(loaded, basket))]
+        return [*(code[name] for name in LANGUAGES), _recipe_link(loaded, basket)]
 
     @property
     def outputs(self) -> list[Any]:
@@ -84,7 +86,7 @@ def snippets(loaded: Loaded, basket: Basket, address: str) -> dict[str, str]:
     # On one line each: they come from other people's files, and a new line would be code.
     concepts = [" ".join((concept_of(loaded, neuron) or "unnamed").split()) for neuron, _ in edits]
     question = "What is shown in this image? Use exactly one word!"
-    data = {"data": ["white", question, pairs, False, "set", False, "", ""]}  # by HTTP, nothing has a default
+    data = {"data": ["white", question, pairs]}
     return {
         "python": f'''from PIL import Image
 from cbsae_hub import Edit, Pack, Steering, load
@@ -145,13 +147,16 @@ def recipe_of(loaded: Loaded, basket: Basket) -> dict[str, Any]:
     }
 
 
-def recipe_file(loaded: Loaded, basket: Basket) -> str:
+def recipe_file(loaded: Loaded, basket: Basket) -> Path:
     """The recipe in a file; the same recipe, the same file."""
     text = json.dumps(recipe_of(loaded, basket), indent=1) + "\n"
-    folder = downloads.folder() / hashlib.sha256(text.encode()).hexdigest()[:16]
-    folder.mkdir(exist_ok=True)
-    write_text(folder / "recipe.json", text)
-    return str(folder / "recipe.json")
+    file = downloads.served(hashlib.sha256(text.encode()).hexdigest()) / "recipe.json"
+    write_text(file, text)
+    return file
+
+
+def _recipe_link(loaded: Loaded, basket: Basket) -> str:
+    return html.download("The current recipe as JSON", downloads.address(recipe_file(loaded, basket)))
 
 
 def _example(loaded: Loaded) -> tuple[int, float]:

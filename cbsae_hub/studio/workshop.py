@@ -14,6 +14,7 @@ from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.data.images import load_images
 from cbsae_hub.models import CBSAE
 from cbsae_hub.pack_extension import extend_pack
+from cbsae_hub.steering.tower import Stopped
 from cbsae_hub.studio import downloads
 from cbsae_hub.studio.generators import Unavailable
 from cbsae_hub.studio.loaded import Loaded
@@ -46,6 +47,7 @@ class Workshop:
         self.serving = serving
         self._prepared: dict[str, Prepared] = {}
         self._lock = threading.Lock()
+        self._bench = threading.Lock()
 
     def add(
         self, loaded: Loaded, concepts: list[str], told: Callable[[float, str], None], stop: Callable[[], bool]
@@ -59,11 +61,21 @@ class Workshop:
             stop: Asked after every step; if it says so, what is trained by then is kept.
 
         Raises:
+            Stopped: If it is to stop before it has begun.
             Unavailable: If the model has no bottleneck, or its teacher, judge or pictures cannot be had here.
             ValueError: If a concept is empty or there already.
         """
         if not isinstance(loaded.sae, CBSAE):
             raise Unavailable("This SAE has no concept bottleneck: choose a CB-SAE at the top.")
+        told(0.01, "waiting for the training of another visitor")
+        with self._bench:  # the queue lets one in after the other, but who has left may leave a training that ends soon
+            if stop():
+                raise Stopped
+            return self._add(loaded, concepts, told, stop)
+
+    def _add(
+        self, loaded: Loaded, concepts: list[str], told: Callable[[float, str], None], stop: Callable[[], bool]
+    ) -> Loaded:
         told(0.02, "looking at the pictures, once for all visitors: about half a minute")
         prepared = self._prepare(loaded)
         trained = add_concepts(

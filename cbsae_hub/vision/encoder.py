@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -13,38 +12,11 @@ from transformers import AutoConfig, AutoImageProcessor
 from cbsae_hub.models import checks
 from cbsae_hub.models.fetch import find_model
 from cbsae_hub.vision.families import family_of, prefix_tokens, tower_config
+from cbsae_hub.vision.pictures import require_pictures, to_rgb
 from cbsae_hub.vision.site import Edit, ResidualSite, find_blocks, run_blocks
 from cbsae_hub.vision.weights import load_weights, quiet, require_complete
 
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL image as RGB; what is transparent is shown on white.
-
-    Raises:
-        ValueError: If it is something else.
-    """
-    if not isinstance(image, Image.Image):
-        raise ValueError(f"expected pictures of PIL, as Image.open gives them, got {image!r:.80}")
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I;16") or image.mode == "I" and image.getextrema()[1] > 255:
-        # PIL would cut 16 bits off at 255: all but the darkest would be white.
-        image = Image.fromarray(np.rint(np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info or image.mode in ("LA", "PA", "RGBa", "La"):
-        image = image.convert("RGBA")
-    if image.mode == "RGBA":
-        canvas = Image.new("RGB", image.size, "white")
-        canvas.paste(image, mask=image.getchannel("A"))
-        return canvas
-    return image.convert("RGB")
-
-
-def require_pictures(images: Sequence[Image.Image]) -> None:
-    """Raises ValueError if there are no pictures, or one that is not in a list."""
-    if isinstance(images, (Image.Image, str, Path)):
-        raise ValueError(f"give pictures as a list, also a single one: [picture]; got {images!r:.80}")
-    if not len(images):
-        raise ValueError("no images were given")
+ANY_SIZE = ("dinov2", "dinov2_with_registers", "dinov3_vit")  # families that fit their positions to the picture
 
 
 class VisionEncoder:
@@ -60,7 +32,8 @@ class VisionEncoder:
         revision: Which version of it.
 
     Raises:
-        ValueError: If the family, the layer or the token selection is unknown, or the family has no CLS token.
+        ValueError: If the family, the layer or the token selection is unknown, the family has no CLS token, or the
+            processor does not give all pictures one size, which the model takes.
     """
 
     def __init__(
@@ -86,8 +59,7 @@ class VisionEncoder:
         self.repo_id, self.revision = repo_id, revision
         config = model.config
         self.d_in: int = config.hidden_size
-        # What the processor makes of pictures counts: DINOv2's config says 518 pixels, its processor crops to 224.
-        height, width = self.pixel_values([Image.new("RGB", (config.patch_size, config.patch_size))]).shape[-2:]
+        height, width = self._find_size()
         self.grid: tuple[int, int] = (height // config.patch_size, width // config.patch_size)
         self._prefix = prefix_tokens(config)
         self.tokens = self._check_tokens(tokens)
@@ -204,9 +176,19 @@ class VisionEncoder:
 
         Returns:
             ``[images, tokens, d_in]`` float32.
+
+        Raises:
+            ValueError: If the pixel values are not of the size that :meth:`pixel_values` gives.
         """
         pixels = self._pixels(images)
-        return self.select(self.site.read(lambda: self.model(pixels)).float(), seeds)
+        v = self.site.read(lambda: self.model(pixels)).float()
+        if v.shape[1] != self.num_tokens:
+            height, width = pixels.shape[-2:]
+            raise ValueError(
+                f"pictures of {height} x {width} pixels have {v.shape[1]} tokens; those that the encoder's processor "
+                f"makes, of its own grid of {self.grid[0]} x {self.grid[1]} patches have {self.num_tokens}"
+            )
+        return self.select(v, seeds)
 
     @torch.no_grad()
     def embed(self, images: Sequence[Image.Image] | torch.Tensor) -> torch.Tensor:
@@ -275,6 +257,34 @@ class VisionEncoder:
     def _pixels(self, images: Sequence[Image.Image] | torch.Tensor) -> torch.Tensor:
         pixels = images if isinstance(images, torch.Tensor) else self.pixel_values(images)
         return pixels.to(self.device, next(self.model.parameters()).dtype)
+
+    def _find_size(self) -> tuple[int, int]:
+        """Height and width of every picture that the model gets to see.
+
+        What the processor makes of pictures counts: DINOv2's config says 518 pixels, its processor crops to 224.
+
+        Raises:
+            ValueError: If they depend on the picture, or the model does not take them; says what to set.
+        """
+        config, name = self.model.config, type(self.processor).__name__
+        shapes = [(n * config.patch_size, m * config.patch_size) for n, m in ((1, 1), (3, 1), (1, 3))]
+        sizes = {tuple(self.pixel_values([Image.new("RGB", shape)]).shape[-2:]) for shape in shapes}
+        if len(sizes) > 1:
+            settings = self.processor.to_dict()
+            told = ", ".join(f"{key}={_plain(settings.get(key))}" for key in ("do_resize", "size", "do_center_crop"))
+            raise ValueError(
+                f"{name} ({told}) keeps the shape of pictures, so that they would have different numbers of patches: "
+                "set do_center_crop to true with a crop_size, or give size a height and a width, in a copy of its "
+                "preprocessor_config.json"
+            )
+        size = sizes.pop()
+        takes = config.image_size if isinstance(config.image_size, (list, tuple)) else (config.image_size,) * 2
+        if config.model_type not in ANY_SIZE and size != tuple(takes):
+            raise ValueError(
+                f"{name} makes pictures of {size[0]} x {size[1]} pixels (height x width), {type(self.model).__name__} "
+                f"takes {takes[0]} x {takes[1]}: set crop_size or size in a copy of its preprocessor_config.json"
+            )
+        return size
 
     def _check_tokens(self, tokens: str) -> str:
         if tokens is None:

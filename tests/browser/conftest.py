@@ -16,12 +16,17 @@ ROOT = Path(__file__).parents[2]
 LEFT = ("AbortError", "Connection errored out")
 
 
-@pytest.fixture(scope="session")
-def address(tmp_path_factory):
+def free_port():
+    """A port that nobody listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("app") / "log.txt"
+        return free.getsockname()[1]
+
+
+@contextmanager
+def served(folder, port):
+    """app.py in a process of its own; its address."""
+    log = folder / "log.txt"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(log.parent / "gradio")}
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -38,9 +43,24 @@ def address(tmp_path_factory):
                 time.sleep(0.1)
         else:
             pytest.fail(f"the page did not start: {log.read_text()}")
+        try:
+            yield url
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+@pytest.fixture(scope="session")
+def address(tmp_path_factory):
+    with served(tmp_path_factory.mktemp("app"), free_port()) as url:
         yield url
-        process.terminate()
-        process.wait(10)
+
+
+@pytest.fixture
+def restarted(tmp_path):
+    """Starts the page, at the same address each time."""
+    port = free_port()
+    return lambda: served(tmp_path, port)
 
 
 @pytest.fixture(scope="session")

@@ -50,6 +50,12 @@ def swept(page):
     page.locator("#swept tbody tr").nth(6).wait_for()
 
 
+def earlier(page):
+    swept(page)
+    page.locator("#llava-where input").last.check()
+    page.locator("#swept .cb-again").wait_for()
+
+
 def drawn(page):
     page.locator("#drawings img").nth(4).wait_for()
 
@@ -95,6 +101,7 @@ VIEWS = {
     "a neuron": ("?tab=neuron&neuron=12", neuron),
     "LLaVA": ("?tab=llava", settings),
     "LLaVA, answers and a sweep": (f"?tab=llava&pic=white&b={FIVE}", swept),
+    "LLaVA, results of earlier settings": (f"?tab=llava&pic=white&b={FIVE}", earlier),
     "unCLIP": ("?tab=draw", settings),
     "unCLIP, drawings": ("?tab=draw&b=178:50&seeds=1&steps=5", drawn),
     "scores": ("?tab=scores", scored),

@@ -9,7 +9,11 @@ import urllib.error
 import urllib.request
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from urllib.parse import urlencode
 
 import anyio
 import pytest
@@ -23,7 +27,7 @@ from cbsae_hub.studio import LAUNCH
 
 ROOT = Path(__file__).parents[2]
 EVIL = "<img src=x onerror=alert(1)>"
-STATE = None  # in the place of a state, whatever a client sends is ignored
+STATE = None  # the first model, an empty basket, a white picture
 
 
 def upload(address, content, name="a.png"):
@@ -74,11 +78,11 @@ def test_files_and_other_hosts_are_not_served(address, path):
 )
 def test_uploads_cannot_be_named_by_path(address, path, handler, before):
     for payload in ({"path": path, "meta": {"_type": "gradio.FileData"}}, {"url": path, "path": ""}, path):
-        assert refused(post(address, handler, [*before, payload]))
+        assert refused(post(address, handler, [*before, payload, *([True] if handler == "inspect" else [])]))
 
 
 @pytest.mark.parametrize(
-    "image", ["http://127.0.0.1:1/x.png", "file:///etc/passwd", "/etc/passwd", "s99999", "", "%00"]
+    "image", ["http://127.0.0.1:1/x.png", "file:///etc/passwd", "/etc/passwd", "s99999", "", "%00", "größer"]
 )
 def test_no_address_is_fetched_for_an_endpoint(address, image):
     for handler, rest in (("encode_image", [5]), ("steer_caption", ["What?", []]), ("steer_image", [[]])):
@@ -92,7 +96,8 @@ def test_uploads_are_limited_and_bombs_do_not_go_off(address):
         assert status == 200
         for handler in ("inspect", "choose_upload"):
             payload = {"path": path, "meta": {"_type": "gradio.FileData"}}
-            assert refused(post(address, handler, [STATE, payload]))
+            more = [True] if handler == "inspect" else []
+            assert refused(post(address, handler, [STATE, payload, *more]))
         assert refused(post(address, "encode_image", [base64.b64encode(bomb(side)).decode(), 5]))
     for content, name in ((b"<svg onload=alert(1)>", "a.svg"), (b"<script>alert(1)</script>", "a.html")):
         status, path = upload(address, content, name)
@@ -107,7 +112,8 @@ def test_nothing_is_switched_on_that_opens_a_door():
     doors = ("gr.load(", "DeepLinkButton", "FileExplorer", "trust_remote_code", "import pickle", "torch.load", "eval(")
     for door in (*doors, 'datatype="html"', "sanitize_html=False"):
         assert door not in source
-    assert not re.search(r"requests|httpx|urlopen|urllib\.request", source), "nobody fetches anything"
+    fetching = r"import (requests|httpx)|from (requests|httpx)|urlopen|urllib\.request"
+    assert not re.search(fetching, source), "nobody fetches anything"
 
 
 def test_a_stranger_reaches_the_page_only_where_it_is_meant():
@@ -134,7 +140,7 @@ def test_odd_queries_are_survived(address, query):
 
 @pytest.mark.parametrize("model", ["../emoji-dino", "/etc", "someone/else", "hub/emoji-sae", 7, ["emoji-sae"], {}])
 def test_models_are_those_of_the_allow_list(address, model):
-    assert refused(post(address, "_choose", [model, STATE]))
+    assert refused(post(address, "search", [model, "pizza"]))
     for handler, arguments in (("find_neurons", ["pizza", 5]), ("neuron_info", [1]), ("model_info", [])):
         assert refused(post(address, handler, [*arguments, model]))
 
@@ -181,7 +187,11 @@ def test_sliders_and_choices_are_checked_on_the_server_too(address, place, value
 
 def test_nobody_sees_what_is_kept_for_another(address):
     for key in ("", "x" * 22, None, 0):
-        assert refused(post(address, "where", [STATE, key, "3"]))
+        assert refused(post(address, "where", [STATE, key, True, None, "3"]))
+    for basket in ("x", "3:1e9", "9999999:1", "3:1," * 7 + "3:1"):
+        assert refused(
+            post(address, "ask", [STATE, basket, "white", "?", "In the picture", "set the neuron", False, ""])
+        )
     for words in (",".join(f"w{i}" for i in range(21)), "x" * 41, "", None, "?"):
         assert refused(post(address, "which", [STATE, words]))
 
@@ -234,6 +244,72 @@ def test_scripts_do_not_run_wherever_they_are_typed(visit):
     assert page.locator("img[src=x]").count() == 0
 
 
+FORM = "<form action=//e.example>Password:<input name=p></form>"
+TOAST = "[data-testid=toast-body], .toast-body"
+
+
+def test_a_link_puts_nothing_of_a_stranger_on_the_page(visit, address):
+    for parameters in ({FORM: "1"}, {"<img src=//e.example/x>": "1", "utm_source": EVIL, "fbclid": FORM, "gclid": "1"}):
+        page = visit(f"?{urlencode(parameters)}")
+        page.locator(".cb-example").first.wait_for()
+        page.wait_for_timeout(1000)
+        assert page.locator(TOAST).count() == 0, "what is nobody's parameter is left alone"
+    page = visit(f"?{urlencode({'m': FORM, 'tab': EVIL, FORM: FORM, 'fbclid': '1'})}")
+    is_shown(page, TOAST, r"could not be read: m, tab\.")
+    assert page.locator("input[name=p], form[action*=example], img[src=x]").count() == 0
+
+
+def test_toasts_show_what_was_typed_as_text(visit):
+    page = visit("?tab=own")
+    page.locator("#own-words textarea").fill(FORM)
+    page.locator("#own-check").click()
+    is_shown(page, TOAST, re.escape(FORM[:40]))
+    assert page.locator("input[name=p], form[action*=example]").count() == 0
+
+
+def test_the_policy_holds_in_the_browser(visit):
+    page = visit()
+    blocked = page.evaluate("""async () => {
+      const blocked = new Set();
+      document.addEventListener('securitypolicyviolation', (event) => blocked.add(event.effectiveDirective));
+      document.body.insertAdjacentHTML('beforeend', '<img src="//e.example/x">'
+        + '<form action="//e.example/y" id="evil" target="_blank">');
+      document.querySelector('#evil').submit();
+      await fetch('//e.example/z').catch(() => null);
+      await new Promise((done) => setTimeout(done, 500));
+      return [...blocked].sort(); }""")
+    assert blocked == ["connect-src", "form-action", "img-src"]
+    page.complaints = [told for told in page.complaints if "Content Security Policy" not in told]
+    page.hosts = {host for host in page.hosts if "example" not in host}  # asked for, and blocked
+
+
+def test_the_page_works_in_a_frame_of_another_host(visit, address, tmp_path):
+    frame = f'<iframe src="{address}/?tab=find&q=pizza" style="width: 1200px; height: 800px"></iframe>'
+    (tmp_path / "index.html").write_text(frame)
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as hub:
+        Thread(target=hub.serve_forever, daemon=True).start()
+        page = visit()
+        page.goto(f"http://localhost:{hub.server_port}/index.html")  # to a browser, another host than 127.0.0.1
+        framed = page.frame_locator("iframe")
+        framed.locator("#verdict").filter(has_text="pizza").wait_for()
+        framed.locator("#card h3").wait_for()
+        page.hosts.discard(f"localhost:{hub.server_port}")
+        page.complaints = [told for told in page.complaints if "favicon" not in told and "404" not in told]
+        hub.shutdown()
+
+
+def test_the_endpoints_are_described_on_the_page_as_they_are_listed(visit, address):
+    with urllib.request.urlopen(f"{address}/gradio_api/info", timeout=20) as answer:
+        listed = json.load(answer)["named_endpoints"]
+    rows = visit("?tab=use").locator("#use-endpoints tbody tr").all_inner_texts()
+    assert len(rows) == len(listed)
+    for row, (name, endpoint) in zip(rows, listed.items()):
+        assert row.startswith(f"{name[1:]}(")
+        for parameter in endpoint["parameters"]:
+            assert f"{parameter['parameter_name']}: " in row
+
+
 # -------------------------------------------------------------------------------------------- the endpoints themselves
 
 
@@ -271,8 +347,18 @@ def test_an_assistant_finds_and_calls_the_tools(address):
                 await session.initialize()
                 names = {tool.name for tool in (await session.list_tools()).tools}
                 found = await session.call_tool("find_neurons", {"query": "pizza", "limit": 2})
-                return names, found
+                edits = [{"neuron": 275, "value": 50.0}]
+                drawn = await session.call_tool("steer_image", {"image": "white", "edits": edits, "steps": 5})
+                wrong = await session.call_tool("neuron_info", {"neuron": 99999})
+                return names, found, drawn, wrong
 
     with ThreadPoolExecutor() as threads:  # in this one, the browser's driver has its own loop
-        names, found = threads.submit(anyio.run, talk).result(60)
-    assert "steer_image" in names and not found.isError and "pizza" in found.content[0].text
+        names, found, drawn, wrong = threads.submit(anyio.run, talk).result(60)
+    assert "steer_image" in names and not found.isError and not drawn.isError
+    assert json.loads(found.content[0].text) == answer_of(address, "find_neurons", "pizza", 2)
+    told, *pictures = drawn.content
+    assert json.loads(told.text)["steered"]["picture"] == "image 2" and len(pictures) == 3
+    for picture in pictures:
+        assert picture.mimeType == "image/webp"
+        assert Image.open(io.BytesIO(base64.b64decode(picture.data))).format == "WEBP"
+    assert wrong.isError and "There is no neuron 99999" in wrong.content[0].text

@@ -105,3 +105,19 @@ def test_model_of_the_hub_needs_a_folder(cbsae, given):
     result = cbsae("pack", "somebody/sae", *given)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "--output" in result.stderr
+
+
+def test_many_captions_and_labels_and_a_folder_with_brackets(answer, world, given, tmp_path):
+    """As COCO and Flickr30k have them; and classes by number."""
+    columns = Pictures().columns
+    columns["caption"] = [[text, f"again: {text}"] for text in columns["caption"]]
+    columns["label"] = [[0.0, 1.0] if row % 2 else [] for row in range(48)]
+    (tmp_path / "my [pictures] 2024").mkdir()
+    datasets.Dataset.from_dict(columns).to_parquet(tmp_path / "my [pictures] 2024" / "train.parquet")
+    answer("pack", world / "sae", "--images", tmp_path / "my [pictures] 2024", *given[2:], "--truth", "number=label",
+           "--output", tmp_path / "new")  # fmt: skip
+    pack = Pack.from_pretrained(tmp_path / "new")
+    alt = pack.alt(pack.image_ids()[0])
+    first, second = alt.split("; ")
+    assert second == f"again: {first}"
+    assert set(pack.neurons.frame["truth"].dropna()) == {"0"}, "both fit equally well"

@@ -50,6 +50,25 @@ def flip_byte(path, offset):
     path.write_bytes(content)
 
 
+def test_pictures_need_not_be_square(tmp_path):
+    name = "Dinov2Model"
+    store = extract(tmp_path, encoder=VisionEncoder(build(name), processor(name, 96, 64), 1, "patches", "me/tall"))
+    assert store.tokens_per_image == 96 and len(store) == 21 * 96
+    expected = VisionEncoder(build(name), processor(name, 96, 64), 1, "patches")(Pictures(21)[20:21]["image"])[0]
+    torch.testing.assert_close(store.read(20 * 96, 21 * 96), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_pixels_of_another_size_than_the_encoders_end_the_run_at_once(tmp_path):
+    class Tall(Pictures):
+        def pixel_batch(self, start, stop):
+            return torch.zeros(stop - start, 3, 24, 16)
+
+    encoder = VisionEncoder(build("Dinov2Model"), processor("Dinov2Model"), 1, "patches")
+    with pytest.raises(ValueError, match="24 x 16 pixels have 7 tokens"):
+        extract(tmp_path, encoder=encoder, images=Tall(21))
+    assert not list(tmp_path.glob("shard-*"))
+
+
 @pytest.mark.parametrize("tokens", ["cls", "patches", "all", "mean"])
 def test_rows_are_the_encoders_tokens_in_order(tmp_path, tokens):
     store = extract(tmp_path, tokens=tokens)

@@ -29,6 +29,32 @@ def test_a_name_is_no_list_of_letters():
         ConceptSet("zebra")
 
 
+def test_names_that_look_the_same_are_one():
+    found = ConceptSet(["Café", "CAFE\u0301", "\u200b", "\ufeffcat", "Cat\u00ad", "Maße", "Masse", "काला", "किला"])
+    assert found.concepts == ("Café", "cat", "Maße", "Masse", "काला", "किला")
+    assert found.duplicates_removed == 2
+    assert found.sha256 == ConceptSet(["Cafe\u0301", "cat", "Maße", "Masse", "काला", "किला"]).sha256
+    with pytest.raises(ValueError, match="empty"):
+        ConceptSet(["\u200b", "\ufeff", "\u2060\u00ad"])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_the_mark_of_windows_is_no_part_of_the_first_concept(tmp_path, encoding):
+    plain, marked = tmp_path / "plain.txt", tmp_path / "marked.txt"
+    plain.write_text("cat\nCat\npiñata\n", encoding="utf-8")
+    marked.write_bytes("cat\r\nCat\r\npiñata\r\n".encode(encoding))
+    found = ConceptSet.from_file(marked)
+    assert found.concepts == ("cat", "piñata")
+    assert found.sha256 == ConceptSet.from_file(plain).sha256
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "cp1252"])
+def test_other_encodings_are_refused_with_what_to_do(tmp_path, encoding):
+    (tmp_path / "list.txt").write_bytes("cat\npiñata\n".encode(encoding))
+    with pytest.raises(ValueError, match="list.txt is not UTF-8 text: save it again with the encoding UTF-8"):
+        ConceptSet.from_file(tmp_path / "list.txt")
+
+
 def test_text_files(tmp_path):
     path = tmp_path / "mine.txt"
     path.write_text("pizza\r\n\nowl\n", encoding="utf-8")

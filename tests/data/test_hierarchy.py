@@ -52,6 +52,23 @@ def test_common_depths_are_those_of_the_deepest_common_kind(tree):
     assert (tree.common_depths(["tuna", "pizza"]) == [[3, 1], [1, 2]]).all()
 
 
+def test_a_tree_is_asked_by_any_spelling_of_a_name(tmp_path):
+    content = {
+        "schema_version": 1,
+        "name": "small",
+        "edges": [("Food", "Piñata"), ("Food", "turkey"), ("Food", "Turkey")],
+    }
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        (tmp_path / "tree.json").write_bytes(json.dumps(content, ensure_ascii=False).encode(encoding))
+        tree = ConceptTree.load(tmp_path / "tree.json")
+        assert tree.depth("pin\u0303ata") == 1 and tree.ancestors("PIÑATA") == {"Piñata": 0, "Food": 1}
+        assert tree.ancestors("turkey") == {"turkey": 0, "Food": 1}, "a name as it is written comes first"
+        assert tree.lowest_common_hypernym(["pin\u0303ata", "turkey"]) == ("Food", 1.0)
+        assert tree.common_depths(["pin\u0303ata", "turkey"]).tolist() == [[1, 0], [0, 1]]
+        with pytest.raises(ValueError, match=r"'TURKEY' is not in the tree 'small'; it has \['turkey', 'Turkey'\]"):
+            tree.depth("TURKEY")
+
+
 def test_several_roots_share_nothing():
     tree = ConceptTree.from_edges([("a", "x"), ("b", "y")])
     assert tree.common_depths(["x", "y"]).tolist() == [[1, -1], [-1, 1]]

@@ -23,6 +23,12 @@ def test_settings_and_what_takes_precedence(tmp_path):
     assert read_recipe(None, "sae", ["k=5"]) == {"k": 5}
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_recipes_of_windows_are_read(tmp_path, encoding):
+    (tmp_path / "a.yaml").write_bytes("sae: {data: piñata}\r\n".encode(encoding))
+    assert read_recipe(tmp_path / "a.yaml", "sae", []) == {"data": "piñata"}
+
+
 @pytest.mark.parametrize(
     ("content", "overrides", "message"),
     [
@@ -36,6 +42,9 @@ def test_mistakes_are_named(tmp_path, content, overrides, message):
     (tmp_path / "a.yaml").write_text(content)
     with pytest.raises(ValueError, match=message.replace("{", "[{]")):
         read_recipe(tmp_path / "a.yaml", "sae", overrides)
+    (tmp_path / "a.yaml").write_bytes("sae: {data: piñata}".encode("cp1252"))
+    with pytest.raises(ValueError, match="a.yaml is not UTF-8 text"):
+        read_recipe(tmp_path / "a.yaml", "sae", [])
 
 
 def test_missing_and_unknown_keys_are_named():

@@ -3,28 +3,18 @@
 import json
 import urllib.error
 import urllib.request
-from functools import cache
-
-
-@cache
-def defaults(address):
-    """Of each public endpoint, the default values of its parameters; by HTTP, all have to be sent."""
-    with urllib.request.urlopen(f"{address}/gradio_api/info", timeout=20) as answer:
-        listed = json.load(answer)["named_endpoints"]
-    return {
-        name[1:]: [parameter["parameter_default"] for parameter in endpoint["parameters"]]
-        for name, endpoint in listed.items()
-    }
 
 
 def post(address, handler, data):
-    """Calls a handler by name, and returns what its event stream says."""
-    data = [*data, *defaults(address).get(handler, [])[len(data) :]]
+    """Calls a handler by name, and returns what its event stream says, or the same for what is refused at once."""
     body = json.dumps({"data": data}).encode()
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(f"{address}/gradio_api/call/{handler}", body, headers)
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        event = json.load(answer)["event_id"]
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            event = json.load(answer)["event_id"]
+    except urllib.error.HTTPError as error:
+        return f"event: error\ndata: {error.read().decode()}"
     with urllib.request.urlopen(f"{address}/gradio_api/call/{handler}/{event}", timeout=60) as stream:
         return stream.read().decode()
 

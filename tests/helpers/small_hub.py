@@ -1,6 +1,7 @@
 """A tiny world on disk: encoder, judge, SAE and labelled pictures, side by side as in a hub folder."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -45,11 +46,12 @@ class Pictures:
         return {name: values[key] for name, values in self.columns.items()}
 
 
-def make_hub(folder: Path) -> tuple[SAE, VisionEncoder, ClipLike, Path]:
+def make_hub(
+    folder: Path, name: str = "CLIPVisionModelWithProjection", prepare: Any = None
+) -> tuple[SAE, VisionEncoder, ClipLike, Path]:
     """Writes ``folder/encoder``, ``folder/judge``, ``folder/sae``; returns SAE, encoder, judge and the SAE's folder."""
-    name = "CLIPVisionModelWithProjection"
     build(name).save_pretrained(folder / "encoder")
-    processor(name).save_pretrained(folder / "encoder")
+    (prepare or processor(name)).save_pretrained(folder / "encoder")
     torch.manual_seed(0)
     tokenizer = train_tokenizer(list(CONCEPTS))
     config = {

@@ -79,8 +79,9 @@ SQUASHING = {
 }
 
 
-def processor(name: str):
+def processor(name: str, height: int = SIDE, width: int = SIDE):
+    size = {"height": height, "width": width}
     if name in SQUASHING:
-        return SQUASHING[name](size={"height": SIDE, "width": SIDE})
-    square = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
-    return (CLIPImageProcessor if name.startswith("CLIP") else BitImageProcessor)(**square)
+        return SQUASHING[name](size=size)
+    cropping = {"size": {"shortest_edge": max(height, width)}, "crop_size": size}
+    return (CLIPImageProcessor if name.startswith("CLIP") else BitImageProcessor)(**cropping)

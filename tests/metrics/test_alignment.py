@@ -32,6 +32,13 @@ def test_by_hand(pairs):
     assert human_alignment(read_pairs(pairs, "clip")).overall == pytest.approx(2 / 5)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_pairs_that_excel_saved_are_read(pairs, encoding):
+    expected = read_pairs(pairs, "dino")
+    pairs.write_bytes(ROWS.replace("\n", "\r\n").encode(encoding))
+    pd.testing.assert_frame_equal(read_pairs(pairs, "dino"), expected)
+
+
 def test_batches_equal_the_whole():
     rng = np.random.default_rng(0)
     x, y, people = rng.random(300), rng.random(300), rng.random(300) < 0.5

@@ -37,6 +37,16 @@ def test_every_concept_goes_somewhere():
     assert [tuple(row) for row in rows.itertuples(index=False)] == expected
 
 
+def test_a_concept_is_itself_in_any_spelling():
+    frame = FRAME.assign(name=["Café", "Maße", "काला", None, "sky", "cup"])
+    wanted = ["CAFE\u0301", "\ufeffCup", "Masse", "किला", "\u200b", "किला\u200b"]
+    chosen, report = select_concepts(wanted, frame, frame["neuron"])
+    assert chosen == ["Masse", "किला"]
+    assert report["concept"].tolist() == ["CAFÉ", "Cup", "Masse", "किला", "", "किला"]
+    assert report["where"].tolist() == ["sae", "sae", "bottleneck", "bottleneck", "dropped", "dropped"]
+    assert report["why"].tolist() == ["", "", "", "", "empty", "duplicate"]
+
+
 def test_names_no_better_than_chance_do_not_count():
     everyone = FRAME["neuron"]
     assert select_concepts(WANTED, FRAME, everyone)[0] == ["moon"]

@@ -127,7 +127,7 @@ def test_truth(scores, latents):
         assert lifts[key] == pytest.approx(max(lifts.values()), abs=1e-5)
         assert row.truth_ap == pytest.approx(precisions[key], abs=1e-5)
         assert row.truth_auroc == pytest.approx(roc_auc_score(labels[key], pooled[:, row.neuron]), abs=1e-5)
-        assert row.truth_agrees == (row.name == row.truth)
+        assert row.truth_agrees == (row.name.lower() == row.truth.lower())
         assert row.ap_side == pytest.approx(max(v for (f, _), v in precisions.items() if f == "side"), abs=1e-5)
     for row in scores.labels.itertuples():
         precisions = [average_precision_score(labels[row.family, row.label], z) for z in pooled.T]

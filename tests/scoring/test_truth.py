@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, Features
+from datasets import ClassLabel, Dataset, Features, List, Value
 
 from cbsae_hub.scoring import Truth
 
@@ -8,6 +8,11 @@ from cbsae_hub.scoring import Truth
 class Rows(dict):
     def __len__(self):
         return 24
+
+
+class FiftyRows(dict):
+    def __len__(self):
+        return 50
 
 
 ROWS = Rows(
@@ -47,3 +52,63 @@ def test_class_labels_go_by_their_first_name():
     truth = Truth.read(images, {"class": "label"})
     assert truth.classes()[0] == ["crane", "maillot", "maillot, tank suit", "tench"]
     assert truth.classes()[1].tolist() == [3, 1, 2, -1, 0] * 10
+
+
+def labels_of(images, column, rows=10):
+    """Labels of each of the first rows, as names."""
+    truth = Truth.read(images, {"x": column})
+    return [{name for (_, name), own in zip(truth.labels, row) if own} for row in truth.matrix[:rows]]
+
+
+def test_each_of_several_labels_counts():
+    rows = [["cat", "dog"], ["cat", "cat"], [], None, ["", None, "dog"]]
+    expected = [{"cat", "dog"}, {"cat"}, set(), set(), {"dog"}]
+    assert labels_of(Dataset.from_dict({"label": rows * 10}), "label", 5) == expected
+    arrays = FiftyRows(label=[np.array(row or [], dtype=object) for row in rows * 10])
+    assert labels_of(arrays, "label", 5) == expected
+
+
+def test_whole_numbers_are_labels_as_people_write_them():
+    assert labels_of(Dataset.from_dict({"label": [0, 1] * 10}), "label", 2) == [{"0"}, {"1"}]
+    assert labels_of(Dataset.from_dict({"label": [0.0, 1.0, None, float("nan")] * 10}), "label", 4) == [
+        {"0"}, {"1"}, set(), set()
+    ]  # fmt: skip
+    assert Truth.read(Dataset.from_dict({"label": [0.0, 1.0] * 10}), {"x": "label"}).classes()[0] == ["0", "1"]
+
+
+def test_an_empty_text_is_no_label():
+    images = Dataset.from_dict({"label": ["cat", "", None, " "] * 10})
+    truth = Truth.read(images, {"x": "label", "y": "label?"})
+    assert truth.labels == [("x", "cat"), ("y", "label")] and truth.too_rare == {"x": 0, "y": 0}
+    assert truth.matrix[:4].tolist() == [[True, True], [False, False], [False, False], [False, False]]
+
+
+def test_classes_in_lists_and_records_go_by_their_names():
+    kind = ClassLabel(names=["tench, Tinca tinca", "cat"])
+    columns = {"many": List(kind), "things": List({"kind": kind}), "objects": {"kind": List(kind)}}
+    rows = [[0, 1], [1], [], [0, -1]]
+    images = Dataset.from_dict(
+        {
+            "many": rows * 10,
+            "things": [[{"kind": number} for number in row] for row in rows] * 10,
+            "objects": [{"kind": row} for row in rows] * 10,
+        },
+        Features(columns),
+    )
+    expected = [{"tench", "cat"}, {"cat"}, set(), {"tench"}]
+    for column in ("many", "things.kind", "objects.kind"):
+        assert labels_of(images, column, 4) == expected
+
+
+def test_records_need_a_field():
+    images = Dataset.from_dict(
+        {"things": [[{"name": "cat", "box": 1}]] * 20},
+        Features({"things": List({"name": Value("string"), "box": Value("int64")})}),
+    )
+    with pytest.raises(ValueError, match=r"column 'things' .* records \(name, box\).*name one, things.FIELD"):
+        Truth.read(images, {"x": "things"})
+    with pytest.raises(ValueError, match="no records with 'colour'"):
+        Truth.read(images, {"x": "things.colour"})
+    with pytest.raises(ValueError, match="no records with 'x'"):
+        Truth.read(Dataset.from_dict({"label": ["cat"] * 20}), {"x": "label.x"})
+    assert labels_of(images, "things?", 1) == [{"things"}]

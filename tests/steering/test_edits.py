@@ -218,6 +218,16 @@ def test_names_are_first_names_and_the_best_score_wins():
     assert [neuron_of(name) for name in ("pizza", " PIZZA", "Striped Furs", "zebra crossing", 5)] == [2, 2, 1, 4, 5]
 
 
+def test_names_of_all_scripts_are_told_apart_and_found():
+    names = ["काला", "Café", "Masse", *[None] * 29]
+    assert [neuron_of(name, names=names) for name in ("काला", "cafe\u0301", "CAFÉ\u200b", "MASSE")] == [0, 1, 1, 2]
+    for name in ("किला", "Maße", "कल"):  # fort, dimensions, tomorrow
+        with pytest.raises(ValueError, match=f"no neuron is called '{name}'"):
+            neuron_of(name, names=names)
+    with pytest.raises(ValueError, match="no neuron is called 'STRASSE'; near are: Straße"):
+        neuron_of("STRASSE", names=["Straße", *[None] * 31])
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -98,6 +98,24 @@ def test_answers_are_those_of_hand_made_hidden_states(steerer, case):
     assert answers != plain and any(answers)
 
 
+@pytest.mark.parametrize("case", ["set", "isolate"])
+def test_pictures_need_not_be_square(case):
+    """24 x 16 pixels are 3 rows of 2 patches: six image tokens."""
+    model, processor = llava(tower="dinov2")
+    processor.image_processor.size = {"height": 24, "width": 16}
+    processor.image_processor.do_center_crop = False
+    steerer = LlavaSteerer(model, processor, sae_for())
+    edits, options = CASES[case]
+    images, steering = pictures(2), Steering([Edit(*edit) for edit in edits], **options)
+    streams = [edited_by_hand(steerer.tower.sae, stream_by_hand(model, processor, i), edits, **options) for i in images]
+    features = torch.stack([model.model.multi_modal_projector(stream[1:]) for stream in streams])
+    assert features.shape[1] == 6
+    assert_close(steerer.image_features(images, steering), features, atol=1e-4, rtol=1e-4)
+    assert_close(steerer.features_of(steerer.activations(images)), steerer.image_features(images))
+    expected = [answer_by_hand(model, processor, stream, "What?") for stream in streams]
+    assert steerer.generate(images, "What?", steering, NEW) == expected
+
+
 def test_transformers_own_generate_agrees(steerer):
     images, model, processor = pictures(2), steerer.model, steerer.processor
     steering = Steering([Edit(3, 50.0)], isolate=True)

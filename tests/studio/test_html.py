@@ -26,7 +26,7 @@ EVIL = "<img src=x onerror=alert(1)>\"'&"
 def test_names_from_models_are_text():
     row = namedtuple("Row", "name score neuron kind designated")(EVIL, 1.0, 3, "cb", EVIL * 2)
     safe = html.facts([(EVIL, html.neuron_title(row), EVIL)]) + html.verdict("weak", EVIL)
-    safe += html.link(EVIL, {"q": EVIL}) + html.patch_grid(b"", np.zeros((1, 1)), EVIL)
+    safe += html.belonging("", {"q": EVIL}, "find") + html.patch_grid(b"", np.zeros((1, 1)), EVIL)
     safe += html.table([EVIL, EVIL], [[EVIL, EVIL]]) + html.bar(0.5, EVIL)
     tags = Tags(safe).tags
     assert "img" not in [tag for tag, _ in tags]
@@ -48,6 +48,13 @@ def test_grid_has_one_labelled_button_a_patch_and_one_way_in():
     assert cells[2]["aria-label"] == "patch row 1, column 3, strength 1.00"
     assert [cell["aria-pressed"] for cell in cells].index("true") == 4
     assert [cell["tabindex"] for cell in cells].count("0") == 1
+
+
+def test_the_grid_has_the_shape_of_its_picture():
+    drawn = html.patch_grid(b"x", np.zeros((3, 2)), "caption", ratio=2 / 3)
+    grid = next(attributes for tag, attributes in Tags(drawn).tags if tag == "div")
+    assert "aspect-ratio:0.6667;" in grid["style"]
+    assert "repeat(2,1fr);grid-template-rows:repeat(3,1fr)" in grid["style"] and grid["data-columns"] == "2"
 
 
 @pytest.mark.parametrize("heat", [-1, 0, 0.3, 1, 7])

@@ -1,12 +1,28 @@
 """Links hold what is on screen, and nothing bad gets in by one."""
 
 import random
-from urllib.parse import parse_qsl
+from dataclasses import fields
+from urllib.parse import parse_qsl, urlencode
 
 import pytest
 
-from cbsae_hub.studio.basket import Basket, Item, span_of
-from cbsae_hub.studio.links import OPS, TABS, Link, model_of, read, write
+from cbsae_hub.steering.first_words import ONE_WORD
+from cbsae_hub.studio.basket import UNITS, BadBasket, Basket, Item, span_of
+from cbsae_hub.studio.links import (
+    HOW,
+    OPS,
+    SORTS,
+    TABS,
+    WHERE,
+    Link,
+    as_text,
+    basket_of,
+    basket_text,
+    read,
+    setting,
+    split_secret,
+    texts,
+)  # fmt: skip
 
 
 def parameters(query):
@@ -15,6 +31,7 @@ def parameters(query):
 
 def test_what_is_written_is_read_again(shipped):
     rng = random.Random(0)
+    pictures = ["white", *(f"s{image}" for image in rng.sample(shipped.pack.image_ids(), 9))]
     for _ in range(200):
         neurons = rng.sample(range(len(shipped.pack.neurons)), rng.randint(0, 5))
         spans = [span_of(shipped, neuron) for neuron in neurons]
@@ -22,34 +39,64 @@ def test_what_is_written_is_read_again(shipped):
             Item(neuron, round(rng.uniform(span.low, span.high), 3), rng.random() < 0.3)
             for neuron, span in zip(neurons, spans)
         )
-        link = Link(
-            tab=rng.choice([None, *TABS]),
-            query=rng.choice(["", "pizza", "a & b = c? <x> ü"]),
-            neuron=rng.choice([None, 0, 1256]),
-            basket=Basket(items, rng.choice(["p99", "absolute"]) if items else "p99"),
-            picture=rng.choice([None, "white", f"s{rng.choice(shipped.pack.image_ids())}"]),
-            question=rng.choice(["", "What is it? Say & why + how."]),
-            word=rng.choice(["", "pizza slice"]),
-            alone=rng.choice([None, True, False]),
-            op=rng.choice([None, *OPS]),
-            keep=rng.choice([None, True, False]),
-            seeds=rng.choice([None, 1, 4]),
-            seed=rng.choice([None, 0, 2**31 - 1]),
-            steps=rng.choice([None, 5, 30]),
-        )
-        assert read(parameters(write(link)), shipped) == (link, [])
+        values = {
+            "tab": TABS, "query": ["", "pizza", "a & b = c? <x> ü"], "found": [None, 0, 1256], "heat": [True, False],
+            "neuron": [None, 0, 1256], "basket": [Basket(items, rng.choice(UNITS))],
+            "aside": ["", "emoji-sae=3:1.000!"], "picture": pictures, "seen": [None, *pictures],
+            "fires": [None, 7], "patch": [None, 0, 63],
+            "dense": [True, False], "question": ["", ONE_WORD, "What is it? Say & why + how."],
+            "word": ["", "pizza slice"], "alone": [True, False], "op": OPS, "keep": [True, False],
+            "live": [True, False], "draw_word": [None, "", "sun"], "draw_alone": [None, True, False],
+            "draw_op": [None, *OPS], "draw_keep": [None, True, False], "draw_live": [True, False],
+            "seeds": [1, 2, 4], "seed": [0, 2**31 - 1], "steps": [5, 20, 30], "named": ["", "moose"],
+            "sort": list(SORTS.values()), "words": ["", "pinata\nchess piece, zeppelin"],
+        }  # fmt: skip
+        link = Link(**{name: rng.choice(list(choices)) for name, choices in values.items()})
+        assert set(values) == {field.name for field in fields(Link)}
+        assert read(parameters(urlencode(texts(link))), shipped) == (link, [])
+
+
+def test_the_basket_of_the_page_is_that_of_the_address(shipped):
+    basket = Basket((Item(12, -10.0, True), Item(275, 50.0)), "absolute")
+    assert basket_text(basket) == "12:-10.000!,275:50.000"
+    assert basket_of(basket_text(basket), shipped, "absolute") == basket
+    assert basket_of("", shipped) == basket_of(None, shipped) == Basket()
+    for text in ("x", "3:50,3:50", "3:nan", "9999999:1", "3:101", ",", 7, [], {}, "1:1," * 9 + "1:1", "٣:1"):
+        with pytest.raises(BadBasket):
+            basket_of(text, shipped)
+    with pytest.raises(BadBasket):
+        basket_of("3:50", shipped, "miles")
+
+
+def test_neurons_that_only_somebody_else_has_are_left_out_and_told(shipped):
+    link, bad = read({"b": f"275:50,{len(shipped.pack.neurons)}:20"}, shipped)
+    assert [item.neuron for item in link.basket.items] == [275] and bad == ["b"]
+
+
+def test_a_setting_says_all_of_its_tab_and_nothing_of_others(shipped):
+    basket = Basket((Item(275, 50.0),))
+    for tab, wanted in (("llava", "ask"), ("draw", "seeds"), ("find", "q"), ("inspect", "seen"), ("neuron", "neuron")):
+        said = setting(Link(tab=tab, basket=basket, picture="s1", question="Why?", query="sun", neuron=3))
+        assert said["tab"] == tab and said[wanted]
+        assert ("b" in said) == (tab in ("llava", "draw")) and "words" not in said and "sort" not in said
+    assert setting(Link(tab="draw"))["draw.alone"] == "0"
+
+
+def test_components_are_spelled_as_addresses_are():
+    spelled = {as_text("alone", name) for name in WHERE} | {as_text("op", name) for name in HOW}
+    assert spelled == {"0", "1", *OPS}
+    assert [as_text("keep", True), as_text("seed", 7.0), as_text("q", None), as_text("m", "x")] == ["1", "7", "", "x"]
+
+
+def test_secrets_are_told_from_what_everybody_may_know():
+    assert split_secret("emoji-cbsae~k3f9") == ("emoji-cbsae", "k3f9") and split_secret("white") == ("white", "")
 
 
 def test_ends_of_a_span_survive_rounding(shipped):
     for neuron in range(0, 1257, 100):
         span = span_of(shipped, neuron)
-        link = Link(basket=Basket((Item(neuron, span.high),)))
-        (found,) = read(parameters(write(link)), shipped)[0].basket.items
+        (found,) = basket_of(basket_text(Basket((Item(neuron, span.high),))), shipped).items
         assert found.value == pytest.approx(span.high, abs=1e-3) and found.value <= span.high
-
-
-def test_uploads_stay_out_of_links(shipped):
-    assert "pic" not in write(Link(tab="llava", picture="uSecretKey"))
 
 
 @pytest.mark.parametrize(
@@ -60,7 +107,9 @@ def test_uploads_stay_out_of_links(shipped):
         ("b", "3"), ("b", ","), ("b", "1:1,2:1,3:1,4:1,5:1,6:1"), ("pic", "s99999999"), ("pic", "/etc/passwd"),
         ("pic", "uabc"), ("pic", "http://x"), ("unit", "miles"), ("alone", "yes"), ("op", "scale"), ("seeds", "5"),
         ("steps", "31"), ("steps", "4"), ("seed", "99999999999"), ("q", "x" * 101), ("ask", "x" * 201),
-        ("word", "x" * 41), ("ask", "y" * 100_000), ("unheard", "of"),
+        ("word", "x" * 41), ("ask", "y" * 100_000), ("pic", "mine~abc"), ("seen", "mine~abc"), ("found", "x"),
+        ("patch", "-1"), ("sort", "name"), ("named", "x" * 101), ("words", "x" * 900), ("aside", "x" * 9999),
+        ("live", "2"), ("draw.alone", ""), ("draw.op", "x"), ("heat", "yes"), ("fires", "1257"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_named_and_left_out(shipped, key, value):
@@ -69,8 +118,8 @@ def test_what_cannot_be_is_named_and_left_out(shipped, key, value):
     assert link == (Link(query="find") if key == "tab" else Link(tab="find"))
 
 
-def test_models_are_those_of_the_allow_list(serving, shipped):
-    assert model_of({"m": "emoji-sae"}, serving.models) == "emoji-sae"
-    for bad in ({"m": "/etc"}, {"m": "../hub/emoji-dino"}, {"m": "someone/else"}, {}):
-        assert model_of(bad, serving.models) is None
-    assert read({"m": "whatever", "__theme": "dark", "__sign": "x"}, shipped) == (Link(), [])
+@pytest.mark.parametrize(
+    "key", ["utm_source", "fbclid", "gclid", "view", "__theme", "<form action=//e.x>", "tab ", "Q"]
+)
+def test_what_is_not_of_this_page_is_left_alone(shipped, key):
+    assert read({key: "x" * 1000, "tab": "find"}, shipped) == (Link(tab="find"), [])

@@ -1,6 +1,8 @@
 """What an inspection says, and who is near a neuron."""
 
+import base64
 import io
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,12 +10,16 @@ import pytest
 import torch
 from PIL import Image
 from small_hub import CONCEPTS, Pictures, make_hub
+from tiny_models import processor
 
 from cbsae_hub.pack_builder import build_pack
 from cbsae_hub.scoring import NeuronScorer, Truth
+from cbsae_hub.studio import html
+from cbsae_hub.studio.api import Api
 from cbsae_hub.studio.inspect_image import InspectTab
 from cbsae_hub.studio.loaded import Loaded, public_id
 from cbsae_hub.studio.pictures import ImageRefused
+from cbsae_hub.studio.serving import Serving
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +100,37 @@ def test_the_page_calls_a_folder_by_its_name(loaded):
     assert public_id(loaded.model_id) == loaded.key == "sae" and loaded.label == "sae"
     assert public_id("me/my-sae") == "me/my-sae"
     assert loaded.evaluation == {} and loaded.alpha is None
+
+
+def test_tall_pictures_have_tall_grids_and_maps(tmp_path):
+    """24 x 16 pixels, 3 rows of 2 patches: what is shown, chosen and answered is at the right row and column."""
+    sae, encoder, judge, folder = make_hub(tmp_path, "Dinov2Model", processor("Dinov2Model", 24, 16))
+    scorer = NeuronScorer(sae, encoder, judge, {"colours": CONCEPTS}, truth=Truth.read(Pictures(), {}))
+    build_pack(scorer, Pictures(), folder, source={})
+    info = json.loads((folder / "pack.json").read_text())
+    tall = Loaded(folder)
+    seen = tall.inspect(Pictures()[3]["image"])
+    with Image.open(io.BytesIO(seen.shown)) as shown:
+        assert shown.width / shown.height == seen.ratio == 2 / 3
+    serving = Serving([folder])
+    buffer = io.BytesIO()
+    Pictures()[3]["image"].save(buffer, "png")
+    answer = Api(serving).encode_image(base64.b64encode(buffer.getvalue()).decode(), 5)
+    for place, neuron in enumerate(answer["neurons"]):
+        assert neuron["patch"] == [*divmod(int(seen.latents[:, place].argmax()), 2)]
+    example = next(example for row in tall.pack.neurons for example in tall.pack.examples(row.neuron))
+    drawn = html.figure(tall.pack, example)
+    assert 'style="aspect-ratio:2/3"' in drawn and "object-fit:cover" in drawn and 'viewBox="0 0 2 3"' in drawn
+    assert info["encoder"]["preprocessing"]["do_center_crop"] is True
+    tall.pack.info["encoder"]["preprocessing"].pop("do_center_crop")
+    assert "object-fit:fill" in html.figure(tall.pack, example), "squashed, as the encoder sees it"
+
+
+def test_what_the_encoder_leaves_out_at_the_edge_is_not_shown(tmp_path):
+    """Of 27 x 18 pixels it reads 3 x 2 patches of 8: only those are under the grid."""
+    sae, encoder, judge, folder = make_hub(tmp_path, "Dinov2Model", processor("Dinov2Model", 27, 18))
+    scorer = NeuronScorer(sae, encoder, judge, {"colours": CONCEPTS}, truth=Truth.read(Pictures(), {}))
+    build_pack(scorer, Pictures(), folder, source={})
+    seen = Loaded(folder).inspect(Pictures()[3]["image"])
+    with Image.open(io.BytesIO(seen.shown)) as shown:
+        assert shown.width / shown.height == seen.ratio == 2 / 3

@@ -79,3 +79,20 @@ def test_many_visitors_at_once():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_who_leaves_ends_their_job_also_without_a_session():
+    jobs = Jobs()
+
+    def work(session):
+        with jobs.of(session) as stop:
+            yield stop
+
+    for session in (None, "visitor"):
+        running = work(session)
+        stop = next(running)
+        assert not stop()
+        running.close()  # as Gradio does it
+        assert stop()
+        (stop,) = work(session)
+        assert not stop(), "what has come to its end was not stopped"

@@ -1,22 +1,29 @@
 """Which of a visitor's concepts are there, and what becomes of those that are not."""
 
 import io
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
+import gradio as gr
 import pytest
 import torch
 
 from cbsae_hub import CBSAE
 from cbsae_hub.data.images import load_images
+from cbsae_hub.steering.tower import Stopped
 from cbsae_hub.studio import workshop as made
 from cbsae_hub.studio.generators import Unavailable
 from cbsae_hub.studio.own_concepts import archive, concepts_of, located, report
 from cbsae_hub.studio.pictures import ImageRefused
+from cbsae_hub.studio.visit import TRAIN, WORK
 
 
 def test_concepts_are_lines_or_between_commas_each_once():
     assert concepts_of(" red  car\nRed Car,  dog;;\n\nünder ") == ["Red Car", "dog", "ünder"]
+    assert concepts_of("Café，CAFE\u0301、\u200b猫،كلب；❤") == ["CAFÉ", "猫", "كلب", "❤"]
     for bad, message in (
+        ("\u200b", "Type a concept"),
         ("", "Type a concept"), (None, "Type a concept"), (",,\n", "Type a concept"), ("x" * 41, "no concept"),
         ("?!", "no concept"), (",".join(map(str, range(21))), "at most 20"),
     ):  # fmt: skip
@@ -73,3 +80,32 @@ def test_without_the_teacher_it_says_so(workshop, shipped, monkeypatch):
     monkeypatch.setitem(other.sae.__dict__, "teacher", None)
     with pytest.raises(Unavailable, match="teacher"):
         workshop.add(other, ["x"], lambda *_: None, lambda: False)
+
+
+def test_trainings_are_one_after_the_other_and_those_who_have_left_do_not_begin(workshop, shipped, monkeypatch):
+    running, most, order = [], [], []
+
+    def slow(loaded, concepts, told, stop):
+        running.append(concepts)
+        most.append(len(running))
+        time.sleep(0.2)
+        running.remove(concepts)
+        order.append(concepts[0])
+
+    monkeypatch.setattr(workshop, "_add", slow)
+    with ThreadPoolExecutor(4) as threads:
+        sent = [threads.submit(workshop.add, shipped, [str(i)], lambda *_: None, lambda: False) for i in range(3)]
+        left = threads.submit(workshop.add, shipped, ["left"], lambda *_: None, lambda: True)
+        with pytest.raises(Stopped):
+            left.result()
+        for one in sent:
+            one.result()
+    assert set(most) == {1} and sorted(order) == ["0", "1", "2"]
+
+
+def test_trainings_have_a_queue_of_their_own_whoever_sends_them():
+    with gr.Blocks() as page:
+        text = gr.Textbox()
+        text.submit(lambda text: text, text, text, **TRAIN)
+    (handler,) = page.fns.values()
+    assert handler.concurrency_limit == 1 and handler.concurrency_id not in (WORK["concurrency_id"], "lookups")

@@ -90,6 +90,37 @@ def test_pictures_as_text():
 
 
 @pytest.mark.parametrize(
+    "write",
+    [
+        lambda text: "\n".join(text[i : i + 76] for i in range(0, len(text), 76)) + "\n",  # base64 of coreutils
+        lambda text: "\r\n".join(text[i : i + 64] for i in range(0, len(text), 64)),
+        lambda text: f"  {text}\t",
+        lambda text: "data:image/png;base64,\n" + text,
+        lambda text: "data:image/png;name=my%20cat.png;base64," + text,
+        lambda text: "data:image/svg+xml;charset=utf-8;base64," + text,  # its content counts, which is PNG
+        lambda text: "data:application/octet-stream;base64," + text,
+        lambda text: "data:;base64," + text,
+        lambda text: "DATA:IMAGE/PNG;BASE64," + text,
+    ],
+)
+def test_base64_is_read_as_people_write_it(write):
+    assert from_text(write(base64.b64encode(png((20, 30))).decode()), Pack()).size == (20, 30)
+
+
+def test_line_ends_do_not_count_as_bytes_of_a_picture():
+    noise = Image.effect_noise((1650, 1600), 90).convert("RGB")
+    buffer = io.BytesIO()
+    Image.merge("RGB", [noise.getchannel(0), noise.getchannel(0).rotate(90), noise.getchannel(0)]).save(buffer, "PNG")
+    content = buffer.getvalue()
+    padded = content + b"\0" * (8_000_000 - len(content))  # a PNG ends where it says
+    assert len(padded) == 8_000_000
+    text = base64.encodebytes(padded).decode()
+    assert from_text(text, Pack()).size == (1650, 1600)
+    with pytest.raises(ImageRefused, match="larger than 8 MB"):
+        from_text(base64.encodebytes(padded + b"\0" * 200).decode(), Pack())
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("http://127.0.0.1/x.png", "not fetched"),
@@ -99,6 +130,9 @@ def test_pictures_as_text():
         (base64.b64encode(b"<svg onload=alert(1)>").decode(), "not a picture"),
         (base64.b64encode(bomb(6000)).decode(), "million"),
         ("A" * 12_000_000, "larger than 8 MB"),
+        ("data:image/png," + base64.b64encode(png()).decode(), "not fetched"),
+        ("data:text/html,x;base64," + base64.b64encode(png()).decode(), "not fetched"),
+        ("https://a.b/data:image/png;base64," + base64.b64encode(png()).decode(), "not fetched"),
         (None, "given as text"),
         ({"path": "/etc/passwd"}, "given as text"),
     ],

@@ -1,10 +1,8 @@
 """Worked examples say what was measured, and lead to where it can be seen again."""
 
-from urllib.parse import parse_qsl
-
 from cbsae_hub.steering.first_words import ONE_WORD
 from cbsae_hub.studio.experiments import Intervention
-from cbsae_hub.studio.links import read, write
+from cbsae_hub.studio.links import read, texts
 from cbsae_hub.studio.start import cards, examples
 
 
@@ -29,7 +27,7 @@ def test_every_example_is_a_link_to_something_that_is_there(serving):
         titles = [example.title for example in examples(loaded)]
         assert len(set(titles)) == len(titles) >= 4
         for example in examples(loaded):
-            assert read(dict(parse_qsl(write(example.link))), loaded) == (example.link, [])
+            assert read(texts(example.link), loaded) == (example.link, [])
             assert example.link.tab and f">{example.title}<" in cards(loaded)
 
 

@@ -9,8 +9,10 @@ from safetensors.torch import load_file, save_file
 from tiny_models import BUILD, PATCH, SIDE, TEXT, VISION, build, processor
 from transformers import (
     AutoConfig,
+    BitImageProcessor,
     CLIPConfig,
     CLIPForImageClassification,
+    CLIPImageProcessor,
     CLIPModel,
     CLIPVisionModelWithProjection,
     Dinov2Config,
@@ -19,10 +21,11 @@ from transformers import (
     SiglipModel,
     ViTConfig,
     ViTForImageClassification,
+    ViTModel,
 )
 
 from cbsae_hub.models import folder_revision
-from cbsae_hub.vision.encoder import VisionEncoder, to_rgb
+from cbsae_hub.vision.encoder import VisionEncoder
 
 ENCODERS = [name for name in BUILD if name not in ("CLIPModel", "LlavaForConditionalGeneration", "CLIPVisionModel")]
 
@@ -86,6 +89,64 @@ def test_rotary_positions_are_those_of_the_pictures_grid():
     assert (encoder.embed_from(v) - expected).abs().max() > 1e-3, "they matter"
     with pytest.raises(ValueError, match="11 tokens, of which 4 .* not those of a grid of 2 x 4"):
         encoder.embed_from(v[:, :-1])
+
+
+@pytest.mark.parametrize("name", ["Dinov2Model", "Dinov2WithRegistersModel", "DINOv3ViTModel", "ViTModel"])
+def test_pictures_need_not_be_square(name):
+    """Every picture becomes 24 x 16 pixels, by cropping or squashing: 3 x 2 patches, row by row."""
+    model = build(name)
+    if name == "ViTModel":
+        torch.manual_seed(0)
+        model = ViTModel(ViTConfig(**{**VISION, "image_size": [24, 16]}, intermediate_size=32), False).eval()
+    encoder = VisionEncoder(model, processor(name, 24, 16), 1, "patches")
+    assert encoder.grid == (3, 2) and encoder.tokens_per_image == 6
+    pixels = encoder.pixel_values(pictures())
+    assert pixels.shape == (3, 3, 24, 16)
+    expected = model(pixels, output_hidden_states=True).hidden_states[2][:, -6:]
+    torch.testing.assert_close(encoder(pictures()), expected, atol=1e-5, rtol=1e-5)
+    changed = pixels.clone()
+    changed[:, :, 16:, 8:] += 1  # the last patch
+    site = VisionEncoder(model, encoder.processor, 0, "all")
+    with site.site.capture() as seen:
+        model(pixels), model(changed)
+    moved = (seen.activations[0] - seen.activations[1]).abs().amax((0, 2))[-6:]
+    assert moved.argmax() == 2 * encoder.grid[1] + 1
+    every = VisionEncoder(model, encoder.processor, 1, "all")
+    torch.testing.assert_close(every.embed_from(every(pictures())), every.embed(pictures()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"size": {"shortest_edge": 16}, "do_center_crop": False},
+            "size={'shortest_edge': 16}, do_center_crop=False",
+        ),
+        ({"do_resize": False, "do_center_crop": False}, "do_resize=False, .*do_center_crop=False"),
+    ],
+)
+def test_processors_that_keep_the_shape_of_pictures_are_refused(settings, said, tmp_path):
+    """At the first picture of another shape, a whole extraction would be lost."""
+    for name, kind in {"Dinov2Model": BitImageProcessor, "CLIPVisionModelWithProjection": CLIPImageProcessor}.items():
+        folder = tmp_path / name
+        build(name).save_pretrained(folder)
+        kind(**settings).save_pretrained(folder)
+        with pytest.raises(ValueError, match=rf"{kind.__name__}.* \(.*{said}\) .* set do_center_crop to true with a c"):
+            VisionEncoder.from_pretrained(folder, 1, "patches")
+
+
+@pytest.mark.parametrize("name", ["CLIPVisionModelWithProjection", "SiglipVisionModel", "ViTModel"])
+def test_sizes_that_the_model_does_not_take_are_told_before_it_runs(name):
+    """SigLIP would take 32 x 8 pixels without a word: they have as many patches as its 16 x 16."""
+    for height, width in ((24, 16), (32, 8)):
+        with pytest.raises(ValueError, match=f"{height} x {width} pixels .* takes 16 x 16: set crop_size or size"):
+            VisionEncoder(build(name), processor(name, height, width))
+
+
+def test_pixels_of_another_size_are_told():
+    encoder = VisionEncoder(build("Dinov2Model"), processor("Dinov2Model"), 1, "patches")
+    with pytest.raises(ValueError, match="24 x 16 pixels have 7 tokens; .* of its own grid of 2 x 2 patches have 5"):
+        encoder(torch.zeros(2, 3, 24, 16))
 
 
 def test_the_grid_is_that_of_the_processed_picture():
@@ -340,26 +401,6 @@ def test_encoders_of_half_precision_see_pictures(name):
     encoder = VisionEncoder(build(name), processor(name), 1)
     half = VisionEncoder(build(name).to(torch.bfloat16), processor(name), 1)
     assert F.cosine_similarity(half(pictures()), encoder(pictures()), dim=-1).min() > 0.98
-
-
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16"])
-def test_every_mode_is_read(mode):
-    picture = Image.new("RGB", (20, 20), (200, 30, 40)).convert("L" if mode == "I;16" else mode)
-    assert to_rgb(picture).mode == "RGB"
-
-
-def test_what_is_transparent_is_white():
-    picture = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
-    picture.putpixel((1, 0), (0, 0, 255, 255))
-    assert [to_rgb(picture).getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (0, 0, 255)]
-
-
-@pytest.mark.parametrize("make", [lambda v: v.astype("<u2"), lambda v: v.astype(">u2"), lambda v: v.astype("<i4")])
-def test_sixteen_bits_become_eight(make):
-    values = np.array([[0, 300, 25700, 40000, 65535]])
-    picture = Image.fromarray(make(values))
-    expected = [(round(value / 257),) * 3 for value in values[0].tolist()]
-    assert [to_rgb(picture).getpixel((x, 0)) for x in range(5)] == expected
 
 
 @pytest.mark.parametrize("tokens", ["nonsense", "random:", "random:0", "random:-1", "CLS", None, 3])

@@ -23,6 +23,7 @@ from transformers import AutoImageProcessor, AutoModel, CLIPModel, CLIPProcessor
 
 from cbsae_hub.models.files import folder_revision, write_text
 from cbsae_hub.vision.clip_like import ClipLike
+from cbsae_hub.vision.pictures import to_rgb
 from training.emoji_world.captions import TEMPLATES
 from training.emoji_world.paths import HUB
 from training.emoji_world.render import STYLES
@@ -46,7 +47,7 @@ def concept_names() -> list[str]:
 
 
 def _embed(images: Embed, pictures: Sequence[Image.Image], batch: int = 256) -> torch.Tensor:
-    coloured = [picture.convert("RGB") for picture in pictures]
+    coloured = [to_rgb(picture) for picture in pictures]
     return torch.cat([images(coloured[i : i + batch]) for i in range(0, len(coloured), batch)])
 
 

@@ -31,6 +31,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from cbsae_hub.metrics.steerability import first_word, words
 from cbsae_hub.models.files import folder_revision, write_text
+from cbsae_hub.vision.pictures import to_rgb
 from training.emoji_world.backgrounds import BACKGROUNDS
 from training.emoji_world.captions import with_article
 from training.emoji_world.dialogues import COUNTS, NOTHING, OPEN_ANSWERS, QUESTIONS, Truth, follows, prompt
@@ -62,7 +63,7 @@ class Talker:
         for start in range(0, len(images), self.batch):
             here = slice(start, start + self.batch)
             inputs = self.processor(
-                images=[image.convert("RGB") for image in images[here]],
+                images=[to_rgb(image) for image in images[here]],
                 text=[prompt(question) for question in questions[here]],
                 padding=True,
                 return_tensors="pt",

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from cbsae_hub.models.files import folder_revision, replace_file, write_text
 from cbsae_hub.vision.clip_like import ClipLike
+from cbsae_hub.vision.pictures import to_rgb
 from training.emoji_world.evaluate import Judge, share, single_objects, transformers_clip
 from training.emoji_world.paths import HUB
 from training.emoji_world.render import SIDE
@@ -87,7 +88,7 @@ def main(
     torch.set_num_threads(2)
     device = Accelerator().device
     dataset = single_objects("test")
-    pictures = [image.convert("RGB") for image in dataset["image"]][:scenes]
+    pictures = [to_rgb(image) for image in dataset["image"]][:scenes]
     truth = [objects[0]["name"] for objects in dataset["objects"]][:scenes]
     with torch.inference_mode():
         vae = AutoencoderTiny.from_pretrained(folder / "vae").to(device)

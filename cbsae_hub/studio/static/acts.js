@@ -2,6 +2,10 @@
 element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-act]');
   if (!button) return;
-  trigger('click', { ...button.dataset });
-  if (['open', 'example'].includes(button.dataset.act)) window.scrollTo({ top: 0 });
+  const { act, says } = button.dataset;
+  if (says) window.cbPage.go(JSON.parse(says));
+  else if (act === 'open') window.cbPage.go({ tab: 'neuron', neuron: button.dataset.neuron });
+  else if (act === 'sample') trigger('click', { ...button.dataset });
+  else window.cbBasket({ ...button.dataset });
+  if (says || act === 'open') window.scrollTo({ top: 0 });
 });

@@ -1,5 +1,4 @@
 // The steering basket: slider and number move together, and the server hears of a strength once it is chosen.
-const said = (text) => { const line = element.querySelector('.cb-dock-said'); if (line) line.textContent = text; };
 const setOpen = (open) => {
   element.classList.toggle('cb-open', open);
   element.querySelector('[data-toggle]')?.setAttribute('aria-expanded', String(open));
@@ -16,15 +15,15 @@ new ResizeObserver(tall).observe(document.getElementById('dock'));
 
 // Each change is made to the basket that the one before has left: the next is sent once the last is answered.
 const waiting = [];
-let patience = null; // until then an answer is waited for: a refusal changes nothing, and is not heard here
+let asked = false;
 const send = () => {
-  clearTimeout(patience);
-  patience = null;
-  if (!waiting.length) return;
-  patience = setTimeout(send, 700);
-  trigger('input', waiting.shift());
+  asked = waiting.length > 0;
+  if (asked) trigger('input', waiting.shift());
 };
-const ask = (act) => { waiting.push(act); if (!patience) send(); };
+const ask = (act) => { waiting.push(act); if (!asked) send(); };
+window.cbBasket = ask; // cards add neurons
+window.cbAnswered = send;
+window.cbSend = (asked) => trigger('go', asked); // what an address asks for
 
 // What cannot be is said in the unit that is shown, and the field has what it had.
 const refuse = (input) => {
@@ -51,11 +50,12 @@ element.addEventListener('change', (event) => {
 });
 element.addEventListener('click', (event) => {
   if (event.target.closest('[data-toggle]')) return setOpen(!element.classList.contains('cb-open'));
-  if (event.target.closest('[data-link]')) { said(''); return trigger('link', {}); }
+  if (event.target.closest('[data-undo]')) return window.cbPage.undoBasket();
   const button = event.target.closest('[data-act]');
   if (!button || button.disabled) return;
-  ask({ ...button.dataset });
-  if (button.dataset.act === 'open') window.scrollTo({ top: 0 });
+  if (button.dataset.act !== 'open') return ask({ ...button.dataset });
+  window.cbPage.go({ tab: 'neuron', neuron: button.dataset.neuron });
+  window.scrollTo({ top: 0 });
 });
 
 // What the visitor typed stays in an input whatever its attribute says: new values are put in by hand.
@@ -68,5 +68,5 @@ watch('value', () => {
   const wide = window.matchMedia('(min-width: 721px)').matches; // on a narrow screen it would hide what is steered
   if (now > count && wide) setOpen(true); else setOpen(element.classList.contains('cb-open') && now > 0);
   count = now;
-  if (patience) send();
+  window.cbPage?.mark();
 });

@@ -61,7 +61,7 @@ element.addEventListener('mousemove', (event) => {
 });
 element.addEventListener('click', (event) => {
   const found = at(event);
-  if (found && found.point) trigger('click', { neuron: found.point.neuron, model: found.section.dataset.model });
+  if (found && found.point) window.cbPage.go({ tab: 'neuron', neuron: String(found.point.neuron), m: found.section.dataset.model });
 });
 new ResizeObserver(drawAll).observe(element);
 window.matchMedia('(prefers-color-scheme: dark)').addEventListener('change', drawAll);

@@ -1,0 +1,310 @@
+"""Which files of an image dataset belong to which split.
+
+A picture's name never decides: "photo of a train.png" is no training data, and a folder "train" beside "cat" and "bus"
+is a class. What does decide: the card's ``configs``, else folders, else the names of Parquet files.
+"""
+
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from datasets.data_files import sanitize_patterns
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+from datasets.utils.metadata import MetadataConfigs
+from fsspec.utils import glob_translate
+
+logger = logging.getLogger(__name__)
+
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+PICTURES = frozenset(ImageFolder.EXTENSIONS)
+METADATA = frozenset(ImageFolder.METADATA_FILENAMES)
+TABLE, ARCHIVE = ".parquet", ".zip"
+# Pictures, or archives of pictures, that `datasets` does not read: they are named where they are left out.
+UNREAD = frozenset(
+    ".heic .heif .avif .jxl .svg .dng .cr2 .cr3 .nef .arw .raf .orf .rw2 .tar .gz .tgz .bz2 .xz .7z .rar .arrow".split()
+)
+_SHARD = re.compile(r"(?P<name>.+)-\d{5}-of-\d{5}(?:[-.].*)?")
+_SPLIT_NAME = re.compile(r"\w+(?:\.\w+)*")
+
+
+class NoImages(ValueError):
+    """There is nothing in a dataset that could be read as pictures."""
+
+
+@dataclass
+class Layout:
+    """Files of a dataset by split.
+
+    Attributes:
+        kind: Builder of `datasets` that reads them: "imagefolder" or "parquet".
+        splits: Names to paths of pictures and their metadata, of Parquet files, or of archives.
+        left_out: Files with pictures that belong to no split.
+        options: Of the builder.
+        config: Name of the card's configuration.
+    """
+
+    kind: str
+    splits: dict[str, list[str]]
+    left_out: list[str]
+    options: dict[str, Any] = field(default_factory=dict)
+    config: str = "default"
+
+    def pictures(self, split: str) -> list[str]:
+        """Paths of the pictures of a split, as far as they are files of their own."""
+        return [file for file in self.splits[split] if _suffix(file) in PICTURES]
+
+    def has_metadata(self, split: str) -> bool:
+        """Whether pictures of a split are listed by a metadata file."""
+        return self.kind == "imagefolder" and any(map(_is_metadata, self.splits[split]))
+
+
+def list_folder(folder: Path) -> list[str]:
+    """Paths of all files in a folder, relative and sorted; links are followed, hidden files are left out.
+
+    Raises:
+        OSError: If a folder cannot be read.
+    """
+    files = []
+    for here, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+        folders[:] = [name for name in folders if not _leads_back(Path(here), name)]
+        files += [Path(here, name).relative_to(folder).as_posix() for name in names]
+    return visible(files)
+
+
+def visible(files: Iterable[str]) -> list[str]:
+    """Without what is hidden, or left by macOS and Python; sorted."""
+    return sorted(
+        file
+        for file in files
+        if not any(part[0] == "." or part in ("__MACOSX", "__pycache__") for part in _parts(file))
+    )
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _leads_back(here: Path, name: str) -> bool:
+    """Whether a folder is a link to one that it lies in."""
+    inner = here / name
+    return inner.is_symlink() and any(inner.samefile(folder) for folder in (here, *here.parents))
+
+
+def arrange(files: Sequence[str], card: Mapping[str, Any]) -> Layout:
+    """Which files hold the pictures, and of which split.
+
+    With ``configs`` in the card, the files that its default configuration names. Else splits are folders at one depth
+    that are all named after splits ("train", "val2017", "test_images"; "train" beside "cat" and "bus" is a class), or
+    Parquet files that are all named so, or shards as `datasets` writes them ("data/probe-00000-of-00002.parquet").
+    Everything else is the split "train".
+
+    Args:
+        files: Paths of all visible files, relative, with "/".
+        card: YAML header of README.md.
+
+    Raises:
+        NoImages: If there are neither pictures nor Parquet files.
+        ValueError: If the card is damaged, or has several configurations and no default.
+    """
+    configs = MetadataConfigs.from_dataset_card_data(dict(card))
+    name = configs.get_default_config_name()
+    if configs and name is None:
+        raise ValueError(f"README.md has the configurations {', '.join(configs)}, and says of none that it is default")
+    config = configs.get(name, {})
+    if "data_files" in config:
+        layout = _by_card(files, configs, config)
+    else:
+        base = _folder(config)
+        layout = _by_structure([file for file in files if file.startswith(base)])
+    layout.config = name or "default"
+    layout.options |= {key: value for key, value in config.items() if key not in ("data_files", "data_dir", "default")}
+    return layout
+
+
+# -------------------------------------------------------------------------------------------------------- with a card
+
+
+def _by_card(files: Sequence[str], configs: MetadataConfigs, config: Mapping[str, Any]) -> Layout:
+    matched = {split: _matching(files, patterns) for split, patterns in _patterns(config).items()}
+    if not any(matched.values()):
+        raise NoImages("the configs in its README.md name none of its files")
+    kind, data = _kind(sorted(set().union(*matched.values())))
+    splits = {split: _readable(kind, part) for split, part in matched.items()}
+    if empty := [split for split, part in splits.items() if not part]:
+        logger.warning("the configs in README.md name no files of the splits %s", ", ".join(empty))
+    splits = {split: part for split, part in splits.items() if part}
+    # What other configurations name is left out on purpose; of other kinds of files, the card need not speak.
+    read = set().union(*splits.values())
+    named = {
+        file for other in configs.values() for part in _patterns(other).values() for file in _matching(files, part)
+    }
+    lost = set().union(*matched.values()) - read
+    lost |= {file for file in files if _suffix(file) in set(map(_suffix, data)) and file not in named}
+    depth = min(len(os.path.commonprefix([_parts(file)[:-1] for file in part])) for part in splits.values())
+    return Layout(kind, splits, sorted(filter(_holds_pictures, lost)), _label_options(kind, sorted(read), depth))
+
+
+def _patterns(config: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Of each split, relative to the dataset; of a configuration without, everything in its folder."""
+    base = _folder(config)
+    patterns = sanitize_patterns(config.get("data_files", "**"))
+    return {split: [base + pattern.removeprefix("./") for pattern in part] for split, part in patterns.items()}
+
+
+def _folder(config: Mapping[str, Any]) -> str:
+    """The folder of a configuration, "" or with "/" at its end."""
+    folder = PurePosixPath(config.get("data_dir") or ".").as_posix()
+    return "" if folder == "." else f"{folder}/"
+
+
+def _matching(files: Sequence[str], patterns: Iterable[str]) -> list[str]:
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        matches = re.compile(glob_translate(pattern)).match
+        found |= dict.fromkeys(file for file in files if file == pattern or matches(file))
+    return list(found)
+
+
+# ------------------------------------------------------------------------------------------------------ without a card
+
+
+def _by_structure(files: Sequence[str]) -> Layout:
+    kind, data = _kind(files)
+    owners, depth = _split_folders(data)
+    named = {} if owners or _suffix(data[0]) in PICTURES else _split_names(data)
+    if not (owners or named):
+        _warn_of_splits(data)
+        owners = dict.fromkeys(data, "train")
+    if kind == "imagefolder":  # a list of pictures belongs to the folder of a split that it lies in
+        folders = {_parts(file)[:depth]: split for file, split in owners.items()}
+        for file in filter(_is_metadata, files):
+            if _parts(file)[:depth] in folders:
+                owners[file] = folders[_parts(file)[:depth]]
+    owners |= named
+    order = [name for name in dict.fromkeys(SPLITS.values()) if name in owners.values()]
+    splits = {name: [] for name in [*order, *sorted(set(owners.values()) - set(order))]}
+    for file in sorted(owners):
+        splits[owners[file]].append(file)
+    left_out = [file for file in files if file not in owners and _holds_pictures(file)]
+    return Layout(kind, splits, left_out, _label_options(kind, list(owners), depth))
+
+
+def _split_folders(data: Sequence[str]) -> tuple[dict[str, str], int]:
+    """The split of each file that lies in a folder named after one, and how many folders down that is.
+
+    One depth holds them all: train/cat/1.png, or bottle/train/1.png. Files that lie nowhere in such folders must be
+    fewer than those that do, and do not count at all where all folders are of one split: then that is a mere name.
+    """
+    for depth in range(1, max(len(_parts(file)) for file in data)):
+        inside = {file: _parts(file)[depth - 1] for file in data if len(_parts(file)) > depth}
+        splits = _named_after_splits(set(inside.values()))
+        others = len(data) - len(inside)
+        if splits and (others == 0 or (len(set(splits.values())) > 1 and others < len(inside))):
+            return {file: splits[name] for file, name in inside.items()}, depth
+    return {}, 0
+
+
+def _split_names(data: Sequence[str]) -> dict[str, str]:
+    """The split of each Parquet file or archive, by its own name."""
+    shards = {file: found["name"] for file in data if (found := _SHARD.fullmatch(_parts(file)[-1]))}
+    if shards and all(_parts(file)[-2:-1] == ("data",) for file in shards):
+        if all(map(_SPLIT_NAME.fullmatch, shards.values())):
+            return shards
+    names = shards or {file: PurePosixPath(file).stem for file in data}
+    splits = _named_after_splits(set(names.values()))
+    return {file: splits[name] for file, name in names.items()} if splits else {}
+
+
+def _named_after_splits(names: Collection[str]) -> dict[str, str]:
+    """The split of each name; nothing unless all are named after splits, and alike but for that."""
+    found = {name: _split_of(name) for name in names}
+    rests = {told and told[1] for told in found.values()}
+    if len(rests) != 1 or None in rests:
+        return {}
+    splits = {name: told[0] for name, told in found.items() if told}
+    return {} if rests != {()} and len(set(splits.values())) == 1 else splits  # "toy train" alone
+
+
+def _split_of(name: str) -> tuple[str, tuple[str, ...]] | None:
+    """The split that a name speaks of, and its other words: ("test", ("images",)) of "test-images 2"."""
+    words = [word for word in re.split(r"[-._ \d]+", name.lower()) if word]
+    found = [word for word in words if word in SPLITS]
+    return (SPLITS[found[0]], tuple(word for word in words if word not in SPLITS)) if len(found) == 1 else None
+
+
+def _warn_of_splits(data: Sequence[str]) -> None:
+    """Says so where some names are those of splits, and yet everything becomes one split."""
+    folders = {part for file in data for part in _parts(file)[:-1]}
+    own = {PurePosixPath(file).stem for file in data}
+    told = {name: _split_of(name) for name in folders | own}
+    named = {name: split[0] for name, split in told.items() if split and (name in folders or not split[1])}
+    if len(set(named.values())) > 1:
+        logger.warning(
+            "%s are not taken for splits, as there are others beside them: all pictures are in the split train; "
+            "if they are splits, say so with `configs` in the README.md of the dataset",
+            some(sorted(named)),
+        )
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+
+def _kind(files: Sequence[str]) -> tuple[str, list[str]]:
+    """The kind that most files are of, and its files; archives count where there is nothing else."""
+    pictures = [file for file in files if _suffix(file) in PICTURES]
+    tables = [file for file in files if _suffix(file) == TABLE and not (pictures and _is_metadata(file))]
+    if tables and len(tables) >= len(pictures):
+        return "parquet", tables
+    if found := pictures or [file for file in files if _suffix(file) == ARCHIVE]:
+        return "imagefolder", found
+    if not files:
+        raise NoImages("it holds no files, or only hidden ones")
+    counts = Counter(_suffix(file) or "without an extension" for file in files)
+    there = ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items()))
+    hint = ": save the pictures as PNG, JPEG or WebP" if counts.keys() & UNREAD else ""
+    raise NoImages(f"it is neither Parquet nor images, but has {there}{hint}")
+
+
+def _readable(kind: str, files: Iterable[str]) -> list[str]:
+    """Those that the builder reads."""
+    suffixes = {TABLE} if kind == "parquet" else {*PICTURES, ARCHIVE}
+    return [file for file in files if _suffix(file) in suffixes or (kind == "imagefolder" and _is_metadata(file))]
+
+
+def _label_options(kind: str, files: Sequence[str], depth: int) -> dict[str, Any]:
+    """Whether pictures are labelled by the folder that they lie in: of all, at one depth, below the splits' folders."""
+    pictures = [_parts(file) for file in files if _suffix(file) in PICTURES]
+    if kind != "imagefolder" or not pictures:  # `datasets` looks into archives
+        return {}
+    depths, classes = {len(parts) - 1 for parts in pictures}, {parts[-2] for parts in pictures if len(parts) > 1}
+    return {"drop_labels": not (len(depths) == 1 and min(depths) > depth and len(classes) > 1)}
+
+
+def _holds_pictures(file: str) -> bool:
+    return _suffix(file) in PICTURES | UNREAD | {TABLE, ARCHIVE} or _is_metadata(file)
+
+
+def _is_metadata(file: str) -> bool:
+    return _parts(file)[-1] in METADATA
+
+
+def _suffix(file: str) -> str:
+    return os.path.splitext(file)[1].lower()
+
+
+def _parts(file: str) -> tuple[str, ...]:
+    return tuple(file.split("/"))
+
+
+def some(names: Sequence[str], limit: int = 5) -> str:
+    """The first of many names."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

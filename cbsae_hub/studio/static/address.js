@@ -1,0 +1,206 @@
+// The address follows the page and the page the address: one history, one way to undo, one way to go anywhere.
+// `fields` are the parts of the address, `space` the page's address on the Hub, `values` what the components hold.
+const SOON = 60, KEPT = 8, SECRET = /~([\w-]{16,})$/, TOKEN = /~([a-z0-9]{4,20})$/;
+const byKey = Object.fromEntries(fields.map((field) => [field.key, field]));
+const spelled = (field, value) => {
+  if (value === null || value === undefined) return '';
+  if (typeof value === 'boolean') return value ? '1' : '0';
+  return field.codes?.[value] ?? String(value);
+};
+const stateOf = (all) => Object.fromEntries(fields.map((field, i) => [field.key, spelled(field, all[i])]));
+const named = (model) => model.replace(/~[\w-]+$/, '');
+const differing = (a, b) => fields.map((field) => field.key).filter((key) => a[key] !== b[key]);
+const usual = (field, state) => (field.like ? state[field.like] : field.usual);
+
+// --- What is the visitor's own has a secret name on the server. The address has a token for it, and only this
+// browser knows the two together, and has the picture itself.
+const tokens = new Map(); // secret: token
+const drawer = (mode, act) => new Promise((done) => {
+  try {
+    const opened = indexedDB.open('cbsae_hub', 1);
+    opened.onupgradeneeded = () => opened.result.createObjectStore('mine');
+    opened.onerror = () => done(null);
+    opened.onsuccess = () => {
+      const work = opened.result.transaction('mine', mode), request = act(work.objectStore('mine'));
+      work.oncomplete = () => { opened.result.close(); done(request.result ?? null); };
+      work.onabort = () => done(null);
+    };
+  } catch { done(null); } // a browser that keeps nothing
+});
+const keep = async (token, thing) => {
+  if (await drawer('readwrite', (store) => store.put(thing, token)) === null) page.say('Your browser keeps nothing: what you upload or train is gone when you reload.');
+  const all = await drawer('readonly', (store) => store.getAllKeys()) ?? [];
+  const pictures = all.filter((key) => !key.startsWith('z')).sort();
+  for (const old of pictures.slice(0, -KEPT)) await drawer('readwrite', (store) => store.delete(old));
+};
+const tokenOf = (secret, kind = '') => {
+  if (!tokens.has(secret)) tokens.set(secret, kind + Date.now().toString(36) + Math.random().toString(36).slice(2, 6));
+  return tokens.get(secret);
+};
+const public_ = (key, text) => {
+  const secret = ['m', 'pic', 'seen'].includes(key) && SECRET.exec(text)?.[1];
+  if (!secret) return text;
+  if (key === 'm' && !tokens.has(secret)) keep(tokenOf(secret, 'z'), { name: text });
+  return text.replace(SECRET, `~${tokenOf(secret)}`);
+};
+
+// --- The address of a state, and the state that an address asks for, in the same words.
+const encoded = (text) => encodeURIComponent(text).replace(/%20/g, '+').replace(/%(3A|2C|7E|2F|3B)/g, decodeURIComponent);
+const shown = (state) => Object.fromEntries(fields.map(({ key }) => [key, public_(key, state[key])]));
+const queryOf = (state) => {
+  const theirs = [...new URLSearchParams(location.search)].filter(([key]) => key.startsWith('__'));
+  const ours = fields.filter((field) => state[field.key] !== usual(field, state) || (field.key === 'tab' && state.q)).map(({ key }) => [key, state[key]]);
+  return [...theirs, ...ours].map(([key, value]) => `${encoded(key)}=${encoded(value)}`).join('&');
+};
+const askedOf = (search) => {
+  const said = new URLSearchParams(search), state = {};
+  for (const field of fields) state[field.key] = said.get(field.key) ?? usual(field, state);
+  // Shorter links, which people write and have written.
+  if (!said.has('tab') && said.has('q')) state.tab = 'find';
+  if (state.tab === 'inspect' && !said.has('seen') && said.has('pic')) state.seen = state.pic;
+  return state;
+};
+
+const write = (how, state) => {
+  const query = queryOf(shown(state));
+  if (`?${query}` === location.search || (!query && !location.search)) return;
+  history[how](null, '', location.pathname + (query && `?${query}`));
+  page.typing = null;
+  if (space && window.parent !== window) window.parent.postMessage({ queryString: query, hash: '' }, 'https://huggingface.co');
+};
+
+const page = window.cbPage = { state: stateOf(values), busy: false, asked: '', typing: null, waiting: [], undo: [], note: '' };
+
+page.say = (text) => {
+  const line = document.querySelector('#dock .cb-dock-said');
+  if (line) line.textContent = text;
+};
+
+// Results that were made with other settings than those on the page are marked.
+page.mark = () => {
+  for (const result of document.querySelectorAll('[data-of]')) {
+    const of = JSON.parse(result.dataset.of);
+    result.classList.toggle('cb-stale', Object.entries(of).some(([key, text]) => page.state[key] !== text));
+  }
+  const undo = document.querySelector('#dock [data-undo]');
+  if (undo) undo.disabled = !page.undo.length;
+};
+
+const remember = (before, after) => {
+  const keys = differing(before, after);
+  if (!keys.includes('b')) return;
+  page.undo.push(Object.fromEntries(keys.map((key) => [key, before[key]])));
+  if (page.undo.length > 50) page.undo.shift();
+};
+
+// --- The page has changed: the address follows.
+let timer = null;
+page.changed = (all) => {
+  clearTimeout(timer);
+  timer = setTimeout(() => {
+    const before = page.state;
+    page.state = stateOf(all);
+    page.mark();
+    if (page.busy) return; // once the page is where the address wants it, page.arrived follows
+    const keys = differing(before, page.state);
+    if (!keys.length) return;
+    remember(before, page.state);
+    page.mark();
+    const typing = keys.length === 1 && byKey[keys[0]].typed ? keys[0] : null;
+    write(typing && typing === page.typing ? 'replaceState' : 'pushState', page.state);
+    page.typing = typing;
+  }, SOON);
+};
+
+// --- The address has changed: the page follows. Only what differs is asked for, and only that is touched.
+const restore = async () => {
+  if (page.busy) return; // page.arrived looks again
+  const wanted = askedOf(location.search), now = shown(page.state);
+  const changed = differing(wanted, now);
+  page.asked = location.search;
+  if (!changed.length) {
+    write('replaceState', page.state);
+    page.waiting.shift()?.();
+    return;
+  }
+  page.busy = true;
+  const mine = {};
+  for (const key of ['m', 'pic', 'seen']) {
+    const token = TOKEN.exec(wanted[key])?.[1];
+    if (token) mine[token] = await drawer('readonly', (store) => store.get(token));
+  }
+  const says = Object.fromEntries(fields.filter((field) => wanted[field.key] !== field.usual).map(({ key }) => [key, wanted[key]]));
+  page.wanted = wanted;
+  window.cbSend({ says, changed, mine });
+};
+page.arrived = (all) => {
+  clearTimeout(timer);
+  page.busy = false;
+  page.state = stateOf(all);
+  for (const key of ['m', 'pic', 'seen']) { // brought back, it has another name
+    const token = TOKEN.exec(page.wanted?.[key] ?? '')?.[1], secret = SECRET.exec(page.state[key])?.[1];
+    if (!token || !secret || tokens.get(secret) === token) continue;
+    tokens.set(secret, token);
+    drawer('readonly', (store) => store.get(token)).then((thing) => keep(token, { ...thing, name: page.state[key] }));
+  }
+  page.mark();
+  if (location.search !== page.asked) return restore();
+  write('replaceState', page.state);
+  page.waiting.shift()?.();
+  if (page.note) setTimeout(() => { page.say(page.note); page.note = ''; }, SOON);
+};
+window.addEventListener('popstate', restore);
+
+// Goes to the state that is on screen, but for what is said: all that a button, a dot or "Undo" does.
+page.go = (says) => {
+  const before = page.busy ? askedOf(location.search) : page.state, after = { ...before, ...says };
+  if (after.m !== before.m && !('b' in says)) { // neurons are a model's own: each model has its basket
+    const aside = new Map(before.aside.split(';').filter(Boolean).map((part) => part.split('=')));
+    const [from, to] = [before.m, after.m].map(named);
+    if (before.b) aside.set(from, before.b);
+    if (from !== to) {
+      after.b = aside.get(to) ?? '';
+      aside.delete(to);
+      for (const key of ['neuron', 'found', 'fires']) if (!(key in says)) after[key] = '';
+      if (before.b) page.note = `The basket of ${from} waits until you choose that model again.`;
+    } else aside.delete(to);
+    after.aside = [...aside].map((part) => part.join('=')).join(';');
+  } else if (before.b && after.b !== before.b && !says.undone) page.note = 'Your basket was replaced. Undo brings it back.';
+  if (!says.undone) remember(before, after);
+  delete after.undone;
+  write('pushState', after);
+  restore();
+};
+page.soon = (act) => (page.busy ? page.waiting.push(act) : act());
+page.undoBasket = () => {
+  page.soon(() => page.undo.length && page.go({ ...page.undo.pop(), undone: true }));
+};
+page.choose = (name, served) => { // an address that brings a model sets the list, too
+  if (!name || name === named(served)) return;
+  page.soon(() => page.go({ m: name }));
+};
+
+page.keep = (text) => {
+  const thing = JSON.parse(text), token = tokenOf(SECRET.exec(thing.name)[1]);
+  keep(token, thing);
+};
+
+page.copy = async () => {
+  const here = space || location.origin + location.pathname, query = queryOf(shown(page.state));
+  const link = here + (query && `?${query}`), own = SECRET.test(page.state.m), picture = ['pic', 'seen'].some((key) => SECRET.test(page.state[key]));
+  const left = [picture && 'Your picture', own && 'What you have trained'].filter(Boolean).join(' and ');
+  let copied = true;
+  try { await navigator.clipboard.writeText(link); } catch { copied = false; }
+  page.say((copied ? 'Link copied.' : `The address bar has the link: ${link}`) + (left && ` ${left} stays in your browser: for others it is not part of the link.`));
+};
+
+document.addEventListener('click', (event) => {
+  const again = event.target.closest('[data-run]');
+  if (again) document.getElementById(again.dataset.run)?.click();
+  if (event.target.closest('[data-link]')) page.copy();
+});
+
+const begin = () => (window.cbSend ? restore() : setTimeout(begin, 10));
+page.mark();
+begin();
+return [];

@@ -1,0 +1,75 @@
+"""What a browser asks for, whatever it sends: by an address, with what it keeps of its visitor's own."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cbsae_hub.studio.arrival import NO_CONCEPTS, NO_PICTURE, Asked
+from cbsae_hub.studio.pictures import Pictures
+from cbsae_hub.studio.visit import keepsake
+
+
+@pytest.fixture
+def picture():
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
+
+
+def asked(says, mine=None):
+    return Asked.of(SimpleNamespace(says=says, changed=list(says), mine=mine or {}))
+
+
+@pytest.mark.parametrize("bad", [None, 7, "x", ["x"], {"q": 7}, {"q": ["pizza"]}, [{}], {1: {}}])
+def test_anything_may_be_sent(serving, bad):
+    event = SimpleNamespace(says=bad, changed=bad, mine=bad)
+    found = Asked.of(event)
+    assert all(isinstance(text, str) for text in found.says.values()) and found.changed <= {"q"}
+    assert found.model(serving) == (serving.first, [])
+    assert found.pictures(Pictures()) == ({}, [])
+    assert Asked.of(SimpleNamespace()).says == {}
+
+
+def test_models_are_those_of_the_page_or_the_visitors_own(serving, shipped):
+    assert asked({}).model(serving) == (shipped, [])
+    assert asked({"m": "emoji-sae"}).model(serving) == (serving.of("emoji-sae"), [])
+    for name in ("/etc", "../hub/emoji-dino", "someone/else", "someone~else"):
+        loaded, said = asked({"m": name}).model(serving)
+        assert loaded is shipped and "does not have the model" in said[0]
+    own = serving.keep_own(shipped.extended(shipped.sae, shipped.pack))
+    secret = own.key.split("~")[1]
+    assert own.key.startswith("emoji-cbsae~") and serving.of(own.key) is own
+    here = {"zk3f9": {"name": own.key}}
+    assert asked({"m": "emoji-cbsae~zk3f9"}, here).model(serving) == (own, [])
+    for mine in ({}, {"zk3f9": None}, {"zk3f9": {"name": secret}}, {"zk3f9": {"name": f"emoji-sae~{secret}"}}):
+        assert asked({"m": "emoji-cbsae~zk3f9"}, mine).model(serving) == (shipped, [NO_CONCEPTS])
+    assert asked({"m": f"emoji-sae~{secret}"}, {secret: {"name": own.key}}).model(serving)[0] is not own
+
+
+def test_a_picture_is_brought_back_exactly_and_once(picture):
+    pictures = Pictures()
+    name = pictures.keep(picture)
+    kept = json.loads(keepsake(name, pictures.get(name, None)))
+    found = asked({"pic": "mine~k3f9", "seen": "mine~k3f9"}, {"k3f9": kept})
+    assert found.pictures(pictures) == ({"pic": "white", "seen": ""}, [])
+    assert found.brought == {"picture": name, "seen": name}, "it is still there"
+    after = Pictures()  # the server was started anew
+    found = asked({"pic": "mine~k3f9", "seen": "mine~k3f9"}, {"k3f9": dict(kept)})
+    assert found.pictures(after)[1] == []
+    assert found.brought["picture"] == found.brought["seen"] != name
+    assert np.array_equal(after.get(found.brought["seen"], None), picture)
+
+
+@pytest.mark.parametrize(
+    ("mine", "told"),
+    [
+        ({}, NO_PICTURE), ({"k3f9": {"name": "mine~guess"}}, NO_PICTURE), ({"k3f9": {"data": "http://x/a.png"}}, "PNG"),
+        ({"k3f9": {"name": ["x"], "data": {"path": "/etc/passwd"}}}, "PNG"), ({"k3f9": 7}, NO_PICTURE),
+    ],
+)  # fmt: skip
+def test_what_is_not_there_any_more_is_told_once(mine, told):
+    found = asked({"pic": "mine~k3f9", "seen": "mine~k3f9"}, mine)
+    instead, said = found.pictures(Pictures())
+    assert instead == {"pic": "white", "seen": ""} and found.brought == {}
+    assert len(said) == 1 and told in said[0]
