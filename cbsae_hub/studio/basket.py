@@ -211,7 +211,8 @@ def _row(loaded: Loaded, basket: Basket, item: Item) -> str:
     title = neuron_title(loaded.pack.neurons[neuron])
     other = "absolute" if basket.unit == "p99" else "p99"
     numbers = f'min="{low}" max="{high}" step="any" value="{value}"'
-    label = attribute(f"strength of {title}, in {'multiples of p99' if basket.unit == 'p99' else 'absolute units'}")
+    in_p99 = basket.unit == "p99" and not math.isnan(span.p99)
+    label = attribute(f"strength of {title}, in {'multiples of p99' if in_p99 else 'absolute units'}")
     band = ""
     if span.band:
         left, right = (100 * (edge - span.low) / (span.high - span.low) for edge in span.band)
@@ -221,7 +222,8 @@ def _row(loaded: Loaded, basket: Basket, item: Item) -> str:
         )
     state = "true" if item.muted else "false"
     return (
-        f'<div class="cb-row{" cb-muted" if item.muted else ""}" data-neuron="{neuron}">'
+        f'<div class="cb-row{" cb-muted" if item.muted else ""}" data-neuron="{neuron}" '
+        f'data-unit="{" × p99" if in_p99 else ""}">'
         f'<button type="button" class="cb-name" data-act="open" data-neuron="{neuron}" title="open its page">'
         f"{escape(title)}</button>"
         f'<span class="cb-track">{band}<input type="range" {numbers} aria-label="{label}" '

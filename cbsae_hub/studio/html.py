@@ -205,7 +205,7 @@ def patch_grid(shown: bytes, heat: np.ndarray, caption: str, chosen: int | None 
         f'<figure class="cb-grid-figure"><div class="cb-grid" data-columns="{columns}" role="group" '
         f'aria-label="patches of the picture" style="aspect-ratio:{ratio:.4g};'
         f'grid-template-columns:repeat({columns},1fr);grid-template-rows:repeat({rows},1fr);background-image:url({data_uri(shown)})">{cells}</div>'
-        f'<figcaption role="status" aria-live="polite">{escape(caption)}</figcaption></figure>'
+        f'<figcaption><span role="status" aria-live="polite">{escape(caption)}</span></figcaption></figure>'
     )
 
 
@@ -240,18 +240,25 @@ def _neurons(model: Mapping[str, Any]) -> str:
 def bar(share: float, text: str) -> str:
     """How far something is that takes long, in a bar and in words."""
     return (
-        f'<div class="cb-progress" role="status" aria-live="polite"><progress max="1" value="{share:.3f}"></progress>'
+        f'<div class="cb-progress" role="status" aria-live="polite"><progress max="1" value="{share:.3f}" '
+        f'aria-label="how far it is"></progress>'
         f"<span>{escape(text)}</span></div>"
     )
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A table of texts; the first column heads its rows."""
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
     body = "".join(
         f"<tr><th>{escape(row[0])}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in row[1:])}</tr>" for row in rows
     )
-    return (
-        f'<div class="cb-scroll"><table class="cb-table"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-        "</div>"
-    )
+    return scrolled(f'<table class="cb-table"><thead><tr>{heads(columns)}</tr></thead><tbody>{body}</tbody></table>')
+
+
+def heads(columns: Sequence[str]) -> str:
+    """The cells that head the columns of a table; a column without a name has nothing that a reader would announce."""
+    return "".join(f"<th>{escape(column)}</th>" if column else "<td></td>" for column in columns)
+
+
+def scrolled(table: str, kind: str = "") -> str:
+    """A table, as HTML, that scrolls where the screen is too narrow for it: by keyboard, too."""
+    return f'<div class="cb-scroll {kind}" tabindex="0" role="group" aria-label="table">{table}</div>'

@@ -82,8 +82,8 @@ class NeuronTab:
             )
         told = "".join(parts) or "<p>LLaVA and unCLIP are not here: see Steer LLaVA for how to have them.</p>"
         return (
-            f'<section class="cb-live" aria-live="polite"><h4>This neuron alone, set to {value}, nothing else active'
-            f"</h4><div>{told}</div></section>"
+            f'<section class="cb-live" aria-live="polite"><h3>This neuron alone, set to {value}, nothing else active'
+            f"</h3><div>{told}</div></section>"
         )
 
     def restore(self, loaded: Loaded, link: Link, new: bool) -> list[Any]:
@@ -200,11 +200,9 @@ def _steerability(loaded: Loaded, row: Any) -> str:
     )
     if not rows:
         return ""
-    return (
-        f"<h4>What LLaVA said when it was set to {loaded.alpha:g}</h4>"
-        '<div class="cb-scroll"><table class="cb-table"><thead><tr><th></th><th>word</th><th>nearness to the name</th>'
-        "<th>random direction</th><th>nearness</th></tr></thead>"
-        f"<tbody>{rows}</tbody></table></div>"
+    head = html.heads(["", "word", "nearness to the name", "random direction", "nearness"])
+    return f"<h4>What LLaVA said when it was set to {loaded.alpha:g}</h4>" + html.scrolled(
+        f'<table class="cb-table"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
     )
 
 
@@ -233,6 +231,6 @@ def _label(loaded: Loaded) -> str:
 
 
 _WAITING = (
-    '<section class="cb-live"><h4>This neuron alone</h4><p class="cb-busy"><span class="cb-spin" aria-hidden="true">'
+    '<section class="cb-live"><h3>This neuron alone</h3><p class="cb-busy"><span class="cb-spin" aria-hidden="true">'
     "</span> LLaVA and unCLIP are asked ...</p></section>"
 )

@@ -205,9 +205,10 @@ def report(loaded: Loaded, concepts: list[str]) -> str:
             for act, text in (("open", "Open"), ("add", "Add to basket"))
         )
         rows.append(f"<tr><th>{escape(name)}</th><td>{where}</td><td>{title} {buttons}</td></tr>")
-    return (
-        '<div class="cb-scroll"><table class="cb-table" aria-live="polite"><thead><tr><th>concept</th><th>where</th>'
-        f"<th>neuron</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    head = html.heads(["concept", "where", "neuron"])
+    return html.scrolled(
+        f'<table class="cb-table" aria-live="polite"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>"
     )
 
 

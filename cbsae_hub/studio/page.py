@@ -112,6 +112,7 @@ class _Page:
         with gr.Tabs(elem_id="tabs") as self.tabs:
             for tab in TABS:
                 with gr.Tab(NAMES[tab], id=tab) as opened:
+                    gr.HTML(f"<h2>{NAMES[tab]}</h2>", elem_classes="cb-unseen")
                     getattr(self, tab).render()
                 if tab in RUNNING:
                     opened.select(None, None, [visit.tab, visit.pulse], js=f"() => ['{tab}', String(Math.random())]")
@@ -145,6 +146,7 @@ class _Page:
         trained.then(self._adopt, [visit.served, *table], [self.about, *self.scores.outputs], **LOOKUP)
         page.unload(self._leave)
         page.load(None, None, None, js=script("title"))
+        page.load(None, None, None, js=script("keys"))
         Api(self.serving).publish()
 
     @kindly

@@ -58,7 +58,7 @@ def sample_strip(pack: Pack, count: int, white: bool = False) -> str:
         f'alt="sample: {escape(str(pack.alt(image)), quote=True)}"></button>'
         for image in chosen
     )
-    return f'<h4>Or a sample</h4><div class="cb-strip">{blank if white else ""}{buttons}</div>'
+    return f'<h3>Or a sample</h3><div class="cb-strip">{blank if white else ""}{buttons}</div>'
 
 
 def chosen_sample(event: gr.EventData, pack: Pack) -> str:

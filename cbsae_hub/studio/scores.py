@@ -126,11 +126,10 @@ def rows_of(loaded: Loaded, words: str, column: str) -> str:
         + f"<td>{escape(row.status)}</td></tr>"
         for row in frame.head(ROWS).itertuples()
     )
-    head = "".join(f"<th>{escape(title)}</th>" for title in ["Neuron", *list(SORTS)[1:], "Status"])
+    head = html.heads(["Neuron", *list(SORTS)[1:], "Status"])
     said = f"{len(frame):,} neurons" + (f", the first {ROWS} are shown" if len(frame) > ROWS else "")
-    return (
-        f'<p class="cb-hint" role="status">{said}.</p><div class="cb-scroll cb-tall"><table class="cb-table">'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    return f'<p class="cb-hint" role="status">{said}.</p>' + html.scrolled(
+        f'<table class="cb-table"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>', "cb-tall"
     )
 
 

@@ -140,7 +140,7 @@ def whole(value: Any, low: int, high: int) -> int:
 
 def drawings(rows: list[list[Drawn]], seeds: list[int], word: str) -> str:
     """The grid as HTML; rows that are still missing have their places already."""
-    head = "".join(f"<th>{escape(column)}</th>" for column in COLUMNS)
+    head = html.heads(["", *COLUMNS])
     body = ""
     for number, seed in enumerate(seeds):
         row = rows[number] if number < len(rows) else None
@@ -155,9 +155,9 @@ def drawings(rows: list[list[Drawn]], seeds: list[int], word: str) -> str:
     note = "" if not word else (
         f"“{escape(word)}”: cosine of the drawing and the word, by the judge that named the neurons. "
     )  # fmt: skip
+    table = html.scrolled(f'<table class="cb-drawings"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>')
     return (
-        f'<div class="cb-scroll"><table class="cb-drawings"><thead><tr><th></th>{head}</tr></thead><tbody>{body}'
-        f'</tbody></table></div><p class="cb-hint" role="status">{note}“Original”: cosine of the drawing and the '
+        f'{table}<p class="cb-hint" role="status">{note}“Original”: cosine of the drawing and the '
         "unsteered one of the same seed. All drawings of a row start from the same noise. "
         f"{download}</p>"
     )

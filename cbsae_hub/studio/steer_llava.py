@@ -217,7 +217,7 @@ def _answers(asked: Asked, word: str) -> str:
 def _column(name: str, said: Said, original: str, word: str) -> str:
     title, why = COLUMNS[name]
     return (
-        f'<section class="cb-answer{" cb-main" if name == "steered" else ""}"><h4 title="{attribute(why)}">{title}</h4>'
+        f'<section class="cb-answer{" cb-main" if name == "steered" else ""}"><h3 title="{attribute(why)}">{title}</h3>'
         f"<p>{_difference(original, said.answer)}</p>{_probability(said, word)}</section>"
     )
 
@@ -250,7 +250,7 @@ def _sweep(rows: list[tuple[float, Said, Said]], word: str) -> str:
     probability = f"P({word})" if word else ""
     columns = ["Strength", "Steered", probability, "Random control", probability]
     cells = [[f"{factor:.0%} of the basket", *spelled(said), *spelled(control)] for factor, said, control in rows]
-    return f"<h4>Strengths</h4>{_curve(rows, word) if word else ''}{html.table(columns, cells)}"
+    return f"<h3>Strengths</h3>{_curve(rows, word) if word else ''}{html.table(columns, cells)}"
 
 
 def _curve(rows: list[tuple[float, Said, Said]], word: str) -> str:

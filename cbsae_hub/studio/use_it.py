@@ -49,11 +49,11 @@ class UseItTab:
         self.codes = []
         for name, title in LANGUAGES.items():
             kind = {"client": "python", "curl": "shell", "mcp": "json"}.get(name, name)
-            self.codes.append(gr.Code(code[name], language=kind, label=title, elem_id=f"use-{name}"))
+            self.codes.append(gr.Code(code[name], kind, label=title, elem_id=f"use-{name}", buttons=["copy"]))
         gr.HTML(f"<h2>Endpoints</h2>{self.endpoints}", elem_id="use-endpoints")
         with gr.Row():
             self.recipe = gr.HTML(_recipe_link(first, Basket()), elem_id="use-recipe")
-        gr.Code(CITATION, language=None, label="Citation", elem_id="use-citation")
+        gr.Code(CITATION, label="Citation", elem_id="use-citation", buttons=["copy"])
 
     @kindly
     def show(self, request: gr.Request, served: Any, basket: Any) -> list[Any]:

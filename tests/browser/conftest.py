@@ -76,8 +76,8 @@ def browser():
         launched.close()
 
 
-@pytest.fixture
-def visit(browser, address):
+@contextmanager
+def _visits(browser, address):
     """Opens the page for a new visitor, at a query if one is given; in the end, all must have been well.
 
     Hosts that a page asks for anything are in ``page.hosts``, what its console complains of in ``page.complaints``.
@@ -111,6 +111,20 @@ def visit(browser, address):
         assert page.complaints == []
     for context in contexts:
         context.close()
+
+
+@pytest.fixture
+def visit(browser, address):
+    """See :func:`_visits`."""
+    with _visits(browser, address) as arrive:
+        yield arrive
+
+
+@pytest.fixture(scope="module")
+def long_visit(browser, address):
+    """The same for tests that share a page."""
+    with _visits(browser, address) as arrive:
+        yield arrive
 
 
 @pytest.fixture

@@ -3,6 +3,15 @@ const setOpen = (open) => {
   element.classList.toggle('cb-open', open);
   element.querySelector('[data-toggle]')?.setAttribute('aria-expanded', String(open));
 };
+element.addEventListener('keydown', (event) => {
+  if (event.key !== 'Escape' || !element.classList.contains('cb-open')) return;
+  setOpen(false);
+  element.querySelector('[data-toggle]').focus();
+});
+
+// The page ends above the basket, however tall it is, and what gets the focus is scrolled clear of it.
+const tall = () => document.documentElement.style.setProperty('--cb-dock', `${document.getElementById('dock').offsetHeight}px`);
+new ResizeObserver(tall).observe(document.getElementById('dock'));
 
 // Each change is made to the basket that the one before has left: the next is sent once the last is answered.
 const waiting = [];
@@ -16,6 +25,14 @@ window.cbBasket = ask; // cards add neurons
 window.cbAnswered = send;
 window.cbSend = (asked) => trigger('go', asked); // what an address asks for
 
+// What cannot be is said in the unit that is shown, and the field has what it had.
+const refuse = (input) => {
+  const row = input.closest('.cb-row'), { min, max, value } = input;
+  element.querySelector('.cb-dock-said').textContent =
+    `Neuron ${row.dataset.neuron} can be set to values from ${min} to ${max}${row.dataset.unit}, not to ${value || 'this'}.`;
+  for (const one of row.querySelectorAll('input')) one.value = one.getAttribute('value');
+};
+
 const typed = new WeakSet(); // inputs whose value the server has not been told yet: answers to earlier ones stay out
 element.addEventListener('input', (event) => {
   const row = event.target.closest('.cb-row');
@@ -28,6 +45,7 @@ element.addEventListener('change', (event) => {
   const row = event.target.closest('.cb-row');
   if (!row) return;
   typed.delete(event.target);
+  if (!event.target.value || !event.target.checkValidity()) return refuse(event.target);
   ask({ act: 'value', neuron: row.dataset.neuron, value: event.target.value });
 });
 element.addEventListener('click', (event) => {
