@@ -17,10 +17,11 @@ from cbsae_hub.models import CBSAE, SAE, folder_revision
 from cbsae_hub.pack import Pack
 from cbsae_hub.scoring import NeuronScorer, Scores
 from cbsae_hub.scoring.report import without_nan
-from cbsae_hub.vision.encoder import VisionEncoder, to_rgb
+from cbsae_hub.vision.encoder import VisionEncoder
 
 STRIP_SIZES = {"top": 9, "p75": 4, "p50": 4, "p25": 4, "random": 4}  # random last: it avoids the others' images
 QUANTILES = {"p75": 0.75, "p50": 0.50, "p25": 0.25}
+ALT_COLUMN = "caption"
 THUMBNAIL = 128  # pixels of the longer side, at most
 WEBP_QUALITY = 84  # a ninth smaller than at 88, and nobody sees it
 
@@ -31,7 +32,7 @@ def build_pack(
     folder: str | Path,
     *,
     source: dict[str, Any],
-    alt_column: str | None = None,
+    alt_column: str | None = ALT_COLUMN,
     batch_size: int = 64,
     steered: Scores | None = None,
 ) -> Pack:
@@ -42,7 +43,7 @@ def build_pack(
         images: Map-style dataset with a column ``image``.
         folder: The model's folder.
         source: What the images are (id, split): kept in ``pack.json``.
-        alt_column: Column with a description of each image, or several; None where there is none.
+        alt_column: Column with a description of each image, or several; None for none. The default need not be there.
         batch_size: Images a forward pass.
         steered: Earlier scores whose steerability goes into the pack.
 
@@ -50,11 +51,10 @@ def build_pack(
         The pack as read back.
 
     Raises:
-        ValueError: If the column of descriptions holds records; see also :meth:`NeuronScorer.run` and
-            :meth:`Scores.with_steerability_of`.
+        ValueError: If there is no such column of descriptions, or it holds records; see also :meth:`NeuronScorer.run`
+            and :meth:`Scores.with_steerability_of`.
     """
-    if alt_column and len(images):
-        _alt_text(images, 0, alt_column)  # better told now than after the scores
+    alt_column = _checked_column(images, alt_column)  # better told now than after the scores
     sae, encoder = scorer.sae, scorer.encoder
     scorer.run(images, batch_size)
     scores = scorer.results()
@@ -141,7 +141,7 @@ def thumbnails(images: Any, ids: Sequence[int], alt_column: str | None) -> pd.Da
     """Thumbnails of the examples as WebP, with what the column says of them."""
     rows = []
     for image in ids:
-        picture = to_rgb(read_pictures(images, int(image), int(image) + 1)[0])
+        picture = read_pictures(images, int(image), int(image) + 1)[0]
         picture.thumbnail((THUMBNAIL, THUMBNAIL))
         buffer = io.BytesIO()
         picture.save(buffer, "WEBP", quality=WEBP_QUALITY)
@@ -149,6 +149,19 @@ def thumbnails(images: Any, ids: Sequence[int], alt_column: str | None) -> pd.Da
         rows.append({"image": int(image), "webp": buffer.getvalue(), "alt": alt or f"probe image {image}",
                      "width": picture.width, "height": picture.height})  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _checked_column(images: Any, column: str | None) -> str | None:
+    """A column of descriptions that is there and can be read; None if there is none and none was asked for."""
+    if column is None or not len(images):
+        return None
+    there = list(getattr(images, "column_names", images[0]))
+    if column not in there:
+        if column == ALT_COLUMN:
+            return None
+        raise ValueError(f"the images have no column {column!r} that says what they show; they have {', '.join(there)}")
+    _alt_text(images, 0, column)
+    return column
 
 
 def _alt_text(images: Any, image: int, column: str) -> str:

@@ -157,6 +157,13 @@ def test_records_as_captions_are_refused_before_anything_is_scored(world, tmp_pa
         build_pack(scorer, pictures, tmp_path, source={}, alt_column="things")
 
 
+def test_a_column_of_captions_that_is_not_there_is_named(world, tmp_path):
+    scorer = scorer_of(world, Pictures())
+    scorer.run = lambda *_: pytest.fail("scored")
+    with pytest.raises(ValueError, match=r"no column 'captoin' that says what they show; they have .*caption"):
+        build_pack(scorer, Pictures(), tmp_path, source={}, alt_column="captoin")
+
+
 def test_it_reads_back_from_disk_and_hides_nothing(world, pack):
     again = Pack.from_pretrained(world[3])
     pd.testing.assert_frame_equal(again.neurons.frame, pack.neurons.frame)

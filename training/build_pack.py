@@ -13,7 +13,7 @@ import typer
 
 from cbsae_hub.card_pictures import write_pictures
 from cbsae_hub.cards import write_card
-from cbsae_hub.pack_builder import build_pack
+from cbsae_hub.pack_builder import ALT_COLUMN, build_pack
 from cbsae_hub.scoring import Scores, headline
 from recipe import read_recipe
 from score_neurons import make_scorer
@@ -23,7 +23,7 @@ def main(
     recipe: Annotated[Path | None, typer.Option(help="YAML file; its section `scores` is read.")] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value, over the recipe.")] = None,
     model: Annotated[Path | None, typer.Option(help="Folder of the SAE; default as in the recipe.")] = None,
-    alt_column: Annotated[str | None, typer.Option(help="Column that says what an image shows.")] = "caption",
+    alt_column: Annotated[str, typer.Option(help="Column that says what an image shows.")] = ALT_COLUMN,
     device: Annotated[str, typer.Option(help="Where encoder and judges run.")] = "cpu",
 ) -> None:
     """Score the neurons of an SAE and write its pack."""
@@ -38,7 +38,7 @@ def main(
             images,
             settings["model"],
             source={"id": settings["images"], "split": settings["split"]},
-            alt_column=alt_column if alt_column in images.column_names else None,
+            alt_column=alt_column,
             batch_size=settings.get("batch_size", 64),
             steered=Scores.load(scored) if (scored / "scores.json").is_file() else None,
         )

@@ -43,7 +43,7 @@ def pack(
     ] = None,
     encoder: Annotated[str | None, typer.Option(help="Instead of the one that the model's config names.")] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Images that a neuron is named by.")] = 100,
-    alt_column: Annotated[str, typer.Option(help="Column that says what an image shows, if there is one.")] = "caption",
+    alt_column: Annotated[str, typer.Option(help="Column that says what an image shows.")] = "caption",
     scores: Annotated[
         Path | None, typer.Option(help="Folder of earlier scores, whose steerability goes into the pack.")
     ] = None,
@@ -96,7 +96,7 @@ def pack(
         probe,
         folder,
         source={"id": images, "split": split},
-        alt_column=alt_column if alt_column in probe.column_names else None,
+        alt_column=alt_column,
         batch_size=batch_size,
         steered=None if scores is None else Scores.load(scores),
     )

@@ -21,6 +21,7 @@ from yaml import YAMLError
 from cbsae_hub.data.ahead import load_ahead
 from cbsae_hub.data.image_files import Layout, NoImages, arrange, list_folder, some, visible
 from cbsae_hub.models import resolve_id
+from cbsae_hub.vision.pictures import to_rgb
 
 CARD = "README.md"
 BUILDERS = {"imagefolder": ImageFolder, "parquet": Parquet}
@@ -178,23 +179,23 @@ def _paths(dataset: datasets.Dataset) -> list[str | None]:
 
 
 def read_pictures(images: Any, start: int, stop: int) -> list[Image.Image]:
-    """PIL images of rows ``start`` to ``stop`` of a map-style dataset with a column ``image``.
+    """Rows ``start`` to ``stop`` of a map-style dataset with a column ``image``, as every model sees them (RGB).
 
     Raises:
-        ValueError: If one is missing or cannot be decoded; names its row. None is skipped, so that rows keep their
-            numbers.
+        ValueError: If one is missing, cannot be decoded or cannot be shown as RGB; names its row. None is skipped, so
+            that rows keep their numbers.
     """
     try:
         pictures = images[start:stop]["image"]
         if any(picture is None for picture in pictures):
             raise ValueError("a picture is missing")
-        return pictures
+        return [to_rgb(picture) for picture in pictures]
     except Exception:  # PIL raises a dozen types, SyntaxError among them, for files that are no images
         for row in range(start, stop):
             try:
                 picture = images[row : row + 1]["image"][0]
                 if picture is not None:
-                    picture.load()
+                    to_rgb(picture)
                     continue
             except Exception as error:
                 raise ValueError(f"image {row}{_file_of(images, row)} cannot be read: {error}") from error

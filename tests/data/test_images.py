@@ -243,7 +243,10 @@ def test_parquet_of_pandas_holds_pictures(tmp_path, wrap):
     pd.DataFrame({"image": images, "caption": ["a", "b", "c"]}).to_parquet(folder / "pictures.parquet")
     shutil.rmtree(folder / "x")
     images = load_images(folder, "train")
-    assert [np.asarray(picture)[0, 0] for picture in read_pictures(images.select([0, 2]), 0, 2)] == [0, 1]
+    assert [np.asarray(picture)[0, 0].tolist() for picture in read_pictures(images.select([0, 2]), 0, 2)] == [
+        [0] * 3,
+        [1] * 3,
+    ]
     with pytest.raises(ValueError, match="image 1 is missing"):
         read_pictures(images, 0, 3)
     assert list(images["caption"]) == ["a", "b", "c"]
@@ -391,3 +394,16 @@ def test_a_missing_image_is_named(tmp_path):
     with pytest.raises(ValueError, match="image 1 is missing"):
         read_pictures(images, 0, 3)
     assert len(read_pictures(images, 2, 3)) == 1
+
+
+def test_a_picture_that_has_no_white_is_named_by_its_row():
+    pictures = [Image.new("RGB", (4, 4)), Image.fromarray(np.full((4, 4), 0.5, np.float32))]
+    with pytest.raises(ValueError, match=r"image 1 cannot be read: .*scale"):
+        read_pictures(ListOfPictures(pictures), 0, 2)
+
+
+class ListOfPictures(list):
+    """Rows as a data set gives them."""
+
+    def __getitem__(self, rows):
+        return {"image": list.__getitem__(self, rows)}
