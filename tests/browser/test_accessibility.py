@@ -52,8 +52,10 @@ def swept(page):
 
 def earlier(page):
     swept(page)
+    page.locator("#llava-live input").uncheck()
     page.locator("#llava-where input").last.check()
     page.locator("#swept .cb-again").wait_for()
+    page.wait_for_function("() => !document.querySelector('#answers .pending, #swept .pending')")
 
 
 def drawn(page):
