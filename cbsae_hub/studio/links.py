@@ -162,7 +162,7 @@ def as_text(key: str, value: Any) -> str:
 
 
 def split_secret(text: str) -> tuple[str, str]:
-    """Of ``emoji-cbsae~k3f9`` or ``mine~k3f9``, what everybody may know, and what only a visitor's browser has."""
+    """Of ``my-sae~k3f9`` or ``mine~k3f9``, what everybody may know, and what only a visitor's browser has."""
     public, _, secret = text.rpartition("~")
     return (public, secret) if public else (text, "")
 
