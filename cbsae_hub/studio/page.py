@@ -173,7 +173,11 @@ class _Page:
             for key, part in PARTS.items()
         ]
         space = os.environ.get("SPACE_ID", "")
-        told = f"const fields = {json.dumps(fields)}, space = {json.dumps(space and f'{SPACES}/{space}')};"
+        names = {name: tab for tab, name in NAMES.items()}
+        told = (
+            f"const fields = {json.dumps(fields)}, tabs = {json.dumps(names)}, "
+            f"space = {json.dumps(space and f'{SPACES}/{space}')};"
+        )
         page.load(None, said, None, js=f"(...values) => {{ {told}\n{script('address')} }}")
         results = [
             self.llava.answers, self.llava.swept, self.draw.grid, self.find.verdict, self.own.report, self.inspect.grid

@@ -1,5 +1,6 @@
 // The address follows the page and the page the address: one history, one way to undo, one way to go anywhere.
-// `fields` are the parts of the address, `space` the page's address on the Hub, `values` what the components hold.
+// `fields` are the parts of the address, `space` the page's address on the Hub, `tabs` the tabs by their names, and
+// `values` what the components hold.
 const SOON = 60, KEPT = 8, SECRET = /~([\w-]{16,})$/, TOKEN = /~([a-z0-9]{4,20})$/;
 const byKey = Object.fromEntries(fields.map((field) => [field.key, field]));
 const spelled = (field, value) => {
@@ -94,22 +95,27 @@ const remember = (before, after) => {
 };
 
 // --- The page has changed: the address follows.
-let timer = null;
+let timer = null, latest = null;
+const follow = () => {
+  clearTimeout(timer);
+  if (!latest) return;
+  const before = page.state;
+  page.state = stateOf(latest);
+  latest = null;
+  page.mark();
+  if (page.busy) return; // once the page is where the address wants it, page.arrived follows
+  const keys = differing(before, page.state);
+  if (!keys.length) return;
+  remember(before, page.state);
+  page.mark();
+  const typing = keys.length === 1 && byKey[keys[0]].typed ? keys[0] : null;
+  write(typing && typing === page.typing ? 'replaceState' : 'pushState', page.state);
+  page.typing = typing;
+};
 page.changed = (all) => {
   clearTimeout(timer);
-  timer = setTimeout(() => {
-    const before = page.state;
-    page.state = stateOf(all);
-    page.mark();
-    if (page.busy) return; // once the page is where the address wants it, page.arrived follows
-    const keys = differing(before, page.state);
-    if (!keys.length) return;
-    remember(before, page.state);
-    page.mark();
-    const typing = keys.length === 1 && byKey[keys[0]].typed ? keys[0] : null;
-    write(typing && typing === page.typing ? 'replaceState' : 'pushState', page.state);
-    page.typing = typing;
-  }, SOON);
+  latest = all;
+  timer = setTimeout(follow, SOON);
 };
 
 // --- The address has changed: the page follows. Only what differs is asked for, and only that is touched.
@@ -135,6 +141,7 @@ const restore = async () => {
 };
 page.arrived = (all) => {
   clearTimeout(timer);
+  latest = null;
   page.busy = false;
   page.state = stateOf(all);
   for (const key of ['m', 'pic', 'seen']) { // brought back, it has another name
@@ -153,6 +160,10 @@ window.addEventListener('popstate', restore);
 
 // Goes to the state that is on screen, but for what is said: all that a button, a dot or "Undo" does.
 page.go = (says) => {
+  follow();
+  // Who is quick finds a tab open of which the components have not heard yet.
+  const open = tabs[document.querySelector('#tabs [role=tab][aria-selected=true]')?.textContent.trim()];
+  if (open && !page.busy) page.state = { ...page.state, tab: open };
   const before = page.busy ? askedOf(location.search) : page.state, after = { ...before, ...says };
   if (after.m !== before.m && !('b' in says)) { // neurons are a model's own: each model has its basket
     const aside = new Map(before.aside.split(';').filter(Boolean).map((part) => part.split('=')));
