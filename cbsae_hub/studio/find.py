@@ -9,6 +9,7 @@ from cbsae_hub.studio import html
 from cbsae_hub.studio.links import MAX_QUERY, Link
 from cbsae_hub.studio.loaded import Loaded
 from cbsae_hub.studio.visit import LOOKUP, Visit, kindly, row_of
+from cbsae_hub.verdicts import STRONG
 
 LIMIT = 20
 
@@ -60,7 +61,8 @@ class FindTab:
         result = loaded.pack.find(text, LIMIT, None if loaded.judge is None else loaded.judge.embed_texts)
         ids = list(dict.fromkeys(found.neuron for found in result.matches))
         near = [concept for concept in result.nearest if concept.lower() != text.lower()]
-        suggestions = gr.Radio(near or _example_queries(loaded), value=None, label="Near in meaning" if near else _TRY)
+        label = _NEAR[result.near_by] if near else _TRY
+        suggestions = gr.Radio(near or _example_queries(loaded), value=None, label=label)
         said = html.verdict(result.verdict, _sentence(text, result, len(ids)))
         if not ids:
             return [said, gr.Radio([], value=None, visible=False), suggestions, _INVITATION]
@@ -95,6 +97,7 @@ class FindTab:
 
 
 _TRY = "Or try one of these"
+_NEAR = {"meaning": "Near in meaning", "spelling": "Spelled alike"}
 _INVITATION = '<section class="cb-card"><p>Type a concept, and see which neurons stand for it.</p></section>'
 
 
@@ -107,11 +110,12 @@ def _nothing(examples: list[str]) -> list[Any]:
 
 
 def _sentence(text: str, result: FindResult, neurons: int) -> str:
-    if result.verdict == "strong":
-        return f"{neurons} neuron{'s' if neurons > 1 else ''} found for “{text}”."
-    if result.verdict == "weak":
-        return f"Only loosely related neurons were found for “{text}”."
-    return f"No neuron stands for “{text}”. Add it under Your concepts."
+    if not result.matches:
+        return f"No neuron stands for “{text}”. Add it under Your concepts."
+    best = f"#{result.matches[0].neuron}: {result.reason}."
+    if result.verdict == STRONG:
+        return f"{neurons} neuron{'s' if neurons > 1 else ''} found for “{text}”. The best is {best}"
+    return f"No neuron surely stands for “{text}”; Your concepts can train one. The nearest is {best}"
 
 
 def _example_queries(loaded: Loaded, count: int = 6) -> list[str]:
