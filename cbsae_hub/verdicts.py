@@ -1,8 +1,7 @@
 """What a neuron's name is worth: strong or weak, and why.
 
-The truth decides where the neuron table has it: labels of images, which the judge that named the neurons never saw. Where
-there is none, the name's own figures have to do. The thresholds are calibrated on Emoji World, where every label is
-known: docs/metrics.md, `python benchmarks/verdicts.py`.
+The truth decides where the neuron table has it: labels of images, which the judge that named the neurons never saw.
+Where there is none, the name's own figures have to do. How the thresholds were found: docs/metrics.md.
 """
 
 import math
@@ -17,6 +16,7 @@ HINTS = 0.15  # average precision from which a neuron finds something: a name th
 PERCENTILE = 0.99  # a name is no chance if fewer than 1 % of neurons that know nothing score as high
 FITS = 0.9  # interpretability, and ...
 LEAD = 0.1  # ... the share of its score by which the name leads the second: 95 % of such names are the truth
+_KNOWN = "on images whose content is known"
 
 
 class Verdict(NamedTuple):
@@ -50,7 +50,7 @@ class Judge:
         """
         first = row.names[0] if len(row.names) else None
         trained = _text(row, "designated") == concept
-        if trained and getattr(row, "added", False) is True:
+        if trained and _number(row, "added") == 1:
             return _of_added(row, concept, first)
         if not trained and first != concept:
             return Verdict(WEAK, f"“{concept}” is not what fits it best, “{first}” is")
@@ -76,8 +76,7 @@ def _of_other_truth(row: Any, concept: str, truth: str, found: float) -> Verdict
     beside = "" if math.isnan(own) or _text(row, "designated") != concept else f", “{concept}” with {own:.2f}"
     return Verdict(
         WEAK,
-        f"on images whose content is known, “{truth}” is what it finds best, with an average precision of {found:.2f}"
-        + beside,
+        f"{_KNOWN}, “{truth}” is what it finds best, with an average precision of {found:.2f}{beside}",
     )
 
 
@@ -89,8 +88,8 @@ def _of_added(row: Any, concept: str, first: str | None) -> Verdict:
     if not share >= PERCENTILE:
         return Verdict(
             WEAK,
-            f"it was trained for it, but the judge finds {1 - share:.0%} of all concepts to fit better what it fires on,"
-            f" most of all “{first}”: perhaps no picture shows it, or the teacher does not know the word",
+            f"it was trained for it, but the judge finds {1 - share:.0%} of all concepts to fit better what it fires "
+            f"on, most of all “{first}”: perhaps no picture shows it, or the teacher does not know the word",
         )
     if first != concept:
         return Verdict(WEAK, f"it was trained for it, but the judge finds “{first}” to fit better what it fires on")

@@ -17,7 +17,7 @@ from cbsae_hub.models import CBSAE
 from cbsae_hub.models.auto import load, require_encoder
 from cbsae_hub.models.fetch import download
 from cbsae_hub.models.files import ModelFileError
-from cbsae_hub.models.hub_model import EVALUATION_NAME
+from cbsae_hub.models.hub_model import EVALUATION_NAME, WORKED_NAME
 from cbsae_hub.pack import Pack
 from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
 from cbsae_hub.steering.latents import decoder_rows
@@ -134,15 +134,25 @@ class Loaded:
     @cached_property
     def evaluation(self) -> dict[str, Any]:
         """The tables that training/evaluate.py has put beside the model; empty where there are none."""
-        file = Path(self.model_id) / EVALUATION_NAME
+        return self._beside(EVALUATION_NAME).get("tables", {})
+
+    @cached_property
+    def worked(self) -> dict[str, Any]:
+        """What training/choose_examples.py has seen of this very model; empty where it was not run."""
+        told = self._beside(WORKED_NAME)
+        return told if told.get("revision") == self.pack.info["model"]["revision"] else {}
+
+    def _beside(self, name: str) -> dict[str, Any]:
+        """A results file of the model; empty where there is none."""
+        file = Path(self.model_id) / name
         if not file.is_file():
             if Path(self.model_id).is_dir():  # "hub/my-sae" could be somebody's repository too
                 return {}
             try:
-                file = download(self.model_id, EVALUATION_NAME, None, {})
+                file = download(self.model_id, name, None, {})
             except ModelFileError:
                 return {}
-        return json.loads(file.read_text(encoding="utf-8"))["tables"]
+        return json.loads(file.read_text(encoding="utf-8"))
 
     @cached_property
     def _directions(self) -> torch.Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from cbsae_hub.models.checks import concept_key
-from cbsae_hub.models.concept_selection import select_concepts
+from cbsae_hub.search import Found
 from cbsae_hub.studio import downloads, html
 from cbsae_hub.studio.html import escape
 from cbsae_hub.studio.links import Link
@@ -21,6 +21,7 @@ from cbsae_hub.studio.loaded import Loaded
 from cbsae_hub.studio.pictures import ImageRefused
 from cbsae_hub.studio.visit import KINDLY, LOOKUP, PRIVATE, Visit, kindly
 from cbsae_hub.studio.workshop import Workshop
+from cbsae_hub.verdicts import STRONG
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,11 @@ class OwnConceptsTab:
                     self.check = gr.Button("Check", elem_id="own-check", min_width=80)
                     self.train = gr.Button("Train missing ones", variant="primary", elem_id="own-train", min_width=170)
                     self.stop = gr.Button("Stop", variant="stop", elem_id="own-stop", min_width=80)
+                self.anyway = gr.Checkbox(
+                    False,
+                    label="Train it anyway: also what a neuron of the SAE is called",
+                    elem_id="own-anyway",
+                )
                 self.download = gr.DownloadButton(
                     "Download your model", visible=False, elem_id="own-download", variant="secondary"
                 )
@@ -74,13 +80,15 @@ class OwnConceptsTab:
         return report(loaded, concepts_of(words))
 
     @kindly
-    def add(self, request: gr.Request, served: Any, words: Any) -> Iterator[list[Any]]:
-        """Trains the missing ones; yields progress, and in the end the new model."""
+    def add(self, request: gr.Request, served: Any, words: Any, anyway: Any) -> Iterator[list[Any]]:
+        """Trains the missing ones, or ``anyway`` all without a concept neuron; yields progress, then the new model."""
         loaded = self.visit.serving.of(served)
         wanted = concepts_of(words)
-        missing = [name for name, where in located(loaded, wanted) if where is None]
+        found = located(loaded, wanted)
+        missing = [name for name, match in found if match is None or (anyway and not _trained(loaded, match))]
         if not missing:
-            yield ["", report(loaded, wanted) + _NOTHING, gr.skip(), gr.skip()]
+            weak = any(match.verdict != STRONG and not _trained(loaded, match) for _, match in found)
+            yield ["", report(loaded, wanted) + (_WEAK if weak else _NOTHING), gr.skip(), gr.skip()]
             return
         with self.visit.serving.jobs.of(request.session_hash) as stop:
             work = _Work(self.workshop, loaded, missing, stop)
@@ -100,7 +108,7 @@ class OwnConceptsTab:
             yield [_FAILED, gr.skip(), gr.skip(), gr.skip()]
             return
         stopped = " Stopped early: the neurons are as good as they were by then." if stop() else ""
-        done = f"{len(missing)} concept{'s' if len(missing) > 1 else ''} added in {work.seconds:.0f} s.{stopped}"
+        done = f"{_counted(missing)} added in {work.seconds:.0f} s.{stopped}{_failures(made, missing)}"
         file = gr.DownloadButton(value=str(archive(made)), visible=True)
         yield [html.bar(1.0, done), report(made, wanted), file, made.key]
 
@@ -169,37 +177,56 @@ def concepts_of(words: Any) -> list[str]:
     return found
 
 
-def located(loaded: Loaded, concepts: list[str]) -> list[tuple[str, int | None]]:
+def located(loaded: Loaded, concepts: list[str]) -> list[tuple[str, Found | None]]:
     """For each concept the neuron that stands for it: of the bottleneck, else the best SAE neuron of that name."""
-    bottleneck = {concept_key(name): i for i, name in enumerate(getattr(loaded.sae, "concepts", []))}
-    first = len(loaded.pack.neurons) - len(bottleneck)
-    _, found = select_concepts(concepts, loaded.pack.neurons, range(first))
-    return [
-        (row.concept, first + bottleneck[concept_key(row.concept)] if concept_key(row.concept) in bottleneck
-         else row.neuron if row.where == "sae" else None)
-        for row in found.itertuples()
-    ]  # fmt: skip
+    found = []
+    for concept in concepts:
+        matches = loaded.pack.neurons.index.find(concept)
+        same = [match for match in matches if concept_key(match.concept) == concept_key(concept)]
+        trained = [match for match in same if _trained(loaded, match)]
+        named = [match for match in same if match.rank == 0 and loaded.pack.neurons[match.neuron].kind != "cb"]
+        found.append((concept, next(iter(trained + named), None)))
+    return found
+
+
+def _trained(loaded: Loaded, match: Found) -> bool:
+    """Whether a neuron was trained for the concept that it was found by."""
+    row = loaded.pack.neurons[match.neuron]
+    return row.kind == "cb" and row.designated == match.concept
 
 
 def report(loaded: Loaded, concepts: list[str]) -> str:
-    """Where each concept is, with buttons."""
-    first = len(loaded.pack.neurons) - len(getattr(loaded.sae, "concepts", []))
+    """Where each concept is, what that is worth, and buttons."""
     rows = []
-    for name, neuron in located(loaded, concepts):
-        if neuron is None:
-            rows.append(f"<tr><th>{escape(name)}</th><td>○ missing</td><td></td></tr>")
+    for name, match in located(loaded, concepts):
+        if match is None:
+            rows.append(f"<tr><th>{escape(name)}</th><td>○ missing</td><td></td><td></td></tr>")
             continue
-        where = "◆ concept neuron" if neuron >= first else "● in the SAE"
-        title = escape(html.neuron_title(loaded.pack.neurons[neuron]))
+        where = "◆ concept neuron" if _trained(loaded, match) else "● in the SAE"
+        title = escape(html.neuron_title(loaded.pack.neurons[match.neuron]))
         buttons = "".join(
-            f'<button type="button" class="cb-do" data-act="{act}" data-neuron="{neuron}">{text}</button>'
+            f'<button type="button" class="cb-do" data-act="{act}" data-neuron="{match.neuron}">{text}</button>'
             for act, text in (("open", "Open"), ("add", "Add to basket"))
         )
-        rows.append(f"<tr><th>{escape(name)}</th><td>{where}</td><td>{title} {buttons}</td></tr>")
+        worth = f"{html.VERDICTS[match.verdict]} {match.verdict}: {escape(match.reason)}"
+        rows.append(f"<tr><th>{escape(name)}</th><td>{where}</td><td>{title} {buttons}</td><td>{worth}</td></tr>")
     return (
         '<div class="cb-scroll"><table class="cb-table" aria-live="polite"><thead><tr><th>concept</th><th>where</th>'
-        f"<th>neuron</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f"<th>neuron</th><th>verdict</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
+
+
+def _counted(names: list[str]) -> str:
+    return f"{len(names)} concept{'s' if len(names) > 1 else ''}"
+
+
+def _failures(made: Loaded, trained: list[str]) -> str:
+    """What is to be said of concepts whose neurons do not stand for them, although they were trained."""
+    weak = [name for name, match in located(made, trained) if match.verdict != STRONG]
+    if not weak:
+        return ""
+    names = ", ".join(f"“{name}”" for name in weak)
+    return f" Not learned: {names}. The table says why."
 
 
 def archive(loaded: Loaded) -> Path:
@@ -218,4 +245,5 @@ _EMPTY = (
     "half a minute. They are yours alone, work in all tabs at once, and can be downloaded.</p>"
 )
 _FAILED = '<p class="cb-note" role="alert">Something went wrong; the model stays as it was. The log says what.</p>'
+_WEAK = '<p class="cb-hint">A neuron is called so, but is weak: tick “Train it anyway” for one of your own.</p>'
 _NOTHING = '<p class="cb-hint">All of them are there: nothing is to be trained.</p>'

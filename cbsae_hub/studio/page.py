@@ -17,7 +17,7 @@ from cbsae_hub.studio.find import FindTab
 from cbsae_hub.studio.inspect_image import InspectTab
 from cbsae_hub.studio.links import MAX_SEED, MAX_SEEDS, MAX_STEPS, MIN_STEPS, TABS, Link, model_of, read, write
 from cbsae_hub.studio.loaded import Loaded
-from cbsae_hub.studio.neuron import NeuronTab
+from cbsae_hub.studio.neuron import NeuronTab, number_label
 from cbsae_hub.studio.own_concepts import OwnConceptsTab
 from cbsae_hub.studio.picture_box import preview
 from cbsae_hub.studio.pictures import WHITE
@@ -129,8 +129,10 @@ class _Page:
         }  # fmt: skip
         changes = [visit.pulse.change, self.llava.settings.where.input, self.draw.settings.where.input]
         gr.on(changes, self._react, **reaction, **WORK, trigger_mode="always_last")
-        trained = self.own.train.click(self.own.add, [visit.served, self.own.words], self.own.trained, **PRIVATE)
-        trained.then(self._adopt, [visit.served], [self.about, *self.scores.outputs], **LOOKUP)
+        asked = [visit.served, self.own.words, self.own.anyway]
+        trained = self.own.train.click(self.own.add, asked, self.own.trained, **PRIVATE)
+        grown = [self.about, self.neuron.number, *self.scores.outputs]
+        trained.then(self._adopt, [visit.served], grown, **LOOKUP)
         page.unload(self._leave)
         Api(self.serving).publish()
 
@@ -286,7 +288,8 @@ class _Page:
     def _adopt(self, served: Any) -> list[Any]:
         """Shows that the model has the visitor's concepts now."""
         loaded = self.serving.of(served)
-        return [html.header(loaded.pack, loaded.own), *self.scores.restore(loaded, Link())]
+        number = gr.Number(label=number_label(loaded))
+        return [html.header(loaded.pack, loaded.own), number, *self.scores.restore(loaded, Link())]
 
     def _leave(self, request: gr.Request) -> None:
         self.serving.jobs.stop(request.session_hash)
