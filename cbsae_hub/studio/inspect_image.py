@@ -83,7 +83,7 @@ class InspectTab:
     def overview(self, served: Any, key: Any, hide_dense: Any) -> list[Any]:
         """The strongest neurons of the whole picture, the first of them chosen."""
         loaded, seen = self._recall(served, key)
-        order = _visible(loaded, seen, np.arange(len(seen.active)), bool(hide_dense))
+        order = visible(loaded, seen, np.arange(len(seen.active)), bool(hide_dense))
         if not len(order):
             return [_draw(loaded, seen, None), gr.Radio([], value=None, label="No neuron fires here"), ""]
         choices = [(_title(loaded, seen, i, seen.latents[:, i].mean(), "mean"), str(seen.active[i])) for i in order]
@@ -108,7 +108,7 @@ class InspectTab:
             raise ImageRefused("There is no such patch.")
         strengths = seen.latents[patch]
         order = np.argsort(-strengths, kind="stable")
-        order = _visible(loaded, seen, order[strengths[order] > 0], bool(hide_dense))
+        order = visible(loaded, seen, order[strengths[order] > 0], bool(hide_dense))
         columns = _grid_shape(loaded, seen)[1]
         label = f"Neurons at patch row {patch // columns + 1}, column {patch % columns + 1}"
         choices = [(_title(loaded, seen, i, strengths[i], "here"), str(seen.active[i])) for i in order]
@@ -154,7 +154,7 @@ class InspectTab:
         return [picture, key, grid, error, neurons, card]
 
 
-def _visible(loaded: Loaded, seen: Inspected, order: np.ndarray, hide_dense: bool) -> np.ndarray:
+def visible(loaded: Loaded, seen: Inspected, order: np.ndarray, hide_dense: bool) -> np.ndarray:
     """Places in ``order``, without those of dense neurons; concept neurons grade every patch: dense says nothing."""
     kept = [
         i for i in order

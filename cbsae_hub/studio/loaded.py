@@ -165,7 +165,7 @@ class Loaded:
         with self._lock:
             self.inspect(Image.new("RGB", (64, 64), "white"))
             if self.judge is not None:
-                self.judge.embed_texts(["warm"])
+                self.pack.find("warming up", 1, self.judge.embed_texts)  # finds out what nonsense scores, too
 
     def inspect(self, picture: Image.Image) -> Inspected:
         """Runs encoder and SAE on one RGB picture."""

@@ -1,0 +1,186 @@
+"""Worked examples are chosen among experiments that were run, as the page runs them: what a card says, the page shows.
+
+training/choose_examples.py runs them once and puts what it saw beside the model; the tab Start tells it.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cbsae_hub.models import CBSAE, checks
+from cbsae_hub.steering.first_words import ONE_WORD
+from cbsae_hub.studio.basket import span_of
+from cbsae_hub.studio.experiments import STEPS, Asked, Intervention
+from cbsae_hub.studio.inspect_image import visible
+from cbsae_hub.studio.loaded import Loaded, public_id
+from cbsae_hub.studio.pictures import WHITE
+from cbsae_hub.studio.serving import Serving
+from cbsae_hub.studio.workshop import Workshop
+
+logger = logging.getLogger(__name__)
+
+LOW = 0.2  # steerability that an example calls low
+PLACE = 0.25  # share of the patches that "not all over the picture" is
+SEEDS = (0, 1)  # of drawings: those that the tab draws unless told otherwise
+TRIED = 60  # experiments at most for one example
+
+
+class Chooser:
+    """Runs experiments until one holds for each kind of example.
+
+    Args:
+        serving: What the page serves.
+        loaded: The model whose examples are wanted.
+    """
+
+    def __init__(self, serving: Serving, loaded: Loaded):
+        self.serving, self.loaded = serving, loaded
+        self.frame = loaded.pack.neurons.frame
+
+    def choose(self) -> dict[str, Any]:
+        """What was seen, by kind of example, and of which models."""
+        loaded = self.loaded
+        told: dict[str, Any] = {
+            "revision": loaded.pack.info["model"]["revision"],
+            **{name: given and Path(public_id(given)).name for name, given in loaded.generators.ids.items()},
+        }
+        steers = loaded.alpha is not None and loaded.generators.ids["llava"] and "said_white" in self.frame
+        kinds: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {"look": self._looks}
+        if steers:
+            kinds = {
+                "word": lambda: self._words("sae"),
+                "concept": lambda: self._words("cb"),
+                "mute": self._mutes,
+            } | kinds
+        for kind, candidates in kinds.items():
+            told[kind] = next(candidates(), None)
+        if steers and told["word"] and told["concept"]:
+            told["two"] = next(self._pairs(told["word"], told["concept"]), None)
+        if steers and loaded.generators.ids["unclip"]:
+            told["draw"] = next(self._drawings(), None)
+        if isinstance(loaded.sae, CBSAE):
+            told["lacking"] = next(self._lacking(), None)
+        for kind in ("word", "concept", "two", "mute", "draw", "look", "lacking"):
+            logger.info("%s: %s", kind, told.get(kind))
+        return {kind: facts for kind, facts in told.items() if facts is not None}
+
+    def _ask(self, *neurons: int) -> Asked:
+        """What LLaVA says of a white picture with neurons set as the page sets them at first."""
+        how = Intervention(tuple((neuron, span_of(self.loaded, neuron).start) for neuron in neurons))
+        return self.serving.experiments.ask(self.loaded, self._white(), ONE_WORD, how, "")
+
+    def _white(self) -> Any:
+        return self.serving.pictures.get(WHITE, self.loaded.pack)
+
+    def _named(self, kind: str) -> pd.DataFrame:
+        """Neurons that LLaVA has called by their names, those with the best names first."""
+        frame = self.frame[self.frame["kind"] == kind]
+        if kind == "cb":  # what the SAE lacks: none of its neurons is called so
+            in_sae = {checks.concept_key(name) for name in self.frame.loc[self.frame["kind"] == "sae", "name"] if name}
+            frame = frame.assign(name=frame["designated"])
+            frame = frame[~frame["name"].map(checks.concept_key).isin(in_sae)]
+        return frame[frame["said_white"] == frame["name"]].sort_values("score", ascending=False)
+
+    def _words(self, kind: str) -> Iterator[dict[str, Any]]:
+        """Neurons whose name LLaVA says when they are set, and neither without them nor with the control."""
+        for row in islice(self._named(kind).itertuples(), TRIED):
+            asked = self._ask(row.neuron)
+            if _answers(asked.steered) == row.name.lower() and row.name.lower() not in map(
+                _answers, (asked.original, asked.sae, asked.random)
+            ):
+                yield {
+                    "neuron": row.neuron,
+                    "name": row.name,
+                    "said": asked.steered.answer,
+                    "control": asked.random.answer,
+                }
+
+    def _mutes(self) -> Iterator[dict[str, Any]]:
+        """Neurons that surely stand for something and do not make LLaVA say so."""
+        frame = self.frame[(self.frame["kind"] == "sae") & (self.frame["steerability"] < LOW)]
+        for row in islice(frame.sort_values("interpretability", ascending=False).itertuples(), TRIED):
+            if self._strong(row.neuron, row.name):
+                asked = self._ask(row.neuron)
+                if row.name.lower() not in _answers(asked.steered).split():
+                    yield {"neuron": row.neuron, "name": row.name, "said": asked.steered.answer}
+
+    def _strong(self, neuron: int, name: str) -> bool:
+        found = self.loaded.pack.find(name, len(self.frame)).matches
+        return any(match.neuron == neuron and match.verdict == "strong" for match in found)
+
+    def _pairs(self, word: dict[str, Any], concept: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Two neurons of which one wins, while each alone is said."""
+        for one in [word, *islice(self._words("sae"), 5)]:
+            for other in [concept, *islice(self._words("cb"), 5)]:
+                asked = self._ask(one["neuron"], other["neuron"])
+                if _answers(asked.steered) in (one["name"].lower(), other["name"].lower()):
+                    yield {
+                        "neurons": [one["neuron"], other["neuron"]],
+                        "names": [one["name"], other["name"]],
+                        "said": asked.steered.answer,
+                    }
+
+    def _drawings(self) -> Iterator[dict[str, Any]]:
+        """Neurons that are said, and drawn the more the stronger they are, in every row of the grid."""
+        for facts in islice(self._words("sae"), TRIED):
+            how = Intervention(((facts["neuron"], span_of(self.loaded, facts["neuron"]).start),))
+            rows = self.serving.experiments.draw(self.loaded, self._white(), how, facts["name"], SEEDS, STEPS)
+            if all(nearer_and_nearer([drawn.concept for drawn in row]) for row in rows):
+                yield {"neuron": facts["neuron"], "name": facts["name"], "said": facts["said"]}
+
+    def _looks(self) -> Iterator[dict[str, Any]]:
+        """Neurons that are the strongest of a picture that shows what they stand for, and fire on few patches of it."""
+        loaded = self.loaded
+        for row in islice(self.frame.sort_values("score", ascending=False).itertuples(), 5 * TRIED):
+            if not row.name or not self._strong(row.neuron, row.name):
+                continue
+            for example in loaded.pack.examples(row.neuron, "top", 9):
+                if f" {row.name.lower()} " not in f" {example.alt.lower()} ".replace(",", " "):
+                    continue
+                seen = loaded.inspect(loaded.pack.image(example.image_id))
+                first = visible(loaded, seen, np.arange(len(seen.active)), True)[0]
+                fires = seen.latents[:, first] > 0
+                elsewhere = seen.latents[~fires].max(1) > 0
+                if seen.active[first] == row.neuron and fires.mean() <= PLACE and elsewhere.all():
+                    yield {
+                        "neuron": row.neuron,
+                        "name": row.name,
+                        "picture": f"s{example.image_id}",
+                        "patches": int(fires.sum()),
+                        "of": len(fires),
+                    }
+
+    def _lacking(self) -> Iterator[dict[str, Any]]:
+        """Words that no neuron surely stands for, until one is trained, which LLaVA then says."""
+        loaded, workshop = self.loaded, Workshop(self.serving)
+        known = {checks.concept_key(row.name) for row in loaded.pack.neurons if row.name}
+        known |= {checks.concept_key(name) for name in loaded.sae.concepts}
+        for word in (name for name in loaded.pack.vocabulary if checks.concept_key(name) not in known):
+            own = workshop.add(loaded, [word], lambda *_: None, lambda: False)
+            neuron = len(own.pack.neurons) - 1
+            if own.pack.find(word).verdict != "strong":
+                continue
+            asked = Chooser(self.serving, own)._ask(neuron)
+            if _answers(asked.steered) == word.lower() and _answers(asked.random) != word.lower():
+                yield {"name": word, "said": asked.steered.answer, "control": asked.random.answer}
+
+
+def nearer_and_nearer(cosines: list[float | None]) -> bool:
+    """Whether drawings get nearer to the word with the strength, and the control, the last, stays behind them all.
+
+    Args:
+        cosines: Of the unsteered drawing, of those at the strengths ``DRAWN``, and of the control.
+    """
+    if None in cosines:
+        return False
+    *steered, control = cosines
+    return all(a < b for a, b in zip(steered, steered[1:])) and control < min(steered[1:])
+
+
+def _answers(said: Any) -> str:
+    return said.answer.strip().strip(".!").lower()
