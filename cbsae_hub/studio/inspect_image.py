@@ -116,11 +116,16 @@ class InspectTab:
         return [picture, gr.Radio(choices, value=None, label=label if choices else f"{label}: none fires")]
 
     def restore(self, loaded: Loaded, link: Link) -> list[Any]:
-        """What a link asks for: a picture of the pack, inspected."""
+        """What a link asks for: a picture of the pack, inspected, with a neuron of those that are listed."""
         samples = sample_strip(loaded.pack, SAMPLES)
         if link.tab != "inspect" or link.picture is None:
             return [samples, None, _EMPTY, "", gr.Radio([], value=None, label="Neurons"), ""]
-        return [samples, *self._inspected(loaded, link.picture)[1:]]
+        key, grid, error, neurons, card = self._inspected(loaded, link.picture)[1:]
+        listed = {value for _, value in neurons.choices}
+        if link.neuron is not None and str(link.neuron) in listed:
+            grid, card = self.where(loaded.key, key, link.neuron)
+            neurons = gr.Radio(neurons.choices, value=str(link.neuron), label=neurons.label)
+        return [samples, key, grid, error, neurons, card]
 
     @property
     def outputs(self) -> list[Any]:

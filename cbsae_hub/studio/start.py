@@ -147,10 +147,9 @@ def _look(loaded: Loaded, facts: dict[str, Any]) -> Example:
     return Example(
         "Where does it look?",
         f"Neuron {title} fires where {facts['name']} is, not all over the picture.",
-        "Open one of its strongest pictures, and look at the patches; then click other patches.",
-        f"It is the strongest neuron, and fires on {facts['patches']} of {facts['of']} patches. At the others, other "
-        "neurons fire.",
-        Link(tab="inspect", picture=facts["picture"]),
+        "Open one of its strongest pictures with it chosen, and look at the patches; then click other patches.",
+        f"It fires on {facts['patches']} of {facts['of']} patches. At the others, other neurons fire.",
+        Link(tab="inspect", picture=facts["picture"], neuron=facts["neuron"]),
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from cbsae_hub.models import CBSAE, checks
+from cbsae_hub.search import words_of
 from cbsae_hub.steering.first_words import ONE_WORD
 from cbsae_hub.studio.basket import span_of
 from cbsae_hub.studio.experiments import STEPS, Asked, Intervention
@@ -134,26 +135,26 @@ class Chooser:
                 yield {"neuron": facts["neuron"], "name": facts["name"], "said": facts["said"]}
 
     def _looks(self) -> Iterator[dict[str, Any]]:
-        """Neurons that are the strongest of a picture that shows what they stand for, and fire on few patches of it."""
+        """Neurons that fire on few patches of a picture that shows what they stand for, where others fire elsewhere."""
         loaded = self.loaded
         for row in islice(self.frame.sort_values("score", ascending=False).itertuples(), 5 * TRIED):
-            if not row.name or not self._strong(row.neuron, row.name):
+            if row.kind == "cb" or not row.name or not self._strong(row.neuron, row.name):
                 continue
             for example in loaded.pack.examples(row.neuron, "top", 9):
-                if f" {row.name.lower()} " not in f" {example.alt.lower()} ".replace(",", " "):
+                if row.name.lower() not in words_of(example.alt.lower()):
                     continue
                 seen = loaded.inspect(loaded.pack.image(example.image_id))
-                first = visible(loaded, seen, np.arange(len(seen.active)), True)[0]
-                fires = seen.latents[:, first] > 0
-                elsewhere = seen.latents[~fires].max(1) > 0
-                if seen.active[first] == row.neuron and fires.mean() <= PLACE and elsewhere.all():
-                    yield {
-                        "neuron": row.neuron,
-                        "name": row.name,
-                        "picture": f"s{example.image_id}",
-                        "patches": int(fires.sum()),
-                        "of": len(fires),
-                    }
+                place = np.flatnonzero(seen.active == row.neuron)
+                listed = visible(loaded, seen, np.arange(len(seen.active)), True)
+                if not len(place) or place[0] not in listed:
+                    continue
+                fires = seen.latents[:, place[0]] > 0
+                others = (
+                    visible(loaded, seen, np.flatnonzero(seen.latents[p] > 0), True) for p in np.flatnonzero(~fires)
+                )
+                if fires.mean() <= PLACE and all(map(len, others)):
+                    patches = {"patches": int(fires.sum()), "of": len(fires)}
+                    yield {"neuron": row.neuron, "name": row.name, "picture": f"s{example.image_id}", **patches}
 
     def _lacking(self) -> Iterator[dict[str, Any]]:
         """Words that no neuron surely stands for, until one is trained, which LLaVA then says."""

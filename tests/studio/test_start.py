@@ -108,12 +108,12 @@ def test_drawings_get_nearer_in_every_row_and_the_control_stays_behind(serving, 
 def test_where_it_looks_is_where_the_thing_is_and_not_all_over(serving, loaded):
     example = named(loaded, "Where does it look?")
     tab = InspectTab(SimpleNamespace(serving=serving))
-    picture, key, grid, _, neurons, card = tab._inspected(loaded, example.link.picture)
+    _, key, grid, _, neurons, card = tab.restore(loaded, example.link)
     fires, of = map(int, re.search(r"fires on (\d+) of (\d+) patches", example.expect).groups())
     assert f"fires: {fires} of {of} patches." in grid and fires <= of / 4
     title = re.search("Neuron (.*) fires where (.*) is,", example.hypothesis)
     assert f"Where {title[1]} fires" in grid and f"<h3>{title[1]}</h3>" in card
-    assert neurons.choices[0][0].startswith(f"{title[1]}: "), "it is the strongest"
+    assert neurons.value == str(example.link.neuron), "it is chosen"
     number = int(example.link.picture[1:])
     boxes = [thing["box"] for thing in probe()[number]["objects"] if thing["name"] == title[2]]
     strengths = [float(value) for value in re.findall(r"strength (\d\.\d\d)", grid)]
