@@ -53,14 +53,12 @@ class Chooser:
         steers = loaded.alpha is not None and loaded.generators.ids["llava"] and "said_white" in self.frame
         kinds: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {"look": self._looks}
         if steers:
-            kinds = {
-                "word": lambda: self._words("sae"),
-                "concept": lambda: self._words("cb"),
-                "mute": self._mutes,
-            } | kinds
+            kinds = {"word": lambda: self._words("sae"), "mute": self._mutes, **kinds}
+        if steers and isinstance(loaded.sae, CBSAE):
+            kinds["concept"] = lambda: self._words("cb")
         for kind, candidates in kinds.items():
             told[kind] = next(candidates(), None)
-        if steers and told["word"] and told["concept"]:
+        if told.get("word") and told.get("concept"):
             told["two"] = next(self._pairs(told["word"], told["concept"]), None)
         if steers and loaded.generators.ids["unclip"]:
             told["draw"] = next(self._drawings(), None)
