@@ -65,9 +65,7 @@ class Judge:
 
 
 def _of_truth(concept: str, found: float) -> Verdict:
-    told = (
-        f"on images whose content is known, “{concept}” is what it finds best, with an average precision of {found:.2f}"
-    )
+    told = f"{_KNOWN}, “{concept}” is what it finds best, with an average precision of {found:.2f}"
     return Verdict(STRONG, told) if found >= FINDS else Verdict(WEAK, f"{told}: strong ones have {FINDS} or more")
 
 
@@ -101,7 +99,9 @@ def _of_name(row: Any) -> Verdict:
     share, fit = _number(row, "null_percentile"), _number(row, "interpretability")
     scores = [float(score) for score in row.scores[:2]]
     alone = "what the images show is not known, so this rests on the name alone"
-    if not share >= PERCENTILE:
+    if math.isnan(share):
+        return Verdict(WEAK, "how good a name chance would give it was not measured")
+    if share < PERCENTILE:
         return Verdict(WEAK, f"{1 - share:.0%} of neurons with random images get a name that fits as well")
     if _text(row, "status") == "dense":
         return Verdict(WEAK, "it fires on more than 10 % of all patches, whatever they show")

@@ -51,6 +51,7 @@ def test_a_name_that_is_a_known_label_needs_its_own_truth():
     ("given", "said"),
     [
         ({"null_percentile": 0.96}, "4% of neurons with random images"),
+        ({"null_percentile": np.nan}, "was not measured"),
         ({"status": "dense"}, "more than 10 % of all patches"),
         ({"interpretability": 0.62}, "interpretability 0.62, not 0.9"),
         ({"scores": [5.0, 4.8]}, "“egg” fits it nearly as well"),
