@@ -82,13 +82,19 @@ class InspectTab:
     @kindly
     def overview(self, served: Any, key: Any, hide_dense: Any) -> list[Any]:
         """The strongest neurons of the whole picture, the first of them chosen."""
-        loaded, seen = self._recall(served, key)
-        order = visible(loaded, seen, np.arange(len(seen.active)), bool(hide_dense))
+        return self._overview(*self._recall(served, key), bool(hide_dense))
+
+    @staticmethod
+    def _overview(loaded: Loaded, seen: Inspected, hide_dense: bool, neuron: int | None = None) -> list[Any]:
+        """The strongest neurons, and which of them is chosen: that one, if it is among them, else the first."""
+        order = visible(loaded, seen, np.arange(len(seen.active)), hide_dense)
         if not len(order):
             return [_draw(loaded, seen, None), gr.Radio([], value=None, label="No neuron fires here"), ""]
         choices = [(_title(loaded, seen, i, seen.latents[:, i].mean(), "mean"), str(seen.active[i])) for i in order]
-        radio = gr.Radio(choices, value=choices[0][1], label="Strongest neurons of the whole picture")
-        return [_draw(loaded, seen, order[0]), radio, html.neuron_card(loaded.pack, _row(loaded, seen, order[0]))]
+        chosen = next((i for i in order if seen.active[i] == neuron), order[0])
+        value = str(seen.active[chosen])
+        radio = gr.Radio(choices, value=value, label="Strongest neurons of the whole picture")
+        return [_draw(loaded, seen, chosen), radio, html.neuron_card(loaded.pack, _row(loaded, seen, chosen))]
 
     @kindly
     def where(self, served: Any, key: Any, neuron: Any) -> list[Any]:
@@ -120,12 +126,7 @@ class InspectTab:
         samples = sample_strip(loaded.pack, SAMPLES)
         if link.tab != "inspect" or link.picture is None:
             return [samples, None, _EMPTY, "", gr.Radio([], value=None, label="Neurons"), ""]
-        key, grid, error, neurons, card = self._inspected(loaded, link.picture)[1:]
-        listed = {value for _, value in neurons.choices}
-        if link.neuron is not None and str(link.neuron) in listed:
-            grid, card = self.where(loaded.key, key, link.neuron)
-            neurons = gr.Radio(neurons.choices, value=str(link.neuron), label=neurons.label)
-        return [samples, key, grid, error, neurons, card]
+        return [samples, *self._inspected(loaded, link.picture, link.neuron)[1:]]
 
     @property
     def outputs(self) -> list[Any]:
@@ -138,10 +139,10 @@ class InspectTab:
             raise ImageRefused("This picture is no longer in memory. Please load it again.")
         return self.visit.serving.of(served), seen
 
-    def _inspected(self, loaded: Loaded, picture: str) -> list[Any]:
+    def _inspected(self, loaded: Loaded, picture: str, neuron: int | None = None) -> list[Any]:
         seen = loaded.inspect(self.visit.serving.pictures.get(picture, loaded.pack))
         key = self.memory.put(seen)
-        grid, neurons, card = self.overview(loaded.key, key, True)
+        grid, neurons, card = self._overview(loaded, seen, True, neuron)
         worst = int(seen.token_error.argmax())
         columns = _grid_shape(loaded, seen)[1]
         error = html.facts(
