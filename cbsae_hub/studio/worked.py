@@ -4,7 +4,7 @@ training/choose_examples.py runs them once and puts what it saw beside the model
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cbsae_hub.data.images import load_images
 from cbsae_hub.models import CBSAE, checks
-from cbsae_hub.search import words_of
 from cbsae_hub.steering.first_words import ONE_WORD
 from cbsae_hub.studio.basket import span_of
 from cbsae_hub.studio.experiments import STEPS, Asked, Intervention
@@ -133,13 +133,25 @@ class Chooser:
                 yield {"neuron": facts["neuron"], "name": facts["name"], "said": facts["said"]}
 
     def _looks(self) -> Iterator[dict[str, Any]]:
-        """Neurons that fire on few patches of a picture that shows what they stand for, where others fire elsewhere."""
-        loaded = self.loaded
+        """Neurons that fire on few patches of a picture, most on what they stand for, where others fire elsewhere.
+
+        Only pictures tell where that is that have a column ``objects`` with ``name`` and ``box`` (x0, y0, x1, y1).
+        """
+        loaded, source = self.loaded, self.loaded.pack.info["images"]
+        try:
+            images = load_images(source["id"], source["split"], beside=loaded.model_id)
+        except (OSError, ValueError) as error:
+            logger.warning("nobody knows where things are in the pictures: %s", error)
+            return
+        if "objects" not in images.column_names or loaded.pack.grid is None:
+            return
         for row in islice(self.frame.sort_values("score", ascending=False).itertuples(), 5 * TRIED):
             if row.kind == "cb" or not row.name or not self._strong(row.neuron, row.name):
                 continue
             for example in loaded.pack.examples(row.neuron, "top", 9):
-                if row.name.lower() not in words_of(example.alt.lower()):
+                things = images[example.image_id]["objects"]
+                boxes = [thing["box"] for thing in things if thing["name"] == row.name and thing.get("box")]
+                if not boxes:
                     continue
                 seen = loaded.inspect(loaded.pack.image(example.image_id))
                 place = np.flatnonzero(seen.active == row.neuron)
@@ -150,7 +162,12 @@ class Chooser:
                 others = (
                     visible(loaded, seen, np.flatnonzero(seen.latents[p] > 0), True) for p in np.flatnonzero(~fires)
                 )
-                if fires.mean() <= PLACE and all(map(len, others)):
+                size = images[example.image_id]["image"].size
+                lit = seen.latents[:, place[0]] > seen.latents[:, place[0]].max() / 2
+                on_it = all(
+                    any(_within(patch, box, size, loaded.pack.grid) for box in boxes) for patch in np.flatnonzero(lit)
+                )
+                if on_it and fires.mean() <= PLACE and all(map(len, others)):
                     patches = {"patches": int(fires.sum()), "of": len(fires)}
                     yield {"neuron": row.neuron, "name": row.name, "picture": f"s{example.image_id}", **patches}
 
@@ -167,6 +184,13 @@ class Chooser:
             asked = Chooser(self.serving, own)._ask(neuron)
             if _answers(asked.steered) == word.lower() and _answers(asked.random) != word.lower():
                 yield {"name": word, "said": asked.steered.answer, "control": asked.random.answer}
+
+
+def _within(patch: int, box: Sequence[float], size: tuple[int, int], grid: tuple[int, int]) -> bool:
+    """Whether a patch's middle lies in a box of pixels, or less than a patch beside it."""
+    wide, high = size[0] / grid[1], size[1] / grid[0]
+    x, y = (patch % grid[1] + 0.5) * wide, (patch // grid[1] + 0.5) * high
+    return box[0] - wide <= x <= box[2] + wide and box[1] - high <= y <= box[3] + high
 
 
 def nearer_and_nearer(cosines: list[float | None]) -> bool:
