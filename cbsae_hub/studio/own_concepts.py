@@ -209,7 +209,9 @@ def report(loaded: Loaded, concepts: list[str]) -> str:
             for act, text in (("open", "Open"), ("add", "Add to basket"))
         )
         worth = f"{html.VERDICTS[match.verdict]} {match.verdict}: {escape(match.reason)}"
-        rows.append(f"<tr><th>{escape(name)}</th><td>{where}</td><td class="cb-why">{worth}</td><td>{title} {buttons}</td></tr>")
+        rows.append(
+            f'<tr><th>{escape(name)}</th><td>{where}</td><td class="cb-why">{worth}</td><td>{title} {buttons}</td></tr>'
+        )
     return (
         '<div class="cb-scroll"><table class="cb-table" aria-live="polite"><thead><tr><th>concept</th><th>where</th>'
         f"<th>verdict</th><th>neuron</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
