@@ -228,7 +228,7 @@ def _failures(made: Loaded, trained: list[str]) -> str:
     if not weak:
         return ""
     names = ", ".join(f"“{name}”" for name in weak)
-    return f" Not learned: {names}. The table says why."
+    return f" Not surely learned: {names}. The table says why."
 
 
 def archive(loaded: Loaded) -> Path:

@@ -276,11 +276,12 @@ def test_concepts_of_ones_own_are_trained_used_and_downloaded_and_nobody_else_se
     mine.locator("#own-train").click()
     is_shown(mine, "#own-progress", r"step \d+ of 300|looking at the pictures")
     mine.locator("#own-progress").filter(has_text=re.compile("1 concept added")).wait_for(timeout=240_000)
-    is_shown(mine, "#own-progress", "Not learned: “pinata”")  # neither teacher nor judge knows the word
+    is_shown(mine, "#own-progress", "Not surely learned: “pinata”")  # neither teacher nor judge knows the word
     is_shown(mine, "#own-report tr", r"pinata\s*◆ concept neuron.*◐ weak: it was trained for it")
-    is_shown(mine, "#neuron-bar", f"Neuron, 0 to {len(pack.neurons)}")
     mine.locator("#own-report tr").filter(has_text="pinata").locator("[data-act=add]").click()
     wait_for_basket(mine, 1)
+    open_tab(mine, "Neuron")
+    is_shown(mine, "#neuron-bar", f"Neuron, 0 to {len(pack.neurons)}")
     open_tab(mine, "Steer LLaVA")
     is_shown(mine, "#answers .cb-probability", "pinata")
     search(mine, "pinata")

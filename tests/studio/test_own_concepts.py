@@ -80,7 +80,7 @@ def test_what_is_weak_can_be_trained_anyway(workshop, serving, shipped):
 def test_trained_nonsense_is_no_success(workshop, serving, shipped):
     tab = OwnConceptsTab(SimpleNamespace(serving=serving), workshop)
     *_, done = tab.add(SimpleNamespace(session_hash="me"), shipped.key, "lotvaeer\nasdfgh", False)
-    assert "2 concepts added" in done[0] and "Not learned: “lotvaeer”, “asdfgh”." in done[0]
+    assert "2 concepts added" in done[0] and "Not surely learned: “lotvaeer”, “asdfgh”." in done[0]
     own = serving.of(done[3])
     for word in ("lotvaeer", "asdfgh"):
         found = own.pack.find(word)

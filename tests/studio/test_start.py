@@ -146,7 +146,7 @@ def test_what_is_lacking_is_not_there_then_trained_strong_and_said(serving, ship
     tab = OwnConceptsTab(SimpleNamespace(serving=serving), Workshop(serving))
     *_, done = tab.add(VISITOR, shipped.key, word, False)
     own = serving.of(done[3])
-    assert "1 concept added" in done[0] and "Not learned" not in done[0]
+    assert "1 concept added" in done[0] and "surely learned" not in done[0]
     ((_, match),) = located(own, [word])
     assert match.verdict == "strong" and "cb-strong" in find.search(own.key, word)[0]
     said, control = re.search(
