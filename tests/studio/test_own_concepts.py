@@ -96,8 +96,10 @@ def test_trained_nonsense_is_no_success(workshop, serving, shipped):
 
 
 @pytest.fixture
-def workshop(serving, monkeypatch):
-    """One that looks at few of the pictures."""
+def workshop(serving, monkeypatch, tmp_path_factory):
+    """One that looks at few of the pictures, and keeps what it sees of them to itself."""
+    folder = tmp_path_factory.mktemp("workshop")
+    monkeypatch.setattr(made.downloads, "folder", lambda: folder)
     monkeypatch.setattr(made, "load_images", lambda *given, **named: load_images(*given, **named).select(range(600)))
     return made.Workshop(serving)
 

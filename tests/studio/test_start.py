@@ -3,6 +3,7 @@
 import re
 from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 
 from cbsae_hub.data.images import load_images
@@ -36,9 +37,16 @@ def named(loaded, title):
     return found[0]
 
 
+def rendered(tab, serving):
+    with gr.Blocks():
+        made = tab(Visit(serving))
+        made.render()
+    return made
+
+
 def asked(serving, loaded, link):
     """The answers that the tab shows, as texts by their columns."""
-    tab = SteerLlavaTab(Visit(serving))
+    tab = rendered(SteerLlavaTab, serving)
     settings = SteerSettings.restore(link.alone, link.op, link.keep, link.word)
     shown = tab.ask(VISITOR, loaded.key, basket_text(link.basket), link.picture, link.question, *settings)
     answers = [re.sub("<[^>]*>", "", text) for text in re.findall(r"</h3><p>(.*?)</p>", shown)]
@@ -93,7 +101,7 @@ def test_what_is_mute_is_readable_and_not_said(serving, loaded):
 def test_drawings_get_nearer_in_every_row_and_the_control_stays_behind(serving, loaded):
     example = named(loaded, "Let it draw")
     name = loaded.pack.neurons[example.link.neuron].name
-    tab, link = SteerImageTab(Visit(serving)), example.link
+    tab, link = rendered(SteerImageTab, serving), example.link
     _, _, *settings, seed, seeds, steps, _ = tab.restore(loaded, link, True)
     *_, shown = tab.draw(VISITOR, loaded.key, basket_text(link.basket), link.picture, *settings, seed, seeds, steps)
     numbers = [float(number) for number in re.findall(f"<span>{name} (-?\\d\\.\\d\\d)</span>", shown)]
