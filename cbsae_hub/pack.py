@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import operator
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from safetensors.numpy import load_file, save_file
 from cbsae_hub.models.fetch import download_folder, require_revision
 from cbsae_hub.models.files import read_text, replace_file, write_text
 from cbsae_hub.search import ConceptIndex, Found
+from cbsae_hub.verdicts import STRONG
 from cbsae_hub.version import __version__
 from cbsae_hub.vision.pictures import to_rgb
 from cbsae_hub.words import clean_name
@@ -34,6 +36,8 @@ PARTS = {
     "grid": (list, type(None)),
 }
 """What pack.json holds, beside the versions."""
+NONSENSE, NEARER_THAN = 200, 0.99
+"""Near in meaning is what is nearer to a concept than this share of so many made-up words is to any."""
 STRIPS = ("top", "p75", "p50", "p25", "random")
 NEURON_COLUMNS = (
     "neuron", "kind", "name", "score", "interpretability", "null_percentile", "names", "scores", "monosemanticity",
@@ -219,11 +223,15 @@ class FindResult:
         matches: Best first.
         verdict: "strong", "weak" or "not in this model": that of the best match.
         nearest: Concepts of the vocabulary that are closest to the query, where nothing or little was found.
+        reason: Why the verdict, as a clause that tells of the best match; "" without one.
+        near_by: What ``nearest`` is by, "meaning" or "spelling".
     """
 
     matches: list[Found]
     verdict: str
     nearest: list[str]
+    reason: str = ""
+    near_by: str = "spelling"
 
 
 class Pack:
@@ -243,6 +251,7 @@ class Pack:
         self._maps = maps
         self._examples = tables["examples"]
         self._places: dict[tuple[int, str], np.ndarray] | None = None
+        self._noise: float | None = None
         self._images = _by_image(tables["images"])
 
     @classmethod
@@ -400,27 +409,59 @@ class Pack:
 
         Returns:
             Matches by words. Where there is no strong one, ``nearest`` names concepts of the vocabulary by meaning
-            (with ``embed_texts``), else by spelling.
+            (with ``embed_texts``: only those that are nearer than nonsense gets to any), else by spelling.
         """
         matches = self.neurons.index.find(query)[:limit]
-        verdict = matches[0].verdict if matches else "not in this model"
-        nearest = [] if verdict == "strong" or not clean_name(query) else self._nearest(query, embed_texts)
-        return FindResult(matches, verdict, nearest)
+        verdict, reason = (matches[0].verdict, matches[0].reason) if matches else ("not in this model", "")
+        if verdict == STRONG or not clean_name(query):
+            return FindResult(matches, verdict, [], reason)
+        nearest, near_by = self._nearest(query, embed_texts)
+        return FindResult(matches, verdict, nearest, reason, near_by)
 
-    def _nearest(self, query: str, embed_texts: Callable[[list[str]], Any] | None, count: int = 5) -> list[str]:
-        named = self.neurons.index.concepts
-        if embed_texts is None:
-            return self.neurons.index.spelled_like(query, count)
+    def _nearest(
+        self, query: str, embed_texts: Callable[[list[str]], Any] | None, count: int = 5
+    ) -> tuple[list[str], str]:
+        """Concepts near the query, nearest first, and what that is by."""
         try:
-            embedding = embed_texts([query])[0]
+            embedding = None if embed_texts is None else embed_texts([query])[0]
         except ValueError:  # there is nothing to read for it: an invisible character, perhaps
-            return self.neurons.index.spelled_like(query, count)
-        similarity = self._texts @ np.asarray(embedding, dtype=np.float32)
-        ranked = [self.vocabulary[i] for i in np.argsort(-similarity)]
-        return [concept for concept in ranked if concept in named][:count]
+            embedding = None
+        if embedding is None:
+            return self.neurons.index.spelled_like(query, count), "spelling"
+        concepts, texts = self._named_texts()
+        if not concepts:
+            return [], "meaning"
+        if self._noise is None:
+            self._noise = _noise_level(texts, self.vocabulary, embed_texts)
+        similarity = texts @ np.asarray(embedding, dtype=np.float32)
+        ranked = np.argsort(-similarity, kind="stable")[:count]
+        return [concepts[i] for i in ranked if similarity[i] > self._noise], "meaning"
+
+    def _named_texts(self) -> tuple[list[str], np.ndarray]:
+        """Concepts of the vocabulary that are some neuron's name, and the judge's embeddings of them."""
+        named = self.neurons.index.concepts
+        places = [place for place, concept in enumerate(self.vocabulary) if concept in named]
+        return [self.vocabulary[place] for place in places], self._texts[places]
 
     def _map(self, row: int) -> np.ndarray | None:
         return None if self.grid is None else self._maps[row].reshape(self.grid).astype(np.float32) / 255
+
+
+def _noise_level(texts: np.ndarray, vocabulary: list[str], embed_texts: Callable[[list[str]], Any]) -> float:
+    """The cosine that 99 % of nonsense stays below with the concept that is nearest to it.
+
+    Nonsense is drawn from the vocabulary's own letters, in lengths of its own names, so that it looks like them.
+
+    Args:
+        texts: ``[concepts, d]``, unit embeddings.
+        vocabulary: Whose letters are drawn.
+        embed_texts: The judge that made ``texts``.
+    """
+    rng = random.Random(0)
+    letters = [letter for name in vocabulary for letter in name if letter.isalpha()] or list("etaoinshr")
+    drawn = ("".join(rng.choices(letters, k=len(rng.choice(vocabulary)))) for _ in range(NONSENSE))
+    embeddings = np.asarray(embed_texts(list(drawn)), dtype=np.float32)
+    return float(np.quantile((embeddings @ texts.T).max(1), NEARER_THAN))
 
 
 def _sha256(content: bytes) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from cbsae_hub.verdicts import STRONG, WEAK, Judge, Verdict
 from cbsae_hub.words import closest_names, has_part, name_key, words_of
 
-STRONG_PERCENTILE = 0.99  # a name is strong if fewer than 1 % of neurons that know nothing score as high
 EXACT, SAME_WORDS, CONTAINS, PREFIX, TYPO = 1.0, 0.95, 0.75, 0.6, 0.5
 
 
@@ -22,8 +22,9 @@ class Found:
         rank: 0 if it is the neuron's first name, 1 the second, ...
         match: 0..1, how well the query's words fit the concept's.
         score: The neuron's score for that name.
-        verdict: "strong" if it is the first name of a neuron that scores above 99 % of neurons with random images,
-            and all words match; else "weak".
+        verdict: "strong" if all words match and :class:`cbsae_hub.verdicts.Judge` finds the neuron to stand for the
+            concept; else "weak".
+        reason: Why, as a clause that tells of the neuron.
     """
 
     neuron: int
@@ -32,6 +33,7 @@ class Found:
     match: float
     score: float
     verdict: str
+    reason: str = ""
 
 
 class ConceptIndex:
@@ -42,31 +44,32 @@ class ConceptIndex:
     """
 
     def __init__(self, rows: Iterable[Any]):
-        self._owners: dict[str, list[tuple[int, int, float, float]]] = defaultdict(list)
+        rows = list(rows)
+        judge = Judge(rows)
+        self._owners: dict[str, list[tuple[int, int, float, Verdict]]] = defaultdict(list)
         for row in rows:
             for rank, (name, score) in enumerate(zip(row.names, row.scores)):
-                percentile = row.null_percentile if rank == 0 else 0.0
-                self._owners[name].append((row.neuron, rank, float(score), percentile))
+                self._owners[name].append((row.neuron, rank, float(score), judge.of(row, name)))
             # A concept neuron is found by what it was trained for, even if it was found to fire on something else.
             trained_for = getattr(row, "designated", None)
-            if isinstance(trained_for, str) and trained_for not in row.names:
-                self._owners[trained_for].append((row.neuron, len(row.names), 0.0, 0.0))
+            if isinstance(trained_for, str) and name_key(trained_for) not in map(name_key, row.names):
+                self._owners[trained_for].append((row.neuron, len(row.names), 0.0, judge.of(row, trained_for)))
         self.concepts = {name: words_of(name) for name in self._owners}
         self._keys = {name: name_key(name) for name in self._owners}
         self._vocabulary = sorted({word for words in self.concepts.values() for word in words})
 
     def find(self, query: str) -> list[Found]:
-        """Neurons whose names fit the query, best first: by match, then by the name's rank, then by score."""
+        """Neurons whose names fit the query, best first: by match, strong ones first, by the name's rank, by score."""
         wanted = words_of(query)
         if not wanted:
             return []
         matches = self._matching(query, wanted)
         found = [
-            Found(neuron, concept, rank, match, score, self._verdict(match, rank, percentile))
+            Found(neuron, concept, rank, match, score, *self._verdict(concept, match, verdict))
             for concept, match in matches.items()
-            for neuron, rank, score, percentile in self._owners[concept]
+            for neuron, rank, score, verdict in self._owners[concept]
         ]
-        return sorted(found, key=lambda f: (-f.match, f.rank, -f.score, f.neuron))
+        return sorted(found, key=lambda f: (-f.match, f.verdict != STRONG, f.rank, -f.score, f.neuron))
 
     def spelled_like(self, query: str, count: int) -> list[str]:
         """Concepts whose spelling is closest to the query."""
@@ -99,6 +102,6 @@ class ConceptIndex:
         return matches
 
     @staticmethod
-    def _verdict(match: float, rank: int, percentile: float) -> str:
-        strong = match >= SAME_WORDS and rank == 0 and percentile >= STRONG_PERCENTILE
-        return "strong" if strong else "weak"
+    def _verdict(concept: str, match: float, verdict: Verdict) -> Verdict:
+        """That on the neuron, if all words match."""
+        return verdict if match >= SAME_WORDS else Verdict(WEAK, f"“{concept}” has not all of these words, or others")

@@ -41,6 +41,15 @@ def test_forms_of_words_are_found(index, query, neuron):
     assert index.find(query)[0].neuron == neuron
 
 
+def test_strong_ones_come_first_and_all_say_why(index):
+    Judged = namedtuple("Judged", [*Row._fields, "truth", "truth_ap"])
+    rows = [Judged(0, ["dog"], [9.0], 1.0, "peach", 0.5), Judged(1, ["dog"], [4.0], 1.0, "dog", 0.5)]
+    found = ConceptIndex(rows).find("dog")
+    assert [(f.neuron, f.verdict) for f in found] == [(1, "strong"), (0, "weak")]
+    assert "“dog” is what it finds best" in found[0].reason and "“peach”" in found[1].reason
+    assert "“hot dog” has not all of these words" in index.find("dog")[3].reason
+
+
 def test_a_name_that_chance_could_give_is_weak(index):
     assert index.find("night sky")[0].verdict == "weak"
 

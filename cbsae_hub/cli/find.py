@@ -14,6 +14,8 @@ NOT_THERE = "not in this model"
 
 def _show(found: Data) -> str:
     verdict = f"{printable(found['query'])}: {found['verdict']}"
+    if found["reason"]:
+        verdict += f"; {printable(found['reason'])}"
     neurons, columns = found["neurons"], ("neuron", "kind", "concept", "name", "verdict")
     lines = [verdict]
     if neurons:
@@ -25,7 +27,8 @@ def _show(found: Data) -> str:
         lines.append(table(shown))
     matched = {row["concept"] for row in neurons}
     if near := [printable(concept) for concept in found["nearest"] if concept not in matched]:
-        lines.append("near are: " + ", ".join(near))
+        how = "near in meaning" if found["near_by"] == "meaning" else "spelled alike"
+        lines.append(f"{how}: {', '.join(near)}")
     return "\n".join(lines)
 
 
@@ -41,7 +44,8 @@ def find(
 ) -> Data:
     """Find the neurons that stand for a concept; reads the pack alone. Exit code 1 if there is none.
 
-    strong: all words are the name of a neuron that scores above chance. weak: anything less.
+    strong: all words are what a neuron finds best on images whose content is known; or, where nothing is known of the
+    images, its name, which fits well and better than any other. weak: anything less; the first line says why.
     """
     from cbsae_hub.models.files import WEIGHTS_NAME, folder_revision
     from cbsae_hub.pack import Pack
@@ -65,6 +69,8 @@ def find(
         "model": model,
         "query": query,
         "verdict": found.verdict,
+        "reason": found.reason,
         "neurons": neurons,
         "nearest": found.nearest,
+        "near_by": found.near_by,
     }

@@ -37,6 +37,7 @@ __all__ = ["ConfigError", "HubModel", "ModelFileError", "folder_revision", "reso
 logger = logging.getLogger(__name__)
 
 EVALUATION_NAME = "evaluation.json"
+WORKED_NAME = "worked_examples.json"  # of the page
 SCHEMA_VERSION = 1
 OLDEST_SCHEMA_VERSION = 1
 T = TypeVar("T", bound="HubModel")

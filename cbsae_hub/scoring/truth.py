@@ -23,7 +23,7 @@ class Truth:
             label), ``objects.name`` (names in a list of records), or ``written_word?`` (whether there is one).
         labels: The (family, name) of each column of ``matrix``.
         matrix: ``[images, labels]`` bool.
-        too_rare: Of each family, how many labels were left out because fewer than 10 images have them.
+        too_rare: Of each family, how many labels were left out because too few images have them.
     """
 
     families: dict[str, str]
@@ -32,8 +32,8 @@ class Truth:
     too_rare: dict[str, int]
 
     @classmethod
-    def read(cls, images: Any, families: Mapping[str, str]) -> "Truth":
-        """Reads the labels of a dataset.
+    def read(cls, images: Any, families: Mapping[str, str], min_images: int = MIN_IMAGES) -> "Truth":
+        """Reads the labels of a dataset; those on fewer images are left out.
 
         Raises:
             ValueError: If the dataset lacks a column, its records lack a field, or no field of them is named.
@@ -41,7 +41,7 @@ class Truth:
         labels, blocks, too_rare = [], [np.zeros((len(images), 0), dtype=bool)], {}
         for family, column in families.items():
             matrix, names = label_matrix(_label_sets(images, column))
-            kept = np.flatnonzero(matrix.sum(0) >= MIN_IMAGES)
+            kept = np.flatnonzero(matrix.sum(0) >= min_images)
             labels += [(family, names[i]) for i in kept]
             blocks.append(matrix[:, kept])
             too_rare[family] = len(names) - len(kept)

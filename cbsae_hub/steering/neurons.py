@@ -38,8 +38,8 @@ class Neurons:
         """The number of a neuron.
 
         A name is first looked up among the concept neurons of a concept bottleneck SAE; then in the neuron table: the
-        neuron whose first name has the same words, and of several the one with the best score; then among all names
-        that the model itself gives its neurons.
+        neuron whose first name has the same words: of several a strong one (:mod:`cbsae_hub.verdicts`), and of those
+        the one with the best score; then among all names that the model itself gives its neurons.
 
         Raises:
             ValueError: If there is no such neuron (near names are suggested), or a name has several owners that

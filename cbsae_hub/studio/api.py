@@ -49,7 +49,8 @@ class Api:
             model: One of those that model_info lists; empty for the first.
 
         Returns:
-            verdict: "strong", "weak" or "not in this model"; neurons, best first; nearest: concepts near in meaning.
+            verdict: "strong", "weak" or "not in this model"; reason: why; neurons, best first; nearest: concepts that
+            are near by meaning or by spelling, as near_by says.
         """
         loaded = self._loaded(model)
         text, count = _text("query", query, MAX_QUERY), whole(limit, 1, MAX_RESULTS)
@@ -57,8 +58,10 @@ class Api:
         ids = list(dict.fromkeys(match.neuron for match in found.matches))
         return {
             "verdict": found.verdict,
+            "reason": found.reason,
             "neurons": [_short(loaded, neuron) for neuron in ids],
             "nearest": found.nearest,
+            "near_by": found.near_by,
         }
 
     def neuron_info(self, neuron: int, model: str = "") -> dict:

@@ -9,6 +9,7 @@ from cbsae_hub.studio import html
 from cbsae_hub.studio.links import MAX_QUERY, Link, as_text
 from cbsae_hub.studio.loaded import Loaded
 from cbsae_hub.studio.visit import LOOKUP, Visit, kindly, row_of, unremembered
+from cbsae_hub.verdicts import STRONG
 from cbsae_hub.words import clean_name, name_key
 
 LIMIT = 20
@@ -65,7 +66,8 @@ class FindTab:
         result = loaded.pack.find(text, LIMIT, None if loaded.judge is None else loaded.judge.embed_texts)
         ids = list(dict.fromkeys(found.neuron for found in result.matches))
         near = [concept for concept in result.nearest if name_key(concept) != name_key(text)]
-        suggestions = gr.Radio(near or _example_queries(loaded), value=None, label="Near in meaning" if near else _TRY)
+        label = _NEAR[result.near_by] if near else _TRY
+        suggestions = gr.Radio(near or _example_queries(loaded), value=None, label=label)
         said = _made(served, query, html.verdict(result.verdict, _sentence(text, result, len(ids))))
         if not ids:
             return [said, gr.Radio([], value=None, visible=False), suggestions, _INVITATION]
@@ -97,6 +99,7 @@ class FindTab:
 
 
 _TRY = "Or try one of these"
+_NEAR = {"meaning": "Near in meaning", "spelling": "Spelled alike"}
 _INVITATION = '<section class="cb-card"><p>Type a concept, and see which neurons stand for it.</p></section>'
 
 
@@ -114,11 +117,12 @@ def _made(served: Any, query: Any, content: str) -> str:
 
 
 def _sentence(text: str, result: FindResult, neurons: int) -> str:
-    if result.verdict == "strong":
-        return f"{neurons} neuron{'s' if neurons > 1 else ''} found for “{text}”."
-    if result.verdict == "weak":
-        return f"Only loosely related neurons were found for “{text}”."
-    return f"No neuron stands for “{text}”. Add it under Your concepts."
+    if not result.matches:
+        return f"No neuron stands for “{text}”. Add it under Your concepts."
+    best = f"#{result.matches[0].neuron}: {result.reason}."
+    if result.verdict == STRONG:
+        return f"{neurons} neuron{'s' if neurons > 1 else ''} found for “{text}”. The best is {best}"
+    return f"No neuron surely stands for “{text}”; Your concepts can train one. The nearest is {best}"
 
 
 def _example_queries(loaded: Loaded, count: int = 6) -> list[str]:

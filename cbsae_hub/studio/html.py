@@ -26,6 +26,7 @@ STATUS_NOTES = {
     "rare": "This neuron fires on fewer than 1 in 10,000 patches: its name rests on few images.",
     "dense": "This neuron fires on more than 10 % of all patches: it rarely stands for one concept.",
 }
+VERDICTS = {"strong": "●", "weak": "◐", "not in this model": "○"}
 CONCEPT_NOTE = "This neuron grades every patch: it counts where it is among the largest of the concepts."
 
 
@@ -176,10 +177,9 @@ def _figures(pack: Pack, row: Any) -> list[tuple[str, str, str]]:
 
 def verdict(kind: str, text: str) -> str:
     """A verdict chip and a sentence."""
-    symbol = {"strong": "●", "weak": "◐", "not in this model": "○"}[kind]
     return (
         f'<p class="cb-verdict" role="status" aria-live="polite"><span class="cb-chip cb-{kind.split()[0]}">'
-        f"{symbol} {escape(kind)}</span> {escape(text)}</p>"
+        f"{VERDICTS[kind]} {escape(kind)}</span> {escape(text)}</p>"
     )
 
 

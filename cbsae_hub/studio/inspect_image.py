@@ -117,7 +117,7 @@ class InspectTab:
         seen = self._inspected(loaded, picture)
         at = _patch_of(patch, seen)
         order = _order(seen, at)
-        shown = _visible(loaded, seen, order, bool(hide_dense))
+        shown = visible(loaded, seen, order, bool(hide_dense))
         place = shown[0] if len(shown) else None
         if neuron not in (None, ""):
             places = np.flatnonzero(seen.active == int(neuron)) if str(neuron).isdecimal() else []
@@ -185,7 +185,7 @@ def _lost(seen: Inspected) -> str:
     )
 
 
-def _visible(loaded: Loaded, seen: Inspected, order: np.ndarray, hide_dense: bool) -> np.ndarray:
+def visible(loaded: Loaded, seen: Inspected, order: np.ndarray, hide_dense: bool) -> np.ndarray:
     """Places in ``order``, without those of dense neurons; concept neurons grade every patch: dense says nothing."""
     kept = [
         i for i in order

@@ -71,6 +71,7 @@ class Link:
     named: str = ""
     sort: str = "score"
     words: str = ""
+    anyway: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,7 @@ PARTS: dict[str, Part] = {
     "named": Part("named", _words(MAX_QUERY), typed=True),
     "sort": Part("sort", _one_of(SORTS.values()), "score", SORTS),
     "words": Part("words", lambda text, _: text if len(text) <= MAX_WORDS else None, typed=True),
+    "anyway": Part("anyway", _flag, "0"),
 }
 
 

@@ -17,7 +17,7 @@ from cbsae_hub.models import CBSAE
 from cbsae_hub.models.auto import load
 from cbsae_hub.models.fetch import download
 from cbsae_hub.models.files import ModelFileError, read_text
-from cbsae_hub.models.hub_model import EVALUATION_NAME
+from cbsae_hub.models.hub_model import EVALUATION_NAME, WORKED_NAME
 from cbsae_hub.pack import Pack
 from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
 from cbsae_hub.steering.latents import decoder_rows
@@ -137,15 +137,25 @@ class Loaded:
     @cached_property
     def evaluation(self) -> dict[str, Any]:
         """The tables that training/evaluate.py has put beside the model; empty where there are none."""
-        file = Path(self.model_id) / EVALUATION_NAME
+        return self._beside(EVALUATION_NAME).get("tables", {})
+
+    @cached_property
+    def worked(self) -> dict[str, Any]:
+        """What training/choose_examples.py has seen of this very model; empty where it was not run."""
+        told = self._beside(WORKED_NAME)
+        return told if told.get("revision") == self.pack.info["model"]["revision"] else {}
+
+    def _beside(self, name: str) -> dict[str, Any]:
+        """A results file of the model; empty where there is none."""
+        file = Path(self.model_id) / name
         if not file.is_file():
             if Path(self.model_id).is_dir():  # "hub/my-sae" could be somebody's repository too
                 return {}
             try:
-                file = download(self.model_id, EVALUATION_NAME, None, {})
+                file = download(self.model_id, name, None, {})
             except ModelFileError:
                 return {}
-        return json.loads(read_text(file))["tables"]
+        return json.loads(read_text(file))
 
     @cached_property
     def _directions(self) -> torch.Tensor:
@@ -158,7 +168,7 @@ class Loaded:
         with self._lock:
             self.inspect(Image.new("RGB", (64, 64), "white"))
             if self.judge is not None:
-                self.judge.embed_texts(["warm"])
+                self.pack.find("warming up", 1, self.judge.embed_texts)  # finds out what nonsense scores, too
 
     def inspect(self, picture: Image.Image) -> Inspected:
         """Runs encoder and SAE on one RGB picture."""

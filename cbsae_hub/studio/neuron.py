@@ -34,7 +34,7 @@ class NeuronTab:
         best = _best(first)
         with gr.Row(elem_id="neuron-bar"):
             self.number = gr.Number(
-                best, label=_label(first), precision=0, minimum=0, elem_id="neuron-number", min_width=170, scale=0
+                best, label=number_label(first), precision=0, minimum=0, elem_id="neuron-number", min_width=170, scale=0
             )
             self.shown = state("", "neuron")
             small = {"scale": 0, "size": "md", "min_width": 100}
@@ -90,7 +90,7 @@ class NeuronTab:
         """What a link asks for."""
         number = _best(loaded) if link.neuron is None else link.neuron
         shown = "" if link.neuron is None else str(number)
-        return [gr.Number(number, label=_label(loaded)), shown, self._page(loaded, number), _WAITING]
+        return [gr.Number(number, label=number_label(loaded)), shown, self._page(loaded, number), _WAITING]
 
     @property
     def outputs(self) -> list[Any]:
@@ -226,7 +226,8 @@ def _best(loaded: Loaded) -> int:
     return int(frame.loc[frame["score"].idxmax(), "neuron"])
 
 
-def _label(loaded: Loaded) -> str:
+def number_label(loaded: Loaded) -> str:
+    """What the field of neurons' numbers is called: it says how far they go."""
     return f"Neuron, 0 to {len(loaded.pack.neurons) - 1}"
 
 

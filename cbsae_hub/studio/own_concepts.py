@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from cbsae_hub.models.concept_selection import select_concepts
+from cbsae_hub.search import Found
 from cbsae_hub.steering.tower import Stopped
 from cbsae_hub.studio import downloads, html
 from cbsae_hub.studio.html import escape
@@ -21,6 +21,7 @@ from cbsae_hub.studio.loaded import Loaded
 from cbsae_hub.studio.pictures import ImageRefused
 from cbsae_hub.studio.visit import KINDLY, LOOKUP, PRIVATE, Visit, kindly
 from cbsae_hub.studio.workshop import Workshop
+from cbsae_hub.verdicts import STRONG
 from cbsae_hub.words import clean_name, name_key, words_of
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,11 @@ class OwnConceptsTab:
                     self.check = gr.Button("Check", elem_id="own-check", min_width=80)
                     self.train = gr.Button("Train missing ones", variant="primary", elem_id="own-train", min_width=170)
                     self.stop = gr.Button("Stop", variant="stop", elem_id="own-stop", min_width=80)
+                self.anyway = gr.Checkbox(
+                    False,
+                    label="Train it anyway: also what a neuron of the SAE is called",
+                    elem_id="own-anyway",
+                )
                 self.download = gr.HTML("", elem_id="own-download", min_height=0)
             with gr.Column(scale=7, min_width=280):
                 self.progress = gr.HTML("", elem_id="own-progress", min_height=44)
@@ -72,13 +78,16 @@ class OwnConceptsTab:
         return _made(served, words, report(loaded, concepts_of(words)))
 
     @kindly
-    def add(self, request: gr.Request, served: Any, words: Any) -> Iterator[list[Any]]:
-        """Trains the missing ones; yields progress, and in the end the new model."""
+    def add(self, request: gr.Request, served: Any, words: Any, anyway: Any) -> Iterator[list[Any]]:
+        """Trains the missing ones, or ``anyway`` all without a concept neuron; yields progress, then the new model."""
         loaded = self.visit.loaded(served)
         wanted = concepts_of(words)
-        missing = [name for name, where in located(loaded, wanted) if where is None]
+        found = located(loaded, wanted)
+        missing = [name for name, match in found if match is None or (anyway and not _trained(loaded, match))]
         if not missing:
-            yield ["", _made(served, words, report(loaded, wanted) + _NOTHING), gr.skip(), gr.skip()]
+            weak = any(match.verdict != STRONG and not _trained(loaded, match) for _, match in found)
+            said = report(loaded, wanted) + (_WEAK if weak else _NOTHING)
+            yield ["", _made(served, words, said), gr.skip(), gr.skip()]
             return
         with self.visit.serving.jobs.of(request.session_hash) as stop:
             work = _Work(self.workshop, loaded, missing, stop)
@@ -97,26 +106,26 @@ class OwnConceptsTab:
             yield [_FAILED, gr.skip(), gr.skip(), gr.skip()]
             return
         stopped = " Stopped early: the neurons are as good as they were by then." if stop() else ""
-        done = f"{len(missing)} concept{'s' if len(missing) > 1 else ''} added in {work.seconds:.0f} s.{stopped}"
+        done = f"{_counted(missing)} added in {work.seconds:.0f} s.{stopped}{_failures(made, missing)}"
         file = html.download("Download your model", downloads.address(archive(made)))
         yield [html.bar(1.0, done), _made(made.key, words, report(made, wanted)), file, made.key]
 
     def restore(self, loaded: Loaded, link: Link, new: bool) -> list[Any]:
-        """What a link asks for: the words; where they are stays, marked if the model is another."""
+        """What a link asks for: the words, and what to train; where they are stays, marked if the model is another."""
         if not new:
-            return [link.words, gr.skip(), gr.skip()]
+            return [link.words, link.anyway, gr.skip(), gr.skip()]
         file = html.download("Download your model", downloads.address(archive(loaded))) if loaded.own else ""
-        return [link.words, "", file]
+        return [link.words, link.anyway, "", file]
 
     @property
     def outputs(self) -> list[Any]:
         """The components that :meth:`restore` sets."""
-        return [self.words, self.progress, self.download]
+        return [self.words, self.anyway, self.progress, self.download]
 
     @property
     def parts(self) -> dict[str, Any]:
         """What the address says of the tab."""
-        return {"words": self.words}
+        return {"words": self.words, "anyway": self.anyway}
 
     def _stop(self, request: gr.Request) -> None:
         self.visit.serving.jobs.stop(request.session_hash)
@@ -178,38 +187,59 @@ def concepts_of(words: Any) -> list[str]:
     return found
 
 
-def located(loaded: Loaded, concepts: list[str]) -> list[tuple[str, int | None]]:
+def located(loaded: Loaded, concepts: list[str]) -> list[tuple[str, Found | None]]:
     """For each concept the neuron that stands for it: of the bottleneck, else the best SAE neuron of that name."""
-    bottleneck = {name_key(name): i for i, name in enumerate(getattr(loaded.sae, "concepts", []))}
-    first = len(loaded.pack.neurons) - len(bottleneck)
-    _, found = select_concepts(concepts, loaded.pack.neurons, range(first))
-    return [
-        (row.concept, first + bottleneck[name_key(row.concept)] if name_key(row.concept) in bottleneck
-         else row.neuron if row.where == "sae" else None)
-        for row in found.itertuples()
-    ]  # fmt: skip
+    found = []
+    for concept in concepts:
+        matches = loaded.pack.neurons.index.find(concept)
+        same = [match for match in matches if name_key(match.concept) == name_key(concept)]
+        trained = [match for match in same if _trained(loaded, match)]
+        named = [match for match in same if match.rank == 0 and loaded.pack.neurons[match.neuron].kind != "cb"]
+        found.append((concept, next(iter(trained + named), None)))
+    return found
+
+
+def _trained(loaded: Loaded, match: Found) -> bool:
+    """Whether a neuron was trained for the concept that it was found by."""
+    row = loaded.pack.neurons[match.neuron]
+    return row.kind == "cb" and name_key(row.designated) == name_key(match.concept)
 
 
 def report(loaded: Loaded, concepts: list[str]) -> str:
-    """Where each concept is, with buttons."""
-    first = len(loaded.pack.neurons) - len(getattr(loaded.sae, "concepts", []))
+    """Where each concept is, what that is worth, and buttons."""
     rows = []
-    for name, neuron in located(loaded, concepts):
-        if neuron is None:
-            rows.append(f"<tr><th>{escape(name)}</th><td>○ missing</td><td></td></tr>")
+    for name, match in located(loaded, concepts):
+        if match is None:
+            rows.append(f"<tr><th>{escape(name)}</th><td>○ missing</td><td></td><td></td></tr>")
             continue
-        where = "◆ concept neuron" if neuron >= first else "● in the SAE"
-        title = escape(html.neuron_title(loaded.pack.neurons[neuron]))
+        where = "◆ concept neuron" if _trained(loaded, match) else "● in the SAE"
+        title = escape(html.neuron_title(loaded.pack.neurons[match.neuron]))
         buttons = "".join(
-            f'<button type="button" class="cb-do" data-act="{act}" data-neuron="{neuron}">{text}</button>'
+            f'<button type="button" class="cb-do" data-act="{act}" data-neuron="{match.neuron}">{text}</button>'
             for act, text in (("open", "Open"), ("add", "Add to basket"))
         )
-        rows.append(f"<tr><th>{escape(name)}</th><td>{where}</td><td>{title} {buttons}</td></tr>")
-    head = html.heads(["concept", "where", "neuron"])
+        worth = f"{html.VERDICTS[match.verdict]} {match.verdict}: {escape(match.reason)}"
+        rows.append(
+            f'<tr><th>{escape(name)}</th><td>{where}</td><td class="cb-why">{worth}</td><td>{title} {buttons}</td></tr>'
+        )
+    head = html.heads(["concept", "where", "verdict", "neuron"])
     return html.scrolled(
         f'<table class="cb-table" aria-live="polite"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
+
+
+def _counted(names: list[str]) -> str:
+    return f"{len(names)} concept{'s' if len(names) > 1 else ''}"
+
+
+def _failures(made: Loaded, trained: list[str]) -> str:
+    """What is to be said of concepts whose neurons do not stand for them, although they were trained."""
+    weak = [name for name, match in located(made, trained) if match.verdict != STRONG]
+    if not weak:
+        return ""
+    names = ", ".join(f"“{name}”" for name in weak)
+    return f" Not surely learned: {names}. The table says why."
 
 
 def archive(loaded: Loaded) -> Path:
@@ -231,4 +261,5 @@ _EMPTY = (
 )
 _FAILED = '<p class="cb-note" role="alert">Something went wrong; the model stays as it was. The log says what.</p>'
 _STOPPED = '<p class="cb-hint">Stopped before it began: nothing was trained.</p>'
+_WEAK = '<p class="cb-hint">A neuron is called so, but is weak: tick “Train it anyway” for one of your own.</p>'
 _NOTHING = '<p class="cb-hint">All of them are there: nothing is to be trained.</p>'

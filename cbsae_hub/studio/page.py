@@ -20,7 +20,7 @@ from cbsae_hub.studio.find import FindTab
 from cbsae_hub.studio.inspect_image import InspectTab
 from cbsae_hub.studio.links import PARTS, TABS, Link, as_text, basket_of, basket_text, read
 from cbsae_hub.studio.loaded import Loaded
-from cbsae_hub.studio.neuron import NeuronTab
+from cbsae_hub.studio.neuron import NeuronTab, number_label
 from cbsae_hub.studio.own_concepts import OwnConceptsTab
 from cbsae_hub.studio.picture_box import preview
 from cbsae_hub.studio.scores import ScoresTab
@@ -141,9 +141,11 @@ class _Page:
         }  # fmt: skip
         changes = [visit.pulse.change, self.llava.settings.where.input, self.draw.settings.where.input]
         gr.on(changes, self._react, **reaction, **WORK, trigger_mode="always_last")
-        trained = self.own.train.click(self.own.add, [visit.served, self.own.words], self.own.trained, **TRAIN)
+        asked = [visit.served, self.own.words, self.own.anyway]
+        trained = self.own.train.click(self.own.add, asked, self.own.trained, **TRAIN)
         table = [self.scores.words, self.scores.sort]
-        trained.then(self._adopt, [visit.served, *table], [self.about, *self.scores.outputs], **LOOKUP)
+        grown = [self.about, self.neuron.number, *self.scores.outputs]
+        trained.then(self._adopt, [visit.served, *table], grown, **LOOKUP)
         page.unload(self._leave)
         page.load(None, None, None, js=script("title"))
         page.load(None, None, None, js=script("keys"))
@@ -260,7 +262,8 @@ class _Page:
         """Shows that the model has the visitor's concepts now."""
         loaded = self.visit.loaded(served)
         link, _ = read({"named": as_text("named", named), "sort": as_text("sort", sort)}, loaded)
-        return [html.header(loaded.pack, loaded.own), *self.scores.restore(loaded, link, True)]
+        number = gr.Number(label=number_label(loaded))
+        return [html.header(loaded.pack, loaded.own), number, *self.scores.restore(loaded, link, True)]
 
     def _leave(self, request: gr.Request) -> None:
         self.serving.jobs.stop(request.session_hash)

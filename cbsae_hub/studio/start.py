@@ -1,26 +1,24 @@
-"""The tab "Start": what this is in three lines, and worked examples, chosen by what was measured of the model."""
+"""The tab "Start": what this is in three lines, and worked examples, which were run and gave what they say."""
 
 import json
-import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import pandas as pd
 
 from cbsae_hub.models import CBSAE
 from cbsae_hub.steering.first_words import ONE_WORD
 from cbsae_hub.studio import html
-from cbsae_hub.studio.basket import Basket, Item, concept_of
+from cbsae_hub.studio.basket import Basket, Item, span_of
 from cbsae_hub.studio.html import attribute, escape
 from cbsae_hub.studio.links import Link, setting
-from cbsae_hub.studio.loaded import Loaded
+from cbsae_hub.studio.loaded import Loaded, public_id
 from cbsae_hub.studio.pictures import WHITE
 from cbsae_hub.studio.style import script
 from cbsae_hub.studio.visit import Visit
-from cbsae_hub.words import name_key
-
-LOW, HIGH = 0.2, 0.6  # steerability and interpretability that an example calls low and high
+from cbsae_hub.verdicts import STRONG
+from cbsae_hub.words import name_key, words_of
 
 
 @dataclass(frozen=True)
@@ -65,115 +63,131 @@ class StartTab:
 
 
 def examples(loaded: Loaded) -> list[Example]:
-    """Examples for a model: what its scores say is worth seeing, successes and failures."""
-    frame = loaded.pack.neurons.frame
-    found = [] if loaded.alpha is None or "said_white" not in frame else _steered(loaded, frame)
-    best = loaded.pack.neurons[int(frame.loc[frame["score"].idxmax(), "neuron"])]
-    if shown := loaded.pack.examples(best.neuron, "top", 1):
-        found.append(
-            Example(
-                "Where does it look?",
-                f"Neuron {html.neuron_title(best)} fires where {best.name} is, not all over the picture.",
-                "Open one of its strongest pictures, and look at the patches; then click other patches.",
-                "The patches on it light up. Somewhere else, other neurons fire.",
-                Link(tab="inspect", picture=f"s{shown[0].image_id}"),
-            )
-        )
-    if not isinstance(loaded.sae, CBSAE):  # without a bottleneck, nothing can be added
-        return found
+    """Examples of a model: experiments that were run, and gave what the card says."""
+    facts = {kind: told for kind, told in loaded.worked.items() if kind in _KINDS and _can_run(loaded, kind)}
+    found = [_KINDS[kind](loaded, facts[kind]) for kind in _KINDS if kind in facts]
+    if "lacking" not in facts and isinstance(loaded.sae, CBSAE) and (word := _unnamed(loaded)):
+        found.append(_lacking(loaded, {"name": word}))
+    return found
+
+
+def _can_run(loaded: Loaded, kind: str) -> bool:
+    """Whether the page has the generators that were asked: others may answer otherwise."""
+    needed = {"look": (), "draw": ("llava", "unclip")}.get(kind, ("llava",))
+    ids = loaded.generators.ids
+    return all(ids[name] and Path(public_id(ids[name])).name == loaded.worked.get(name) for name in needed)
+
+
+def _unnamed(loaded: Loaded) -> str | None:
+    """A word of the vocabulary that no neuron is called, and that fewest neurons come near."""
     known = {name_key(row.name) for row in loaded.pack.neurons if row.name}
     lacking = [name for name in loaded.pack.vocabulary if name_key(name) not in known]
-    word = min(lacking, key=lambda name: len(loaded.pack.find(name).matches), default=None)
-    if word is None:
-        return found
-    found.append(
-        Example(
-            "A concept that it lacks",
-            f"No neuron of this model stands for “{word}”.",
-            "Look it up. Then open Your concepts, type it, and train a neuron for it, which takes half a minute.",
-            "First nothing, or little that fits; then a neuron of yours, which works in all tabs at once.",
-            Link(tab="find", query=word),
-        )
-    )
-    return found
+    lacking = [name for name in lacking if loaded.pack.find(name).verdict != STRONG]
+    return min(lacking, key=lambda name: len(loaded.pack.find(name).matches), default=None)
 
 
-def _steered(loaded: Loaded, frame: pd.DataFrame) -> list[Example]:
-    """Examples of steering, with what LLaVA said when the scores were measured."""
-    names = frame["designated"].where(frame["kind"] == "cb", frame["name"]) if "designated" in frame else frame["name"]
-    works = frame[(frame["said_white"] == names) & (frame["said_white_random"] != names)]
-    found = []
-    in_sae = _best(works[works["kind"] == "sae"], "interpretability")
-    if in_sae is not None:
-        found.append(_one(loaded, in_sae, "One neuron, one word", "is in the SAE, found without any label"))
-    concept = _best(works[works["kind"] == "cb"], "score")
-    if concept is not None:
-        found.append(_one(loaded, concept, "A concept that the SAE lacked", "was trained into the bottleneck"))
-    if in_sae is not None and concept is not None:
-        both = tuple(Item(int(row.neuron), float(loaded.alpha)) for row in (in_sae, concept))
-        found.append(
-            Example(
-                "Two at once",
-                "Two neurons at the same strength share the answer, or one of them wins.",
-                f"Set {concept_of(loaded, both[0].neuron)} and {concept_of(loaded, both[1].neuron)} together, then "
-                "mute one, or move a slider.",
-                "One word asked for, one wins; muting it brings the other.",
-                Link(tab="llava", basket=Basket(both), picture=WHITE, question=ONE_WORD),
-            )
-        )
-    mute = _best(
-        frame[(frame["steerability"] < LOW) & (frame["interpretability"] > HIGH) & (frame["kind"] == "sae")],
-        "interpretability",
-    )
-    if mute is not None:
-        found.append(
-            Example(
-                "Readable, but mute",
-                f"A neuron that fires on {mute.name} also makes LLaVA say so.",
-                f"Set {html.neuron_title(mute)}, of the best-named neurons, on a white picture.",
-                f"It does not: when it was measured, LLaVA said “{mute.said_white}”. Interpretable is not steerable.",
-                _link(loaded, mute, "llava"),
-            )
-        )
-    if "steer_image_white" in frame:
-        gain = frame["steer_image_white"] - frame["steer_image_white_random"]
-        drawn = _best(works.assign(gain=gain), "gain")
-        if drawn is not None:
-            found.append(
-                Example(
-                    "Let it draw",
-                    f"Whoever makes LLaVA say “{drawn.name}” makes unCLIP draw it.",
-                    f"Draw a white picture anew with {html.neuron_title(drawn)} set, at three strengths.",
-                    "From left to right the drawings get nearer to it; the random control does not.",
-                    _link(loaded, drawn, "draw"),
-                )
-            )
-    return found
+def _word(loaded: Loaded, facts: dict[str, Any]) -> Example:
+    return _one(loaded, facts, "One neuron, one word", "which is in the SAE, found without any label,")
 
 
-def _one(loaded: Loaded, row: Any, title: str, origin: str) -> Example:
-    name = concept_of(loaded, int(row.neuron))
-    control = f"“{row.said_white_random}”" if row.said_white_random else "nothing"
+def _concept(loaded: Loaded, facts: dict[str, Any]) -> Example:
+    return _one(loaded, facts, "A concept that the SAE lacked", "which was trained into the bottleneck,")
+
+
+def _one(loaded: Loaded, facts: dict[str, Any], title: str, origin: str) -> Example:
+    name = facts["name"]
     return Example(
         title,
-        f"The neuron for “{name}”, which {origin}, is what LLaVA reads “{name}” from.",
-        f"Set it to {loaded.alpha:g} on a white picture and ask LLaVA for one word.",
-        f"LLaVA says “{row.said_white}”; pushed as far in a random direction, {control}.",
-        _link(loaded, row, "llava"),
+        f"The neuron for “{name}”, {origin} is what LLaVA reads “{name}” from.",
+        f"Set it to {_start(loaded, facts['neuron']):g} on a white picture and ask LLaVA for one word.",
+        f"LLaVA says {_said(facts['said'])}; pushed as far in a random direction, {_said(facts['control'])}.",
+        _steered(loaded, "llava", facts["neuron"]),
     )
 
 
-def _link(loaded: Loaded, row: Any, tab: str) -> Link:
-    basket = Basket((Item(int(row.neuron), float(loaded.alpha)),))
-    return Link(tab=tab, basket=basket, picture=WHITE, question=ONE_WORD, neuron=int(row.neuron))
+def _two(loaded: Loaded, facts: dict[str, Any]) -> Example:
+    first, second = facts["names"]
+    wins, loses = (first, second) if _same(facts["said"], first) else (second, first)
+    return Example(
+        "Two at once",
+        "Two neurons at the same strength: one of them wins.",
+        f"Set {first} and {second} together, then mute the winner.",
+        f"One word asked for, LLaVA says “{wins}”; with that neuron muted, “{loses}”.",
+        _steered(loaded, "llava", *facts["neurons"]),
+    )
 
 
-def _best(frame: pd.DataFrame, column: str) -> Any:
-    """The row with the largest value, or None."""
-    known = frame[frame[column].notna()]
-    if known.empty or math.isnan(known[column].max()):
-        return None
-    return next(known.loc[[known[column].idxmax()]].itertuples())
+def _mute(loaded: Loaded, facts: dict[str, Any]) -> Example:
+    title = html.neuron_title(loaded.pack.neurons[facts["neuron"]])
+    return Example(
+        "Readable, but mute",
+        f"A neuron that surely stands for {facts['name']} also makes LLaVA say so.",
+        f"Set {title} on a white picture.",
+        f"It does not: LLaVA says {_said(facts['said'])}. Interpretable is not steerable.",
+        _steered(loaded, "llava", facts["neuron"]),
+    )
+
+
+def _draw(loaded: Loaded, facts: dict[str, Any]) -> Example:
+    title = html.neuron_title(loaded.pack.neurons[facts["neuron"]])
+    return Example(
+        "Let it draw",
+        f"What makes LLaVA say “{facts['name']}” makes unCLIP draw it.",
+        f"Draw a white picture anew with {title} set, at three strengths.",
+        f"In each row, the number of “{facts['name']}” below the drawings grows from left to right; that of the random "
+        "control stays below all three.",
+        _steered(loaded, "draw", facts["neuron"]),
+    )
+
+
+def _look(loaded: Loaded, facts: dict[str, Any]) -> Example:
+    title = html.neuron_title(loaded.pack.neurons[facts["neuron"]])
+    return Example(
+        "Where does it look?",
+        f"Neuron {title} fires where {facts['name']} is, not all over the picture.",
+        "Open one of its strongest pictures with it chosen, and look at the patches; then click other patches.",
+        f"It fires on {facts['patches']} of {facts['of']} patches. At the others, other neurons fire.",
+        Link(tab="inspect", seen=facts["picture"], fires=facts["neuron"]),
+    )
+
+
+def _lacking(loaded: Loaded, facts: dict[str, Any]) -> Example:
+    name = facts["name"]
+    then = "a neuron of yours, with a verdict of its own."
+    if "said" in facts:
+        then = (
+            f"a strong neuron of yours. In the basket, on a white picture, it makes LLaVA say {_said(facts['said'])}; "
+            f"pushed as far in a random direction, LLaVA says {_said(facts['control'])}."
+        )
+    return Example(
+        "A concept that it lacks",
+        f"No neuron of this model surely stands for “{name}”.",
+        "Look it up. Then open Your concepts, type it, and train a neuron for it, which takes half a minute.",
+        f"First nothing strong; then {then}",
+        Link(tab="find", query=name),
+    )
+
+
+_KINDS = {
+    "word": _word, "concept": _concept, "two": _two, "mute": _mute, "draw": _draw, "look": _look, "lacking": _lacking,
+}  # fmt: skip
+
+
+def _start(loaded: Loaded, neuron: int) -> float:
+    return span_of(loaded, neuron).start
+
+
+def _steered(loaded: Loaded, tab: str, *neurons: int) -> Link:
+    basket = Basket(tuple(Item(neuron, _start(loaded, neuron)) for neuron in neurons))
+    return Link(tab=tab, basket=basket, picture=WHITE, question=ONE_WORD, neuron=neurons[0])
+
+
+def _said(answer: str) -> str:
+    return f"“{answer}”" if answer else "nothing"
+
+
+def _same(answer: str, word: str) -> bool:
+    return words_of(answer) == words_of(word)
 
 
 def cards(loaded: Loaded) -> str:

@@ -128,7 +128,7 @@ class SteerLlavaTab:
         with self.visit.serving.jobs.of(request.session_hash) as stop:
             asked = self.visit.serving.experiments.ask(loaded, *arguments, stop=stop)
         made = made_with(self.made, [served, basket, picture, question, where, how, keep, word])
-        return html.belonging(_answers(asked, arguments[-1]), made, "ask")
+        return html.belonging(_answers(asked, arguments[-1], bool(arguments[-2].edits)), made, "ask")
 
     @kindly
     def ask_again(self, request: gr.Request, live: Any, *arguments: Any) -> Any:
@@ -201,13 +201,14 @@ COLUMNS = {
 }
 
 
-def _answers(asked: Asked, word: str) -> str:
+def _answers(asked: Asked, word: str, steered: bool) -> str:
     columns = "".join(_column(name, getattr(asked, name), asked.original.answer, word) for name in COLUMNS)
-    note = (
-        f"One word asked for, how probable is “{escape(word)}”? The bars say so. "
-        if word
-        else "The basket is empty: add neurons, and compare. "
-    )
+    if word:
+        note = f"One word asked for, how probable is “{escape(word)}”? The bars say so. "
+    elif steered:
+        note = "The neurons of the basket have no name: type the word whose probability you want. "
+    else:
+        note = "Nothing is set: the basket is empty, or all in it is muted. "
     return (
         f'<div class="cb-answers" role="status" aria-live="polite">{columns}</div><p class="cb-hint">{note}'
         f"<ins>Words</ins> that the original does not have are underlined. {asked.seconds:.2f} s.</p>"

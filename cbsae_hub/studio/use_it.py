@@ -84,7 +84,9 @@ def snippets(loaded: Loaded, basket: Basket, address: str) -> dict[str, str]:
     options = " ".join(f"--edit {neuron}={value:.2f}" for neuron, value in edits)
     pairs = [{"neuron": neuron, "value": round(value, 2)} for neuron, value in edits]
     # On one line each: they come from other people's files, and a new line would be code.
-    concepts = [" ".join((concept_of(loaded, neuron) or "unnamed").split()) for neuron, _ in edits]
+    concepts = [" ".join((concept_of(loaded, neuron) or "").split()) for neuron, _ in edits]
+    named = next(filter(None, concepts), None)
+    found = f"cbsae find {quote(model)} {quote(named)}\n" if named else ""  # nobody finds what has no name
     question = "What is shown in this image? Use exactly one word!"
     data = {"data": ["white", question, pairs]}
     return {
@@ -93,7 +95,7 @@ from cbsae_hub import Edit, Pack, Steering, load
 from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
 
 sae, pack = load("{model}"), Pack.from_pretrained("{model}")
-steering = Steering([{written}])  # {", ".join(concepts)}
+steering = Steering([{written}])  # {", ".join(concept or "unnamed" for concept in concepts)}
 
 picture = Image.new("RGB", (224, 224), "white")
 llava = LlavaSteerer.from_pretrained("{llava}", sae, pack)
@@ -102,8 +104,7 @@ print(llava.generate([picture], "{question}", steering))
 unclip = UnclipSteerer.from_pretrained("{unclip}", sae, pack)
 unclip.generate([picture], steering, seeds=[0, 1])[0].save("drawn.png")
 ''',
-        "shell": f"""cbsae find {quote(model)} {quote(concepts[0])}
-cbsae inspect {quote(model)} my-picture.png
+        "shell": f"""{found}cbsae inspect {quote(model)} my-picture.png
 cbsae steer {quote(model)} white {options} --llava {quote(llava)} --unclip {quote(unclip)} --output drawn.png
 """,
         "client": f'''from gradio_client import Client

@@ -64,12 +64,18 @@ def test_a_concept_neuron_says_what_it_was_trained_for(page, pack):
     is_shown(page, "#card h3", "concept neuron")
 
 
-def test_the_verdict_of_nonsense_offers_what_is_near(page):
+def test_the_verdict_of_nonsense_offers_what_can_be_found_and_nothing_is_near_it(page):
     search(page, "qqqqqzzz")
     is_shown(page, "#verdict", "not in this model")
-    is_shown(page, "#suggestions", "Near in meaning")
+    is_shown(page, "#suggestions", "Or try one of these")
     page.locator("#suggestions label").first.click()
     page.locator("#card h3").wait_for()
+
+
+def test_a_verdict_says_why(page, pack):
+    search(page, "pizza")
+    truth = pack.neurons[pack.find("pizza").matches[0].neuron].truth
+    is_shown(page, "#verdict", f"weak.*on images whose content is known, “{truth}” is what it finds best")
 
 
 def test_another_neuron_is_picked_by_keyboard(page, pack):

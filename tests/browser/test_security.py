@@ -314,8 +314,9 @@ def test_the_endpoints_are_described_on_the_page_as_they_are_listed(visit, addre
 
 
 def test_endpoints_answer_as_documented(address):
-    found = answer_of(address, "find_neurons", "pizza", 3)
-    assert found["verdict"] == "strong" and found["neurons"][0]["name"] == "pizza" and len(found["neurons"]) <= 3
+    found = answer_of(address, "find_neurons", "cat", 3)
+    assert found["verdict"] == "strong" and "“cat” is what it finds best" in found["reason"]
+    assert found["neurons"][0]["name"] == "cat" and len(found["neurons"]) <= 3
     neuron = found["neurons"][0]["neuron"]
     told = answer_of(address, "neuron_info", neuron)
     assert told["neuron"] == neuron and told["strengths"]["recommended"] == [25.0, 50.0]

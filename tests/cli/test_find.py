@@ -21,6 +21,7 @@ def no_models(monkeypatch):
 def test_answer_is_that_of_the_pack(answer, pack, no_models, query):
     found, expected = answer("find", SAE_ID, query, "--limit", 4), pack.find(query, 4)
     assert (found["verdict"], found["nearest"]) == (expected.verdict, expected.nearest)
+    assert found["reason"] == expected.reason != ""
     assert [row["neuron"] for row in found["neurons"]] == [match.neuron for match in expected.matches]
     rows = pack.neurons.frame.set_index("neuron")
     for row, match in zip(found["neurons"], expected.matches, strict=True):
@@ -40,15 +41,15 @@ def test_meaning_asks_the_judge_alone(answer, monkeypatch):
     found = answer("find", SAE_ID, "spaceship", "--meaning", code=1)
     judge = ClipLike.from_pretrained("hub/emoji-teacher")
     expected = Pack.from_pretrained(SAE_ID).find("spaceship", 10, judge.embed_texts)
-    assert found["nearest"] == expected.nearest
+    assert (found["nearest"], found["near_by"]) == (expected.nearest, "meaning")
 
 
 def test_text_names_neuron_and_verdict(cbsae, no_models):
     lines = cbsae("find", CBSAE_ID, "cat").stdout.splitlines()
-    assert lines[0] == "cat: strong"
+    assert lines[0].startswith("cat: strong; on images whose content is known, “cat” is what it finds best")
     assert lines[1].split()[:3] == ["neuron", "kind", "concept"]
     assert lines[2].split()[1:5] == ["sae", "cat", "cat", "strong"]
-    assert "near are: ship" in cbsae("find", CBSAE_ID, "spaceship").stdout
+    assert "spelled alike: ship" in cbsae("find", CBSAE_ID, "spaceship").stdout
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ assert CBSAE.from_pretrained("cbsae").neuron_names[-1] == "pizza"
 assert apply(Steering([Edit(3, 5.0)]), x, again).shape == x.shape
 
 pack = Pack.from_pretrained("emoji-sae")
-assert pack.find("pizza").verdict == "strong" and pack.examples(0) is not None
+assert pack.find("cat").verdict == "strong" and pack.examples(0) is not None
 print(json.dumps({"home": str(home), "path": sys.path}))
 """
 

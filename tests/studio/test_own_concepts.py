@@ -4,6 +4,7 @@ import io
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
@@ -14,9 +15,9 @@ from cbsae_hub.data.images import load_images
 from cbsae_hub.steering.tower import Stopped
 from cbsae_hub.studio import workshop as made
 from cbsae_hub.studio.generators import Unavailable
-from cbsae_hub.studio.own_concepts import archive, concepts_of, located, report
+from cbsae_hub.studio.own_concepts import OwnConceptsTab, archive, concepts_of, located, report
 from cbsae_hub.studio.pictures import ImageRefused
-from cbsae_hub.studio.visit import TRAIN, WORK
+from cbsae_hub.studio.visit import TRAIN, WORK, Visit
 
 
 def test_concepts_are_lines_or_between_commas_each_once():
@@ -31,13 +32,17 @@ def test_concepts_are_lines_or_between_commas_each_once():
             concepts_of(bad)
 
 
+def places(loaded, concepts):
+    return [(name, match and match.neuron) for name, match in located(loaded, concepts)]
+
+
 def test_where_concepts_are(shipped):
     frame, first = shipped.pack.neurons.frame, shipped.sae.d_sae
     own = shipped.sae.concepts[2]
     named = frame[(frame["kind"] == "sae") & frame["name"].notna()]
     name = named.sort_values("score")["name"].iloc[-1]
     best = int(named[named["name"] == name].sort_values("score", ascending=False)["neuron"].iloc[0])
-    assert located(shipped, [own.upper(), name, "zeppelin"]) == [
+    assert places(shipped, [own.upper(), name, "zeppelin"]) == [
         (own.upper(), first + 2), (name, best), ("zeppelin", None),
     ]  # fmt: skip
     shown = report(shipped, [own, name, "<zeppelin>"])
@@ -45,9 +50,56 @@ def test_where_concepts_are(shipped):
     assert f'data-act="add" data-neuron="{best}"' in shown
 
 
+def test_the_report_says_what_a_name_is_worth(shipped):
+    (_, pizza), (_, whale) = located(shipped, ["pizza", "whale"])
+    assert (pizza.verdict, whale.verdict) == ("weak", "strong")
+    truth = shipped.pack.neurons[pizza.neuron].truth
+    shown = report(shipped, ["pizza", "whale"])
+    assert f"◐ weak: on images whose content is known, “{truth}” is what it finds best" in shown
+    assert "● strong: on images whose content is known, “whale” is what it finds best" in shown
+
+
+class Trainer:
+    """Remembers what it was to train, and trains it on few steps."""
+
+    def __init__(self, workshop):
+        self.workshop, self.asked = workshop, []
+
+    def add(self, loaded, concepts, told, stop):
+        self.asked.append(concepts)
+        return self.workshop.add(loaded, concepts, told, stop)
+
+
+def test_what_is_weak_can_be_trained_anyway(workshop, serving, shipped):
+    tab = OwnConceptsTab(Visit(serving), trainer := Trainer(workshop))
+    visitor = SimpleNamespace(session_hash="me")
+    (refused,) = tab.add(visitor, shipped.key, "pizza\nwhale", False)
+    assert "tick “Train it anyway”" in refused[1] and not trainer.asked
+    (refused,) = tab.add(visitor, shipped.key, "whale", True)
+    assert "nothing is to be trained" in refused[1], "it is in the bottleneck: there is no second neuron for it"
+    *_, done = tab.add(visitor, shipped.key, "pizza\nwhale", True)
+    assert trainer.asked == [["pizza"]] and "1 concept added" in done[0]
+    own = serving.of(done[3])
+    assert places(own, ["pizza"]) == [("pizza", len(shipped.pack.neurons))]
+    assert "◆ concept neuron" in done[1]
+
+
+def test_trained_nonsense_is_no_success(workshop, serving, shipped):
+    tab = OwnConceptsTab(Visit(serving), workshop)
+    *_, done = tab.add(SimpleNamespace(session_hash="me"), shipped.key, "lotvaeer\nasdfgh", False)
+    assert "2 concepts added" in done[0] and "Not surely learned: “lotvaeer”, “asdfgh”." in done[0]
+    own = serving.of(done[3])
+    for word in ("lotvaeer", "asdfgh"):
+        found = own.pack.find(word)
+        assert found.verdict == "weak" and "the judge finds" in found.reason
+        assert f"◐ weak: {found.reason}" in done[1]
+
+
 @pytest.fixture
-def workshop(serving, monkeypatch):
-    """One that looks at few of the pictures."""
+def workshop(serving, monkeypatch, tmp_path_factory):
+    """One that looks at few of the pictures, and keeps what it sees of them to itself."""
+    folder = tmp_path_factory.mktemp("workshop")
+    monkeypatch.setattr(made.downloads, "folder", lambda: folder)
     monkeypatch.setattr(made, "load_images", lambda *given, **named: load_images(*given, **named).select(range(600)))
     return made.Workshop(serving)
 
@@ -60,8 +112,8 @@ def test_concepts_are_trained_kept_and_downloaded(workshop, serving, shipped, tm
     assert own.sae.sae is shipped.sae.sae, "what is frozen is kept once"
     assert torch.equal(own.sae.W_enc_cb[:, :-2], shipped.sae.W_enc_cb)
     assert len(own.pack.neurons) == len(shipped.pack.neurons) + 2
-    assert [where for _, where in located(own, ["pinata"])] == [len(shipped.pack.neurons) + 1]
-    assert located(shipped, ["pinata"]) == [("pinata", None)], "nobody else's model has it"
+    assert places(own, ["pinata"]) == [("pinata", len(shipped.pack.neurons) + 1)]
+    assert places(shipped, ["pinata"]) == [("pinata", None)], "nobody else's model has it"
     with zipfile.ZipFile(io.BytesIO(archive(own).read_bytes())) as file:
         file.extractall(tmp_path)
     again = CBSAE.from_pretrained(tmp_path)

@@ -39,3 +39,11 @@ def test_a_name_adds_no_code(shipped, monkeypatch):
     assert not any("os" in ast.dump(node) for node in ast.parse(code["python"]).body if isinstance(node, ast.Import))
     first = code["shell"].splitlines()[0]
     assert first.endswith("'sun import os ; rm -rf ~ $(reboot)'")
+
+
+def test_nobody_is_told_to_look_up_what_has_no_name(shipped, monkeypatch):
+    monkeypatch.setattr(use_it, "concept_of", lambda loaded, neuron: "sun" if neuron == 12 else None)
+    code = snippets(shipped, Basket((Item(275, 40.0), Item(12, 1.0))), ADDRESS)
+    assert code["shell"].splitlines()[0].endswith(" sun") and "# unnamed, sun" in code["python"]
+    code = snippets(shipped, Basket((Item(275, 40.0),)), ADDRESS)
+    assert code["shell"].startswith("cbsae inspect") and "# unnamed" in code["python"]

@@ -1,0 +1,125 @@
+"""What a neuron's name is worth: strong or weak, and why.
+
+The truth decides where the neuron table has it: labels of images, which the judge that named the neurons never saw.
+Where there is none, the name's own figures have to do. How the thresholds were found: docs/metrics.md.
+"""
+
+import math
+from collections.abc import Iterable
+from functools import cache
+from typing import Any, NamedTuple
+
+from cbsae_hub.words import name_key
+
+STRONG, WEAK = "strong", "weak"
+FINDS = (
+    0.3  # average precision from which a neuron finds a label: nine in ten of those find it best on other images too
+)
+HINTS = 0.15  # average precision from which a neuron finds something: a name that is no label has to go with it
+PERCENTILE = 0.99  # a name is no chance if fewer than 1 % of neurons that know nothing score as high
+FITS = 0.9  # interpretability, and ...
+LEAD = 0.1  # ... the share of its score by which the name leads the second: 95 % of such names are the truth
+_KNOWN = "on images whose content is known"
+
+
+class Verdict(NamedTuple):
+    """``kind``, "strong" or "weak", and the ``reason``: a clause that tells of the neuron, without a full stop."""
+
+    kind: str
+    reason: str
+
+    @property
+    def strong(self) -> bool:
+        """Whether the neuron stands for the concept."""
+        return self.kind == STRONG
+
+
+class Judge:
+    """Says of neurons whether they stand for a concept.
+
+    Args:
+        rows: All neurons of a model with the columns of the neuron table. Columns that are missing say nothing.
+    """
+
+    def __init__(self, rows: Iterable[Any]):
+        self._key = cache(name_key)  # neurons share their names
+        self._labels = {self._key(truth) for row in rows if (truth := _text(row, "truth"))}
+
+    def of(self, row: Any, concept: str) -> Verdict:
+        """The verdict on a neuron as one that stands for one of its names, or for what it was trained for.
+
+        Args:
+            row: The neuron.
+            concept: Its first name, another of its names, or what it was trained for.
+        """
+        key, first = self._key(concept), row.names[0] if len(row.names) else ""
+        trained, named = self._key(_text(row, "designated")) == key, self._key(first) == key
+        if trained and _number(row, "added") == 1:
+            return _of_added(row, first, named)
+        if not trained and not named:
+            return Verdict(WEAK, f"“{concept}” is not what fits it best, “{first}” is")
+        truth, found = _text(row, "truth"), _number(row, "truth_ap")
+        if self._key(truth) == key:
+            return _of_truth(concept, found)
+        if truth and (key in self._labels or found >= HINTS):
+            own = _number(row, "designated_ap") if trained else math.nan
+            beside = "" if math.isnan(own) else f", “{concept}” with {own:.2f}"
+            return _of_other_truth(truth, found, beside)
+        if not named:
+            return Verdict(WEAK, f"it was trained for it, but found to fire on {f'“{first}”' if first else 'nothing'}")
+        return _of_name(row)
+
+
+def _of_truth(concept: str, found: float) -> Verdict:
+    told = f"{_KNOWN}, “{concept}” is what it finds best, with an average precision of {found:.2f}"
+    return Verdict(STRONG, told) if found >= FINDS else Verdict(WEAK, f"{told}: strong ones have {FINDS} or more")
+
+
+def _of_other_truth(truth: str, found: float, beside: str) -> Verdict:
+    return Verdict(WEAK, f"{_KNOWN}, “{truth}” is what it finds best, with an average precision of {found:.2f}{beside}")
+
+
+def _of_added(row: Any, first: str, named: bool) -> Verdict:
+    """Of a neuron that was added to a pack: ``null_percentile`` says how many concepts the judge finds to fit less."""
+    share = _number(row, "null_percentile")
+    if not first:
+        return Verdict(WEAK, "it was trained for it, but never fires")
+    if not share >= PERCENTILE:
+        return Verdict(
+            WEAK,
+            f"it was trained for it, but the judge finds {1 - share:.0%} of all concepts to fit better what it fires "
+            f"on, most of all “{first}”: perhaps no picture shows it, or the teacher does not know the word",
+        )
+    if not named:
+        return Verdict(WEAK, f"it was trained for it, but the judge finds “{first}” to fit better what it fires on")
+    return Verdict(STRONG, "it was trained for it, and the judge finds nothing to fit better what it fires on")
+
+
+def _of_name(row: Any) -> Verdict:
+    """Without truth: by the name alone."""
+    share, fit = _number(row, "null_percentile"), _number(row, "interpretability")
+    scores = [float(score) for score in row.scores[:2]]
+    alone = "what the images show is not known, so this rests on the name alone"
+    if math.isnan(share):
+        return Verdict(WEAK, "how good a name chance would give it was not measured")
+    if share < PERCENTILE:
+        return Verdict(WEAK, f"{1 - share:.0%} of neurons with random images get a name that fits as well")
+    if _text(row, "status") == "dense":
+        return Verdict(WEAK, "it fires on more than 10 % of all patches, whatever they show")
+    if fit < FITS:
+        return Verdict(
+            WEAK, f"its name fits less well than strong ones do (interpretability {fit:.2f}, not {FITS}): {alone}"
+        )
+    if len(scores) > 1 and scores[0] - scores[1] < LEAD * scores[0]:
+        return Verdict(WEAK, f"“{row.names[1]}” fits it nearly as well: {alone}")
+    return Verdict(STRONG, f"its name fits well, and no other comes near: {alone}")
+
+
+def _text(row: Any, column: str) -> str:
+    value = getattr(row, column, None)
+    return value if isinstance(value, str) else ""
+
+
+def _number(row: Any, column: str) -> float:
+    value = getattr(row, column, None)
+    return math.nan if value is None else float(value)

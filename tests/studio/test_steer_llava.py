@@ -1,0 +1,19 @@
+"""What the answers are said to be of."""
+
+import pytest
+
+from cbsae_hub.studio.experiments import Asked, Said
+from cbsae_hub.studio.steer_llava import _answers
+
+
+@pytest.mark.parametrize(
+    ("word", "steered", "said"),
+    [
+        ("cat", True, "how probable is “cat”"),
+        ("", True, "The neurons of the basket have no name"),
+        ("", False, "the basket is empty, or all in it is muted"),
+    ],
+)
+def test_the_note_says_what_is_in_the_basket(word, steered, said):
+    one = Said("a dog", 0.5 if word else None)
+    assert said in _answers(Asked(one, one, one, one, 0.1), word, steered)
