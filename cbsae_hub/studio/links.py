@@ -187,10 +187,10 @@ def read(parameters: Mapping[str, str], loaded: Loaded) -> tuple[Link, list[str]
         if text == "" and key not in parameters:
             continue
         value = part.read(text, loaded)
-        if value is None:
-            bad.append(key)
-        else:
+        if value is not None:
             found[part.name] = value
+        elif part.like not in bad or text != parameters.get(part.like):  # a fault is told once
+            bad.append(key)
     pairs, unit = found.pop("basket", ()), found.pop("unit", UNITS[0])
     there = tuple(pair for pair in pairs if pair.neuron < len(loaded.pack.neurons))
     try:

@@ -220,7 +220,8 @@ def report(loaded: Loaded, concepts: list[str]) -> str:
         )
         worth = f"{html.VERDICTS[match.verdict]} {match.verdict}: {escape(match.reason)}"
         rows.append(
-            f'<tr><th>{escape(name)}</th><td>{where}</td><td class="cb-why">{worth}</td><td>{title} {buttons}</td></tr>'
+            f'<tr><th>{escape(name)}</th><td>{where}</td><td class="cb-wraps">{worth}</td>'
+            f'<td class="cb-wraps">{title} {buttons}</td></tr>'
         )
     head = html.heads(["concept", "where", "verdict", "neuron"])
     return html.scrolled(

@@ -33,9 +33,10 @@ def test_a_tab_that_is_opened_before_the_page_has_answered_stays_open(page, addr
     held = []
     page.route("**/queue/join**", lambda route: held.append(route))
     page.goto(address)
+    page.get_by_role("tab", name="Inspect image").wait_for()
+    assert not held, "without anything in the address, nothing is asked for"
     open_inspect(page)
     page.unroute("**/queue/join**")
-    assert not held, "without anything in the address, nothing is asked for"
     page.wait_for_timeout(1000)
     assert page.locator("#samples .cb-sample").first.is_visible()
 

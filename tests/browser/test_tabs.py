@@ -327,16 +327,16 @@ def test_training_is_stopped_by_keyboard_and_what_is_there_by_then_is_kept(visit
 
 
 def test_code_follows_the_basket(visit):
-    page = visit("?tab=find&q=pizza&b=275:40.000")
+    page = visit("?tab=find&q=pizza&b=276:40.000")
     wait_for_basket(page, 1)
     open_tab(page, "Use it")
-    is_shown(page, "#use-python", r"Edit\(275, 40.00\)")
-    is_shown(page, "#use-shell", r"cbsae steer .*--edit 275=40.00 --llava")
+    is_shown(page, "#use-python", r"Edit\(276, 40.00\)")
+    is_shown(page, "#use-shell", r"cbsae steer .*--edit 276=40.00 --llava")
     is_shown(page, "#use-curl", "steer_caption")
     with page.expect_download() as download:
         page.locator("#use-recipe a").click()
     recipe = json.loads(Path(download.value.path()).read_text())
-    assert recipe["edits"] == [{"neuron": 275, "name": "sunrise", "value": 40.0, "muted": False}]
+    assert recipe["edits"] == [{"neuron": 276, "name": "sunrise", "value": 40.0, "muted": False}]
     assert recipe["model"] == "emoji-cbsae" and recipe["generators"]["llava"] == "emoji-llava"
     assert str(HUB) not in page.content(), "folders of this machine are nobody's business"
     page.goto(page.url.split("?")[0] + "?tab=use&b=12:20.000")

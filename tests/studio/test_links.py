@@ -69,6 +69,12 @@ def test_the_basket_of_the_page_is_that_of_the_address(shipped):
         basket_of("3:50", shipped, "miles")
 
 
+def test_a_fault_that_two_parts_have_in_common_is_told_once(shipped):
+    assert read({"neuron": "99999999", "found": "99999999"}, shipped)[1] == ["neuron"]
+    assert read({"neuron": "99999999", "found": "x"}, shipped)[1] == ["neuron", "found"]
+    assert read({"neuron": "3", "found": "99999999"}, shipped)[1] == ["found"]
+
+
 def test_neurons_that_only_somebody_else_has_are_left_out_and_told(shipped):
     link, bad = read({"b": f"275:50,{len(shipped.pack.neurons)}:20"}, shipped)
     assert [item.neuron for item in link.basket.items] == [275] and bad == ["b"]
