@@ -28,10 +28,11 @@ _DOTTED = regex.compile(r"i\u0307+")  # what case folding makes of İ
 _KEYBOARDS = str.maketrans("’ʼ‐‑", "''--")
 
 _UNSPACED = r"[\p{LB=SA}\p{Han}\p{Hiragana}\p{Katakana}ー]"  # scripts without spaces between words
-# UAX #29, with French and Italian apostrophes (its rule WB5a) and full stops and colons between words ("dog.n.01").
+# UAX #29, with French and Italian apostrophes (its rule WB5a), full stops and colons between words ("dog.n.01"), and
+# signs that belong to what they follow ("C#", "50%").
 # Its single characters of scripts without spaces are no words, so these stay together.
 _BOUNDARY = regex.compile(
-    rf"\b(?!(?={_UNSPACED})(?<={_UNSPACED}\p{{M}}*))"
+    rf"\b(?!(?={_UNSPACED})(?<={_UNSPACED}\p{{M}}*)|(?<=[\p{{L}}\p{{N}}])[#%])"
     r"|(?=[.:])(?<=\p{L}\p{M}*)|(?<=[.:])(?=\p{L})"
     r"|(?=[aeiouyhàáâäèéêëìíîïòóôöùúûüœæ])(?<=\p{Latin}')",
     regex.VERSION1 | regex.WORD,

@@ -16,6 +16,9 @@ from rich.cells import cell_len
 
 FAILED = 1  # what was asked for cannot be had; 2 is typer's, for arguments that cannot be
 
+OBEYED = ("Cc", "Cf", "Cs")  # control characters, directions of writing, halves of characters
+HARMLESS = frozenset("\n\u200c\u200d" + "".join(map(chr, range(0xE0020, 0xE0080))))
+
 Data = dict[str, Any]
 AsJson = Annotated[bool, typer.Option("--json", help="Write one JSON document instead of text.")]
 
@@ -78,9 +81,12 @@ def plain(value: Any) -> Any:
 
 
 def printable(text: Any) -> str:
-    """Text without what a terminal would obey: names come from other people's files."""
+    """Text without what a terminal would obey, or cannot be written: names come from other people's files.
+
+    Joiners and tags, of which Persian, Hindi and pictographs are made, and characters that are newer than Python stay.
+    """
     return "".join(
-        char if char == "\n" or unicodedata.category(char)[0] != "C" else "\N{REPLACEMENT CHARACTER}"
+        char if char in HARMLESS or unicodedata.category(char) not in OBEYED else "\N{REPLACEMENT CHARACTER}"
         for char in str(text)
     )
 

@@ -17,6 +17,8 @@ QUESTION = "What is shown in this image? Use exactly one word!"  # first_words.O
 CONTROL_SEED = 0
 PICTURE_TYPES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 GUIDANCE = 10.0  # of drawings, unless steerability was measured with another one
+OF_ANSWERS = ("prompt", "max_new_tokens")
+OF_DRAWINGS = ("seed", "steps", "guidance", "noise_level")
 VERSIONS = {"original": "original", "sae": "SAE alone", "steered": "steered", "random": "random direction"}
 
 
@@ -30,6 +32,7 @@ def _show(data: Data) -> str:
 
 @command(_show)
 def steer(
+    context: typer.Context,
     model: Model,
     image: Annotated[str, typer.Argument(help='File of a picture, or "white".')],
     edit: Annotated[list[str], typer.Option(help="NEURON=VALUE, the neuron by number or name; several times.")],
@@ -70,6 +73,10 @@ def steer(
         raise typer.BadParameter("give --llava, --unclip, or both: who is to be steered?")
     if (unclip is None) != (output is None):
         raise typer.BadParameter("--unclip and --output go together: what is drawn, and where to")
+    if llava is None:
+        _require_unused(context, OF_ANSWERS, "--llava, of whose answers they are")
+    if unclip is None:
+        _require_unused(context, OF_DRAWINGS, "--unclip, of whose drawings they are")
     if guidance is not None and not math.isfinite(guidance):
         raise typer.BadParameter(f"--guidance must be a finite number, got {guidance}")
     if output is not None:
@@ -107,6 +114,14 @@ def steer(
         "answers": answers,
         "pictures": drawn,
     }
+
+
+def _require_unused(context: typer.Context, names: tuple[str, ...], missing: str) -> None:
+    """Raises BadParameter if options were given that would do nothing."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    if given := [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]:
+        options = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise typer.BadParameter(f"{options} without {missing}: nothing would come of it")
 
 
 def _pair(text: str) -> tuple[int | str, float]:

@@ -1,6 +1,7 @@
 """Labels of probe images, by kind: what neurons can be held against where the truth is known."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,8 @@ import numpy as np
 
 from cbsae_hub.data.labels import class_names, words_in
 from cbsae_hub.metrics.ground_truth import label_matrix
+
+logger = logging.getLogger(__name__)
 
 # Of thousands of neurons some fires on any few images and on hardly anything else: rarer labels prove nothing.
 MIN_IMAGES = 10
@@ -20,7 +23,8 @@ class Truth:
     Attributes:
         families: Name of a kind of label ("concept", "background", ...) to the column that holds it: ``background`` (a
             name, a list of names, or a number; a ``ClassLabel`` goes by the first of its names; None and "" are no
-            label), ``objects.name`` (names in a list of records), or ``written_word?`` (whether there is one).
+            label), ``objects.name`` (names in a list of records), or ``written_word?`` (whether there is one; False
+            is none).
         labels: The (family, name) of each column of ``matrix``.
         matrix: ``[images, labels]`` bool.
         too_rare: Of each family, how many labels were left out because too few images have them.
@@ -33,7 +37,7 @@ class Truth:
 
     @classmethod
     def read(cls, images: Any, families: Mapping[str, str], min_images: int = MIN_IMAGES) -> "Truth":
-        """Reads the labels of a dataset; those on fewer images are left out.
+        """Reads the labels of a dataset; those on fewer images are left out, with a warning if none remains.
 
         Raises:
             ValueError: If the dataset lacks a column, its records lack a field, or no field of them is named.
@@ -42,6 +46,8 @@ class Truth:
         for family, column in families.items():
             matrix, names = label_matrix(_label_sets(images, column))
             kept = np.flatnonzero(matrix.sum(0) >= min_images)
+            if not len(kept):
+                logger.warning("%s: neurons are not compared with any", _lack_of_labels(column, matrix, min_images))
             labels += [(family, names[i]) for i in kept]
             blocks.append(matrix[:, kept])
             too_rare[family] = len(names) - len(kept)
@@ -59,20 +65,29 @@ class Truth:
         return [self.labels[i][1] for i in columns], np.where(own.sum(1) == 1, which, -1)
 
 
+def _lack_of_labels(column: str, matrix: np.ndarray, min_images: int) -> str:
+    if not matrix.shape[1]:
+        return f"the column {column!r} has no labels"
+    most = matrix.sum(0).max()
+    return f"no label of the column {column!r} is on {min_images} images or more (the most frequent one is on {most})"
+
+
 def _label_sets(images: Any, column: str) -> list[set[str]]:
-    name, _, record_field = column.removesuffix("?").partition(".")
+    path = column.removesuffix("?")
+    name, _, record_field = path.partition(".")
     try:
         values = images[name]
-    except KeyError as error:
-        raise ValueError(f"the images have no column {name!r}") from error
-    if column.endswith("?"):
-        return [{name} if _is_there(value) else set() for value in values]
+    except (KeyError, ValueError) as error:
+        there = ", ".join(getattr(images, "column_names", ()))
+        raise ValueError(f"the images have no column {name!r}" + (there and f"; they have {there}")) from error
     if record_field:
         try:
             values = [_field(value, record_field) for value in values]
         except (KeyError, TypeError) as error:
             raise ValueError(f"the column {name!r} of the images has no records with {record_field!r}") from error
     classes = class_names(images, name, record_field)
+    if column.endswith("?"):
+        return [{path} if _is_there(value, classes) else set() for value in values]
     if classes is not None:
         short = [one.partition(",")[0] for one in classes]  # "tench, Tinca tinca"
         # ImageNet has two cranes: a name that comes twice stands whole.
@@ -92,7 +107,9 @@ def _field(value: Any, field: str) -> Any:
     return value[field]
 
 
-def _is_there(value: Any) -> bool:
+def _is_there(value: Any, classes: Sequence[str] | None) -> bool:
     if isinstance(value, (list, tuple, np.ndarray)):
-        return any(map(_is_there, value))
-    return isinstance(value, Mapping) or bool(words_in(value))
+        return any(_is_there(item, classes) for item in value)
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    return isinstance(value, Mapping) or bool(words_in(value, classes))

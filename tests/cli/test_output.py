@@ -119,3 +119,13 @@ def test_help_loads_nothing_heavy(arguments):
         "print([m for m in ('torch', 'transformers', 'gradio', 'pandas', 'huggingface_hub') if m in sys.modules])"
     )
     assert loaded.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("name", ["نامه‌ای", "क्‍ष", "👨‍👩‍👧", "🏴󠁧󠁢󠁥󠁮󠁧󠁿", "\U0001fae9", "❤️"])
+def test_names_of_all_scripts_are_shown_whole(name):
+    assert output.printable(name) == name
+
+
+@pytest.mark.parametrize("char", ["\x1b", "\r", "\x9b", "\u202e", "\u2066", "\ufeff", "\ud800"])
+def test_what_a_terminal_obeys_is_not_shown(char):
+    assert output.printable(f"a{char}b") == "a\N{REPLACEMENT CHARACTER}b"

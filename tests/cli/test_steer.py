@@ -119,6 +119,21 @@ def test_arguments_that_cannot_be_are_usage_errors(cbsae, arguments, monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--noise-level", 5, "--seed", 0, *LLAVA], "--seed, --noise-level"),
+        (["--steps", 5, "--guidance", 2, *LLAVA], "--steps, --guidance"),
+        (["--prompt", "What?", "--max-new-tokens", 5, *UNCLIP, "--output", "x.png"], "--prompt, --max-new-tokens"),
+    ],
+)
+def test_settings_of_whom_nobody_asks_are_usage_errors(cbsae, arguments, said, monkeypatch):
+    monkeypatch.setattr(UnclipSteerer, "generate", None)
+    result = cbsae("steer", "hub/emoji-sae", "white", "--edit", "zebra=3", *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert said in " ".join(result.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
         (["--edit", "zebraa=50", *LLAVA], "no neuron is called 'zebraa'; near are: zebra"),
         (["--edit", "4000=50", *LLAVA], "2047"),
         (["--edit", "-1=50", *LLAVA], "neuron must be between 0 and 2047, got -1"),

@@ -112,3 +112,36 @@ def test_records_need_a_field():
     with pytest.raises(ValueError, match="no records with 'x'"):
         Truth.read(Dataset.from_dict({"label": ["cat"] * 20}), {"x": "label.x"})
     assert labels_of(images, "things?", 1) == [{"things"}]
+    assert labels_of(images, "things.name?", 1) == [{"things.name"}]
+    with pytest.raises(ValueError, match="no records with 'colour'"):
+        Truth.read(images, {"x": "things.colour?"})
+
+
+def test_false_and_no_class_are_not_there():
+    flags = {"flag": [True, False, None] * 10, "flags": [[False, True], [False], []] * 10, "class": [0, -1, None] * 10}
+    kinds = {"flag": Value("bool"), "flags": List(Value("bool")), "class": ClassLabel(names=["cat"])}
+    images = Dataset.from_dict(flags, Features(kinds))
+    for column in flags:
+        assert labels_of(images, f"{column}?", 3) == [{column}, set(), set()]
+    assert labels_of(Dataset.from_dict({"count": [3, 0] * 10}), "count?", 2) == [{"count"}] * 2, "0 is a label"
+
+
+def test_a_column_that_is_missing_is_told_with_those_that_are_there():
+    images = Dataset.from_dict({"label": ["cat"] * 20, "caption": [""] * 20})
+    for column in ("lable", "lable?", "lable.name"):
+        with pytest.raises(ValueError, match="the images have no column 'lable'; they have label, caption"):
+            Truth.read(images, {"x": column})
+
+
+def test_labels_that_are_all_too_rare_are_told(caplog):
+    images = Dataset.from_dict({"label": [str(row // 9) for row in range(36)], "kind": ["a"] * 36})
+    Truth.read(images, {"x": "label", "y": "kind"})
+    assert caplog.messages == [
+        "no label of the column 'label' is on 10 images or more (the most frequent one is on 9): "
+        "neurons are not compared with any"
+    ]
+
+
+def test_a_column_without_any_label_is_told(caplog):
+    Truth.read(Dataset.from_dict({"label": ["", None] * 12}), {"x": "label"})
+    assert caplog.messages == ["the column 'label' has no labels: neurons are not compared with any"]
