@@ -191,6 +191,7 @@ def test_precision(tmp_path, dtype):
         ({"architecture": "topk", "activation_fn_kwargs": {"k": 0}, "activation_fn": "topk"}, "k must be a whole"),
         ({"activation_fn": "tanh-relu"}, "tanh-relu.*supported are relu, topk"),
         ({"activation_fn_str": "tanh-relu"}, "tanh-relu.*supported are relu, topk"),
+        ({"activation_fn": "relu", "activation_fn_str": "tanh-relu"}, "two activation functions: relu, tanh-relu"),
         ({"architecture": "gated", "activation_fn_str": "tanh-relu"}, "tanh-relu"),
         ({"uses_scaling_factor": True}, "scaling factor"),
         ({"signed_latents": True}, "cfg.json has settings that are not known.*signed_latents = True"),

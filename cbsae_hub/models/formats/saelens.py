@@ -53,7 +53,10 @@ def read(source: Source, weights: str, config_name: str) -> Foreign:
     """Reads one, of any version: ``pre = (x - b_dec) @ W_enc + b_enc``, ``relu(pre) * (pre > threshold)``."""
     config = source.json(config_name)
     architecture = config.get("architecture", "standard")
-    function = config.get("activation_fn") or config.get("activation_fn_str") or "relu"
+    functions = {config[key] for key in ("activation_fn", "activation_fn_str") if isinstance(config.get(key), str)}
+    if len(functions) > 1:
+        raise ConfigError(f"{config_name} names two activation functions: {', '.join(sorted(functions))}")
+    function = next(iter(functions), "relu")
     if function == "topk" and architecture in ("standard", "topk"):  # before version 6
         architecture = "topk"
         if isinstance(of_function := config.get("activation_fn_kwargs"), dict) and "k" in of_function:
