@@ -399,6 +399,15 @@ def test_the_basket_is_undone_step_by_step_and_nothing_else(visit):
     page.wait_for_function("() => document.querySelector('#dock [data-undo]').disabled")
 
 
+def test_the_focus_stays_at_the_basket_when_its_last_neuron_goes(visit):
+    page = visit("?b=275:50.000")
+    wait_for_basket(page, 1)
+    page.locator("#dock [data-act=remove]").focus()
+    page.keyboard.press("Enter")
+    wait_for_basket(page, 0)
+    page.wait_for_function("() => document.activeElement.matches('#dock [data-toggle]')")
+
+
 def test_quick_clicks_add_up(visit):
     page = visit("?tab=start&b=12:20.000&words=zeppelin")
     wait_for_basket(page, 1)

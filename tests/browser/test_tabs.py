@@ -409,13 +409,18 @@ def test_tables_of_answers_and_concepts_fit_a_desk(visit):
     page.locator("#own-check").click()
     is_shown(page, "#own-report tr", "pizza")
     assert page.locator("#own-report .cb-scroll").evaluate("(box) => box.scrollWidth <= box.clientWidth")
+    open_tab(page, "Use it")
+    is_shown(page, "#use-endpoints td", "Finds")
+    assert page.locator("#use-endpoints .cb-scroll").evaluate("(box) => box.scrollWidth <= box.clientWidth")
 
 
 def test_on_a_phone_the_closed_basket_says_how_much_is_in_it(visit):
     page = visit("?b=275:50.000,178:20.000", viewport={"width": 375, "height": 800})
     wait_for_basket(page, 2)
     is_shown(page, "#dock .cb-count", "2 of 5")
-    cut = "(chips) => chips.checkVisibility() && [...chips.children].some((chip) => chip.scrollWidth > chip.clientWidth)"
+    cut = (
+        "(chips) => chips.checkVisibility() && [...chips.children].some((chip) => chip.scrollWidth > chip.clientWidth)"
+    )
     assert not page.locator("#dock .cb-chips").evaluate(cut)
 
 
