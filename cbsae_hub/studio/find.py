@@ -59,7 +59,7 @@ class FindTab:
         return self._search(self.visit.loaded(served), served, query)
 
     def _search(self, loaded: Loaded, served: Any, query: Any, chosen: int | None = None) -> list[Any]:
-        """What is found; of the neurons, one is shown."""
+        """What is found; of the neurons, one is shown: the chosen one if it is among them, else the best."""
         text = _clean(query)
         if not text:
             return [_made(served, query, html.verdict("not in this model", "Type a word or two.")), *_nothing(loaded)]
@@ -72,7 +72,7 @@ class FindTab:
         if not ids:
             return [said, gr.Radio([], value=None, visible=False), suggestions, _INVITATION]
         choices = [(html.neuron_title(loaded.pack.neurons[neuron]), str(neuron)) for neuron in ids]
-        neuron = choices[0][1] if chosen is None else str(chosen)
+        neuron = str(chosen if chosen in ids else ids[0])
         return [said, gr.Radio(choices, value=neuron, visible=True), suggestions, self.pick(served, text, neuron)]
 
     @kindly

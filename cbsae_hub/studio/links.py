@@ -85,6 +85,7 @@ class Part:
         codes: For a choice: what the address says for what the page says.
         like: The part that this one is like unless it is said.
         typed: Whether it is made bit by bit, by letters or a slider, so that the whole is one step back.
+        of: The typed part whose answer this one is: both together are one step back.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Part:
     codes: Mapping[str, str] | None = None
     like: str | None = None
     typed: bool = False
+    of: str | None = None
 
 
 def _one_of(values: Any) -> Callable[[str, Loaded], str | None]:
@@ -124,7 +126,7 @@ PARTS: dict[str, Part] = {
     "tab": Part("tab", _one_of(TABS), TABS[0]),
     "q": Part("query", _words(MAX_QUERY), typed=True),
     "neuron": Part("neuron", _neuron),
-    "found": Part("found", _neuron, like="neuron"),
+    "found": Part("found", _neuron, like="neuron", of="q"),
     "heat": Part("heat", _flag, "1"),
     "b": Part("basket", lambda text, _: _items(text)),
     "unit": Part("unit", _one_of(UNITS), UNITS[0]),

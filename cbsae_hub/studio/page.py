@@ -171,7 +171,14 @@ class _Page:
             self.tabs, visit.tab, *(component for tab in tabs for component in tab.outputs), visit.pulse,
         ]  # fmt: skip
         fields = [{"key": "m", "usual": self.serving.first.key}] + [
-            {"key": key, "usual": part.default, "codes": part.codes, "like": part.like, "typed": part.typed}
+            {
+                "key": key,
+                "usual": part.default,
+                "codes": part.codes,
+                "like": part.like,
+                "typed": part.typed,
+                "of": part.of,
+            }
             for key, part in PARTS.items()
         ]
         space = os.environ.get("SPACE_ID", "")

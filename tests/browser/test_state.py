@@ -340,6 +340,27 @@ def test_the_address_follows_and_back_forward_and_reload_bring_everything(visit)
     is_shown(page, "#card h3", f"#{steps[2]['found']}$")
 
 
+def test_a_search_is_one_step_back(visit):
+    page = visit("?tab=find&q=moose")
+    is_shown(page, "#card h3", "moose")
+    first, before = said(page), page.locator("#card h3").inner_text()
+    search(page, "pizza")
+    is_shown(page, "#card h3", "pizza")
+    settled(page)
+    page.go_back()
+    is_shown(page, "#card h3", re.escape(before))
+    settled(page)
+    assert said(page) == first
+    assert page.locator("#query :is(input, textarea)").input_value() == "moose"
+
+
+def test_the_card_beside_a_search_is_of_what_was_found(visit):
+    page = visit("?q=pizza&neuron=275")  # a neuron that this search does not find
+    is_shown(page, "#card h3", "pizza")
+    assert page.locator("#results input:checked").count() == 1
+    says(page, neuron="275", found=page.locator("#card h3").inner_text().split("#")[1])
+
+
 def test_going_back_quickly_ends_where_it_should(visit):
     page = visit("?tab=neuron&neuron=0")
     is_shown(page, "#neuron-page h3", "#0$")
@@ -376,6 +397,15 @@ def test_the_basket_is_undone_step_by_step_and_nothing_else(visit):
     wait_for_basket(page, 2)
     says(page, b="275:50.000,178:20.000", ask="What I typed afterwards?")
     page.wait_for_function("() => document.querySelector('#dock [data-undo]').disabled")
+
+
+def test_the_focus_stays_at_the_basket_when_its_last_neuron_goes(visit):
+    page = visit("?b=275:50.000")
+    wait_for_basket(page, 1)
+    page.locator("#dock [data-act=remove]").focus()
+    page.keyboard.press("Enter")
+    wait_for_basket(page, 0)
+    page.wait_for_function("() => document.activeElement.matches('#dock [data-toggle]')")
 
 
 def test_quick_clicks_add_up(visit):

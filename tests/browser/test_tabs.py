@@ -394,3 +394,38 @@ def test_two_visitors_do_not_share_anything(visit, tmp_path, pack):
     second.locator("#dock [data-act=unit]").click()
     is_shown(second, "#dock .cb-other", r"× p99")
     assert basket_of(second)[0][0].endswith("#12")
+
+
+# ------------------------------------------------------------------------------------------------- looks
+
+
+def test_tables_of_answers_and_concepts_fit_a_desk(visit):
+    page = visit("?tab=llava&b=275:50.000,178:20.000&ask=Describe+the+image.&pic=s17&words=pizza")
+    wait_for_basket(page, 2)
+    page.locator("#sweep").click()
+    page.locator("#swept tbody").wait_for()
+    assert page.locator("#swept .cb-scroll").evaluate("(box) => box.scrollWidth <= box.clientWidth")
+    open_tab(page, "Your concepts")
+    page.locator("#own-check").click()
+    is_shown(page, "#own-report tr", "pizza")
+    assert page.locator("#own-report .cb-scroll").evaluate("(box) => box.scrollWidth <= box.clientWidth")
+    open_tab(page, "Use it")
+    is_shown(page, "#use-endpoints td", "Finds")
+    assert page.locator("#use-endpoints .cb-scroll").evaluate("(box) => box.scrollWidth <= box.clientWidth")
+
+
+def test_on_a_phone_the_closed_basket_says_how_much_is_in_it(visit):
+    page = visit("?b=275:50.000,178:20.000", viewport={"width": 375, "height": 800})
+    wait_for_basket(page, 2)
+    is_shown(page, "#dock .cb-count", "2 of 5")
+    cut = (
+        "(chips) => chips.checkVisibility() && [...chips.children].some((chip) => chip.scrollWidth > chip.clientWidth)"
+    )
+    assert not page.locator("#dock .cb-chips").evaluate(cut)
+
+
+def test_there_is_room_above_the_button_of_an_example(page):
+    gaps = page.evaluate("""() => [...document.querySelectorAll('.cb-example')].map((card) =>
+      card.querySelector('button').getBoundingClientRect().top
+      - card.querySelector('dd:last-child').getBoundingClientRect().bottom)""")
+    assert gaps and min(gaps) >= 6

@@ -109,7 +109,8 @@ const follow = () => {
   remember(before, page.state);
   page.mark();
   const typing = keys.length === 1 && byKey[keys[0]].typed ? keys[0] : null;
-  write(typing && typing === page.typing ? 'replaceState' : 'pushState', page.state);
+  const goesOn = page.typing && keys.every((key) => key === page.typing || byKey[key].of === page.typing);
+  write(goesOn ? 'replaceState' : 'pushState', page.state);
   page.typing = typing;
 };
 page.changed = (all) => {

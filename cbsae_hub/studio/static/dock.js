@@ -67,6 +67,7 @@ watch('value', () => {
   const now = Number(element.querySelector('[data-count]').dataset.count);
   const wide = window.matchMedia('(min-width: 721px)').matches; // on a narrow screen it would hide what is steered
   if (now > count && wide) setOpen(true); else setOpen(element.classList.contains('cb-open') && now > 0);
+  if (count && !now && document.activeElement === document.body) element.querySelector('[data-toggle]').focus(); // its button is gone
   count = now;
   window.cbPage?.mark();
 });

@@ -30,7 +30,7 @@ const draw = (section) => {
   pen.moveTo(x(midX), y(0)); pen.lineTo(x(midX), y(1)); pen.moveTo(x(0), y(midY)); pen.lineTo(x(1), y(midY)); pen.stroke();
   pen.setLineDash([]);
   pen.textAlign = 'center'; pen.fillText('interpretability', x(0.5), height - 4);
-  pen.save(); pen.translate(10, y(0.5)); pen.rotate(-Math.PI / 2); pen.fillText('steerability', 0, 0); pen.restore();
+  pen.save(); pen.translate(10, y(0.625)); pen.rotate(-Math.PI / 2); pen.fillText('steerability', 0, 0); pen.restore();
   section.points = data.map(([neuron, across, up, concept, title]) => ({ neuron, concept, title, x: x(across), y: y(Math.max(0, up)) }));
   const small = data.length > 3000 ? 1.6 : 2.6;
   for (const kind of [0, 1]) for (const point of section.points) {
