@@ -131,6 +131,8 @@ def view(shared, address, request):
     look(shared, "light")
     shared.goto(f"{address}/{query}")
     shared.locator("#dock .cb-dock-bar").wait_for()
+    arrived = "query => window.cbPage && !cbPage.busy && (cbPage.asked || !query)"
+    shared.wait_for_function(arrived, arg=query)
     prepare(shared)
     return shared
 
@@ -177,6 +179,7 @@ def test_the_keyboard_reaches_all_and_shows_where_it_is(view, size):
     view.set_viewport_size(size)
     view.keyboard.press("Escape")  # what has opened over the page is closed before one goes on
     view.locator("[data-testid=toast-body]").wait_for(state="detached")
+    view.wait_for_timeout(500)  # Gradio lays its tabs out anew a moment later
     view.evaluate("accessibility.toTheTop()")
     faults = []
     for _ in range(300):

@@ -547,3 +547,23 @@ def test_a_refusal_stops_nothing(visit):
       window.cbBasket({ act: 'remove', neuron: '10' }); }""")
     is_shown(page, "[data-testid=toast-body], .toast-body", "holds 5 neurons")
     wait_for_basket(page, 4)
+
+
+@pytest.mark.parametrize("pause", [0, 20, 60, 200])
+def test_a_slider_goes_as_far_as_keys_push_it(visit, pause):
+    page = visit("?tab=llava&b=275:50.000&live=0")
+    wait_for_basket(page, 1)
+    settled(page)
+    slider, number = page.locator("#dock .cb-row [type=range]"), page.locator("#dock .cb-row [type=number]")
+    slider.focus()
+    start, low, high = float(slider.input_value()), *(float(slider.get_attribute(end)) for end in ("min", "max"))
+    step = (high - low) / 100  # the browser's own, where any value can be
+    for _ in range(30):
+        page.keyboard.press("ArrowLeft")
+        page.wait_for_timeout(pause)  # answers to the first arrive between the last
+    wanted = start - 30 * step
+    for _ in range(2):
+        assert float(number.input_value()) == pytest.approx(wanted, abs=step)
+        page.wait_for_timeout(1500)
+    shown = float(basket_of(page)[0][1].removeprefix("= "))
+    assert float(said(page)["b"].split(":")[1]) == pytest.approx(shown, abs=0.06)

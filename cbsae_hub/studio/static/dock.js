@@ -21,7 +21,7 @@ const send = () => {
   if (asked) trigger('input', waiting.shift());
 };
 const ask = (act) => { waiting.push(act); if (!asked) send(); };
-window.cbBasket = ask; // cards add neurons
+window.cbBasket = (act) => { tell(); ask(act); }; // cards add neurons
 window.cbAnswered = send;
 window.cbSend = (asked) => trigger('go', asked); // what an address asks for
 
@@ -33,37 +33,60 @@ const refuse = (input) => {
   for (const one of row.querySelectorAll('input')) one.value = one.getAttribute('value');
 };
 
-const typed = new WeakSet(); // inputs whose value the server has not been told yet: answers to earlier ones stay out
+// What each row's inputs hold that the server has not been told yet: answers to earlier acts stay out. A key that is
+// held changes a slider more often than the server can answer, so the server hears where the slider comes to rest.
+const REST = 150, held = new Map();
+let byKey = false, resting = null;
+element.addEventListener('keydown', () => { byKey = true; });
+element.addEventListener('pointerdown', () => { byKey = false; });
+const tell = () => {
+  clearTimeout(resting);
+  for (const [neuron, values] of held) {
+    if (!values.chosen) continue;
+    held.delete(neuron);
+    ask({ act: 'value', neuron, value: values.chosen });
+  }
+};
 element.addEventListener('input', (event) => {
   const row = event.target.closest('.cb-row');
   if (!row) return;
-  typed.add(event.target);
-  const other = row.querySelector(event.target.type === 'range' ? '[type=number]' : '[type=range]');
-  other.value = event.target.type === 'range' ? Number(event.target.value).toFixed(2) : event.target.value;
+  const { type, value } = event.target;
+  held.set(row.dataset.neuron, { range: value, number: type === 'range' ? Number(value).toFixed(2) : value });
+  put(row);
 });
 element.addEventListener('change', (event) => {
   const row = event.target.closest('.cb-row');
   if (!row) return;
-  typed.delete(event.target);
-  if (!event.target.value || !event.target.checkValidity()) return refuse(event.target);
-  ask({ act: 'value', neuron: row.dataset.neuron, value: event.target.value });
+  const { type, value } = event.target, { neuron } = row.dataset;
+  if (!value || !event.target.checkValidity()) {
+    held.delete(neuron);
+    return refuse(event.target);
+  }
+  held.set(neuron, { ...held.get(neuron), chosen: value });
+  clearTimeout(resting);
+  if (type === 'range' && byKey) resting = setTimeout(tell, REST); else tell();
 });
 element.addEventListener('click', (event) => {
   if (event.target.closest('[data-toggle]')) return setOpen(!element.classList.contains('cb-open'));
   if (event.target.closest('[data-undo]')) return window.cbPage.undoBasket();
   const button = event.target.closest('[data-act]');
   if (!button || button.disabled) return;
-  if (button.dataset.act !== 'open') return ask({ ...button.dataset });
+  if (button.dataset.act !== 'open') return window.cbBasket({ ...button.dataset });
   window.cbPage.go({ tab: 'neuron', neuron: button.dataset.neuron });
   window.scrollTo({ top: 0 });
 });
 
 // What the visitor typed stays in an input whatever its attribute says: new values are put in by hand.
+const put = (row) => {
+  const values = held.get(row.dataset.neuron);
+  for (const input of row.querySelectorAll('input')) {
+    const value = values?.[input.type] ?? input.getAttribute('value');
+    if (input.value !== value) input.value = value;
+  }
+};
 let count = Number(element.querySelector('[data-count]')?.dataset.count || 0);
 watch('value', () => {
-  for (const input of element.querySelectorAll('.cb-row input')) {
-    if (!typed.has(input)) input.value = input.getAttribute('value');
-  }
+  for (const row of element.querySelectorAll('.cb-row')) put(row);
   const now = Number(element.querySelector('[data-count]').dataset.count);
   const wide = window.matchMedia('(min-width: 721px)').matches; // on a narrow screen it would hide what is steered
   if (now > count && wide) setOpen(true); else setOpen(element.classList.contains('cb-open') && now > 0);
