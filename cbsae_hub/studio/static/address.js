@@ -70,7 +70,7 @@ const write = (how, state) => {
   if (space && window.parent !== window) window.parent.postMessage({ queryString: query, hash: '' }, 'https://huggingface.co');
 };
 
-const page = window.cbPage = { state: stateOf(values), busy: false, asked: '', typing: null, waiting: [], undo: [], note: '' };
+const page = window.cbPage = { state: stateOf(values), busy: false, asked: '', typing: null, waiting: [], undo: [], note: '', opened: null };
 
 page.say = (text) => {
   const line = document.querySelector('#dock .cb-dock-said');
@@ -153,11 +153,20 @@ page.arrived = (all) => {
   }
   page.mark();
   if (location.search !== page.asked) return restore();
+  // Who has opened a tab meanwhile stays there.
+  const late = page.opened;
+  page.opened = null;
+  if (late && tabs[late] !== page.state.tab) setTimeout(() => tabNamed(late)?.click());
   write('replaceState', page.state);
   page.waiting.shift()?.();
   if (page.note) setTimeout(() => { page.say(page.note); page.note = ''; }, SOON);
 };
 window.addEventListener('popstate', restore);
+const tabNamed = (name) => [...document.querySelectorAll('#tabs [role=tab]')].find((tab) => tab.textContent.trim() === name);
+document.addEventListener('click', (event) => {
+  const tab = event.isTrusted && page.busy && event.target.closest('#tabs [role=tab]');
+  if (tab) page.opened = tab.textContent.trim();
+}, true);
 
 // Goes to the state that is on screen, but for what is said: all that a button, a dot or "Undo" does.
 page.go = (says) => {
@@ -180,6 +189,7 @@ page.go = (says) => {
   } else if (before.b && after.b !== before.b && !says.undone) page.note = 'Your basket was replaced. Undo brings it back.';
   if (!says.undone) remember(before, after);
   delete after.undone;
+  page.opened = null;
   write('pushState', after);
   restore();
 };
