@@ -343,12 +343,12 @@ def test_space_answers_where_only_its_own_files_are(made, address):
     url, log = address
     before = files(made[0])
     assert f"http://0.0.0.0:{url.rsplit(':')[-1]}" in log.read_text(), "a Space is reached from outside"
-    found = call(url, "find_neurons", ["cat", 3, ""])
-    assert found["verdict"] == "strong" and found["neurons"][0]["name"] == "cat"
+    found = call(url, "find_neurons", ["sunrise", 3, ""])
+    assert found["verdict"] == "strong" and found["neurons"][0]["name"] == "sunrise"
     seen = call(url, "encode_image", ["white", 3, ""])
     assert seen["neurons"] and 0 < seen["explained"] <= 1
     edits = [{"neuron": found["neurons"][0]["neuron"], "value": 50.0}]
     said = call(url, "steer_caption", ["white", "", edits, True, "set", False, "", ""])
-    assert said["word"] == "cat"
+    assert said["word"] == "sunrise"
     assert said["steered"]["probability"] > 10 * said["random"]["probability"]
     assert files(made[0]) == before, "the page writes nothing into its repository"

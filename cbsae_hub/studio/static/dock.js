@@ -22,7 +22,12 @@ const send = () => {
 };
 const ask = (act) => { waiting.push(act); if (!asked) send(); };
 window.cbBasket = (act) => { tell(); ask(act); }; // cards add neurons
-window.cbAnswered = send;
+window.cbAnswered = () => {
+  send();
+  if (asked) return;
+  for (const [neuron, { told }] of held) if (told) held.delete(neuron);
+  for (const row of element.querySelectorAll('.cb-row')) put(row);
+};
 window.cbSend = (asked) => trigger('go', asked); // what an address asks for
 
 // What cannot be is said in the unit that is shown, and the field has what it had.
@@ -33,7 +38,7 @@ const refuse = (input) => {
   for (const one of row.querySelectorAll('input')) one.value = one.getAttribute('value');
 };
 
-// What each row's inputs hold that the server has not been told yet: answers to earlier acts stay out. A key that is
+// What each row's inputs hold until the server has answered it: answers to earlier acts stay out. A key that is
 // held changes a slider more often than the server can answer, so the server hears where the slider comes to rest.
 const REST = 150, held = new Map();
 let byKey = false, resting = null;
@@ -41,10 +46,10 @@ element.addEventListener('keydown', () => { byKey = true; });
 element.addEventListener('pointerdown', () => { byKey = false; });
 const tell = () => {
   clearTimeout(resting);
-  for (const [neuron, values] of held) {
-    if (!values.chosen) continue;
-    held.delete(neuron);
-    ask({ act: 'value', neuron, value: values.chosen });
+  for (const [neuron, { chosen, ...values }] of held) {
+    if (!chosen) continue;
+    held.set(neuron, { ...values, told: true });
+    ask({ act: 'value', neuron, value: chosen });
   }
 };
 element.addEventListener('input', (event) => {
@@ -62,7 +67,7 @@ element.addEventListener('change', (event) => {
     held.delete(neuron);
     return refuse(event.target);
   }
-  held.set(neuron, { ...held.get(neuron), chosen: value });
+  held.set(neuron, { ...held.get(neuron), chosen: value, told: false });
   clearTimeout(resting);
   if (type === 'range' && byKey) resting = setTimeout(tell, REST); else tell();
 });
