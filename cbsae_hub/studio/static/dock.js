@@ -35,7 +35,8 @@ const refuse = (input) => {
   const row = input.closest('.cb-row'), { min, max, value } = input;
   element.querySelector('.cb-dock-said').textContent =
     `Neuron ${row.dataset.neuron} can be set to values from ${min} to ${max}${row.dataset.unit}, not to ${value || 'this'}.`;
-  for (const one of row.querySelectorAll('input')) one.value = one.getAttribute('value');
+  held.delete(row.dataset.neuron);
+  put(row);
 };
 
 // What each row's inputs hold until the server has answered it: answers to earlier acts stay out. A key that is
@@ -63,10 +64,7 @@ element.addEventListener('change', (event) => {
   const row = event.target.closest('.cb-row');
   if (!row) return;
   const { type, value } = event.target, { neuron } = row.dataset;
-  if (!value || !event.target.checkValidity()) {
-    held.delete(neuron);
-    return refuse(event.target);
-  }
+  if (!value || !event.target.checkValidity()) return refuse(event.target);
   held.set(neuron, { ...held.get(neuron), chosen: value, told: false });
   clearTimeout(resting);
   if (type === 'range' && byKey) resting = setTimeout(tell, REST); else tell();
