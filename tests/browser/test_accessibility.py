@@ -156,6 +156,7 @@ def settled(page, faults):
 @pytest.mark.parametrize("name", LOOKS)
 def test_axe_finds_nothing(view, axe, name):
     look(view, name)
+    view.wait_for_function("() => !document.querySelector('.pending')")  # Gradio fades what waits for an answer
     found = axe.run(view, options=RULES).response["violations"]
     assert not found, "\n".join(
         f"{rule['id']} ({rule['impact']}): {' '.join(map(str, node['target']))}\n    {node['html'][:160]}\n    "
