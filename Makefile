@@ -15,7 +15,7 @@ test: $(VENV)/test.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 test-peers: $(VENV)/peers.stamp
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/models/test_convert_libraries.py tests/trainers/test_dictionary_learning.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/formats/test_libraries.py tests/trainers/sae/test_dictionary_learning.py
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check --fix .

@@ -27,10 +27,10 @@ from cbsae_hub import CBSAE, VisionEncoder
 from cbsae_hub.data.embeddings import all_embeddings, extract_embeddings
 from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.data.images import load_images
-from cbsae_hub.models.files import write_text
-from cbsae_hub.trainers.cbsae import add_concepts
-from cbsae_hub.vision.clip_like import ClipLike
-from cbsae_hub.vision.explained import explained_encoder
+from cbsae_hub.encoders.clip_like import ClipLike
+from cbsae_hub.encoders.explained import explained_encoder
+from cbsae_hub.hub.files import write_text
+from cbsae_hub.trainers.cbsae.trainer import add_concepts
 
 SEED = 0
 

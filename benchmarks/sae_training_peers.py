@@ -49,7 +49,7 @@ def cbsae_hub(setting: Setting) -> Step:
     """This package: Matryoshka BatchTopK."""
     from cbsae_hub import SAE
     from cbsae_hub.trainers.config import SAETrainConfig
-    from cbsae_hub.trainers.sae import TrainingState
+    from cbsae_hub.trainers.sae.trainer import TrainingState
 
     config = SAETrainConfig(
         d_sae=setting.d_sae, k=setting.k, lr=LR, auxk_alpha=AUX_ALPHA, batch_size=setting.batch_size

@@ -24,8 +24,8 @@ import torch.nn.functional as F
 import typer
 from tqdm import tqdm
 
+from cbsae_hub.hub.files import write_text
 from cbsae_hub.metrics import Dissector, MonosemanticityScore, Uniqueness, monosemanticity_score, soft_wpmi
-from cbsae_hub.models.files import write_text
 
 IMAGES, NEURONS, WIDTH = 2000, 2048, 512
 CONCEPTS = {"emoji": 444, "broden": 1153, "vlg-cbm": 4729}

@@ -31,9 +31,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from cbsae_hub import CBSAE, Edit, Pack, Steering
-from cbsae_hub.models.files import write_text
+from cbsae_hub.hub.files import write_text
+from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.steering import LlavaSteerer, RandomDirection, UnclipSteerer
-from cbsae_hub.steering.first_words import ONE_WORD
 
 ROOT = Path(__file__).parents[1]
 HUB = ROOT / "hub"

@@ -21,11 +21,11 @@ import typer
 from tqdm import tqdm
 
 from cbsae_hub import SAE, Edit, Steering
+from cbsae_hub.hub.files import write_text
 from cbsae_hub.metrics.steerability import first_word
-from cbsae_hub.models.files import write_text
+from cbsae_hub.scoring.first_words import ONE_WORD, FirstWords
 from cbsae_hub.scoring.steerability import WHITE, Outcomes
 from cbsae_hub.steering import LlavaSteerer
-from cbsae_hub.steering.first_words import ONE_WORD, FirstWords
 
 ALPHA, TOKENS = 50.0, 5
 

@@ -17,9 +17,9 @@ import typer
 from tqdm import tqdm
 
 from cbsae_hub import CBSAE, Edit, Pack, Steering
-from cbsae_hub.models.files import write_text
+from cbsae_hub.hub.files import write_text
+from cbsae_hub.scoring.first_words import FirstWords
 from cbsae_hub.steering import LlavaSteerer, RandomDirection
-from cbsae_hub.steering.first_words import FirstWords
 
 FACTORS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 

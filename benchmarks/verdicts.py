@@ -17,8 +17,8 @@ import torch
 
 from cbsae_hub import NeuronTable, Pack, VisionEncoder, load
 from cbsae_hub.data.images import image_batches, load_images
+from cbsae_hub.hub.files import write_text
 from cbsae_hub.metrics import ground_truth_scores
-from cbsae_hub.models.files import write_text
 from cbsae_hub.scoring.truth import Truth
 
 MODELS = ("hub/emoji-sae", "hub/emoji-cbsae")

@@ -10,23 +10,23 @@ from cbsae_hub.version import __version__
 
 if TYPE_CHECKING:  # for editors and type checkers, which run no __getattr__
     from cbsae_hub.data.concepts import ConceptSet as ConceptSet
-    from cbsae_hub.models.auto import load as load
+    from cbsae_hub.encoders.vision import VisionEncoder as VisionEncoder
+    from cbsae_hub.formats.load import load as load
     from cbsae_hub.models.cbsae import CBSAE as CBSAE
     from cbsae_hub.models.sae import SAE as SAE
-    from cbsae_hub.pack import NeuronTable as NeuronTable
-    from cbsae_hub.pack import Pack as Pack
+    from cbsae_hub.neurons.pack import NeuronTable as NeuronTable
+    from cbsae_hub.neurons.pack import Pack as Pack
     from cbsae_hub.steering.edits import Edit as Edit
     from cbsae_hub.steering.edits import Steering as Steering
-    from cbsae_hub.vision.encoder import VisionEncoder as VisionEncoder
 
 _HOME_OF = {
-    "load": "cbsae_hub.models.auto",
+    "load": "cbsae_hub.formats.load",
     "SAE": "cbsae_hub.models.sae",
     "CBSAE": "cbsae_hub.models.cbsae",
-    "VisionEncoder": "cbsae_hub.vision.encoder",
+    "VisionEncoder": "cbsae_hub.encoders.vision",
     "ConceptSet": "cbsae_hub.data.concepts",
-    "NeuronTable": "cbsae_hub.pack",
-    "Pack": "cbsae_hub.pack",
+    "NeuronTable": "cbsae_hub.neurons.pack",
+    "Pack": "cbsae_hub.neurons.pack",
     "Edit": "cbsae_hub.steering.edits",
     "Steering": "cbsae_hub.steering.edits",
 }

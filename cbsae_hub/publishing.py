@@ -16,13 +16,13 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 
-from cbsae_hub.cards import write_card
-from cbsae_hub.models.auto import CLASSES
-from cbsae_hub.models.fetch import CARD_NAME
-from cbsae_hub.models.files import CONFIG_NAME, WEIGHTS_NAME, read_config
-from cbsae_hub.models.references import references, with_names
-from cbsae_hub.models.results import without_results_of_other_weights
-from cbsae_hub.models.upload import (
+from cbsae_hub.cards.write import write_card
+from cbsae_hub.formats.load import CLASSES
+from cbsae_hub.hub.files import CONFIG_NAME, WEIGHTS_NAME, read_config
+from cbsae_hub.hub.locate import CARD_NAME
+from cbsae_hub.hub.references import references, with_names
+from cbsae_hub.hub.results import without_results_of_other_weights
+from cbsae_hub.hub.upload import (
     Published,
     PublishError,
     Upload,
@@ -32,7 +32,7 @@ from cbsae_hub.models.upload import (
     publish,
     warn_of_foreign_ids,
 )
-from cbsae_hub.pack import INFO, Pack, PackError
+from cbsae_hub.neurons.pack import INFO, Pack, PackError
 
 __all__ = ["Published", "PublishError", "Upload", "plan", "plan_together", "publish", "publish_together"]
 
@@ -67,7 +67,7 @@ def plan_together(folders: Sequence[str | Path], namespace: str, *, cards: str |
         folders: Models and data sets; each becomes ``namespace/folder's name``.
         namespace: A user or organisation.
         cards: A folder with parts of cards that are written by hand, ``<folder's name>.md``: see
-            :func:`cbsae_hub.cards.write_card`.
+            :func:`cbsae_hub.cards.write.write_card`.
 
     Returns:
         Data sets, then models after those that they refer to.

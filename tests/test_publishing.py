@@ -12,13 +12,13 @@ from PIL import Image
 from small_hub import make_bottleneck, make_hub
 
 from cbsae_hub import CBSAE, SAE, VisionEncoder
+from cbsae_hub.hub import upload as upload_module
+from cbsae_hub.hub.locate import download_folder, find_model
+from cbsae_hub.hub.references import references, with_names
+from cbsae_hub.hub.results import RESULTS
+from cbsae_hub.hub.stamp import edited_by_hand
 from cbsae_hub.models import folder_revision
-from cbsae_hub.models import upload as upload_module
-from cbsae_hub.models.card import edited_by_hand
-from cbsae_hub.models.fetch import download_folder, find_model
-from cbsae_hub.models.references import references, with_names
-from cbsae_hub.models.results import RESULTS
-from cbsae_hub.pack import FILES, INFO
+from cbsae_hub.neurons.pack import FILES, INFO
 from cbsae_hub.publishing import PublishError, plan, plan_together, publish, publish_together
 
 

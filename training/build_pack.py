@@ -11,10 +11,10 @@ from typing import Annotated
 
 import typer
 
-from cbsae_hub.card_pictures import write_pictures
-from cbsae_hub.cards import write_card
-from cbsae_hub.pack_builder import ALT_COLUMN, build_pack
+from cbsae_hub.cards.write import write_card
 from cbsae_hub.scoring import Scores, headline
+from cbsae_hub.scoring.build_pack import ALT_COLUMN, build_pack
+from cbsae_hub.scoring.card_pictures import write_pictures
 from recipe import read_recipe
 from score_neurons import make_scorer
 

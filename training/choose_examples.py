@@ -13,9 +13,9 @@ from typing import Annotated
 
 import typer
 
-from cbsae_hub.models.files import write_text
-from cbsae_hub.models.hub_model import WORKED_NAME
-from cbsae_hub.studio.serving import Serving
+from cbsae_hub.hub.files import write_text
+from cbsae_hub.models.base import WORKED_NAME
+from cbsae_hub.studio.server.serving import Serving
 from cbsae_hub.studio.worked import Chooser
 
 

@@ -10,9 +10,9 @@ import transformers
 from torch import Tensor
 
 from cbsae_hub import CBSAE, SAE
+from cbsae_hub.encoders.families import family_of
+from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.trainers.config import CBSAETrainConfig, SAETrainConfig
-from cbsae_hub.vision.encoder import VisionEncoder
-from cbsae_hub.vision.families import family_of
 
 FLOAT32 = 4
 TOKENS_AT_ONCE = 256  # whose latents inference holds, see cbsae_hub.models.calibration

@@ -40,12 +40,12 @@ import train_cbsae
 from cbsae_hub import CBSAE, SAE, ConceptSet
 from cbsae_hub.data.concepts import PUBLISHED
 from cbsae_hub.data.images import load_images
+from cbsae_hub.encoders.clip_like import CONFIG as OPEN_CLIP_CONFIG
+from cbsae_hub.encoders.clip_like import named_by_open_clip
+from cbsae_hub.encoders.vision import VisionEncoder
+from cbsae_hub.hub.files import read_text
 from cbsae_hub.models.checks import integer
-from cbsae_hub.models.files import read_text
 from cbsae_hub.trainers.config import CBSAETrainConfig, SAETrainConfig, TrainConfig
-from cbsae_hub.vision.clip_like import CONFIG as OPEN_CLIP_CONFIG
-from cbsae_hub.vision.clip_like import named_by_open_clip
-from cbsae_hub.vision.encoder import VisionEncoder
 from machine import Step, spelled_time
 from recipe import require_keys
 from result_tables import markdown_table

@@ -17,21 +17,21 @@ import typer
 from accelerate import Accelerator
 
 from cbsae_hub import CBSAE, SAE, ConceptSet
-from cbsae_hub.cards import write_card
+from cbsae_hub.cards.write import write_card
 from cbsae_hub.data.images import load_images
+from cbsae_hub.encoders.clip_like import ClipLike
+from cbsae_hub.encoders.explained import explained_encoder
+from cbsae_hub.encoders.zero_shot import ZeroShotHead
+from cbsae_hub.hub.files import CONFIG_NAME, replace_file, write_text
+from cbsae_hub.hub.stamp import number
 from cbsae_hub.models import folder_revision
-from cbsae_hub.models.card import number
-from cbsae_hub.models.files import CONFIG_NAME, replace_file, write_text
-from cbsae_hub.models.hub_model import EVALUATION_NAME
-from cbsae_hub.plotting import plot_variants
+from cbsae_hub.models.base import EVALUATION_NAME
+from cbsae_hub.plots import plot_variants
 from cbsae_hub.scoring import Scores, Truth
-from cbsae_hub.scoring.evaluation import Evaluator, designated, means, parts
 from cbsae_hub.scoring.probe import Probe
 from cbsae_hub.scoring.report import without_nan
 from cbsae_hub.scoring.scorer import ImageEmbedder, image_model
-from cbsae_hub.vision.clip_like import ClipLike
-from cbsae_hub.vision.explained import explained_encoder
-from cbsae_hub.vision.zero_shot import ZeroShotHead
+from cbsae_hub.studies.evaluation import Evaluator, designated, means, parts
 from recipe import read_recipe, require_keys
 from result_tables import markdown_table
 from score_neurons import steering_parts

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 
 from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.data.images import commit_of_images, load_images
-from cbsae_hub.vision.encoder import VisionEncoder
+from cbsae_hub.encoders.vision import VisionEncoder
 from recipe import function_of, read_recipe, require_keys
 
 REQUIRED = ("encoder", "layer", "tokens", "images", "output")

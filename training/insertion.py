@@ -18,12 +18,12 @@ import torch
 import typer
 
 from cbsae_hub.data.images import load_images
-from cbsae_hub.models.files import replace_file, write_text
-from cbsae_hub.pack import NeuronTable
-from cbsae_hub.scoring.insertion import InsertionExperiment, as_markdown, judged, summary
-from cbsae_hub.scoring.judges import ChatJudge, Judge
+from cbsae_hub.hub.files import replace_file, write_text
+from cbsae_hub.neurons.pack import NeuronTable
 from cbsae_hub.scoring.report import without_nan
 from cbsae_hub.steering import LlavaSteerer
+from cbsae_hub.studies.insertion import InsertionExperiment, as_markdown, judged, summary
+from cbsae_hub.studies.judges import ChatJudge, Judge
 from recipe import function_of, read_recipe, require_keys
 
 REQUIRED = ("model", "llava", "images", "split", "scores", "prompts", "judge", "output")

@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 
-from cbsae_hub import NeuronTable, plotting
+from cbsae_hub import NeuronTable
+from cbsae_hub import plots as plotting
 from cbsae_hub.cli.sources import open_picture
-from cbsae_hub.models.files import read_text, replace_file
+from cbsae_hub.hub.files import read_text, replace_file
 
 FORMATS = ("png", "svg", "pdf")
 

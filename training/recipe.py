@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from cbsae_hub.models.files import read_text
+from cbsae_hub.hub.files import read_text
 
 
 def read_recipe(path: Path | None, section: str, overrides: list[str]) -> dict[str, Any]:

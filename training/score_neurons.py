@@ -17,13 +17,13 @@ import typer
 from accelerate import Accelerator
 
 from cbsae_hub.data.images import load_images
+from cbsae_hub.encoders.clip_like import ClipLike
+from cbsae_hub.encoders.sentences import Sentences
 from cbsae_hub.scoring import NeuronScorer, Scores, headline
 from cbsae_hub.scoring.scorer import ImageEmbedder, image_model
-from cbsae_hub.scoring.sentences import Sentences
 from cbsae_hub.scoring.steerability import SteerabilityScorer
 from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
 from cbsae_hub.steering.loading import load_sae
-from cbsae_hub.vision.clip_like import ClipLike
 from recipe import read_recipe, require_keys
 
 REQUIRED = ("model", "judge", "images", "split", "concepts")

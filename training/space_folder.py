@@ -14,13 +14,13 @@ from typing import Any
 from huggingface_hub import SpaceCard, try_to_load_from_cache
 
 from cbsae_hub import Pack
+from cbsae_hub.encoders.clip_like import named_by_open_clip
+from cbsae_hub.formats.load import load
+from cbsae_hub.hub.files import CONFIG_NAME, read_config, read_text, write_text
+from cbsae_hub.hub.stamp import REPO_ID, edited_by_hand, stamped
+from cbsae_hub.hub.upload import files_of
 from cbsae_hub.models import folder_revision, resolve_id
-from cbsae_hub.models.auto import load
-from cbsae_hub.models.card import REPO_ID, edited_by_hand, stamped
-from cbsae_hub.models.files import CONFIG_NAME, read_config, read_text, write_text
-from cbsae_hub.models.upload import files_of
-from cbsae_hub.pack import INFO
-from cbsae_hub.vision.clip_like import named_by_open_clip
+from cbsae_hub.neurons.pack import INFO
 
 ROOT = Path(__file__).parents[1]
 HUB = "hub"  # where models are, here and in the Space

@@ -21,16 +21,16 @@ from tqdm import tqdm
 from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.data.images import image_batches, load_images
+from cbsae_hub.encoders.explained import whole_image
+from cbsae_hub.encoders.vision import VisionEncoder
+from cbsae_hub.hub.files import write_text
 from cbsae_hub.metrics import MonosemanticityScore, Reconstruction, mean_over_tokens
 from cbsae_hub.models import SAE
-from cbsae_hub.models.files import write_text
 from cbsae_hub.scoring.report import describe, without_nan
 from cbsae_hub.scoring.scorer import ImageEmbedder, image_model
 from cbsae_hub.trainers.config import REFERENCE_GROUPS, SAETrainConfig
-from cbsae_hub.trainers.sae import SAETrainer
-from cbsae_hub.trainers.sae import describe as describe_store
-from cbsae_hub.vision.encoder import VisionEncoder
-from cbsae_hub.vision.explained import whole_image
+from cbsae_hub.trainers.sae.trainer import SAETrainer
+from cbsae_hub.trainers.sae.trainer import describe as describe_store
 from extract_activations import open_images
 from recipe import read_recipe, require_keys
 from result_tables import markdown_table

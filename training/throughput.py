@@ -19,11 +19,11 @@ from PIL import Image
 
 import costs
 from cbsae_hub import CBSAE, SAE
-from cbsae_hub.models.files import write_text
-from cbsae_hub.trainers.bottleneck import BottleneckState
+from cbsae_hub.encoders.vision import VisionEncoder
+from cbsae_hub.hub.files import write_text
+from cbsae_hub.trainers.cbsae.bottleneck import BottleneckState
 from cbsae_hub.trainers.config import CBSAETrainConfig, SAETrainConfig
-from cbsae_hub.trainers.state import TrainingState
-from cbsae_hub.vision.encoder import VisionEncoder
+from cbsae_hub.trainers.sae.state import TrainingState
 
 logger = logging.getLogger(__name__)
 

@@ -24,15 +24,15 @@ from accelerate import Accelerator
 from cbsae_hub import CBSAE, SAE, ConceptSet
 from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.data.embeddings import all_embeddings, extract_embeddings
-from cbsae_hub.models.concept_selection import select_concepts
-from cbsae_hub.models.files import write_text
-from cbsae_hub.models.pruning import Pruned, prune
-from cbsae_hub.pack import NeuronTable
+from cbsae_hub.encoders.clip_like import ClipLike
+from cbsae_hub.hub.files import write_text
+from cbsae_hub.neurons.pack import NeuronTable
+from cbsae_hub.neurons.pruning import Pruned, prune
+from cbsae_hub.neurons.selection import select_concepts
 from cbsae_hub.scoring.report import without_nan
-from cbsae_hub.trainers.cbsae import BottleneckHeldout, CBSAETrainer
+from cbsae_hub.trainers.cbsae.trainer import BottleneckHeldout, CBSAETrainer
 from cbsae_hub.trainers.config import CBSAETrainConfig
 from cbsae_hub.trainers.loop import Interrupted
-from cbsae_hub.vision.clip_like import ClipLike
 from extract_activations import open_images
 from recipe import read_recipe, require_keys
 

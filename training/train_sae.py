@@ -14,7 +14,7 @@ import typer
 
 from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.trainers.config import SAETrainConfig
-from cbsae_hub.trainers.sae import Interrupted, SAETrainer, describe
+from cbsae_hub.trainers.sae.trainer import Interrupted, SAETrainer, describe
 from recipe import read_recipe
 
 

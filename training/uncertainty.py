@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 import typer
 
-from cbsae_hub.models.files import write_text
+from cbsae_hub.hub.files import write_text
 from cbsae_hub.scoring import NeuronScorer, Scores
-from cbsae_hub.scoring.evaluation import MEASURES
 from cbsae_hub.scoring.report import SURE, without_nan
+from cbsae_hub.studies.evaluation import MEASURES
 from recipe import read_recipe
 from score_neurons import make_scorer
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cbsae_hub.cards import CardError, write_card
+from cbsae_hub.cards.write import CardError, write_card
 
 ROOT = Path(__file__).parents[1]
 

@@ -22,14 +22,14 @@ from PIL import Image
 
 from cbsae_hub.data.concepts import ConceptSet
 from cbsae_hub.data.images import load_images
+from cbsae_hub.hub.files import replace_file
+from cbsae_hub.metrics.zero_shot_steering import ZeroShotScores, summarise, uniform_s_f
 from cbsae_hub.models.checks import integer
-from cbsae_hub.models.files import replace_file
-from cbsae_hub.plotting import plot_zero_shot_steering
+from cbsae_hub.plots import plot_zero_shot_steering
 from cbsae_hub.scoring.report import without_nan
 from cbsae_hub.steering import ClipZeroShotSteerer
-from cbsae_hub.steering.clip_zero_shot import STRENGTHS
+from cbsae_hub.steering.clip import STRENGTHS
 from cbsae_hub.steering.latents import RawNeurons, neuron_count
-from cbsae_hub.steering.zero_shot_scores import ZeroShotScores, summarise, uniform_s_f
 from recipe import read_recipe, require_keys
 from result_tables import markdown_table
 

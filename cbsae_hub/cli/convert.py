@@ -44,8 +44,8 @@ def convert(
 
     Known are SAELens, dictionary_learning, sae-for-vlm, sparsify, saev and ViT-Prisma; nothing is ever unpickled.
     """
-    from cbsae_hub.models.auto import load
-    from cbsae_hub.models.convert import export_saelens
+    from cbsae_hub.formats.convert import export_saelens
+    from cbsae_hub.formats.load import load
 
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"{output} is not empty: take a new folder")

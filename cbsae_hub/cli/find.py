@@ -47,15 +47,15 @@ def find(
     strong: all words are what a neuron finds best on images whose content is known; or, where nothing is known of the
     images, its name, which fits well and better than any other. weak: anything less; the first line says why.
     """
-    from cbsae_hub.models.files import WEIGHTS_NAME, folder_revision
-    from cbsae_hub.pack import Pack
+    from cbsae_hub.hub.files import WEIGHTS_NAME, folder_revision
+    from cbsae_hub.neurons.pack import Pack
 
     pack = Pack.from_pretrained(model, revision)
     if (Path(model) / WEIGHTS_NAME).is_file() and of_other_weights(pack, folder_revision(model)):
         raise ValueError(f"the pack of {model} is of other weights: build it again, `cbsae pack --overwrite`")
     embed_texts = None
     if meaning:
-        from cbsae_hub.vision.clip_like import ClipLike
+        from cbsae_hub.encoders.clip_like import ClipLike
 
         judge = pack.info["judge"]
         embed_texts = ClipLike.from_pretrained(judge["id"], judge["revision"], beside=model).embed_texts

@@ -11,7 +11,7 @@ from cbsae_hub.cli.sources import k_of, of_other_weights, pack_of
 
 if TYPE_CHECKING:
     from cbsae_hub.models import CBSAE, SAE
-    from cbsae_hub.pack import Pack
+    from cbsae_hub.neurons.pack import Pack
 
 TABLES = ("SAE and CB-SAE", "parts")  # of evaluation.json: those of this model
 FACTS = ("d_in", "d_sae", "activation", "group_sizes", "encoder_id", "encoder_revision", "layer", "tokens",
@@ -115,10 +115,10 @@ def info(model: Model, revision: Revision = None) -> Data:
 
 def _described(model: str, revision: str | None) -> "tuple[SAE | CBSAE, str | None]":
     """A model and its revision; of this package's own format the weights are not read."""
+    from cbsae_hub.formats.load import CLASSES, load
+    from cbsae_hub.hub.files import CONFIG_NAME, read_config
+    from cbsae_hub.hub.locate import download, find_in_folder
     from cbsae_hub.models import ModelFileError
-    from cbsae_hub.models.auto import CLASSES, load
-    from cbsae_hub.models.fetch import download, find_in_folder
-    from cbsae_hub.models.files import CONFIG_NAME, read_config
 
     local = Path(model).exists()
     try:
@@ -147,9 +147,9 @@ def _pack_facts(pack: "Pack", commit: str | None) -> Data:
 
 def _measured(model: str, name: str, revision: str | None, commit: str | None) -> Data:
     """A file of results beside a model; empty if there is none, or it is of other weights."""
+    from cbsae_hub.hub.files import read_config
+    from cbsae_hub.hub.locate import download
     from cbsae_hub.models import ModelFileError
-    from cbsae_hub.models.fetch import download
-    from cbsae_hub.models.files import read_config
 
     if not Path(model).exists():  # what is on the Hub was checked when it was published
         try:

@@ -9,8 +9,8 @@ from cbsae_hub.cli.output import Data, command, number, percent, printable, tabl
 from cbsae_hub.cli.sources import device_of, model_and_pack, name_of, open_picture
 
 if TYPE_CHECKING:
-    from cbsae_hub.inspection import Inspection
-    from cbsae_hub.pack import Pack
+    from cbsae_hub.encoders.inspection import Inspection
+    from cbsae_hub.neurons.pack import Pack
 
 TOLD = ("score", "null_percentile", "density", "token_density", "p99", "status")  # by the pack
 
@@ -57,8 +57,8 @@ def inspect(
     Names, densities and percentiles come from the model's pack, where it has one. Concept neurons grade every picture:
     --density-below leaves them in.
     """
-    from cbsae_hub.inspection import Inspection
-    from cbsae_hub.vision.explained import explained_encoder
+    from cbsae_hub.encoders.explained import explained_encoder
+    from cbsae_hub.encoders.inspection import Inspection
 
     pictures = [open_picture(source) for source in images]
     sae, pack = model_and_pack(model, revision)

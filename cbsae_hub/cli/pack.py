@@ -66,12 +66,12 @@ def pack(
     if not (output or folder.is_dir()):
         raise typer.BadParameter(f"{model} is no folder here: say with --output where model and pack are to be")
 
-    from cbsae_hub.card_pictures import write_pictures
-    from cbsae_hub.cards import write_card
+    from cbsae_hub.cards.write import write_card
     from cbsae_hub.data.images import load_images
-    from cbsae_hub.pack import INFO
-    from cbsae_hub.pack_builder import build_pack
+    from cbsae_hub.neurons.pack import INFO
     from cbsae_hub.scoring import NeuronScorer, Scores
+    from cbsae_hub.scoring.build_pack import build_pack
+    from cbsae_hub.scoring.card_pictures import write_pictures
 
     if (folder / INFO).exists() and not overwrite:
         raise FileExistsError(f"{folder} has a pack already: --overwrite replaces it")
@@ -116,8 +116,8 @@ def _save(sae: "SAE | CBSAE", folder: Path) -> None:
     """Saves the model, unless an earlier attempt has done so."""
     import torch
 
-    from cbsae_hub.models.auto import load
-    from cbsae_hub.models.files import CONFIG_NAME
+    from cbsae_hub.formats.load import load
+    from cbsae_hub.hub.files import CONFIG_NAME
 
     if not (folder / CONFIG_NAME).exists():
         sae.save_pretrained(folder)

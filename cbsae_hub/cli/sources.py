@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from cbsae_hub.models import CBSAE, SAE
-    from cbsae_hub.pack import Pack
+    from cbsae_hub.neurons.pack import Pack
 
 WHITE = "white"
 
@@ -23,7 +23,7 @@ def open_picture(source: str) -> "Image.Image":
     """
     from PIL import Image
 
-    from cbsae_hub.vision.pictures import to_rgb
+    from cbsae_hub.pictures import to_rgb
 
     if source == WHITE and not Path(source).exists():
         return Image.new("RGB", (224, 224), WHITE)
@@ -44,7 +44,7 @@ def pack_of(model: str, revision: str | None = None) -> "Pack | None":
     Raises:
         OSError: If it is damaged, or cannot be downloaded.
     """
-    from cbsae_hub.pack import Pack, PackMissing
+    from cbsae_hub.neurons.pack import Pack, PackMissing
 
     if Path(model).is_file():  # an SAE of another library, which may be one
         return None
@@ -67,7 +67,7 @@ def model_and_pack(model: str, revision: str | None = None) -> "tuple[SAE | CBSA
         ValueError: If the pack is of another model.
         OSError: If something is missing or damaged.
     """
-    from cbsae_hub.models.auto import load
+    from cbsae_hub.formats.load import load
 
     pack, sae = pack_of(model, revision), load(model, revision=revision)
     if pack is not None and len(pack.neurons) != sae.d_latent:

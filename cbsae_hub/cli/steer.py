@@ -152,7 +152,7 @@ def _check_output(output: Path) -> None:
 
 def _save(pictures: "dict[str, Image.Image]", output: Path) -> dict[str, str]:
     """Writes drawings; returns the file of each, the same for all if they are in one row."""
-    from cbsae_hub.models.files import replace_file
+    from cbsae_hub.hub.files import replace_file
 
     if output.suffix.lower() in PICTURE_TYPES:
         files = dict.fromkeys(pictures, output)

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 from huggingface_hub import constants
 
-from cbsae_hub.models.files import read_text, replace_file
+from cbsae_hub.hub.files import read_text, replace_file
 from cbsae_hub.words import clean_name, name_key
 
 logger = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from PIL import Image
 
 from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.data.extraction import extract_activations
-from cbsae_hub.vision.clip_like import ClipLike
-from cbsae_hub.vision.encoder import VisionEncoder
+from cbsae_hub.encoders.clip_like import ClipLike
+from cbsae_hub.encoders.vision import VisionEncoder
 
 TOKENS = "embedding"  # what a store's manifest says of its rows
 

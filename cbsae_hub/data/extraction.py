@@ -27,9 +27,9 @@ from cbsae_hub.data.activations import (
 )
 from cbsae_hub.data.ahead import load_ahead
 from cbsae_hub.data.images import read_pictures
-from cbsae_hub.models.files import replace_file, write_text
+from cbsae_hub.encoders.vision import VisionEncoder
+from cbsae_hub.hub.files import replace_file, write_text
 from cbsae_hub.version import __version__
-from cbsae_hub.vision.encoder import VisionEncoder
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import networkx as nx
 import numpy as np
 
-from cbsae_hub.models.files import read_text, write_text
+from cbsae_hub.hub.files import read_text, write_text
 from cbsae_hub.words import name_key
 
 SCHEMA_VERSION = 1

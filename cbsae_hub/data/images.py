@@ -21,7 +21,7 @@ from yaml import YAMLError
 from cbsae_hub.data.ahead import load_ahead
 from cbsae_hub.data.image_files import Layout, NoImages, arrange, list_folder, some, visible
 from cbsae_hub.models import resolve_id
-from cbsae_hub.vision.pictures import to_rgb
+from cbsae_hub.pictures import to_rgb
 
 CARD = "README.md"
 BUILDERS = {"imagefolder": ImageFolder, "parquet": Parquet}

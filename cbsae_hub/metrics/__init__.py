@@ -3,7 +3,7 @@
 from cbsae_hub.metrics.activity import ActiveLatents, NeuronActivity, Reconstruction
 from cbsae_hub.metrics.alignment import Alignment, HumanAlignment, human_alignment, read_pairs
 from cbsae_hub.metrics.coverage import best_by_concept, coverage, to_unit_interval
-from cbsae_hub.metrics.dissect import Dissector, Naming, cosine, cosine_cubed, rank_reorder, soft_wpmi
+from cbsae_hub.metrics.dissector import Dissector, Naming, cosine, cosine_cubed, rank_reorder, soft_wpmi
 from cbsae_hub.metrics.downstream import DownstreamCost
 from cbsae_hub.metrics.ground_truth import GroundTruth, GroundTruthScores, ground_truth_scores, label_matrix
 from cbsae_hub.metrics.hierarchy import (

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from cbsae_hub.models.files import read_text
+from cbsae_hub.hub.files import read_text
 
 BINS = 10
 

@@ -1,10 +1,10 @@
 """The models this package publishes on the Hub, and what they are made of."""
 
+from cbsae_hub.models.activations import TrainingLatents
+from cbsae_hub.models.base import ConfigError, HubModel, ModelFileError, folder_revision, resolve_id
 from cbsae_hub.models.cbsae import CBSAE
-from cbsae_hub.models.hub_model import ConfigError, HubModel, ModelFileError, folder_revision, resolve_id
 from cbsae_hub.models.sae import SAE, SAEOutput
 from cbsae_hub.models.sparse_latents import SparseLatents
-from cbsae_hub.models.sparsity import TrainingLatents
 
 __all__ = [
     "CBSAE",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cbsae_hub.models import checks
-from cbsae_hub.models.hub_model import HubModel
+from cbsae_hub.models.base import HubModel
 from cbsae_hub.models.sae import MAX_D_SAE, MAX_MATRIX, SAE, SAEOutput
 from cbsae_hub.models.sparse_latents import SparseLatents, gather_rows
 from cbsae_hub.words import name_key

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from cbsae_hub.models import checks
+from cbsae_hub.models.activations import SPARSITIES, TrainingLatents
+from cbsae_hub.models.base import HubModel
 from cbsae_hub.models.calibration import exact_threshold, token_chunks
-from cbsae_hub.models.hub_model import HubModel
 from cbsae_hub.models.input_norm import KINDS, denormalize, normalize, scale
 from cbsae_hub.models.sparse_latents import SparseLatents, gather_rows, mostly_zero_product
-from cbsae_hub.models.sparsity import SPARSITIES, TrainingLatents
 
 MAX_D_IN = 2**16
 MAX_D_SAE = 2**23
@@ -31,7 +31,7 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
     """Sparse autoencoder of a vision encoder's activations.
 
     ``hidden = (x - b_dec) @ W_enc + b_enc``; an activation function makes latents of it
-    (:mod:`cbsae_hub.models.sparsity`); ``reconstruction = latents @ W_dec + b_dec``. With ``input_norm``, all this
+    (:mod:`cbsae_hub.models.activations`); ``reconstruction = latents @ W_dec + b_dec``. With ``input_norm``, all this
     happens to normalised tokens, and a reconstruction gets back mean and scale of the token that it is of, which
     :meth:`decode` has to be told (``like=x``).
 
@@ -60,7 +60,7 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
         input_norm: How each token is normalised first: "layer_norm", "constant_norm", or None as in every SAE trained
             here; see :mod:`cbsae_hub.models.input_norm`.
         imported_from: Of somebody else's SAE: format, source, file, what was changed (``notes``) and what its config
-            says; written by :func:`cbsae_hub.models.convert.import_sae`.
+            says; written by :func:`cbsae_hub.formats.convert.import_sae`.
         seed: Seed of the initial weights (and of training); None draws from torch's global generator.
 
     Raises:

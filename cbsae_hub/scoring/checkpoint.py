@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torchmetrics import Metric
 
-from cbsae_hub.models.files import replace_file
+from cbsae_hub.hub.files import replace_file
 
 
 def save(file: Path, metrics: Mapping[str, Metric], identity: Mapping[str, Any], done: int) -> None:

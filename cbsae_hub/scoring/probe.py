@@ -10,9 +10,9 @@ from torch import Tensor
 from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.data.embeddings import all_embeddings, extract_embeddings
 from cbsae_hub.data.extraction import extract_activations
+from cbsae_hub.encoders.clip_like import ClipLike
+from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.scoring.scorer import Seen
-from cbsae_hub.vision.clip_like import ClipLike
-from cbsae_hub.vision.encoder import VisionEncoder
 
 
 class Probe:

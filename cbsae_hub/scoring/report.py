@@ -12,6 +12,7 @@ import pandas as pd
 from torch import Tensor
 
 from cbsae_hub.data.concepts import ConceptSet
+from cbsae_hub.hub.files import read_text, replace_file, write_text
 from cbsae_hub.metrics import (
     CommonKinds,
     GroundTruthScores,
@@ -22,7 +23,6 @@ from cbsae_hub.metrics import (
     to_unit_interval,
 )
 from cbsae_hub.metrics.activity import occupied_bins, status
-from cbsae_hub.models.files import read_text, replace_file, write_text
 from cbsae_hub.scoring.truth import Truth
 from cbsae_hub.version import __version__
 from cbsae_hub.words import name_key

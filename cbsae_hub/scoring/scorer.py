@@ -16,6 +16,11 @@ from tqdm import tqdm
 from cbsae_hub.data.concepts import ConceptSet
 from cbsae_hub.data.hierarchy import ConceptTree
 from cbsae_hub.data.images import image_batches
+from cbsae_hub.encoders.clip_like import ClipLike
+from cbsae_hub.encoders.explained import explained_encoder
+from cbsae_hub.encoders.vision import VisionEncoder
+from cbsae_hub.encoders.zero_shot import ZeroShotHead
+from cbsae_hub.formats.load import load
 from cbsae_hub.metrics import (
     ActiveLatents,
     CommonAncestorDepth,
@@ -30,14 +35,9 @@ from cbsae_hub.metrics import (
     mean_over_tokens,
 )
 from cbsae_hub.models import CBSAE, SAE, SparseLatents
-from cbsae_hub.models.auto import load
 from cbsae_hub.scoring import checkpoint as checkpoints
 from cbsae_hub.scoring.report import Gathered, Scores, label_table, neuron_table, origin_of, summary_of
 from cbsae_hub.scoring.truth import Truth
-from cbsae_hub.vision.clip_like import ClipLike
-from cbsae_hub.vision.encoder import VisionEncoder
-from cbsae_hub.vision.explained import explained_encoder
-from cbsae_hub.vision.zero_shot import ZeroShotHead
 
 NAMES = 5
 CHECKPOINT_EVERY = 100  # batches

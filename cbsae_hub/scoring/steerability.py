@@ -15,23 +15,23 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from cbsae_hub.encoders.clip_like import ClipLike
+from cbsae_hub.encoders.sentences import Sentences
+from cbsae_hub.encoders.site import EditError
+from cbsae_hub.hub.files import replace_file, write_text
 from cbsae_hub.metrics.steerability import (
     image_steerability,
     image_to_unit_interval,
     text_steerability,
     text_to_unit_interval,
 )
-from cbsae_hub.models.files import replace_file, write_text
-from cbsae_hub.plotting import quadrants
+from cbsae_hub.pictures import to_rgb
+from cbsae_hub.plots import quadrants
+from cbsae_hub.scoring.first_words import ONE_WORD, FirstWords
 from cbsae_hub.scoring.report import describe, mean, origin_of
-from cbsae_hub.scoring.sentences import Sentences
-from cbsae_hub.steering.first_words import ONE_WORD, FirstWords
+from cbsae_hub.scoring.single_neurons import SingleNeurons
 from cbsae_hub.steering.llava import LlavaSteerer
-from cbsae_hub.steering.single_neurons import SingleNeurons
 from cbsae_hub.steering.unclip import UnclipSteerer
-from cbsae_hub.vision.clip_like import ClipLike
-from cbsae_hub.vision.pictures import to_rgb
-from cbsae_hub.vision.site import EditError
 from cbsae_hub.words import name_key
 
 CHUNK = 64  # neurons whose scores are one file of a checkpoint

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from cbsae_hub.lazy import on_first_use
 
 if TYPE_CHECKING:  # for editors and type checkers, which run no __getattr__
-    from cbsae_hub.steering.clip_zero_shot import ClipZeroShotSteerer as ClipZeroShotSteerer
+    from cbsae_hub.steering.clip import ClipZeroShotSteerer as ClipZeroShotSteerer
     from cbsae_hub.steering.edits import DiffMean as DiffMean
     from cbsae_hub.steering.edits import Edit as Edit
     from cbsae_hub.steering.edits import RandomDirection as RandomDirection
@@ -24,7 +24,7 @@ _HOME_OF = {
     "resolve": "cbsae_hub.steering.edits",
     "LlavaSteerer": "cbsae_hub.steering.llava",
     "UnclipSteerer": "cbsae_hub.steering.unclip",
-    "ClipZeroShotSteerer": "cbsae_hub.steering.clip_zero_shot",
+    "ClipZeroShotSteerer": "cbsae_hub.steering.clip",
 }
 
 __all__ = [*_HOME_OF]

@@ -17,12 +17,12 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from cbsae_hub.encoders.vision import require_pictures, to_rgb
+from cbsae_hub.encoders.weights import load_complete
 from cbsae_hub.steering.edits import AnySteering, per_image
 from cbsae_hub.steering.llava_original import TEXT_CONFIGS, load_original
 from cbsae_hub.steering.loading import Origin, default_dtype, load_sae, locate
 from cbsae_hub.steering.tower import SteeredTower, Stopped
-from cbsae_hub.vision.encoder import require_pictures, to_rgb
-from cbsae_hub.vision.weights import load_complete
 
 # The conversation format of LLaVA-1.5, for processors that bring no chat template.
 PLAIN_TEMPLATE = "USER: {image}\n{prompt} ASSISTANT:"

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
+from cbsae_hub.formats.load import load
+from cbsae_hub.hub.locate import download, find_model, is_content
 from cbsae_hub.models import folder_revision, resolve_id
-from cbsae_hub.models.auto import load
-from cbsae_hub.models.fetch import download, find_model, is_content
 
 # Stability AI took its Stable Diffusion 2 repositories off the Hub; the community keeps copies under these names.
 WITHDRAWN = "stabilityai/stable-diffusion-2"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cbsae_hub.models import checks
-from cbsae_hub.search import SAME_WORDS
+from cbsae_hub.neurons.search import SAME_WORDS
 from cbsae_hub.steering.latents import neuron_count
 from cbsae_hub.words import closest_names, name_key
 
@@ -38,8 +38,8 @@ class Neurons:
         """The number of a neuron.
 
         A name is first looked up among the concept neurons of a concept bottleneck SAE; then in the neuron table: the
-        neuron whose first name has the same words: of several a strong one (:mod:`cbsae_hub.verdicts`), and of those
-        the one with the best score; then among all names that the model itself gives its neurons.
+        neuron whose first name has the same words: of several a strong one (:mod:`cbsae_hub.neurons.verdicts`), and
+        of those the one with the best score; then among all names that the model itself gives its neurons.
 
         Raises:
             ValueError: If there is no such neuron (near names are suggested), or a name has several owners that

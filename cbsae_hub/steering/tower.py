@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cbsae_hub.encoders.families import prefix_tokens
+from cbsae_hub.encoders.site import EditError, ResidualSite, run_blocks
 from cbsae_hub.steering.edits import AnySteering, steer
-from cbsae_hub.vision.families import prefix_tokens
-from cbsae_hub.vision.site import EditError, ResidualSite, run_blocks
 
 
 class Stopped(RuntimeError):
@@ -21,7 +21,7 @@ class SteeredTower:
     Steering serves the calling thread only, so that requests may run side by side.
 
     Args:
-        model: A model or pipeline with a vision tower, see :func:`cbsae_hub.vision.site.find_blocks`.
+        model: A model or pipeline with a vision tower, see :func:`cbsae_hub.encoders.site.find_blocks`.
         config: Of the vision tower.
         sae: The SAE; it is moved to the tower's device.
         pack: What names and percentiles of neurons are looked up in: a NeuronTable, a Pack, or None.

@@ -12,12 +12,12 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor
 
+from cbsae_hub.encoders.families import pool_clip
+from cbsae_hub.encoders.vision import require_pictures, to_rgb
 from cbsae_hub.models import checks
 from cbsae_hub.steering.edits import AnySteering, per_image
 from cbsae_hub.steering.loading import Origin, default_dtype, load_sae, locate
 from cbsae_hub.steering.tower import SteeredTower, Stopped
-from cbsae_hub.vision.encoder import require_pictures, to_rgb
-from cbsae_hub.vision.families import pool_clip
 
 
 class UnclipSteerer(Origin):

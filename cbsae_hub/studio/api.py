@@ -7,16 +7,16 @@ from typing import Any
 
 import gradio as gr
 
-from cbsae_hub.steering.first_words import ONE_WORD
+from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.studio.basket import BadBasket, Basket, checked, concept_of, span_of, watched_word
-from cbsae_hub.studio.experiments import STEPS, Intervention
-from cbsae_hub.studio.html import table
 from cbsae_hub.studio.links import MAX_QUERY, MAX_QUESTION, MAX_SEED, MAX_STEPS, MIN_STEPS, OPS
-from cbsae_hub.studio.loaded import Loaded, public_id
-from cbsae_hub.studio.pictures import as_webp, data_uri, from_text
-from cbsae_hub.studio.serving import Serving
-from cbsae_hub.studio.steer_image import whole
-from cbsae_hub.studio.visit import LOOKUP, WORK, kindly, row_of
+from cbsae_hub.studio.server.experiments import STEPS, Intervention
+from cbsae_hub.studio.server.loaded import Loaded, public_id
+from cbsae_hub.studio.server.serving import Serving
+from cbsae_hub.studio.server.visit import LOOKUP, WORK, kindly, row_of
+from cbsae_hub.studio.tabs.steer_image import whole
+from cbsae_hub.studio.view.html import table
+from cbsae_hub.studio.view.pictures import as_webp, data_uri, from_text
 
 MAX_RESULTS = 50
 ENDPOINTS: dict[str, dict[str, Any]] = {  # methods of Api, and the queues that they wait in

@@ -6,9 +6,9 @@ from typing import Any
 import gradio as gr
 
 from cbsae_hub.studio.links import PARTS, split_secret
-from cbsae_hub.studio.loaded import Loaded
-from cbsae_hub.studio.pictures import MINE, ImageRefused, Pictures, from_data
-from cbsae_hub.studio.serving import Serving
+from cbsae_hub.studio.server.loaded import Loaded
+from cbsae_hub.studio.server.serving import Serving
+from cbsae_hub.studio.view.pictures import MINE, ImageRefused, Pictures, from_data
 
 NO_PICTURE = (
     "The picture of this link was uploaded: it is in the browser of whoever did that, and not part of the link. "

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from cbsae_hub.steering import Edit
-from cbsae_hub.studio.html import attribute, escape, neuron_title
-from cbsae_hub.studio.loaded import Loaded
+from cbsae_hub.studio.server.loaded import Loaded
+from cbsae_hub.studio.view.html import attribute, escape, neuron_title
 
 MAX_NEURONS = 5
 UNITS = ("p99", "absolute")

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cbsae_hub.steering.first_words import ONE_WORD
+from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.studio.basket import UNITS, BadBasket, Basket, Item, checked, span_of
-from cbsae_hub.studio.experiments import STEPS
-from cbsae_hub.studio.loaded import Loaded
-from cbsae_hub.studio.pictures import WHITE, is_sample
+from cbsae_hub.studio.server.experiments import STEPS
+from cbsae_hub.studio.server.loaded import Loaded
+from cbsae_hub.studio.view.pictures import WHITE, is_sample
 
 TABS = ("start", "inspect", "find", "neuron", "llava", "draw", "scores", "own", "use")
 OPS = ("set", "add")

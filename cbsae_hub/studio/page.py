@@ -10,28 +10,28 @@ from typing import Any
 
 import gradio as gr
 
-from cbsae_hub.studio import html
 from cbsae_hub.studio.api import Api, described
 from cbsae_hub.studio.arrival import Asked
 from cbsae_hub.studio.basket import changed, dock
-from cbsae_hub.studio.blocks import Page
-from cbsae_hub.studio.experiments import ZERO_GPU
-from cbsae_hub.studio.find import FindTab
-from cbsae_hub.studio.inspect_image import InspectTab
 from cbsae_hub.studio.links import PARTS, TABS, Link, as_text, basket_of, basket_text, read
-from cbsae_hub.studio.loaded import Loaded
-from cbsae_hub.studio.neuron import NeuronTab, number_label
-from cbsae_hub.studio.own_concepts import OwnConceptsTab
-from cbsae_hub.studio.picture_box import preview
-from cbsae_hub.studio.scores import ScoresTab
-from cbsae_hub.studio.serving import Serving
-from cbsae_hub.studio.start import StartTab
-from cbsae_hub.studio.steer_image import SteerImageTab
-from cbsae_hub.studio.steer_llava import SteerLlavaTab
-from cbsae_hub.studio.style import CSS, THEME, script
-from cbsae_hub.studio.use_it import UseItTab
-from cbsae_hub.studio.visit import LOOKUP, RUNNING, TRAIN, WORK, Visit, beat, kindly, warn
-from cbsae_hub.studio.workshop import Workshop
+from cbsae_hub.studio.server.blocks import Page
+from cbsae_hub.studio.server.experiments import ZERO_GPU
+from cbsae_hub.studio.server.loaded import Loaded
+from cbsae_hub.studio.server.serving import Serving
+from cbsae_hub.studio.server.visit import LOOKUP, RUNNING, TRAIN, WORK, Visit, beat, kindly, warn
+from cbsae_hub.studio.server.workshop import Workshop
+from cbsae_hub.studio.tabs.find import FindTab
+from cbsae_hub.studio.tabs.inspect_image import InspectTab
+from cbsae_hub.studio.tabs.neuron import NeuronTab, number_label
+from cbsae_hub.studio.tabs.own_concepts import OwnConceptsTab
+from cbsae_hub.studio.tabs.scores import ScoresTab
+from cbsae_hub.studio.tabs.start import StartTab
+from cbsae_hub.studio.tabs.steer_image import SteerImageTab
+from cbsae_hub.studio.tabs.steer_llava import SteerLlavaTab
+from cbsae_hub.studio.tabs.use_it import UseItTab
+from cbsae_hub.studio.view import html
+from cbsae_hub.studio.view.picture_box import preview
+from cbsae_hub.studio.view.style import CSS, THEME, script
 
 TITLE = "cbsae_hub: what does a vision model know?"
 NAMES = {

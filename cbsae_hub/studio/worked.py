@@ -14,14 +14,14 @@ import pandas as pd
 
 from cbsae_hub.data.images import load_images
 from cbsae_hub.models import CBSAE
-from cbsae_hub.steering.first_words import ONE_WORD
+from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.studio.basket import span_of
-from cbsae_hub.studio.experiments import STEPS, Asked, Intervention, Said
-from cbsae_hub.studio.inspect_image import visible
-from cbsae_hub.studio.loaded import Loaded, public_id
-from cbsae_hub.studio.pictures import WHITE
-from cbsae_hub.studio.serving import Serving
-from cbsae_hub.studio.workshop import Workshop
+from cbsae_hub.studio.server.experiments import STEPS, Asked, Intervention, Said
+from cbsae_hub.studio.server.loaded import Loaded, public_id
+from cbsae_hub.studio.server.serving import Serving
+from cbsae_hub.studio.server.workshop import Workshop
+from cbsae_hub.studio.tabs.inspect_image import visible
+from cbsae_hub.studio.view.pictures import WHITE
 from cbsae_hub.words import name_key, words_of
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cbsae_hub.models.files import ModelFileError, replace_file
+from cbsae_hub.hub.files import ModelFileError, replace_file
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 

@@ -18,10 +18,10 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from cbsae_hub.cards import write_card
+from cbsae_hub.cards.write import write_card
 from cbsae_hub.data.activations import ActivationStore
-from cbsae_hub.models.files import folder_revision, write_text
-from cbsae_hub.models.hub_model import HubModel
+from cbsae_hub.hub.files import folder_revision, write_text
+from cbsae_hub.models.base import HubModel
 from cbsae_hub.trainers import tracking
 from cbsae_hub.trainers.checkpoint import CHECKPOINT_NAME, load_checkpoint, save_checkpoint
 from cbsae_hub.trainers.config import TrainConfig

@@ -8,7 +8,7 @@ from actions import is_shown, open_tab, search
 from PIL import Image
 
 from cbsae_hub import Pack
-from cbsae_hub.studio.html import CARD_STRIPS
+from cbsae_hub.studio.view.html import CARD_STRIPS
 
 HUB = Path(__file__).parents[2] / "hub"
 

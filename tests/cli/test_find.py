@@ -1,7 +1,7 @@
 import pytest
 
 from cbsae_hub import CBSAE, SAE, Pack
-from cbsae_hub.vision.clip_like import ClipLike
+from cbsae_hub.encoders.clip_like import ClipLike
 
 SAE_ID, CBSAE_ID = "hub/emoji-sae", "hub/emoji-cbsae"
 

@@ -13,7 +13,7 @@ HUB = Path(__file__).parents[2] / "hub"
 @pytest.mark.parametrize(("model", "cls"), [("emoji-sae", SAE), ("emoji-cbsae", CBSAE)])
 def test_facts_are_those_of_the_loaded_model(answer, monkeypatch, model, cls):
     loaded = cls.from_pretrained(HUB / model)
-    monkeypatch.setattr("cbsae_hub.models.hub_model.read_weights", None)  # it must do without the weights
+    monkeypatch.setattr("cbsae_hub.models.base.read_weights", None)  # it must do without the weights
     told = answer("info", f"hub/{model}")
     assert told["class"] == cls.__name__
     assert told["neurons"] == loaded.d_latent

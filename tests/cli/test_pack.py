@@ -7,8 +7,8 @@ import pytest
 from small_hub import CONCEPTS, Pictures, make_bottleneck, make_hub
 
 from cbsae_hub import CBSAE, SAE, Pack
-from cbsae_hub.pack_builder import build_pack
 from cbsae_hub.scoring import NeuronScorer
+from cbsae_hub.scoring.build_pack import build_pack
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_interrupted_pack_can_be_started_again_but_not_over_another_model(answer
 
     output = ("--output", tmp_path / "new")
     with monkeypatch.context() as patch:
-        patch.setattr("cbsae_hub.pack_builder.build_pack", interrupted)
+        patch.setattr("cbsae_hub.scoring.build_pack.build_pack", interrupted)
         assert answer("pack", world / "sae", *given, *output, code=1)["error"] == "no space left on device"
     assert "holds another model" in answer("pack", world / "bottleneck", *given, *output, code=1)["error"]
     assert answer("pack", world / "sae", *given, *output)["neurons"] == 32

@@ -6,8 +6,8 @@ from PIL import Image
 
 from cbsae_hub import CBSAE, SAE, Edit, Pack, Steering
 from cbsae_hub.cli import steer
+from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.steering import LlavaSteerer, RandomDirection, UnclipSteerer
-from cbsae_hub.steering.first_words import ONE_WORD
 
 HUB = Path(__file__).parents[2] / "hub"
 LLAVA, UNCLIP = ("--llava", "hub/emoji-llava"), ("--unclip", "hub/emoji-unclip", "--steps", 2)

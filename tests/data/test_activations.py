@@ -15,7 +15,7 @@ from tiny_models import build, processor
 
 from cbsae_hub.data.activations import ActivationStore, StoreError
 from cbsae_hub.data.extraction import extract_activations
-from cbsae_hub.vision.encoder import VisionEncoder
+from cbsae_hub.encoders.vision import VisionEncoder
 
 ROOT = Path(__file__).parents[2]
 

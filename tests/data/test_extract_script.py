@@ -10,8 +10,8 @@ from tiny_models import build, processor
 from typer.testing import CliRunner
 
 from cbsae_hub.data.activations import ActivationStore
+from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.models import folder_revision
-from cbsae_hub.vision.encoder import VisionEncoder
 
 TRAINING = Path(__file__).parents[2] / "training"
 

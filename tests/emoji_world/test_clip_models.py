@@ -31,7 +31,7 @@ def test_published_models_load_with_their_library_and_embed_alike(tokenizer, tea
     from PIL import Image
     from transformers import CLIPModel, CLIPProcessor
 
-    from cbsae_hub.vision.clip_like import ClipLike
+    from cbsae_hub.encoders.clip_like import ClipLike
 
     torch.manual_seed(0)
     clip = clip_models.build(tokenizer, teacher).eval()

@@ -9,8 +9,8 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from steerable_models import pictures, unclip
 
+from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.models import folder_revision
-from cbsae_hub.vision.clip_like import ClipLike
 from training.emoji_world import evaluate, evaluate_unclip, train_autoencoder, train_unclip
 from training.emoji_world.paths import HUB
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cbsae_hub.scoring.judges import Case, Verdict
+from cbsae_hub.studies.judges import Case, Verdict
 from training.emoji_world import dialogues as talk
 from training.emoji_world.judge import KIND_OF, judge
 from training.emoji_world.render import SceneRenderer, SceneSpec

@@ -10,11 +10,11 @@ import torch
 from cbsae_hub import CBSAE, SAE, ConceptSet, Pack
 from cbsae_hub.data.hierarchy import ConceptTree
 from cbsae_hub.data.images import load_images
+from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.models import folder_revision
-from cbsae_hub.models.concept_selection import select_concepts
-from cbsae_hub.models.pruning import prune
-from cbsae_hub.pack import NeuronTable
-from cbsae_hub.vision.clip_like import ClipLike
+from cbsae_hub.neurons.pack import NeuronTable
+from cbsae_hub.neurons.pruning import prune
+from cbsae_hub.neurons.selection import select_concepts
 from training.emoji_world import evaluate
 from training.emoji_world.backgrounds import BACKGROUNDS
 from training.emoji_world.captions import kind_of

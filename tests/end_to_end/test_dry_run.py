@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 
 from cbsae_hub import CBSAE, SAE, VisionEncoder
 from cbsae_hub.data.extraction import extract_activations
-from cbsae_hub.trainers.bottleneck import BottleneckState
+from cbsae_hub.trainers.cbsae.bottleneck import BottleneckState
 from cbsae_hub.trainers.checkpoint import CHECKPOINT_NAME, save_checkpoint
 from cbsae_hub.trainers.config import CBSAETrainConfig, SAETrainConfig
-from cbsae_hub.trainers.state import TrainingState
+from cbsae_hub.trainers.sae.state import TrainingState
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "training"))  # where scripts find each other

@@ -19,10 +19,10 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWi
 
 from cbsae_hub import CBSAE, SAE, VisionEncoder
 from cbsae_hub.data.extraction import extract_activations
-from cbsae_hub.models.pruning import prune
-from cbsae_hub.trainers.cbsae import CBSAETrainer
+from cbsae_hub.neurons.pruning import prune
+from cbsae_hub.trainers.cbsae.trainer import CBSAETrainer
 from cbsae_hub.trainers.config import CBSAETrainConfig, SAETrainConfig
-from cbsae_hub.trainers.sae import SAETrainer, describe
+from cbsae_hub.trainers.sae.trainer import SAETrainer, describe
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "training"))  # where scripts find each other

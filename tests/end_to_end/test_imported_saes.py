@@ -19,12 +19,12 @@ from small_hub import CONCEPTS, Pictures, make_hub
 import cbsae_hub
 from cbsae_hub import CBSAE, Pack
 from cbsae_hub.data.extraction import extract_activations
-from cbsae_hub.pack_builder import build_pack
 from cbsae_hub.scoring import NeuronScorer, Truth
+from cbsae_hub.scoring.build_pack import build_pack
 from cbsae_hub.scoring.scorer import explained_encoder
 from cbsae_hub.steering import Edit, Steering, apply
-from cbsae_hub.studio.loaded import Loaded
-from cbsae_hub.trainers.cbsae import add_concepts
+from cbsae_hub.studio.server.loaded import Loaded
+from cbsae_hub.trainers.cbsae.trainer import add_concepts
 from cbsae_hub.trainers.config import CBSAETrainConfig
 
 WRITERS = [saelens_jumprelu, saelens_constant_norm, dl_matryoshka, sparsify, saev_topk, prisma_vanilla]

@@ -22,9 +22,9 @@ from typer.testing import CliRunner
 
 from cbsae_hub import CBSAE, SAE, Edit, NeuronTable, Pack, Steering, VisionEncoder
 from cbsae_hub.data.images import load_images
+from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.metrics import monosemanticity_score
 from cbsae_hub.steering import LlavaSteerer
-from cbsae_hub.vision.clip_like import ClipLike
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "training"))  # where scripts find each other, before packages of the same names

@@ -12,9 +12,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cbsae_hub import CBSAE, SAE, Pack, VisionEncoder
+from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.models import folder_revision
-from cbsae_hub.studio.loaded import Loaded
-from cbsae_hub.vision.clip_like import ClipLike
+from cbsae_hub.studio.server.loaded import Loaded
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "training"))  # where scripts find each other

@@ -16,7 +16,9 @@ TRAINING = Path(__file__).parents[2] / "training"
 SECONDS = 200
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["cbsae_hub.scoring.evaluation", "cbsae_hub.trainers.cbsae", "cbsae_hub.pack_builder"])
+_context.set_forkserver_preload(
+    ["cbsae_hub.studies.evaluation", "cbsae_hub.trainers.cbsae.trainer", "cbsae_hub.scoring.build_pack"]
+)
 
 
 def run_script(name: str, *arguments: object, cwd: Path) -> SimpleNamespace:

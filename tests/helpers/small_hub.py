@@ -10,9 +10,9 @@ from PIL import Image
 from tiny_models import SIDE, build, processor
 
 from cbsae_hub.data.concepts import ConceptSet
+from cbsae_hub.encoders.clip_like import ClipLike, save_clip_like
+from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.models import CBSAE, SAE
-from cbsae_hub.vision.clip_like import ClipLike, save_clip_like
-from cbsae_hub.vision.encoder import VisionEncoder
 from training.emoji_world.captions import train_tokenizer
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 50, 220), "white": (250, 250, 250)}

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from cbsae_hub import CBSAE, SAE
-from cbsae_hub.trainers.cbsae import CBSAETrainer
+from cbsae_hub.trainers.cbsae.trainer import CBSAETrainer
 from cbsae_hub.trainers.config import CBSAETrainConfig, SAETrainConfig
-from cbsae_hub.trainers.sae import Interrupted, SAETrainer
+from cbsae_hub.trainers.sae.trainer import Interrupted, SAETrainer
 
 D_IN = 12
 SETTINGS = {

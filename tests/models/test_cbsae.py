@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from cbsae_hub import CBSAE, SAE
+from cbsae_hub.formats.load import load
 from cbsae_hub.models import ConfigError, SparseLatents
-from cbsae_hub.models.auto import load
+from cbsae_hub.models.base import ModelFileError, folder_revision
 from cbsae_hub.models.cbsae import retain
-from cbsae_hub.models.hub_model import ModelFileError, folder_revision
 
 KEEP = [0, 2, 3, 5, 17, 18, 20, 33, 34, 40, 41, 47]  # of the 48 of conftest.py, some of each of the groups 4, 12, 32
 CONCEPTS = ["pizza", "striped fur", "sky", "two dogs", "red", "night", "left"]

@@ -16,12 +16,12 @@ from small_hub import CONCEPTS, Pictures, make_bottleneck, make_hub
 from cbsae_hub import NeuronTable
 from cbsae_hub.data.concepts import ConceptSet
 from cbsae_hub.data.hierarchy import ConceptTree
+from cbsae_hub.encoders.vision import VisionEncoder
+from cbsae_hub.encoders.zero_shot import ZeroShotHead
 from cbsae_hub.metrics import monosemanticity_score, overlaps, soft_wpmi
 from cbsae_hub.scoring import NeuronScorer, Truth, scorer
 from cbsae_hub.scoring.probe import Probe
 from cbsae_hub.scoring.scorer import ImageEmbedder, image_model
-from cbsae_hub.vision.encoder import VisionEncoder
-from cbsae_hub.vision.zero_shot import ZeroShotHead
 
 FAMILIES = {"colour": "things.name", "side": "side"}
 SETS = {"all": CONCEPTS, "sides": ConceptSet(["left", "right"], "sides")}

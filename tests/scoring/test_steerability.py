@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from PIL import Image
 from steerable_models import llava, pictures, sae_for, unclip
 
+from cbsae_hub.encoders.sentences import Sentences
+from cbsae_hub.encoders.site import EditError
 from cbsae_hub.metrics.steerability import first_word
 from cbsae_hub.models import folder_revision
 from cbsae_hub.scoring import Scores, steerability
-from cbsae_hub.scoring.sentences import Sentences
 from cbsae_hub.scoring.steerability import SteerabilityScorer
 from cbsae_hub.steering import Edit, LlavaSteerer, RandomDirection, Steering, UnclipSteerer
-from cbsae_hub.vision.site import EditError
 
 PROMPT, ALPHA, WHITE = "What?", 20.0, Image.new("RGB", (16, 16), "white")
 MODES = {"unit": True, "white": False}

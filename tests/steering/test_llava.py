@@ -18,10 +18,10 @@ from steerable_models import (
 )
 from torch.testing import assert_close
 
+from cbsae_hub.encoders.site import EditError, find_blocks
 from cbsae_hub.models import folder_revision
 from cbsae_hub.steering import DiffMean, Edit, LlavaSteerer, RandomDirection, Steering, apply
 from cbsae_hub.steering.tower import Stopped
-from cbsae_hub.vision.site import EditError, find_blocks
 
 TEMPLATE = (
     "{% for message in messages %}<s>user: {% for part in message['content'] %}{% if part['type'] == 'image' %}<image>"

@@ -19,8 +19,8 @@ from transformers import (
 )
 
 from cbsae_hub.metrics.steerability import first_word
+from cbsae_hub.scoring.first_words import FirstWords
 from cbsae_hub.steering import Edit, LlavaSteerer, Steering
-from cbsae_hub.steering.first_words import FirstWords
 from cbsae_hub.steering.llava_original import load_original
 
 WORDS = [word for word in SPECIAL if word != "<image>"] + ["<start_of_turn>", "<end_of_turn>"] + LETTERS + ["\n"]

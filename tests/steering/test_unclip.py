@@ -18,10 +18,10 @@ from steerable_models import (
 )
 from torch.testing import assert_close
 
+from cbsae_hub.encoders.site import EditError
 from cbsae_hub.models import folder_revision
 from cbsae_hub.steering import DiffMean, Edit, RandomDirection, Steering, UnclipSteerer
 from cbsae_hub.steering.tower import Stopped
-from cbsae_hub.vision.site import EditError
 
 STEPS = 3
 

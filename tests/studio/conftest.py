@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cbsae_hub.studio.serving import Serving
+from cbsae_hub.studio.server.serving import Serving
 
 HUB = Path(__file__).parents[2] / "hub"
 

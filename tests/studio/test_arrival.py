@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from cbsae_hub.studio.arrival import NO_CONCEPTS, NO_PICTURE, Asked
-from cbsae_hub.studio.pictures import Pictures
-from cbsae_hub.studio.visit import keepsake
+from cbsae_hub.studio.server.visit import keepsake
+from cbsae_hub.studio.view.pictures import Pictures
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from urllib.parse import parse_qsl, urlencode
 
 import pytest
 
-from cbsae_hub.steering.first_words import ONE_WORD
+from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.studio.basket import UNITS, BadBasket, Basket, Item, span_of
 from cbsae_hub.studio.links import (
     HOW,

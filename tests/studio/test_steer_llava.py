@@ -2,8 +2,8 @@
 
 import pytest
 
-from cbsae_hub.studio.experiments import Asked, Said
-from cbsae_hub.studio.steer_llava import _answers
+from cbsae_hub.studio.server.experiments import Asked, Said
+from cbsae_hub.studio.tabs.steer_llava import _answers
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from cbsae_hub import SAE
-from cbsae_hub.trainers.dead_neurons import DeadNeurons
-from cbsae_hub.trainers.evaluate import evaluate
-from cbsae_hub.trainers.initialise import geometric_median, input_scale
+from cbsae_hub.trainers.sae.dead_neurons import DeadNeurons
+from cbsae_hub.trainers.sae.evaluate import evaluate
+from cbsae_hub.trainers.sae.initialise import geometric_median, input_scale
 
 
 def test_input_scale_gives_unit_mean_square():

@@ -3,9 +3,9 @@ import torch
 from safetensors.torch import load_file
 from small_run import train
 
-from cbsae_hub.models.files import ModelFileError
+from cbsae_hub.hub.files import ModelFileError
 from cbsae_hub.trainers.checkpoint import CHECKPOINT_NAME, load_checkpoint, save_checkpoint
-from cbsae_hub.trainers.sae import Interrupted
+from cbsae_hub.trainers.sae.trainer import Interrupted
 
 
 def test_killed_and_resumed_run_equals_the_uninterrupted_one_to_the_bit(run_training, tmp_path):
@@ -52,7 +52,7 @@ def test_kill_while_a_checkpoint_is_written_leaves_the_old_one(tmp_path, monkeyp
     def killed(*arguments, **keywords):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cbsae_hub.models.files.os.replace", killed)
+    monkeypatch.setattr("cbsae_hub.hub.files.os.replace", killed)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(tmp_path, {"a": torch.ones(3)}, {"step": 2})
     tensors, facts = load_checkpoint(tmp_path, torch.device("cpu"))

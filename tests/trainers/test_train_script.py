@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from cbsae_hub import SAE
 from cbsae_hub.data.extraction import extract_activations
-from cbsae_hub.vision.encoder import VisionEncoder
+from cbsae_hub.encoders.vision import VisionEncoder
 
 TRAINING = Path(__file__).parents[2] / "training"
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
-from cbsae_hub.vision.clip_like import save_clip_like
+from cbsae_hub.encoders.clip_like import save_clip_like
 from training.emoji_world.captions import CONTEXT
 from training.emoji_world.paths import publish
 from training.emoji_world.render import SIDE

@@ -12,7 +12,7 @@ import pandas as pd
 import typer
 
 from cbsae_hub.data.images import load_images
-from cbsae_hub.models.files import write_text
+from cbsae_hub.hub.files import write_text
 from training.emoji_world.make_images import SPLITS, SPURIOUS
 from training.emoji_world.paths import HUB
 

@@ -21,9 +21,9 @@ import typer
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, CLIPModel, CLIPProcessor
 
-from cbsae_hub.models.files import folder_revision, write_text
-from cbsae_hub.vision.clip_like import ClipLike
-from cbsae_hub.vision.pictures import to_rgb
+from cbsae_hub.encoders.clip_like import ClipLike
+from cbsae_hub.hub.files import folder_revision, write_text
+from cbsae_hub.pictures import to_rgb
 from training.emoji_world.captions import TEMPLATES
 from training.emoji_world.paths import HUB
 from training.emoji_world.render import STYLES

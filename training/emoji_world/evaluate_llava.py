@@ -29,9 +29,9 @@ import typer
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
+from cbsae_hub.hub.files import folder_revision, write_text
 from cbsae_hub.metrics.steerability import first_word, words
-from cbsae_hub.models.files import folder_revision, write_text
-from cbsae_hub.vision.pictures import to_rgb
+from cbsae_hub.pictures import to_rgb
 from training.emoji_world.backgrounds import BACKGROUNDS
 from training.emoji_world.captions import with_article
 from training.emoji_world.dialogues import COUNTS, NOTHING, OPEN_ANSWERS, QUESTIONS, Truth, follows, prompt

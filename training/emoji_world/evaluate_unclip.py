@@ -22,9 +22,9 @@ from diffusers import AutoencoderTiny, StableUnCLIPImg2ImgPipeline
 from PIL import Image
 from tqdm import tqdm
 
-from cbsae_hub.models.files import folder_revision, replace_file, write_text
-from cbsae_hub.vision.clip_like import ClipLike
-from cbsae_hub.vision.pictures import to_rgb
+from cbsae_hub.encoders.clip_like import ClipLike
+from cbsae_hub.hub.files import folder_revision, replace_file, write_text
+from cbsae_hub.pictures import to_rgb
 from training.emoji_world.evaluate import Judge, share, single_objects, transformers_clip
 from training.emoji_world.paths import HUB
 from training.emoji_world.render import SIDE

@@ -2,7 +2,7 @@
 
 import re
 
-from cbsae_hub.scoring.judges import Case, Verdict
+from cbsae_hub.studies.judges import Case, Verdict
 from training.emoji_world.backgrounds import BACKGROUNDS
 from training.emoji_world.captions import background_phrase
 from training.emoji_world.dialogues import OPEN_ANSWERS, QUESTIONS, follows

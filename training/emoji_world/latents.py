@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 from transformers import CLIPVisionModelWithProjection
 
-from cbsae_hub.models.files import replace_file
+from cbsae_hub.hub.files import replace_file
 from training.emoji_world.render import SceneRenderer, SceneSpec
 
 SHARD = 1024  # scenes a file, 4 MB

@@ -20,7 +20,7 @@ import typer
 from PIL import Image
 from tqdm import tqdm
 
-from cbsae_hub.models.files import write_text
+from cbsae_hub.hub.files import write_text
 from training.emoji_world.backgrounds import BACKGROUNDS
 from training.emoji_world.captions import captions, kind_of
 from training.emoji_world.glyphs import Atlas, Concept

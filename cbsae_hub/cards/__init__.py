@@ -1,0 +1,1 @@
+"""A model's README, written from its files."""

@@ -1,0 +1,264 @@
+"""What is known of a model that is to be published, from the files in its folder and from nothing else."""
+
+import json
+import logging
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+from huggingface_hub import EvalResult
+from safetensors import safe_open
+
+from cbsae_hub.hub.files import ModelFileError, folder_revision, read_text
+from cbsae_hub.hub.results import told_revision
+
+logger = logging.getLogger(__name__)
+
+CONFIGS = ("config.json", "model_index.json", "open_clip_config.json")
+CLASSES = ("SAE", "CBSAE")
+OWN_SECTIONS = (
+    "sae_config",
+    "sae_names",
+    "imported_from",
+    "parent",
+    "pruning",
+    "teacher",
+    "concepts_sha256",
+    "parent_group_sizes",
+)
+LONG = ("concepts", "sae_neuron_ids")  # of these only how long they are
+DATASET_TYPE = re.compile(r"([\w-]+/)?[\w.-]+", re.ASCII)  # what the Hub takes
+METRICS = "metrics.json"
+OF_WEIGHTS = {"training": "training.json", "evaluation": "evaluation.json", "pack": "pack.json", "metrics": METRICS}
+
+
+class Measure(NamedTuple):
+    """A number of a card, with what it means."""
+
+    name: str
+    key: str
+    """What the Hub calls it."""
+    value: float
+    control: float | None
+    """What chance, or the model without the SAE, reaches."""
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The results files of a folder; those that tell of other weights count as missing, with a warning.
+
+    Of what weights they are, all must say but metrics.json, which may be of somebody else's script.
+
+    Attributes:
+        folder: The folder, or None of a model that is in memory only.
+        config: Of the model, whichever library it is of; empty where there is none, as beside a dataset.
+        metrics: metrics.json: what an evaluation script measured.
+        training: How an SAE or CB-SAE was trained.
+        evaluation: What training/evaluate.py found of it.
+        pack: pack.json: how its neurons scored.
+        revision: :func:`folder_revision` of the weights, None where there are none.
+    """
+
+    folder: Path | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    pack: dict[str, Any] = field(default_factory=dict)
+    revision: str | None = None
+
+    @classmethod
+    def read(cls, folder: str | Path) -> "Facts":
+        """Reads what is there.
+
+        Raises:
+            ValueError: If a file is no JSON object.
+        """
+        folder = Path(folder)
+        try:
+            revision = folder_revision(folder)
+        except ModelFileError:
+            revision = None
+        parts = {name: _object(folder / file) for name, file in OF_WEIGHTS.items()}
+        for name, part in parts.items():
+            told = told_revision(OF_WEIGHTS[name], part)
+            if part and told != revision and (told is not None or name != "metrics"):
+                logger.warning("%s is of other weights: the card is written without it", folder / OF_WEIGHTS[name])
+                parts[name] = {}
+        configs = [folder / name for name in CONFIGS if (folder / name).is_file()]
+        return cls(
+            folder,
+            config=_object(configs[0]) if configs else {},
+            revision=revision,
+            **parts,
+        )
+
+    @property
+    def model_class(self) -> str | None:
+        """The class, "SAE" or "CBSAE"; None of what is neither."""
+        name = self.config.get("model_class")
+        return name if name in CLASSES else None
+
+    @property
+    def sae(self) -> dict[str, Any] | None:
+        """The settings of the SAE, or of the one in a CB-SAE; None of what is neither."""
+        return {"SAE": self.config, "CBSAE": self.config.get("sae_config")}.get(self.model_class)
+
+    @property
+    def parent(self) -> dict[str, Any]:
+        """Of a CB-SAE, the SAE that it was made of: ``id``, ``revision``, ``d_sae``, as far as they are known."""
+        told = self.config.get("parent") or {}
+        return told if isinstance(told, dict) else {"id": told}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What an SAE explains and how it is made, by the names of its config; None is left out."""
+        told = {**self.config, **(self.sae or {})}
+        told = {name: value for name, value in told.items() if name not in OWN_SECTIONS and value is not None}
+        return {name: len(value) if name in LONG else value for name, value in told.items()}
+
+    @property
+    def speaker(self) -> str | None:
+        """The LLaVA with which steerability was measured, None if it was not or that is not known."""
+        told = self.pack.get("scores", {}).get("steerability", {}).get("llava")
+        return told.get("id") if isinstance(told, dict) else None
+
+    @property
+    def example_name(self) -> str:
+        """The concept that an example steers with: the first of a bottleneck, else the best steered neuron's name."""
+        if self.config.get("concepts"):
+            return self.config["concepts"][0]
+        frame = pd.read_parquet(self.folder / "neurons.parquet", columns=["name", "steerability", "score"]).dropna()
+        return frame.sort_values(["steerability", "score"], ascending=False)["name"].iloc[0]
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return self.folder is not None and (self.folder / name).is_file()
+
+    def file(self, name: str) -> dict[str, Any]:
+        """Another JSON file of the folder."""
+        return _object(self.folder / name)
+
+    def parameters(self, part: str = ".") -> int:
+        """How many weights the safetensors files of a sub-folder hold."""
+        return sum(_elements(file) for file in sorted((self.folder / part).glob("*.safetensors")))
+
+    def measures(self) -> list[Measure]:
+        """What the pack says of the neurons as a whole, with the controls."""
+        return list(_measures(self.pack)) if self.pack else []
+
+
+def model_index(measures: Sequence[Measure], task: str, dataset: str | None, split: str | None) -> list[EvalResult]:
+    """Measures as results in the Hub's model-index; none where it is unknown on which data they were found.
+
+    Args:
+        measures: What was measured.
+        task: The Hub's name of the task.
+        dataset: Its Hub id, or the folder of images that are not on the Hub; of that only the name is told.
+        split: Of the dataset.
+    """
+    if dataset is None:
+        return []
+    name = dataset.rstrip("/").rsplit("/", 1)[-1]
+    if not DATASET_TYPE.fullmatch(dataset):
+        dataset = re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII)
+    return [
+        EvalResult(
+            task_type=task, dataset_type=dataset, dataset_name=name, dataset_split=split,
+            metric_type=one.key, metric_name=one.name, metric_value=one.value,
+        )
+        for one in measures
+    ]  # fmt: skip
+
+
+def _measures(pack: dict[str, Any]) -> Iterator[Measure]:
+    scores = pack["scores"]
+
+    def at(*path: str) -> Any:
+        value: Any = scores
+        for name in path:
+            value = value.get(name) if isinstance(value, dict) else None
+        return value
+
+    sure = at("interpretability", "sure")
+    sure = "nearly all" if sure is None else f"{sure:.0%}"
+    steering = scores.get("steerability", {})
+    strength = f"{steering.get('alpha')}" + ("" if steering.get("unit") == "absolute" else f" {steering.get('unit')}")
+    said = (
+        f"cosine of the first word of {_named(steering.get('llava'))} and the neuron's name, "
+        f"by {steering.get('sentences')}"
+    )
+    drawn = (
+        f"mean cosine of what {_named(steering.get('unclip'))} draws to the neuron's top images, "
+        f"judge {_named(steering.get('pictures'))}"
+    )
+    alone = f"the neuron alone set to {strength}"
+    within = f"the neuron of a white image set to {strength}"
+    table = (
+        ("explained variance", "explained_variance", at("reconstruction", "explained_variance"), None,
+         "of all tokens about their mean, by the reconstructions"),
+        ("L0", "l0", at("reconstruction", "l0"), None, "active latents per token, mean"),
+        ("dead neurons", "dead_share", at("shares", "dead"), None, "share that is active on none of the images"),
+        ("interpretability", "clip_dissect", at("interpretability", "mean_score"),
+         at("interpretability", "mean_score_of_chance"),
+         f"CLIP-Dissect: mean soft-WPMI of a neuron and its name, judge {_named(pack['judge'])}; "
+         "chance: random top images. "
+         "It depends on the list of concepts"),
+        ("names above chance", "names_above_chance", at("interpretability", "share_above_chance"), None,
+         f"share of neurons whose name scores above {sure} of the names that random top images get"),
+        ("MonoSemanticity", "monosemanticity", at("monosemanticity", "mean"), at("monosemanticity", "population"),
+         "mean cosine of the images on which a neuron is active, weighted by how much; judge "
+         f"{_named(at('monosemanticity', 'judge'))}; "
+         "chance: any two images"),
+        ("steerability, words, unit vector", "steerability_text_unit", at("steerability", "text_unit", "mean"),
+         at("steerability", "text_unit_random", "mean"), f"{said}; {alone}; chance: a random direction as long"),
+        ("steerability, words, white image", "steerability_text_white", at("steerability", "text_white", "mean"),
+         at("steerability", "text_white_random", "mean"), f"{said}; {within}; chance: likewise"),
+        ("steerability, pictures, unit vector", "steerability_image_unit", at("steerability", "image_unit", "mean"),
+         at("steerability", "image_unit_random", "mean"), f"{drawn}; {alone}; chance: likewise"),
+        ("steerability, pictures, white image", "steerability_image_white", at("steerability", "image_white", "mean"),
+         at("steerability", "image_white_random", "mean"), f"{drawn}; {within}; chance: likewise"),
+        ("zero-shot accuracy", "accuracy", at("downstream", "accuracy_reconstructed"),
+         at("downstream", "accuracy_original"), "of the encoder with reconstructions in place; beside it: untouched"),
+        ("names that are right", "name_agreement", at("truth", "name_agreement"), None,
+         "share of the names that agree with the label that the neuron predicts best"),
+    )  # fmt: skip
+    return (Measure(*row) for row in table if is_measured(row[2]))
+
+
+def _named(model: Any) -> str:
+    """A judge or generator as a card names it: by id and revision."""
+    told = model if isinstance(model, dict) else {}
+    if told.get("id") is None:
+        return "(not recorded)"
+    return told["id"] + (f" at {told['revision']}" if told.get("revision") else "")
+
+
+def is_measured(value: Any) -> bool:
+    """Whether this is a number, and finite: what the Hub's model-index can hold."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _elements(file: Path) -> int:
+    with safe_open(file, framework="pt") as opened:
+        return sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(read_text(path))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): write it again, or delete it") from None
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{path} must hold a JSON object, found {type(content).__name__}: write it again, or delete it"
+        )
+    return content

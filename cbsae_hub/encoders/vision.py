@@ -1,0 +1,302 @@
+"""Activations of vision encoders of transformers, for the tokens that are asked for."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from transformers import AutoConfig, AutoImageProcessor
+
+from cbsae_hub.encoders.families import family_of, prefix_tokens, tower_config
+from cbsae_hub.encoders.site import Edit, ResidualSite, find_blocks, run_blocks
+from cbsae_hub.encoders.weights import load_weights, quiet, require_complete
+from cbsae_hub.hub.locate import find_model
+from cbsae_hub.models import checks
+from cbsae_hub.pictures import require_pictures, to_rgb
+
+ANY_SIZE = ("dinov2", "dinov2_with_registers", "dinov3_vit")  # families that fit their positions to the picture
+
+
+class VisionEncoder:
+    """Activations of one layer of a vision encoder, for the tokens that are asked for.
+
+    Args:
+        model: A vision model of transformers of one of the known families.
+        processor: Its image processor.
+        layer: Block whose output is read, from 0; negative numbers count from the end.
+        tokens: "cls", "patches" (CLS and registers excluded), "all", "mean" (of all tokens) or "random:n" (n tokens
+            drawn with replacement, CLS and registers included, as in sae-for-vlm's steering SAEs).
+        repo_id: Where the model came from.
+        revision: Which version of it.
+
+    Raises:
+        ValueError: If the family, the layer or the token selection is unknown, the family has no CLS token, or the
+            processor does not give all pictures one size, which the model takes.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        processor: Any,
+        layer: int = -2,
+        tokens: str = "patches",
+        repo_id: str | None = None,
+        revision: str | None = None,
+    ):
+        self.model = model.eval().requires_grad_(False)
+        self.processor = processor
+        self.family = family_of(model.config)
+        if hasattr(model.config, "vision_config"):
+            raise ValueError(
+                f"{type(model).__name__} is more than a vision tower: VisionEncoder.from_pretrained loads the tower "
+                "from its folder or Hub id"
+            )
+        self.site = ResidualSite.find(model, layer)
+        self.layer = self.site.layer
+        self.num_layers = len(find_blocks(model)[0])
+        self.repo_id, self.revision = repo_id, revision
+        config = model.config
+        self.d_in: int = config.hidden_size
+        height, width = self._find_size()
+        self.grid: tuple[int, int] = (height // config.patch_size, width // config.patch_size)
+        self._prefix = prefix_tokens(config)
+        self.tokens = self._check_tokens(tokens)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_id: str | Path,
+        layer: int = -2,
+        tokens: str = "patches",
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+        beside: str | Path | None = None,
+    ) -> "VisionEncoder":
+        """Loads an encoder from a folder or the Hub: safetensors only, no remote code, the PIL image processor.
+
+        Of DINOv3 there is only torchvision's processor, which is taken then.
+
+        Args:
+            repo_id: Folder or Hub id.
+            layer: See the class.
+            tokens: See the class.
+            revision: Of a Hub repository: branch, tag, commit or ``sha256:...``; of a folder ``sha256:...``. That is
+                compared with the weights.
+            device: Where the model goes.
+            beside: A model folder next to which the encoder may lie, see :func:`cbsae_hub.models.resolve_id`.
+
+        Raises:
+            ValueError: See the class; or the weights are not those that ``revision`` names, or some are missing or do
+                not fit the config, or it is no model of transformers.
+            OSError: If there is no such model, or it has no safetensors weights.
+        """
+        source, revision = find_model(repo_id, revision, beside)
+        local = Path(source).is_dir()
+        pinned = {} if local else {"revision": revision}
+        try:
+            config = AutoConfig.from_pretrained(source, **pinned)
+        except OSError as error:
+            where = "" if local else ": it is no folder here"
+            raise OSError(
+                f"the encoder {repo_id} could not be loaded{where}. Check the id, log in with `hf auth login`, or give "
+                f"the path of a downloaded copy ({error})"
+            ) from error
+        except ValueError as error:
+            raise ValueError(
+                f"{repo_id} has no config.json of a model that transformers knows. Weights of OpenCLIP alone "
+                "(open_clip_config.json, as BioCLIP has) are not read here: convert them to a CLIPModel of "
+                f"transformers, or find somebody's conversion, and give its folder or id ({error})"
+            ) from error
+        family, name, tower = family_of(config), str(repo_id), tower_config(config)
+        model, missing = load_weights(family.model, name, source, config=tower, **family.options, **pinned)
+        if missing and family.are_of_head(missing):
+            tower.update(family.bare_config)
+            model, missing = load_weights(family.bare, name, source, config=tower, **pinned)
+        require_complete(family.model, missing, name)
+        with quiet():
+            # The default backend differs by what is installed; PIL gives everybody the same pixels.
+            processor = AutoImageProcessor.from_pretrained(source, backend="pil", **pinned)
+        if not local:
+            revision = getattr(config, "_commit_hash", None) or revision
+        return cls(model.to(device), processor, layer, tokens, name, revision)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens the model itself makes of an image, whichever of them are read."""
+        return self._prefix + self.grid[0] * self.grid[1]
+
+    @property
+    def tokens_per_image(self) -> int:
+        """How many rows an image gives."""
+        if self.tokens.startswith("random:"):
+            return int(self.tokens.removeprefix("random:"))
+        every = self.num_tokens
+        return {"cls": 1, "mean": 1, "all": every, "patches": every - self._prefix}[self.tokens]
+
+    def provenance(self) -> dict[str, Any]:
+        """What an SAE's config says about the activations that it was trained on."""
+        keys = ("size", "crop_size", "resample", "image_mean", "image_std", "do_center_crop")
+        settings = self.processor.to_dict()
+        preprocessing = {key: _plain(settings[key]) for key in keys if settings.get(key) is not None}
+        return {
+            "encoder_id": self.repo_id,
+            "encoder_revision": self.revision,
+            "layer": self.layer,
+            "tokens": self.tokens,
+            "preprocessing": {"processor": settings["image_processor_type"], **preprocessing},
+        }
+
+    def pixel_values(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Preprocessed images, ``[images, 3, h, w]``, on the model's device; any PIL mode is accepted.
+
+        Raises:
+            ValueError: If there are no images, or they are not a list of PIL images.
+        """
+        require_pictures(images)
+        pictures = [to_rgb(image) for image in images]
+        return self.processor(images=pictures, return_tensors="pt").pixel_values.to(self.device)
+
+    @torch.no_grad()
+    def __call__(
+        self, images: Sequence[Image.Image] | torch.Tensor, seeds: Sequence[int] | None = None
+    ) -> torch.Tensor:
+        """Activations of the chosen tokens.
+
+        Args:
+            images: PIL images, or what :meth:`pixel_values` made of them; one batch.
+            seeds: With "random:n", a seed per image; default its place in the batch. Which tokens are drawn of an
+                image depends on its seed alone, not on the batch it comes in.
+
+        Returns:
+            ``[images, tokens, d_in]`` float32.
+
+        Raises:
+            ValueError: If the pixel values are not of the size that :meth:`pixel_values` gives.
+        """
+        pixels = self._pixels(images)
+        v = self.site.read(lambda: self.model(pixels)).float()
+        if v.shape[1] != self.num_tokens:
+            height, width = pixels.shape[-2:]
+            raise ValueError(
+                f"pictures of {height} x {width} pixels have {v.shape[1]} tokens; those that the encoder's processor "
+                f"makes, of its own grid of {self.grid[0]} x {self.grid[1]} patches have {self.num_tokens}"
+            )
+        return self.select(v, seeds)
+
+    @torch.no_grad()
+    def embed(self, images: Sequence[Image.Image] | torch.Tensor) -> torch.Tensor:
+        """The model's pooled image embedding, unit norm: ``[images, d]`` (CLIP: after the projection).
+
+        Raises:
+            ValueError: If the model has none, see :meth:`require_embedding`.
+        """
+        self.require_embedding()
+        return F.normalize(self.family.pooled(self.model(self._pixels(images))).float(), dim=-1)
+
+    @torch.no_grad()
+    def embed_from(self, v: torch.Tensor) -> torch.Tensor:
+        """:meth:`embed` from all tokens' activations ``[images, all tokens, d_in]``: only the later blocks run.
+
+        Raises:
+            ValueError: If the model has no embedding; or the family has rotary positions, and these are not the tokens
+                of such pictures.
+        """
+        self.require_embedding()
+        v = v.to(self.device, next(self.model.parameters()).dtype)
+        v = run_blocks(self.model, v, self.layer + 1, grid=self.grid)
+        return F.normalize(self.family.pool(self.model, v).float(), dim=-1)
+
+    def require_embedding(self) -> None:
+        """Raises ValueError if the model lacks what makes an embedding of its tokens: a CLIP its projection, say."""
+        if not self.family.has_head(self.model):
+            raise ValueError(
+                f"{self.repo_id or 'this encoder'} has no image embedding: its {type(self.model).__name__} has no "
+                f"{self.family.head}. Its activations need none; for embeddings take the whole model"
+            )
+
+    def select(self, v: torch.Tensor, seeds: Sequence[int] | None = None) -> torch.Tensor:
+        """Picks the chosen tokens: ``[images, all tokens, d_in] -> [images, tokens, d_in]``."""
+        if self.tokens == "cls":
+            return v[:, :1]
+        if self.tokens == "patches":
+            return v[:, self._prefix :]
+        if self.tokens == "mean":
+            return v.mean(1, keepdim=True)
+        if self.tokens == "all":
+            return v
+        draws = [
+            torch.randint(v.shape[1], (self.tokens_per_image,), generator=torch.Generator().manual_seed(int(seed)))
+            for seed in (range(len(v)) if seeds is None else seeds)
+        ]
+        return v.gather(1, torch.stack(draws).to(v.device)[..., None].expand(-1, -1, v.shape[-1]))
+
+    def on_tokens(self, fn: Edit) -> Edit:
+        """An edit for ``site.edit`` that changes the chosen tokens alone; with "random:n", which may be any, all.
+
+        Raises:
+            ValueError: If the tokens are "mean": that is no place in the model.
+        """
+        if self.tokens == "mean":
+            raise ValueError("the mean over tokens is read from the model; it cannot be put back")
+        span = {"cls": slice(0, 1), "patches": slice(self._prefix, None)}.get(self.tokens, slice(None))
+
+        def edit(v: torch.Tensor) -> torch.Tensor:
+            edited = v.clone()
+            edited[:, span] = fn(v[:, span]).to(v.dtype)
+            return edited
+
+        return edit
+
+    def _pixels(self, images: Sequence[Image.Image] | torch.Tensor) -> torch.Tensor:
+        pixels = images if isinstance(images, torch.Tensor) else self.pixel_values(images)
+        return pixels.to(self.device, next(self.model.parameters()).dtype)
+
+    def _find_size(self) -> tuple[int, int]:
+        """Height and width of every picture that the model gets to see.
+
+        What the processor makes of pictures counts: DINOv2's config says 518 pixels, its processor crops to 224.
+
+        Raises:
+            ValueError: If they depend on the picture, or the model does not take them; says what to set.
+        """
+        config, name = self.model.config, type(self.processor).__name__
+        shapes = [(n * config.patch_size, m * config.patch_size) for n, m in ((1, 1), (3, 1), (1, 3))]
+        sizes = {tuple(self.pixel_values([Image.new("RGB", shape)]).shape[-2:]) for shape in shapes}
+        if len(sizes) > 1:
+            settings = self.processor.to_dict()
+            told = ", ".join(f"{key}={_plain(settings.get(key))}" for key in ("do_resize", "size", "do_center_crop"))
+            raise ValueError(
+                f"{name} ({told}) keeps the shape of pictures, so that they would have different numbers of patches: "
+                "set do_center_crop to true with a crop_size, or give size a height and a width, in a copy of its "
+                "preprocessor_config.json"
+            )
+        size = sizes.pop()
+        takes = config.image_size if isinstance(config.image_size, (list, tuple)) else (config.image_size,) * 2
+        if config.model_type not in ANY_SIZE and size != tuple(takes):
+            raise ValueError(
+                f"{name} makes pictures of {size[0]} x {size[1]} pixels (height x width), {type(self.model).__name__} "
+                f"takes {takes[0]} x {takes[1]}: set crop_size or size in a copy of its preprocessor_config.json"
+            )
+        return size
+
+    def _check_tokens(self, tokens: str) -> str:
+        if tokens is None:
+            raise ValueError("the encoder has to be told which tokens: cls, patches, all, mean or random:n")
+        checks.tokens("tokens", tokens)
+        if tokens == "cls" and not self.family.cls_token:
+            raise ValueError(f"{type(self.model).__name__} has no CLS token; take patches, all, mean or random:n")
+        return tokens
+
+
+def _plain(value: Any) -> Any:
+    """Processor settings as JSON has them."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items() if inner is not None}
+    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,203 @@
+"""Other people's SAEs: reads those of six projects as ours, and writes ours for SAELens.
+
+What each format holds, and what has to be known of it, is told in docs/formats.md.
+"""
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cbsae_hub.formats import dictionary_learning, prisma, saelens, saev, sparsify
+from cbsae_hub.formats.foreign import Foreign, facts
+from cbsae_hub.formats.layout import OURS, Found, locate
+from cbsae_hub.formats.source import Source
+from cbsae_hub.hub.files import require_finite
+from cbsae_hub.models import checks
+from cbsae_hub.models.cbsae import CBSAE
+from cbsae_hub.models.sae import SAE
+
+logger = logging.getLogger(__name__)
+
+READERS = {
+    "saelens": saelens.read,
+    "dictionary_learning": dictionary_learning.read,
+    "sparsify": sparsify.read,
+    "saev": saev.read,
+    "prisma": prisma.read,
+}
+WHERE = ("encoder_id", "layer", "tokens")
+
+
+def detect(source: str | Path, *, revision: str | None = None, sae_id: str | None = None, **options: Any) -> str:
+    """The format of an SAE.
+
+    Args:
+        source: A folder, a file, or a Hub id.
+        revision: Branch, tag or commit on the Hub.
+        sae_id: Which of several SAEs, see :func:`import_sae`.
+        **options: ``token``, ``cache_dir`` and ``local_files_only``, as there.
+
+    Returns:
+        "cbsae_hub", "saelens", "dictionary_learning", "sparsify", "saev" or "prisma".
+
+    Raises:
+        ModelFileError: If there is none of these, or several SAEs; the error lists what was looked for, or found.
+    """
+    return locate(Source(source, revision, **options), sae_id).format
+
+
+def import_sae(
+    source: str | Path,
+    *,
+    format: str | None = None,
+    revision: str | None = None,
+    sae_id: str | None = None,
+    encoder_id: str | None = None,
+    encoder_revision: str | None = None,
+    layer: int | None = None,
+    tokens: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
+) -> SAE:
+    """Reads somebody else's SAE, such that ours encodes and decodes as theirs does.
+
+    Args:
+        source: A folder, a file of weights, or a Hub id, of which only the files that are needed are downloaded.
+        format: See :func:`detect`; default what is found.
+        revision: Branch, tag or commit on the Hub.
+        sae_id: Of several SAEs, the sub-folder or file: SAELens' ``sae_id``, sparsify's hook point, ``trainer_0``.
+        encoder_id: The encoder whose activations it explains; default what its config or folder says, if anything.
+        encoder_revision: Its revision.
+        layer: The block whose output it reads, 0-based; default likewise.
+        tokens: Which tokens; default likewise.
+        token: Access token of the Hub; default the stored one.
+        cache_dir: Where downloads are kept; default the Hub's cache.
+        force_download: Download even what is in the cache.
+        local_files_only: Use the cache only.
+
+    Returns:
+        An SAE in evaluation mode; what was changed is in its ``imported_from``, and logged. What is doubtful, such as
+        an encoder that its files do not name, is a warning.
+
+    Raises:
+        ModelFileError: If a file is missing, unreachable, damaged, or not what its format says.
+        ConfigError: If it is of a kind that is not supported here; the error says what is.
+        ValueError: If an argument is out of range.
+    """
+    checks.tokens("tokens", tokens)
+    opened = Source(
+        source,
+        revision,
+        token=token,
+        cache_dir=cache_dir,
+        force_download=force_download,
+        local_files_only=local_files_only,
+    )
+    found = locate(opened, sae_id, format)
+    if found.format == OURS:
+        raise ValueError(
+            f"{found.weights} is of this package: load its folder with cbsae_hub.load, and nothing else said"
+        )
+    foreign = READERS[found.format](opened, found.weights, found.config)
+    said = {"encoder_id": encoder_id, "encoder_revision": encoder_revision, "layer": layer, "tokens": tokens}
+    where = _where(foreign, {name: value for name, value in said.items() if value is not None})
+    sae = _build(foreign, where)
+    sae.repo_id, sae.revision = str(source), opened.revision or _revision(opened.path(found.weights))
+    sae.imported_from = _imported_from(opened, found, foreign, sae.revision)
+    logger.info("%s: an SAE of %s, %d neurons", opened.name, found.format, sae.d_sae)
+    for note in foreign.notes:
+        logger.info("%s: %s", opened.name, note)
+    for doubt in foreign.doubts:
+        logger.warning("%s: %s", opened.name, doubt)
+    return sae.eval()
+
+
+def export_saelens(sae: SAE, folder: str | Path) -> Path:
+    """Writes an SAE as SAELens 6 or later loads it and encodes the same: ``cfg.json`` and ``sae_weights.safetensors``.
+
+    batch_topk, Matryoshka or not, becomes jumprelu with a vector of thresholds, as SAELens itself saves those.
+
+    Args:
+        sae: The SAE.
+        folder: Made if needed.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If it is a concept bottleneck SAE, which SAELens has nothing like, or its threshold is unset.
+        ModelFileError: If a weight is NaN or infinite.
+    """
+    if isinstance(sae, CBSAE):
+        raise ValueError(
+            "SAELens has no concept bottlenecks: export the retained neurons alone, with "
+            "export_saelens(cb.to_sae_part(), folder)"
+        )
+    saelens.write(sae, Path(folder))
+    return Path(folder)
+
+
+def _where(foreign: Foreign, said: dict[str, Any]) -> dict[str, Any]:
+    """Encoder, layer and tokens: what was said, else what was read; contradictions and gaps are noted."""
+    foreign.doubts += foreign.explained.notes
+    read = {name: getattr(foreign.explained, name) for name in WHERE}
+    for name, value in said.items():
+        if read.get(name) not in (None, value):
+            foreign.doubts.append(f"{name} is {value!r} as was said, though its files say {read[name]!r}")
+    where = {**read, **said}
+    if missing := [f"{name}=..." for name in WHERE if where[name] is None]:
+        foreign.doubts.append(f"not known: say {', '.join(missing)} to use it with an encoder")
+    return where
+
+
+@torch.no_grad()
+def _build(foreign: Foreign, where: dict[str, Any]) -> SAE:
+    """The SAE with these weights."""
+    dtype = _dtype(foreign)
+    with torch.device("meta"):
+        sae = SAE(*foreign.weights["W_enc"].shape, **foreign.settings, **where)
+    weights = {name: _own(tensor, dtype) for name, tensor in foreign.weights.items()}
+    require_finite(weights, foreign.file)
+    sae.load_state_dict(weights, assign=True)
+    if foreign.norm_factor is not None:
+        sae.fold_input_scale(foreign.norm_factor)
+    return sae
+
+
+def _dtype(foreign: Foreign) -> torch.dtype:
+    """That of the weights, but for half precision, in which what is folded in would be lost."""
+    if foreign.stored not in (torch.float16, torch.bfloat16):
+        return foreign.stored
+    foreign.notes.append(f"saved as {foreign.stored}, kept as torch.float32")
+    return torch.float32
+
+
+def _own(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A copy that is no part of a file or of another tensor."""
+    return tensor.to(dtype, copy=True, memory_format=torch.contiguous_format)
+
+
+def _revision(path: Path) -> str:
+    """Of a local file: "sha256:" and the first 16 digits of its hash, as of our own models."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def _imported_from(source: Source, found: Found, foreign: Foreign, revision: str) -> dict[str, Any]:
+    return {
+        "format": found.format,
+        "source": source.name,
+        "revision": revision,
+        "file": found.weights,
+        "notes": [*foreign.notes, *foreign.doubts],
+        "config": facts(foreign.config),
+    }

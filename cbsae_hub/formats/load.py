@@ -1,0 +1,113 @@
+"""Loading a model without saying which class it is, or whose."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import constants
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+from cbsae_hub.formats.convert import import_sae
+from cbsae_hub.formats.layout import OURS
+from cbsae_hub.hub.files import CONFIG_NAME, ConfigError, ModelFileError, read_config
+from cbsae_hub.hub.locate import download
+from cbsae_hub.models import checks
+from cbsae_hub.models.cbsae import CBSAE
+from cbsae_hub.models.sae import SAE
+
+CLASSES = {cls.__name__: cls for cls in (SAE, CBSAE)}
+
+logger = logging.getLogger(__name__)
+
+
+def load(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    format: str | None = None,
+    sae_id: str | None = None,
+    encoder_id: str | None = None,
+    encoder_revision: str | None = None,
+    layer: int | None = None,
+    tokens: str | None = None,
+    device: str | torch.device = "cpu",
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
+) -> SAE | CBSAE:
+    """Loads an SAE or concept bottleneck SAE of this package, or somebody else's SAE, whichever it finds.
+
+    Args:
+        source: A folder or Hub id; of somebody else's SAE also a file of weights.
+        revision: See :meth:`cbsae_hub.models.HubModel.from_pretrained`.
+        format: See :func:`cbsae_hub.formats.convert.detect`; default what is found.
+        sae_id: Of several SAEs the one, see :func:`cbsae_hub.formats.convert.import_sae`.
+        encoder_id: Instead of the encoder that the files name, or where they name none.
+        encoder_revision: Likewise.
+        layer: Likewise.
+        tokens: Likewise.
+        device: Where to load the weights.
+        token: Access token of the Hub; default the stored one.
+        cache_dir: Where downloads are kept; default the Hub's cache.
+        force_download: Download even what is in the cache.
+        local_files_only: Use the cache only.
+
+    Raises:
+        ModelFileError: If a file is missing or damaged, or there are several SAEs.
+        ConfigError: If the config is of no model that can be read.
+        ValueError: If an argument is out of range.
+    """
+    checks.tokens("tokens", tokens)
+    downloads = {"token": token, "cache_dir": cache_dir, "force_download": force_download}
+    downloads["local_files_only"] = local_files_only
+    said = {"encoder_id": encoder_id, "encoder_revision": encoder_revision, "layer": layer, "tokens": tokens}
+    if format not in (None, OURS) or sae_id is not None or not (name := _our_class(source, revision, downloads)):
+        sae = import_sae(source, format=format, revision=revision, sae_id=sae_id, **said, **downloads)
+        return sae.to(device)
+    if name not in CLASSES:
+        raise ConfigError(f"{source} describes a {name!r:.80}; this package has {' and '.join(CLASSES)}")
+    model = CLASSES[name].from_pretrained(source, revision=revision, device=device, **downloads)
+    said = {name: value for name, value in said.items() if value is not None}
+    SAE(1, 1, **said)  # raises ValueError for what it cannot take
+    for name, value in said.items():
+        setattr(model, name, value)
+    logger.info("%s: a %s of this package", source, type(model).__name__)
+    return model
+
+
+def require_encoder(sae: SAE | CBSAE, encoder: str | None = None) -> None:
+    """Checks that a model knows which activations it explains.
+
+    Args:
+        sae: The model.
+        encoder: Instead of the encoder that its config names.
+
+    Raises:
+        ValueError: If it does not; the error names what is to be said.
+    """
+    known = {"encoder_id": encoder or sae.encoder_id, "layer": sae.layer, "tokens": sae.tokens}
+    if missing := [f"{name}=..." for name, value in known.items() if value is None]:
+        raise ValueError(
+            f"the SAE does not say of which activations it is: load it with {', '.join(missing)}, as in "
+            'load(source, encoder_id="openai/clip-vit-base-patch32", layer=9, tokens="patches")'
+        )
+
+
+def _our_class(source: str | Path, revision: str | None, downloads: dict[str, Any]) -> str | None:
+    """The class that a config.json of this package names; None if there is no such config."""
+    try:
+        path = Path(source) / CONFIG_NAME if Path(source).is_dir() else Path()
+        if not Path(source).exists():
+            path = download(str(source), CONFIG_NAME, revision, downloads)
+    except ModelFileError as error:
+        # not there, or not in the cache of somebody who is offline: another format may be
+        offline = downloads["local_files_only"] or constants.HF_HUB_OFFLINE
+        if isinstance(error.__cause__, EntryNotFoundError) and (
+            offline or not isinstance(error.__cause__, LocalEntryNotFoundError)
+        ):
+            return None
+        raise
+    name = read_config(path).get("model_class") if path.is_file() else None
+    return None if name is None else str(name)

@@ -1,0 +1,77 @@
+"""Where somebody else's SAE lies: a folder, a file, or a Hub repository, of which only what is needed is fetched."""
+
+import os
+import posixpath
+from pathlib import Path
+from typing import Any
+
+from cbsae_hub.hub.files import ModelFileError, read_config
+from cbsae_hub.hub.locate import download, list_files
+from cbsae_hub.hub.stamp import REPO_ID
+
+
+class Source:
+    """The files of a folder, a file or a repository, by their paths with ``/``.
+
+    Args:
+        source: An existing folder or file, or an id on the Hub.
+        revision: Branch, tag or commit on the Hub.
+        **options: ``token``, ``cache_dir``, ``force_download`` and ``local_files_only`` of downloads.
+
+    Attributes:
+        name: The Hub id, or the name of the folder or file: where it lies on somebody's disk is nobody's business.
+        names: Paths of all files; of a single file, its own.
+        revision: The commit on the Hub, or None.
+
+    Raises:
+        ModelFileError: If there is no such thing, it cannot be reached, or a local folder is asked for a revision.
+    """
+
+    def __init__(self, source: str | Path, revision: str | None = None, **options: Any):
+        path, self._options = Path(source), options
+        if path.is_file() and path.suffix == ".safetensors":
+            path = path.parent  # such weights mean nothing without the config beside them
+        self.revision, self._root = None, None
+        if path.is_dir() or path.is_file():
+            if revision is not None:
+                raise ModelFileError(f"{path} is no Hub repository, it has no revision {revision!r:.80}")
+            self.name = path.resolve().name
+            self._root = path if path.is_dir() else path.parent
+            self.names = _walk(path) if path.is_dir() else [path.name]
+        elif REPO_ID.fullmatch(str(source)):
+            self.name = str(source)
+            self.names, self.revision = list_files(self.name, revision, options)
+        else:
+            raise ModelFileError(f"{str(source)!r:.200} is no existing folder or file, and no Hub id 'user/name'")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the files are here already."""
+        return self._root is not None
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file; ``..`` leads out of a local folder, as a config may lie above a checkpoint."""
+        return (self._root / name).is_file() if self.is_local else posixpath.normpath(name) in self.names
+
+    def path(self, name: str) -> Path:
+        """The file on this machine, downloaded if need be."""
+        name = posixpath.normpath(name)
+        return self._root / name if self.is_local else download(self.name, name, self.revision, self._options)
+
+    def json(self, name: str) -> dict[str, Any]:
+        """A JSON object; see :func:`cbsae_hub.hub.files.read_config`."""
+        return read_config(self.path(name))
+
+    def words(self, name: str) -> list[str]:
+        """The parts of a file's whole path, from which some projects' settings are read; then the Hub id's."""
+        whole = str(self.path(name).resolve()) if self.is_local else f"{self.name}/{name}"
+        return whole.replace(os.sep, "/").split("/")
+
+
+def _walk(folder: Path) -> list[str]:
+    """Files of a folder, hidden ones and folders left out."""
+    names = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        names += [(Path(parent) / name).relative_to(folder).as_posix() for name in files if not name.startswith(".")]
+    return sorted(names)

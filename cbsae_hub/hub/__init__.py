@@ -1,0 +1,1 @@
+"""Files and the Hub: nothing here knows a model."""

@@ -1,0 +1,269 @@
+"""Finding the files of a model in a folder or on the Hub, or saying what to do about their absence."""
+
+import hashlib
+import io
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import httpx
+
+from cbsae_hub.hub.files import CONFIG_NAME, WEIGHTS_NAME, ModelFileError, folder_revision, resolve_id
+
+CARD_NAME = "README.md"
+MODEL_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")  # nothing that is unpickled or run
+# Where a repository has pickled weights alone, transformers would ask a Space to convert them, and give it the token.
+os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+OTHERS = "an SAE of another library is loaded with cbsae_hub.load"
+_CONTENT = re.compile(r"sha256:[0-9a-f]{16}")
+_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def is_content(revision: str | None) -> bool:
+    """Whether a revision names weights, as :func:`folder_revision` does, and no commit, branch or tag."""
+    return revision is not None and _CONTENT.fullmatch(revision) is not None
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether a revision is the whole hash of a commit on the Hub."""
+    return revision is not None and _COMMIT.fullmatch(revision) is not None
+
+
+def content_tag(revision: str) -> str:
+    """The tag on the Hub of the commit that holds these weights; a ref cannot have a colon."""
+    return revision.replace(":", "-")
+
+
+def find_in_folder(folder: Path, revision: str | None) -> tuple[Path, Path, str]:
+    """The paths of config and weights in a folder, and its revision: ``revision``, if that is given."""
+    for name in (CONFIG_NAME, WEIGHTS_NAME):
+        if not (folder / name).is_file():
+            others = ", ".join(sorted(path.name for path in folder.glob("*.bin")))
+            hint = f" {others} is a pickle and is not read." if others else " Was its saving interrupted?"
+            raise ModelFileError(f"{folder} has no {name}.{hint} ({OTHERS})")
+    return folder / CONFIG_NAME, folder / WEIGHTS_NAME, require_revision(folder, revision)
+
+
+def require_revision(folder: Path, revision: str | None) -> str:
+    """The revision of a folder.
+
+    Raises:
+        ModelFileError: If another one is asked for, or there are no weights.
+    """
+    found = folder_revision(folder)
+    if revision not in (None, found):
+        raise ModelFileError(f"{folder} is at revision {found}, not at {revision!r:.80}")
+    return found
+
+
+def find_on_hub(repo_id: str, revision: str | None, options: dict[str, Any]) -> tuple[Path, Path, str]:
+    """The paths of config and weights in the cache, downloaded if need be, and their commit."""
+    config = download(repo_id, CONFIG_NAME, revision, options)
+    commit = config.parent.name
+    # Weights of the same commit, even if somebody pushes in between.
+    weights = download(repo_id, WEIGHTS_NAME, commit, options)
+    if is_content(revision) and folder_revision(config.parent) != revision:
+        # Those in sub-folders count too.
+        found = folder_revision(download_folder(repo_id, commit, ("*.safetensors",), options))
+        if found != revision:
+            raise ModelFileError(f"{repo_id} holds weights {found} on the Hub, not {revision}: they were replaced")
+    return config, weights, commit
+
+
+def find_model(
+    repo_id: str | Path, revision: str | None = None, beside: str | Path | None = None
+) -> tuple[str, str | None]:
+    """Where other libraries load a model from, and which version of it that is.
+
+    A folder, and what ``revision`` names by its weights, "sha256:...", is compared with it; of the Hub, that is
+    downloaded as a whole first.
+
+    Args:
+        repo_id: Folder or Hub id.
+        revision: Of a Hub repository: branch, tag, commit or "sha256:...". Of a folder: what its revision must be.
+        beside: See :func:`cbsae_hub.models.resolve_id`.
+
+    Returns:
+        A folder, or a Hub id; and the revision to load there.
+
+    Raises:
+        ValueError: If the weights are others than ``revision`` names.
+        ModelFileError: If it cannot be downloaded, or there are no weights.
+    """
+    source = resolve_id(str(repo_id), beside)
+    if not Path(source).is_dir():
+        if not is_content(revision):
+            return source, revision
+        source = str(download_folder(source, revision))
+    found = folder_revision(source)
+    if revision not in (None, found):
+        raise ValueError(f"{repo_id} holds weights {found}, but {revision} is asked for: another model?")
+    return source, found
+
+
+def download(repo_id: str, name: str, revision: str | None = None, options: dict[str, Any] | None = None) -> Path:
+    """Downloads a file of a repository, or finds it in the cache; every failure is a ModelFileError.
+
+    Args:
+        repo_id: Its id.
+        name: The file.
+        revision: Branch, tag, commit or "sha256:...", which the caller compares.
+        options: Of ``hf_hub_download``.
+    """
+    options = options or {}
+
+    def fetch(ref: str | None) -> str:
+        return hf_hub_download(repo_id, name, revision=ref, **options)
+
+    return _fetch(fetch, repo_id, name, revision, options)
+
+
+def download_folder(
+    repo_id: str,
+    revision: str | None = None,
+    patterns: Sequence[str] = MODEL_FILES,
+    options: dict[str, Any] | None = None,
+) -> Path:
+    """Downloads files of a repository, all of one commit, or finds them in the cache; see :func:`download`.
+
+    Args:
+        repo_id: Its id.
+        revision: See :func:`download`.
+        patterns: Of the files.
+        options: Of ``snapshot_download``.
+
+    Returns:
+        Their folder in the cache.
+    """
+    options = options or {}
+
+    def fetch(ref: str | None) -> str:
+        return snapshot_download(repo_id, revision=ref, allow_patterns=list(patterns), **options)
+
+    return _fetch(fetch, repo_id, "a copy", revision, options)
+
+
+def list_files(repo_id: str, revision: str | None, options: dict[str, Any]) -> tuple[list[str], str]:
+    """Paths of all files of a repository, and its commit; offline, of those that are in the cache.
+
+    Args:
+        repo_id: Its id.
+        revision: Branch, tag or commit.
+        options: Of ``hf_hub_download``.
+
+    Raises:
+        ModelFileError: If the Hub refuses or cannot be reached, or nothing is in the cache.
+    """
+    try:
+        if options.get("local_files_only") or constants.HF_HUB_OFFLINE:
+            folder = Path(snapshot_download(repo_id, revision=revision, **options | {"local_files_only": True}))
+            return sorted(
+                path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+            ), folder.name
+        info = HfApi(token=options.get("token")).model_info(repo_id, revision=revision)
+    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:
+        raise ModelFileError(_explain(error, repo_id, "a list of files", revision)) from error
+    return sorted(file.rfilename for file in info.siblings), info.sha
+
+
+def _fetch(
+    fetch: Callable[[str | None], str], repo_id: str, what: str, revision: str | None, options: dict[str, Any]
+) -> Path:
+    """Calls ``fetch`` with a ref of the Hub, then compares what is new in the cache with its hash, also if it failed.
+
+    Files that were in the cache before are not hashed again.
+    """
+    if os.path.isfile(repo_id):
+        raise ModelFileError(f"{repo_id} is a file: give the folder that it is in; {OTHERS}")
+    cache = Path(options.get("cache_dir") or constants.HF_HUB_CACHE).expanduser()
+    blobs = cache / f"models--{repo_id.replace('/', '--')}" / "blobs"
+    before = set() if options.get("force_download") else _hashes(blobs)
+    refs = [content_tag(revision), None] if is_content(revision) else [revision]
+    try:
+        while True:
+            try:
+                path = Path(fetch(refs.pop(0)))
+                break
+            except (RevisionNotFoundError, LocalEntryNotFoundError):
+                if not refs:  # not tagged: it may still be the newest
+                    raise
+    # hf_xet, which the Hub keeps large files with, raises RuntimeError
+    except (httpx.HTTPError, EntryNotFoundError, OSError, ValueError, RuntimeError) as error:
+        raise ModelFileError(_explain(error, repo_id, what, revision)) from error
+    finally:
+        damaged = [name for name in _hashes(blobs) - before if content_hash(blobs / name, name) != name]
+        for name in damaged:
+            (blobs / name).unlink(missing_ok=True)
+    if damaged:
+        raise ModelFileError(
+            f"a file of {repo_id} arrived damaged: its hash is not the one that the Hub says. It was deleted, "
+            "nothing was loaded: try again"
+        )
+    return path
+
+
+def _hashes(blobs: Path) -> set[str]:
+    """Names of the whole files in the cache of a repository; the Hub names them by what they contain.
+
+    Where the file system knows no links, the cache has no such names, and nothing can be compared.
+    """
+    return {path.name for path in blobs.iterdir() if _HASH.fullmatch(path.name)} if blobs.is_dir() else set()
+
+
+def content_hash(source: Path | bytes, like: str) -> str:
+    """What the Hub calls a file by: SHA-256 if it is large, else git's hash, as the length of ``like`` tells."""
+    if len(like) == 40:
+        content = source if isinstance(source, bytes) else source.read_bytes()
+        return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    digest = hashlib.sha256()
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _explain(error: Exception, repo_id: str, what: str, revision: str | None) -> str:
+    """What went wrong with a download, and what to do about it."""
+    if isinstance(error, HFValidationError):
+        return f"{repo_id!r:.200} is neither an existing folder nor a Hub id 'user/name'"
+    if isinstance(error, GatedRepoError):
+        return (
+            f"{repo_id} is gated: accept its conditions at {constants.ENDPOINT}/{repo_id}, then log in with "
+            f"`hf auth login` ({error})"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return f"{repo_id} has no revision {revision!r:.80} on the Hub"
+    # "not found in the cache" hides what the Hub answered
+    answer = error if isinstance(error, HfHubHTTPError) else error.__cause__
+    status = answer.response.status_code if isinstance(answer, HfHubHTTPError) else None
+    if isinstance(error, RepositoryNotFoundError) or status == 401:
+        return (
+            f"{repo_id} is no folder here, and on the Hub it does not exist or needs a token (`hf auth login`): {error}"
+        )
+    if status == 403:
+        return f"the Hub refuses {what} of {repo_id} to this token (403): log in with another, `hf auth login`"
+    if status is not None and status >= 500:
+        return f"{what} of {repo_id} could not be downloaded, the Hub is in trouble ({status}): try again later"
+    if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)) and status is None:
+        offline = "HF_HUB_OFFLINE is set, unset it to download"
+        why = offline if constants.HF_HUB_OFFLINE else f"the Hub is out of reach: {error}"
+        return f"{repo_id} is no folder here, and {what} of {repo_id} is not in the cache; {why}"
+    if isinstance(error, EntryNotFoundError) and status in (None, 404):
+        return f"{repo_id} has no {what} on the Hub: not a model of this package; {OTHERS}"
+    if isinstance(error, httpx.HTTPError) and status is None:
+        return f"{what} of {repo_id} could not be downloaded, the connection broke: try again ({error})"
+    return f"{what} of {repo_id} could not be downloaded: {answer or error}"

@@ -1,0 +1,324 @@
+"""The base class of everything this package publishes on the Hugging Face Hub."""
+
+import inspect
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import torch
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
+from huggingface_hub.utils import filter_repo_objects
+from safetensors.torch import save_file
+from torch import nn
+
+from cbsae_hub.hub.files import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    ConfigError,
+    ModelFileError,
+    folder_revision,
+    read_config,
+    read_weights,
+    replace_file,
+    require_finite,
+    resolve_id,
+)
+from cbsae_hub.hub.locate import CARD_NAME, OTHERS, download_folder, find_in_folder, find_on_hub, is_commit
+from cbsae_hub.hub.results import RESULTS, without_results_of_other_weights
+from cbsae_hub.hub.upload import PublishError, Upload, files_of, publish, warn_of_foreign_ids
+from cbsae_hub.version import __version__
+
+__all__ = ["ConfigError", "HubModel", "ModelFileError", "folder_revision", "resolve_id"]
+
+logger = logging.getLogger(__name__)
+
+EVALUATION_NAME = "evaluation.json"
+WORKED_NAME = "worked_examples.json"  # of the page
+SCHEMA_VERSION = 1
+OLDEST_SCHEMA_VERSION = 1
+T = TypeVar("T", bound="HubModel")
+
+
+class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeline_tag="feature-extraction"):
+    """A model that loads and saves itself strictly: what does not fit is an error, never a default.
+
+    A model is two files, ``config.json`` and ``model.safetensors``; nothing is ever unpickled. A subclass
+    keeps every parameter of its ``__init__`` as an attribute of the same name, checks the values there
+    before it allocates, raises ValueError for what it cannot take, and has persistent buffers only: loading
+    builds it on the meta device and then puts the file's tensors in.
+
+    Attributes:
+        repo_id: Where the model was loaded from, or None.
+        revision: The commit on the Hub, or :func:`folder_revision` of the folder it came from, or None.
+    """
+
+    repo_id: str | None = None
+    revision: str | None = None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What config.json holds: class, versions, every argument of ``__init__``. A new dict each time."""
+        stamp = {
+            "model_class": type(self).__name__,
+            "schema_version": SCHEMA_VERSION,
+            "package_version": __version__,
+        }
+        return json.loads(json.dumps(stamp | self.arguments))
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Every argument of ``__init__``, with which another model of the same settings can be made."""
+        return {name: getattr(self, name) for name in _init_parameters(type(self))}
+
+    # --------------------------------------------------------------------------------------------- loading
+
+    @classmethod
+    def from_pretrained(
+        cls: type[T],
+        pretrained_model_name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+    ) -> T:
+        """Loads a model from a folder or from the Hub, in evaluation mode and in the dtype it was saved in.
+
+        Args:
+            pretrained_model_name_or_path: An existing folder, or an id on the Hub.
+            revision: Branch, tag or commit on the Hub. Of a folder, and also on the Hub: what
+                :func:`folder_revision` must say.
+            device: Where to load the weights.
+            token: Access token of the Hub; default the stored one.
+            cache_dir: Where downloads are kept; default the Hub's cache.
+            force_download: Download even what is in the cache.
+            local_files_only: Use the cache only.
+
+        Raises:
+            ModelFileError: If a file is missing, unreachable, damaged or does not match the config.
+            ConfigError: If the config has an unknown, missing or bad entry, or is of another class or schema.
+        """
+        source = str(pretrained_model_name_or_path)
+        if os.path.isdir(source):
+            config_path, weights_path, commit = find_in_folder(Path(source), revision)
+        else:
+            options = {
+                "token": token,
+                "cache_dir": cache_dir,
+                "force_download": force_download,
+                "local_files_only": local_files_only,
+            }
+            config_path, weights_path, commit = find_on_hub(source, revision, options)
+        model = cls.described_by(config_path)
+        shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        model.load_state_dict(read_weights(weights_path, shapes, device), strict=True, assign=True)
+        model.repo_id, model.revision = source, commit
+        return model.eval()
+
+    @classmethod
+    def described_by(cls: type[T], config_path: Path) -> T:
+        """The model of a config.json without its weights, on the meta device.
+
+        Raises:
+            ConfigError: If the config has an unknown, missing or bad entry, or is of another class or schema.
+        """
+        arguments = cls._arguments_from(read_config(config_path), config_path)
+        try:
+            with torch.device("meta"):  # a config that lies about sizes costs no memory
+                return cls(**arguments)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{config_path}: {error}") from error
+
+    @classmethod
+    def _arguments_from(cls, config: dict[str, Any], path: Path) -> dict[str, Any]:
+        """The arguments of ``__init__`` in a config, after a check of everything else."""
+        config = dict(config)
+        schema = config.pop("schema_version", None)
+        if isinstance(schema, bool) or not isinstance(schema, int):
+            raise ConfigError(f"{path} has no schema_version: not a config of this package; {OTHERS}")
+        if schema > SCHEMA_VERSION:
+            raise ConfigError(
+                f"{path} has schema version {schema}, this is cbsae_hub {__version__} and knows up to "
+                f"{SCHEMA_VERSION}: pip install -U cbsae_hub"
+            )
+        if schema < OLDEST_SCHEMA_VERSION:
+            raise ConfigError(f"{path} has schema version {schema}; the oldest known is {OLDEST_SCHEMA_VERSION}")
+        name = config.pop("model_class", None)
+        if name != cls.__name__:
+            raise ConfigError(f"{path} describes a {name!r:.80}, not a {cls.__name__}: load it with that class")
+        config.pop("package_version", None)
+        parameters = _init_parameters(cls)
+        if unknown := sorted(config.keys() - parameters.keys()):
+            raise ConfigError(
+                f"{path} has unknown keys {str(unknown):.300}; {cls.__name__} knows {', '.join(parameters)}"
+            )
+        required = {name for name, parameter in parameters.items() if parameter.default is inspect.Parameter.empty}
+        if missing := sorted(required - config.keys()):
+            raise ConfigError(f"{path} lacks {', '.join(missing)}")
+        return config
+
+    # ---------------------------------------------------------------------------------------------- saving
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        **push_arguments: Any,
+    ) -> str | None:
+        """Writes config.json, model.safetensors and a card.
+
+        At every moment the folder holds the old model, the new one, or one without a config, which does not
+        load. A README.md that was edited by hand, or written by other code, is kept.
+
+        Args:
+            save_directory: The folder; made if needed.
+            repo_id: Hub id that the card's example loads; default the folder's name.
+            push_to_hub: Also push the folder, to ``repo_id`` or the folder's name.
+            **push_arguments: See :meth:`push_to_hub`.
+
+        Returns:
+            The URL of the commit if pushed.
+
+        Raises:
+            ModelFileError: If a weight is NaN or infinite.
+        """
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        if push_to_hub:
+            return self.push_to_hub(repo_id or folder.name, folder=folder, **push_arguments)
+        # Copies, so that tensors which share storage are all written in full under their own names.
+        tensors = {
+            name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+            for name, tensor in self.state_dict().items()
+        }
+        require_finite(tensors, type(self).__name__)
+        config_path = folder / CONFIG_NAME
+        with replace_file(config_path) as new_config:
+            new_config.write_text(json.dumps(self.config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            with replace_file(folder / WEIGHTS_NAME) as new_weights:
+                save_file(tensors, new_weights, metadata={"format": "pt"})
+                config_path.unlink(missing_ok=True)
+        _write_card(folder, repo_id)
+        return None
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        folder: str | Path | None = None,
+        overwrite_card: bool = False,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+        create_pr: bool | None = None,
+        ignore_patterns: str | list[str] | None = None,
+    ) -> str:
+        """Publishes the model in one commit: weights, config, card, and what lies beside them.
+
+        A model that was loaded from a folder and has the same weights still takes everything along that is there:
+        pack, evaluation, pictures; one that was loaded from the Hub its card, and what was measured. What says itself
+        to be of other weights stays behind.
+
+        Args:
+            repo_id: The repository; made if needed.
+            folder: Save here first and push everything in it (card, pack, ...); default a temporary folder.
+            overwrite_card: Replace the README.md on the Hub even if it was edited by hand there.
+            commit_message: Default "Upload SAE with cbsae_hub 0.1.0".
+            private: Whether a new repository is private.
+            token: Access token; default the stored one.
+            branch: An existing branch to push to; default main.
+            create_pr: Open a pull request instead.
+            ignore_patterns: Files to leave out, "*.png" or "drawings/".
+
+        Returns:
+            The URL of the commit, or of the pull request.
+
+        Raises:
+            ModelFileError: If a weight is NaN or infinite.
+            PublishError: If the Hub refuses or is out of reach; says what to do. Nothing was committed then,
+                unless it says otherwise.
+        """
+        with TemporaryDirectory() as temporary:
+            source = Path(temporary if folder is None else folder)
+            files = self._save_with_results(source, repo_id, token)
+            warn_of_foreign_ids(source)
+            files = {path: files[path] for path in filter_repo_objects(files, ignore_patterns=ignore_patterns)}
+            if not files:
+                raise PublishError(f"{repo_id} was not published: {ignore_patterns} leaves nothing of it")
+            published = publish(
+                Upload(source, repo_id, "model", files),
+                token=token,
+                private=private,
+                create_pr=bool(create_pr),
+                overwrite_card=overwrite_card,
+                message=commit_message or f"Upload {type(self).__name__} with cbsae_hub {__version__}",
+                branch=branch,
+            )
+        return published.url
+
+    def _save_with_results(self, folder: Path, repo_id: str, token: str | None) -> dict[str, int]:
+        """Saves into a folder, with what lies beside these weights; returns what is to be published, with sizes."""
+        origin = folder if (folder / WEIGHTS_NAME).is_file() else self._origin(token)
+        before = folder_revision(origin) if origin and (origin / WEIGHTS_NAME).is_file() else None
+        self.save_pretrained(folder, repo_id=repo_id)
+        changed = before not in (None, folder_revision(folder))
+        if origin == folder:
+            return without_results_of_other_weights(folder, files_of(folder), changed)
+        if before is not None:
+            there = files_of(origin)
+            if is_commit(self.revision):  # others may have downloaded more of it
+                there = {path: size for path, size in there.items() if path in (CARD_NAME, *RESULTS)}
+            kept = without_results_of_other_weights(origin, there, changed)
+            for path in () if changed else kept.keys() - {CONFIG_NAME, WEIGHTS_NAME}:
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(origin / path, folder / path)
+            _write_card(folder, repo_id)
+        return files_of(folder)
+
+    def _origin(self, token: str | None) -> Path | None:
+        """The folder that the model was loaded from; of one on the Hub, a copy of its weights, results and card."""
+        if self.repo_id is None:
+            return None
+        if is_commit(self.revision):
+            try:
+                names = (WEIGHTS_NAME, CARD_NAME, *RESULTS)
+                return download_folder(self.repo_id, self.revision, names, {"token": token})
+            except ModelFileError as error:
+                logger.warning("not published, what lies beside the weights in %s: %s", self.repo_id, error)
+                return None
+        if not Path(self.repo_id).exists():
+            logger.warning("not published, what lay beside the weights in %s: it is not there", self.repo_id)
+        return Path(self.repo_id)
+
+    # ------------------------------------------------------------------------------------------------ card
+
+    def generate_model_card(self, *, repo_id: str | None = None) -> ModelCard:
+        """The card of this very model, from its settings alone; :func:`cbsae_hub.cards.write.write_card` tells more.
+
+        Args:
+            repo_id: Hub id of the model, for the example; default where it was loaded from.
+        """
+        from cbsae_hub.cards.write import Facts, render_card  # above the models: they read what lies beside them
+
+        return ModelCard(render_card(Facts(config=self.config), repo_id or self.repo_id or "user/model"))
+
+
+def _write_card(folder: Path, repo_id: str | None) -> None:
+    from cbsae_hub.cards.write import write_card  # above the models: it reads what lies beside them
+
+    write_card(folder, repo_id)
+
+
+def _init_parameters(cls: type) -> dict[str, inspect.Parameter]:
+    parameters = dict(inspect.signature(cls.__init__).parameters)
+    parameters.pop("self")
+    return parameters

@@ -1,0 +1,1 @@
+"""Reads what is known of neurons: packs, names, verdicts, search, pruning."""

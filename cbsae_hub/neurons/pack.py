@@ -1,0 +1,473 @@
+"""What a page needs to know of a model, computed beforehand: the neuron table, example images, and where they fire.
+
+A pack lies beside the model in its Hub folder: Parquet, safetensors and WebP, with a schema version and checksums.
+docs/neuron-table.md describes the columns.
+"""
+
+import copy
+import hashlib
+import io
+import json
+import operator
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from cbsae_hub.hub.files import read_text, replace_file, write_text
+from cbsae_hub.hub.locate import download_folder, require_revision
+from cbsae_hub.neurons.search import ConceptIndex, Found
+from cbsae_hub.neurons.verdicts import STRONG
+from cbsae_hub.pictures import to_rgb
+from cbsae_hub.version import __version__
+from cbsae_hub.words import clean_name
+
+SCHEMA_VERSION = 3
+INFO = "pack.json"
+FILES = ("neurons.parquet", "examples.parquet", "images.parquet", "patch_maps.safetensors", "vocabulary.safetensors")
+PARTS = {
+    **dict.fromkeys(("files", "model", "encoder", "judge", "naming", "images", "concepts", "scores"), dict),
+    "grid": (list, type(None)),
+}
+"""What pack.json holds, beside the versions."""
+NONSENSE, NEARER_THAN = 200, 0.99
+"""Near in meaning is what is nearer to a concept than this share of so many made-up words is to any."""
+STRIPS = ("top", "p75", "p50", "p25", "random")
+NEURON_COLUMNS = (
+    "neuron", "kind", "name", "score", "interpretability", "null_percentile", "names", "scores", "monosemanticity",
+    "nearest_overlap", "nearest_neuron", "group", "density", "token_density", "max", "p99", "p50", "histogram",
+    "histogram_low", "status", "truth", "truth_family", "truth_ap", "truth_auroc", "truth_agrees",
+)  # fmt: skip
+TEXTS = ("name", "common_kind", "truth", "truth_family", "truth_agrees")  # None where there is nothing
+
+
+class PackError(OSError):
+    """A pack that is missing, damaged, or of another schema version."""
+
+
+class PackMissing(PackError):
+    """There is none."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image of a neuron.
+
+    Attributes:
+        image_id: Which image of the probe split.
+        activation: The neuron's mean over the image's tokens.
+        patch_map: ``[rows, columns]`` in 0..1 of the neuron's largest activation; None for SAEs without a grid.
+        image: The picture.
+        alt: What it shows, in words.
+    """
+
+    image_id: int
+    activation: float
+    patch_map: np.ndarray | None
+    image: Image.Image
+    alt: str
+
+
+class StoredImage(NamedTuple):
+    """A row of images.parquet."""
+
+    image: int
+    webp: bytes
+    alt: str
+    width: int
+    height: int
+
+
+class NeuronTable:
+    """One row per neuron, see docs/neuron-table.md.
+
+    Attributes:
+        frame: The rows as a pandas DataFrame.
+
+    Raises:
+        PackError: If a column is missing.
+    """
+
+    def __init__(self, frame: pd.DataFrame):
+        if missing := [column for column in NEURON_COLUMNS if column not in frame.columns]:
+            raise PackError(f"the neuron table lacks the columns {', '.join(missing)}")
+        texts = {column: frame[column].astype(object) for column in TEXTS if column in frame.columns}
+        nothing = {column: values.where(values.notna(), None) for column, values in texts.items()}
+        self.frame = frame.assign(**nothing).reset_index(drop=True)
+        self._rows = {row.neuron: row for row in self.frame.itertuples(index=False, name="Neuron")}
+        self._index: ConceptIndex | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.frame,)  # the class of the rows is made at run time: it cannot be pickled
+
+    @classmethod
+    def read(cls, path: str | Path) -> "NeuronTable":
+        """Reads ``neurons.parquet``, or that of a folder.
+
+        Raises:
+            PackError: If there is none, or it is damaged.
+        """
+        file = Path(path) / "neurons.parquet" if Path(path).is_dir() else Path(path)
+        try:
+            return cls(pd.read_parquet(file))
+        except FileNotFoundError as error:
+            raise PackError(f"there is no neuron table at {path}: make one with training/score_neurons.py") from error
+        except (OSError, ValueError) as error:
+            raise PackError(f"{file} is damaged: {error}") from error
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._rows.values())
+
+    def __getitem__(self, neuron: int) -> Any:
+        """The row of a neuron as a named tuple.
+
+        Args:
+            neuron: Its number, of any type of whole numbers: also what iterating a tensor gives.
+
+        Raises:
+            IndexError: If there is no such neuron.
+        """
+        if hasattr(neuron, "__index__"):
+            neuron = operator.index(neuron)
+        if neuron not in self._rows:
+            ids = self.frame["neuron"]
+            span = f"{len(ids)} neurons, {ids.min()} to {ids.max()}" if len(ids) else "no neurons"
+            raise IndexError(f"there is no neuron {neuron}: the table has {span}")
+        return self._rows[neuron]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A copy of the rows as a DataFrame."""
+        return self.frame.copy()
+
+    def filter(self, **conditions: Any) -> "NeuronTable":
+        """The neurons that meet all conditions.
+
+        Args:
+            **conditions: Column to what it must be: a value, a list or set of values, or a pair ``(low, high)`` of
+                bounds, both included, None being open. What is NaN lies within no bounds.
+
+        Raises:
+            ValueError: If there is no such column.
+        """
+        kept = pd.Series(True, index=self.frame.index)
+        for column, wanted in conditions.items():
+            values = self._column(column)
+            if isinstance(wanted, tuple):
+                low, high = wanted
+                kept &= values.notna() if low is None and high is None else True
+                kept &= values >= low if low is not None else True
+                kept &= values <= high if high is not None else True
+            elif isinstance(wanted, (list, set, frozenset)):
+                kept &= values.isin(list(wanted))
+            else:
+                kept &= values.isna() if wanted is None else values == wanted
+        return NeuronTable(self.frame[kept])
+
+    def sort(self, column: str, ascending: bool = False) -> "NeuronTable":
+        """The neurons by a column, largest first unless told otherwise; undefined ones last, ties by neuron.
+
+        Raises:
+            ValueError: If there is no such column.
+        """
+        self._column(column)
+        ordered = self.frame.sort_values("neuron").sort_values(column, ascending=ascending, kind="stable")
+        return NeuronTable(ordered)
+
+    def join(self, other: "NeuronTable", on: str = "neuron", suffixes: tuple[str, str] = ("_a", "_b")) -> pd.DataFrame:
+        """Rows of two tables side by side.
+
+        Args:
+            other: Of another model, or of the same on other images.
+            on: "neuron", for models that share neurons; or "name", every pair of neurons with the same name.
+            suffixes: What the columns of either table end on.
+
+        Raises:
+            ValueError: If ``on`` is another column.
+        """
+        if on not in ("neuron", "name"):
+            raise ValueError(f"tables are joined on neuron or name, not on {on!r}")
+        tables = (table.frame[table.frame[on].notna()] for table in (self, other))
+        return pd.merge(*tables, on=on, suffixes=suffixes, validate="one_to_one" if on == "neuron" else None)
+
+    def _column(self, column: str) -> pd.Series:
+        if column not in self.frame.columns:
+            raise ValueError(f"there is no column {column!r}; there are {', '.join(self.frame.columns)}")
+        return self.frame[column]
+
+    def find(self, query: str, limit: int = 20) -> list[Found]:
+        """Neurons that stand for a concept, best first: see :class:`cbsae_hub.neurons.search.ConceptIndex`."""
+        return self.index.find(query)[:limit]
+
+    @property
+    def index(self) -> ConceptIndex:
+        """The index of names, made at the first use."""
+        if self._index is None:
+            self._index = ConceptIndex(list(self._rows.values()))
+        return self._index
+
+
+@dataclass(frozen=True)
+class FindResult:
+    """What a search found.
+
+    Attributes:
+        matches: Best first.
+        verdict: "strong", "weak" or "not in this model": that of the best match.
+        nearest: Concepts of the vocabulary that are closest to the query, where nothing or little was found.
+        reason: Why the verdict, as a clause that tells of the best match; "" without one.
+        near_by: What ``nearest`` is by, "meaning" or "spelling".
+    """
+
+    matches: list[Found]
+    verdict: str
+    nearest: list[str]
+    reason: str = ""
+    near_by: str = "spelling"
+
+
+class Pack:
+    """A model's pack, read from its folder.
+
+    Attributes:
+        neurons: The neuron table.
+        info: ``pack.json``: model, encoder, judge, images, concepts, scores.
+        vocabulary: The concepts that neurons were named with.
+    """
+
+    def __init__(self, info: dict[str, Any], tables: dict[str, pd.DataFrame], maps: np.ndarray, texts: np.ndarray):
+        self.info = info
+        self.neurons = NeuronTable(tables["neurons"])
+        self.vocabulary: list[str] = list(info["concepts"]["names"])
+        self._texts = texts.astype(np.float32)
+        self._maps = maps
+        self._examples = tables["examples"]
+        self._places: dict[tuple[int, str], np.ndarray] | None = None
+        self._noise: float | None = None
+        self._images = _by_image(tables["images"])
+
+    @classmethod
+    def from_pretrained(cls, repo_id: str | Path, revision: str | None = None) -> "Pack":
+        """Reads a pack and compares every file with its checksum.
+
+        Args:
+            repo_id: Folder or Hub id of the model.
+            revision: Branch, tag or commit on the Hub; of a folder: what :func:`cbsae_hub.models.folder_revision` must
+                say.
+
+        Raises:
+            ModelFileError: If it cannot be downloaded, or the folder is at another revision.
+            PackError: If the pack is missing, damaged (the file is named), or of another schema version.
+        """
+        folder = Path(repo_id)
+        if not folder.is_dir():
+            folder = download_folder(str(repo_id), revision, (INFO, *FILES))
+        elif revision is not None:
+            require_revision(folder, revision)
+        try:
+            info = json.loads(read_text(folder / INFO))
+        except FileNotFoundError as error:
+            raise PackMissing(
+                f"{repo_id} has no {INFO}: make it with training/build_pack.py or `cbsae pack`"
+            ) from error
+        except ValueError as error:
+            raise PackError(f"{folder / INFO} is damaged: {error}") from error
+        if not isinstance(info, dict):
+            raise PackError(f"{folder / INFO} is damaged: it holds no JSON object")
+        if info.get("schema_version") != SCHEMA_VERSION:
+            raise PackError(
+                f"{repo_id} has a pack of schema version {info.get('schema_version')!r}; this version of cbsae_hub "
+                f"reads {SCHEMA_VERSION}: build it again or install another version"
+            )
+        for file in FILES:
+            if not (folder / file).is_file():
+                raise PackError(f"the pack of {repo_id} lacks {file}")
+        if lacking := [part for part, kind in PARTS.items() if not isinstance(info.get(part, ...), kind)]:
+            raise PackError(f"{folder / INFO} is damaged: no good {', '.join(lacking)} in it; build the pack again")
+        for file in FILES:
+            if _sha256((folder / file).read_bytes()) != info["files"].get(file):
+                raise PackError(f"{folder / file} is damaged or of another pack: its checksum differs from {INFO}")
+        tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in ("neurons", "examples", "images")}
+        maps = load_file(folder / "patch_maps.safetensors")["maps"]
+        texts = load_file(folder / "vocabulary.safetensors")["text_embeddings"]
+        return cls(info, tables, maps, texts)
+
+    @staticmethod
+    def write(
+        folder: str | Path,
+        info: dict[str, Any],
+        neurons: pd.DataFrame,
+        examples: pd.DataFrame,
+        images: pd.DataFrame,
+        maps: np.ndarray,
+        text_embeddings: np.ndarray,
+    ) -> None:
+        """Writes a pack; ``pack.json`` comes last, so that a half-written one is noticed.
+
+        Args:
+            folder: Of the model.
+            info: Everything of ``pack.json`` but versions and checksums; ``concepts.names`` is the vocabulary.
+            neurons: The neuron table.
+            examples: neuron, strip, rank, image, activation; row i has map i.
+            images: image, webp, alt, width, height.
+            maps: ``[examples, tokens]`` uint8.
+            text_embeddings: ``[concepts, d]`` of the judge.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, frame in (("neurons", neurons), ("examples", examples), ("images", images)):
+            with replace_file(folder / f"{name}.parquet") as partial:
+                frame.to_parquet(partial, index=False)
+        with replace_file(folder / "patch_maps.safetensors") as partial:
+            save_file({"maps": np.ascontiguousarray(maps)}, partial)
+        with replace_file(folder / "vocabulary.safetensors") as partial:
+            save_file({"text_embeddings": np.ascontiguousarray(text_embeddings.astype(np.float16))}, partial)
+        sums = {file: _sha256((folder / file).read_bytes()) for file in FILES}
+        content = {"schema_version": SCHEMA_VERSION, "package_version": __version__, "files": sums, **info}
+        write_text(folder / INFO, json.dumps(content, indent=1) + "\n")
+
+    def extended(self, neurons: pd.DataFrame, examples: pd.DataFrame, images: pd.DataFrame, maps: np.ndarray) -> "Pack":
+        """A copy with more neurons; what the table has and their rows lack is empty.
+
+        Args:
+            neurons: Rows of the neuron table that come after those that are there.
+            examples: See :meth:`write`; row i has map i.
+            images: That the pack does not hold yet.
+            maps: ``[examples, tokens]`` uint8.
+        """
+        other = copy.copy(self)
+        other.neurons = NeuronTable(pd.concat([self.neurons.frame, neurons], ignore_index=True))
+        other._maps = np.concatenate([self._maps, maps])
+        other._examples, other._places = pd.concat([self._examples, examples], ignore_index=True), None
+        other._images = {**self._images, **_by_image(images)}
+        return other
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the patch maps; None for SAEs on other tokens."""
+        return tuple(self.info["grid"]) if self.info.get("grid") else None
+
+    def examples(self, neuron: int, strip: str = "top", limit: int = 8) -> list[Example]:
+        """Images of a neuron.
+
+        Args:
+            neuron: Which.
+            strip: "top" (strongest first), or "p75", "p50", "p25": images around that quantile of those on which the
+                neuron is active. Top images alone mislead about what a neuron does.
+            limit: At most so many.
+
+        Raises:
+            ValueError: If there is no such strip.
+            IndexError: If there is no such neuron.
+        """
+        if strip not in STRIPS:
+            raise ValueError(f"strip must be one of {', '.join(STRIPS)}, got {strip!r}")
+        neuron = self.neurons[neuron].neuron
+        if self._places is None:  # made at the first use: who searches for names does without
+            self._places = self._examples.groupby(["neuron", "strip"]).indices
+        rows = self._examples.iloc[self._places.get((neuron, strip), [])[:limit]]
+        return [
+            Example(row.image, row.activation, self._map(row.Index), self.image(row.image), self._images[row.image].alt)
+            for row in rows.itertuples()
+        ]
+
+    def image(self, image_id: int) -> Image.Image:
+        """A probe image that is somebody's example."""
+        return to_rgb(Image.open(io.BytesIO(self.image_bytes(image_id))))
+
+    def image_bytes(self, image_id: int) -> bytes:
+        """Its WebP bytes, as a page embeds them."""
+        return self._images[image_id].webp
+
+    def alt(self, image_id: int) -> str:
+        """What an image shows, in words."""
+        return self._images[image_id].alt
+
+    def has_image(self, image_id: int) -> bool:
+        """Whether the pack holds an image."""
+        return image_id in self._images
+
+    def image_ids(self) -> list[int]:
+        """The images of the pack."""
+        return list(self._images)
+
+    def find(self, query: str, limit: int = 20, embed_texts: Callable[[list[str]], Any] | None = None) -> FindResult:
+        """Neurons for a concept in free words.
+
+        Args:
+            query: One or a few words.
+            limit: At most so many matches.
+            embed_texts: The judge's ``embed_texts``: then concepts that are near in meaning are named too.
+
+        Returns:
+            Matches by words. Where there is no strong one, ``nearest`` names concepts of the vocabulary by meaning
+            (with ``embed_texts``: only those that are nearer than nonsense gets to any), else by spelling.
+        """
+        matches = self.neurons.index.find(query)[:limit]
+        verdict, reason = (matches[0].verdict, matches[0].reason) if matches else ("not in this model", "")
+        if verdict == STRONG or not clean_name(query):
+            return FindResult(matches, verdict, [], reason)
+        nearest, near_by = self._nearest(query, embed_texts)
+        return FindResult(matches, verdict, nearest, reason, near_by)
+
+    def _nearest(
+        self, query: str, embed_texts: Callable[[list[str]], Any] | None, count: int = 5
+    ) -> tuple[list[str], str]:
+        """Concepts near the query, nearest first, and what that is by."""
+        try:
+            embedding = None if embed_texts is None else embed_texts([query])[0]
+        except ValueError:  # there is nothing to read for it: an invisible character, perhaps
+            embedding = None
+        if embedding is None:
+            return self.neurons.index.spelled_like(query, count), "spelling"
+        concepts, texts = self._named_texts()
+        if not concepts:
+            return [], "meaning"
+        if self._noise is None:
+            self._noise = _noise_level(texts, self.vocabulary, embed_texts)
+        similarity = texts @ np.asarray(embedding, dtype=np.float32)
+        ranked = np.argsort(-similarity, kind="stable")[:count]
+        return [concepts[i] for i in ranked if similarity[i] > self._noise], "meaning"
+
+    def _named_texts(self) -> tuple[list[str], np.ndarray]:
+        """Concepts of the vocabulary that are some neuron's name, and the judge's embeddings of them."""
+        named = self.neurons.index.concepts
+        places = [place for place, concept in enumerate(self.vocabulary) if concept in named]
+        return [self.vocabulary[place] for place in places], self._texts[places]
+
+    def _map(self, row: int) -> np.ndarray | None:
+        return None if self.grid is None else self._maps[row].reshape(self.grid).astype(np.float32) / 255
+
+
+def _noise_level(texts: np.ndarray, vocabulary: list[str], embed_texts: Callable[[list[str]], Any]) -> float:
+    """The cosine that 99 % of nonsense stays below with the concept that is nearest to it.
+
+    Nonsense is drawn from the vocabulary's own letters, in lengths of its own names, so that it looks like them.
+
+    Args:
+        texts: ``[concepts, d]``, unit embeddings.
+        vocabulary: Whose letters are drawn.
+        embed_texts: The judge that made ``texts``.
+    """
+    rng = random.Random(0)
+    letters = [letter for name in vocabulary for letter in name if letter.isalpha()] or list("etaoinshr")
+    drawn = ("".join(rng.choices(letters, k=len(rng.choice(vocabulary)))) for _ in range(NONSENSE))
+    embeddings = np.asarray(embed_texts(list(drawn)), dtype=np.float32)
+    return float(np.quantile((embeddings @ texts.T).max(1), NEARER_THAN))
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _by_image(images: pd.DataFrame) -> dict[int, StoredImage]:
+    rows = images.reindex(columns=StoredImage._fields).itertuples(index=False, name=None)
+    return {image: StoredImage(image, *others) for image, *others in rows}

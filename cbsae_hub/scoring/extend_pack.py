@@ -1,0 +1,144 @@
+"""What a pack says of concept neurons that were added after it was built."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from cbsae_hub.data.activations import ActivationStore
+from cbsae_hub.metrics import NeuronActivity, cosine_cubed
+from cbsae_hub.metrics.activity import occupied_bins, status
+from cbsae_hub.models import CBSAE
+from cbsae_hub.neurons.pack import Pack
+from cbsae_hub.scoring.build_pack import choose_examples, thumbnails
+from cbsae_hub.words import name_key
+
+NAMES = 5
+BATCH = 256  # images at once
+
+
+def extend_pack(
+    pack: Pack,
+    cb: CBSAE,
+    activations: ActivationStore,
+    images: Any,
+    image_embeddings: Tensor,
+    embed_texts: Callable[[list[str]], Tensor],
+    alt_column: str | None = "caption",
+) -> Pack:
+    """A pack with rows, examples and patch maps of the concept neurons that the model has and the pack lacks.
+
+    They are named by CLIP-Dissect with cosine-cubed similarity, whose scores, -1 to 1, do not depend on other neurons;
+    those of the pack do, and cannot be told for a few neurons more. ``null_percentile`` is the share of all concepts
+    that the judge finds to fit less than the one that the neuron was trained for. Everything else that is measured with
+    more than these images stays empty. Rows of neurons that were there are left alone, although concepts that were
+    added compete with them for the decoder's places.
+
+    Args:
+        pack: Of the model before; stays as it is.
+        cb: The model, with concepts added at the end.
+        activations: Of its encoder, of the images.
+        images: The first ones of the pack's: image ``i`` of the pack is image ``i`` here.
+        image_embeddings: The judge's unit embeddings of them, ``[images, e]``.
+        embed_texts: Its unit embeddings of texts.
+        alt_column: Column that says what an image shows.
+
+    Raises:
+        ValueError: If the images are not those of the activations, or nothing was added.
+    """
+    if not len(images) == activations.num_images == len(image_embeddings):
+        raise ValueError("activations, images and embeddings are not of the same images")
+    first = len(pack.neurons) - cb.d_sae
+    added = cb.concepts[first:]
+    if not added:
+        raise ValueError("the pack knows all concepts of this model")
+    latents, tokens = _latents(cb, first, activations)
+    # The vocabulary may hold an added concept in another spelling: it is one concept, which does not rival itself.
+    spelled = {name_key(name): name for name in (*pack.vocabulary, *added)}
+    concepts = list(spelled.values())
+    fits = cosine_cubed(latents, image_embeddings.float() @ embed_texts(concepts).T)
+    neurons = _rows(cb, first, added, concepts, fits, latents, tokens)
+    examples = choose_examples(sparse.csc_matrix(latents.numpy()))
+    largest = tokens.largest.clamp_min(1e-12)
+    maps = _maps(cb, first, activations, examples, largest)
+    examples["neuron"] += len(pack.neurons)
+    new = [int(image) for image in sorted(examples["image"].unique()) if not pack.has_image(int(image))]
+    return pack.extended(neurons, examples, thumbnails(images, new, alt_column), maps)
+
+
+@torch.no_grad()
+def _read(cb: CBSAE, first: int, activations: ActivationStore, start: int, stop: int) -> Tensor:
+    """Latents of the added neurons as the decoder reads them, ``[images, tokens, added]``."""
+    tokens = activations.tokens_per_image
+    x = activations.read(start * tokens, stop * tokens).to(cb.W_enc_cb)
+    return cb.select_concepts(cb.concept_activations(x))[:, first:].unflatten(0, (-1, tokens))
+
+
+def _latents(cb: CBSAE, first: int, activations: ActivationStore) -> tuple[Tensor, NeuronActivity]:
+    """Mean latents of images, ``[images, added]``, and what the added neurons do on tokens."""
+    count = len(cb.concepts) - first
+    activity, means = NeuronActivity(count), []
+    for start in range(0, activations.num_images, BATCH):
+        latents = _read(cb, first, activations, start, min(start + BATCH, activations.num_images))
+        means.append(latents.mean(1))
+        values = latents.flatten(0, 1)
+        activity.update(values, torch.arange(count).expand(values.shape))
+    return torch.cat(means), activity
+
+
+def _rows(
+    cb: CBSAE,
+    first: int,
+    added: Sequence[str],
+    concepts: Sequence[str],
+    fits: Tensor,
+    latents: Tensor,
+    tokens: NeuronActivity,
+) -> pd.DataFrame:
+    """The neuron table's rows."""
+    found = {name: torch.atleast_1d(values) for name, values in tokens.compute().items()}  # torchmetrics squeezes one
+    best = fits.topk(min(NAMES, len(concepts)), dim=1)
+    density = (latents > 0).double().mean(0)
+    own = fits[torch.arange(len(added)), torch.tensor([concepts.index(name) for name in added])]
+    names = [[concepts[i] for i in row] for row in best.indices.tolist()]
+    histograms, edges = zip(*map(occupied_bins, found["histogram"]))
+    fires = (density > 0).numpy()
+    return pd.DataFrame(
+        {
+            "neuron": np.arange(len(added)) + cb.d_sae + first,
+            "kind": "cb",
+            "name": [row[0] if ok else None for row, ok in zip(names, fires)],
+            "score": best.values[:, 0].numpy(),
+            "interpretability": np.nan,
+            "null_percentile": (fits < own[:, None]).double().mean(1).numpy(),
+            "names": [row if ok else [] for row, ok in zip(names, fires)],
+            "scores": [row if ok else [] for row, ok in zip(best.values.tolist(), fires)],
+            "monosemanticity": np.nan,
+            "nearest_overlap": np.nan,
+            "nearest_neuron": -1,
+            "group": cb.group_of[-len(added) :].numpy(),
+            "density": density.numpy(),
+            "token_density": found["density"].numpy(),
+            "max": found["max"].numpy(),
+            "p99": found["p99"].numpy(),
+            "p50": found["p50"].numpy(),
+            "histogram": histograms,
+            "histogram_low": edges,
+            "status": [status(*pair) for pair in zip(found["density"].tolist(), density.tolist())],
+            "designated": list(added),
+            "added": True,
+        }
+    )
+
+
+def _maps(cb: CBSAE, first: int, activations: ActivationStore, examples: pd.DataFrame, largest: Tensor) -> np.ndarray:
+    """Where the neuron of each example fires, ``[examples, tokens]`` uint8, 255 being its largest activation."""
+    maps = np.zeros((len(examples), activations.tokens_per_image), dtype=np.uint8)
+    for image, part in examples.groupby("image"):
+        latents = _read(cb, first, activations, int(image), int(image) + 1)[0] / largest
+        maps[part.index] = (latents[:, part["neuron"].to_numpy(copy=True)].T * 255).round().clamp(0, 255).numpy()
+    return maps

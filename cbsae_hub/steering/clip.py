@@ -1,0 +1,258 @@
+"""CLIP's distribution over a vocabulary before and after latents of its vision tower were changed.
+
+After "Steering CLIP's vision transformer with sparse autoencoders", section 6.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
+
+from cbsae_hub.encoders.prompts import embed_prompts
+from cbsae_hub.encoders.vision import to_rgb
+from cbsae_hub.encoders.weights import load_complete
+from cbsae_hub.metrics.zero_shot_steering import Effect, ZeroShotScores, joined, score_neurons
+from cbsae_hub.steering.edits import AnySteering, per_image, steer
+from cbsae_hub.steering.latents import decoder_rows, neuron_count, read_latents, weight_dtype
+from cbsae_hub.steering.loading import load_sae, locate
+from cbsae_hub.steering.tower import SteeredTower
+
+STRENGTHS = (0.0, 10.0, 25.0, 50.0, 100.0, 150.0)  # 150 is the paper's asymptote
+
+
+class ClipZeroShotSteerer:
+    """A CLIP with an SAE at a block of its vision tower, and a vocabulary that it finds in images.
+
+    Activations at the SAE's block are computed once per image; steered ones run through the remaining blocks only.
+
+    Args:
+        model: The CLIP.
+        image_processor: Its image processor.
+        tokenizer: Its tokenizer.
+        sae: SAE, concept bottleneck SAE or :class:`cbsae_hub.steering.latents.RawNeurons`; moved to the model's device.
+        vocabulary: The words, for instance a :class:`cbsae_hub.ConceptSet`. The paper has 5,000.
+        pack: What names and percentiles of neurons are looked up in: a NeuronTable, a Pack, or None.
+        layer: The block at whose output the SAE works; default the SAE's own.
+        template: Prompt with ``{}`` for the word.
+
+    Attributes:
+        vocabulary: The words.
+        texts: Their unit embeddings, ``[vocabulary, d]``.
+
+    Raises:
+        ValueError: If the SAE does not fit, the vocabulary is empty or the template has no ``{}``.
+    """
+
+    def __init__(
+        self,
+        model: CLIPModel,
+        image_processor: Any,
+        tokenizer: Any,
+        sae: Any,
+        vocabulary: Sequence[str],
+        pack: Any = None,
+        layer: int | None = None,
+        template: str = "{}",
+    ):
+        self.model, self.image_processor, self.tokenizer = (
+            model.eval().requires_grad_(False),
+            image_processor,
+            tokenizer,
+        )
+        self.tower = SteeredTower(model, model.config.vision_config, sae, pack, layer)
+        self.vocabulary = tuple(vocabulary)
+        if not self.vocabulary or "{}" not in template:
+            raise ValueError("the vocabulary needs words, and the template one {} for the word")
+        self.texts = embed_prompts(model, tokenizer, self.vocabulary, [template], model.config.name_or_path or None)
+        self.logit_scale = float(model.logit_scale.exp())
+        self._last = self.tower.layer == model.config.vision_config.num_hidden_layers - 1
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_id: str | Path,
+        sae: Any,
+        vocabulary: Sequence[str],
+        pack: Any = None,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        revision: str | None = None,
+        layer: int | None = None,
+        template: str = "{}",
+        beside: str | Path | None = None,
+    ) -> "ClipZeroShotSteerer":
+        """Loads a CLIP of transformers from a folder or the Hub: safetensors only, no remote code.
+
+        Args:
+            repo_id: Folder or Hub id.
+            sae: An SAE, or its folder or Hub id.
+            vocabulary: See the class.
+            pack: See the class.
+            device: Where the model and the SAE go.
+            dtype: Of the model.
+            revision: Of a Hub repository: branch, tag or commit. Of a folder: its ``sha256:...``, which is checked.
+            layer: See the class.
+            template: See the class.
+            beside: A model folder next to which CLIP may lie, see :func:`cbsae_hub.models.resolve_id`.
+
+        Raises:
+            OSError: If there is no such model; says what to try.
+            ValueError: See the class.
+        """
+        source = locate("CLIP", repo_id, "config.json", revision, beside)
+        model = load_complete("CLIPModel", repo_id, **source, dtype=dtype)
+        image_processor = AutoImageProcessor.from_pretrained(**source, backend="pil")
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+        return cls(model.to(device), image_processor, tokenizer, load_sae(sae), vocabulary, pack, layer, template)
+
+    @torch.no_grad()
+    def activations(self, images: Sequence[Image.Image], batch: int = 64) -> Tensor:
+        """Activations at the SAE's block, ``[images, tokens, d]``, on the model's device.
+
+        Raises:
+            ValueError: If there are no images.
+        """
+        if not len(images):
+            raise ValueError("no images were given")
+        parts = []
+        for start in range(0, len(images), batch):
+            pictures = [to_rgb(image) for image in images[start : start + batch]]
+            pixels = self.image_processor(images=pictures, return_tensors="pt").pixel_values
+            pixels = pixels.to(self.model.device, self.model.dtype)
+            parts.append(self.tower.activations(lambda pixels=pixels: self.model.vision_model(pixels)))
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def embed(self, v: Tensor, batch: int = 64) -> Tensor:
+        """Unit image embeddings of activations at the SAE's block: ``[images, tokens, d] -> [images, e]``."""
+        parts = []
+        for part in v.split(batch):
+            parts.append(self._head(self.model.vision_model.post_layernorm(self.tower.onward(part)[:, 0])))
+        return torch.cat(parts)
+
+    def distribution(self, embeddings: Tensor) -> Tensor:
+        """Probabilities of the words: unit embeddings ``[..., e] -> [..., vocabulary]`` float32."""
+        return (self.logit_scale * embeddings.float() @ self.texts.T).softmax(-1)
+
+    @torch.no_grad()
+    def effect(
+        self, images: Sequence[Image.Image], steering: AnySteering | Sequence[AnySteering], batch: int = 64
+    ) -> Effect:
+        """The distributions of images before and after steering.
+
+        Args:
+            images: PIL images.
+            steering: One for all images or one per image.
+            batch: Images at once.
+
+        Raises:
+            ValueError: See :func:`cbsae_hub.steering.apply`.
+            EditError: If a steering leaves the embedding of its image as it was.
+        """
+        v = self.activations(images, batch)
+        steerings = per_image(steering, len(v))
+        parts = [slice(start, start + batch) for start in range(0, len(v), batch)]
+        tower = self.tower
+        steered = [steer(steerings[part], v[part], tower.sae, tower.pack, tower.prefix) for part in parts]
+        before, after = self.embed(v, batch), self.embed(torch.cat([part.activations for part in steered]), batch)
+        tower.require_effect(before, after, torch.cat([part.asked.any(-1) for part in steered]), steerings)
+        return Effect(self.distribution(before), self.distribution(after))
+
+    @torch.no_grad()
+    def scores(
+        self,
+        images: Sequence[Image.Image],
+        neurons: Sequence[int] | None = None,
+        strength: float = 150.0,
+        batch: int = 256,
+    ) -> ZeroShotScores:
+        """Scores of neurons, each set to ``strength`` on all tokens with the SAE's error kept.
+
+        ``x + (strength - z_j) d_j`` for a neuron j with latent z_j and decoder row d_j. If no block follows, CLS alone
+        is steered, as nothing else reaches the embedding.
+
+        Args:
+            images: PIL images.
+            neurons: Which; default all.
+            strength: What their latents are set to.
+            batch: Steered images at once.
+
+        Raises:
+            ValueError: If there are no images or a neuron does not exist.
+        """
+        return self._scores(self._readable(images, batch), self._numbers(neurons), strength, batch)
+
+    @torch.no_grad()
+    def asymptote(
+        self, images: Sequence[Image.Image], neurons: Sequence[int] | None = None, batch: int = 256
+    ) -> ZeroShotScores:
+        """What :meth:`scores` tends to as the strength grows, exactly and without running a block.
+
+        Every block adds to the residual stream something that depends on the stream's direction alone, so it is bounded
+        and loses against ``strength * d_j``: the embedding tends to that of ``d_j``, whatever the image.
+
+        Args:
+            images: PIL images, for the distributions before steering.
+            neurons: Which; default all.
+            batch: Neurons, or images, at once.
+        """
+        before = self.distribution(self.embed(self._readable(images, batch), batch))
+        norm = self.model.vision_model.post_layernorm
+        parts = []
+        for chunk in self._numbers(neurons).split(batch):
+            rows = decoder_rows(self.tower.sae, chunk).float()
+            # a LayerNorm of an infinite multiple: its epsilon vanishes
+            centred = rows - rows.mean(-1, keepdim=True)
+            infinite = (
+                centred / centred.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-30) * norm.weight + norm.bias
+            )
+            after = self.distribution(self._head(infinite.to(self.model.dtype)))[:, None]
+            parts.append(score_neurons(chunk, math.inf, before, after, self.texts, self.vocabulary))
+        return joined(parts)
+
+    @torch.no_grad()
+    def sweep(
+        self,
+        images: Sequence[Image.Image],
+        neurons: Sequence[int] | None = None,
+        strengths: Sequence[float] = STRENGTHS,
+        batch: int = 256,
+    ) -> list[ZeroShotScores]:
+        """:meth:`scores` at several strengths, and :meth:`asymptote` at the end."""
+        v, numbers = self._readable(images, batch), self._numbers(neurons)
+        scores = [self._scores(v, numbers, strength, batch) for strength in strengths]
+        return [*scores, self.asymptote(images, neurons, batch)]
+
+    def _scores(self, v: Tensor, neurons: Tensor, strength: float, batch: int) -> ZeroShotScores:
+        sae = self.tower.sae
+        before = self.distribution(self.embed(v, batch))
+        latents, x = read_latents(sae, v), v.to(weight_dtype(sae))
+        parts = []
+        for chunk in tqdm(neurons.split(max(1, batch // len(v))), desc=f"strength {strength:g}", leave=False):
+            steered = x + latents.pushes(chunk.tolist(), x.new_full((len(chunk),), strength), isolate=False)
+            embeddings = self.embed(steered.flatten(0, 1).to(v.dtype), batch)
+            after = self.distribution(embeddings).unflatten(0, (len(chunk), len(v)))
+            parts.append(score_neurons(chunk, strength, before, after, self.texts, self.vocabulary))
+        return joined(parts)
+
+    def _readable(self, images: Sequence[Image.Image], batch: int) -> Tensor:
+        """Activations of the tokens that reach the embedding."""
+        v = self.activations(images, batch)
+        return v[:, :1] if self._last else v
+
+    def _numbers(self, neurons: Sequence[int] | None) -> Tensor:
+        count = neuron_count(self.tower.sae)
+        numbers = torch.arange(count) if neurons is None else torch.as_tensor(neurons, dtype=torch.long)
+        if not len(numbers) or numbers.min() < 0 or numbers.max() >= count:
+            raise ValueError(f"neurons must be some of 0 to {count - 1}, got {str(neurons):.80}")
+        return numbers
+
+    def _head(self, pooled: Tensor) -> Tensor:
+        return F.normalize(self.model.visual_projection(pooled).float(), dim=-1)

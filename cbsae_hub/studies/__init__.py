@@ -1,0 +1,1 @@
+"""Reproduces tables and figures of the papers: a file for each study."""

@@ -1,0 +1,106 @@
+"""LLaVA and Stable unCLIP, loaded once for all models of the page, where the machine can carry them."""
+
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from cbsae_hub.models import resolve_id
+from cbsae_hub.neurons.pack import Pack
+from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
+
+logger = logging.getLogger(__name__)
+
+MAX_CPU_BYTES = 3 * 2**30  # of weights that are run without a GPU: beyond, an answer takes minutes
+
+
+class Unavailable(Exception):
+    """A model that cannot be run here; the message says why, for the page's user."""
+
+
+class Generators:
+    """What the page steers.
+
+    Args:
+        llava: Folder or Hub id of a LLaVA; None for none.
+        unclip: Folder or Hub id of a Stable unCLIP pipeline; None for none.
+        device: Where they run; default a GPU, if there is one.
+    """
+
+    def __init__(self, llava: str | None = None, unclip: str | None = None, device: str | None = None):
+        self.ids = {"llava": llava, "unclip": unclip}
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._first: dict[str, Any] = {}
+        self._refused: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def llava(self, sae: Any, pack: Pack, beside: str) -> LlavaSteerer:
+        """LLaVA with an SAE; its weights are shared by all SAEs.
+
+        Raises:
+            Unavailable: If none was given, it cannot be loaded or carried, or the SAE does not fit.
+        """
+        first = self._load("llava", LlavaSteerer, sae, pack, beside)
+        return self._fitting(lambda: LlavaSteerer(first.model, first.processor, sae, pack), "LLaVA")
+
+    def unclip(self, sae: Any, pack: Pack, beside: str) -> UnclipSteerer:
+        """Stable unCLIP with an SAE; its weights are shared by all SAEs.
+
+        Raises:
+            Unavailable: If none was given, it cannot be loaded or carried, or the SAE does not fit.
+        """
+        first = self._load("unclip", UnclipSteerer, sae, pack, beside)
+        return self._fitting(lambda: UnclipSteerer(first.pipeline, sae, pack), "unCLIP")
+
+    def _load(self, which: str, kind: Any, sae: Any, pack: Pack, beside: str) -> Any:
+        name = self.ids[which]
+        if name is None:
+            raise Unavailable(f"This page was started without a model for it: start it with --{which}.")
+        with self._lock:
+            if which in self._refused:
+                raise Unavailable(self._refused[which])
+            if which not in self._first:
+                try:
+                    self._require_room(name, beside)
+                    self._first[which] = kind.from_pretrained(name, sae, pack, self.device, beside=beside)
+                except Unavailable as error:
+                    self._refused[which] = str(error)
+                    raise
+                except ValueError as error:  # of this SAE, perhaps not of the next
+                    raise Unavailable(f"{Path(name).name} does not go with this SAE: {error}.") from error
+                except OSError as error:
+                    logger.warning("%s could not be loaded: %s", name, error)
+                    raise Unavailable(
+                        f"{Path(name).name} could not be loaded here; the log of the page says why."
+                    ) from error
+            return self._first[which]
+
+    def _require_room(self, name: str, beside: str) -> None:
+        size = weight_bytes(resolve_id(name, beside))
+        if self.device == "cpu" and size > MAX_CPU_BYTES:
+            raise Unavailable(
+                f"{Path(name).name} has {size / 2**30:.0f} GB of weights, which this machine cannot run without a GPU."
+            )
+
+    @staticmethod
+    def _fitting(make: Any, what: str) -> Any:
+        try:
+            return make()
+        except ValueError as error:
+            raise Unavailable(f"This SAE does not go with the page's {what}: {error}.") from error
+
+
+def weight_bytes(source: str) -> int:
+    """Size of all safetensors files of a folder or a Hub repository; 0 where the Hub does not say."""
+    if Path(source).is_dir():
+        return sum(file.stat().st_size for file in Path(source).rglob("*.safetensors"))
+    try:
+        files = HfApi().model_info(source, files_metadata=True).siblings or []
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        logger.warning("the Hub does not say how large %s is: %s", source, error)
+        return 0
+    return sum(file.size or 0 for file in files if file.rfilename.endswith(".safetensors"))

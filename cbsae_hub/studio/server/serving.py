@@ -1,0 +1,118 @@
+"""Which models the page serves, and to whom: those of an allow-list to everybody, an extended one to its maker."""
+
+import logging
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from cbsae_hub.studio.server.experiments import Experiments
+from cbsae_hub.studio.server.generators import Generators, Unavailable
+from cbsae_hub.studio.server.jobs import Jobs
+from cbsae_hub.studio.server.loaded import Loaded, public_id
+from cbsae_hub.studio.server.memory import Memory
+from cbsae_hub.studio.view.pictures import Pictures
+
+logger = logging.getLogger(__name__)
+
+KEPT_OWN = 32  # models that visitors have extended
+
+
+class Forgotten(Exception):
+    """A model that the page does not serve, or no longer; the message is for the page's user."""
+
+
+class Serving:
+    """The models of the page and what runs them.
+
+    Attributes:
+        models: The allow-list: names that the page uses, and folders or Hub ids.
+
+    Args:
+        models: Folders or Hub ids, each with a pack; the first is shown first.
+        llava: Folder or Hub id of the LLaVA to steer, None for none.
+        unclip: Folder or Hub id of the unCLIP to steer, None for none.
+
+    Raises:
+        OSError: If the first model or its pack is missing or damaged.
+        ValueError: If no model was given, or two of the same name.
+    """
+
+    def __init__(self, models: Sequence[str | Path], llava: str | None = None, unclip: str | None = None):
+        if not models:
+            raise ValueError("give at least one model")
+        self.models = {public_id(model): str(model) for model in models}
+        if len(self.models) < len(models):
+            raise ValueError(f"two of the models have the same name: {', '.join(map(str, models))}")
+        self.generators = Generators(llava, unclip)
+        self.pictures, self.jobs = Pictures(), Jobs()
+        self.experiments = Experiments(self.of)
+        self._loaded: dict[str, Loaded] = {}
+        self._own: Memory[Loaded] = Memory(KEPT_OWN)
+        self._lock = threading.Lock()
+        self.first = self.of(next(iter(self.models)))
+
+    def of(self, key: Any) -> Loaded:
+        """The model of a key: a name of the allow-list, or what :meth:`keep_own` gave.
+
+        Raises:
+            Forgotten: If there is none, or it cannot be loaded.
+            OSError: If it is the first, and it or its pack is missing or damaged.
+        """
+        if (own := self.own(key)) is not None:
+            return own
+        if not isinstance(key, str) or key not in self.models:
+            raise Forgotten(
+                "This page does not have that model, or no longer. Reload the page: what else you see stays."
+            )
+        with self._lock:
+            if key not in self._loaded:
+                try:
+                    self._loaded[key] = Loaded(self.models[key], self.generators)
+                except (OSError, ValueError) as error:
+                    if not self._loaded:  # the first one: without it there is no page
+                        raise
+                    logger.warning("%s cannot be served: %s", key, error)
+                    raise Forgotten(f"{key} cannot be loaded here; the log of the page says why.") from error
+            return self._loaded[key]
+
+    def parent_of(self, loaded: Loaded) -> Loaded | None:
+        """The SAE that a CB-SAE was made of, if the page has it."""
+        parent = getattr(loaded.sae, "parent", None)
+        if not isinstance(parent, dict):
+            return None
+        for key in self.models:
+            if Path(key).name == Path(str(parent.get("id"))).name:
+                with suppress(Forgotten):
+                    if self.of(key).sae.revision == parent["revision"]:
+                        return self.of(key)
+        return None
+
+    def pruned_from(self, loaded: Loaded, neuron: int) -> list[str]:
+        """Names of the page's CB-SAEs that were made of this SAE, but without this neuron."""
+        names = []
+        for key in self.models:
+            with suppress(Forgotten):
+                other = self.of(key)
+                if self.parent_of(other) is loaded and neuron not in other.retained:
+                    names.append(other.label)
+        return names
+
+    def keep_own(self, loaded: Loaded) -> Loaded:
+        """Keeps a model that a visitor has extended under a key that only they get: its name, "~" and a secret."""
+        loaded.key = f"{loaded.name}~{self._own.put(loaded)}"
+        return loaded
+
+    def own(self, key: Any) -> Loaded | None:
+        """The model of a key that :meth:`keep_own` gave, if it is still there."""
+        name, _, secret = str(key).rpartition("~")
+        own = self._own.get(secret)
+        return own if own is not None and own.name == name else None
+
+    def warm_up(self) -> None:
+        """Loads what the first model needs before anybody waits for it."""
+        self.first.warm_up()
+        for which in ("llava", "unclip"):
+            with suppress(Unavailable):
+                getattr(self.first, which)

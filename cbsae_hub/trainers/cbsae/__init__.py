@@ -1,0 +1,1 @@
+"""Trains the concept bottleneck of a CB-SAE beside a frozen SAE."""

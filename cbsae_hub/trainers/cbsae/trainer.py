@@ -1,0 +1,203 @@
+"""Trains the bottleneck of a CB-SAE: all of it on stored activations, or a few concepts while somebody waits."""
+
+import copy
+import itertools
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from cbsae_hub.data.activations import ActivationStore
+from cbsae_hub.models.cbsae import CBSAE
+from cbsae_hub.trainers.cbsae.bottleneck import BottleneckState, cosine_cubed_similarity
+from cbsae_hub.trainers.config import CBSAETrainConfig
+from cbsae_hub.trainers.loop import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+class BottleneckHeldout(NamedTuple):
+    """Figures of a concept bottleneck SAE on held-out tokens."""
+
+    explained_variance: float
+    """Of the whole; about the mean of the held-out tokens."""
+    explained_variance_retained: float
+    """Of the retained neurons alone."""
+    interpretability: float
+    """Mean similarity of the concept activations to the teacher's."""
+    steerability: float
+    """The same of the concepts that are read in the reconstruction."""
+    tokens: int
+
+
+class CBSAETrainer(Trainer):
+    """Trains a bottleneck beside a frozen SAE as the CB-SAE paper does.
+
+    With several processes the result is that of one, up to rounding: similarities are taken over global batches.
+
+    Args:
+        config: The recipe.
+        cb: The model, with an untrained bottleneck; a copy is trained.
+        train: Activations to train on.
+        heldout: Activations of other images.
+        embeddings: The teacher's unit embeddings of all images of the store, ``[images, e]``.
+        texts: Its unit embeddings of the concepts, ``[concepts, e]``.
+        output: Folder of the checkpoint, the log and, in the end, the model.
+        accelerator: The run's; default a new one.
+
+    Raises:
+        ValueError: If embeddings, concepts and activations do not fit each other.
+    """
+
+    def __init__(
+        self,
+        config: CBSAETrainConfig,
+        cb: CBSAE,
+        train: ActivationStore,
+        heldout: ActivationStore,
+        embeddings: Tensor,
+        texts: Tensor,
+        output: str | Path,
+        *,
+        accelerator: Accelerator | None = None,
+    ):
+        super().__init__(config, train, heldout, output, accelerator)
+        require_fit(cb, train, embeddings)
+        self.cb = copy.deepcopy(cb).to(self.accelerator.device)
+        self.state = BottleneckState(self.cb, config, embeddings, texts, self.accelerator)
+
+    def _initialise(self) -> None:
+        self.state.initialise(self._share(self._read(), self.config.batch_size, 0))
+
+    def _read(self) -> Callable[..., Iterator[tuple[Tensor, Tensor]]]:
+        return self.train_data.labelled_batches
+
+    def _update(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        x, images = batch
+        losses = self.state.update(x.to(self.accelerator.device), images)
+        return {f"loss/{name}": value for name, value in losses.items()}
+
+    def _gauges(self) -> dict[str, float]:
+        return {"lr": self.config.lr}
+
+    def evaluate(self) -> BottleneckHeldout:
+        """Figures of the model as it is now, on held-out activations."""
+        return evaluate(self.state, self._heldout(self.heldout_data.labelled_batches))
+
+    def _finish(self) -> BottleneckHeldout:
+        self.cb.trained_on = {
+            "activations": self.train_data.manifest["images"],
+            "num_images": self.train_data.num_images,
+            "steps": self.config.steps,
+            "batch_size": self.config.batch_size,
+            "objectives": list(self.config.objectives),
+        }
+        final = self.evaluate()
+        self._publish(self.cb, final, parent=self.cb.parent, concepts_sha256=self.cb.concepts_sha256)
+        return final
+
+
+@torch.no_grad()
+def evaluate(state: BottleneckState, batches: Iterator[tuple[Tensor, Tensor]]) -> BottleneckHeldout:
+    """Evaluates a model with its teacher; similarities are means over batches, as in training.
+
+    Raises:
+        ValueError: If there are no tokens.
+    """
+    cb, processes = state.cb, state.processes
+    device = cb.W_dec_cb.device
+    moments = torch.zeros(2, cb.d_in, dtype=torch.float64, device=device)
+    sums = torch.zeros(6, dtype=torch.float64, device=device)  # squared errors, similarities, tokens, batches
+    for x, images in batches:
+        x = x.to(device)
+        centred, error, y = state.prepare(x, images)
+        c = cb.concept_activations(x)
+        unit = cb.sae.unit(x)
+        left, error = error * unit - cb.decode_concepts(c, like=x), error * unit
+        read = cb.concept_activations(x - left)
+        moments += torch.stack([x.double().sum(0), x.double().square().sum(0)])
+        similar = [cosine_cubed_similarity(part[:, state.first :], y, processes).mean() for part in (c, read)]
+        squares = [part.double().square().sum() for part in (left, error)]
+        sums += torch.stack([*squares, *similar, sums.new_tensor(len(x)), sums.new_ones(())]).to(sums)
+    processes.sum_(moments)
+    processes.sum_(sums)
+    whole, retained, interpretability, steerability, tokens, count = sums.tolist()
+    if not tokens:
+        raise ValueError("no held-out tokens to evaluate on")
+    variance = (moments[1].sum() - moments[0].square().sum() / tokens).item()
+    return BottleneckHeldout(
+        1 - whole / variance, 1 - retained / variance, interpretability / count, steerability / count, int(tokens)
+    )
+
+
+def require_fit(cb: CBSAE, activations: ActivationStore, embeddings: Tensor) -> None:
+    """Compares a model, the activations that it is trained on and the teacher's embeddings of their images.
+
+    Raises:
+        ValueError: If the activations are of another encoder, layer or width, or the embeddings of other images.
+    """
+    facts = activations.manifest["encoder"]
+    for name in ("encoder_id", "layer"):
+        if getattr(cb, name) is not None and facts.get(name) != getattr(cb, name):
+            raise ValueError(f"the SAE is of {name} {getattr(cb, name)!r}, the activations of {facts.get(name)!r}")
+    if cb.d_in != activations.d_in:
+        raise ValueError(f"the SAE explains activations of width {cb.d_in}, the store has {activations.d_in}")
+    if len(embeddings) != activations.manifest["num_images"]:
+        raise ValueError(
+            f"the teacher has embedded {len(embeddings)} images, the activations are of "
+            f"{activations.manifest['num_images']}: extract both from the same images"
+        )
+
+
+def add_concepts(
+    cb: CBSAE,
+    concepts: Sequence[str],
+    activations: ActivationStore,
+    embeddings: Tensor,
+    embed_texts: Callable[[list[str]], Tensor],
+    *,
+    config: CBSAETrainConfig | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> CBSAE:
+    """Extends a trained model by a few concepts; nothing that it had changes by a bit.
+
+    Args:
+        cb: The model, which stays as it is.
+        concepts: Names that it does not have yet.
+        activations: Of the model's encoder and layer.
+        embeddings: The teacher's unit embeddings of their images, ``[images, e]``.
+        embed_texts: Its unit embeddings of texts, ``[n, e]``.
+        config: Default a ridge regression, and from there 300 steps of 2,048 tokens in which no concept neuron is
+            drawn away from its concept.
+        progress: Called with steps done and steps in all.
+        stop: Asked after every step; if it says so, what is trained by then is returned.
+
+    Raises:
+        ValueError: If a concept is empty or there already, or the data does not fit.
+    """
+    require_fit(cb, activations, embeddings)
+    config = config or CBSAETrainConfig(
+        steps=300,
+        batch_size=min(2048, len(activations)),
+        lr=1e-3,
+        start="ridge",
+        unit_rows=True,
+        reconstruction_moves_encoder=False,
+    )
+    wider = cb.with_concepts(concepts)
+    texts = embed_texts(wider.concepts)
+    state = BottleneckState(wider, config, embeddings, texts, first=len(cb.concepts))
+    state.initialise(activations.labelled_batches(config.batch_size, config.seed, 0))
+    for epoch in itertools.count():
+        for x, images in activations.labelled_batches(config.batch_size, config.seed, epoch):
+            state.update(x.to(wider.W_dec_cb.device), images)
+            if progress:
+                progress(state.step, config.steps)
+            if state.step == config.steps or stop():
+                logger.info("added %s in %d steps", ", ".join(concepts), state.step)
+                return wider

@@ -1,0 +1,1 @@
+"""Trains an SAE: the trainer, its step, its state."""

@@ -1,0 +1,121 @@
+"""What changes during training, how one batch changes it, and how it is stored and restored."""
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from cbsae_hub.models.sae import SAE
+from cbsae_hub.trainers.config import SAETrainConfig
+from cbsae_hub.trainers.processes import Processes
+from cbsae_hub.trainers.sae.dead_neurons import DeadNeurons
+from cbsae_hub.trainers.sae.losses import Loss, penalised_loss
+from cbsae_hub.trainers.sae.optimizer import DictionaryAdam
+from cbsae_hub.trainers.sae.step import SparseStep, store_by_neuron_, sum_gradients_
+
+
+class TrainingState:
+    """An SAE in training, with its optimiser and counters.
+
+    Args:
+        sae: The autoencoder, on the accelerator's device; trained in place.
+        config: The recipe.
+        accelerator: Of the run; default one process, full precision.
+
+    Attributes:
+        step: Updates done.
+        norm_factor: What activations are divided by before :meth:`update`.
+
+    Raises:
+        ValueError: If the SAE normalises each token (``input_norm``).
+    """
+
+    def __init__(self, sae: SAE, config: SAETrainConfig, accelerator: Accelerator | None = None):
+        if sae.input_norm is not None:
+            raise ValueError(
+                f"an SAE with input_norm {sae.input_norm!r} is not trained here: its loss would be of activations that "
+                "it does not see. Train one without; its activations are scaled by one factor, which is folded in"
+            )
+        self.sae = sae
+        self.config = config
+        self.accelerator = accelerator or Accelerator(cpu=sae.W_dec.device.type == "cpu")
+        self.processes = Processes(self.accelerator)
+        store_by_neuron_(sae)
+        device = sae.W_dec.device
+        self.dead_neurons = DeadNeurons(sae.d_sae, config.dead_after_tokens, self.processes, device)
+        self.sparse_step = None
+        if sae.sparsity.selects_by_rank:
+            autocast = self.accelerator.autocast
+            self.sparse_step = SparseStep(sae, config, self.dead_neurons, self.processes, autocast)
+        self.optimizer = DictionaryAdam(sae, config.betas, config.max_grad_norm)
+        self.norm_factor = 1.0
+        self.step = 0
+
+    def update(self, x: Tensor) -> tuple[Loss, Tensor]:
+        """One step of training.
+
+        Args:
+            x: ``[batch_size / processes, d_in]``, in the units of the SAE.
+
+        Returns:
+            The loss of the global batch, and the norm of its gradient before clipping.
+        """
+        self.optimizer.set_lr(self.config.lr_at(self.step, self.sae.d_sae))
+        if self.sparse_step:
+            loss = self.sparse_step(x)
+            self._track_threshold(self.sparse_step.selector.smallest)
+        else:
+            loss = self._autograd_step(x)
+        gradient_norm = self.optimizer.step()
+        self.step += 1
+        return loss, gradient_norm
+
+    def _autograd_step(self, x: Tensor) -> Loss:
+        self.sae.zero_grad()
+        with self.accelerator.autocast():
+            loss, latents = penalised_loss(self.sae, x, self.config)
+        (loss.total / self.processes.count).backward()
+        sum_gradients_(self.sae, self.processes)
+        fired = (latents.detach() > 0).any(0).nonzero().squeeze(1)
+        self.dead_neurons.update(fired, len(x) * self.processes.count)
+        return Loss(*(self.processes.sum_(part.detach() / self.processes.count) for part in loss))
+
+    def _track_threshold(self, smallest: float) -> None:
+        tracked = self.config.activation == "batch_topk" and self.step > self.config.threshold_start
+        if tracked and smallest > 0:
+            estimate = torch.tensor(smallest, device=self.sae.W_dec.device)
+            self.sae.sparsity.track_threshold_(self.sae, estimate, self.config.threshold_decay)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that is large, by name."""
+        tensors = {f"sae.{name}": tensor for name, tensor in self.sae.state_dict().items()}
+        tensors |= {f"adam.{name}": tensor for name, tensor in self.optimizer.tensors().items()}
+        return tensors | {"silent_tokens": self.dead_neurons.silent_tokens}
+
+    def facts(self) -> dict[str, Any]:
+        """Everything else, as JSON."""
+        return {
+            "step": self.step,
+            "norm_factor": self.norm_factor,
+            "smallest": self.sparse_step.selector.smallest if self.sparse_step else 0.0,
+            "config": self.config.to_dict(),
+        }
+
+    def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Continues from what :meth:`tensors` and :meth:`facts` returned.
+
+        Raises:
+            ValueError: If they are of a run with other settings.
+        """
+        if changed := self.config.changed_from(facts["config"]):
+            raise ValueError(f"the checkpoint is of other settings: {', '.join(changed)}")
+        with torch.no_grad():
+            for name, tensor in self.sae.state_dict().items():
+                tensor.copy_(tensors[f"sae.{name}"])
+        moments = {name[len("adam.") :]: tensor for name, tensor in tensors.items() if name.startswith("adam.")}
+        self.optimizer.load_tensors(moments)
+        self.dead_neurons.silent_tokens.copy_(tensors["silent_tokens"])
+        self.norm_factor, self.step = facts["norm_factor"], facts["step"]
+        if self.sparse_step:
+            self.sparse_step.selector.smallest = facts["smallest"]

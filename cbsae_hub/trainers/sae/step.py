@@ -1,0 +1,187 @@
+"""Gradients of a TopK or BatchTopK SAE, computed on the active latents only.
+
+Of ``n * d_sae`` latents ``n * k`` are active. One product is dense, the encoder's forward one. Decoding, the
+gradients of both matrices and the auxiliary loss read and write only rows of active (or dead) neurons; the
+gradients equal those of the same loss written out densely, which the tests do.
+
+With ``r_g = x - x_hat_g`` the residual of the first ``g`` Matryoshka groups and ``w`` the weight of each group's mean
+squared error, the gradient of the loss with respect to what group ``j`` adds to the reconstruction is
+
+    s_j = -(2 w / n) * sum_{g >= j} r_g
+
+so that, for an active latent ``z`` of neuron ``i`` in group ``j``: its own gradient is ``s_j . W_dec[i]``, the row
+``W_dec[i]`` receives ``z s_j``, and the column ``W_enc[:, i]`` that gradient times ``x - b_dec``.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cbsae_hub.models.sae import SAE
+from cbsae_hub.trainers.config import SAETrainConfig
+from cbsae_hub.trainers.processes import Processes
+from cbsae_hub.trainers.sae.dead_neurons import DeadNeurons
+from cbsae_hub.trainers.sae.losses import Loss, group_weight
+from cbsae_hub.trainers.sae.products import Entries, product, sampled_products
+from cbsae_hub.trainers.sae.selection import Selector
+
+
+class Active(NamedTuple):
+    """The active latents of a batch, sorted by token and neuron."""
+
+    tokens: Tensor
+    """``[active]`` int64"""
+    neurons: Tensor
+    """``[active]`` int64"""
+    values: Tensor
+    """``[active]``, positive."""
+
+
+class SparseStep:
+    """Computes loss and gradients of a batch; keeps the large buffers from step to step.
+
+    Args:
+        sae: A topk or batch_topk SAE. ``W_enc`` is stored neuron by neuron from now on (its shape stays).
+        config: Weights of the loss terms.
+        dead_neurons: Counter that every batch updates; its dead neurons get the auxiliary loss.
+        processes: The processes that share each batch; all of them get the gradients of the global batch.
+        autocast: Gives the context in which the dense product runs.
+    """
+
+    def __init__(
+        self,
+        sae: SAE,
+        config: SAETrainConfig,
+        dead_neurons: DeadNeurons,
+        processes: Processes | None = None,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+    ):
+        self.sae = sae
+        self.config = config
+        self.dead_neurons = dead_neurons
+        self.processes = processes or Processes()
+        self.autocast = autocast
+        self.selector = Selector(sae, self.processes)
+        self.groups = len(sae.group_sizes or (1,))
+        self.group_of = sae.group_of
+        self.hidden = sae.W_dec.new_empty(0, sae.d_sae)
+        store_by_neuron_(sae)
+        sae.W_enc.grad = torch.zeros_like(sae.W_dec).T
+        sae.W_dec.grad = torch.zeros_like(sae.W_dec)
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> Loss:
+        """Sets the ``.grad`` of all parameters (overwriting), and returns the loss of the global batch.
+
+        Args:
+            x: ``[n, d_in]``, this process's share of the batch.
+        """
+        sae, tokens = self.sae, len(x) * self.processes.count
+        centred = x - sae.b_dec
+        hidden = self._hidden(centred)
+        positions, values = self.selector.select(hidden)
+        active = Active(positions // sae.d_sae, positions % sae.d_sae, values.to(x.dtype))
+
+        # A token has one row for each group. Positions ascend by token and neuron, and so do these rows.
+        rows = active.tokens * self.groups + self.group_of[active.neurons]
+        entries = Entries.sorted(rows, active.neurons, active.values, len(x) * self.groups)
+        residuals = self._residuals(entries, centred)
+        weight = group_weight(self.config, self.groups) / tokens
+        reconstruction = self.processes.sum_(weight * torch.linalg.vector_norm(residuals).square())
+        # s_j without the factor -2 w / n, which goes to the active latents; s of the last group is its residual.
+        signal = _sum_following_(residuals)
+        grad_values = -2 * weight * sampled_products(entries, signal.flatten(0, 1), sae.W_dec)
+        self._fill_gradients(active, grad_values, -2 * weight * active.values, rows, signal, centred)
+
+        dead = self.dead_neurons.update(active.neurons, tokens)
+        auxiliary = x.new_zeros(())
+        if len(dead) and self.config.auxk_alpha:
+            auxiliary = self._add_auxiliary(hidden, centred, signal[:, -1], dead)
+        # b_dec is added to every reconstruction and subtracted from every input of the encoder.
+        sae.b_dec.grad = signal[:, 0].sum(0).mul_(-2 * weight).addmv_(sae.W_enc, sae.b_enc.grad, alpha=-1)
+        sum_gradients_(sae, self.processes)
+        total = reconstruction + self.config.auxk_alpha * auxiliary
+        return Loss(total, reconstruction, x.new_zeros(()), auxiliary)
+
+    def _residuals(self, entries: Entries, centred: Tensor) -> Tensor:
+        """What the first 1, 2, ... groups leave unexplained, ``[n, groups, d_in]``."""
+        residuals = product(entries, self.sae.W_dec).view(len(centred), self.groups, -1)
+        before = centred
+        for group in residuals.unbind(1):
+            before = torch.sub(before, group, out=group)
+        return residuals
+
+    def _fill_gradients(
+        self, active: Active, grad_values: Tensor, scaled_values: Tensor, rows: Tensor, signal: Tensor, centred: Tensor
+    ) -> None:
+        """Gradients of the matrices and ``b_enc``, from those of the active latents."""
+        sae = self.sae
+        order = active.neurons.argsort(stable=True)
+        by_neuron = Entries.sorted(active.neurons[order], active.tokens[order], grad_values[order], sae.d_sae)
+        product(by_neuron, centred, out=sae.W_enc.grad.T)
+        by_neuron = by_neuron._replace(columns=rows[order], values=scaled_values[order])
+        product(by_neuron, signal.flatten(0, 1), out=sae.W_dec.grad)
+        sae.b_enc.grad = torch.zeros_like(sae.b_enc).index_add_(0, active.neurons, grad_values)
+
+    def _hidden(self, centred: Tensor) -> Tensor:
+        """The encoder's product ``[n, d_sae]`` before the ReLU, in one buffer that every step reuses."""
+        sae = self.sae
+        with self.autocast():
+            if torch.is_autocast_enabled(centred.device.type):
+                return torch.nn.functional.linear(centred, sae.W_enc.T, sae.b_enc)
+        if len(self.hidden) != len(centred):
+            self.hidden = centred.new_empty(len(centred), sae.d_sae)
+        return torch.addmm(sae.b_enc, centred, sae.W_enc, out=self.hidden)
+
+    def _add_auxiliary(self, hidden: Tensor, centred: Tensor, residual: Tensor, dead: Tensor) -> Tensor:
+        """Adds the gradients of the loss for dead neurons; work in proportion to their number.
+
+        ``E|r - a W_dec|^2 / E|r - mean r|^2`` over the global batch, where ``a`` are the ``k_aux`` largest
+        pre-activations of dead neurons, and ``r`` is the residual, not differentiated; 0 where it has no variance
+        (Gao et al., "Scaling and evaluating sparse autoencoders", 2024, A.2).
+        """
+        sae, tokens = self.sae, len(centred) * self.processes.count
+        latents = hidden.index_select(1, dead).relu_().to(centred.dtype)
+        k_aux = min(self.config.k_aux or sae.d_in // 2, len(dead))
+        if k_aux < len(dead):
+            values, indices = latents.topk(k_aux, sorted=False)
+            latents = torch.zeros_like(latents).scatter_(1, indices, values)
+        decoder = sae.W_dec[dead]
+        mean = self.processes.sum_(residual.sum(0)) / tokens
+        variance = self.processes.sum_((residual - mean).square().sum())
+        if variance == 0:
+            return variance
+        error = residual - latents @ decoder
+        loss = self.processes.sum_(error.square().sum()) / variance
+
+        signal = error.mul_(-2 * self.config.auxk_alpha / variance)
+        grad_latents = (signal @ decoder.T).mul_(latents > 0)
+        sae.W_dec.grad.index_add_(0, dead, latents.T @ signal)
+        sae.W_enc.grad.T.index_add_(0, dead, grad_latents.T @ centred)
+        sae.b_enc.grad.index_add_(0, dead, grad_latents.sum(0))
+        return loss
+
+
+def _sum_following_(residuals: Tensor) -> Tensor:
+    """Adds to each group's residual those of all finer ones; ``[n, groups, d_in]``, in place."""
+    groups = residuals.unbind(1)
+    for coarser, finer in zip(groups[-2::-1], groups[:0:-1]):
+        coarser += finer
+    return residuals
+
+
+def store_by_neuron_(sae: SAE) -> None:
+    """Lays ``W_enc`` out in memory such that a neuron's weights are contiguous; shape and values stay."""
+    sae.W_enc.data = sae.W_enc.data.T.contiguous().T
+
+
+@torch.no_grad()
+def sum_gradients_(sae: SAE, processes: Processes) -> None:
+    """Sums the gradients of all processes."""
+    for parameter in sae.parameters():
+        # The transpose of W_enc is what is contiguous.
+        transposed = parameter.ndim == 2 and not parameter.grad.is_contiguous()
+        processes.sum_(parameter.grad.T if transposed else parameter.grad)

@@ -1,0 +1,3 @@
+"""SAEs of every variant."""
+
+from sae_variants import make_sae, sae, variant, x  # noqa: F401

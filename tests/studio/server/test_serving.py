@@ -1,0 +1,115 @@
+"""Which models are served to whom, and what happens where LLaVA and unCLIP cannot run."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from huggingface_hub.errors import HfHubHTTPError
+
+from cbsae_hub.models import SAE
+from cbsae_hub.studio.server import generators
+from cbsae_hub.studio.server.generators import Generators, Unavailable, weight_bytes
+from cbsae_hub.studio.server.serving import Forgotten, Serving
+from cbsae_hub.studio.tabs.unavailable import instead_of
+
+HUB = Path(__file__).parents[3] / "hub"
+
+
+def test_only_what_is_on_the_list_is_served(serving):
+    assert list(serving.models) == ["emoji-cbsae", "emoji-sae"]
+    assert serving.of("emoji-sae") is serving.of("emoji-sae")
+    for bad in ("emoji-dino", str(HUB / "emoji-sae"), "../emoji-sae", "", None, 0, ["emoji-sae"], {"a": 1}):
+        with pytest.raises(Forgotten):
+            serving.of(bad)
+
+
+def test_a_list_needs_models_of_different_names():
+    with pytest.raises(ValueError, match="at least one"):
+        Serving([])
+    with pytest.raises(ValueError, match="same name"):
+        Serving([HUB / "emoji-sae", HUB / ".." / "hub" / "emoji-sae"])
+    with pytest.raises(OSError):
+        Serving([HUB / "emoji-llava"])
+
+
+def test_an_extended_model_is_its_makers_alone(serving, shipped):
+    wider = shipped.sae.with_concepts(["my own"])
+    own = serving.keep_own(shipped.extended(wider, shipped.pack))
+    assert serving.of(own.key) is own and own.own == 1 and own.label == "emoji-cbsae + 1 of yours"
+    assert own.judge is shipped.judge and own.encoder is shipped.encoder
+    assert own.llava.model is shipped.llava.model and own.llava.tower.sae is not shipped.llava.tower.sae
+    assert serving.of("emoji-cbsae") is shipped and "my own" not in shipped.sae.concepts
+    with pytest.raises(Forgotten):
+        serving.of(own.key[:-1])
+
+
+def test_parents_and_pruned_neurons(serving, shipped):
+    parent = serving.of("emoji-sae")
+    assert serving.parent_of(shipped) is parent and serving.parent_of(parent) is None
+    ids = shipped.sae.sae_neuron_ids
+    pruned = next(neuron for neuron in range(parent.sae.d_sae) if neuron not in ids)
+    assert serving.pruned_from(parent, pruned) == ["emoji-cbsae"]
+    assert serving.pruned_from(parent, ids[0]) == [] == serving.pruned_from(shipped, 0)
+
+
+def test_both_models_share_one_llava(serving, shipped):
+    other = serving.of("emoji-sae")
+    assert other.llava.model is shipped.llava.model and other.llava.tower.sae is other.sae
+    assert other.unclip.pipeline is shipped.unclip.pipeline
+
+
+def alone(shipped, **given):
+    """The shipped model with other generators."""
+    other = shipped.extended(shipped.sae, shipped.pack)
+    other.generators = Generators(**given)
+    return other
+
+
+def test_without_a_llava_the_stored_answers_are_shown(shipped):
+    shown = instead_of(alone(shipped), "llava")
+    assert "start it with --llava" in shown and "--llava llava-hf/llava-1.5-7b-hf" in shown
+    best = shipped.pack.neurons.frame.sort_values("steerability", ascending=False).iloc[0]
+    assert f"“{best['said_white']}”" in shown and "set to 50" in shown
+    assert instead_of(shipped, "llava") == "" == instead_of(shipped, "unclip")
+
+
+def test_a_model_that_is_too_large_is_not_loaded(shipped, monkeypatch):
+    monkeypatch.setattr(generators, "MAX_CPU_BYTES", 1000)
+    for which in ("llava", "unclip"):
+        large = alone(shipped, **{which: str(HUB / f"emoji-{which}"), "device": "cpu"})
+        shown = instead_of(large, which)
+        assert "cannot run without a GPU" in shown and f"--{which} " in shown
+        with pytest.raises(Unavailable):
+            getattr(large, which)
+    on_gpu = Generators(str(HUB / "emoji-llava"), device="meta")
+    on_gpu._require_room(str(HUB / "emoji-llava"), "")
+
+
+def test_the_size_is_that_of_the_weights(tmp_path, monkeypatch):
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "a.safetensors").write_bytes(b"x" * 10)
+    (tmp_path / "unet" / "b.safetensors").write_bytes(b"x" * 5)
+    (tmp_path / "c.bin").write_bytes(b"x" * 100)
+    assert weight_bytes(str(tmp_path)) == 15
+    files = [SimpleNamespace(rfilename=name, size=7) for name in ("x/m-1.safetensors", "m-2.safetensors", "m.bin")]
+    monkeypatch.setattr(generators.HfApi, "model_info", lambda *_, **__: SimpleNamespace(siblings=files))
+    assert weight_bytes("me/large") == 14
+
+    def unreachable(*_, **__):
+        raise HfHubHTTPError("out of reach", response=SimpleNamespace(headers={}, request=None))
+
+    monkeypatch.setattr(generators.HfApi, "model_info", unreachable)
+    assert weight_bytes("me/large") == 0
+
+
+def test_what_does_not_fit_or_is_not_there_says_so(shipped, tmp_path):
+    missing = alone(shipped, llava=str(tmp_path / "nowhere"))
+    with pytest.raises(Unavailable, match="nowhere could not be loaded"):
+        _ = missing.llava
+    narrow = alone(shipped, llava=str(HUB / "emoji-llava"), unclip=str(HUB / "emoji-unclip"))
+    narrow.sae = SAE(64, 128, layer=4)
+    for which in ("llava", "unclip"):
+        with pytest.raises(Unavailable, match="width 64"):
+            getattr(narrow, which)
+    narrow.sae = shipped.sae  # an SAE that does not fit takes nothing from those that do
+    assert narrow.llava.tower.sae is shipped.sae and narrow.unclip.tower.sae is shipped.sae
