@@ -3,8 +3,8 @@
 What each format holds, and what has to be known of it, is told in docs/formats.md.
 """
 
-import hashlib
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from cbsae_hub.formats import dictionary_learning, prisma, saelens, saev, sparsi
 from cbsae_hub.formats.foreign import Foreign, facts
 from cbsae_hub.formats.layout import OURS, Found, locate
 from cbsae_hub.formats.source import Source
-from cbsae_hub.hub.files import require_finite
+from cbsae_hub.hub.files import content_revision, require_finite
 from cbsae_hub.models import checks
 from cbsae_hub.models.cbsae import CBSAE
 from cbsae_hub.models.sae import SAE
@@ -108,8 +108,8 @@ def import_sae(
     said = {"encoder_id": encoder_id, "encoder_revision": encoder_revision, "layer": layer, "tokens": tokens}
     where = _where(foreign, {name: value for name, value in said.items() if value is not None})
     sae = _build(foreign, where)
-    sae.repo_id, sae.revision = str(source), opened.revision or _revision(opened.path(found.weights))
-    sae.imported_from = _imported_from(opened, found, foreign, sae.revision)
+    sae.repo_id, sae.revision = str(source), opened.revision or content_revision(opened.path(found.weights))
+    sae.provenance = replace(sae.provenance, imported_from=_imported_from(opened, found, foreign, sae.revision))
     logger.info("%s: an SAE of %s, %d neurons", opened.name, found.format, sae.d_sae)
     for note in foreign.notes:
         logger.info("%s: %s", opened.name, note)
@@ -181,15 +181,6 @@ def _dtype(foreign: Foreign) -> torch.dtype:
 def _own(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """A copy that is no part of a file or of another tensor."""
     return tensor.to(dtype, copy=True, memory_format=torch.contiguous_format)
-
-
-def _revision(path: Path) -> str:
-    """Of a local file: "sha256:" and the first 16 digits of its hash, as of our own models."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return f"sha256:{digest.hexdigest()[:16]}"
 
 
 def _imported_from(source: Source, found: Found, foreign: Foreign, revision: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Loading a model without saying which class it is, or whose."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +70,7 @@ def load(
     if name not in CLASSES:
         raise ConfigError(f"{source} describes a {name!r:.80}; this package has {' and '.join(CLASSES)}")
     model = CLASSES[name].from_pretrained(source, revision=revision, device=device, **downloads)
-    said = {name: value for name, value in said.items() if value is not None}
-    SAE(1, 1, **said)  # raises ValueError for what it cannot take
-    for name, value in said.items():
-        setattr(model, name, value)
+    model.provenance = replace(model.provenance, **{name: value for name, value in said.items() if value is not None})
     logger.info("%s: a %s of this package", source, type(model).__name__)
     return model
 

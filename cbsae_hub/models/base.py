@@ -5,9 +5,10 @@ import json
 import logging
 import os
 import shutil
+from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
@@ -30,6 +31,7 @@ from cbsae_hub.hub.files import (
 from cbsae_hub.hub.locate import CARD_NAME, OTHERS, download_folder, find_in_folder, find_on_hub, is_commit
 from cbsae_hub.hub.results import RESULTS, without_results_of_other_weights
 from cbsae_hub.hub.upload import PublishError, Upload, files_of, publish, warn_of_foreign_ids
+from cbsae_hub.models.provenance import Provenance, entry
 from cbsae_hub.version import __version__
 
 __all__ = ["ConfigError", "HubModel", "ModelFileError", "folder_revision", "resolve_id"]
@@ -46,18 +48,29 @@ T = TypeVar("T", bound="HubModel")
 class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeline_tag="feature-extraction"):
     """A model that loads and saves itself strictly: what does not fit is an error, never a default.
 
-    A model is two files, ``config.json`` and ``model.safetensors``; nothing is ever unpickled. A subclass
-    keeps every parameter of its ``__init__`` as an attribute of the same name, checks the values there
-    before it allocates, raises ValueError for what it cannot take, and has persistent buffers only: loading
-    builds it on the meta device and then puts the file's tensors in.
+    A model is two files, ``config.json`` and ``model.safetensors``; nothing is ever unpickled. A subclass keeps every
+    named parameter of its ``__init__`` as an attribute of the same name, and makes its ``provenance``, if it has one,
+    of the other keyword arguments. It checks the values before it allocates, and raises ValueError for what it cannot
+    take. It has persistent buffers only: loading builds it on the meta device and then puts the file's tensors in.
 
     Attributes:
         repo_id: Where the model was loaded from, or None.
         revision: The commit on the Hub, or :func:`folder_revision` of the folder it came from, or None.
+        provenance: Where the model comes from, a ``provenance_class``. Its entries are read-only attributes of the
+            model, too. None of a class that has no such record.
     """
 
+    provenance_class: ClassVar[type[Provenance] | None] = None
     repo_id: str | None = None
     revision: str | None = None
+    provenance: Provenance | None = None
+
+    encoder_id = entry("encoder_id", "The encoder whose activations are explained.")
+    encoder_revision = entry("encoder_revision", "Its revision.")
+    layer = entry("layer", "The block whose output is read, 0-based.")
+    tokens = entry("tokens", "Which tokens of an image were trained on.")
+    preprocessing = entry("preprocessing", "What was done to the images.")
+    training_data = entry("training_data", "The data set, split and amount that the SAE was trained on.")
 
     @property
     def config(self) -> dict[str, Any]:
@@ -72,7 +85,8 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
     @property
     def arguments(self) -> dict[str, Any]:
         """Every argument of ``__init__``, with which another model of the same settings can be made."""
-        return {name: getattr(self, name) for name in _init_parameters(type(self))}
+        named = {name: getattr(self, name) for name in _init_parameters(type(self))}
+        return named | (vars(self.provenance) if self.provenance else {})
 
     # --------------------------------------------------------------------------------------------- loading
 
@@ -154,10 +168,10 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
             raise ConfigError(f"{path} describes a {name!r:.80}, not a {cls.__name__}: load it with that class")
         config.pop("package_version", None)
         parameters = _init_parameters(cls)
-        if unknown := sorted(config.keys() - parameters.keys()):
-            raise ConfigError(
-                f"{path} has unknown keys {str(unknown):.300}; {cls.__name__} knows {', '.join(parameters)}"
-            )
+        entries = fields(cls.provenance_class) if cls.provenance_class else ()
+        known = [*parameters, *(field.name for field in entries)]
+        if unknown := sorted(config.keys() - set(known)):
+            raise ConfigError(f"{path} has unknown keys {str(unknown):.300}; {cls.__name__} knows {', '.join(known)}")
         required = {name for name, parameter in parameters.items() if parameter.default is inspect.Parameter.empty}
         if missing := sorted(required - config.keys()):
             raise ConfigError(f"{path} lacks {', '.join(missing)}")
@@ -319,6 +333,6 @@ def _write_card(folder: Path, repo_id: str | None) -> None:
 
 
 def _init_parameters(cls: type) -> dict[str, inspect.Parameter]:
-    parameters = dict(inspect.signature(cls.__init__).parameters)
-    parameters.pop("self")
-    return parameters
+    """The named parameters of ``__init__``."""
+    parameters = inspect.signature(cls).parameters
+    return {name: each for name, each in parameters.items() if each.kind is not inspect.Parameter.VAR_KEYWORD}

@@ -1,24 +1,23 @@
 """The concept bottleneck SAE: what is left of a pruned SAE, and beside it a bottleneck of the user's concepts."""
 
 import copy
-import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cbsae_hub.hub.files import sha256
 from cbsae_hub.models import checks
+from cbsae_hub.models.activations import PER_NEURON
 from cbsae_hub.models.base import HubModel
+from cbsae_hub.models.provenance import SHARED, BottleneckProvenance, entry
 from cbsae_hub.models.sae import MAX_D_SAE, MAX_MATRIX, SAE, SAEOutput
 from cbsae_hub.models.sparse_latents import SparseLatents, gather_rows
 from cbsae_hub.words import name_key
 
-ACTIVATIONS = ("topk_relu", "topk_signed", "topk_abs")
-# Arguments of the SAE that say which activations it is of: they are the whole model's, too.
-SHARED = ("encoder_id", "encoder_revision", "layer", "tokens", "preprocessing", "training_data")
-DELEGATED = {*SHARED, "activation", "k", "group_sizes", "norm_factor", "input_norm", "imported_from"}
-PER_NEURON = ("b_enc", "threshold", "b_gate", "b_mag", "r_mag")
+CB_ACTIVATIONS = ("topk_relu", "topk_signed", "topk_abs")
 
 
 class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
@@ -42,22 +41,21 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
             largest magnitude.
         concepts_sha256: Hash of the names, one a line; None takes it from the names.
         sae_names: Names of the retained neurons, None for those without; or None.
-        parent: The SAE that was pruned: ``id``, ``revision``, ``sha256`` of its weights, ``d_sae``.
-        parent_group_sizes: Its Matryoshka groups.
-        teacher: The image-text model that the concepts were learned from.
-        pruning: By which scores and how neurons were discarded.
-        trained_on: What the bottleneck was trained on, and how.
-        encoder_id: The encoder whose activations are explained: this and the next five as in :class:`SAE`.
-        encoder_revision: Its revision.
-        layer: The block whose output is read, 0-based.
-        tokens: Which tokens the SAE was trained on.
-        preprocessing: What was done to the images.
-        training_data: The data set, split and amount that the SAE was trained on.
+        parent_group_sizes: Matryoshka groups of the SAE that was pruned.
         seed: Of the first bottleneck; None draws from torch's global generator.
+        **provenance: Entries of :class:`cbsae_hub.models.provenance.BottleneckProvenance`: ``teacher``, ...
 
     Raises:
         ValueError: If a value is of the wrong type, out of range, or unreasonably large.
     """
+
+    provenance_class = BottleneckProvenance
+    provenance: BottleneckProvenance
+
+    parent = entry("parent", "The SAE that was pruned: ``id``, ``revision``, ``sha256`` of its weights, ``d_sae``.")
+    teacher = entry("teacher", "The image-text model that the concepts were learned from.")
+    pruning = entry("pruning", "By which scores and how neurons were discarded.")
+    trained_on = entry("trained_on", "What the bottleneck was trained on, and how.")
 
     def __init__(
         self,
@@ -69,23 +67,14 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         cb_activation: str = "topk_relu",
         concepts_sha256: str | None = None,
         sae_names: Sequence[str | None] | None = None,
-        parent: str | dict | None = None,
         parent_group_sizes: Sequence[int] | None = None,
-        teacher: str | dict | None = None,
-        pruning: str | dict | None = None,
-        trained_on: str | dict | None = None,
-        encoder_id: str | None = None,
-        encoder_revision: str | None = None,
-        layer: int | None = None,
-        tokens: str | None = None,
-        preprocessing: str | dict | None = None,
-        training_data: str | dict | None = None,
         seed: int | None = None,
+        **provenance: Any,
     ):
         super().__init__()
-        shared = (encoder_id, encoder_revision, layer, tokens, preprocessing, training_data)
+        self.provenance = BottleneckProvenance(**provenance)
         try:
-            self.sae = SAE(**sae_config, **dict(zip(SHARED, shared, strict=True))).requires_grad_(False)
+            self.sae = SAE(**sae_config, **self.provenance.of_activations()).requires_grad_(False)
         except TypeError as error:
             raise ValueError(f"sae_config does not fit an SAE: {error}") from None
         self.sae_neuron_ids = checks.neuron_ids("sae_neuron_ids", sae_neuron_ids, MAX_D_SAE)
@@ -97,16 +86,12 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         self.concepts = checks.concept_names("concepts", concepts)
         if self.d_in * len(self.concepts) > MAX_MATRIX:
             raise ValueError(f"{len(self.concepts)} concepts of width {self.d_in} exceed {MAX_MATRIX} weights")
-        self.concepts_sha256 = hashlib.sha256("\n".join(self.concepts).encode()).hexdigest()
+        self.concepts_sha256 = sha256("\n".join(self.concepts))
         if concepts_sha256 not in (None, self.concepts_sha256):
             raise ValueError("concepts_sha256 is not the hash of these concepts: were they edited by hand?")
         self.cb_k = checks.integer("cb_k", cb_k, 1, MAX_D_SAE)
-        self.cb_activation = checks.choice("cb_activation", cb_activation, ACTIVATIONS)
+        self.cb_activation = checks.choice("cb_activation", cb_activation, CB_ACTIVATIONS)
         self.sae_names = None if sae_names is None else _names("sae_names", sae_names, self.d_sae)
-        self.parent = checks.description("parent", parent)
-        self.teacher = checks.description("teacher", teacher)
-        self.pruning = checks.description("pruning", pruning)
-        self.trained_on = checks.description("trained_on", trained_on)
         self.seed = None if seed is None else checks.integer("seed", seed, 0, 2**63 - 1)
         self.W_enc_cb = nn.Parameter(torch.empty(self.d_in, len(self.concepts)))
         self.W_dec_cb = nn.Parameter(torch.empty(len(self.concepts), self.d_in))
@@ -144,9 +129,8 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
             names = _names("names", names, sae.d_sae)
             names = [names[i] for i in ids]
         retained = retain(sae, ids)
-        shared = {name: retained.arguments[name] for name in SHARED}
         arguments = {
-            "sae_config": {name: value for name, value in retained.arguments.items() if name not in SHARED},
+            "sae_config": _without_shared(retained.arguments),
             "sae_neuron_ids": ids,
             "concepts": concepts,
             "cb_k": cb_k,
@@ -154,7 +138,7 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
             "parent": {"id": sae.repo_id, "revision": sae.revision, "sha256": _sha256(sae), "d_sae": sae.d_sae},
             "parent_group_sizes": sae.group_sizes,
         }
-        return cls._made_of(arguments | shared | more, retained.state_dict())
+        return cls._made_of(arguments | sae.provenance.of_activations() | more, retained.state_dict())
 
     @classmethod
     @torch.no_grad()
@@ -184,7 +168,7 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
     @property
     def sae_config(self) -> dict[str, Any]:
         """Arguments of the retained SAE, without those of the whole model."""
-        return {name: value for name, value in self.sae.arguments.items() if name not in SHARED}
+        return _without_shared(self.sae.arguments)
 
     @property
     def d_in(self) -> int:
@@ -223,13 +207,41 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         own = groups.new_full((len(self.concepts),), len(sizes))
         return torch.cat([groups, own]).to(self.b_dec.device)
 
-    def __getattr__(self, name: str) -> Any:
-        """What the SAE says of its activations is true of the whole: encoder, layer, tokens, preprocessing ..."""
-        return getattr(self.sae, name) if name in DELEGATED else super().__getattr__(name)
+    @property
+    def activation(self) -> str:
+        """Activation function of the retained SAE."""
+        return self.sae.activation
+
+    @property
+    def k(self) -> int:
+        """Active latents per token of the retained SAE."""
+        return self.sae.k
+
+    @property
+    def group_sizes(self) -> tuple[int, ...] | None:
+        """Matryoshka groups of the retained SAE."""
+        return self.sae.group_sizes
+
+    @property
+    def input_norm(self) -> str | None:
+        """How each token is normalised first; see :class:`SAE`."""
+        return self.sae.input_norm
+
+    @property
+    def norm_factor(self) -> float | None:
+        """The input scale that was folded into the retained SAE."""
+        return self.sae.norm_factor
+
+    @property
+    def imported_from(self) -> dict | None:
+        """Source and changes of somebody else's SAE, if the retained neurons are of one."""
+        return self.sae.imported_from
 
     def to_sae_part(self) -> SAE:
         """The retained neurons alone, as an SAE of its own that can be trained."""
-        return copy.deepcopy(self.sae).requires_grad_(True)
+        sae = copy.deepcopy(self.sae).requires_grad_(True)
+        sae.provenance = replace(sae.provenance, **self.provenance.of_activations())
+        return sae
 
     def decoder_rows(self, neurons: Tensor) -> Tensor:
         """What a latent of 1 adds to a reconstruction of nothing else: ``[n] -> [n, d_in]``."""
@@ -389,9 +401,14 @@ def retain(sae: SAE, ids: Iterable[int]) -> SAE:
         if name == "W_enc":
             weights[name] = tensor[:, ids]
         else:
-            weights[name] = tensor[ids] if name == "W_dec" or (name in PER_NEURON and tensor.ndim) else tensor.clone()
+            per_neuron = name in ("W_dec", *PER_NEURON) or (name == "threshold" and tensor.ndim)
+            weights[name] = tensor[ids] if per_neuron else tensor.clone()
     retained.load_state_dict(weights, assign=True)
     return retained.train(sae.training)
+
+
+def _without_shared(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if name not in SHARED}
 
 
 def _names(name: str, names: Sequence[str | None], count: int) -> list[str | None]:
@@ -402,8 +419,7 @@ def _names(name: str, names: Sequence[str | None], count: int) -> list[str | Non
 
 def _sha256(sae: SAE) -> str:
     """Of all weights, in the order of their names."""
-    digest = hashlib.sha256()
+    parts: list[Any] = []
     for name, tensor in sorted(sae.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
+        parts += [name, tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()]
+    return sha256(*parts)
