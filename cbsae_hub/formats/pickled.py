@@ -5,6 +5,10 @@ A ``.pt`` file is a ZIP archive with a pickle, and a pickle is a program: it may
 beside the weights, so that all their files are refused. For those there is an unpickler that knows five harmless things
 (dictionaries, tensors, parameters, storages) and puts in the place of everything else an :class:`Inert` object, which
 takes any treatment and does nothing.
+
+torch alone could do it with a list of allowed names that stands for :class:`Inert` objects. But that list holds for the
+whole process, all threads of a server too, and torch refuses a file as a whole that names a module which it blocks, such
+as ``os``, although the weights in it are sound.
 """
 
 import io

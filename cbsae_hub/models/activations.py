@@ -54,6 +54,17 @@ class Trained(NamedTuple):
     """``[n, d_sae]`` of gated, whose reconstruction is an auxiliary loss."""
 
 
+class TrainingLatents(NamedTuple):
+    """What ``sae.train_latents(x)`` returns; all differentiable."""
+
+    latents: Tensor
+    """``[n, d_sae]``, dense."""
+    penalty: Tensor
+    """Scalar, to be multiplied by the sparsity coefficient; see :class:`Trained`."""
+    auxiliary: Tensor
+    """Scalar loss to be added as it is: gated's reconstruction from the gate, else 0."""
+
+
 class Activation(ABC):
     """Base of the activation functions."""
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cbsae_hub.models import checks
-from cbsae_hub.models.activations import ACTIVATIONS, IN_INPUT_UNITS, PER_NEURON, Activation, Settings
+from cbsae_hub.models.activations import ACTIVATIONS, IN_INPUT_UNITS, PER_NEURON, Activation, Settings, TrainingLatents
 from cbsae_hub.models.base import HubModel
 from cbsae_hub.models.calibration import exact_threshold, token_chunks
 from cbsae_hub.models.input_norm import KINDS, denormalize, normalize, scale
@@ -31,17 +31,6 @@ class SAEOutput(NamedTuple):
     """``[..., d_sae]``"""
     reconstruction: Tensor
     """``[..., d_in]``"""
-
-
-class TrainingLatents(NamedTuple):
-    """What ``sae.train_latents(x)`` returns; all differentiable."""
-
-    latents: Tensor
-    """``[n, d_sae]``, dense."""
-    penalty: Tensor
-    """Scalar, to be multiplied by the sparsity coefficient; see :class:`cbsae_hub.models.activations.Trained`."""
-    auxiliary: Tensor
-    """Scalar loss to be added as it is: gated's reconstruction from the gate, else 0."""
 
 
 class SAE(HubModel, tags=["sparse-autoencoder"]):
