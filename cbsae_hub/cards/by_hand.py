@@ -62,12 +62,12 @@ class ByHand:
         front = _FRONT.match(source)
         if front is None:
             raise CardError(f"{path} must begin with its metadata, YAML between two lines of ---")
-        known = {name: getattr(facts, name) for name in ("config", "metrics", "training", "evaluation", "pack")}
+        files = {name: getattr(facts, name) for name in ("config", "metrics", "training", "evaluation", "pack")}
         own = {"file": facts.file, "parameters": facts.parameters, "repo_id": repo_id}
         if owner := repo_id.rpartition("/")[0]:
             own["owner"] = owner
         try:
-            text = environment().from_string(source).render(**known, **own)
+            text = environment().from_string(source).render(**files, **own)
             front = _FRONT.match(text)
             metadata = yaml.safe_load(front[1])
             rows, command = metadata.pop("measures", []), metadata.pop("measured_by", None)

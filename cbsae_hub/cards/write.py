@@ -59,7 +59,7 @@ def render_card(facts: Facts, repo_id: str, by_hand: ByHand | None = None) -> st
     """The card as text: values are inserted as data, they cannot add metadata, markup or template code.
 
     Args:
-        facts: What is known.
+        facts: The results files.
         repo_id: What the examples load.
         by_hand: The hand-written part.
     """
@@ -90,22 +90,23 @@ def render_card(facts: Facts, repo_id: str, by_hand: ByHand | None = None) -> st
 
 def _metadata(facts: Facts, repo_id: str, by_hand: ByHand, measures: list[Measure]) -> ModelCardData:
     """Valid metadata of the Hub: what was written by hand, over what follows from the config."""
-    told, results, found = dict(by_hand.metadata), list(by_hand.results), {}
+    own, results = dict(by_hand.metadata), list(by_hand.results)
+    derived: dict[str, Any] = {}
     if facts.config.get("model_class"):  # a model of this package
         images, data = facts.pack.get("images", {}), facts.config.get("training_data")
         results += model_index(measures, TASK, images.get("id"), images.get("split"))
-        tags = {"interpretability", "vision", *_tags(facts), *told.pop("tags", [])}
-        found = {
+        tags = {"interpretability", "vision", *_tags(facts), *own.pop("tags", [])}
+        derived = {
             "library_name": "cbsae_hub",
             "pipeline_tag": TASK,
             "base_model": _ids(facts.config.get("encoder_id"), facts.parent.get("id")),
             "datasets": _ids(data.get("id") if isinstance(data, dict) else data, images.get("id")) or None,
             "tags": sorted(tags),
         }
-        if len(found["base_model"]) < 2:
-            found["base_model"] = (found["base_model"] or [None])[0]
-    named = {"model_name": repo_id.rsplit("/", 1)[-1], "eval_results": results} if results else {}
-    return ModelCardData(**named, **found | told)
+        if len(derived["base_model"]) < 2:
+            derived["base_model"] = (derived["base_model"] or [None])[0]
+    index = {"model_name": repo_id.rsplit("/", 1)[-1], "eval_results": results} if results else {}
+    return ModelCardData(**index, **derived | own)
 
 
 def _tags(facts: Facts) -> list[str]:

@@ -39,7 +39,7 @@ class ConfigError(ValueError):
 
 
 class OtherSettings(ValueError):
-    """What a run left behind was made with other settings than this run has."""
+    """A file or folder of an earlier run, which had other settings than this one."""
 
 
 @contextmanager
@@ -234,7 +234,7 @@ def folder_revision(folder: str | Path) -> str:
 
 
 def resolve_id(repo_id: str, beside: str | Path | None = None) -> str:
-    """Where to load ``repo_id`` from: a folder if there is one, else the Hub.
+    """The source of ``repo_id``: a folder if there is one, else the Hub.
 
     Models that are published together refer to each other by Hub id, and find each other as neighbouring
     folders before they are published: with ``beside="hub/my-sae"``, "somebody/my-encoder" is

@@ -83,9 +83,9 @@ def find_on_hub(repo_id: str, revision: str | None, options: dict[str, Any]) -> 
     weights = download(repo_id, WEIGHTS_NAME, commit, options)
     if is_content(revision) and folder_revision(config.parent) != revision:
         # Those in sub-folders count too.
-        found = folder_revision(download_folder(repo_id, commit, ("*.safetensors",), options))
-        if found != revision:
-            raise OtherWeights(f"{repo_id} holds weights {found} on the Hub, not {revision}: they were replaced")
+        actual = folder_revision(download_folder(repo_id, commit, ("*.safetensors",), options))
+        if actual != revision:
+            raise OtherWeights(f"{repo_id} holds weights {actual} on the Hub, not {revision}: they were replaced")
     return config, weights, commit
 
 
@@ -105,7 +105,7 @@ class Located:
 
     @cached_property
     def revision(self) -> str | None:
-        """Of a folder its :func:`folder_revision`, for which all weights are read; on the Hub the commit."""
+        """The :func:`folder_revision` of a folder, for which all weights are read; on the Hub the commit."""
         return self.commit if self.folder is None else folder_revision(self.folder)
 
     @property
@@ -119,7 +119,7 @@ class Located:
 def locate(
     repo_id: "str | Path | Located", revision: str | None = None, beside: str | Path | None = None, **options: Any
 ) -> Located:
-    """Where a model lies. Ask once, where an id comes in, and hand the answer on.
+    """Finds where a model lies. Call it once, where an id comes in, and hand the result on.
 
     What ``revision`` names by its weights, "sha256:...", is compared with them; a model on the Hub is downloaded as a
     whole first.
@@ -262,7 +262,7 @@ def _hashes(blobs: Path) -> set[str]:
 
 
 def content_hash(source: Path | bytes, like: str) -> str:
-    """What the Hub calls a file by: SHA-256 if it is large, else git's hash, as the length of ``like`` tells."""
+    """The hash by which the Hub names a file: SHA-256 if it is large, else git's, as the length of ``like`` tells."""
     if len(like) == 40:
         content = source if isinstance(source, bytes) else source.read_bytes()
         return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
@@ -270,7 +270,7 @@ def content_hash(source: Path | bytes, like: str) -> str:
 
 
 def _explain(error: Exception, repo_id: str, what: str, revision: str | None) -> str:
-    """What went wrong with a download, and what to do about it."""
+    """Text that says what went wrong with a download, and what to do about it."""
     if isinstance(error, HFValidationError):
         return f"{repo_id!r:.200} is neither an existing folder nor a Hub id 'user/name'"
     if isinstance(error, GatedRepoError):

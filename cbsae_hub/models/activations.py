@@ -18,12 +18,12 @@ from cbsae_hub.models.straight_through import jump_gate, step
 
 PER_NEURON = ("b_enc", "b_gate", "b_mag", "r_mag")  # parameters, of which each activation function has some
 IN_INPUT_UNITS = ("b_enc", "threshold", "b_gate", "b_mag")
-"""What of an SAE, besides ``b_dec``, grows with its inputs."""
+"""Tensors of an SAE that grow with its inputs, besides ``b_dec``."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What an activation function reads besides hidden values.
+    """The values that an activation function reads besides hidden values.
 
     Attributes:
         k: Active latents per token (topk: each token; batch_topk: on average over a batch).
@@ -55,7 +55,7 @@ class Trained(NamedTuple):
 
 
 class TrainingLatents(NamedTuple):
-    """What ``sae.train_latents(x)`` returns; all differentiable."""
+    """Result of ``sae.train_latents(x)``; all differentiable."""
 
     latents: Tensor
     """``[n, d_sae]``, dense."""
@@ -101,7 +101,7 @@ class Activation(ABC):
         """
 
     def select(self, preactivations: Tensor, settings: Settings, count: int | None = None) -> Tensor:
-        """Which pre-activations ``[n, d_sae]`` are kept in training (topk and batch_topk only).
+        """Positions of the pre-activations ``[n, d_sae]`` that training keeps (topk and batch_topk only).
 
         Args:
             preactivations: See :meth:`preactivations`.

@@ -1,4 +1,4 @@
-"""The concept bottleneck SAE: what is left of a pruned SAE, and beside it a bottleneck of the user's concepts."""
+"""The concept bottleneck SAE: the retained neurons of a pruned SAE, and beside them a bottleneck of concepts."""
 
 import copy
 from collections.abc import Iterable, Sequence
@@ -25,9 +25,8 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
 
     ``z = latents of x in the retained SAE``, ``c = (x - b_dec) @ W_enc_cb``;
     ``reconstruction = z @ W_dec + b_dec + top_k(c) @ W_dec_cb``. Latents are ``[z, c]``: neurons of the SAE first, then
-    one per concept. ``c`` is signed and nothing is cut off it: only the decoder selects. Whoever sets a concept
-    neuron, sets it before that selection, so that it competes with the others, and a concept that is set to a
-    negative value just loses its place.
+    one per concept. ``c`` is signed and not cut off: only the decoder selects. A concept neuron is set before that
+    selection. So it competes with the others, and a concept that is set to a negative value just loses its place.
 
     Parameters: those of the retained SAE under ``sae.``, frozen and bit for bit those of its parent; ``W_enc_cb [d_in,
     concepts]`` and ``W_dec_cb [concepts, d_in]``. There are no biases but ``sae.b_dec``. :meth:`from_sae` makes one.
@@ -42,7 +41,7 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         concepts_sha256: Hash of the names, one a line; None takes it from the names.
         sae_names: Names of the retained neurons, None for those without; or None.
         parent_group_sizes: Matryoshka groups of the SAE that was pruned.
-        seed: Of the first bottleneck; None draws from torch's global generator.
+        seed: Seed of the first bottleneck; None draws from torch's global generator.
         **provenance: Entries of :class:`cbsae_hub.models.provenance.BottleneckProvenance`: ``teacher``, ...
 
     Raises:
@@ -181,7 +180,7 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         return self.sae.d_sae
 
     def extra_repr(self) -> str:
-        """What ``print(cb)`` says besides the SAE in it: how many concepts, and how many of them count at a token."""
+        """Text in ``print(cb)`` besides the SAE in it: number of concepts, and how many of them count at a token."""
         return f"concepts={len(self.concepts)}, cb_k={self.cb_k}"
 
     @property
@@ -224,7 +223,7 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
 
     @property
     def input_norm(self) -> str | None:
-        """How each token is normalised first; see :class:`SAE`."""
+        """Normalisation of each token before all else; see :class:`SAE`."""
         return self.sae.input_norm
 
     @property
@@ -244,7 +243,7 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         return sae
 
     def decoder_rows(self, neurons: Tensor) -> Tensor:
-        """What a latent of 1 adds to a reconstruction of nothing else: ``[n] -> [n, d_in]``."""
+        """Vectors that a latent of 1 adds to a reconstruction: ``[n] -> [n, d_in]``."""
         in_sae = neurons < self.d_sae
         rows = self.W_dec_cb[(neurons - self.d_sae).clamp_min(0)]
         return torch.where(in_sae[:, None], self.sae.W_dec[neurons.clamp_max(self.d_sae - 1)], rows)
@@ -304,7 +303,7 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         return self.sae.origin(like)
 
     def only_active(self, latents: SparseLatents) -> SparseLatents:
-        """Of :meth:`encode_sparse` what the decoder reads: no concepts but those that it selects."""
+        """The part of :meth:`encode_sparse` that the decoder reads: no concepts but those that it selects."""
         width = latents.values.shape[-1] - len(self.concepts)
         chosen = self._chosen(latents.values[..., width:])
         return SparseLatents(
@@ -313,7 +312,7 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         )
 
     def decode_concepts(self, c: Tensor, like: Tensor | None = None) -> Tensor:
-        """What the bottleneck adds to a reconstruction, ``top_k(c) @ W_dec_cb``: ``[..., concepts] -> [..., d_in]``.
+        """The bottleneck's part of a reconstruction, ``top_k(c) @ W_dec_cb``: ``[..., concepts] -> [..., d_in]``.
 
         ``like`` and errors as in :meth:`SAE.decode`.
         """
@@ -361,10 +360,10 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         keys = [name_key(name) for name in self.concepts]
         if missing := sorted(dropped.difference(keys)):
             raise ValueError(f"this model has no concept {missing[0]!r:.80}")
-        left = [i for i, key in enumerate(keys) if key not in dropped]
-        narrower = self._with([self.concepts[i] for i in left])
-        narrower.W_enc_cb.copy_(self.W_enc_cb[:, left])
-        narrower.W_dec_cb.copy_(self.W_dec_cb[left])
+        rest = [i for i, key in enumerate(keys) if key not in dropped]
+        narrower = self._with([self.concepts[i] for i in rest])
+        narrower.W_enc_cb.copy_(self.W_enc_cb[:, rest])
+        narrower.W_dec_cb.copy_(self.W_dec_cb[rest])
         return narrower
 
     def _with(self, concepts: list[str]) -> "CBSAE":
@@ -384,7 +383,7 @@ def _names(name: str, names: Sequence[str | None], count: int) -> list[str | Non
 
 
 def _sha256(sae: SAE) -> str:
-    """Of all weights, in the order of their names."""
+    """Hash of all weights, in the order of their names."""
     parts: list[Any] = []
     for name, tensor in sorted(sae.state_dict().items()):
         parts += [name, tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()]

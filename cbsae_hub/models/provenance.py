@@ -1,4 +1,4 @@
-"""Where a model comes from: which activations it explains, and how it was made."""
+"""The record of a model's origin: the activations that it explains, and how it was made."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -18,7 +18,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
 
 @dataclass(frozen=True)
 class Provenance:
-    """Which activations a model explains. Entries are None where they are not known.
+    """Record of the activations that a model explains. An entry is None where it is not known.
 
     A model holds one as ``provenance``, its config.json holds the entries one by one. To change some:
     ``model.provenance = dataclasses.replace(model.provenance, layer=3)``.

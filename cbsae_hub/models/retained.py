@@ -14,10 +14,10 @@ def retain(sae: SAE, ids: Iterable[int]) -> SAE:
     """An SAE of some of an SAE's neurons, in the order given, each with the rows and columns it had, bit for bit.
 
     With a threshold (relu, batch_topk that was calibrated, jumprelu, gated) a neuron's latents do not depend on the
-    others: those of the retained stay what they were, up to the rounding of a product of another width. In topk, and
-    in batch_topk without a threshold, neurons compete. Who is discarded can no longer take a place, so the ``k``
-    places go to retained ones: what was active stays active at the same value, and weaker latents join it. Letting the
-    discarded compete would need all of the parent's encoder, which pruning is there to save.
+    others: the retained latents stay the same, up to the rounding of a product of another width. In topk, and in
+    batch_topk without a threshold, neurons compete. A discarded neuron no longer takes a place, so the ``k`` places go
+    to retained ones: active latents stay active at the same value, and weaker ones join them. If the discarded went
+    on to compete, all of the parent's encoder would be needed, which pruning saves.
 
     Matryoshka groups keep those of their neurons that are retained, and a group of which none is left is gone. Where
     the order of ``ids`` mixes groups, prefixes mean nothing and the SAE has none.

@@ -25,7 +25,7 @@ UNSET = -1.0  # value of a threshold that was neither tracked nor calibrated yet
 
 
 class SAEOutput(NamedTuple):
-    """What ``sae(x)`` returns."""
+    """Result of ``sae(x)``."""
 
     latents: Tensor
     """``[..., d_sae]``"""
@@ -38,8 +38,8 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
 
     ``hidden = (x - b_dec) @ W_enc + b_enc``; an activation function makes latents of it
     (:mod:`cbsae_hub.models.activations`); ``reconstruction = latents @ W_dec + b_dec``. With ``input_norm``, all this
-    happens to normalised tokens, and a reconstruction gets back mean and scale of the token that it is of, which
-    :meth:`decode` has to be told (``like=x``).
+    happens to normalised tokens. A reconstruction then gets back the mean and scale of its token, which :meth:`decode`
+    takes as ``like=x``.
 
     Parameters: ``W_enc [d_in, d_sae]``, ``b_enc [d_sae]``, ``W_dec [d_sae, d_in]`` (rows of unit norm at the
     start), ``b_dec [d_in]``; jumprelu: ``threshold [d_sae]``; gated: ``b_gate``, ``b_mag``, ``r_mag
@@ -125,12 +125,12 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
             self.reset_matrices_()
 
     def extra_repr(self) -> str:
-        """What ``print(sae)`` says of it: width, activation function, and whose activations it explains."""
-        shown = {"d_in": self.d_in, "d_sae": self.d_sae, "activation": self.activation}
+        """Text in ``print(sae)``: widths, activation function, and the activations that it explains."""
+        settings = {"d_in": self.d_in, "d_sae": self.d_sae, "activation": self.activation}
         if self.activation_function.selects_by_rank:
-            shown["k"] = self.k
-        shown |= {"encoder_id": self.encoder_id, "layer": self.layer, "tokens": self.tokens}
-        return ", ".join(f"{name}={value!r}" for name, value in shown.items() if value is not None)
+            settings["k"] = self.k
+        settings |= {"encoder_id": self.encoder_id, "layer": self.layer, "tokens": self.tokens}
+        return ", ".join(f"{name}={value!r}" for name, value in settings.items() if value is not None)
 
     @property
     def d_latent(self) -> int:
@@ -143,7 +143,7 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
         return ACTIVATIONS[self.activation]
 
     def activation_settings(self) -> Settings:
-        """What the activation function reads of this SAE; an unset threshold is None."""
+        """Settings of this SAE that the activation function reads; an unset threshold is None."""
         threshold = self.threshold if self.threshold_is_set else None
         return Settings(self.k, self.bandwidth, threshold, self.b_gate, self.b_mag, self.r_mag)
 
@@ -165,7 +165,7 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
         return x if self.input_norm is None else normalize(self.input_norm, x)
 
     def unit(self, like: Tensor | None) -> Tensor | float:
-        """How long a step of 1 in the units of the weights is at tokens ``like``: 1, or ``[..., 1]``.
+        """Length of a step of 1 in the units of the weights, at tokens ``like``: 1, or ``[..., 1]``.
 
         Raises:
             ValueError: If there is an ``input_norm`` and no ``like``.
@@ -173,7 +173,7 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
         return 1.0 if self.input_norm is None else scale(self.input_norm, self._needed(like))
 
     def origin(self, like: Tensor | None = None) -> Tensor:
-        """What no latents at all are decoded to: ``[d_in]``, with an ``input_norm`` ``[..., d_in]``."""
+        """Reconstruction of latents that are all 0: ``[d_in]``, with an ``input_norm`` ``[..., d_in]``."""
         return self._denormalized(self.b_dec, like)
 
     def hidden(self, x: Tensor) -> Tensor:
@@ -245,7 +245,7 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
         return self._denormalized(gather_rows(SparseLatents(values, indices), self.W_dec) + self.b_dec, like)
 
     def only_active(self, latents: SparseLatents) -> SparseLatents:
-        """Of :meth:`encode_sparse` what the decoder reads: all of it."""
+        """The part of :meth:`encode_sparse` that the decoder reads: all of it."""
         return latents
 
     def forward(self, x: Tensor) -> SAEOutput:
