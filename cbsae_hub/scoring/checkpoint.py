@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from cbsae_hub.hub.files import replace_file
+from cbsae_hub.hub.files import replace_file, require_same_settings
 from cbsae_hub.metrics.streaming import StreamingMetric
 
 
@@ -31,10 +31,7 @@ def load(file: Path, metrics: Mapping[str, StreamingMetric], identity: Mapping[s
     """Puts saved sums into the metrics; returns how many batches they are of."""
     with safe_open(file, framework="pt") as saved:
         facts = saved.metadata()
-        if facts["identity"] != json.dumps(identity, sort_keys=True):
-            raise ValueError(
-                f"{file} is of another run: {facts['identity']}. Give the same settings, or delete it to start over"
-            )
+        require_same_settings(json.loads(facts["identity"]), identity, file)
         for key in saved.keys():
             name, state = key.split(".", 1)
             value = saved.get_tensor(key)

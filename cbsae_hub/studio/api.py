@@ -1,12 +1,12 @@
 """The public endpoints, for gradio_client, curl and assistants (MCP): typed, documented, and checked like the page."""
 
 import inspect
-import math
 from functools import wraps
 from typing import Any
 
 import gradio as gr
 
+from cbsae_hub.hub.files import plain
 from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.studio.basket import BadBasket, Basket, checked, concept_of, span_of, watched_word
 from cbsae_hub.studio.links import MAX_QUERY, MAX_QUESTION, MAX_SEED, MAX_STEPS, MIN_STEPS, OPS
@@ -78,8 +78,8 @@ class Api:
         row = row_of(loaded, neuron)
         span = span_of(loaded, row.neuron)
         return {
-            **{name: _plain(value) for name, value in row._asdict().items()},
-            "strengths": {"low": span.low, "high": span.high, "recommended": span.band, "p99": _plain(span.p99)},
+            **{name: plain(value) for name, value in row._asdict().items()},
+            "strengths": {"low": span.low, "high": span.high, "recommended": span.band, "p99": plain(span.p99)},
             "neighbours": [
                 {**_short(loaded, other), "cosine": cosine} for other, cosine in loaded.neighbours(row.neuron)
             ],
@@ -108,7 +108,7 @@ class Api:
             "concepts": list(getattr(loaded.sae, "concepts", [])),
             "steers": {name: public_id(given) for name, given in self.serving.generators.ids.items() if given},
             **{name: loaded.pack.info[name] for name in ("encoder", "judge", "images", "grid")},
-            "scores": {name: _plain(scores[name]) for name in ("reconstruction", "shares") if name in scores},
+            "scores": {name: plain(scores[name]) for name in ("reconstruction", "shares") if name in scores},
         }
 
     def encode_image(self, image: str, limit: int = 10, model: str = "") -> dict:
@@ -267,15 +267,4 @@ def _intervention(basket: Basket, alone: Any, op: Any, keep_error: Any) -> Inter
 
 def _short(loaded: Loaded, neuron: int) -> dict[str, Any]:
     row = loaded.pack.neurons[neuron]
-    return {"neuron": neuron, "name": concept_of(loaded, neuron), "score": _plain(row.score), "kind": row.kind}
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can hold: no NaN, no arrays."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return {"neuron": neuron, "name": concept_of(loaded, neuron), "score": plain(row.score), "kind": row.kind}

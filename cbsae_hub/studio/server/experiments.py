@@ -3,7 +3,6 @@
 Greedy answers and seeded drawings depend on nothing but their settings: results are kept and serve all visitors.
 """
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from cbsae_hub.hub.files import sha256
 from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.steering import RandomDirection, Steering
 from cbsae_hub.studio.basket import concept_of, edits_of, span_of
@@ -268,4 +268,4 @@ def on_gpu(function: Callable[..., Any], seconds: Callable[..., int]) -> Callabl
 
 
 def _hash(picture: Image.Image) -> str:
-    return hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
+    return sha256(f"{picture.size}", picture.tobytes())

@@ -1,6 +1,5 @@
 """The tab "Your concepts": which of them the model has, and neurons for those it lacks, trained while one looks."""
 
-import hashlib
 import logging
 import re
 import shutil
@@ -12,6 +11,7 @@ from typing import Any
 
 import gradio as gr
 
+from cbsae_hub.hub.files import sha256
 from cbsae_hub.neurons.search import Found
 from cbsae_hub.neurons.verdicts import STRONG
 from cbsae_hub.steering.tower import Stopped
@@ -246,7 +246,7 @@ def _failures(made: Loaded, trained: list[str]) -> str:
 
 def archive(loaded: Loaded) -> Path:
     """The model as its folder on the Hub would be, zipped, under a name that nobody guesses."""
-    folder = downloads.served(hashlib.sha256(loaded.key.encode()).hexdigest())  # the key is secret
+    folder = downloads.served(sha256(loaded.key))  # the key is secret
     if made := list(folder.glob("*.zip")):
         return made[0]
     loaded.sae.save_pretrained(folder / "model")
