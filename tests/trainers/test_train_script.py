@@ -65,7 +65,7 @@ def test_recipe_and_overrides_train_an_sae_that_says_where_it_comes_from(train_s
     ("arguments", "message"),
     [
         (["--set", "learning_rate=1"], "unknown settings learning_rate"),
-        (["--set", "k=2.5"], "k must be int, got 2.5"),
+        (["--set", "k=2.5"], "k must be a valid integer, got 2.5"),
         (["--set", "k"], "key=value"),
         (["--set", "batch_size=100_000"], "fewer than one batch"),
         (["--activations", "nowhere"], "nowhere"),
