@@ -15,8 +15,8 @@ from cbsae_hub.cards.write import write_card
 from cbsae_hub.scoring import Scores, headline
 from cbsae_hub.scoring.build_pack import ALT_COLUMN, build_pack
 from cbsae_hub.scoring.card_pictures import write_pictures
-from recipe import read_recipe
-from score_neurons import make_scorer
+from training.recipes import ScoresSection
+from training.score_neurons import make_scorer
 
 
 def main(
@@ -29,21 +29,21 @@ def main(
     """Score the neurons of an SAE and write its pack."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        settings = read_recipe(recipe, "scores", overrides or [])
-        settings = {"truth": {}, **settings, **({"model": str(model)} if model else {})}
-        scored = Path(settings.pop("output", ""))
+        settings = ScoresSection.read(recipe, overrides, model=model and str(model))
+        settings = settings.replace(truth=settings.truth or {})
+        scored = settings.output
         scorer, images = make_scorer(settings, device)
         pack = build_pack(
             scorer,
             images,
-            settings["model"],
-            source={"id": settings["images"], "split": settings["split"]},
+            settings.model,
+            source={"id": settings.images, "split": settings.split},
             alt_column=alt_column,
-            batch_size=settings.get("batch_size", 64),
-            steered=Scores.load(scored) if (scored / "scores.json").is_file() else None,
+            batch_size=settings.batch_size,
+            steered=Scores.load(scored) if scored and (scored / "scores.json").is_file() else None,
         )
-        write_pictures(settings["model"])
-        write_card(settings["model"])
+        write_pictures(settings.model)
+        write_card(settings.model)
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     for name, value in headline(pack.info["scores"]).items():

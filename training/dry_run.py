@@ -19,24 +19,27 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
+import costs
 import datasets
+import evaluate
+import extract_activations
+import machine
 import open_clip
 import pandas as pd
+import score_neurons
+import throughput
 import torch
+import train_cbsae
 import typer
 import yaml
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
+from machine import Step, spelled_time
+from recipe import require_keys
+from result_tables import markdown_table
 from transformers import AutoConfig
 
-import costs
-import evaluate
-import extract_activations
-import machine
-import score_neurons
-import throughput
-import train_cbsae
 from cbsae_hub import CBSAE, SAE, ConceptSet
 from cbsae_hub.data.concepts import PUBLISHED
 from cbsae_hub.data.images import load_images
@@ -46,9 +49,6 @@ from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.hub.files import read_text
 from cbsae_hub.models.checks import integer
 from cbsae_hub.trainers.config import CBSAETrainConfig, SAETrainConfig, TrainConfig
-from machine import Step, spelled_time
-from recipe import require_keys
-from result_tables import markdown_table
 
 NOT_TRAINING = (*train_cbsae.REQUIRED, *train_cbsae.MODEL)  # keys of section `cbsae` beside the training settings
 KNOWN = ("encoder", "pixels", "images", "probe_images", "images_gb", "models_gb", "by_hand")

@@ -188,13 +188,13 @@ class SteerabilitySection(Section):
     unclip: str | None = None
     pictures: str | None = None
     neurons: Count | tuple[Natural, ...] | None = None
-    alpha: Number | None = None
+    alpha: Number = 50.0
     unit: str | None = None
     prompt: str | None = None
     drawn: Count | None = None
     seeds: tuple[Natural, ...] | None = None
     steps: Count | None = None
-    guidance: Number | None = None
+    guidance: Number = 10.0
     main: str | None = None
     seed: Natural | None = None
 

@@ -24,7 +24,7 @@ from cbsae_hub.plots import plot_sheet
 from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.scoring.steerability import WHITE
 from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
-from recipe import read_recipe
+from training.recipes import CBSAESection, ScoresSection, SteerabilitySection
 
 KINDS = ("discarded", "retained", "concept neuron")
 QUESTIONS = {"one word": ONE_WORD, "sentence": "Describe the image."}
@@ -86,16 +86,19 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        settings, of_scores, given = (read_recipe(recipe, part, []) for part in ("cbsae", "scores", "steerability"))
-        where = {"device": device, "beside": settings["model"]}
-        sae, cb = SAE.from_pretrained(settings["model"]), CBSAE.from_pretrained(settings["output"])
-        chosen = choose(NeuronTable.read(settings["scores"]).frame, cb, count)
-        scene = load_images(of_scores["images"], of_scores["split"], beside=settings["model"])[image]["image"]
-        llava = LlavaSteerer.from_pretrained(given["llava"], sae, **where)
-        unclip = UnclipSteerer.from_pretrained(given["unclip"], sae, **where)
+        settings, scores = CBSAESection.read(recipe), ScoresSection.read(recipe)
+        steering = SteerabilitySection.read(recipe)
+        if not steering.llava or not steering.unclip:
+            raise ValueError("section `steerability` of the recipe lacks llava or unclip")
+        where = {"device": device, "beside": settings.model}
+        sae, cb = SAE.from_pretrained(settings.model), CBSAE.from_pretrained(settings.output)
+        chosen = choose(NeuronTable.read(settings.scores).frame, cb, count)
+        scene = load_images(scores.images, scores.split, beside=settings.model)[image]["image"]
+        llava = LlavaSteerer.from_pretrained(steering.llava, sae, **where)
+        unclip = UnclipSteerer.from_pretrained(steering.unclip, sae, **where)
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
-    alpha, guidance = given.get("alpha", 50.0), given.get("guidance", 10.0)
+    alpha, guidance = steering.alpha, steering.guidance
     of_parent = llava, unclip
     of_cb = LlavaSteerer(llava.model, llava.processor, cb), UnclipSteerer(unclip.pipeline, cb)
     found = {

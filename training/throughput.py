@@ -11,13 +11,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import costs
 import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from PIL import Image
 
-import costs
 from cbsae_hub import CBSAE, SAE
 from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.hub.files import write_text
