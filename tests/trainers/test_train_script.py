@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +10,7 @@ from typer.testing import CliRunner
 from cbsae_hub import SAE
 from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.encoders.vision import VisionEncoder
-
-TRAINING = Path(__file__).parents[2] / "training"
+from training.train_sae import main
 
 
 class Pictures:
@@ -25,11 +23,8 @@ class Pictures:
 
 
 @pytest.fixture
-def train_sae(monkeypatch):
+def train_sae():
     """Calls training/train_sae.py with arguments."""
-    monkeypatch.syspath_prepend(str(TRAINING))
-    from train_sae import main
-
     app = typer.Typer()
     app.command()(main)
     return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
