@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 from typing_extensions import Self
 
 
@@ -84,32 +84,34 @@ def _values(settings: Settings, kind: type[Settings]) -> dict[str, Any]:
 
 def _in_words(error: ValidationError, settings: Mapping[str, Any]) -> str:
     """Names each setting that is wrong, what it must be, and what it is."""
-    problems: dict[str, tuple[list[str], Any]] = {}
+    clauses: dict[str, None] = {}
+    kinds: dict[str, tuple[list[str], Any]] = {}  # by name: a setting may be one of several kinds
     for detail in error.errors(include_url=False):
-        name, value = _place(detail, settings)
-        rules, _ = problems.setdefault(name, ([], value))
-        rules.append(str(detail["ctx"]["error"]) if detail["type"] == "value_error" else detail["msg"])
-    lines = []
-    for name, (rules, value) in problems.items():
-        if all(rule.startswith("Input should be ") for rule in rules):
-            shortened = (rule.removeprefix("Input should be ").partition(", unable")[0] for rule in rules)
-            alternatives = " or ".join(dict.fromkeys(shortened))
-            lines.append(f"{name} must be {alternatives}, got {value!r}")
-        else:  # a rule between settings, in its own words, or a key that a nested setting does not have
-            lines += [rule if rule[:1].islower() else f"{name}: {rule}" for rule in rules]
-    return "; ".join(lines)
+        name, value = _place(detail["loc"], settings)
+        last = detail["loc"][-1] if detail["loc"] else ""
+        if detail["type"] == "value_error":  # a rule of __post_init__, in its own words
+            clauses[str(detail["ctx"]["error"])] = None
+        elif detail["type"] == "missing":
+            clauses[f"{name} lacks {f'item {last + 1}' if isinstance(last, int) else last}"] = None
+        elif detail["type"] == "unexpected_keyword_argument":
+            clauses[f"{name} is an unknown setting"] = None
+        else:
+            rule = detail["msg"].removeprefix("Input should be ").partition(", unable")[0]
+            kinds.setdefault(name, ([], value))[0].append(rule)
+    for name, (rules, value) in kinds.items():
+        clauses[f"{name} must be {' or '.join(dict.fromkeys(rules))}, got {value!r}"] = None
+    return "; ".join(clauses)
 
 
-def _place(detail: ErrorDetails, settings: Mapping[str, Any]) -> tuple[str, Any]:
+def _place(location: tuple[int | str, ...], settings: Mapping[str, Any]) -> tuple[str, Any]:
     """A setting's name with its place in a list or a mapping, and its value."""
     name = ""
     value: Any = settings
-    for part in detail["loc"]:
+    for part in location:
         try:
             value = value[part]
-        except (LookupError, TypeError):  # the name of a type, or what is missing
-            if detail["type"] != "missing" or part != detail["loc"][-1]:
-                continue
+        except (LookupError, TypeError):  # what is missing, or the name of a type
+            continue
         name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else str(part)
     return name, value
 

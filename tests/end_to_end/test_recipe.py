@@ -84,7 +84,8 @@ def test_sections_within_sections_are_checked_too():
     section = {"llava": "a", "images": "b", "split": "c", "scores": "d", "prompts": ["e"], "output": "f", "model": "g"}
     assert InsertionSection.from_dict(section | {"judge": "m:f"}).judge == "m:f"
     assert InsertionSection.from_dict(section | {"judge": {"model": "m"}}).judge == ChatJudgeSettings(model="m")
-    with pytest.raises(ValueError, match="judge.modle: Unexpected"):
+    message = "judge lacks model; judge.modle is an unknown setting; judge must be a valid string"
+    with pytest.raises(ValueError, match=message):
         InsertionSection.from_dict(section | {"judge": {"modle": "m"}})
     with pytest.raises(ValueError, match="prune takes exactly one of .*, got {'count': 3, 'share': 0.5}"):
         PruneSettings(count=3, share=0.5)

@@ -47,7 +47,7 @@ def test_numbers_that_yaml_reads_as_text_are_numbers():
         ({"lr": True}, "lr must be a valid number"),
         ({"lr": 0}, "lr must be greater than 0"),
         ({"activation": "tanh"}, "activation must be 'relu'"),
-        ({"betas": [0.9]}, r"betas\[1\]: Field required"),
+        ({"betas": [0.9]}, "betas lacks item 2"),
         ({"betas": [0.9, "x"]}, r"betas\[1\] must be a valid number, got 'x'"),
         ({"group_fractions": [0.5, 0.6]}, "group_fractions must be positive and sum to 1"),
         ({"group_fractions": []}, "group_fractions must be"),
