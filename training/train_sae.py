@@ -13,7 +13,8 @@ from typing import Annotated
 import typer
 
 from cbsae_hub.data.activations import ActivationStore
-from cbsae_hub.trainers.sae.trainer import Interrupted, SAETrainer, describe
+from cbsae_hub.trainers.loop import Interrupted
+from cbsae_hub.trainers.sae.trainer import SAETrainer, describe
 from training.recipes import SAESection
 
 

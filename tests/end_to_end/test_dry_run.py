@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from cbsae_hub import CBSAE, SAE, VisionEncoder
 from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.trainers.cbsae.bottleneck import BottleneckState
-from cbsae_hub.trainers.checkpoint import CHECKPOINT_NAME, save_checkpoint
 from cbsae_hub.trainers.config import CBSAETrainConfig, SAETrainConfig
-from cbsae_hub.trainers.sae.state import TrainingState
+from cbsae_hub.trainers.run import CHECKPOINT_NAME, save_checkpoint
+from cbsae_hub.trainers.sae.state import SAEState
 from training import costs, dry_run
 
 ROOT = Path(__file__).parents[2]
@@ -188,9 +188,9 @@ def test_bytes_of_an_sae_in_training(tmp_path, activation):
     config = SAETrainConfig.from_dict({**SETTINGS, "activation": activation})
     shape = costs.make_sae(config, 64)
     assert all(tensor.is_meta for tensor in shape.parameters())
-    state = TrainingState(costs.make_sae(config, 64, "cpu"), config, Accelerator(cpu=True))
+    state = SAEState(costs.make_sae(config, 64, "cpu"), config, Accelerator(cpu=True))
     state.update(torch.randn(50, 64))
-    save_checkpoint(tmp_path, state.tensors(), state.facts())
+    save_checkpoint(tmp_path / CHECKPOINT_NAME, state.tensors(), state.facts())
     size = (tmp_path / CHECKPOINT_NAME).stat().st_size
     assert costs.sae_checkpoint_bytes(shape) < size < costs.sae_checkpoint_bytes(shape) + 4000
     state.sae.save_pretrained(tmp_path / "model")
@@ -213,7 +213,7 @@ def test_bytes_of_a_bottleneck_in_training(tmp_path, objectives):
     config = CBSAETrainConfig.from_dict({"batch_size": 50, "objectives": objectives})
     state = BottleneckState(cb, config, torch.randn(50, 8), torch.randn(30, 8), Accelerator(cpu=True))
     state.update(torch.randn(50, 64), torch.arange(50))
-    save_checkpoint(tmp_path, state.tensors(), state.facts())
+    save_checkpoint(tmp_path / CHECKPOINT_NAME, state.tensors(), state.facts())
     shape = costs.make_bottleneck(costs.make_sae(SAETrainConfig.from_dict(SETTINGS), 64), 128, 30, 5)
     size, expected = (tmp_path / CHECKPOINT_NAME).stat().st_size, costs.bottleneck_checkpoint_bytes(shape, config)
     assert expected < size < expected + 4000

@@ -86,7 +86,7 @@ class CBSAETrainer(Trainer):
 
     def evaluate(self) -> BottleneckHeldout:
         """Figures of the model as it is now, on held-out activations."""
-        return evaluate(self.state, self._heldout(self.heldout_data.labelled_batches))
+        return evaluate_bottleneck(self.state, self._heldout(self.heldout_data.labelled_batches))
 
     def _finish(self) -> BottleneckHeldout:
         self.cb.trained_on = {
@@ -102,7 +102,7 @@ class CBSAETrainer(Trainer):
 
 
 @torch.no_grad()
-def evaluate(state: BottleneckState, batches: Iterator[tuple[Tensor, Tensor]]) -> BottleneckHeldout:
+def evaluate_bottleneck(state: BottleneckState, batches: Iterator[tuple[Tensor, Tensor]]) -> BottleneckHeldout:
     """Evaluates a model with its teacher; similarities are means over batches, as in training.
 
     Raises:
