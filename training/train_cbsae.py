@@ -26,7 +26,7 @@ from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.data.embeddings import all_embeddings, extract_embeddings
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.hub.files import write_text
-from cbsae_hub.neurons.pack import NeuronTable
+from cbsae_hub.neurons.table import NeuronTable
 from cbsae_hub.neurons.pruning import Pruned, prune
 from cbsae_hub.neurons.selection import select_concepts
 from cbsae_hub.scoring.report import without_nan

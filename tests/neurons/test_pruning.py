@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cbsae_hub.neurons.pack import NEURON_COLUMNS, NeuronTable
 from cbsae_hub.neurons.pruning import prune
+from cbsae_hub.neurons.table import NEURON_COLUMNS, NeuronTable
 
 RANDOM = np.random.default_rng(0)
 FRAME = pd.DataFrame(
@@ -124,9 +124,11 @@ def test_a_threshold():
         assert found.keep == [n for n, score in enumerate(scores) if score >= threshold]
 
 
-def test_a_neuron_table_is_as_good_as_its_frame():
-    frame = FRAME.reindex(columns=[*NEURON_COLUMNS, "steerability"])
-    assert prune(NeuronTable(frame), count=4).keep == prune(FRAME, count=4).keep
+def test_rows_of_a_neuron_table_are_pruned_and_the_table_itself_is_refused():
+    table = NeuronTable(FRAME.reindex(columns=[*NEURON_COLUMNS, "steerability"]))
+    assert prune(table.frame, count=4).keep == prune(FRAME, count=4).keep
+    with pytest.raises(TypeError, match="of a NeuronTable: its frame"):
+        prune(table, count=4)
 
 
 def test_the_report():

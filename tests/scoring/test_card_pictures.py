@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 from small_hub import CONCEPTS, Pictures, make_bottleneck, make_hub
 
-from cbsae_hub.neurons.pack import PackError
+from cbsae_hub.neurons.table import PackError
 from cbsae_hub.scoring import NeuronScorer, Truth
 from cbsae_hub.scoring.build_pack import build_pack
 from cbsae_hub.scoring.card_pictures import choose, write_pictures
