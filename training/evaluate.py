@@ -18,6 +18,7 @@ from accelerate import Accelerator
 
 from cbsae_hub import CBSAE, SAE, ConceptSet
 from cbsae_hub.cards.write import write_card
+from cbsae_hub.data.hierarchy import ConceptTree
 from cbsae_hub.data.images import load_images
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.encoders.explained import explained_encoder
@@ -107,14 +108,19 @@ def make_evaluator(
         steering.pop("unclip"),
         of_scores.get("top_k", 100),
         steering,
+        tree=(file := of_scores.get("tree")) and ConceptTree.load(file),
     )
 
 
-def scored(evaluator: Evaluator, model: SAE | CBSAE, folder: Path, judge: str, **steering: bool) -> Scores:
+def scored(
+    evaluator: Evaluator, model: SAE | CBSAE, folder: Path, judge: str, of_scores: dict[str, Any], **steering: bool
+) -> Scores:
     """The scores of a model by a judge, from the folder where an earlier call put them; see Evaluator.evaluate."""
     folder /= judge
     if not (folder / "scores.json").is_file():
-        evaluator.evaluate(model, judge, **steering).save(folder, judge_name=judge)
+        settings = {**of_scores, "model": str(model.repo_id), "judge": evaluator.judges[judge].repo_id}
+        scores = evaluator.evaluate(model, judge, **steering)
+        scores.save(folder, judge_name=judge, settings=settings, n_images=len(evaluator.probe))
     return Scores.load(folder)
 
 
@@ -207,14 +213,14 @@ def main(
         judge, *others = settings["judges"]
         seeds = [f"seed-{seed}" for seed in settings["seeds"]]
         sae = SAE.from_pretrained(base["model"])
-        rows = [row("SAE", scored(evaluator, sae, folder / "sae", judge, draw=True), sae)]
+        rows = [row("SAE", scored(evaluator, sae, folder / "sae", judge, of_scores, draw=True), sae)]
         for name, given in variants(settings, base).items():
             cb = trained(given, folder / name, accelerator)
-            rows.append(row(name, scored(evaluator, cb, folder / name, judge, draw=name in seeds), cb))
+            rows.append(row(name, scored(evaluator, cb, folder / name, judge, of_scores, draw=name in seeds), cb))
         first = CBSAE.from_pretrained(folder / seeds[0])
         judged = {
             one: {
-                name: scored(evaluator, model, where, one, speak=False)
+                name: scored(evaluator, model, where, one, of_scores, speak=False)
                 for name, model, where in (("SAE", sae, folder / "sae"), ("CB-SAE", first, folder / seeds[0]))
             }
             for one in (judge, *others)

@@ -3,7 +3,8 @@
     accelerate launch training/score_neurons.py --recipe training/recipes/emoji.yaml
     accelerate launch training/score_neurons.py --recipe training/recipes/emoji.yaml --steer
 
-Writes neurons.parquet, labels.parquet (where the truth is known) and scores.json. With ``--steer`` it sets each neuron
+Writes neurons.parquet, labels.parquet (where the truth is known), examples.parquet, vocabulary.safetensors and
+scores.json: all that build_pack.py needs. With ``--steer`` it sets each neuron
 and lets LLaVA speak and unCLIP draw (recipe section ``steerability``), and adds those scores to what is there. An
 interrupted run goes on where its last checkpoint was. docs/metrics.md says what each score is.
 """
@@ -38,6 +39,7 @@ def make_scorer(settings: dict[str, Any], device: Any) -> tuple[NeuronScorer, An
     require_keys(settings, REQUIRED, OPTIONAL)
     images = load_images(settings["images"], settings["split"], beside=settings["model"])
     given = {key: settings[key] for key in ("judge", "concepts", *SCORER) if key in settings}
+    given.setdefault("truth", {})  # the examples need the latents that are kept with truth
     return NeuronScorer.from_pretrained(settings["model"], images, device=device, **given), images
 
 

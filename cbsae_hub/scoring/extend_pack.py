@@ -15,7 +15,8 @@ from cbsae_hub.metrics.activity import occupied_bins, status
 from cbsae_hub.models import CBSAE
 from cbsae_hub.neurons.pack import Pack
 from cbsae_hub.neurons.table import rows_of
-from cbsae_hub.scoring.build_pack import choose_examples, thumbnails
+from cbsae_hub.scoring.build_pack import thumbnails
+from cbsae_hub.scoring.examples import choose_examples
 from cbsae_hub.words import name_key
 
 NAMES = 5

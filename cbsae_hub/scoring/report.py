@@ -3,12 +3,13 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from cbsae_hub.data.concepts import ConceptSet
@@ -29,6 +30,12 @@ from cbsae_hub.version import __version__
 from cbsae_hub.words import name_key
 
 SCHEMA_VERSION = 1
+TEXTS = "vocabulary.safetensors"
+MEASURED = (
+    "reconstruction", "shares", "l0", "interpretability", "coverage", "monosemanticity", "uniqueness", "hierarchy",
+    "downstream", "truth", "steerability",
+)  # fmt: skip
+"""What the summary says of the neurons, beside what it says of how they were scored."""
 CLEAR = 0.5  # average precision from which a neuron clearly detects a label
 SURE = 0.95  # share of the null below a name's score from which it counts as more than chance
 
@@ -63,20 +70,27 @@ class Scores:
         neurons: One row per neuron, docs/neuron-table.md.
         labels: One row per known label: its best neuron; None without ground truth.
         summary: What is said of the whole model.
+        examples: See :func:`cbsae_hub.scoring.examples.choose_examples`; None if image-level latents were not kept.
+        texts: The judge's embeddings of the concepts that name neurons, ``[concepts, d]`` float16.
     """
 
     neurons: pd.DataFrame
     labels: pd.DataFrame | None
     summary: dict[str, Any]
+    examples: pd.DataFrame | None = None
+    texts: np.ndarray | None = None
 
     def save(self, folder: str | Path, **more: Any) -> None:
-        """Writes ``neurons.parquet``, ``labels.parquet`` and, last, ``scores.json`` with what else is to be said."""
+        """Writes the tables, the embeddings and, last, ``scores.json`` with what else is to be said."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, frame in (("neurons", self.neurons), ("labels", self.labels)):
+        for name, frame in (("neurons", self.neurons), ("labels", self.labels), ("examples", self.examples)):
             if frame is not None:
                 with replace_file(folder / f"{name}.parquet") as partial:
                     frame.to_parquet(partial, index=False)
+        if self.texts is not None:
+            with replace_file(folder / TEXTS) as partial:
+                save_file({"text_embeddings": self.texts}, partial)
         content = {**self.summary, **more, "schema_version": SCHEMA_VERSION, "package_version": __version__}
         write_text(folder / "scores.json", json.dumps(without_nan(content), indent=1) + "\n")
 
@@ -93,16 +107,16 @@ class Scores:
         summary = json.loads(read_text(folder / "scores.json"))
         if summary.get("schema_version") != SCHEMA_VERSION:
             raise OSError(f"{folder} has scores of schema {summary.get('schema_version')}, not {SCHEMA_VERSION}")
-        labels = folder / "labels.parquet"
-        return cls(
-            pd.read_parquet(folder / "neurons.parquet"), pd.read_parquet(labels) if labels.is_file() else None, summary
-        )
+        files = {name: folder / f"{name}.parquet" for name in ("labels", "examples")}
+        frames = {name: pd.read_parquet(file) if file.is_file() else None for name, file in files.items()}
+        texts = load_file(folder / TEXTS)["text_embeddings"] if (folder / TEXTS).is_file() else None
+        return cls(pd.read_parquet(folder / "neurons.parquet"), summary=summary, texts=texts, **frames)
 
     def with_steerability(self, scores: pd.DataFrame, summary: Mapping[str, Any]) -> "Scores":
         """The same with the columns and the summary of :class:`SteerabilityScorer`, instead of older ones."""
         older = [name for name in self.neurons if name.startswith(STEERED)]
         frame = self.neurons.drop(columns=older).merge(scores, on="neuron", how="left", validate="one_to_one")
-        return Scores(frame, self.labels, {**self.summary, "steerability": dict(summary)})
+        return replace(self, neurons=frame, summary={**self.summary, "steerability": dict(summary)})
 
     def with_steerability_of(self, other: "Scores") -> "Scores":
         """The same with the steerability of another pass over the same images, if that has any.
