@@ -214,7 +214,7 @@ def require_columns(frame: pd.DataFrame, columns: Sequence[str], mend: str) -> N
     if not isinstance(frame, pd.DataFrame):
         raise TypeError(f"expected a DataFrame (of a NeuronTable: its frame), got {type(frame).__name__}")
     if missing := [column for column in columns if column not in frame.columns]:
-        raise ValueError(f"the neuron table has no {', '.join(map(repr, missing))}: {mend}")
+        raise ValueError(f"the neuron table has no column {' and no column '.join(missing)}: {mend}")
 
 
 def columns_in_markdown() -> str:

@@ -15,7 +15,7 @@ from small_hub import CONCEPTS, Pictures, make_bottleneck, make_hub, make_pack
 from tiny_models import processor
 
 from cbsae_hub import Pack
-from cbsae_hub.metrics.dissector import soft_wpmi
+from cbsae_hub.metrics import soft_wpmi
 from cbsae_hub.neurons.pack import FILES, NeuronTable, PackError
 from cbsae_hub.scoring import NeuronScorer, Scores, Truth
 from cbsae_hub.scoring.build_pack import build_pack, caption_column, thumbnails

@@ -161,7 +161,7 @@ def test_the_report():
         ({"share": 0}, "share must be finite and above 0"),
         ({"threshold": 2.5}, "no neuron scores 2.5: the best one has"),
         ({"threshold": math.nan}, "no neuron scores nan"),
-        ({"count": 3, "by": "beauty"}, "no 'beauty': score the neurons first"),
+        ({"count": 3, "by": "beauty"}, "no column beauty: score the neurons first"),
         ({"count": 3, "by": []}, "at least one and all different"),
         ({"count": 3, "by": ["steerability"] * 2}, "all different"),
         ({"count": 3, "by": "silent"}, "'silent' has no score of any living neuron"),
@@ -181,5 +181,5 @@ def test_bad_arguments_are_named(arguments, message):
 def test_a_neuron_comes_once():
     with pytest.raises(ValueError, match="so must the neurons be"):
         prune(FRAME.assign(neuron=0), count=3)
-    with pytest.raises(ValueError, match="no 'neuron'"):
+    with pytest.raises(ValueError, match="no column neuron"):
         prune(FRAME.drop(columns="neuron"), count=3)

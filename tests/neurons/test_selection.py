@@ -93,7 +93,7 @@ def test_what_the_sae_has_needs_no_bottleneck():
         ({"keep": []}, "keep is empty"),
         ({"keep": [10, 10]}, "neuron 10 twice"),
         ({"keep": [10, 3]}, "keep has neuron 3, which is not in the neuron table"),
-        ({"neurons": FRAME.drop(columns=["score", "name"])}, "no 'name', 'score': score the neurons first"),
+        ({"neurons": FRAME.drop(columns=["score", "name"])}, "no column name and no column score: score the neurons"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

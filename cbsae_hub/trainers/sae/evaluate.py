@@ -1,11 +1,13 @@
 """How well an SAE does on held-out activations."""
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from cbsae_hub.models.explained_variance import explained_variance
 from cbsae_hub.models.sae import SAE
 from cbsae_hub.trainers.processes import Processes
 
@@ -14,7 +16,7 @@ class Heldout(NamedTuple):
     """Figures of an SAE on held-out tokens, by the inference rule."""
 
     explained_variance: float
-    """``1 - sum |x - x_hat|^2 / sum |x - mean|^2``, the mean being that of the held-out tokens, per dimension."""
+    """About the mean of the held-out tokens."""
     l0: float
     """Active latents per token."""
     silent_share: float
@@ -59,7 +61,7 @@ def evaluate(sae: SAE, batches: Iterable[Tensor], processes: Processes | None = 
     squares, errors, active_count, tokens = totals.tolist()
     if tokens == 0:
         raise ValueError("no held-out tokens to evaluate on")
-    variance = squares - sums.square().sum().item() / tokens
-    if variance <= 0:
+    explained = explained_variance(sums, squares, errors, tokens)
+    if math.isnan(explained):
         raise ValueError("the held-out tokens do not vary, so no share of their variance can be explained")
-    return Heldout(1 - errors / variance, active_count / tokens, (fired == 0).double().mean().item(), int(tokens))
+    return Heldout(explained, active_count / tokens, (fired == 0).double().mean().item(), int(tokens))
