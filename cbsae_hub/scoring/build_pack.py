@@ -15,7 +15,6 @@ from cbsae_hub.data.ahead import load_ahead
 from cbsae_hub.data.images import read_pictures
 from cbsae_hub.data.labels import class_names, words_in
 from cbsae_hub.encoders.vision import VisionEncoder
-from cbsae_hub.hub.locate import is_commit
 from cbsae_hub.models import CBSAE, SAE, folder_revision
 from cbsae_hub.neurons.pack import Pack
 from cbsae_hub.scoring.report import MEASURED, Scores, without_nan
@@ -60,10 +59,10 @@ def build_pack(
     if scores.examples["image"].max() >= len(images):
         raise ValueError(f"the scores are of other images: here are {len(images)}, an example is in a later row")
     facts = {name: dict(scores.summary[name]) for name in ("model", "encoder", "judge", "naming")}
-    revision = folder_revision(folder) if any(Path(folder).glob("*model*.safetensors")) else None
-    if not _same_model(facts["model"].get("revision"), revision):
-        raise ValueError(f"the scores are of another model than {folder}: score it again")
-    facts["model"]["revision"] = revision
+    scored = facts["model"].get("revision")
+    if None not in (scored, sae.revision) and scored != sae.revision:
+        raise ValueError(f"the scores are of another model, {scored}, not of {sae.revision}: score this one")
+    facts["model"]["revision"] = folder_revision(folder) if any(Path(folder).glob("*model*.safetensors")) else None
     info = {
         **facts,
         "images": {**source, "n": len(images)},
@@ -76,11 +75,6 @@ def build_pack(
     pictures = thumbnails(images, sorted(scores.examples["image"].unique()), alt_column)
     Pack.write(folder, info, scores.neurons, scores.examples, pictures, maps, scores.texts)
     return Pack.from_pretrained(folder)
-
-
-def _same_model(scored: str | None, revision: str | None) -> bool:
-    """Whether two revisions may be one model's: a commit on the Hub cannot be compared with a folder's."""
-    return scored is None or revision is None or is_commit(scored) or scored == revision
 
 
 def _draw_maps(

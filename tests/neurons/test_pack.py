@@ -14,7 +14,7 @@ from scipy import sparse
 from small_hub import CONCEPTS, Pictures, make_bottleneck, make_hub, make_pack
 from tiny_models import processor
 
-from cbsae_hub import Pack
+from cbsae_hub import SAE, Pack
 from cbsae_hub.metrics import soft_wpmi
 from cbsae_hub.neurons.pack import FILES, NeuronTable, PackError
 from cbsae_hub.scoring import NeuronScorer, Scores, Truth
@@ -193,8 +193,8 @@ def test_scores_of_something_else_make_no_pack(world, pack, tmp_path):
     with pytest.raises(ValueError, match="of other images: here are 5"):
         build_pack(scores, sae, encoder, Pictures(5), tmp_path, source={})
     other = replace(scores, summary={**scores.summary, "model": {**scores.summary["model"], "revision": "sha256:0"}})
-    with pytest.raises(ValueError, match="of another model than"):
-        build_pack(other, sae, encoder, Pictures(), folder, source={})
+    with pytest.raises(ValueError, match="of another model, sha256:0, not of sha256:"):
+        build_pack(other, SAE.from_pretrained(folder), encoder, Pictures(), folder, source={})
     blind = NeuronScorer(sae, encoder, judge, {"colours": CONCEPTS})
     blind.run(Pictures())
     with pytest.raises(ValueError, match="no examples: score with truth"):
