@@ -44,8 +44,7 @@ def make_images(count, share, seed):
         "labels": torch.rand(count, CONCEPTS, generator=generator) < 0.4,
         "x": x,
         "decoded": x + 0.3 * torch.randn(count, TOKENS, WIDTH, generator=generator),
-        "values": torch.randn(count, TOKENS, 2, generator=generator).exp()
-        * (torch.rand(count, TOKENS, 2, generator=generator) < share),
+        "values": torch.randn(count, TOKENS, 2, generator=generator).exp() * active,
         "owners": torch.randint(NEURONS, (count, TOKENS, 2), generator=generator),
         "targets": torch.randint(-1, CONCEPTS, (count,), generator=generator),
         **dict(zip(("original", "reconstructed", "zeroed"), logits)),
