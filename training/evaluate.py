@@ -18,6 +18,7 @@ from accelerate import Accelerator
 
 from cbsae_hub import CBSAE, SAE, ConceptSet
 from cbsae_hub.cards.write import write_card
+from cbsae_hub.data.hierarchy import ConceptTree
 from cbsae_hub.data.images import load_images
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.encoders.explained import explained_encoder
@@ -89,14 +90,19 @@ def make_evaluator(
         generators.pop("unclip"),
         scores.top_k or 100,
         generators,
+        tree=scores.tree and ConceptTree.load(scores.tree),
     )
 
 
-def scored(evaluator: Evaluator, model: SAE | CBSAE, folder: Path, judge: str, **steering: bool) -> Scores:
+def scored(
+    evaluator: Evaluator, model: SAE | CBSAE, folder: Path, judge: str, section: ScoresSection, **steering: bool
+) -> Scores:
     """The scores of a model by a judge, from the folder where an earlier call put them; see Evaluator.evaluate."""
     folder /= judge
     if not (folder / "scores.json").is_file():
-        evaluator.evaluate(model, judge, **steering).save(folder, judge_name=judge)
+        settings = section.replace(model=str(model.repo_id), judge=evaluator.judges[judge].repo_id).recorded()
+        scores = evaluator.evaluate(model, judge, **steering)
+        scores.save(folder, judge_name=judge, settings=settings, n_images=len(evaluator.probe))
     return Scores.load(folder)
 
 
@@ -183,14 +189,14 @@ def main(
         folder, (judge, *others) = settings.output, settings.judges
         seeds = [f"seed-{seed}" for seed in settings.seeds]
         sae = SAE.from_pretrained(base.model)
-        rows = [row("SAE", scored(evaluator, sae, folder / "sae", judge, draw=True), sae)]
+        rows = [row("SAE", scored(evaluator, sae, folder / "sae", judge, scores, draw=True), sae)]
         for name, variant in settings.variants_of(base).items():
             cb = trained(variant, folder / name, accelerator)
-            rows.append(row(name, scored(evaluator, cb, folder / name, judge, draw=name in seeds), cb))
+            rows.append(row(name, scored(evaluator, cb, folder / name, judge, scores, draw=name in seeds), cb))
         first = CBSAE.from_pretrained(folder / seeds[0])
         judged = {
             one: {
-                name: scored(evaluator, model, where, one, speak=False)
+                name: scored(evaluator, model, where, one, scores, speak=False)
                 for name, model, where in (("SAE", sae, folder / "sae"), ("CB-SAE", first, folder / seeds[0]))
             }
             for one in (judge, *others)

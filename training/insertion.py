@@ -19,7 +19,7 @@ import typer
 
 from cbsae_hub.data.images import load_images
 from cbsae_hub.hub.files import replace_file, write_text
-from cbsae_hub.neurons.pack import NeuronTable
+from cbsae_hub.neurons.table import NeuronTable
 from cbsae_hub.scoring.report import without_nan
 from cbsae_hub.steering import LlavaSteerer
 from cbsae_hub.studies.insertion import InsertionExperiment, as_markdown, judged, summary

@@ -175,6 +175,10 @@ class ScoresSection(Section):
     batch_size: Count = 64
     output: Path | None = None
 
+    def recorded(self) -> dict[str, Any]:
+        """The settings that scores.json has: where scores are written does not change them."""
+        return self.replace(output=None).to_dict(defaults=False)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SteerabilitySection(Section):

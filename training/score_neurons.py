@@ -3,7 +3,8 @@
     accelerate launch training/score_neurons.py --recipe training/recipes/emoji.yaml
     accelerate launch training/score_neurons.py --recipe training/recipes/emoji.yaml --steer
 
-Writes neurons.parquet, labels.parquet (where the truth is known) and scores.json. With ``--steer`` it sets each neuron
+Writes neurons.parquet, labels.parquet (where the truth is known), examples.parquet, vocabulary.safetensors and
+scores.json: all that build_pack.py needs. With ``--steer`` it sets each neuron
 and lets LLaVA speak and unCLIP draw (recipe section ``steerability``), and adds those scores to what is there. An
 interrupted run goes on where its last checkpoint was. docs/metrics.md says what each score is.
 """
@@ -33,7 +34,9 @@ STEERER = ("alpha", "unit", "prompt", "drawn", "seeds", "steps", "guidance", "ma
 def make_scorer(settings: ScoresSection, device: Any) -> tuple[NeuronScorer, Any]:
     """The scorer that a recipe's section asks for, and its images."""
     images = load_images(settings.images, settings.split, beside=settings.model)
-    return NeuronScorer.from_pretrained(settings.model, images, device=device, **settings.chosen(*SCORER)), images
+    # The examples need the latents that are kept with truth.
+    options = {"truth": {}, **settings.chosen(*SCORER)}
+    return NeuronScorer.from_pretrained(settings.model, images, device=device, **options), images
 
 
 def steering_parts(steering: SteerabilitySection, scores: ScoresSection, device: Any) -> dict[str, Any]:
@@ -57,19 +60,14 @@ def steering_parts(steering: SteerabilitySection, scores: ScoresSection, device:
     }
 
 
-def recorded(settings: ScoresSection) -> dict[str, Any]:
-    """The settings that scores.json has: where scores are written does not change them."""
-    return settings.replace(output=None).to_dict(defaults=False)
-
-
 def score(settings: ScoresSection, folder: Path, accelerator: Accelerator) -> dict[str, float]:
     """Scores without a generator; returns the figures to look at first."""
     scorer, images = make_scorer(settings, accelerator.device)
-    scorer.run(images, settings.batch_size, accelerator, folder / "partial", recorded(settings))
+    scorer.run(images, settings.batch_size, accelerator, folder / "partial", settings.recorded())
     scores = scorer.results()
     accelerator.wait_for_everyone()  # nobody needs a checkpoint any more
     if accelerator.is_main_process:
-        scores.save(folder, settings=recorded(settings), n_images=len(images))
+        scores.save(folder, settings=settings.recorded(), n_images=len(images))
         shutil.rmtree(folder / "partial")
     return headline(scores.summary)
 
@@ -79,11 +77,11 @@ def steer(
 ) -> dict[str, float]:
     """Adds steerability to the scores in a folder; returns the figures to look at first."""
     scores = Scores.load(folder)
-    if scores.summary["settings"] != recorded(settings):
+    if scores.summary["settings"] != settings.recorded():
         raise ValueError(f"the scores in {folder} were made with other settings: run without --steer first")
     scorer = SteerabilityScorer(scores.neurons, **steering_parts(steering, settings, accelerator.device))
     neurons = scorer.choose(steering.neurons)
-    both = {"scores": recorded(settings), "steerability": steering.to_dict(defaults=False)}
+    both = {"scores": settings.recorded(), "steerability": steering.to_dict(defaults=False)}
     found = scorer.run(neurons, folder / "steered", accelerator, both)
     summary = scorer.summary(found)
     if accelerator.is_main_process:

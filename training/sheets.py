@@ -19,7 +19,7 @@ import typer
 from cbsae_hub import CBSAE, SAE, Edit, Steering
 from cbsae_hub.data.images import load_images
 from cbsae_hub.hub.files import replace_file, write_text
-from cbsae_hub.neurons.pack import NeuronTable
+from cbsae_hub.neurons.table import NeuronTable
 from cbsae_hub.plots import plot_sheet
 from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.scoring.steerability import WHITE

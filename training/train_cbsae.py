@@ -2,7 +2,7 @@
 
     accelerate launch training/score_neurons.py --recipe training/recipes/emoji.yaml
     accelerate launch training/score_neurons.py --recipe training/recipes/emoji.yaml --steer
-    python training/build_pack.py --recipe training/recipes/emoji.yaml
+    python training/build_pack.py runs/emoji-scores
     accelerate launch training/train_cbsae.py --recipe training/recipes/emoji.yaml
 
 Reads the scores of the SAE's neurons from the neuron table in the folder `scores`, that of score_neurons.py or of a
@@ -26,9 +26,9 @@ from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.data.embeddings import all_embeddings, extract_embeddings
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.hub.files import write_text
-from cbsae_hub.neurons.pack import NeuronTable
 from cbsae_hub.neurons.pruning import Pruned, prune
 from cbsae_hub.neurons.selection import select_concepts
+from cbsae_hub.neurons.table import NeuronTable
 from cbsae_hub.scoring.report import without_nan
 from cbsae_hub.trainers.cbsae.trainer import BottleneckHeldout, CBSAETrainer
 from cbsae_hub.trainers.loop import Interrupted

@@ -12,9 +12,9 @@ from cbsae_hub.data.hierarchy import ConceptTree
 from cbsae_hub.data.images import load_images
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.models import folder_revision
-from cbsae_hub.neurons.pack import NeuronTable
 from cbsae_hub.neurons.pruning import prune
 from cbsae_hub.neurons.selection import select_concepts
+from cbsae_hub.neurons.table import NeuronTable
 from training.emoji_world import evaluate
 from training.emoji_world.backgrounds import BACKGROUNDS
 from training.emoji_world.captions import kind_of

@@ -10,7 +10,7 @@ from steerable_models import Bottleneck, cbsae_for, edited_by_hand, sae_for
 from torch.testing import assert_close
 
 from cbsae_hub import CBSAE, SAE
-from cbsae_hub.neurons.pack import NEURON_COLUMNS, NeuronTable
+from cbsae_hub.neurons.table import NEURON_COLUMNS, NeuronTable
 from cbsae_hub.steering import DiffMean, Edit, RandomDirection, Steering, apply, resolve
 from cbsae_hub.steering.edits import steer
 from cbsae_hub.steering.latents import RawNeurons, neuron_count

@@ -12,7 +12,7 @@ from steerable_models import edited_by_hand, llava, pictures, sae_for
 from typer.testing import CliRunner
 
 from cbsae_hub.encoders.site import EditError
-from cbsae_hub.neurons.pack import NEURON_COLUMNS
+from cbsae_hub.neurons.table import NEURON_COLUMNS
 from cbsae_hub.scoring.steerability import WHITE
 from cbsae_hub.steering import DiffMean, Edit, LlavaSteerer, RandomDirection, Steering
 from cbsae_hub.studies.insertion import InsertionExperiment, as_markdown, judged, summary

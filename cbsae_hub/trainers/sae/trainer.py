@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from cbsae_hub.data.activations import ActivationStore
+from cbsae_hub.models.explained_variance import explained_variance
 from cbsae_hub.models.sae import SAE
 from cbsae_hub.trainers.config import SAETrainConfig
 from cbsae_hub.trainers.loop import Trainer
@@ -24,7 +26,7 @@ class Heldout(NamedTuple):
     """Figures of an SAE on held-out tokens, by the inference rule."""
 
     explained_variance: float
-    """``1 - sum |x - x_hat|^2 / sum |x - mean|^2``, the mean being that of the held-out tokens, per dimension."""
+    """About the mean of the held-out tokens."""
     l0: float
     """Active latents per token."""
     silent_share: float
@@ -167,10 +169,10 @@ def evaluate_sae(sae: SAE, batches: Iterable[Tensor], processes: Processes | Non
     squares, errors, active_count, tokens = totals.tolist()
     if tokens == 0:
         raise ValueError("no held-out tokens to evaluate on")
-    variance = squares - sums.square().sum().item() / tokens
-    if variance <= 0:
+    explained = explained_variance(sums, squares, errors, tokens)
+    if math.isnan(explained):
         raise ValueError("the held-out tokens do not vary, so no share of their variance can be explained")
-    return Heldout(1 - errors / variance, active_count / tokens, (fired == 0).double().mean().item(), int(tokens))
+    return Heldout(explained, active_count / tokens, (fired == 0).double().mean().item(), int(tokens))
 
 
 def input_scale(batches: Iterable[Tensor]) -> float:
