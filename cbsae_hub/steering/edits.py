@@ -100,6 +100,17 @@ class Steering:
         """Whether the outcome depends on what the SAE sees in the image."""
         return not self.isolate or self.keep_error or any(edit.op != "set" for edit in self.edits)
 
+    def scaled(self, factor: float) -> "Steering":
+        """The same steering at a multiple of its strength: every edit's value times ``factor``, whatever its op.
+
+        At 0, "set" and "scale" silence the latent and "add" changes nothing.
+
+        Raises:
+            ValueError: If the factor, or a value times the factor, is no finite number.
+        """
+        factor = _finite("factor", factor)
+        return replace(self, edits=[replace(edit, value=factor * edit.value) for edit in self.edits])
+
     def displace(self, x: Tensor, latents: Latents) -> Displacement:
         """The displacement of one image's activations ``x [tokens, d]``; names and units are resolved."""
         neurons = [edit.neuron for edit in self.edits]

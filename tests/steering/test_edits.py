@@ -3,14 +3,12 @@
 import math
 from dataclasses import replace
 
-import pandas as pd
 import pytest
 import torch
-from steerable_models import Bottleneck, cbsae_for, edited_by_hand, sae_for
+from steerable_models import NAMES, Bottleneck, cbsae_for, edited_by_hand, sae_for, table
 from torch.testing import assert_close
 
 from cbsae_hub import CBSAE, SAE
-from cbsae_hub.neurons.pack import NEURON_COLUMNS, NeuronTable
 from cbsae_hub.steering import DiffMean, Edit, RandomDirection, Steering, apply, resolve
 from cbsae_hub.steering.edits import steer
 from cbsae_hub.steering.latents import RawNeurons, neuron_count
@@ -196,18 +194,6 @@ def test_random_direction_is_as_long_as_what_it_controls(v, isolate):
 
 
 # ------------------------------------------------------------------------------------------ names and units
-
-
-def table(names, p99=1.0):
-    rows = [
-        {"neuron": n, "name": name, "names": [name, "second name"] if name else [], "null_percentile": 0.5}
-        | {"scores": [float(n), 0.0] if name else [], "p99": p99 * (n + 1)}
-        for n, name in enumerate(names)
-    ]
-    return NeuronTable(pd.DataFrame(rows).reindex(columns=list(NEURON_COLUMNS)))
-
-
-NAMES = ["pizza", "striped fur", "pizza", None, "zebra crossing", *[None] * 27]
 
 
 def neuron_of(name, sae=None, names=NAMES):
