@@ -29,7 +29,7 @@ from cbsae_hub.plots import plot_zero_shot_steering
 from cbsae_hub.scoring.report import without_nan
 from cbsae_hub.steering import ClipZeroShotSteerer
 from cbsae_hub.steering.clip import STRENGTHS
-from cbsae_hub.steering.latents import RawNeurons, neuron_count
+from cbsae_hub.steering.latents import RawNeurons
 from recipe import read_recipe, require_keys
 from result_tables import markdown_table
 
@@ -74,7 +74,7 @@ def measure(
     """Sweeps on one set of images, and the S_f of answers that only become uniform."""
     chosen, sae = None, by_name["SAE"]
     if settings["neurons"] != "all":
-        chosen = draw(settings["neurons"], neuron_count(sae.tower.sae), "neurons", settings["seed"])
+        chosen = draw(settings["neurons"], sae.tower.sae.d_latent, "neurons", settings["seed"])
     sweeps = {
         name: one.sweep(images, chosen if one is sae else None, settings["strengths"]) for name, one in by_name.items()
     }

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from transformers import AutoConfig, AutoImageProcessor
+from transformers import AutoConfig, AutoImageProcessor, BaseImageProcessor
 
 from cbsae_hub.encoders.families import family_of, prefix_tokens, tower_config
 from cbsae_hub.encoders.site import Edit, ResidualSite, find_blocks, run_blocks
@@ -17,6 +17,11 @@ from cbsae_hub.models import checks
 from cbsae_hub.pictures import require_pictures, to_rgb
 
 ANY_SIZE = ("dinov2", "dinov2_with_registers", "dinov3_vit")  # families that fit their positions to the picture
+
+
+def preprocess(processor: BaseImageProcessor, images: Sequence[Image.Image]) -> torch.Tensor:
+    """PIL images of any mode as an image processor makes them, ``[images, 3, h, w]``."""
+    return processor(images=[to_rgb(image) for image in images], return_tensors="pt").pixel_values
 
 
 class VisionEncoder:
@@ -160,8 +165,7 @@ class VisionEncoder:
             ValueError: If there are no images, or they are not a list of PIL images.
         """
         require_pictures(images)
-        pictures = [to_rgb(image) for image in images]
-        return self.processor(images=pictures, return_tensors="pt").pixel_values.to(self.device)
+        return preprocess(self.processor, images).to(self.device)
 
     @torch.no_grad()
     def __call__(

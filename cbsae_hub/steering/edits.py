@@ -4,14 +4,17 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 from cbsae_hub.models import checks
-from cbsae_hub.steering.latents import Latents, read_latents, weight_dtype
+from cbsae_hub.steering.latents import Latents, SteerableSAE, read_latents, weight_dtype
 from cbsae_hub.steering.neurons import Neurons
+
+if TYPE_CHECKING:
+    from cbsae_hub.neurons.pack import NeuronTable, Pack
 
 OPS = ("set", "add", "scale")
 UNITS = ("absolute", "p99")
@@ -111,9 +114,20 @@ class Steering:
         factor = _finite("factor", factor)
         return replace(self, edits=[replace(edit, value=factor * edit.value) for edit in self.edits])
 
+    def resolved(self, neurons: Neurons) -> "Steering":
+        """The same steering, with neurons by number and absolute values; see :func:`resolve`."""
+        edits: dict[int, Edit] = {}
+        for edit in self.edits:
+            number = neurons.number(edit.neuron)
+            if number in edits:
+                raise ValueError(f"neuron {number} is edited twice: make one edit of it")
+            factor = neurons.p99(number) if self.unit == "p99" and edit.op != "scale" else 1.0
+            edits[number] = replace(edit, neuron=number, value=factor * edit.value)
+        return replace(self, edits=tuple(edits.values()), unit="absolute")
+
     def displace(self, x: Tensor, latents: Latents) -> Displacement:
         """The displacement of one image's activations ``x [tokens, d]``; names and units are resolved."""
-        neurons = [edit.neuron for edit in self.edits]
+        neurons = [int(edit.neuron) for edit in self.edits]
         old = latents.columns(neurons)
         new = torch.stack([edit.of(column) for edit, column in zip(self.edits, old.unbind(-1))], -1) if neurons else old
         base, push = latents.decode_edited(neurons, new, self.isolate)
@@ -160,6 +174,10 @@ class DiffMean:
         means = [activations.flatten(0, -2).double().mean(0) for activations in (with_concept, without)]
         return cls((means[0] - means[1]).float(), value, tokens)
 
+    def resolved(self, neurons: Neurons) -> "DiffMean":
+        """The same: it edits no neurons."""
+        return self
+
     def displace(self, x: Tensor, latents: Latents) -> Displacement:
         """See :meth:`Steering.displace`."""
         if len(self.direction) != x.shape[-1]:
@@ -190,7 +208,7 @@ class RandomDirection:
         checks.integer("seed", self.seed, 0, 2**63 - 1)
 
     @property
-    def tokens(self) -> str | tuple[int, ...]:
+    def tokens(self) -> str | Sequence[int]:
         """Those of the steering that is controlled."""
         return self.like.tokens
 
@@ -198,6 +216,10 @@ class RandomDirection:
     def reads_latents(self) -> bool:
         """As the steering that is controlled."""
         return self.like.reads_latents
+
+    def resolved(self, neurons: Neurons) -> "RandomDirection":
+        """The control of the resolved steering."""
+        return replace(self, like=self.like.resolved(neurons))
 
     def displace(self, x: Tensor, latents: Latents) -> Displacement:
         """See :meth:`Steering.displace`."""
@@ -208,9 +230,12 @@ class RandomDirection:
 
 
 AnySteering: TypeAlias = Steering | DiffMean | RandomDirection
+PerImage: TypeAlias = AnySteering | Sequence[AnySteering | None] | None
+"""One for all images, or one per image; None leaves an image alone."""
+Kind = TypeVar("Kind", Steering, DiffMean, RandomDirection)
 
 
-def resolve(steering: AnySteering, sae: Any, pack: Any = None) -> AnySteering:
+def resolve(steering: Kind, sae: SteerableSAE, pack: "NeuronTable | Pack | None" = None) -> Kind:
     """The same steering, with neurons by number and absolute values.
 
     Args:
@@ -221,19 +246,7 @@ def resolve(steering: AnySteering, sae: Any, pack: Any = None) -> AnySteering:
     Raises:
         ValueError: If a neuron does not exist or is edited twice, or a name or percentile is not known.
     """
-    if isinstance(steering, RandomDirection):
-        return replace(steering, like=resolve(steering.like, sae, pack))
-    if not isinstance(steering, Steering):
-        return steering
-    neurons, edits = Neurons(sae, pack), []
-    for edit in steering.edits:
-        neuron = neurons.number(edit.neuron)
-        factor = neurons.p99(neuron) if steering.unit == "p99" and edit.op != "scale" else 1.0
-        edits.append(replace(edit, neuron=neuron, value=factor * edit.value))
-    numbers = [edit.neuron for edit in edits]
-    if twice := [number for number in numbers if numbers.count(number) > 1]:
-        raise ValueError(f"neuron {twice[0]} is edited twice: make one edit of it")
-    return replace(steering, edits=edits, unit="absolute")
+    return steering.resolved(Neurons(sae, pack))
 
 
 class Steered(NamedTuple):
@@ -246,7 +259,7 @@ class Steered(NamedTuple):
 
 
 def apply(
-    steering: AnySteering | Sequence[AnySteering | None] | None, v: Tensor, sae: Any, pack: Any = None, prefix: int = 1
+    steering: PerImage, v: Tensor, sae: SteerableSAE, pack: "NeuronTable | Pack | None" = None, prefix: int = 1
 ) -> Tensor:
     """Steers activations.
 
@@ -264,46 +277,43 @@ def apply(
         ValueError: If the number of steerings is not that of the images, a neuron or a token does not exist, a name
             or percentile is not known, or ``v`` does not fit the SAE.
     """
-    return steer(steering, v, sae, pack, prefix).activations
+    if v.ndim != 3 or v.shape[-1] != sae.d_in:
+        raise ValueError(f"expected activations [images, tokens, {sae.d_in}], got {list(v.shape)}")
+    return steer(per_image(steering, len(v), Neurons(sae, pack)), v, sae, prefix).activations
 
 
 @torch.no_grad()
-def steer(
-    steering: AnySteering | Sequence[AnySteering | None] | None, v: Tensor, sae: Any, pack: Any = None, prefix: int = 1
-) -> Steered:
-    """As :func:`apply`, and says where a change was asked for."""
-    if v.ndim != 3 or v.shape[-1] != sae.d_in:
-        raise ValueError(f"expected activations [images, tokens, {sae.d_in}], got {list(v.shape)}")
-    steerings = [None if one is None else resolve(one, sae, pack) for one in per_image(steering, len(v))]
+def steer(steerings: Sequence[AnySteering | None], v: Tensor, sae: SteerableSAE, prefix: int = 1) -> Steered:
+    """As :func:`apply`, with one resolved steering per image (:func:`per_image`); says where a change was asked for."""
     latents = read_latents(sae, v, any(one is not None and one.reads_latents for one in steerings))
     result, asked = v.clone(), torch.zeros(v.shape[:2], dtype=torch.bool, device=v.device)
     for image, one in enumerate(steerings):
         if one is None:
             continue
         chosen = token_mask(one.tokens, v.shape[1], prefix).to(v.device)
-        base, push, wanted = one.displace(v[image].to(weight_dtype(sae)), latents[image])
+        base, push, changes = one.displace(v[image].to(weight_dtype(sae)), latents[image])
         result[image, chosen] = (base + push).to(v.dtype)[chosen]
-        asked[image] = wanted & chosen
+        asked[image] = changes & chosen
     return Steered(result, asked)
 
 
-def per_image(steering: AnySteering | Sequence[AnySteering | None] | None, images: int) -> list[AnySteering | None]:
-    """One steering per image, of one for all or as many as there are images.
+def per_image(steering: PerImage, images: int, neurons: Neurons) -> list[AnySteering | None]:
+    """One resolved steering per image; see :func:`resolve`.
 
     Raises:
-        ValueError: If there are more or fewer.
+        ValueError: If there are more or fewer steerings than images; or see :func:`resolve`.
     """
-    if steering is None or isinstance(steering, AnySteering):
-        return [steering] * images
+    one_for_all = steering is None or isinstance(steering, AnySteering)
     steerings = list(steering) if isinstance(steering, Iterable) else [steering]
     if bad := [one for one in steerings if one is not None and not isinstance(one, AnySteering)]:
         raise ValueError(f"a steering must be a Steering, DiffMean or RandomDirection, got {bad[0]!r:.80}")
-    if len(steerings) != images:
+    if not one_for_all and len(steerings) != images:
         raise ValueError(f"there are {len(steerings)} steerings for {images} images: give one for all or one per image")
-    return steerings
+    resolved = [None if one is None else one.resolved(neurons) for one in steerings]
+    return resolved * images if one_for_all else resolved
 
 
-def token_mask(tokens: str | tuple[int, ...], count: int, prefix: int) -> Tensor:
+def token_mask(tokens: str | Sequence[int], count: int, prefix: int) -> Tensor:
     """Which of ``count`` tokens are meant, ``[count]`` bool.
 
     Raises:
@@ -319,9 +329,10 @@ def token_mask(tokens: str | tuple[int, ...], count: int, prefix: int) -> Tensor
     elif tokens == "patches":
         mask[prefix:] = True
     else:
-        if max(tokens) >= count - prefix:
-            raise ValueError(f"there is no patch {max(tokens)}: an image has {count - prefix}, counted from 0")
-        mask[torch.tensor(tokens) + prefix] = True
+        patches = torch.tensor([int(patch) for patch in tokens])
+        if patches.max() >= count - prefix:
+            raise ValueError(f"there is no patch {patches.max()}: an image has {count - prefix}, counted from 0")
+        mask[patches + prefix] = True
     return mask
 
 

@@ -1,13 +1,43 @@
 """Latents of images, and reconstructions in which a few of them are changed."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from cbsae_hub.models import CBSAE, SAE, SparseLatents
+
+
+class SteerableSAE(Protocol):
+    """What steering asks of an SAE: a SAE, a CBSAE, :class:`RawNeurons`, or a module of somebody else.
+
+    Where it has them, its ``layer`` (the block that it explains), ``neuron_names`` and ``sae_neuron_ids`` are read too.
+    """
+
+    @property
+    def d_in(self) -> int:
+        """Width of the activations."""
+
+    @property
+    def d_latent(self) -> int:
+        """Number of its neurons."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Latents of activations, ``[..., d_in] -> [..., d_latent]``."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Activations of latents, ``[..., d_latent] -> [..., d_in]``."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Its weights; this and the next two as a module has them."""
+
+    def to(self, device: torch.device) -> "SteerableSAE":
+        """Itself, on a device."""
+
+    def eval(self) -> "SteerableSAE":
+        """Itself, for inference."""
 
 
 class Latents(ABC):
@@ -134,7 +164,7 @@ class _Bottleneck(Latents):
 class _Dense(Latents):
     """Of any model with ``encode`` and ``decode``, whose decoder need not be linear."""
 
-    def __init__(self, sae: Any, latents: Tensor):
+    def __init__(self, sae: SteerableSAE, latents: Tensor):
         self._sae, self._latents = sae, latents
 
     def __getitem__(self, image: int) -> "_Dense":
@@ -159,7 +189,7 @@ class _Dense(Latents):
         return torch.stack([self.decode_edited([n], value.expand(shape), isolate)[1] for n, value in each])
 
 
-def read_latents(sae: Any, v: Tensor, needed: bool = True) -> Latents:
+def read_latents(sae: SteerableSAE, v: Tensor, needed: bool = True) -> Latents:
     """Latents of activations.
 
     Args:
@@ -176,27 +206,22 @@ def read_latents(sae: Any, v: Tensor, needed: bool = True) -> Latents:
             return _Active(sae, sae.encode_sparse(v), v)
         nothing = v.new_zeros(*v.shape[:-1], 0)
         return _Active(sae, SparseLatents(nothing.to(weight_dtype(sae)), nothing.long()), v)
-    latents = sae.encode(v) if needed else v.new_zeros(*v.shape[:-1], neuron_count(sae), dtype=weight_dtype(sae))
+    latents = sae.encode(v) if needed else v.new_zeros(*v.shape[:-1], sae.d_latent, dtype=weight_dtype(sae))
     return _Dense(sae, latents)
 
 
-def decoder_rows(sae: Any, neurons: Sequence[int]) -> Tensor:
+def decoder_rows(sae: SteerableSAE, neurons: Sequence[int]) -> Tensor:
     """What a latent of 1 adds to a reconstruction of nothing else, ``[neurons, d]``, in the units of the weights."""
     chosen = torch.as_tensor(neurons, dtype=torch.long, device=next(sae.parameters()).device)
     if isinstance(sae, SAE):
         return sae.W_dec[chosen]
     if isinstance(sae, CBSAE):
         return sae.decoder_rows(chosen)
-    alone = torch.zeros(len(chosen), neuron_count(sae), dtype=weight_dtype(sae), device=chosen.device)
+    alone = torch.zeros(len(chosen), sae.d_latent, dtype=weight_dtype(sae), device=chosen.device)
     return sae.decode(alone.scatter(1, chosen[:, None], 1.0)) - sae.decode(alone)
 
 
-def neuron_count(sae: Any) -> int:
-    """Neurons of an SAE, or SAE and concept neurons of a concept bottleneck SAE."""
-    return sae.d_latent if hasattr(sae, "d_latent") else sae.d_sae
-
-
-def weight_dtype(sae: Any) -> Any:
+def weight_dtype(sae: SteerableSAE) -> torch.dtype:
     """The dtype in which a model computes."""
     return next(sae.parameters()).dtype
 
@@ -213,7 +238,7 @@ class RawNeurons(nn.Module):
 
     def __init__(self, d_in: int, layer: int, seed: int | None = None):
         super().__init__()
-        self.d_in = self.d_sae = d_in
+        self.d_in = self.d_latent = d_in
         self.layer = layer
         rows = torch.eye(d_in)
         if seed is not None:

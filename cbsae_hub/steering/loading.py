@@ -7,30 +7,12 @@ import torch
 
 from cbsae_hub.formats.load import load
 from cbsae_hub.hub.locate import download, find_model, is_content
-from cbsae_hub.models import folder_revision, resolve_id
+from cbsae_hub.models import resolve_id
+from cbsae_hub.steering.latents import SteerableSAE
 
 # Stability AI took its Stable Diffusion 2 repositories off the Hub; the community keeps copies under these names.
 WITHDRAWN = "stabilityai/stable-diffusion-2"
 KEPT_BY = "sd2-community"
-
-
-class Origin:
-    """Where a steered model was loaded from: :attr:`repo_id` and :attr:`revision`, None of one that was not."""
-
-    repo_id: str | None = None
-    _source: dict[str, Any] | None = None
-
-    @property
-    def revision(self) -> str | None:
-        """The commit on the Hub, or :func:`cbsae_hub.models.folder_revision`, for which the weights are read once."""
-        if self._source is None:
-            return None
-        if "revision" not in self._source:  # shared by all that steer the same model
-            self._source["revision"] = folder_revision(self._source["pretrained_model_name_or_path"])
-        return self._source["revision"]
-
-    def _comes_from(self, repo_id: str | None, source: dict[str, Any] | None) -> None:
-        self.repo_id, self._source = repo_id, source
 
 
 def locate(
@@ -68,7 +50,7 @@ def locate(
     return {"pretrained_model_name_or_path": source}
 
 
-def load_sae(sae: Any) -> Any:
+def load_sae(sae: SteerableSAE | str | Path) -> SteerableSAE:
     """An SAE or concept bottleneck SAE as it is, or from a folder or Hub id."""
     return load(sae) if isinstance(sae, (str, Path)) else sae
 

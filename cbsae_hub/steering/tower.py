@@ -1,14 +1,20 @@
 """A vision tower with an SAE at one of its blocks: runs it steered, and sees to it that steering has an effect."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from cbsae_hub.encoders.families import prefix_tokens
 from cbsae_hub.encoders.site import EditError, ResidualSite, run_blocks
-from cbsae_hub.steering.edits import AnySteering, steer
+from cbsae_hub.steering.edits import AnySteering, Steered, steer
+from cbsae_hub.steering.latents import SteerableSAE
+from cbsae_hub.steering.neurons import Neurons
+
+if TYPE_CHECKING:
+    from cbsae_hub.neurons.pack import NeuronTable, Pack
 
 
 class Stopped(RuntimeError):
@@ -28,10 +34,17 @@ class SteeredTower:
         layer: The block at whose output the SAE works; default the one that the SAE was trained on.
 
     Raises:
-        ValueError: If the layer is not known or does not exist, or the SAE has another width.
+        ValueError: If the layer is not known or does not exist, the SAE has another width, or the pack is of another.
     """
 
-    def __init__(self, model: Any, config: Any, sae: Any, pack: Any = None, layer: int | None = None):
+    def __init__(
+        self,
+        model: Any,
+        config: PreTrainedConfig,
+        sae: SteerableSAE,
+        pack: "NeuronTable | Pack | None" = None,
+        layer: int | None = None,
+    ):
         layer = getattr(sae, "layer", None) if layer is None else layer
         if layer is None:
             raise ValueError("the SAE does not say at which layer it works: give layer=")
@@ -42,7 +55,8 @@ class SteeredTower:
                 "it is an SAE of another encoder"
             )
         self.prefix = prefix_tokens(config)
-        self.sae, self.pack = sae.to(next(self.site.block.parameters()).device).eval(), pack
+        self.neurons = Neurons(sae, pack)
+        self.sae = sae.to(next(self.site.block.parameters()).device).eval()
         self.layer = self.site.layer
         self._model = model
 
@@ -56,6 +70,10 @@ class SteeredTower:
         """Runs the blocks after the SAE's on activations ``[images, tokens, d]``, up to block ``last`` or the end."""
         return run_blocks(self._model, v, self.layer + 1, last)
 
+    def steer(self, steerings: Sequence[AnySteering | None], v: Tensor) -> Steered:
+        """Steers activations at the SAE's block, ``[images, tokens, d]``, by one resolved steering per image."""
+        return steer(steerings, v, self.sae, self.prefix)
+
     @torch.no_grad()
     def run(self, forward: Callable[[], Tensor], steerings: Sequence[AnySteering | None]) -> Tensor:
         """Runs the tower with one steering per image.
@@ -63,7 +81,7 @@ class SteeredTower:
         Args:
             forward: Runs the tower once on all images and returns what the rest of the model reads of it,
                 ``[images, ...]``.
-            steerings: One per image; None leaves an image alone.
+            steerings: One per image, resolved; None leaves an image alone.
 
         Returns:
             What ``forward`` returned, steered.
@@ -73,18 +91,16 @@ class SteeredTower:
         """
         if all(steering is None for steering in steerings):
             return forward()
-        plain = forward()
-        asked = None
+        plain, asked = forward(), []
 
         def edit(v: Tensor) -> Tensor:
-            nonlocal asked
-            steered = steer(steerings, v, self.sae, self.pack, self.prefix)
-            asked = steered.asked.any(-1)
-            return steered.activations
+            edited = self.steer(steerings, v)
+            asked.append(edited.asked.any(-1))
+            return edited.activations
 
         with self.site.edit(edit, allow_identity=True):
             steered = forward()
-        self.require_effect(plain, steered, asked, steerings)
+        self.require_effect(plain, steered, asked[-1], steerings)
         return steered
 
     def require_effect(
