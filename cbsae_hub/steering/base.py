@@ -4,7 +4,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from PIL import Image
@@ -15,10 +15,8 @@ from cbsae_hub.models import folder_revision
 from cbsae_hub.steering.edits import AnySteering, PerImage, per_image
 from cbsae_hub.steering.latents import SteerableSAE
 from cbsae_hub.steering.loading import load_sae, locate
+from cbsae_hub.steering.neurons import AnyPack
 from cbsae_hub.steering.tower import SteeredTower
-
-if TYPE_CHECKING:
-    from cbsae_hub.neurons.pack import NeuronTable, Pack
 
 SomeSteerer = TypeVar("SomeSteerer", bound="Steerer")
 SomeGenerator = TypeVar("SomeGenerator", bound="SteeredGenerator")
@@ -53,19 +51,17 @@ class Steerer(ABC):
         model: Any,
         config: PreTrainedConfig,
         sae: SteerableSAE,
-        pack: "NeuronTable | Pack | None",
+        pack: AnyPack,
         layer: int | None,
     ):
         self._steered = model, config
         self._place(sae, pack, layer)
 
-    def _place(self, sae: SteerableSAE, pack: "NeuronTable | Pack | None", layer: int | None) -> None:
+    def _place(self, sae: SteerableSAE, pack: AnyPack, layer: int | None) -> None:
         """Puts an SAE at a block."""
         self.tower = SteeredTower(*self._steered, sae, pack, layer)
 
-    def with_sae(
-        self: SomeSteerer, sae: SteerableSAE, pack: "NeuronTable | Pack | None" = None, layer: int | None = None
-    ) -> SomeSteerer:
+    def with_sae(self: SomeSteerer, sae: SteerableSAE, pack: AnyPack = None, layer: int | None = None) -> SomeSteerer:
         """The same model with another SAE, by default at that one's own block; see the class."""
         other = copy.copy(self)
         other._place(sae, pack, layer)
@@ -109,7 +105,7 @@ class SteeredGenerator(Steerer):
         cls: type[SomeGenerator],
         repo_id: str | Path,
         sae: SteerableSAE | str | Path,
-        pack: "NeuronTable | Pack | None" = None,
+        pack: AnyPack = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
         revision: str | None = None,

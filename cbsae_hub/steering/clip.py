@@ -6,7 +6,6 @@ After "Steering CLIP's vision transformer with sparse autoencoders", section 6.
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -24,9 +23,7 @@ from cbsae_hub.steering.base import Steerer
 from cbsae_hub.steering.edits import PerImage
 from cbsae_hub.steering.latents import SteerableSAE, decoder_rows, read_latents, weight_dtype
 from cbsae_hub.steering.loading import load_sae, locate
-
-if TYPE_CHECKING:
-    from cbsae_hub.neurons.pack import NeuronTable, Pack
+from cbsae_hub.steering.neurons import AnyPack
 
 STRENGTHS = (0.0, 10.0, 25.0, 50.0, 100.0, 150.0)  # 150 is the paper's asymptote
 
@@ -61,7 +58,7 @@ class ClipZeroShotSteerer(Steerer):
         tokenizer: PreTrainedTokenizerBase,
         sae: SteerableSAE,
         vocabulary: Sequence[str],
-        pack: "NeuronTable | Pack | None" = None,
+        pack: AnyPack = None,
         layer: int | None = None,
         template: str = "{}",
     ):
@@ -80,7 +77,7 @@ class ClipZeroShotSteerer(Steerer):
         repo_id: str | Path,
         sae: SteerableSAE | str | Path,
         vocabulary: Sequence[str],
-        pack: "NeuronTable | Pack | None" = None,
+        pack: AnyPack = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         revision: str | None = None,

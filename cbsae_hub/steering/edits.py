@@ -4,17 +4,14 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 from cbsae_hub.models import checks
 from cbsae_hub.steering.latents import Latents, SteerableSAE, read_latents, weight_dtype
-from cbsae_hub.steering.neurons import Neurons
-
-if TYPE_CHECKING:
-    from cbsae_hub.neurons.pack import NeuronTable, Pack
+from cbsae_hub.steering.neurons import AnyPack, Neurons
 
 OPS = ("set", "add", "scale")
 UNITS = ("absolute", "p99")
@@ -235,7 +232,7 @@ PerImage: TypeAlias = AnySteering | Sequence[AnySteering | None] | None
 Kind = TypeVar("Kind", Steering, DiffMean, RandomDirection)
 
 
-def resolve(steering: Kind, sae: SteerableSAE, pack: "NeuronTable | Pack | None" = None) -> Kind:
+def resolve(steering: Kind, sae: SteerableSAE, pack: AnyPack = None) -> Kind:
     """The same steering, with neurons by number and absolute values.
 
     Args:
@@ -258,9 +255,7 @@ class Steered(NamedTuple):
     """``[images, tokens]`` bool: where a change was asked for."""
 
 
-def apply(
-    steering: PerImage, v: Tensor, sae: SteerableSAE, pack: "NeuronTable | Pack | None" = None, prefix: int = 1
-) -> Tensor:
+def apply(steering: PerImage, v: Tensor, sae: SteerableSAE, pack: AnyPack = None, prefix: int = 1) -> Tensor:
     """Steers activations.
 
     Args:

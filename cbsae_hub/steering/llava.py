@@ -1,7 +1,7 @@
 """LLaVA says what it sees after latents of its vision tower were changed."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from PIL import Image
@@ -26,10 +26,8 @@ from cbsae_hub.steering.edits import PerImage
 from cbsae_hub.steering.latents import SteerableSAE
 from cbsae_hub.steering.llava_original import TEXT_CONFIGS, load_original
 from cbsae_hub.steering.loading import default_dtype
+from cbsae_hub.steering.neurons import AnyPack
 from cbsae_hub.steering.tower import Stopped
-
-if TYPE_CHECKING:
-    from cbsae_hub.neurons.pack import NeuronTable, Pack
 
 # The conversation format of LLaVA-1.5, for processors that bring no chat template.
 PLAIN_TEMPLATE = "USER: {image}\n{prompt} ASSISTANT:"
@@ -65,14 +63,14 @@ class LlavaSteerer(SteeredGenerator):
         model: LlavaForConditionalGeneration,
         processor: LlavaProcessor,
         sae: SteerableSAE,
-        pack: "NeuronTable | Pack | None" = None,
+        pack: AnyPack = None,
         layer: int | None = None,
     ):
         self.model, self.processor = model.eval().requires_grad_(False), processor
         self._block_read = block_read(model.config)
         super().__init__(model, tower_config(model.config), sae, pack, layer)
 
-    def _place(self, sae: SteerableSAE, pack: "NeuronTable | Pack | None", layer: int | None) -> None:
+    def _place(self, sae: SteerableSAE, pack: AnyPack, layer: int | None) -> None:
         read, asked = self._block_read, layer is not None
         super()._place(sae, pack, read if layer is None and getattr(sae, "layer", None) is None else layer)
         if self.tower.layer > read or (self.tower.layer < read and not asked):

@@ -4,15 +4,16 @@ import math
 from collections import defaultdict
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TypeAlias, cast
 
 from cbsae_hub.models import checks
+from cbsae_hub.neurons.pack import NeuronTable, Pack
 from cbsae_hub.neurons.search import SAME_WORDS, Found
 from cbsae_hub.steering.latents import SteerableSAE
 from cbsae_hub.words import closest_names, name_key
 
-if TYPE_CHECKING:
-    from cbsae_hub.neurons.pack import NeuronTable, Pack
+AnyPack: TypeAlias = NeuronTable | Pack | None
+"""Where names and percentiles of neurons are looked up."""
 
 
 class Neurons:
@@ -26,13 +27,13 @@ class Neurons:
         ValueError: If the pack is of another model, or the id of one.
     """
 
-    def __init__(self, sae: SteerableSAE, pack: "NeuronTable | Pack | None" = None):
+    def __init__(self, sae: SteerableSAE, pack: AnyPack = None):
         self._count = sae.d_latent
         self._names: list[str | None] = list(getattr(sae, "neuron_names", None) or [])
         self._concepts_from = len(getattr(sae, "sae_neuron_ids", self._names))
         if isinstance(pack, (str, Path)):
             raise ValueError(f"the pack has to be read first: pack=Pack.from_pretrained({str(pack)!r:.200})")
-        self._table = cast("NeuronTable | None", getattr(pack, "neurons", pack))
+        self._table = cast(NeuronTable | None, getattr(pack, "neurons", pack))
         if self._table is not None and len(self._table) != self._count:
             raise ValueError(
                 f"the pack is of another model: it has {len(self._table)} neurons, the SAE {self._count}; "

@@ -1,7 +1,7 @@
 """A vision tower with an SAE at one of its blocks: runs it steered, and sees to it that steering has an effect."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,10 +11,7 @@ from cbsae_hub.encoders.families import prefix_tokens
 from cbsae_hub.encoders.site import EditError, ResidualSite, run_blocks
 from cbsae_hub.steering.edits import AnySteering, Steered, steer
 from cbsae_hub.steering.latents import SteerableSAE
-from cbsae_hub.steering.neurons import Neurons
-
-if TYPE_CHECKING:
-    from cbsae_hub.neurons.pack import NeuronTable, Pack
+from cbsae_hub.steering.neurons import AnyPack, Neurons
 
 
 class Stopped(RuntimeError):
@@ -42,7 +39,7 @@ class SteeredTower:
         model: Any,
         config: PreTrainedConfig,
         sae: SteerableSAE,
-        pack: "NeuronTable | Pack | None" = None,
+        pack: AnyPack = None,
         layer: int | None = None,
     ):
         layer = getattr(sae, "layer", None) if layer is None else layer

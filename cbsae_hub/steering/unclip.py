@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from diffusers import StableUnCLIPImg2ImgPipeline
@@ -18,10 +18,8 @@ from cbsae_hub.steering.base import SteeredGenerator
 from cbsae_hub.steering.edits import PerImage
 from cbsae_hub.steering.latents import SteerableSAE
 from cbsae_hub.steering.loading import default_dtype
+from cbsae_hub.steering.neurons import AnyPack
 from cbsae_hub.steering.tower import Stopped
-
-if TYPE_CHECKING:
-    from cbsae_hub.neurons.pack import NeuronTable, Pack
 
 
 class UnclipSteerer(SteeredGenerator):
@@ -51,7 +49,7 @@ class UnclipSteerer(SteeredGenerator):
         self,
         pipeline: StableUnCLIPImg2ImgPipeline,
         sae: SteerableSAE,
-        pack: "NeuronTable | Pack | None" = None,
+        pack: AnyPack = None,
         layer: int | None = None,
     ):
         self.pipeline = cast(Any, pipeline)  # its parts are attributes that its class does not declare
