@@ -58,6 +58,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return canvas
 
 
+def white_image() -> Image.Image:
+    """The image on which neurons are set where no other is given.
+
+    It is square: some preprocessing pads other shapes with another colour. Its size does not matter to a model.
+    """
+    return Image.new("RGB", (336, 336), "white")
+
+
 def require_pictures(images: Sequence[Image.Image]) -> None:
     """Raises ValueError if there are no pictures, or one that is not in a list."""
     if isinstance(images, (Image.Image, str, Path)):
