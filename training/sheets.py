@@ -19,8 +19,6 @@ from cbsae_hub.hub.files import replace_file, write_text
 from cbsae_hub.studies.sheets import SheetSettings, SheetStudy
 from training.recipes import CBSAESection, ScoresSection, SteerabilitySection
 
-SECTIONS = ("cbsae", "scores", "steerability")
-
 
 def main(
     recipe: Annotated[Path, typer.Option(help="YAML file: sections `cbsae`, `scores` and `steerability` are read.")],
