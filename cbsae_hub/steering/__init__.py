@@ -1,4 +1,4 @@
-"""Steering: latents of an SAE are changed inside a model, and the model is asked what it sees now."""
+"""Steering changes latents of an SAE inside a model, and asks the model what it sees now."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What all steerers share: a model with a vision tower, an SAE at one of its blocks, and steerings by the image."""
+"""The base of all steerers: a model with a vision tower, an SAE at one of its blocks, and a steering per image."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -121,7 +121,7 @@ class SteeredGenerator(Steerer):
             device: Device of the model and the SAE.
             dtype: Data type of the model; default float32 on a CPU, float16 elsewhere, or an original LLaVA
                 checkpoint's own.
-            revision: Of a Hub repository: branch, tag or commit. Of a folder: its ``sha256:...``, which is checked.
+            revision: Branch, tag or commit of a Hub repository; of a folder its ``sha256:...``, which is checked.
             layer: See the class.
             beside: A model folder next to which this model may lie, see :func:`cbsae_hub.models.resolve_id`.
 
@@ -143,7 +143,7 @@ class SteeredGenerator(Steerer):
         """Model and processor, by the names that the class has for them."""
 
     def _read(self, images: Sequence[Image.Image], steerings: Sequence[AnySteering | None]) -> Tensor:
-        """What the rest of the model reads of one batch of images, with resolved steerings."""
+        """The tower's output for the rest of the model, of one batch of images, with resolved steerings."""
         return self.tower.run(lambda: self._see(images), steerings)
 
     def _batches(self, images: Sequence[Image.Image], steering: PerImage, batch: int) -> Iterator[tuple[slice, Tensor]]:

@@ -39,7 +39,7 @@ class ClipZeroShotSteerer(Steerer):
         tokenizer: Its tokenizer.
         sae: SAE, concept bottleneck SAE or :class:`cbsae_hub.steering.latents.RawNeurons`; moved to the model's device.
         vocabulary: The words, for instance a :class:`cbsae_hub.ConceptSet`. The paper has 5,000.
-        pack: What names and percentiles of neurons are looked up in: a NeuronTable, a Pack, or None.
+        pack: NeuronTable or Pack with the neurons' names and percentiles, or None.
         layer: The block at whose output the SAE works; default the SAE's own.
         template: Prompt with ``{}`` for the word.
 
@@ -92,9 +92,9 @@ class ClipZeroShotSteerer(Steerer):
             sae: An SAE, or its folder or Hub id.
             vocabulary: See the class.
             pack: See the class.
-            device: Where the model and the SAE go.
-            dtype: Of the model.
-            revision: Of a Hub repository: branch, tag or commit. Of a folder: its ``sha256:...``, which is checked.
+            device: Device of the model and the SAE.
+            dtype: Data type of the model.
+            revision: Branch, tag or commit of a Hub repository; of a folder its ``sha256:...``, which is checked.
             layer: See the class.
             template: See the class.
             beside: A model folder next to which CLIP may lie, see :func:`cbsae_hub.models.resolve_id`.
@@ -153,7 +153,7 @@ class ClipZeroShotSteerer(Steerer):
         parts = [slice(start, start + batch) for start in range(0, len(v), batch)]
         steered = [self.tower.steer(steerings[part], v[part]) for part in parts]
         before, after = self.embed(v, batch), self.embed(torch.cat([part.activations for part in steered]), batch)
-        self.tower.require_effect(before, after, torch.cat([part.asked.any(-1) for part in steered]), steerings)
+        self.tower.require_effect(before, after, torch.cat([part.changes.any(-1) for part in steered]), steerings)
         return Effect(self.distribution(before), self.distribution(after))
 
     @torch.no_grad()
@@ -171,8 +171,8 @@ class ClipZeroShotSteerer(Steerer):
 
         Args:
             images: PIL images.
-            neurons: Which; default all.
-            strength: What their latents are set to.
+            neurons: Numbers of the neurons; default all.
+            strength: Value to which their latents are set.
             batch: Steered images at once.
 
         Raises:
@@ -184,14 +184,14 @@ class ClipZeroShotSteerer(Steerer):
     def asymptote(
         self, images: Sequence[Image.Image], neurons: Sequence[int] | None = None, batch: int = 256
     ) -> ZeroShotScores:
-        """What :meth:`scores` tends to as the strength grows, exactly and without running a block.
+        """The limit of :meth:`scores` as the strength grows, exactly and without running a block.
 
         Every block adds to the residual stream something that depends on the stream's direction alone, so it is bounded
         and loses against ``strength * d_j``: the embedding tends to that of ``d_j``, whatever the image.
 
         Args:
             images: PIL images, for the distributions before steering.
-            neurons: Which; default all.
+            neurons: Numbers of the neurons; default all.
             batch: Neurons, or images, at once.
         """
         before = self.distribution(self.embed(self._readable(images, batch), batch))

@@ -1,4 +1,4 @@
-"""What is changed in a residual stream: latents of an SAE that are set, added to or scaled, or a direction added."""
+"""Changes of a residual stream: latents of an SAE are set, added to or scaled, or a direction is added."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -24,7 +24,7 @@ class Edit:
 
     Args:
         neuron: Its number, or the name of a concept, which :func:`resolve` looks up.
-        value: What the latent is set to, what is added to it, or what it is multiplied with.
+        value: The latent's new value, its summand, or its factor.
         op: "set", "add" or "scale".
 
     Raises:
@@ -49,29 +49,29 @@ class Edit:
 
 
 class Displacement(NamedTuple):
-    """What becomes of one image's activations: they are replaced by ``base + push``."""
+    """The change of one image's activations: ``base + push`` replaces them."""
 
     base: Tensor
-    """``[tokens, d]``: what the activations would be if the edited latents were left alone."""
+    """``[tokens, d]``: the activations without the change of the edited latents."""
     push: Tensor
-    """``[tokens, d]``: what the edited latents add to that."""
-    asked: Tensor
-    """``[tokens]`` bool: where a change was asked for; strength 0 of a sweep asks for none."""
+    """``[tokens, d]``: the edited latents' contribution."""
+    changes: Tensor
+    """``[tokens]`` bool: whether the steering asks for a change; strength 0 of a sweep asks for none."""
 
 
 @dataclass(frozen=True)
 class Steering:
-    """Changes of latents, and what is done with the rest of the activations.
+    """Changes of latents, and the treatment of the rest of the activations.
 
     With latents ``z = encode(x)`` and edited latents ``z'``, the activations ``x`` of the chosen tokens become
     ``decode(z')``, plus the SAE's error ``x - decode(z)`` if it is kept. No edits at all is the control
     "reconstruction only".
 
     Args:
-        edits: Of different neurons.
+        edits: One edit per neuron.
         isolate: All other latents are zero: "unit vector" steering of CB-SAE and sae-for-vlm (``pre_zero``).
         keep_error: The SAE's reconstruction error is added back, so that strength 0 is the identity.
-        tokens: Which are steered: "all", "cls", "patches", or numbers of patches, counted row by row.
+        tokens: The tokens to steer: "all", "cls", "patches", or numbers of patches, counted row by row.
         unit: "absolute", or "p99": values of "set" and "add" are multiples of the neuron's 99th percentile of positive
             activations. Values of "scale" are factors in any case.
 
@@ -97,7 +97,7 @@ class Steering:
 
     @property
     def reads_latents(self) -> bool:
-        """Whether the outcome depends on what the SAE sees in the image."""
+        """Whether the outcome depends on the image's latents."""
         return not self.isolate or self.keep_error or any(edit.op != "set" for edit in self.edits)
 
     def scaled(self, factor: float) -> "Steering":
@@ -143,7 +143,7 @@ class DiffMean:
 
     Args:
         direction: ``[d]``, of any length but 0.
-        value: How far the activations are moved.
+        value: Distance by which the activations move.
         tokens: See :class:`Steering`.
 
     Raises:
@@ -180,8 +180,8 @@ class DiffMean:
         if len(self.direction) != x.shape[-1]:
             raise ValueError(f"the direction has {len(self.direction)} dimensions, the activations {x.shape[-1]}")
         unit = torch.nn.functional.normalize(self.direction.to(x.device, x.dtype), dim=0)
-        asked = torch.full((len(x),), self.value != 0, device=x.device)
-        return Displacement(x, (self.value * unit).expand_as(x), asked)
+        changes = torch.full((len(x),), self.value != 0, device=x.device)
+        return Displacement(x, (self.value * unit).expand_as(x), changes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,8 +189,8 @@ class RandomDirection:
     """The control of another steering: the same push, token by token as long, in a random direction.
 
     Args:
-        like: The steering that is controlled.
-        seed: Of the direction, which is the same for all tokens.
+        like: The steering that this controls.
+        seed: Seed of the direction. All tokens have the same direction.
 
     Raises:
         ValueError: If there is nothing to control, or the seed is no seed.
@@ -206,12 +206,12 @@ class RandomDirection:
 
     @property
     def tokens(self) -> str | Sequence[int]:
-        """Those of the steering that is controlled."""
+        """The tokens of the controlled steering."""
         return self.like.tokens
 
     @property
     def reads_latents(self) -> bool:
-        """As the steering that is controlled."""
+        """Whether the controlled steering reads latents."""
         return self.like.reads_latents
 
     def resolved(self, neurons: Neurons) -> "RandomDirection":
@@ -220,10 +220,10 @@ class RandomDirection:
 
     def displace(self, x: Tensor, latents: Latents) -> Displacement:
         """See :meth:`Steering.displace`."""
-        base, push, asked = self.like.displace(x, latents)
+        base, push, changes = self.like.displace(x, latents)
         direction = torch.randn(x.shape[-1], generator=torch.Generator().manual_seed(self.seed))
         unit = torch.nn.functional.normalize(direction, dim=0).to(x.device, x.dtype)
-        return Displacement(base, push.norm(dim=-1, keepdim=True) * unit, asked)
+        return Displacement(base, push.norm(dim=-1, keepdim=True) * unit, changes)
 
 
 AnySteering: TypeAlias = Steering | DiffMean | RandomDirection
@@ -236,8 +236,8 @@ def resolve(steering: Kind, sae: SteerableSAE, pack: AnyPack = None) -> Kind:
     """The same steering, with neurons by number and absolute values.
 
     Args:
-        steering: What is resolved.
-        sae: Whose neurons are meant.
+        steering: Steering with names or relative values.
+        sae: SAE of the neurons.
         pack: A NeuronTable or a Pack of that model; see :class:`cbsae_hub.steering.neurons.Neurons`.
 
     Raises:
@@ -247,12 +247,12 @@ def resolve(steering: Kind, sae: SteerableSAE, pack: AnyPack = None) -> Kind:
 
 
 class Steered(NamedTuple):
-    """What :func:`steer` returns."""
+    """The result of :func:`steer`."""
 
     activations: Tensor
     """``[images, tokens, d]``"""
-    asked: Tensor
-    """``[images, tokens]`` bool: where a change was asked for."""
+    changes: Tensor
+    """``[images, tokens]`` bool: whether the steering asks for a change."""
 
 
 def apply(steering: PerImage, v: Tensor, sae: SteerableSAE, pack: AnyPack = None, prefix: int = 1) -> Tensor:
@@ -262,8 +262,8 @@ def apply(steering: PerImage, v: Tensor, sae: SteerableSAE, pack: AnyPack = None
         steering: One for all images, or one per image; None leaves an image alone.
         v: ``[images, tokens, d]``, floating point; nothing is changed in place.
         sae: An SAE on the device of ``v``, or a model with the same ``encode`` and ``decode``.
-        pack: What names and the unit "p99" are looked up in: a NeuronTable or a Pack.
-        prefix: How many of the tokens come before the patches: 1 for CLIP's CLS.
+        pack: NeuronTable or Pack with the neurons' names and percentiles, or None.
+        prefix: Number of tokens before the patches: 1 for CLIP's CLS.
 
     Returns:
         ``[images, tokens, d]`` in the dtype of ``v``.
@@ -279,17 +279,17 @@ def apply(steering: PerImage, v: Tensor, sae: SteerableSAE, pack: AnyPack = None
 
 @torch.no_grad()
 def steer(steerings: Sequence[AnySteering | None], v: Tensor, sae: SteerableSAE, prefix: int = 1) -> Steered:
-    """As :func:`apply`, with one resolved steering per image (:func:`per_image`); says where a change was asked for."""
+    """Steers as :func:`apply` does, with one resolved steering per image; says where a steering asks for a change."""
     latents = read_latents(sae, v, any(one is not None and one.reads_latents for one in steerings))
-    result, asked = v.clone(), torch.zeros(v.shape[:2], dtype=torch.bool, device=v.device)
+    result, changes = v.clone(), torch.zeros(v.shape[:2], dtype=torch.bool, device=v.device)
     for image, one in enumerate(steerings):
         if one is None:
             continue
-        chosen = token_mask(one.tokens, v.shape[1], prefix).to(v.device)
-        base, push, changes = one.displace(v[image].to(weight_dtype(sae)), latents[image])
-        result[image, chosen] = (base + push).to(v.dtype)[chosen]
-        asked[image] = changes & chosen
-    return Steered(result, asked)
+        mask = token_mask(one.tokens, v.shape[1], prefix).to(v.device)
+        base, push, of_image = one.displace(v[image].to(weight_dtype(sae)), latents[image])
+        result[image, mask] = (base + push).to(v.dtype)[mask]
+        changes[image] = of_image & mask
+    return Steered(result, changes)
 
 
 def per_image(steering: PerImage, images: int, neurons: Neurons) -> list[AnySteering | None]:
@@ -309,7 +309,7 @@ def per_image(steering: PerImage, images: int, neurons: Neurons) -> list[AnyStee
 
 
 def token_mask(tokens: str | Sequence[int], count: int, prefix: int) -> Tensor:
-    """Which of ``count`` tokens are meant, ``[count]`` bool.
+    """Marks the steered ones among ``count`` tokens, ``[count]`` bool.
 
     Raises:
         ValueError: If there is no CLS token or no such patch.

@@ -1,4 +1,4 @@
-"""LLaVA says what it sees after latents of its vision tower were changed."""
+"""LLaVA says what it sees after a change of latents in its vision tower."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -36,21 +36,16 @@ PLAIN_TEMPLATE = "USER: {image}\n{prompt} ASSISTANT:"
 class LlavaSteerer(SteeredGenerator):
     """A LLaVA with an SAE at a block of its vision tower.
 
-    Several threads may use one steerer: a steering serves the thread that asked for it. ``from_pretrained`` takes for
-    instance "llava-hf/llava-1.5-7b-hf", or a checkpoint of the original code base, see
+    ``from_pretrained`` takes for instance "llava-hf/llava-1.5-7b-hf", or a checkpoint of the original code base, see
     :func:`cbsae_hub.steering.llava_original.load_original`.
 
     Args:
         model: The LLaVA.
         processor: Its processor.
         sae: SAE or concept bottleneck SAE of the vision tower's activations; moved to the model's device.
-        pack: What names and percentiles of neurons are looked up in: a NeuronTable, a Pack, or None.
+        pack: NeuronTable or Pack with the neurons' names and percentiles, or None.
         layer: The block at whose output the SAE works. Default the SAE's own, which must then be the block that LLaVA
             reads (``vision_feature_layer`` of its config); an earlier one has to be asked for.
-
-    Attributes:
-        repo_id: Where it was loaded from, or None.
-        revision: Which version of it, or None.
 
     Raises:
         ValueError: If the SAE does not fit: width, or a block after the one that LLaVA reads.
@@ -71,9 +66,9 @@ class LlavaSteerer(SteeredGenerator):
         super().__init__(model, tower_config(model.config), sae, pack, layer)
 
     def _place(self, sae: SteerableSAE, pack: AnyPack, layer: int | None) -> None:
-        read, asked = self._block_read, layer is not None
+        read = self._block_read
         super()._place(sae, pack, read if layer is None and getattr(sae, "layer", None) is None else layer)
-        if self.tower.layer > read or (self.tower.layer < read and not asked):
+        if self.tower.layer > read or (self.tower.layer < read and layer is None):
             raise ValueError(
                 f"this LLaVA reads block {read} of its vision tower (vision_feature_layer="
                 f"{self.model.config.vision_feature_layer}), the SAE works at block {self.tower.layer}: "
@@ -98,7 +93,7 @@ class LlavaSteerer(SteeredGenerator):
 
     @torch.no_grad()
     def image_features(self, images: Sequence[Image.Image], steering: PerImage = None) -> Tensor:
-        """What the language model gets to see of images: ``[images, image tokens, d_text]``, one batch.
+        """The language model's input for images: ``[images, image tokens, d_text]``, one batch.
 
         Raises:
             ValueError: See :func:`cbsae_hub.steering.apply`.
@@ -113,11 +108,11 @@ class LlavaSteerer(SteeredGenerator):
         Args:
             v: ``[images, tokens, d]``. If its tokens are one vector expanded, that is projected once.
         """
-        once = v.stride(1) == 0 and self.tower.layer == self._block_read
-        seen = self.tower.onward(v[:, :1] if once else v, self._block_read)
+        tokens, once = v.shape[1], v.stride(1) == 0 and self.tower.layer == self._block_read
+        v = self.tower.onward(v[:, :1] if once else v, self._block_read)
         cut = int(self.model.config.vision_feature_select_strategy == "default")  # the class token
-        features = self.model.model.multi_modal_projector((seen if once else seen[:, cut:]).to(self.model.dtype))
-        return features.expand(-1, v.shape[1] - cut, -1) if once else features
+        features = self.model.model.multi_modal_projector((v if once else v[:, cut:]).to(self.model.dtype))
+        return features.expand(-1, tokens - cut, -1) if once else features
 
     def generate(
         self,
@@ -134,20 +129,20 @@ class LlavaSteerer(SteeredGenerator):
 
         Args:
             images: PIL images of any mode.
-            prompt: What the user says, one for all images or one per image; the conversation format and the image
+            prompt: The user's words, one for all images or one per image; the conversation format and the image
                 token are put around it.
             steering: One for all images or one per image; None steers nothing.
             max_new_tokens: Answers end there at the latest.
             batch: Images at once.
             temperature: 0 takes the most probable token each time, more samples.
             seeds: One per image, for sampling. An answer depends on its own seed alone.
-            stop: Asked after every token; once it says so, nothing more is computed.
+            stop: Called after every token; once it is true, nothing more is computed.
 
         Returns:
             One answer per image, without the prompt.
 
         Raises:
-            Stopped: If ``stop`` said so.
+            Stopped: If ``stop`` was true.
             ValueError: If there are no images; numbers of prompts, steerings or seeds are not that of the images;
                 temperature and seeds do not go together; or see :func:`cbsae_hub.steering.apply`.
             EditError: If a steering leaves the features of its image as they were.
@@ -174,7 +169,7 @@ class LlavaSteerer(SteeredGenerator):
         seeds: Sequence[int] | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> list[str]:
-        """Answers to prompts about images of which the features are known; arguments as :meth:`generate`, one batch.
+        """Answers to prompts about images with these features; arguments as :meth:`generate`, one batch.
 
         Args:
             features: See :meth:`image_features`.
@@ -185,11 +180,11 @@ class LlavaSteerer(SteeredGenerator):
             stop: See :meth:`generate`.
 
         Raises:
-            Stopped: If ``stop`` said so.
+            Stopped: If ``stop`` was true.
         """
         embeddings, attention_mask = self._embed(features, prompts)
         noise = [] if seeds is None else [_GumbelNoise(temperature, seeds)]
-        stopping = [] if stop is None else [_AskedToStop(stop)]
+        stopping = [] if stop is None else [_StopWhen(stop)]
         tokens = self.model.generate(
             inputs_embeds=embeddings,
             attention_mask=attention_mask,
@@ -206,7 +201,7 @@ class LlavaSteerer(SteeredGenerator):
 
     @torch.no_grad()
     def probability(self, features: Tensor, prompt: str, answer: str) -> Tensor:
-        """How probable it is that an answer begins with a text, one batch.
+        """The probability that an answer begins with a text, one batch.
 
         Args:
             features: ``[images, image tokens, d_text]``, see :meth:`image_features`.
@@ -222,15 +217,15 @@ class LlavaSteerer(SteeredGenerator):
         before, where = self.prompt_ids(prompt, features.shape[1])
         whole = self._with_places(prompt, features.shape[1]) + " " + answer.strip()
         ids = self.processor.tokenizer(whole, return_tensors="pt").input_ids[0].to(before.device)
-        said = ids[len(before) :]
-        fits = len(said) and ids[: len(before)].equal(before) and answer.strip()
-        if not fits or (said == self.model.config.image_token_id).any():
+        rest = ids[len(before) :]
+        fits = len(rest) and ids[: len(before)].equal(before) and answer.strip()
+        if not fits or (rest == self.model.config.image_token_id).any():
             raise ValueError(f"{answer!r:.80} is no text that an answer can begin with")
         embeddings = self.model.get_input_embeddings()(ids).expand(len(features), -1, -1).clone()
         embeddings[:, where] = features.to(embeddings)
         hidden = self.model.model.language_model(inputs_embeds=embeddings).last_hidden_state
         logits = self.model.lm_head(hidden[:, len(before) - 1 : -1]).float()
-        picked = said.expand(len(features), -1)[..., None]
+        picked = rest.expand(len(features), -1)[..., None]
         return logits.log_softmax(-1).gather(-1, picked)[..., 0].sum(-1).exp()
 
     def conversation(self, prompt: str) -> str:
@@ -277,8 +272,8 @@ class LlavaSteerer(SteeredGenerator):
         return embeddings.masked_scatter(places, features.to(embeddings)), inputs.attention_mask.to(self.model.device)
 
 
-class _AskedToStop(StoppingCriteria):
-    """Ends all answers once somebody says so."""
+class _StopWhen(StoppingCriteria):
+    """Ends all answers once a function is true."""
 
     def __init__(self, stop: Callable[[], bool]):
         self._stop, self.stopped = stop, False
@@ -311,7 +306,7 @@ def block_read(config: LlavaConfig) -> int:
     ``vision_feature_layer`` counts hidden states, of which the first is the input of block 0.
 
     Args:
-        config: Of the LLaVA.
+        config: Config of the LLaVA.
 
     Raises:
         ValueError: If it reads several blocks, or none.

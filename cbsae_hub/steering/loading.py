@@ -1,4 +1,4 @@
-"""Loading of what is steered, with errors that say what to try."""
+"""Loading of the models that are steered, with errors that say what to try."""
 
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,14 @@ KEPT_BY = "sd2-community"
 def locate(
     what: str, repo_id: str | Path, index: str, revision: str | None, beside: str | Path | None
 ) -> dict[str, Any]:
-    """Where a model of transformers or diffusers is, before any of it is loaded.
+    """Finds a model of transformers or diffusers, before any of it is loaded.
 
     Args:
-        what: What is loaded, in words.
+        what: Kind of model, in words.
         repo_id: Folder or Hub id.
         index: The file that every such model has.
-        revision: Of a Hub repository: branch, tag, commit or ``sha256:...``; of a folder ``sha256:...``. That is
-            compared with the weights.
+        revision: Branch, tag or commit of a Hub repository; or ``sha256:...``, also of a folder, which is compared with
+            the weights.
         beside: See :func:`cbsae_hub.models.resolve_id`.
 
     Returns:
@@ -56,7 +56,7 @@ def load_sae(sae: SteerableSAE | str | Path) -> SteerableSAE:
 
 
 def default_dtype(device: str | torch.device) -> torch.dtype:
-    """In what a generator computes: float32 on a CPU, float16 elsewhere."""
+    """Data type in which a generator computes: float32 on a CPU, float16 elsewhere."""
     return torch.float32 if torch.device(device).type == "cpu" else torch.float16
 
 

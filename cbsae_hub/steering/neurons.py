@@ -1,4 +1,4 @@
-"""Which neuron a name means, and how strong a neuron gets."""
+"""Neurons by name, and their percentiles."""
 
 import math
 from collections import defaultdict

@@ -15,7 +15,7 @@ from cbsae_hub.steering.neurons import AnyPack, Neurons
 
 
 class Stopped(RuntimeError):
-    """Whoever asked no longer wants the answer."""
+    """The answer is no longer wanted."""
 
 
 class SteeredTower:
@@ -25,9 +25,9 @@ class SteeredTower:
 
     Args:
         model: A model or pipeline with a vision tower, see :func:`cbsae_hub.encoders.site.find_blocks`.
-        config: Of the vision tower.
+        config: Config of the vision tower.
         sae: The SAE; it is moved to the tower's device.
-        pack: What names and percentiles of neurons are looked up in: a NeuronTable, a Pack, or None.
+        pack: NeuronTable or Pack with the neurons' names and percentiles, or None.
         layer: The block at whose output the SAE works; default the one that the SAE was trained on.
 
     Raises:
@@ -59,7 +59,7 @@ class SteeredTower:
 
     @torch.no_grad()
     def activations(self, forward: Callable[[], Any]) -> Tensor:
-        """What passes the SAE's block while ``forward`` runs the tower once, ``[images, tokens, d]``."""
+        """Activations at the SAE's block while ``forward`` runs the tower once, ``[images, tokens, d]``."""
         return self.site.read(forward)
 
     @torch.no_grad()
@@ -84,35 +84,35 @@ class SteeredTower:
             What ``forward`` returned, steered.
 
         Raises:
-            EditError: If a change was asked for, and what the rest of the model reads is what it is without.
+            EditError: If a steering asks for a change and has no effect.
         """
         if all(steering is None for steering in steerings):
             return forward()
-        plain, asked = forward(), []
+        plain, changes = forward(), []
 
         def edit(v: Tensor) -> Tensor:
             edited = self.steer(steerings, v)
-            asked.append(edited.asked.any(-1))
+            changes.append(edited.changes.any(-1))
             return edited.activations
 
         with self.site.edit(edit, allow_identity=True):
             steered = forward()
-        self.require_effect(plain, steered, asked[-1], steerings)
+        self.require_effect(plain, steered, changes[-1], steerings)
         return steered
 
     def require_effect(
-        self, plain: Tensor, steered: Tensor, asked: Tensor, steerings: Sequence[AnySteering | None]
+        self, plain: Tensor, steered: Tensor, changes: Tensor, steerings: Sequence[AnySteering | None]
     ) -> None:
-        """Raises EditError if something was asked of an image and nothing became of it.
+        """Raises EditError if a steering asks for a change and has no effect.
 
         Args:
-            plain: What the model reads without steering, ``[images, ...]``.
+            plain: The model's input from the tower without steering, ``[images, ...]``.
             steered: The same with steering.
-            asked: ``[images]`` bool.
+            changes: Whether an image's steering asks for a change, ``[images]`` bool.
             steerings: One per image.
         """
         unchanged = (plain == steered).flatten(1).all(1)
-        for image in (asked & unchanged).nonzero().flatten().tolist():
+        for image in (changes & unchanged).nonzero().flatten().tolist():
             raise EditError(
                 f"steering had no effect: {str(steerings[image]):.200} at {self.site.name} leaves what the model reads "
                 f"of image {image} as it was. Are the tokens steered that it reads?"

@@ -1,4 +1,4 @@
-"""Stable unCLIP draws what its image encoder sees after latents in it were changed."""
+"""Stable unCLIP draws what its image encoder sees after a change of latents in it."""
 
 import copy
 import math
@@ -26,18 +26,13 @@ class UnclipSteerer(SteeredGenerator):
     """A Stable unCLIP pipeline with an SAE at a block of its image encoder.
 
     An edit acts at its block; what follows runs on to the image embedding, the one thing by which the image conditions
-    the drawing. Several threads may use one steerer: a steering serves the thread that asked for it.
-    ``from_pretrained`` takes for instance "sd2-community/stable-diffusion-2-1-unclip-small".
+    the drawing. ``from_pretrained`` takes for instance "sd2-community/stable-diffusion-2-1-unclip-small".
 
     Args:
         pipeline: The pipeline.
         sae: SAE or concept bottleneck SAE of the image encoder's activations; moved to the encoder's device.
-        pack: What names and percentiles of neurons are looked up in: a NeuronTable, a Pack, or None.
+        pack: NeuronTable or Pack with the neurons' names and percentiles, or None.
         layer: The block at whose output the SAE works; default the SAE's own.
-
-    Attributes:
-        repo_id: Where it was loaded from, or None.
-        revision: Which version of it, or None.
 
     Raises:
         ValueError: If the SAE does not fit.
@@ -103,17 +98,17 @@ class UnclipSteerer(SteeredGenerator):
             steering: One for all images or one per image; None steers nothing.
             seeds: Drawings of each image.
             num_inference_steps: Denoising steps.
-            guidance_scale: How closely the drawing follows the embedding; up to 1 there is no guidance.
+            guidance_scale: Strength of the guidance by the embedding; up to 1 there is none.
             batch: Drawings at once.
-            stop: Asked after every denoising step; once it says so, nothing more is computed.
-            noise_level: How much noise the embeddings get, from 0, which adds a little: the more, the freer the
-                drawing. In a Stable unCLIP as published at most 999.
+            stop: Called after every denoising step; once it is true, nothing more is computed.
+            noise_level: Noise of the embeddings, from 0, which adds a little: the more, the freer the drawing. In a
+                Stable unCLIP as published at most 999.
 
         Returns:
             ``len(images) * len(seeds)`` PIL images: first all drawings of the first image, in the order of the seeds.
 
         Raises:
-            Stopped: If ``stop`` said so.
+            Stopped: If ``stop`` was true.
             ValueError: If there are no images or seeds, no steps, a guidance that is no number, or no such noise level,
                 or see :func:`cbsae_hub.steering.apply`.
             EditError: If a steering leaves the embedding of its image as it was.
@@ -149,7 +144,7 @@ class UnclipSteerer(SteeredGenerator):
             noise_level: See :meth:`generate`.
 
         Raises:
-            Stopped: If ``stop`` said so.
+            Stopped: If ``stop`` was true.
             ValueError: If there are no steps, the guidance is no number, or there is no such noise level.
         """
         checks.integer("num_inference_steps", num_inference_steps, 1, 1000)

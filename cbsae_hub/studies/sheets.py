@@ -23,7 +23,7 @@ QUESTIONS = {"one word": ONE_WORD, "sentence": "Describe the image."}
 
 @dataclass(frozen=True)
 class SheetSettings:
-    """What a sheet is made of.
+    """The models, images and strengths of a sheet.
 
     Attributes:
         model: Folder or Hub id of the SAE that was pruned.
@@ -71,7 +71,7 @@ class SheetSettings:
 
 
 class Outcome(NamedTuple):
-    """What one neuron does: unCLIP's drawing of it alone, LLaVA's word of a white image and sentence of the scene."""
+    """A neuron's effect: unCLIP's drawing of it alone, LLaVA's word of a white image, its sentence of the scene."""
 
     drawing: Image.Image
     word: str
@@ -84,7 +84,7 @@ class Sheet:
 
     Attributes:
         neurons: Concepts and their neurons, see :func:`choose`.
-        outcomes: What the neurons of each kind do, one per concept.
+        outcomes: Effects of the neurons of each kind, one per concept.
         unsteered: LLaVA's sentence of the scene as it is.
         row: Row of the scene in its dataset.
         alpha: Strength to which neurons were set.
@@ -155,7 +155,7 @@ def steer(
     alpha: float,
     guidance: float,
 ) -> list[Outcome]:
-    """What neurons of one model do, each set to ``alpha``."""
+    """The effects of neurons of one model, each set to ``alpha``."""
     alone = [Steering([Edit(neuron, alpha)], isolate=True) for neuron in neurons]
     within = [Steering([Edit(neuron, alpha)]) for neuron in neurons]
     white = [white_image()] * len(neurons)
@@ -169,7 +169,7 @@ class SheetStudy:
     """Everything that a sheet needs, loaded, so that slips in the settings show before anything is computed.
 
     Args:
-        settings: What the sheet is made of.
+        settings: The models, images and strengths.
         count: Concepts at most.
         row: Row of the scene in the image dataset.
         device: Device of the generators.

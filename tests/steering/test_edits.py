@@ -118,15 +118,15 @@ def test_strength_zero_with_the_error_kept_is_the_identity(v, kind, dtype, edit)
     edit = replace(edit, neuron=edit.neuron % sae.d_latent)  # the last one: of a bottleneck, a concept
     steered = steer([Steering([edit], keep_error=True)] * len(v), v, sae)
     assert steered.activations.dtype == dtype and torch.equal(steered.activations, v)
-    assert not steered.asked.any()
+    assert not steered.changes.any()
 
 
 @torch.no_grad()
 def test_asked_says_where_a_latent_changes(v):
     sae = sae_for()
-    asked = steer([Steering([Edit(3, 0.0)], keep_error=True)] * len(v), v, sae).asked
-    assert torch.equal(asked, sae.encode(v)[..., 3] != 0) and asked.any() and not asked.all()
-    assert steer([Steering([], tokens="cls")] * len(v), v, sae).asked.sum(1).tolist() == [1, 1, 1]
+    changes = steer([Steering([Edit(3, 0.0)], keep_error=True)] * len(v), v, sae).changes
+    assert torch.equal(changes, sae.encode(v)[..., 3] != 0) and changes.any() and not changes.all()
+    assert steer([Steering([], tokens="cls")] * len(v), v, sae).changes.sum(1).tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
