@@ -71,7 +71,7 @@ class SheetSettings:
 
 
 class Outcome(NamedTuple):
-    """The effect of a neuron: unCLIP's drawing of it alone, LLaVA's word of a white image, its sentence of the scene."""
+    """A neuron's effect: unCLIP's drawing of it alone, LLaVA's word of a white image, its sentence of the scene."""
 
     drawing: Image.Image
     word: str
