@@ -8,9 +8,8 @@ from typing import Any
 import gradio as gr
 from mcp.types import ImageContent, TextContent
 
-from cbsae_hub.studio.server import downloads
+from cbsae_hub.studio.server import downloads, refusal
 from cbsae_hub.studio.server.gate import MIDDLEWARE
-from cbsae_hub.studio.server.visit import refusal
 
 _PICTURE = re.compile(r"data:(image/\w+);base64,(.+)")
 
@@ -55,7 +54,7 @@ def complete(name: str, endpoint: Any, given: list[Any]) -> list[Any]:
     rest = [parameter.default for parameter in parameters[len(given) :]]
     if inspect.Parameter.empty in rest or len(given) > len(parameters):
         wanted = [p.name if p.default is p.empty else f"{p.name} = {json.dumps(p.default)}" for p in parameters]
-        raise refusal(f"{name} takes {', '.join(wanted)}, in this order; it was given {len(given)} of them.")
+        raise refusal.error(f"{name} takes {', '.join(wanted)}, in this order; it was given {len(given)} of them.")
     return [*given, *rest]
 
 

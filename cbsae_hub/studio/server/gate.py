@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import JSONResponse
@@ -39,19 +40,6 @@ HEADERS = {
 }
 
 
-class Refused(Exception):
-    """A request that Gradio does not get to see.
-
-    Args:
-        status: Of HTTP.
-        message: For who sent it.
-    """
-
-    def __init__(self, status: int, message: str):
-        super().__init__(message)
-        self.status = status
-
-
 class Gate:
     """Lets through what the page is for. Gradio reads the very JSON that was checked here.
 
@@ -79,10 +67,10 @@ class Gate:
 
         try:
             scope, receive = await _checked(scope, receive)
-        except Refused as refused:
-            logger.info("refused %s %s: %s", scope["method"], scope["path"][:200], refused)
-            answer = JSONResponse({"detail": str(refused)}, refused.status)
-            await answer(scope, receive, send_with_headers)
+        except HTTPException as refusal:
+            logger.info("refused %s %s: %s", scope["method"], scope["path"][:200], refusal.detail)
+            response = JSONResponse({"detail": refusal.detail}, refusal.status_code)
+            await response(scope, receive, send_with_headers)
             return
         await self.app(scope, receive, send_with_headers)
 
@@ -91,16 +79,16 @@ async def _checked(scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
     """The request as Gradio may have it.
 
     Raises:
-        Refused: If it may not.
+        HTTPException: If it may not.
     """
     path = scope["path"].removeprefix(scope.get("root_path", ""))
     known = scope["app"].get_blocks().temp_file_sets  # what was uploaded to this server, or shown by it
     if file := _FILE.fullmatch(path):
         if not _is_known(file[1], known):
-            raise Refused(403, "This is no file of this page.")
+            raise HTTPException(403, "This is no file of this page.")
         return scope, receive
     if not _OPEN.fullmatch(path):
-        raise Refused(404, "There is nothing here.")
+        raise HTTPException(404, "There is nothing here.")
     if scope["method"] in ("GET", "HEAD", "OPTIONS") or path.rstrip("/") == _UPLOAD:
         return scope, receive
     body = await _read(receive)
@@ -120,7 +108,7 @@ async def _read(receive: Receive) -> bytes:
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > MAX_BODY:
-            raise Refused(413, f"This request is larger than {MAX_BODY // 1_000_000} MB.")
+            raise HTTPException(413, f"This request is larger than {MAX_BODY // 1_000_000} MB.")
         more = message.get("more_body", False)
     return b"".join(parts)
 
@@ -142,14 +130,14 @@ def _without_foreign_files(body: bytes, known: list[set[str]]) -> bytes:
         found = dict(pairs)
         if found.keys() & {"path", "url"}:
             if not all(_is_known(value, known) for name, value in pairs if name == "path") or "path" not in found:
-                raise Refused(403, "A file has to be uploaded to this page first; addresses are never fetched.")
+                raise HTTPException(403, "A file has to be uploaded to this page first; addresses are never fetched.")
             found.pop("url", None)  # Gradio makes it again of the path
         return found
 
     try:
         return json.dumps(json.loads(body, object_pairs_hook=checked), ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:  # also halves of letters, which no model can read
-        raise Refused(400, "This is not JSON, or its texts are none.") from error
+        raise HTTPException(400, "This is not JSON, or its texts are none.") from error
 
 
 def _is_known(path: Any, known: list[set[str]]) -> bool:

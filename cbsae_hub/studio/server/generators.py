@@ -12,14 +12,15 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from cbsae_hub.models import resolve_id
 from cbsae_hub.neurons.pack import Pack
 from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
+from cbsae_hub.studio.server.refusal import Refused
 
 logger = logging.getLogger(__name__)
 
 MAX_CPU_BYTES = 3 * 2**30  # of weights that are run without a GPU: beyond, an answer takes minutes
 
 
-class Unavailable(Exception):
-    """A model that cannot be run here; the message says why, for the page's user."""
+class Unavailable(Refused):
+    """A model that cannot be run here; the steering tabs show stored answers instead."""
 
 
 class Generators:

@@ -1,4 +1,4 @@
-"""What the page remembers for a while: things of visitors by keys that nobody guesses, and results by their making."""
+"""The memory of the page: things of visitors by keys that nobody guesses, and results by their settings."""
 
 import secrets
 from collections import OrderedDict

@@ -11,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from cbsae_hub.neurons.pack import Pack
 from cbsae_hub.pictures import to_rgb
 from cbsae_hub.studio.server.memory import Memory
+from cbsae_hub.studio.server.refusal import Refused
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 25_000_000
@@ -21,10 +22,6 @@ WHITE = "white"
 MINE = "mine~"  # before the secret name of an upload; an address says something else behind it
 
 
-class ImageRefused(ValueError):
-    """An upload that is no picture the page can show; the message is for its user."""
-
-
 def read_picture(source: str | BinaryIO) -> Image.Image:
     """Opens an upload as an upright RGB picture.
 
@@ -32,27 +29,27 @@ def read_picture(source: str | BinaryIO) -> Image.Image:
         source: Path of a file, or an open one.
 
     Raises:
-        ImageRefused: If it is no picture in a known format, broken, or too large.
+        Refused: If it is no picture in a known format, broken, or too large.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(source, formats=FORMATS) as picture:
                 if picture.width * picture.height > MAX_PIXELS:
-                    raise ImageRefused(
+                    raise Refused(
                         f"This picture has {picture.width} x {picture.height} pixels. Please take one of at most "
                         f"{MAX_PIXELS // 1_000_000} million."
                     )
                 if min(picture.size) < 2:
-                    raise ImageRefused("This picture is only a line of pixels. Please take another one.")
+                    raise Refused("This picture is only a line of pixels. Please take another one.")
                 picture.draft("RGB", (2 * SHOWN, 2 * SHOWN))  # JPEG only: decodes to about what is needed
                 return to_rgb(picture)
-        except ImageRefused:
+        except Refused:
             raise
         except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise ImageRefused("This is not a picture in PNG, JPEG or WebP. Please take another file.") from error
+            raise Refused("This is not a picture in PNG, JPEG or WebP. Please take another file.") from error
         except (OSError, ValueError, SyntaxError) as error:
-            raise ImageRefused("This picture is damaged and cannot be opened. Please take another one.") from error
+            raise Refused("This picture is damaged and cannot be opened. Please take another one.") from error
 
 
 def as_webp(picture: Image.Image, quality: int = 90) -> bytes:
@@ -79,15 +76,15 @@ class Pictures:
         small.thumbnail((SHOWN, SHOWN))
         return MINE + self._uploads.put(small)
 
-    def knows(self, name: str) -> bool:
-        """Whether a name is that of an upload that is still there."""
+    def has(self, name: str) -> bool:
+        """Returns whether a name is that of an upload that is still there."""
         return name.startswith(MINE) and self._uploads.get(name.removeprefix(MINE)) is not None
 
     def get(self, name: Any, pack: Pack) -> Image.Image:
         """The picture of a name.
 
         Raises:
-            ImageRefused: If there is none, or it was forgotten.
+            Refused: If there is none, or it was forgotten.
         """
         name = str(name)
         if name == WHITE:
@@ -96,7 +93,7 @@ class Pictures:
             return pack.image(int(name[1:]))
         upload = self._uploads.get(name.removeprefix(MINE)) if name.startswith(MINE) else None
         if upload is None:
-            raise ImageRefused("This picture is no longer in memory. Reload the page: your browser brings it back.")
+            raise Refused("This picture is no longer in memory. Reload the page: your browser brings it back.")
         return upload
 
 
@@ -111,10 +108,10 @@ def from_text(text: Any, pack: Pack) -> Image.Image:
     Nothing is ever fetched: an address of the web or of a file is refused.
 
     Raises:
-        ImageRefused: If it is none of those.
+        Refused: If it is none of those.
     """
     if not isinstance(text, str):
-        raise ImageRefused("A picture is given as text: white, s12 for image 12 of the pack, or base64 of a file.")
+        raise Refused("A picture is given as text: white, s12 for image 12 of the pack, or base64 of a file.")
     if text == WHITE or is_sample(text, pack):
         return Pictures().get(text, pack)
     return from_data(text)
@@ -124,15 +121,15 @@ def from_data(text: Any) -> Image.Image:
     """A picture of base64 of a PNG, JPEG or WebP, with or without "data:...;base64," before it and line ends in it.
 
     Raises:
-        ImageRefused: If it is none.
+        Refused: If it is none.
     """
     content = re.sub(r"^data:[^,]*;base64,", "", "".join(str(text).split()), flags=re.IGNORECASE)
     if len(content) > MAX_BYTES * 4 / 3 + 4:
-        raise ImageRefused(f"This picture is larger than {MAX_BYTES // 1_000_000} MB. Please send a smaller one.")
+        raise Refused(f"This picture is larger than {MAX_BYTES // 1_000_000} MB. Please send a smaller one.")
     try:
         decoded = base64.b64decode(content, validate=True)
     except ValueError as error:  # also of letters that are not ASCII
-        raise ImageRefused(
+        raise Refused(
             "A picture is white, s12 for image 12 of the pack, or base64 of a PNG, JPEG or WebP; addresses are not "
             "fetched."
         ) from error
