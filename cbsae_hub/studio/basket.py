@@ -12,7 +12,7 @@ import numpy as np
 from markupsafe import Markup
 
 from cbsae_hub.steering import Edit, Steering
-from cbsae_hub.studio.server.loaded import LoadedModel
+from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import Refused
 from cbsae_hub.studio.view.html import neuron_title
 from cbsae_hub.studio.view.templates import template
@@ -45,10 +45,10 @@ class Basket:
         """Returns the steering by all active edits.
 
         Args:
-            isolate: Nothing but the edited neurons is active; else they are changed among all that the SAE sees.
+            isolate: Whether all other neurons are inactive; else the edits change the activations that the SAE sees.
             op: "set" or "add".
-            keep_error: Puts back what the SAE loses of the image, so that strength 0 is the model as it is; without
-                effect if ``isolate``. The papers, and the scores, leave the error out.
+            keep_error: Whether the SAE's reconstruction error is added back, so that strength 0 is the model as it
+                is; without effect if ``isolate``. The papers, and the scores, leave the error out.
         """
         edits = [replace(edit, op=op) for edit in self.active]
         return Steering(edits, isolate=isolate, keep_error=keep_error and not isolate)
@@ -74,20 +74,20 @@ class StrengthRange:
     start: float
 
 
-def range_of(loaded: LoadedModel, neuron: int) -> StrengthRange:
+def range_of(model: LoadedModel, neuron: int) -> StrengthRange:
     """Returns the strengths of a neuron; docs/space.md says what the band rests on."""
-    p99 = float(loaded.pack.neurons[neuron].p99)
-    usual = loaded.alpha or WITHOUT_ALPHA * (p99 if p99 > 0 else np.nanmedian(loaded.pack.neurons.frame["p99"]))
-    band = (usual / 2, usual) if loaded.alpha else None
+    p99 = float(model.pack.neurons[neuron].p99)
+    usual = model.alpha or WITHOUT_ALPHA * (p99 if p99 > 0 else np.nanmedian(model.pack.neurons.frame["p99"]))
+    band = (usual / 2, usual) if model.alpha else None
     return StrengthRange(p99 if p99 > 0 else math.nan, -usual, 2 * usual, band, usual)
 
 
-def checked(pairs: Iterable[tuple[Any, Any]], loaded: LoadedModel) -> tuple[Edit, ...]:
+def checked(pairs: Iterable[tuple[Any, Any]], model: LoadedModel) -> tuple[Edit, ...]:
     """Returns edits of neurons that exist, with strengths that make sense.
 
     Args:
         pairs: ``(neuron, value)`` each, in whatever types they were sent.
-        loaded: The model.
+        model: The model.
 
     Raises:
         Refused: If a neuron does not exist or comes twice, there are too many, or a value is no finite number within
@@ -95,11 +95,11 @@ def checked(pairs: Iterable[tuple[Any, Any]], loaded: LoadedModel) -> tuple[Edit
     """
     edits: dict[int, Edit] = {}
     for neuron, value in pairs:
-        if not isinstance(neuron, int) or isinstance(neuron, bool) or not 0 <= neuron < len(loaded.pack.neurons):
-            raise Refused(f"There is no neuron {str(neuron)[:20]}: this model has {len(loaded.pack.neurons)}.")
+        if not isinstance(neuron, int) or isinstance(neuron, bool) or not 0 <= neuron < len(model.pack.neurons):
+            raise Refused(f"There is no neuron {str(neuron)[:20]}: this model has {len(model.pack.neurons)}.")
         if neuron in edits:
             raise Refused(f"Neuron {neuron} is in the basket already.")
-        span = range_of(loaded, neuron)
+        span = range_of(model, neuron)
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
         if not number or not span.low <= value <= span.high:
             raise Refused(
@@ -111,15 +111,15 @@ def checked(pairs: Iterable[tuple[Any, Any]], loaded: LoadedModel) -> tuple[Edit
     return tuple(edits.values())
 
 
-def changed(basket: Basket, loaded: LoadedModel, act: str, neuron: Any = None, value: Any = None) -> Basket:
+def changed(basket: Basket, model: LoadedModel, act: str, neuron: Any = None, value: Any = None) -> Basket:
     """Returns the basket after an act of the visitor.
 
     Args:
         basket: The basket before.
-        loaded: The model.
+        model: The model.
         act: "add", "remove", "mute", "value", "unit" or "clear".
         neuron: Number of a neuron, perhaps as text; of the first four acts.
-        value: Of "value": in the basket's unit; of "add": in units of latents, or None for the usual strength.
+        value: New strength, in the basket's unit for "value"; for "add" in units of latents, or None for the usual one.
 
     Raises:
         Refused: See :func:`checked`; or if the act or the neuron is not known.
@@ -132,9 +132,9 @@ def changed(basket: Basket, loaded: LoadedModel, act: str, neuron: Any = None, v
     values: dict[Any, Any] = {edit.neuron: edit.value for edit in basket.edits}
     if act == "add":
         # Of a neuron that does not exist, checked() says so.
-        exists = 0 <= number < len(loaded.pack.neurons)
-        start = value if value is not None or not exists else range_of(loaded, number).start
-        return replace(basket, edits=checked([*values.items(), (number, start)], loaded))
+        exists = 0 <= number < len(model.pack.neurons)
+        start = value if value is not None or not exists else range_of(model, number).start
+        return replace(basket, edits=checked([*values.items(), (number, start)], model))
     if number not in values or act not in ("remove", "mute", "value"):
         raise Refused("This neuron is not in the basket.")
     if act == "mute":
@@ -142,22 +142,22 @@ def changed(basket: Basket, loaded: LoadedModel, act: str, neuron: Any = None, v
     if act == "remove":
         edits = tuple(edit for edit in basket.edits if edit.neuron != number)
         return replace(basket, edits=edits, muted=basket.muted - {number})
-    values[number] = _from_unit(value, basket.unit, range_of(loaded, number))
-    return replace(basket, edits=checked(values.items(), loaded))
+    values[number] = _from_unit(value, basket.unit, range_of(model, number))
+    return replace(basket, edits=checked(values.items(), model))
 
 
-def watched_word(loaded: LoadedModel, basket: Basket, typed: Any = "") -> str:
+def watched_word(model: LoadedModel, basket: Basket, typed: Any = "") -> str:
     """Returns the word whose probability is shown: what was typed, or the name of the strongest neuron, or ""."""
     if word := " ".join(str(typed or "").split())[:40]:
         return word
     strongest_first = sorted(basket.active, key=lambda edit: -abs(edit.value))
-    names = (concept_of(loaded, int(edit.neuron)) for edit in strongest_first)
+    names = (concept_of(model, int(edit.neuron)) for edit in strongest_first)
     return next((name for name in names if name), "")
 
 
-def concept_of(loaded: LoadedModel, neuron: int) -> str | None:
+def concept_of(model: LoadedModel, neuron: int) -> str | None:
     """Returns what a neuron stands for: the concept that a concept neuron was trained for, else the name."""
-    row = loaded.pack.neurons[neuron]
+    row = model.pack.neurons[neuron]
     return row.designated if row.kind == "cb" else row.name
 
 
@@ -166,36 +166,36 @@ def shown_value(value: float, unit: str, span: StrengthRange) -> float:
     return value / span.p99 if unit == "p99" and not math.isnan(span.p99) else value
 
 
-def _from_unit(shown: Any, unit: str, span: StrengthRange) -> Any:
+def _from_unit(typed: Any, unit: str, span: StrengthRange) -> Any:
     try:
-        value = float(shown)
+        value = float(typed)
     except (TypeError, ValueError):
-        return shown  # which checked() refuses
+        return typed  # which checked() refuses
     value = value * span.p99 if unit == "p99" and not math.isnan(span.p99) else value
     # What is shown is rounded: the ends of a slider may lie a little outside.
     return min(max(value, span.low), span.high) if span.low - 0.1 <= value <= span.high + 0.1 else value
 
 
-def dock(loaded: LoadedModel, basket: Basket) -> Markup:
+def dock(model: LoadedModel, basket: Basket) -> Markup:
     """Returns the basket as HTML; static/dock.js makes it work."""
-    rows = [_row(loaded, basket, edit) for edit in basket.edits]
+    rows = [_row(model, basket, edit) for edit in basket.edits]
     unit = "× p99" if basket.unit == "p99" else "absolute"
     return template("basket").dock(rows, len(rows), MAX_NEURONS, unit)
 
 
-def _row(loaded: LoadedModel, basket: Basket, edit: Edit) -> dict[str, Any]:
+def _row(model: LoadedModel, basket: Basket, edit: Edit) -> dict[str, Any]:
     neuron = int(edit.neuron)
-    span, title = range_of(loaded, neuron), neuron_title(loaded.pack.neurons[neuron])
+    span, title = range_of(model, neuron), neuron_title(model.pack.neurons[neuron])
     low, high, value = (round(shown_value(x, basket.unit, span), 2) for x in (span.low, span.high, edit.value))
     in_p99 = basket.unit == "p99" and not math.isnan(span.p99)
     band = None
     if span.band:
-        left, right = (100 * (edge - span.low) / (span.high - span.low) for edge in span.band)
-        band = (f"{left:.1f}", f"{right - left:.1f}")
+        start, end = (100 * (edge - span.low) / (span.high - span.low) for edge in span.band)
+        band = (f"{start:.1f}", f"{end - start:.1f}")
     return {
         "neuron": neuron,
         "title": title,
-        "concept": concept_of(loaded, neuron) or f"#{neuron}",
+        "concept": concept_of(model, neuron) or f"#{neuron}",
         "muted": neuron in basket.muted,
         "low": low,
         "high": high,
@@ -209,5 +209,5 @@ def _row(loaded: LoadedModel, basket: Basket, edit: Edit) -> dict[str, Any]:
 
 
 def _spelled(value: float, unit: str, span: StrengthRange) -> str:
-    shown = shown_value(value, unit, span)
-    return f"{shown:.1f} × p99" if unit == "p99" and not math.isnan(span.p99) else f"{shown:.1f}"
+    number = shown_value(value, unit, span)
+    return f"{number:.1f} × p99" if unit == "p99" and not math.isnan(span.p99) else f"{number:.1f}"

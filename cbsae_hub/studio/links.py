@@ -12,7 +12,7 @@ from typing import Any
 from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.studio.basket import UNITS, Basket, checked, range_of
 from cbsae_hub.studio.server.experiments import STEPS
-from cbsae_hub.studio.server.loaded import LoadedModel
+from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import Refused
 from cbsae_hub.studio.view.pictures import WHITE, is_sample
 
@@ -85,7 +85,7 @@ class AddressPart:
         default: Text that an address need not have.
         codes: For a choice: the address's text by the page's text.
         like: Key of the part that this one equals where the address does not have it.
-        typed: Whether it changes bit by bit, by letters or a slider, so that the whole is one step back.
+        typed: True if the part changes bit by bit, by letters or a slider, so that the whole is one step back.
         of: Key of the typed part that this one is the answer to: both together are one step back.
     """
 
@@ -114,12 +114,12 @@ def _words(limit: int) -> Callable[[str, LoadedModel], str | None]:
     return lambda text, _: " ".join(text.split()) if len(text) <= limit else None
 
 
-def _neuron(text: str, loaded: LoadedModel) -> int | None:
-    return _whole(text, 0, len(loaded.pack.neurons) - 1)
+def _neuron(text: str, model: LoadedModel) -> int | None:
+    return _whole(text, 0, len(model.pack.neurons) - 1)
 
 
-def _image(text: str, loaded: LoadedModel) -> str | None:
-    return text if text == WHITE or is_sample(text, loaded.pack) else None
+def _image(text: str, model: LoadedModel) -> str | None:
+    return text if text == WHITE or is_sample(text, model.pack) else None
 
 
 # All that an address says beside "m", the model. The components of the same keys are in the tabs' ``parts``.
@@ -172,14 +172,14 @@ def split_secret(text: str) -> tuple[str, str]:
     return (public, secret) if public else (text, "")
 
 
-def read(parameters: Mapping[str, str], loaded: LoadedModel) -> tuple[Link, list[str]]:
+def read(parameters: Mapping[str, str], model: LoadedModel) -> tuple[Link, list[str]]:
     """Reads an address; parameters that are not the page's own are left alone.
 
     Of a basket, neurons that this model does not have are left out, and "b" counts as not read.
 
     Args:
         parameters: The query of the address.
-        loaded: The model that the address is about.
+        model: The model that the address is about.
 
     Returns:
         The link, and the keys of the page's own parameters that could not be read.
@@ -192,14 +192,14 @@ def read(parameters: Mapping[str, str], loaded: LoadedModel) -> tuple[Link, list
             continue
         if text == "" and key not in parameters:
             continue
-        value = part.read(text, loaded)
+        value = part.read(text, model)
         if value is not None:
             values[part.name] = value
-        elif part.like not in bad or text != parameters.get(part.like):  # a fault is told once
+        elif part.like not in bad or text != parameters.get(part.like or ""):  # a fault is told once
             bad.append(key)
     entries, unit = values.pop("basket", ()), values.pop("unit", UNITS[0])
     try:
-        basket = _basket([entry for entry in entries if entry[0] < len(loaded.pack.neurons)], unit, loaded)
+        basket = _basket([entry for entry in entries if entry[0] < len(model.pack.neurons)], unit, model)
     except Refused:
         basket = Basket(unit=unit)
     if len(basket.edits) < len(entries):
@@ -240,12 +240,12 @@ def basket_text(basket: Basket) -> str:
     )
 
 
-def basket_of(text: Any, loaded: LoadedModel, unit: Any = None) -> Basket:
+def basket_of(text: Any, model: LoadedModel, unit: Any = None) -> Basket:
     """Returns the basket that the page holds as text.
 
     Args:
         text: See :func:`basket_text`; None for an empty one.
-        loaded: The model.
+        model: The model.
         unit: Unit in which strengths are shown; None for the usual one.
 
     Raises:
@@ -254,7 +254,7 @@ def basket_of(text: Any, loaded: LoadedModel, unit: Any = None) -> Basket:
     entries = () if text in (None, "") else _entries(str(text))
     if entries is None or unit not in (None, *UNITS):
         raise Refused("This is no basket.")
-    return _basket(entries, unit or UNITS[0], loaded)
+    return _basket(entries, unit or UNITS[0], model)
 
 
 def _entries(text: str) -> tuple[tuple[int, float, bool], ...] | None:
@@ -263,16 +263,16 @@ def _entries(text: str) -> tuple[tuple[int, float, bool], ...] | None:
     return tuple((int(m[1]), float(m[2]), m[3] == "!") for m in matches) if len(matches) > text.count(",") else None
 
 
-def _basket(entries: Sequence[tuple[int, float, bool]], unit: str, loaded: LoadedModel) -> Basket:
-    edits = checked([(neuron, _within(neuron, value, loaded)) for neuron, value, _ in entries], loaded)
+def _basket(entries: Sequence[tuple[int, float, bool]], unit: str, model: LoadedModel) -> Basket:
+    edits = checked([(neuron, _within(neuron, value, model)) for neuron, value, _ in entries], model)
     return Basket(edits, frozenset(neuron for neuron, _, muted in entries if muted), unit)
 
 
-def _within(neuron: int, value: float, loaded: LoadedModel) -> float:
+def _within(neuron: int, value: float, model: LoadedModel) -> float:
     """Moves a value into the neuron's range: values are rounded in a link, and may lie a thousandth outside."""
-    if neuron >= len(loaded.pack.neurons):
+    if neuron >= len(model.pack.neurons):
         return value
-    span = range_of(loaded, neuron)
+    span = range_of(model, neuron)
     outside = not span.low - 0.001 <= value <= span.high + 0.001
     return value if outside else min(max(value, span.low), span.high)
 

@@ -17,7 +17,7 @@ from cbsae_hub.studio.server.address import AddressRequest
 from cbsae_hub.studio.server.blocks import Page
 from cbsae_hub.studio.server.concept_training import ConceptTraining
 from cbsae_hub.studio.server.experiments import ZERO_GPU
-from cbsae_hub.studio.server.loaded import LoadedModel
+from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import kindly, warn
 from cbsae_hub.studio.server.serving import Serving
 from cbsae_hub.studio.server.session import LOOKUP, RUNNING, TRAIN, WORK, SessionState, pulse
@@ -127,8 +127,8 @@ class _Page:
         previews = [self.llava.image.preview, self.draw.image.preview]
         for box in (self.llava.image, self.draw.image):
             box.bind(previews)
-        for inspected in self.inspect.events:
-            inspected.then(self._previews, [session.model, session.image], previews, **LOOKUP)
+        for event in self.inspect.events:
+            event.then(self._previews, [session.model, session.image], previews, **LOOKUP)
         state = [session.tab, session.model, session.basket]
         gr.on(
             [part.change for part in state], self._code, state, self.use.outputs, **LOOKUP, trigger_mode="always_last"
@@ -142,11 +142,11 @@ class _Page:
     def _bind_basket(self) -> None:
         """Buttons of cards and of the basket change the basket, whatever tab is open."""
         session = self.session
-        acted = session.dock.input(self._act, [session.model, session.tab, session.basket, session.unit],
+        change = session.dock.input(self._act, [session.model, session.tab, session.basket, session.unit],
                                    [session.basket, session.unit, session.dock, session.pulse], **LOOKUP,
                                    trigger_mode="multiple")  # fmt: skip
-        for answered in (acted.then, acted.failure):
-            answered(None, None, None, js="() => { window.cbAnswered(); return []; }")
+        for event in (change.then, change.failure):
+            event(None, None, None, js="() => { window.cbAnswered(); return []; }")
 
     def _bind_models(self) -> None:
         """The open tab runs what has changed; a training gives the page another model."""
@@ -159,18 +159,18 @@ class _Page:
         outputs = [self.llava.answers, self.draw.grid, self.neuron.live]
         gr.on(changes, self._react, inputs, outputs, **WORK, trigger_mode="always_last")
         wishes = [session.model, self.own.words, self.own.anyway]
-        trained = self.own.train.click(self.own.add, wishes, self.own.training_outputs, **TRAIN)
+        training = self.own.train.click(self.own.add, wishes, self.own.training_outputs, **TRAIN)
         table = [self.scores.words, self.scores.sort]
-        outputs = [self.about, self.neuron.number, *self.scores.outputs]
-        trained.then(self._adopt, [session.model, *table], outputs, **LOOKUP)
+        adopting = [self.about, self.neuron.number, *self.scores.outputs]
+        training.then(self._adopt, [session.model, *table], adopting, **LOOKUP)
 
     @kindly
-    def _act(self, event: gr.EventData, model: Any, tab: Any, edits: Any, unit: Any) -> list[Any]:
+    def _act(self, event: gr.EventData, key: Any, tab: Any, edits: Any, unit: Any) -> list[Any]:
         """Changes the basket by a button of a card or of the basket."""
-        loaded = self.session.loaded(model)
+        model = self.session.model_of(key)
         act, neuron, value = (getattr(event, name, None) for name in ("act", "neuron", "value"))
-        basket = changed(basket_of(edits, loaded, unit), loaded, str(act), neuron, value)
-        return [basket_text(basket), basket.unit, dock(loaded, basket), pulse(tab)]
+        basket = changed(basket_of(edits, model, unit), model, str(act), neuron, value)
+        return [basket_text(basket), basket.unit, dock(model, basket), pulse(tab)]
 
     # --------------------------------------------------------------------------------------------- the address
 
@@ -191,12 +191,12 @@ class _Page:
         ]  # fmt: skip
         changes = [component.change for component in (*components, *results)]
         gr.on(changes, None, components, None, js="(...values) => { window.cbPage?.changed(values); return []; }")
-        chosen = "(name, served) => { window.cbPage?.choose(name, served); return []; }"
-        self.model.change(None, [self.model, session.model], None, js=chosen)
+        choose = "(name, served) => { window.cbPage?.choose(name, served); return []; }"
+        self.model.change(None, [self.model, session.model], None, js=choose)
         session.upload.change(None, [session.upload], None, js="(text) => { window.cbPage?.keep(text); return []; }")
-        gone = session.dock.go(self._go, [session.model], self.everything, **LOOKUP, trigger_mode="multiple")
-        for arrived in (gone.then, gone.failure):
-            arrived(None, components, None, js="(...values) => { window.cbPage.arrived(values); return []; }")
+        arrival = session.dock.go(self._go, [session.model], self.everything, **LOOKUP, trigger_mode="multiple")
+        for event in (arrival.then, arrival.failure):
+            event(None, components, None, js="(...values) => { window.cbPage.arrived(values); return []; }")
 
     def _constants(self) -> str:
         """Returns the constants of static/address.js."""
@@ -223,54 +223,53 @@ class _Page:
         return [self.start, self.find, self.inspect, self.neuron, self.llava, self.draw, self.scores, self.own]
 
     @kindly
-    def _go(self, event: gr.EventData, model: Any) -> list[Any]:
+    def _go(self, event: gr.EventData, key: Any) -> list[Any]:
         """Shows the state of an address; of all that the page shows, only what differs from it is touched."""
         request = AddressRequest.of(event)
-        loaded, of_model = request.model(self.serving)
-        texts, of_images = request.images(self.serving.pictures)
-        link, bad = read({**request.texts, **texts}, loaded)
-        link = replace(link, **request.uploads)
+        model, of_model = request.model(self.serving)
+        texts, uploads, of_images = request.images(self.serving.pictures)
+        link, bad = read({**request.texts, **texts}, model)
+        link = replace(link, **uploads)
         problems = [*of_model, *of_images]
         if bad:
             problems.append(f"Some of this link could not be read: {', '.join(sorted(bad))}.")
         for problem in problems:
             warn(problem, title="Link")
-        return self._restored(loaded, link, request.changed | ({"m"} if loaded.key != model else set()))
+        return self._restored(model, link, request.keys | ({"m"} if model.key != key else set()))
 
-    def _restored(self, loaded: LoadedModel, link: Link, changed: set[str]) -> list[Any]:
-        """Returns values of all components for a link, where the link's part has changed."""
+    def _restored(self, model: LoadedModel, link: Link, keys: set[str]) -> list[Any]:
+        """Returns values of all components for a link; those without a part among ``keys`` stay as they are."""
 
-        def if_changed(keys: str, *values: Any) -> list[Any]:
-            return list(values) if changed & set(keys.split()) else [gr.skip()] * len(values)
+        def if_changed(parts: str, *values: Any) -> list[Any]:
+            return list(values) if keys & set(parts.split()) else [gr.skip()] * len(values)
 
-        new = "m" in changed
+        new = "m" in keys
         values = [
-            *if_changed("m", loaded.key, loaded.name, html.about(loaded.pack, loaded.own)),
+            *if_changed("m", model.key, model.name, html.about(model.pack, model.own)),
             *if_changed("m b unit", basket_text(link.basket), link.basket.unit),
             *if_changed("aside", link.aside),
-            *if_changed("m b unit", dock(loaded, link.basket)),
+            *if_changed("m b unit", dock(model, link.basket)),
             *if_changed("m pic", link.image),
             *if_changed("tab", gr.Tabs(selected=link.tab), link.tab),
         ]
         for tab in self._tabs:
-            touched = changed & {"m", *tab.parts}
-            values += tab.restore(loaded, link, new) if touched else [gr.skip()] * len(tab.outputs)
+            values += tab.restore(model, link, new) if keys & {"m", *tab.parts} else [gr.skip()] * len(tab.outputs)
         return [*values, pulse(link.tab)]
 
     # ------------------------------------------------------------------------------------------------ the rest
 
     @kindly
-    def _code(self, request: gr.Request, tab: Any, model: Any, edits: Any) -> list[Any]:
+    def _code(self, request: gr.Request, tab: Any, key: Any, edits: Any) -> list[Any]:
         """Returns code for what is on screen, when somebody looks at it."""
-        return self.use.show(request, model, edits) if tab == "use" else [gr.skip()] * len(self.use.outputs)
+        return self.use.show(request, key, edits) if tab == "use" else [gr.skip()] * len(self.use.outputs)
 
     @kindly
-    def _react(self, request: gr.Request, tab: Any, model: Any, neuron: Any, *values: Any) -> Iterator[list[Any]]:
+    def _react(self, request: gr.Request, tab: Any, key: Any, neuron: Any, *values: Any) -> Iterator[list[Any]]:
         """Runs what the open tab shows, after something has changed."""
         count = len(self.llava.settings) + 1
         unchanged = gr.skip()
         if tab == "neuron":
-            yield [unchanged, unchanged, self.neuron.alone(model, neuron)]
+            yield [unchanged, unchanged, self.neuron.alone(key, neuron)]
         elif tab == "llava":
             yield [self.llava.ask_again(request, *values[:count]), unchanged, unchanged]
         elif tab == "draw":
@@ -278,16 +277,16 @@ class _Page:
                 yield [unchanged, grid, unchanged]
 
     @kindly
-    def _previews(self, model: Any, image: Any) -> list[str]:
-        return [preview(self.session, self.session.loaded(model).pack, image)] * 2
+    def _previews(self, key: Any, image: Any) -> list[str]:
+        return [preview(self.session, self.session.model_of(key).pack, image)] * 2
 
     @kindly
-    def _adopt(self, model: Any, words: Any, sort: Any) -> list[Any]:
+    def _adopt(self, key: Any, words: Any, sort: Any) -> list[Any]:
         """Shows that the model has the visitor's concepts now."""
-        loaded = self.session.loaded(model)
-        link, _ = read({"named": as_text("named", words), "sort": as_text("sort", sort)}, loaded)
-        number = gr.Number(label=number_label(loaded))
-        return [html.about(loaded.pack, loaded.own), number, *self.scores.restore(loaded, link, True)]
+        model = self.session.model_of(key)
+        link, _ = read({"named": as_text("named", words), "sort": as_text("sort", sort)}, model)
+        number = gr.Number(label=number_label(model))
+        return [html.about(model.pack, model.own), number, *self.scores.restore(model, link, True)]
 
     def _leave(self, request: gr.Request) -> None:
         self.serving.jobs.stop(request.session_hash)

@@ -23,7 +23,7 @@ from cbsae_hub.scoring import NeuronScorer, Truth
 from cbsae_hub.scoring.build_pack import build_pack
 from cbsae_hub.scoring.scorer import explained_encoder
 from cbsae_hub.steering import Edit, Steering, apply
-from cbsae_hub.studio.server.loaded import LoadedModel
+from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.trainers.cbsae.trainer import add_concepts
 from cbsae_hub.trainers.config import CBSAETrainConfig
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from cbsae_hub import CBSAE, SAE, Pack, VisionEncoder
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.models import folder_revision
-from cbsae_hub.studio.server.loaded import LoadedModel
+from cbsae_hub.studio.server.model import LoadedModel
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "training"))  # where scripts find each other

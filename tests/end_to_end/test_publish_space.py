@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from PIL import Image
 from typer.testing import CliRunner
 
-from cbsae_hub.studio.server.loaded import LoadedModel
+from cbsae_hub.studio.server.model import LoadedModel
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "training"))  # where scripts find each other
@@ -157,7 +157,7 @@ def test_folders_bring_their_neighbours_and_no_leftovers(tmp_path, own_hub, monk
     monkeypatch.chdir(space)
     shutil.rmtree(own_hub)
     monkeypatch.setattr(
-        "cbsae_hub.studio.server.loaded.download", lambda *_: pytest.fail("the Hub was asked about a folder")
+        "cbsae_hub.studio.server.model.download", lambda *_: pytest.fail("the Hub was asked about a folder")
     )
     loaded = LoadedModel("hub/mine")
     assert loaded.inspect(Image.new("RGB", (64, 64), "white")).shown and loaded.judge and loaded.evaluation == {}

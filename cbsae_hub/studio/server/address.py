@@ -1,12 +1,12 @@
-"""What a browser asks for by an address: by a link, by Back and Forward, or after a restart."""
+"""Reads the address that a browser sends: by a link, by Back and Forward, or after a restart."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
 from cbsae_hub.studio.links import PARTS, split_secret
-from cbsae_hub.studio.server.loaded import LoadedModel
+from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import Refused
 from cbsae_hub.studio.server.serving import Serving
 from cbsae_hub.studio.view.pictures import MINE, Pictures, from_data
@@ -27,23 +27,21 @@ class AddressRequest:
 
     Attributes:
         texts: The parts of the address that are not as usual, as text.
-        changed: Keys of the parts that differ from what the page shows.
+        keys: Keys of the parts that differ from what the page shows.
         mine: Things of the visitor's own that their browser keeps, by their tokens in the address.
-        uploads: Names of the visitor's own images, by the attributes of a link.
     """
 
     texts: dict[str, str]
-    changed: set[str]
+    keys: set[str]
     mine: dict[str, Any]
-    uploads: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, event: gr.EventData) -> "AddressRequest":
         """Returns the request of an event of the page, without what makes no sense."""
-        texts, changed, mine = (getattr(event, name, None) for name in ("says", "changed", "mine"))
+        texts, keys, mine = (getattr(event, name, None) for name in ("says", "changed", "mine"))
         return cls(
             {str(key): text for key, text in texts.items() if isinstance(text, str)} if isinstance(texts, dict) else {},
-            {key for key in changed if key in ("m", *PARTS)} if isinstance(changed, list) else set(),
+            {key for key in keys if key in ("m", *PARTS)} if isinstance(keys, list) else set(),
             mine if isinstance(mine, dict) else {},
         )
 
@@ -64,14 +62,16 @@ class AddressRequest:
             return serving.of(public), [NO_CONCEPTS]
         return serving.first, ["This page does not have the model of this link."]
 
-    def images(self, pictures: Pictures) -> tuple[dict[str, str], list[str]]:
-        """Brings the visitor's own images back, into :attr:`uploads`.
+    def images(self, pictures: Pictures) -> tuple[dict[str, str], dict[str, Any], list[str]]:
+        """Brings the visitor's own images back.
 
         Returns:
-            For parts of the address that name such an image, the text to read instead; and messages about images
-            that cannot be brought back.
+            For parts of the address that name such an image, the text to read instead; the names of the images, by
+            the attributes of a link; and messages about images that cannot be brought back.
         """
-        texts, messages = {}, []
+        texts: dict[str, str] = {}
+        names: dict[str, Any] = {}
+        messages: list[str] = []
         for key in ("pic", "seen"):
             if not self.texts.get(key, "").startswith(MINE):
                 continue
@@ -83,10 +83,10 @@ class AddressRequest:
                     if "data" not in thing:
                         raise Refused(NO_PICTURE)
                     name = thing["name"] = pictures.keep(from_data(thing["data"]))
-                self.uploads[PARTS[key].name] = name
+                names[PARTS[key].name] = name
             except Refused as refusal:
                 messages.append(str(refusal))
-        return texts, list(dict.fromkeys(messages))
+        return texts, names, list(dict.fromkeys(messages))
 
     def _thing(self, token: str) -> dict[str, Any]:
         thing = self.mine.get(token)

@@ -18,16 +18,16 @@ from cbsae_hub.steering import Edit, RandomDirection, Steering
 from cbsae_hub.steering.edits import AnySteering
 from cbsae_hub.studio.basket import concept_of, range_of
 from cbsae_hub.studio.server.generators import Unavailable
-from cbsae_hub.studio.server.loaded import LoadedModel
 from cbsae_hub.studio.server.memory import Results
+from cbsae_hub.studio.server.model import LoadedModel
 
 FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)  # of a sweep: multiples of all strengths in the basket
-DRAWN = (0.5, 1.0, 1.5)
+DRAWN_FACTORS = (0.5, 1.0, 1.5)
 MAX_NEW_TOKENS = 48
 CONTROL_SEED = 0
 GUIDANCE = 10.0  # unless steerability was measured with another one
-KEPT = 512  # answers
-KEPT_ROWS, KEPT_ICONS = 24, 128  # drawings: of a real unCLIP, 1.8 MB each
+MAX_ANSWERS = 512  # that are remembered
+MAX_ROWS, MAX_ICONS = 24, 128  # drawings: of a real unCLIP, 1.8 MB each
 STEPS = 20
 ZERO_GPU = "SPACES_ZERO_GPU"  # set by Spaces that borrow a GPU for each call
 
@@ -52,7 +52,7 @@ class Experiment:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What the results depend on."""
+        """Everything that the results depend on."""
         pixels = hashlib.sha256(f"{self.image.size}".encode() + self.image.tobytes()).hexdigest()
         return self.model.key, pixels, self.steering, self.word
 
@@ -110,10 +110,10 @@ class Experiments:
 
     def __init__(self, find: Callable[[str], LoadedModel]):
         self._find = find
-        self._answers: Results[Answers] = Results(KEPT)
-        self._sweeps: Results[list[SweepRow]] = Results(KEPT)
-        self._drawings: Results[list[Drawing]] = Results(KEPT_ROWS)
-        self._alone: Results[tuple[Answer | None, Drawing | None]] = Results(KEPT_ICONS)
+        self._answers: Results[Answers] = Results(MAX_ANSWERS)
+        self._sweeps: Results[list[SweepRow]] = Results(MAX_ANSWERS)
+        self._drawings: Results[list[Drawing]] = Results(MAX_ROWS)
+        self._alone: Results[tuple[Answer | None, Drawing | None]] = Results(MAX_ICONS)
         self._say = on_gpu(self._say_now, lambda _key, _image, steerings, *_: 10 + 2 * len(steerings))
         self._draw = on_gpu(self._draw_now, lambda _key, _image, steerings, *_: 10 + 3 * len(steerings))
 
@@ -135,8 +135,10 @@ class Experiments:
             start = time.perf_counter()
             steered = experiment.steering
             steerings = [None, Steering([]), steered, RandomDirection(steered, CONTROL_SEED)]
-            answers = self._say(experiment.model.key, experiment.image, steerings, question, experiment.word, stop)
-            return Answers(*answers, time.perf_counter() - start)
+            original, sae, answer, control = self._say(
+                experiment.model.key, experiment.image, steerings, question, experiment.word, stop
+            )
+            return Answers(original, sae, answer, control, time.perf_counter() - start)
 
         return self._answers.of((*experiment.key, question), compute)
 
@@ -159,7 +161,7 @@ class Experiments:
     def draw(
         self, experiment: Experiment, seeds: Sequence[int], steps: int, stop: Stop | None = None
     ) -> Iterator[list[Drawing]]:
-        """Draws an image anew: for each seed, unsteered, at the strengths ``DRAWN``, and with a random direction.
+        """Draws an image anew, for each seed: unsteered, at the factors ``DRAWN_FACTORS``, and with a random direction.
 
         Args:
             experiment: The image, and how it is steered.
@@ -172,7 +174,11 @@ class Experiments:
             Stopped: If ``stop`` returned True.
             EditError: If steering had no effect.
         """
-        steerings = [None, *map(experiment.steering.scaled, DRAWN), RandomDirection(experiment.steering, CONTROL_SEED)]
+        steerings = [
+            None,
+            *map(experiment.steering.scaled, DRAWN_FACTORS),
+            RandomDirection(experiment.steering, CONTROL_SEED),
+        ]
         for seed in seeds:
             yield self._row(experiment, steerings, seed, steps, stop)
 
@@ -262,7 +268,7 @@ def on_gpu(function: Callable[..., Any], seconds: Callable[..., int]) -> Callabl
         seconds: Returns, of the same arguments, about how long the GPU is needed.
     """
     try:
-        from spaces import GPU
+        from spaces import GPU  # type: ignore[attr-defined]  # a package of Spaces, not the folder of that name here
     except ImportError:
         return function
     lent = GPU(duration=seconds)(function)

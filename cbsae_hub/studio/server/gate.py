@@ -1,4 +1,4 @@
-"""What stands before Gradio: which routes are open, which files a request may name, and the headers of every answer."""
+"""The gate before Gradio: open routes, files that a request may name, and the headers of every answer."""
 
 import json
 import logging
@@ -46,7 +46,7 @@ class Gate:
     Gradio downloads any file whose address is in an argument, before a handler can look at it.
 
     Args:
-        app: What is behind it.
+        app: The app behind the gate.
     """
 
     def __init__(self, app: ASGIApp):
@@ -76,15 +76,15 @@ class Gate:
 
 
 async def _checked(scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
-    """The request as Gradio may have it.
+    """Returns the request as Gradio may have it.
 
     Raises:
         HTTPException: If it may not.
     """
     path = scope["path"].removeprefix(scope.get("root_path", ""))
-    known = scope["app"].get_blocks().temp_file_sets  # what was uploaded to this server, or shown by it
+    own_files = scope["app"].get_blocks().temp_file_sets  # uploaded to this server, or shown by it
     if file := _FILE.fullmatch(path):
-        if not _is_known(file[1], known):
+        if not _is_own(file[1], own_files):
             raise HTTPException(403, "This is no file of this page.")
         return scope, receive
     if not _OPEN.fullmatch(path):
@@ -93,7 +93,7 @@ async def _checked(scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
         return scope, receive
     body = await _read(receive)
     if body:
-        body = _without_foreign_files(body, known)
+        body = _without_foreign_files(body, own_files)
     headers = [
         (name, value) for name, value in scope["headers"] if name not in (b"content-length", b"transfer-encoding")
     ]
@@ -101,7 +101,7 @@ async def _checked(scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
 
 
 async def _read(receive: Receive) -> bytes:
-    """A whole body, if it is of a size that anybody needs."""
+    """Reads a whole body, if it is of a size that anybody needs."""
     parts, size, more = [], 0, True
     while more:
         message = await receive()
@@ -114,7 +114,7 @@ async def _read(receive: Receive) -> bytes:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """What gives a body that was read already, and then whatever comes after it."""
+    """Returns a function that gives a body that was read already, and then whatever comes after it."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replayed() -> Message:
@@ -123,16 +123,16 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
-def _without_foreign_files(body: bytes, known: list[set[str]]) -> bytes:
-    """JSON as it was sent, but without addresses beside the paths of files; all paths are of files of this server."""
+def _without_foreign_files(body: bytes, own_files: list[set[str]]) -> bytes:
+    """Returns JSON without addresses beside the paths of files; all paths must be of files of this server."""
 
     def checked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if found.keys() & {"path", "url"}:
-            if not all(_is_known(value, known) for name, value in pairs if name == "path") or "path" not in found:
+        entries = dict(pairs)
+        if entries.keys() & {"path", "url"}:
+            if not all(_is_own(value, own_files) for name, value in pairs if name == "path") or "path" not in entries:
                 raise HTTPException(403, "A file has to be uploaded to this page first; addresses are never fetched.")
-            found.pop("url", None)  # Gradio makes it again of the path
-        return found
+            entries.pop("url", None)  # Gradio makes it again of the path
+        return entries
 
     try:
         return json.dumps(json.loads(body, object_pairs_hook=checked), ensure_ascii=False).encode()
@@ -140,8 +140,8 @@ def _without_foreign_files(body: bytes, known: list[set[str]]) -> bytes:
         raise HTTPException(400, "This is not JSON, or its texts are none.") from error
 
 
-def _is_known(path: Any, known: list[set[str]]) -> bool:
-    return isinstance(path, str) and any(path in files for files in known)
+def _is_own(path: Any, own_files: list[set[str]]) -> bool:
+    return isinstance(path, str) and any(path in files for files in own_files)
 
 
 # The HTML of the page has no name with an ending, by which Gradio decides what it compresses.

@@ -1,4 +1,4 @@
-"""What the page refuses in words: one error, and the handlers that make a sentence on the page of it."""
+"""The page refuses in words: one error, which handlers show as a sentence on the page."""
 
 import inspect
 from collections.abc import Callable
@@ -44,9 +44,9 @@ def kindly(handler: Callable[..., Any], to_text: Callable[[Any], str] = in_toast
     if inspect.isgeneratorfunction(handler):
 
         @wraps(handler)
-        def generate(*arguments: Any, **named: Any) -> Any:
+        def generate(*arguments: Any, **keywords: Any) -> Any:
             try:
-                yield from handler(*arguments, **named)
+                yield from handler(*arguments, **keywords)
             except Stopped:
                 return
             except REFUSALS as refusal:
@@ -55,9 +55,9 @@ def kindly(handler: Callable[..., Any], to_text: Callable[[Any], str] = in_toast
         return generate
 
     @wraps(handler)
-    def handle(*arguments: Any, **named: Any) -> Any:
+    def handle(*arguments: Any, **keywords: Any) -> Any:
         try:
-            return handler(*arguments, **named)
+            return handler(*arguments, **keywords)
         except Stopped:
             return gr.skip()
         except REFUSALS as refusal:

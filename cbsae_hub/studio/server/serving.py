@@ -1,4 +1,4 @@
-"""Which models the page serves, and to whom: those of an allow-list to everybody, an extended one to its maker."""
+"""The models that the page serves: those of an allow-list to everybody, an extended one to its maker."""
 
 import logging
 import threading
@@ -10,8 +10,8 @@ from typing import Any
 from cbsae_hub.studio.server.experiments import Experiments
 from cbsae_hub.studio.server.generators import Generators, Unavailable
 from cbsae_hub.studio.server.jobs import Jobs
-from cbsae_hub.studio.server.loaded import LoadedModel, public_id
 from cbsae_hub.studio.server.memory import Memory
+from cbsae_hub.studio.server.model import LoadedModel, public_id
 from cbsae_hub.studio.server.refusal import Refused
 from cbsae_hub.studio.view.pictures import Pictures
 
@@ -21,7 +21,7 @@ KEPT_OWN = 32  # models that visitors have extended
 
 
 class Serving:
-    """The models of the page and what runs them.
+    """The models of the page, and the experiments with them.
 
     Attributes:
         models: The allow-list: names that the page uses, and folders or Hub ids.
@@ -51,7 +51,7 @@ class Serving:
         self.first = self.of(next(iter(self.models)))
 
     def of(self, key: Any) -> LoadedModel:
-        """The model of a key: a name of the allow-list, or what :meth:`keep_own` gave.
+        """Returns the model of a key: of a name of the allow-list, or of a key that :meth:`keep_own` gave.
 
         Raises:
             Refused: If there is none, or it cannot be loaded.
@@ -72,9 +72,9 @@ class Serving:
                     raise Refused(f"{key} cannot be loaded here; the log of the page says why.") from error
             return self._loaded[key]
 
-    def parent_of(self, loaded: LoadedModel) -> LoadedModel | None:
-        """The SAE that a CB-SAE was made of, if the page has it."""
-        parent = getattr(loaded.sae, "parent", None)
+    def parent_of(self, model: LoadedModel) -> LoadedModel | None:
+        """Returns the SAE that a CB-SAE was made of, if the page has it."""
+        parent = getattr(model.sae, "parent", None)
         if not isinstance(parent, dict):
             return None
         for key in self.models:
@@ -84,23 +84,23 @@ class Serving:
                         return self.of(key)
         return None
 
-    def pruned_from(self, loaded: LoadedModel, neuron: int) -> list[str]:
-        """Names of the page's CB-SAEs that were made of this SAE, but without this neuron."""
+    def pruned_from(self, model: LoadedModel, neuron: int) -> list[str]:
+        """Returns names of the page's CB-SAEs that were made of this SAE, but without this neuron."""
         names = []
         for key in self.models:
             with suppress(Refused):
                 other = self.of(key)
-                if self.parent_of(other) is loaded and neuron not in other.retained:
+                if self.parent_of(other) is model and neuron not in other.retained:
                     names.append(other.label)
         return names
 
-    def keep_own(self, loaded: LoadedModel) -> LoadedModel:
+    def keep_own(self, model: LoadedModel) -> LoadedModel:
         """Keeps a model that a visitor has extended under a key that only they get: its name, "~" and a secret."""
-        loaded.key = f"{loaded.name}~{self._own.put(loaded)}"
-        return loaded
+        model.key = f"{model.name}~{self._own.keep(model)}"
+        return model
 
     def own(self, key: Any) -> LoadedModel | None:
-        """The model of a key that :meth:`keep_own` gave, if it is still there."""
+        """Returns the model of a key that :meth:`keep_own` gave, if it is still there."""
         name, _, secret = str(key).rpartition("~")
         own = self._own.get(secret)
         return own if own is not None and own.name == name else None
@@ -108,6 +108,6 @@ class Serving:
     def warm_up(self) -> None:
         """Loads what the first model needs before anybody waits for it."""
         self.first.warm_up()
-        for which in ("llava", "unclip"):
+        for name in ("llava", "unclip"):
             with suppress(Unavailable):
-                getattr(self.first, which)
+                getattr(self.first, name)

@@ -9,7 +9,7 @@ import gradio as gr
 from PIL import Image
 
 from cbsae_hub.studio.basket import UNITS, Basket, dock
-from cbsae_hub.studio.server.loaded import LoadedModel
+from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import Refused
 from cbsae_hub.studio.server.serving import Serving
 from cbsae_hub.studio.view.pictures import WHITE, data_uri
@@ -71,7 +71,7 @@ class SessionState:
             "pic": self.image,
         }  # fmt: skip
 
-    def loaded(self, key: Any) -> LoadedModel:
+    def model_of(self, key: Any) -> LoadedModel:
         """Returns the model of a key; the first model for None or "".
 
         Raises:
@@ -91,7 +91,7 @@ def state(value: str, name: str) -> gr.Textbox:
 
 def unremembered(choice: gr.Radio) -> gr.Radio:
     """Switches off Gradio's check against the choices that it has sent, which it forgets: handlers check instead."""
-    choice.preprocess = lambda value: value
+    choice.preprocess = lambda payload: payload  # type: ignore[method-assign]
     return choice
 
 
@@ -107,13 +107,13 @@ def pulse(tab: Any) -> Any:
     return secrets.token_hex(4) if tab in RUNNING else gr.skip()
 
 
-def row_of(loaded: LoadedModel, neuron: Any) -> Any:
+def row_of(model: LoadedModel, neuron: Any) -> Any:
     """Returns a neuron's row in the table.
 
     Raises:
         Refused: If there is no such neuron.
     """
     number = int(neuron) if str(neuron).isdecimal() else -1
-    if not 0 <= number < len(loaded.pack.neurons):
-        raise Refused(f"There is no neuron {str(neuron)[:20]}: this model has {len(loaded.pack.neurons)}.")
-    return loaded.pack.neurons[number]
+    if not 0 <= number < len(model.pack.neurons):
+        raise Refused(f"There is no neuron {str(neuron)[:20]}: this model has {len(model.pack.neurons)}.")
+    return model.pack.neurons[number]

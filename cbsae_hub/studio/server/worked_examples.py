@@ -19,7 +19,7 @@ from cbsae_hub.steering import Edit, Steering
 from cbsae_hub.studio.basket import range_of
 from cbsae_hub.studio.server.concept_training import ConceptTraining
 from cbsae_hub.studio.server.experiments import STEPS, Answer, Answers, Experiment
-from cbsae_hub.studio.server.loaded import LoadedModel, public_id
+from cbsae_hub.studio.server.model import LoadedModel, public_id
 from cbsae_hub.studio.server.serving import Serving
 from cbsae_hub.studio.view.pictures import WHITE
 from cbsae_hub.words import name_key, words_of
@@ -39,33 +39,33 @@ class ExampleChooser:
 
     Args:
         serving: The models of the page.
-        loaded: The model of the examples.
+        model: The model of the examples.
     """
 
-    def __init__(self, serving: Serving, loaded: LoadedModel):
-        self.serving, self.loaded = serving, loaded
-        self.frame = loaded.pack.neurons.frame
+    def __init__(self, serving: Serving, model: LoadedModel):
+        self.serving, self.model = serving, model
+        self.frame = model.pack.neurons.frame
 
     def choose(self) -> Record:
         """Returns the record of an experiment by kind of example, and the models that were used."""
-        loaded = self.loaded
+        model = self.model
         examples: Record = {
-            "revision": loaded.pack.info["model"]["revision"],
-            **{name: model and Path(public_id(model)).name for name, model in loaded.generators.ids.items()},
+            "revision": model.pack.info["model"]["revision"],
+            **{name: source and Path(public_id(source)).name for name, source in model.generators.ids.items()},
         }
-        steers = loaded.alpha is not None and loaded.generators.ids["llava"] and "said_white" in self.frame
+        steers = model.alpha is not None and model.generators.ids["llava"] and "said_white" in self.frame
         kinds: dict[str, Callable[[], Iterator[Record]]] = {"look": self._looks}
         if steers:
             kinds = {"word": lambda: self._words("sae"), "mute": self._mutes, **kinds}
-        if steers and isinstance(loaded.sae, CBSAE):
+        if steers and isinstance(model.sae, CBSAE):
             kinds["concept"] = lambda: self._words("cb")
         for kind, candidates in kinds.items():
             examples[kind] = next(candidates(), None)
         if examples.get("word") and examples.get("concept"):
             examples["two"] = next(self._pairs(examples["word"], examples["concept"]), None)
-        if steers and loaded.generators.ids["unclip"]:
+        if steers and model.generators.ids["unclip"]:
             examples["draw"] = next(self._drawings(), None)
-        if isinstance(loaded.sae, CBSAE):
+        if isinstance(model.sae, CBSAE):
             examples["lacking"] = next(self._lacking(), None)
         for kind in ("word", "concept", "two", "mute", "draw", "look", "lacking"):
             logger.info("%s: %s", kind, examples.get(kind))
@@ -73,28 +73,28 @@ class ExampleChooser:
 
     def _experiment(self, neurons: Sequence[int], word: str = "") -> Experiment:
         """Returns an experiment on a white image, with neurons set as the page sets them at first."""
-        white = self.serving.pictures.get(WHITE, self.loaded.pack)
-        edits = [Edit(neuron, range_of(self.loaded, neuron).start) for neuron in neurons]
-        return Experiment(self.loaded, white, Steering(edits), word)
+        white = self.serving.pictures.get(WHITE, self.model.pack)
+        edits = [Edit(neuron, range_of(self.model, neuron).start) for neuron in neurons]
+        return Experiment(self.model, white, Steering(edits), word)
 
     def _ask(self, *neurons: int) -> Answers:
         """Returns LLaVA's answers about a white image with neurons set."""
         return self.serving.experiments.ask(self._experiment(neurons), ONE_WORD)
 
-    def _named(self, kind: str) -> pd.DataFrame:
+    def _steerable(self, kind: str) -> pd.DataFrame:
         """Returns neurons that LLaVA has called by their names, those with the best names first."""
         frame = self.frame[self.frame["kind"] == kind]
         if kind == "cb":  # what the SAE lacks: none of its neurons is called so
             in_sae = {name_key(name) for name in self.frame.loc[self.frame["kind"] == "sae", "name"] if name}
             frame = frame.assign(name=frame["designated"])
             frame = frame[~frame["name"].map(name_key).isin(in_sae)]
-        named = frame[frame["name"].notna() & frame["said_white"].notna()]
-        agree = named["said_white"].map(name_key) == named["name"].map(name_key)
-        return named[agree].sort_values("score", ascending=False)
+        frame = frame[frame["name"].notna() & frame["said_white"].notna()]
+        agree = frame["said_white"].map(name_key) == frame["name"].map(name_key)
+        return frame[agree].sort_values("score", ascending=False)
 
     def _words(self, kind: str) -> Iterator[Record]:
         """Finds neurons whose name LLaVA says when they are set, and neither without them nor with the control."""
-        for row in islice(self._named(kind).itertuples(), TRIED):
+        for row in islice(self._steerable(kind).itertuples(), TRIED):
             answers = self._ask(row.neuron)
             others = (answers.original, answers.sae, answers.random)
             if _is(answers.steered, row.name) and not any(_is(other, row.name) for other in others):
@@ -115,7 +115,7 @@ class ExampleChooser:
                     yield {"neuron": row.neuron, "name": row.name, "said": text}
 
     def _strong(self, neuron: int, name: str) -> bool:
-        matches = self.loaded.pack.find(name, len(self.frame)).matches
+        matches = self.model.pack.find(name, len(self.frame)).matches
         return any(match.neuron == neuron and match.verdict == "strong" for match in matches)
 
     def _pairs(self, word: Record, concept: Record) -> Iterator[Record]:
@@ -143,18 +143,18 @@ class ExampleChooser:
 
         Only images with a column ``objects`` of ``name`` and ``box`` (x0, y0, x1, y1) say where things are.
         """
-        loaded, source = self.loaded, self.loaded.pack.info["images"]
+        model, source = self.model, self.model.pack.info["images"]
         try:
-            images = load_images(source["id"], source["split"], beside=loaded.model_id)
+            images = load_images(source["id"], source["split"], beside=model.model_id)
         except (OSError, ValueError) as error:
             logger.warning("nobody knows where things are in the pictures: %s", error)
             return
-        if "objects" not in images.column_names or loaded.pack.grid is None:
+        if "objects" not in images.column_names:
             return
         for row in islice(self.frame.sort_values("score", ascending=False).itertuples(), 5 * TRIED):
             if row.kind == "cb" or not row.name or not self._strong(row.neuron, row.name):
                 continue
-            for example in loaded.pack.examples(row.neuron, "top", 9):
+            for example in model.pack.examples(row.neuron, "top", 9):
                 things = images[example.image_id]["objects"]
                 boxes = [thing["box"] for thing in things if thing["name"] == row.name and thing.get("box")]
                 size = images[example.image_id]["image"].size
@@ -172,27 +172,31 @@ class ExampleChooser:
             boxes: Boxes of the neuron's thing, in pixels.
             size: The image's width and height.
         """
-        loaded, grid = self.loaded, self.loaded.pack.grid
-        inspection = loaded.inspect(loaded.pack.image(image))
+        model, grid = self.model, self.model.pack.grid
+        if grid is None:
+            return None
+        inspection = model.inspect(model.pack.image(image))
         place = np.flatnonzero(inspection.active == neuron)
-        if not len(place) or place[0] not in loaded.listed(inspection, np.arange(len(inspection.active)), True):
+        if not len(place) or place[0] not in model.listed(inspection, np.arange(len(inspection.active)), True):
             return None
         strengths = inspection.latents[:, place[0]]
         fires, bright = strengths > 0, np.flatnonzero(strengths > strengths.max() / 2)
-        if fires.mean() > PLACE or not all(any(_within(patch, box, size, grid) for box in boxes) for patch in bright):
+        if fires.mean() > PLACE or not all(
+            any(_within(patch, box, size, grid) for box in boxes) for patch in bright.tolist()
+        ):
             return None
         for patch in np.flatnonzero(~fires):
-            if not len(loaded.listed(inspection, np.flatnonzero(inspection.latents[patch] > 0), True)):
+            if not len(model.listed(inspection, np.flatnonzero(inspection.latents[patch] > 0), True)):
                 return None
         return {"patches": int(fires.sum()), "of": len(fires)}
 
     def _lacking(self) -> Iterator[Record]:
         """Finds words that no neuron surely stands for, until one is trained, which LLaVA then says."""
-        loaded, training = self.loaded, ConceptTraining(self.serving)
-        names = {name_key(row.name) for row in loaded.pack.neurons if row.name}
-        names |= {name_key(name) for name in loaded.concepts}
-        for word in (name for name in loaded.pack.vocabulary if name_key(name) not in names):
-            own = training.add(loaded, [word], lambda *_: None, lambda: False)
+        model, training = self.model, ConceptTraining(self.serving)
+        names = {name_key(row.name) for row in model.pack.neurons if row.name}
+        names |= {name_key(name) for name in model.concepts}
+        for word in (name for name in model.pack.vocabulary if name_key(name) not in names):
+            own = training.add(model, [word], lambda *_: None, lambda: False)
             if own.pack.find(word).verdict != "strong":
                 continue
             answers = ExampleChooser(self.serving, own)._ask(len(own.pack.neurons) - 1)
@@ -211,12 +215,13 @@ def nearer_and_nearer(cosines: list[float | None]) -> bool:
     """Returns whether drawings get nearer to the word with the strength, and the control stays behind them all.
 
     Args:
-        cosines: Cosines of the word with the unsteered drawing, with those at the strengths ``DRAWN``, and with the
-            control.
+        cosines: Cosines of the word with the unsteered drawing, with those at the factors
+            :data:`DRAWN_FACTORS`, and with the control.
     """
-    if None in cosines:
+    numbers = [cosine for cosine in cosines if cosine is not None]
+    if len(numbers) < len(cosines):
         return False
-    *steered, control = cosines
+    *steered, control = numbers
     return all(a < b for a, b in zip(steered, steered[1:])) and control < min(steered[1:])
 
 

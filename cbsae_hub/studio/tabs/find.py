@@ -8,7 +8,7 @@ from markupsafe import Markup
 from cbsae_hub.neurons.pack import FindResult
 from cbsae_hub.neurons.verdicts import STRONG
 from cbsae_hub.studio.links import MAX_QUERY, Link, as_text
-from cbsae_hub.studio.server.loaded import LoadedModel
+from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import kindly
 from cbsae_hub.studio.server.session import LOOKUP, SessionState, row_of, unremembered
 from cbsae_hub.studio.view import html
@@ -57,38 +57,38 @@ class FindTab:
         )  # fmt: skip
 
     @kindly
-    def search(self, model: Any, query: Any) -> list[Any]:
+    def search(self, key: Any, query: Any) -> list[Any]:
         """Searches, and shows the best neuron at once."""
-        return self._search(self.session.loaded(model), model, query)
+        return self._search(self.session.model_of(key), key, query)
 
-    def _search(self, loaded: LoadedModel, key: Any, query: Any, chosen: int | None = None) -> list[Any]:
-        """Returns the neurons that match, and the card of one: of the chosen one if it matches, else of the best."""
+    def _search(self, model: LoadedModel, key: Any, query: Any, preferred: int | None = None) -> list[Any]:
+        """Returns the neurons that match, and the card of one: of the preferred one if it matches, else of the best."""
         text = clean_name(str(query or ""))[:MAX_QUERY]
         if not text:
-            return [_verdict("not in this model", "Type a word or two.", key, query), *_nothing(loaded)]
-        answer = loaded.pack.find(text, LIMIT, None if loaded.judge is None else loaded.judge.embed_texts)
+            return [_verdict("not in this model", "Type a word or two.", key, query), *_nothing(model)]
+        answer = model.pack.find(text, LIMIT, None if model.judge is None else model.judge.embed_texts)
         ids = list(dict.fromkeys(match.neuron for match in answer.matches))
         near = [concept for concept in answer.nearest if name_key(concept) != name_key(text)]
         label = _NEAR[answer.near_by] if near else _TRY
-        suggestions = gr.Radio(near or _example_queries(loaded), value=None, label=label)
+        suggestions = gr.Radio(near or _example_queries(model), value=None, label=label)
         verdict = _verdict(answer.verdict, _sentence(text, answer, len(ids)), key, query)
         if not ids:
             return [verdict, gr.Radio([], value=None, visible=False), suggestions, _TEMPLATE.invitation()]
-        choices = [(html.neuron_title(loaded.pack.neurons[neuron]), str(neuron)) for neuron in ids]
-        neuron = str(chosen if chosen in ids else ids[0])
+        choices = [(html.neuron_title(model.pack.neurons[neuron]), str(neuron)) for neuron in ids]
+        neuron = str(preferred if preferred in ids else ids[0])
         return [verdict, gr.Radio(choices, value=neuron, visible=True), suggestions, self.pick(key, text, neuron)]
 
     @kindly
-    def pick(self, model: Any, query: Any, neuron: Any) -> str:
+    def pick(self, key: Any, query: Any, neuron: Any) -> str:
         """Returns the card of a neuron."""
-        loaded = self.session.loaded(model)
-        return html.neuron_card(loaded.pack, row_of(loaded, neuron))
+        model = self.session.model_of(key)
+        return html.neuron_card(model.pack, row_of(model, neuron))
 
-    def restore(self, loaded: LoadedModel, link: Link, new: bool) -> list[Any]:
+    def restore(self, model: LoadedModel, link: Link, new: bool) -> list[Any]:
         """Returns values of :attr:`outputs` for a link: the query, and everything that a search shows."""
         if not link.query:
-            return ["", "", *_nothing(loaded), link.show_heat]
-        return [link.query, *self._search(loaded, loaded.key, link.query, link.match), link.show_heat]
+            return ["", "", *_nothing(model), link.show_heat]
+        return [link.query, *self._search(model, model.key, link.query, link.match), link.show_heat]
 
     @property
     def outputs(self) -> list[Any]:
@@ -105,8 +105,8 @@ _TRY = "Or try one of these"
 _NEAR = {"meaning": "Near in meaning", "spelling": "Spelled alike"}
 
 
-def _nothing(loaded: LoadedModel) -> list[Any]:
-    examples = gr.Radio(_example_queries(loaded), value=None, label=_TRY)
+def _nothing(model: LoadedModel) -> list[Any]:
+    examples = gr.Radio(_example_queries(model), value=None, label=_TRY)
     return [gr.Radio([], value=None, visible=False), examples, _TEMPLATE.invitation()]
 
 
@@ -124,8 +124,8 @@ def _sentence(text: str, answer: FindResult, neurons: int) -> str:
     return f"No neuron surely stands for “{text}”; Your concepts can train one. The nearest is {best}"
 
 
-def _example_queries(loaded: LoadedModel, count: int = 6) -> list[str]:
+def _example_queries(model: LoadedModel, count: int = 6) -> list[str]:
     """Returns names that search well: those of the neurons with the best scores, each once."""
-    frame = loaded.pack.neurons.frame
-    named = frame[frame["name"].notna() & (frame["status"] == "alive")].sort_values("score", ascending=False)
-    return named["name"].drop_duplicates().head(count).tolist()
+    frame = model.pack.neurons.frame
+    alive = frame[frame["name"].notna() & (frame["status"] == "alive")].sort_values("score", ascending=False)
+    return alive["name"].drop_duplicates().head(count).tolist()

@@ -7,8 +7,8 @@ import numpy as np
 from markupsafe import Markup
 
 from cbsae_hub.studio.links import Link
-from cbsae_hub.studio.server.loaded import ImageInspection, LoadedModel
 from cbsae_hub.studio.server.memory import Results
+from cbsae_hub.studio.server.model import ImageInspection, LoadedModel
 from cbsae_hub.studio.server.refusal import Refused, kindly
 from cbsae_hub.studio.server.session import LOOKUP, PRIVATE, SessionState, state, unremembered, upload_record
 from cbsae_hub.studio.view import html
@@ -18,7 +18,7 @@ from cbsae_hub.studio.view.style import script
 from cbsae_hub.studio.view.templates import template
 
 SAMPLES = 12
-KEPT = 64  # inspections, of all visitors together; who comes back to an older one waits for it again
+MAX_INSPECTIONS = 64  # inspections, of all visitors together; who comes back to an older one waits for it again
 _TEMPLATE = template("inspect_image")
 _EMPTY = html.PIECES.empty("Upload a picture, paste one, or take a sample.")
 
@@ -32,7 +32,7 @@ class InspectTab:
 
     def __init__(self, session: SessionState):
         self.session = session
-        self.inspections: Results[ImageInspection] = Results(KEPT)
+        self.inspections: Results[ImageInspection] = Results(MAX_INSPECTIONS)
 
     def render(self) -> None:
         """Adds the tab's components and events to the page that is being built."""
@@ -57,12 +57,12 @@ class InspectTab:
                 self.neurons.render()
         self.card.render()
         session, inputs = self.session, [self.session.model, self.image, self.hide_dense]
-        chosen = [session.image, *view]
+        outputs = [session.image, *view]
         self.events = [
             bind_upload(
-                self.upload, self.inspect, [session.model, self.upload, self.hide_dense], [session.upload, *chosen]
+                self.upload, self.inspect, [session.model, self.upload, self.hide_dense], [session.upload, *outputs]
             ),
-            self.samples.click(self.sample, [session.model, self.hide_dense], chosen, **PRIVATE),
+            self.samples.click(self.sample, [session.model, self.hide_dense], outputs, **PRIVATE),
         ]
         self.neurons.input(self.where, [*inputs, self.patch, self.neurons], view, **LOOKUP)
         self.grid.click(self.at_patch, inputs, view, **LOOKUP)
@@ -71,43 +71,43 @@ class InspectTab:
         self.outputs = [self.samples, self.hide_dense, *view]
 
     @kindly
-    def sample(self, event: gr.EventData, model: Any, hide_dense: Any) -> list[Any]:
+    def sample(self, event: gr.EventData, key: Any, hide_dense: Any) -> list[Any]:
         """Inspects one of the sample images."""
-        loaded = self.session.loaded(model)
-        name = sample_name(event, loaded.pack)
-        return [name, *self._view(loaded, name, hide_dense)]
+        model = self.session.model_of(key)
+        name = sample_name(event, model.pack)
+        return [name, *self._view(model, name, hide_dense)]
 
     @kindly
-    def inspect(self, model: Any, path: Any, hide_dense: Any = True) -> list[Any]:
+    def inspect(self, key: Any, path: Any, hide_dense: Any = True) -> list[Any]:
         """Inspects an upload; what is no image gets a sentence, and the page goes on."""
-        loaded, pictures = self.session.loaded(model), self.session.serving.pictures
+        model, pictures = self.session.model_of(key), self.session.serving.pictures
         if path is None:
             return [gr.skip()] * 8
         name = pictures.keep(read_picture(str(path)))
-        record = upload_record(name, pictures.get(name, loaded.pack))
-        return [record, name, *self._view(loaded, name, hide_dense)]
+        record = upload_record(name, pictures.get(name, model.pack))
+        return [record, name, *self._view(model, name, hide_dense)]
 
     @kindly
-    def overview(self, model: Any, image: Any, hide_dense: Any, patch: Any = None) -> list[Any]:
+    def overview(self, key: Any, image: Any, hide_dense: Any, patch: Any = None) -> list[Any]:
         """Shows the strongest neurons of the whole image, or of a patch, the first of them chosen."""
-        return self._view(self.session.loaded(model), image, hide_dense, patch)
+        return self._view(self.session.model_of(key), image, hide_dense, patch)
 
     @kindly
-    def where(self, model: Any, image: Any, hide_dense: Any, patch: Any, neuron: Any) -> list[Any]:
+    def where(self, key: Any, image: Any, hide_dense: Any, patch: Any, neuron: Any) -> list[Any]:
         """Shows where a neuron fires on the image, and its card."""
-        return self._view(self.session.loaded(model), image, hide_dense, patch, neuron)
+        return self._view(self.session.model_of(key), image, hide_dense, patch, neuron)
 
     @kindly
-    def at_patch(self, event: gr.EventData, model: Any, image: Any, hide_dense: Any) -> list[Any]:
+    def at_patch(self, event: gr.EventData, key: Any, image: Any, hide_dense: Any) -> list[Any]:
         """Shows the neurons that fire at one patch."""
-        return self._view(self.session.loaded(model), image, hide_dense, getattr(event, "patch", None))
+        return self._view(self.session.model_of(key), image, hide_dense, getattr(event, "patch", None))
 
-    def restore(self, loaded: LoadedModel, link: Link, new: bool) -> list[Any]:
+    def restore(self, model: LoadedModel, link: Link, new: bool) -> list[Any]:
         """Returns values of :attr:`outputs` for a link: an image, inspected."""
-        samples = sample_strip(loaded.pack, SAMPLES) if new else gr.skip()
+        samples = sample_strip(model.pack, SAMPLES) if new else gr.skip()
         if link.inspected_image is None:
             return [samples, link.hide_dense, "", "", _EMPTY, "", gr.Radio([], value=None, label="Neurons"), ""]
-        view = self._view(loaded, link.inspected_image, link.hide_dense, link.patch, link.firing_neuron)
+        view = self._view(model, link.inspected_image, link.hide_dense, link.patch, link.firing_neuron)
         return [samples, link.hide_dense, *view]
 
     @property
@@ -116,32 +116,33 @@ class InspectTab:
         return {"seen": self.image, "patch": self.patch, "fires": self.neurons, "dense": self.hide_dense}
 
     def _view(
-        self, loaded: LoadedModel, image: Any, hide_dense: Any, patch: Any = None, neuron: Any = None
+        self, model: LoadedModel, image: Any, hide_dense: Any, patch: Any = None, neuron: Any = None
     ) -> list[Any]:  # fmt: skip
         """Returns values of the view: what fires, on all of the image or at a patch, and where one neuron does."""
-        inspection = self._inspection(loaded, image)
+        inspection = self._inspection(model, image)
         at = _patch_of(patch, inspection)
-        places = loaded.listed(inspection, _order(inspection, at), bool(hide_dense))
+        places = model.listed(inspection, _order(inspection, at), bool(hide_dense))
         place = places[0] if len(places) else None
         if neuron not in (None, ""):
-            fires = np.flatnonzero(inspection.active == int(neuron)) if str(neuron).isdecimal() else []
+            number = int(neuron) if str(neuron).isdecimal() else -1
+            fires = np.flatnonzero(inspection.active == number)
             if not len(fires):
                 raise Refused("This neuron does not fire on the picture.")
             place = fires[0]
         at_patch = None if at is None else inspection.latents[inspection.before + at]
         strengths, what = (inspection.latents.mean(0), "mean") if at_patch is None else (at_patch, "here")
-        choices = [(_title(loaded, inspection, i, strengths[i], what), str(inspection.active[i])) for i in places]
+        choices = [(_title(model, inspection, i, strengths[i], what), str(inspection.active[i])) for i in places]
         value = None if place is None else str(inspection.active[place])
         radio = gr.Radio(choices, value=value, label=_label(inspection, at, bool(choices)))
-        card = "" if place is None else html.neuron_card(loaded.pack, loaded.row(inspection, place))
-        grid = html.result(_grid(loaded, inspection, place, at), {"m": loaded.key, "seen": str(image)}, "whole")
+        card = "" if place is None else html.neuron_card(model.pack, model.row(inspection, place))
+        grid = html.result(_grid(model, inspection, place, at), {"m": model.key, "seen": str(image)}, "whole")
         return [str(image), "" if at is None else str(at), grid, _error(inspection), radio, card]
 
-    def _inspection(self, loaded: LoadedModel, image: Any) -> ImageInspection:
+    def _inspection(self, model: LoadedModel, image: Any) -> ImageInspection:
         if image in ("", None):
             raise Refused("Choose a picture first.")
-        pixels = self.session.serving.pictures.get(image, loaded.pack)
-        return self.inspections.of((loaded.key, str(image)), lambda: loaded.inspect(pixels))
+        pixels = self.session.serving.pictures.get(image, model.pack)
+        return self.inspections.of((model.key, str(image)), lambda: model.inspect(pixels))
 
 
 def _patch_of(patch: Any, inspection: ImageInspection) -> int | None:
@@ -189,21 +190,21 @@ def _error(inspection: ImageInspection) -> Markup:
     )
 
 
-def _title(loaded: LoadedModel, inspection: ImageInspection, place: int, strength: float, what: str) -> str:
-    row = loaded.row(inspection, place)
+def _title(model: LoadedModel, inspection: ImageInspection, place: int, strength: float, what: str) -> str:
+    row = model.row(inspection, place)
     times = f", peak {inspection.latents[:, place].max() / row.p99:.1f} x p99" if row.p99 > 0 else ""
     return f"{html.neuron_title(row)}: {strength:.2f} {what}{times}"
 
 
-def _grid(loaded: LoadedModel, inspection: ImageInspection, place: int | None, patch: int | None) -> Markup:
+def _grid(model: LoadedModel, inspection: ImageInspection, place: int | None, patch: int | None) -> Markup:
     if place is None:
-        return patch_grid(inspection.shown, np.zeros(inspection.grid), "Nothing to show.", patch, inspection.ratio)
+        return patch_grid(inspection.webp, np.zeros(inspection.grid), "Nothing to show.", patch, inspection.ratio)
     first, strength = np.split(inspection.latents[:, place], [inspection.before])
-    title = html.neuron_title(loaded.row(inspection, place))
+    title = html.neuron_title(model.row(inspection, place))
     others = f", and {int((first > 0).sum())} of {len(first)} tokens before them" if len(first) else ""
     caption = f"Where {title} fires: {int((strength > 0).sum())} of {len(strength)} patches{others}."
     heat = (strength / max(strength.max(), 1e-12)).reshape(inspection.grid)
-    return patch_grid(inspection.shown, heat, caption, patch, inspection.ratio)
+    return patch_grid(inspection.webp, heat, caption, patch, inspection.ratio)
 
 
 def patch_grid(webp: bytes, heat: np.ndarray, caption: str, chosen: int | None = None, ratio: float = 1.0) -> Markup:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from cbsae_hub.metrics.activity import SHOWN_BINS_PER_OCTAVE
 from cbsae_hub.studio.basket import range_of
 from cbsae_hub.studio.links import Link
-from cbsae_hub.studio.server.loaded import LoadedModel
+from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import kindly
 from cbsae_hub.studio.server.session import LOOKUP, SessionState, pulse, row_of, state
 from cbsae_hub.studio.view import html
@@ -50,32 +50,32 @@ class NeuronTab:
                 self.page = self.session.card(self._page(first, best), "neuron-page")
             with gr.Column(scale=3, min_width=240):
                 self.live = gr.HTML(_TEMPLATE.waiting(), elem_id="neuron-live")
-        model, outputs = self.session.model, [*self.outputs, self.session.pulse]
-        self.number.submit(self.turn, [model, self.number], outputs, **LOOKUP)
+        key, outputs = self.session.model, [*self.outputs, self.session.pulse]
+        self.number.submit(self.turn, [key, self.number], outputs, **LOOKUP)
         for button, step in ((self.previous, -1), (self.next, 1), (self.random, 0)):
-            button.click(self._mover(step), [model, self.neuron], outputs, **LOOKUP)
+            button.click(self._mover(step), [key, self.neuron], outputs, **LOOKUP)
 
     @kindly
-    def turn(self, model: Any, neuron: Any) -> list[Any]:
+    def turn(self, key: Any, neuron: Any) -> list[Any]:
         """Shows another neuron, and has it speak and draw."""
-        loaded = self.session.loaded(model)
-        number = row_of(loaded, neuron).neuron
-        return [number, str(number), self._page(loaded, number), _TEMPLATE.waiting(), pulse("neuron")]
+        model = self.session.model_of(key)
+        number = row_of(model, neuron).neuron
+        return [number, str(number), self._page(model, number), _TEMPLATE.waiting(), pulse("neuron")]
 
     @kindly
-    def alone(self, model: Any, neuron: Any) -> str:
+    def alone(self, key: Any, neuron: Any) -> str:
         """Returns what the neuron alone makes LLaVA say and unCLIP draw."""
-        loaded = self.session.loaded(model)
-        number = _number(loaded, neuron)
-        answer, drawing = self.session.serving.experiments.neuron_alone(loaded, number)
+        model = self.session.model_of(key)
+        number = _number(model, neuron)
+        answer, drawing = self.session.serving.experiments.neuron_alone(model, number)
         source = None if drawing is None else data_uri(as_webp(drawing.image))
-        return _TEMPLATE.alone(number, f"{range_of(loaded, number).start:g}", answer, source)
+        return _TEMPLATE.alone(number, f"{range_of(model, number).start:g}", answer, source)
 
-    def restore(self, loaded: LoadedModel, link: Link, new: bool) -> list[Any]:
+    def restore(self, model: LoadedModel, link: Link, new: bool) -> list[Any]:
         """Returns values of :attr:`outputs` for a link."""
-        number = _best(loaded) if link.neuron is None else link.neuron
+        number = _best(model) if link.neuron is None else link.neuron
         text = "" if link.neuron is None else str(number)
-        return [gr.Number(number, label=number_label(loaded)), text, self._page(loaded, number), _TEMPLATE.waiting()]
+        return [gr.Number(number, label=number_label(model)), text, self._page(model, number), _TEMPLATE.waiting()]
 
     @property
     def outputs(self) -> list[Any]:
@@ -87,43 +87,43 @@ class NeuronTab:
         """The components that the address describes, by the address's keys."""
         return {"neuron": self.neuron}
 
-    def _page(self, loaded: LoadedModel, neuron: int) -> Markup:
-        return neuron_page(loaded, neuron, self.session.serving.pruned_from(loaded, neuron))
+    def _page(self, model: LoadedModel, neuron: int) -> Markup:
+        return neuron_page(model, neuron, self.session.serving.pruned_from(model, neuron))
 
     def _mover(self, step: int) -> Any:
         @kindly
-        def move(model: Any, neuron: Any) -> list[Any]:
-            loaded = self.session.loaded(model)
+        def move(key: Any, neuron: Any) -> list[Any]:
+            model = self.session.model_of(key)
             if step:
-                return self.turn(model, (_number(loaded, neuron) + step) % len(loaded.pack.neurons))
-            frame = loaded.pack.neurons.frame
-            return self.turn(model, int(random.choice(frame.loc[frame["status"] != "dead", "neuron"].tolist())))
+                return self.turn(key, (_number(model, neuron) + step) % len(model.pack.neurons))
+            frame = model.pack.neurons.frame
+            return self.turn(key, int(random.choice(frame.loc[frame["status"] != "dead", "neuron"].tolist())))
 
         return move
 
 
-def neuron_page(loaded: LoadedModel, neuron: int, pruned_from: Sequence[str] = ()) -> Markup:
+def neuron_page(model: LoadedModel, neuron: int, pruned_from: Sequence[str] = ()) -> Markup:
     """Returns everything that the pack has about a neuron.
 
     Args:
-        loaded: The model.
+        model: The model.
         neuron: The neuron's number.
         pruned_from: Models that were made of this one, without the neuron.
     """
-    row = loaded.pack.neurons[neuron]
-    parent_ids = getattr(loaded.sae, "sae_neuron_ids", None)
+    row = model.pack.neurons[neuron]
+    parent_ids = getattr(model.sae, "sae_neuron_ids", None)
     return _TEMPLATE.page(
-        head=html.neuron_head(loaded.pack, row),
+        head=html.neuron_head(model.pack, row),
         pruned_from=pruned_from,
         origin=parent_ids[neuron] if parent_ids and row.kind != "cb" else None,
         names=_names(row),
         histogram=_histogram(row),
         steerability=_steerability(row),
-        alpha=loaded.alpha,
-        strips=html.strips(loaded.pack, neuron),
+        alpha=model.alpha,
+        strips=html.strips(model.pack, neuron),
         neighbours=[
-            (other, html.neuron_title(loaded.pack.neurons[other]), f"{cosine:.2f}")
-            for other, cosine in loaded.neighbours(neuron)
+            (other, html.neuron_title(model.pack.neurons[other]), f"{cosine:.2f}")
+            for other, cosine in model.neighbours(neuron)
         ],
     )
 
@@ -165,20 +165,20 @@ def _steerability(row: Any) -> list[tuple[str, str, str, str, str]]:
             for name in ("said_{}", "steer_text_{}", "said_{}_random", "steer_text_{}_random")
         )
         if not math.isnan(score):
-            rows.append((where, answer, f"{score:.2f}", control, f"{chance:.2f}"))
+            rows.append((where, str(answer), f"{score:.2f}", str(control), f"{chance:.2f}"))
     return rows
 
 
-def _number(loaded: LoadedModel, neuron: Any) -> int:
+def _number(model: LoadedModel, neuron: Any) -> int:
     """Returns the neuron that is shown: the best one until another was chosen."""
-    return _best(loaded) if neuron in ("", None) else row_of(loaded, neuron).neuron
+    return _best(model) if neuron in ("", None) else row_of(model, neuron).neuron
 
 
-def _best(loaded: LoadedModel) -> int:
-    frame = loaded.pack.neurons.frame
+def _best(model: LoadedModel) -> int:
+    frame = model.pack.neurons.frame
     return int(frame.loc[frame["score"].idxmax(), "neuron"])
 
 
-def number_label(loaded: LoadedModel) -> str:
+def number_label(model: LoadedModel) -> str:
     """Returns the label of the field of neurons' numbers, with its range."""
-    return f"Neuron, 0 to {len(loaded.pack.neurons) - 1}"
+    return f"Neuron, 0 to {len(model.pack.neurons) - 1}"

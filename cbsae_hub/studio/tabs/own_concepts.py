@@ -19,7 +19,7 @@ from cbsae_hub.steering.tower import Stopped
 from cbsae_hub.studio.links import MAX_CONCEPTS, MAX_LETTERS, MAX_WORDS, Link, as_text
 from cbsae_hub.studio.server import downloads
 from cbsae_hub.studio.server.concept_training import ConceptTraining
-from cbsae_hub.studio.server.loaded import LoadedModel
+from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import REFUSALS, Refused, kindly
 from cbsae_hub.studio.server.session import LOOKUP, PRIVATE, SessionState
 from cbsae_hub.studio.view import html
@@ -84,23 +84,23 @@ class OwnConceptsTab:
         return [self.progress, self.report, self.download, self.session.model]
 
     @kindly
-    def which(self, model: Any, words: Any) -> str:
+    def which(self, key: Any, words: Any) -> str:
         """Returns which neuron stands for each concept."""
-        return _result(model, words, report(self.session.loaded(model), concepts_of(words)))
+        return _result(key, words, report(self.session.model_of(key), concepts_of(words)))
 
     @kindly
-    def add(self, request: gr.Request, model: Any, words: Any, anyway: Any) -> Iterator[list[Any]]:
+    def add(self, request: gr.Request, key: Any, words: Any, anyway: Any) -> Iterator[list[Any]]:
         """Trains the missing ones, or ``anyway`` all without a concept neuron; yields progress, then the new model."""
-        loaded, concepts = self.session.loaded(model), concepts_of(words)
-        matches = located(loaded, concepts)
-        missing = [name for name, match in matches if match is None or (anyway and not _trained(loaded, match))]
+        model, concepts = self.session.model_of(key), concepts_of(words)
+        matches = located(model, concepts)
+        missing = [name for name, match in matches if match is None or (anyway and not _is_own(model, match))]
         if not missing:
-            weak = any(match and match.verdict != STRONG and not _trained(loaded, match) for _, match in matches)
-            answer = report(loaded, concepts, _WEAK if weak else _NOTHING)
-            yield ["", _result(model, words, answer), gr.skip(), gr.skip()]
+            weak = any(match and match.verdict != STRONG and not _is_own(model, match) for _, match in matches)
+            answer = report(model, concepts, _WEAK if weak else _NOTHING)
+            yield ["", _result(key, words, answer), gr.skip(), gr.skip()]
             return
         with self.session.serving.jobs.of(request.session_hash) as stop:
-            thread = _TrainingThread(self.training, loaded, missing, stop)
+            thread = _TrainingThread(self.training, model, missing, stop)
             while thread.runs_after(LOOK):
                 yield [html.PIECES.progress(*thread.progress), gr.skip(), gr.skip(), gr.skip()]
         try:
@@ -113,19 +113,19 @@ class OwnConceptsTab:
             logger.exception("concepts could not be added")
             message = _TEMPLATE.alert(_FAILED)
         else:
-            stopped = " Stopped early: the neurons are as good as they were by then." if stop() else ""
+            early = " Stopped early: the neurons are as good as they were by then." if stop() else ""
             count = f"{len(missing)} concept{'s' if len(missing) > 1 else ''}"
-            text = f"{count} added in {thread.seconds:.0f} s.{stopped}{_failures(extended, missing)}"
+            text = f"{count} added in {thread.seconds:.0f} s.{early}{_failures(extended, missing)}"
             answer = _result(extended.key, words, report(extended, concepts))
             yield [html.PIECES.progress(1.0, text), answer, _download(extended), extended.key]
             return
         yield [message, gr.skip(), gr.skip(), gr.skip()]
 
-    def restore(self, loaded: LoadedModel, link: Link, new: bool) -> list[Any]:
+    def restore(self, model: LoadedModel, link: Link, new: bool) -> list[Any]:
         """Returns values of :attr:`outputs` for a link; the report stays, marked if the model is another."""
         if not new:
             return [link.words, link.anyway, gr.skip(), gr.skip()]
-        return [link.words, link.anyway, "", _download(loaded) if loaded.own else ""]
+        return [link.words, link.anyway, "", _download(model) if model.own else ""]
 
     @property
     def outputs(self) -> list[Any]:
@@ -145,8 +145,8 @@ def _result(key: Any, words: Any, content: Markup) -> Markup:
     return html.result(content, {"m": as_text("m", key), "words": as_text("words", words)}, "own-check")
 
 
-def _download(loaded: LoadedModel) -> Markup:
-    return html.PIECES.download("Download your model", downloads.address(archive(loaded)))
+def _download(model: LoadedModel) -> Markup:
+    return html.PIECES.download("Download your model", downloads.address(archive(model)))
 
 
 class _TrainingThread:
@@ -154,13 +154,13 @@ class _TrainingThread:
 
     Attributes:
         progress: The share of the work that is behind, and what is being done.
-        seconds: How long the training took.
+        seconds: Duration of the training.
     """
 
-    def __init__(self, training: ConceptTraining, loaded: LoadedModel, concepts: list[str], stop: Callable[[], bool]):
+    def __init__(self, training: ConceptTraining, model: LoadedModel, concepts: list[str], stop: Callable[[], bool]):
         self.progress, self.seconds = (0.0, "starting"), 0.0
         self._result: LoadedModel | Exception | None = None
-        self._thread = threading.Thread(target=self._run, args=(training, loaded, concepts, stop), daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(training, model, concepts, stop), daemon=True)
         self._thread.start()
 
     def runs_after(self, seconds: float) -> bool:
@@ -176,11 +176,11 @@ class _TrainingThread:
         return self._result
 
     def _run(
-        self, training: ConceptTraining, loaded: LoadedModel, concepts: list[str], stop: Callable[[], bool]
+        self, training: ConceptTraining, model: LoadedModel, concepts: list[str], stop: Callable[[], bool]
     ) -> None:  # fmt: skip
         start = time.perf_counter()
         try:
-            self._result = training.add(loaded, concepts, self._report, stop)
+            self._result = training.add(model, concepts, self._report, stop)
         except Exception as error:  # handed on to the thread that waits
             self._result = error
         self.seconds = time.perf_counter() - start
@@ -207,61 +207,61 @@ def concepts_of(words: Any) -> list[str]:
     return concepts
 
 
-def located(loaded: LoadedModel, concepts: list[str]) -> list[tuple[str, Found | None]]:
+def located(model: LoadedModel, concepts: list[str]) -> list[tuple[str, Found | None]]:
     """Returns the neuron of each concept: of the bottleneck, else the best SAE neuron of that name."""
-    return [(concept, _match(loaded, concept)) for concept in concepts]
+    return [(concept, _match(model, concept)) for concept in concepts]
 
 
-def _match(loaded: LoadedModel, concept: str) -> Found | None:
-    matches = loaded.pack.neurons.index.find(concept)
+def _match(model: LoadedModel, concept: str) -> Found | None:
+    matches = model.pack.neurons.index.find(concept)
     same = [match for match in matches if name_key(match.concept) == name_key(concept)]
-    trained = [match for match in same if _trained(loaded, match)]
-    named = [match for match in same if match.rank == 0 and loaded.pack.neurons[match.neuron].kind != "cb"]
-    return next(iter(trained + named), None)
+    of_bottleneck = [match for match in same if _is_own(model, match)]
+    of_sae = [match for match in same if match.rank == 0 and model.pack.neurons[match.neuron].kind != "cb"]
+    return next(iter(of_bottleneck + of_sae), None)
 
 
-def _trained(loaded: LoadedModel, match: Found) -> bool:
+def _is_own(model: LoadedModel, match: Found) -> bool:
     """Returns whether a neuron was trained for the concept that it matches."""
-    row = loaded.pack.neurons[match.neuron]
+    row = model.pack.neurons[match.neuron]
     return row.kind == "cb" and name_key(row.designated) == name_key(match.concept)
 
 
-def report(loaded: LoadedModel, concepts: list[str], note: str = "") -> Markup:
+def report(model: LoadedModel, concepts: list[str], note: str = "") -> Markup:
     """Returns the neuron of each concept, how well it stands for the concept, and buttons."""
-    rows = [_row(loaded, concept, match) for concept, match in located(loaded, concepts)]
+    rows = [_row(model, concept, match) for concept, match in located(model, concepts)]
     return _TEMPLATE.report(rows, note)
 
 
-def _row(loaded: LoadedModel, concept: str, match: Found | None) -> dict[str, Any]:
+def _row(model: LoadedModel, concept: str, match: Found | None) -> dict[str, Any]:
     if match is None:
         return {"concept": concept, "neuron": None}
     return {
         "concept": concept,
         "neuron": match.neuron,
-        "trained": _trained(loaded, match),
+        "trained": _is_own(model, match),
         "sign": html.VERDICTS[match.verdict],
         "verdict": match.verdict,
         "reason": match.reason,
-        "title": html.neuron_title(loaded.pack.neurons[match.neuron]),
+        "title": html.neuron_title(model.pack.neurons[match.neuron]),
     }
 
 
-def _failures(loaded: LoadedModel, concepts: list[str]) -> str:
+def _failures(model: LoadedModel, concepts: list[str]) -> str:
     """Returns a sentence about concepts whose neurons do not stand for them, although they were trained."""
-    weak = [name for name, match in located(loaded, concepts) if match is None or match.verdict != STRONG]
+    weak = [name for name, match in located(model, concepts) if match is None or match.verdict != STRONG]
     if not weak:
         return ""
     names = ", ".join(f"“{name}”" for name in weak)
     return f" Not surely learned: {names}. The table says why."
 
 
-def archive(loaded: LoadedModel) -> Path:
+def archive(model: LoadedModel) -> Path:
     """Zips the model, as its folder on the Hub would be, into a file whose name nobody guesses."""
-    folder = downloads.served(hashlib.sha256(loaded.key.encode()).hexdigest())  # the key is secret
+    folder = downloads.served(hashlib.sha256(model.key.encode()).hexdigest())  # the key is secret
     if files := list(folder.glob("*.zip")):
         return files[0]
-    loaded.sae.save_pretrained(folder / "model")
-    name = re.sub(r"[^\w-]", "-", Path(loaded.model_id).name)
+    model.sae.save_pretrained(folder / "model")
+    name = re.sub(r"[^\w-]", "-", Path(model.model_id).name)
     file = Path(shutil.make_archive(str(folder / f"{name}-extended"), "zip", folder / "model"))
     shutil.rmtree(folder / "model")
     return file

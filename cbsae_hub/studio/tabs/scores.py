@@ -14,7 +14,7 @@ from cbsae_hub.hub.files import write_text
 from cbsae_hub.plots import quadrants
 from cbsae_hub.studio.links import MAX_QUERY, SORTS, Link
 from cbsae_hub.studio.server import downloads
-from cbsae_hub.studio.server.loaded import LoadedModel
+from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import Refused, kindly
 from cbsae_hub.studio.server.session import LOOKUP, SessionState
 from cbsae_hub.studio.view import html
@@ -53,19 +53,19 @@ class ScoresTab:
         gr.on(changes, self.filter, inputs, self.rows, **LOOKUP, trigger_mode="always_last")
 
     @kindly
-    def filter(self, model: Any, words: Any, sort: Any) -> str:
+    def filter(self, key: Any, words: Any, sort: Any) -> str:
         """Returns the neurons whose names contain some words."""
         if sort not in SORTS:
             raise Refused("There is no such order.")
-        return rows_of(self.session.loaded(model), str(words or "")[:MAX_QUERY], SORTS[sort])
+        return rows_of(self.session.model_of(key), str(words or "")[:MAX_QUERY], SORTS[sort])
 
-    def restore(self, loaded: LoadedModel, link: Link, new: bool) -> list[Any]:
+    def restore(self, model: LoadedModel, link: Link, new: bool) -> list[Any]:
         """Returns values of :attr:`outputs` for a link: which rows, and the model's own map and tables."""
         order = next(title for title, column in SORTS.items() if column == link.sort)
-        rows = [link.name_filter, order, rows_of(loaded, link.name_filter, link.sort)]
+        rows = [link.name_filter, order, rows_of(model, link.name_filter, link.sort)]
         if not new:
             return [gr.skip(), *rows, gr.skip(), gr.skip()]
-        return [self._maps(loaded), *rows, _csv_link(loaded), evaluation_of(loaded)]
+        return [self._maps(model), *rows, _csv_link(model), evaluation_of(model)]
 
     @property
     def outputs(self) -> list[Any]:
@@ -77,25 +77,25 @@ class ScoresTab:
         """The components that the address describes, by the address's keys."""
         return {"named": self.words, "sort": self.sort}
 
-    def _maps(self, loaded: LoadedModel) -> Markup:
+    def _maps(self, model: LoadedModel) -> Markup:
         """Returns the maps of the SAE that a CB-SAE was made of, if the page has it, and of the model."""
-        parent = self.session.serving.parent_of(loaded)
+        parent = self.session.serving.parent_of(model)
         parents = [] if parent is None else [map_of(parent, "The SAE that it was made of")]
-        return _TEMPLATE.maps([*parents, map_of(loaded, loaded.label)])
+        return _TEMPLATE.maps([*parents, map_of(model, model.label)])
 
 
-def map_of(loaded: LoadedModel, title: str) -> Markup:
+def map_of(model: LoadedModel, title: str) -> Markup:
     """Returns a map with a dot for each neuron; static/map.js draws the dots."""
-    frame = loaded.pack.neurons.frame
+    frame = model.pack.neurons.frame
     if "steerability" not in frame or frame["steerability"].notna().sum() < 2:
         return _TEMPLATE.no_map(title)
     quarters = quadrants(frame)
-    measured = frame[frame["steerability"].notna() & frame["interpretability"].notna()]
-    measured = measured.iloc[:: math.ceil(len(measured) / MOST_DOTS)]
+    dots = frame[frame["steerability"].notna() & frame["interpretability"].notna()]
+    dots = dots.iloc[:: math.ceil(len(dots) / MOST_DOTS)]
     points = [
         [int(row.neuron), round(row.interpretability, 3), round(row.steerability, 3), int(row.kind == "cb"),
          html.neuron_title(row)]
-        for row in measured.itertuples()
+        for row in dots.itertuples()
     ]  # fmt: skip
     rows = []
     for name, count in quarters["counts"].items():
@@ -104,7 +104,7 @@ def map_of(loaded: LoadedModel, title: str) -> Markup:
         rows.append((where, count, f"{quarters['shares'][name]:.0%}"))
     return _TEMPLATE.map(
         title=title,
-        model=loaded.key,
+        model=model.key,
         points=json.dumps(points),
         count=len(points),
         lines=json.dumps([float(x) for x in quarters["thresholds"]]),
@@ -113,9 +113,9 @@ def map_of(loaded: LoadedModel, title: str) -> Markup:
     )
 
 
-def rows_of(loaded: LoadedModel, words: str, column: str) -> Markup:
+def rows_of(model: LoadedModel, words: str, column: str) -> Markup:
     """Returns the first rows of the table of all neurons."""
-    frame = loaded.pack.neurons.frame
+    frame = model.pack.neurons.frame
     if key := name_key(words):
         frame = frame[frame["name"].fillna("").map(name_key).str.contains(key, regex=False)]
     if column in frame:
@@ -128,10 +128,10 @@ def rows_of(loaded: LoadedModel, words: str, column: str) -> Markup:
     return _TEMPLATE.rows(["Neuron", *list(SORTS)[1:], "Status"], rows, len(frame), ROWS)
 
 
-def evaluation_of(loaded: LoadedModel) -> str:
+def evaluation_of(model: LoadedModel) -> str:
     """Returns the tables of training/evaluate.py; "" where there are none."""
     tables = []
-    for name, rows in loaded.evaluation.items():
+    for name, rows in model.evaluation.items():
         frame = pd.DataFrame(rows).dropna(axis=1, how="all")
         cells = [[_number(cell) for cell in row] for row in frame.itertuples(index=False)]
         if rows:
@@ -139,18 +139,18 @@ def evaluation_of(loaded: LoadedModel) -> str:
     return _TEMPLATE.evaluation(tables) if tables else ""
 
 
-def csv_of(loaded: LoadedModel) -> Path:
+def csv_of(model: LoadedModel) -> Path:
     """Writes the whole neuron table; returns the file."""
-    file = downloads.served(loaded.key) / f"{Path(loaded.model_id).name}.csv"
+    file = downloads.served(model.key) / f"{Path(model.model_id).name}.csv"
     if not file.is_file():
-        frame = loaded.pack.neurons.frame
+        frame = model.pack.neurons.frame
         lists = {name: frame[name].map(_listed) for name in frame if frame[name].map(_is_list).any()}
         write_text(file, frame.assign(**lists).to_csv(index=False))
     return file
 
 
-def _csv_link(loaded: LoadedModel) -> Markup:
-    return html.PIECES.download("All of them as CSV", downloads.address(csv_of(loaded)))
+def _csv_link(model: LoadedModel) -> Markup:
+    return html.PIECES.download("All of them as CSV", downloads.address(csv_of(model)))
 
 
 def _is_list(value: Any) -> bool:

@@ -15,7 +15,7 @@ from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.steering import Edit
 from cbsae_hub.studio.basket import Basket, range_of
 from cbsae_hub.studio.links import Link, setting
-from cbsae_hub.studio.server.loaded import LoadedModel, public_id
+from cbsae_hub.studio.server.model import LoadedModel, public_id
 from cbsae_hub.studio.server.session import SessionState
 from cbsae_hub.studio.view import html
 from cbsae_hub.studio.view.pictures import WHITE
@@ -33,8 +33,8 @@ class Example:
     Attributes:
         title: Title of the card.
         hypothesis: A statement that one may believe.
-        experiment: What to do.
-        expect: What one should see.
+        experiment: An instruction.
+        expect: The outcome that one should see.
         link: The state of the page that the card's button leads to.
     """
 
@@ -60,9 +60,9 @@ class StartTab:
         gr.HTML(_TEMPLATE.introduction())
         self.cards = gr.HTML(cards(self.session.serving.first), elem_id="examples", js_on_load=script("acts"))
 
-    def restore(self, loaded: LoadedModel, link: Link, new: bool) -> list[Any]:
+    def restore(self, model: LoadedModel, link: Link, new: bool) -> list[Any]:
         """Returns values of :attr:`outputs`: the model's own examples."""
-        return [cards(loaded)]
+        return [cards(model)]
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -75,50 +75,50 @@ class StartTab:
         return [self.cards]
 
 
-def examples(loaded: LoadedModel) -> list[Example]:
+def examples(model: LoadedModel) -> list[Example]:
     """Returns examples of a model: experiments that were run, and gave what the card says."""
-    facts = {kind: record for kind, record in loaded.worked.items() if kind in _KINDS and _can_run(loaded, kind)}
-    cards = [_KINDS[kind](loaded, facts[kind]) for kind in _KINDS if kind in facts]
-    if "lacking" not in facts and isinstance(loaded.sae, CBSAE) and (word := _unnamed(loaded)):
-        cards.append(_lacking(loaded, {"name": word}))
+    facts = {kind: record for kind, record in model.worked.items() if kind in _KINDS and _can_run(model, kind)}
+    cards = [_KINDS[kind](model, facts[kind]) for kind in _KINDS if kind in facts]
+    if "lacking" not in facts and isinstance(model.sae, CBSAE) and (word := _unnamed(model)):
+        cards.append(_lacking(model, {"name": word}))
     return cards
 
 
-def _can_run(loaded: LoadedModel, kind: str) -> bool:
+def _can_run(model: LoadedModel, kind: str) -> bool:
     """Returns whether the page has the generators that the example was run with: others may answer otherwise."""
     needed = {"look": (), "draw": ("llava", "unclip")}.get(kind, ("llava",))
-    ids = loaded.generators.ids
-    return all(ids[name] and Path(public_id(ids[name])).name == loaded.worked.get(name) for name in needed)
+    sources = [(name, model.generators.ids[name]) for name in needed]
+    return all(source and Path(public_id(source)).name == model.worked.get(name) for name, source in sources)
 
 
-def _unnamed(loaded: LoadedModel) -> str | None:
+def _unnamed(model: LoadedModel) -> str | None:
     """Returns a word of the vocabulary that no neuron is called, and that fewest neurons come near."""
-    names = {name_key(row.name) for row in loaded.pack.neurons if row.name}
-    lacking = [name for name in loaded.pack.vocabulary if name_key(name) not in names]
-    lacking = [name for name in lacking if loaded.pack.find(name).verdict != STRONG]
-    return min(lacking, key=lambda name: len(loaded.pack.find(name).matches), default=None)
+    names = {name_key(row.name) for row in model.pack.neurons if row.name}
+    lacking = [name for name in model.pack.vocabulary if name_key(name) not in names]
+    lacking = [name for name in lacking if model.pack.find(name).verdict != STRONG]
+    return min(lacking, key=lambda name: len(model.pack.find(name).matches), default=None)
 
 
-def _word(loaded: LoadedModel, facts: dict[str, Any]) -> Example:
-    return _one(loaded, facts, "One neuron, one word", "which is in the SAE, found without any label,")
+def _word(model: LoadedModel, facts: dict[str, Any]) -> Example:
+    return _one(model, facts, "One neuron, one word", "which is in the SAE, found without any label,")
 
 
-def _concept(loaded: LoadedModel, facts: dict[str, Any]) -> Example:
-    return _one(loaded, facts, "A concept that the SAE lacked", "which was trained into the bottleneck,")
+def _concept(model: LoadedModel, facts: dict[str, Any]) -> Example:
+    return _one(model, facts, "A concept that the SAE lacked", "which was trained into the bottleneck,")
 
 
-def _one(loaded: LoadedModel, facts: dict[str, Any], title: str, origin: str) -> Example:
+def _one(model: LoadedModel, facts: dict[str, Any], title: str, origin: str) -> Example:
     name = facts["name"]
     return Example(
         title,
         f"The neuron for “{name}”, {origin} is what LLaVA reads “{name}” from.",
-        f"Set it to {_start(loaded, facts['neuron']):g} on a white picture and ask LLaVA for one word.",
+        f"Set it to {_start(model, facts['neuron']):g} on a white picture and ask LLaVA for one word.",
         f"LLaVA says {_quoted(facts['said'])}; pushed as far in a random direction, {_quoted(facts['control'])}.",
-        _steered(loaded, "llava", facts["neuron"]),
+        _steered(model, "llava", facts["neuron"]),
     )
 
 
-def _two(loaded: LoadedModel, facts: dict[str, Any]) -> Example:
+def _two(model: LoadedModel, facts: dict[str, Any]) -> Example:
     first, second = facts["names"]
     wins, loses = (first, second) if _same(facts["said"], first) else (second, first)
     return Example(
@@ -126,35 +126,35 @@ def _two(loaded: LoadedModel, facts: dict[str, Any]) -> Example:
         "Two neurons at the same strength: one of them wins.",
         f"Set {first} and {second} together, then mute the winner.",
         f"One word asked for, LLaVA says “{wins}”; with that neuron muted, “{loses}”.",
-        _steered(loaded, "llava", *facts["neurons"]),
+        _steered(model, "llava", *facts["neurons"]),
     )
 
 
-def _mute(loaded: LoadedModel, facts: dict[str, Any]) -> Example:
-    title = html.neuron_title(loaded.pack.neurons[facts["neuron"]])
+def _mute(model: LoadedModel, facts: dict[str, Any]) -> Example:
+    title = html.neuron_title(model.pack.neurons[facts["neuron"]])
     return Example(
         "Readable, but mute",
         f"A neuron that surely stands for {facts['name']} also makes LLaVA say so.",
         f"Set {title} on a white picture.",
         f"It does not: LLaVA says {_quoted(facts['said'])}. Interpretable is not steerable.",
-        _steered(loaded, "llava", facts["neuron"]),
+        _steered(model, "llava", facts["neuron"]),
     )
 
 
-def _draw(loaded: LoadedModel, facts: dict[str, Any]) -> Example:
-    title = html.neuron_title(loaded.pack.neurons[facts["neuron"]])
+def _draw(model: LoadedModel, facts: dict[str, Any]) -> Example:
+    title = html.neuron_title(model.pack.neurons[facts["neuron"]])
     return Example(
         "Let it draw",
         f"What makes LLaVA say “{facts['name']}” makes unCLIP draw it.",
         f"Draw a white picture anew with {title} set, at three strengths.",
         f"In each row, the number of “{facts['name']}” below the drawings grows from left to right; that of the random "
         "control stays below all three.",
-        _steered(loaded, "draw", facts["neuron"]),
+        _steered(model, "draw", facts["neuron"]),
     )
 
 
-def _look(loaded: LoadedModel, facts: dict[str, Any]) -> Example:
-    title = html.neuron_title(loaded.pack.neurons[facts["neuron"]])
+def _look(model: LoadedModel, facts: dict[str, Any]) -> Example:
+    title = html.neuron_title(model.pack.neurons[facts["neuron"]])
     return Example(
         "Where does it look?",
         f"Neuron {title} fires where {facts['name']} is, not all over the picture.",
@@ -164,7 +164,7 @@ def _look(loaded: LoadedModel, facts: dict[str, Any]) -> Example:
     )
 
 
-def _lacking(loaded: LoadedModel, facts: dict[str, Any]) -> Example:
+def _lacking(model: LoadedModel, facts: dict[str, Any]) -> Example:
     name = facts["name"]
     then = "a neuron of yours, with a verdict of its own."
     if "said" in facts:
@@ -186,12 +186,12 @@ _KINDS: dict[str, Callable[[LoadedModel, dict[str, Any]], Example]] = {
 }  # fmt: skip
 
 
-def _start(loaded: LoadedModel, neuron: int) -> float:
-    return range_of(loaded, neuron).start
+def _start(model: LoadedModel, neuron: int) -> float:
+    return range_of(model, neuron).start
 
 
-def _steered(loaded: LoadedModel, tab: str, *neurons: int) -> Link:
-    basket = Basket(tuple(Edit(neuron, _start(loaded, neuron)) for neuron in neurons))
+def _steered(model: LoadedModel, tab: str, *neurons: int) -> Link:
+    basket = Basket(tuple(Edit(neuron, _start(model, neuron)) for neuron in neurons))
     return Link(tab=tab, basket=basket, image=WHITE, question=ONE_WORD, neuron=neurons[0])
 
 
@@ -203,6 +203,6 @@ def _same(answer: str, word: str) -> bool:
     return words_of(answer) == words_of(word)
 
 
-def cards(loaded: LoadedModel) -> Markup:
+def cards(model: LoadedModel) -> Markup:
     """Returns all examples as HTML."""
-    return _TEMPLATE.cards([(example, json.dumps(setting(example.link))) for example in examples(loaded)])
+    return _TEMPLATE.cards([(example, json.dumps(setting(example.link))) for example in examples(model)])

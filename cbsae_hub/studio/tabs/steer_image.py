@@ -10,8 +10,8 @@ from PIL import Image
 
 from cbsae_hub.steering.tower import Stopped
 from cbsae_hub.studio.links import MAX_SEED, MAX_SEEDS, MAX_STEPS, MIN_STEPS, Link
-from cbsae_hub.studio.server.experiments import DRAWN, STEPS, Drawing
-from cbsae_hub.studio.server.loaded import LoadedModel
+from cbsae_hub.studio.server.experiments import DRAWN_FACTORS, STEPS, Drawing
+from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import Refused, kindly
 from cbsae_hub.studio.server.session import PRIVATE, WORK, SessionState
 from cbsae_hub.studio.tabs.steering import SteeringTab
@@ -20,7 +20,7 @@ from cbsae_hub.studio.view.html import PIECES
 from cbsae_hub.studio.view.pictures import as_webp, data_uri
 from cbsae_hub.studio.view.templates import template
 
-COLUMNS = ("Unsteered", *(f"{factor:.0%}" for factor in DRAWN), "Random control")
+COLUMNS = ("Unsteered", *(f"{factor:.0%}" for factor in DRAWN_FACTORS), "Random control")
 _TEMPLATE = template("steer_image")
 
 
@@ -61,7 +61,7 @@ class SteerImageTab(SteeringTab):
     def draw(self, request: gr.Request, *values: Any) -> Iterator[str]:
         """Draws row after row."""
         settings = self.by_key(values)
-        if problem := instead_of(self.session.loaded(settings["m"]), "unclip"):
+        if problem := instead_of(self.session.model_of(settings["m"]), "unclip"):
             yield problem
             return
         experiment = self.experiment(settings)
@@ -85,14 +85,15 @@ class SteerImageTab(SteeringTab):
             return
         yield from self.draw(request, *values)
 
-    def restore(self, loaded: LoadedModel, link: Link, new: bool) -> list[Any]:
+    def restore(self, model: LoadedModel, link: Link, new: bool) -> list[Any]:
         """Returns values of :attr:`outputs` for a link, by default LLaVA's settings; drawings stay, marked."""
-        pairs = [
-            (link.draw_alone, link.alone), (link.draw_op, link.op), (link.draw_keep_error, link.keep_error),
-            (link.draw_word, link.word),
-        ]  # fmt: skip
-        edits = self.edit_values(*(usual if own is None else own for own, usual in pairs))
-        return [*self.image.restore(loaded, link, new), *edits, link.seed, link.seeds, link.steps, link.draw_live]
+        edits = self.edit_values(
+            link.alone if link.draw_alone is None else link.draw_alone,
+            link.op if link.draw_op is None else link.draw_op,
+            link.keep_error if link.draw_keep_error is None else link.draw_keep_error,
+            link.word if link.draw_word is None else link.draw_word,
+        )
+        return [*self.image.restore(model, link, new), *edits, link.seed, link.seeds, link.steps, link.draw_live]
 
     @property
     def settings(self) -> dict[str, gr.components.Component]:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.studio.links import MAX_QUESTION, Link
 from cbsae_hub.studio.server.experiments import Answer, Answers, SweepRow
-from cbsae_hub.studio.server.loaded import LoadedModel
+from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import Refused, kindly
 from cbsae_hub.studio.server.session import PRIVATE, WORK, SessionState
 from cbsae_hub.studio.tabs.steering import SteeringTab
@@ -94,10 +94,10 @@ class SteerLlavaTab(SteeringTab):
             rows = self.session.serving.experiments.sweep(experiment, question, stop)
         return self.result(_sweep(rows, experiment.word), settings, "sweep")
 
-    def restore(self, loaded: LoadedModel, link: Link, new: bool) -> list[Any]:
+    def restore(self, model: LoadedModel, link: Link, new: bool) -> list[Any]:
         """Returns values of :attr:`outputs` for a link; answers stay, marked if they are others."""
         edits = self.edit_values(link.alone, link.op, link.keep_error, link.word)
-        return [*self.image.restore(loaded, link, new), link.question, *edits, link.live]
+        return [*self.image.restore(model, link, new), link.question, *edits, link.live]
 
     @property
     def settings(self) -> dict[str, gr.components.Component]:
@@ -133,7 +133,7 @@ def answers_html(answers: Answers, word: str, steered: bool) -> Markup:
     Args:
         answers: The answers.
         word: The word whose probability is shown; "" for none.
-        steered: Whether anything was set.
+        steered: True if any neuron was set.
     """
     if word:
         note = f"One word asked for, how probable is “{word}”? The bars say so."

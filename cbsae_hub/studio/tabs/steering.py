@@ -69,7 +69,7 @@ class SteeringTab:
         Raises:
             Refused: If a setting makes no sense.
         """
-        model = self.session.loaded(settings["m"])
+        model = self.session.model_of(settings["m"])
         alone, op, keep_error, word = (settings[key] for key in self.edit_settings)
         if alone not in WHERE or op not in HOW:
             raise Refused("There is no such setting.")
@@ -80,7 +80,7 @@ class SteeringTab:
 
     def steers(self, settings: Mapping[str, Any]) -> bool:
         """Returns whether there is something to steer."""
-        return bool(basket_of(settings["b"], self.session.loaded(settings["m"])).active)
+        return bool(basket_of(settings["b"], self.session.model_of(settings["m"])).active)
 
     @staticmethod
     def result(content: Markup, settings: Mapping[str, Any], button: str) -> Markup:

@@ -1,38 +1,38 @@
-"""What the steering tabs show where nothing can be steered: why, what was measured, and how to run it elsewhere."""
+"""Stands in for the steering tabs where nothing can be steered: the reason, stored answers, and a command."""
 
 import math
 
 from cbsae_hub.studio.server.generators import Unavailable
-from cbsae_hub.studio.server.loaded import LoadedModel
+from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.tabs.use_it import as_typed
 from cbsae_hub.studio.view import html
 
-SHOWN = 12
+ROWS = 12
 
 
-def instead_of(loaded: LoadedModel, name: str) -> str:
+def instead_of(model: LoadedModel, name: str) -> str:
     """Returns what stands in place of a steering tab's results; "" where steering works.
 
     Args:
-        loaded: The model.
+        model: The model.
         name: "llava" or "unclip".
     """
     try:
-        getattr(loaded, name)
+        getattr(model, name)
     except Unavailable as reason:
         usual = "llava-hf/llava-1.5-7b-hf" if name == "llava" else "me/my-unclip"
-        generator = as_typed(loaded.generators.ids[name] or usual)
-        command = f"python app.py --model {as_typed(loaded.model_id)} --{name} {generator}"
-        return html.PIECES.unavailable(str(reason), command, loaded.alpha, _best_answers(loaded))
+        generator = as_typed(model.generators.ids[name] or usual)
+        command = f"python app.py --model {as_typed(model.model_id)} --{name} {generator}"
+        return html.PIECES.unavailable(str(reason), command, model.alpha, _best_answers(model))
     return ""
 
 
-def _best_answers(loaded: LoadedModel) -> list[tuple[str, ...]] | None:
+def _best_answers(model: LoadedModel) -> list[tuple[str, ...]] | None:
     """Returns the answers of the neurons that steered best when scores were measured; None if they were not."""
-    frame = loaded.pack.neurons.frame
-    if loaded.alpha is None or "said_white" not in frame:
+    frame = model.pack.neurons.frame
+    if model.alpha is None or "said_white" not in frame:
         return None
-    best = frame[frame["steerability"].notna()].sort_values("steerability", ascending=False).head(SHOWN)
+    best = frame[frame["steerability"].notna()].sort_values("steerability", ascending=False).head(ROWS)
     return [
         (html.neuron_title(row), f"“{row.said_white}”", _two(row.steer_text_white), f"“{row.said_white_random}”",
          _two(row.steer_text_white_random))

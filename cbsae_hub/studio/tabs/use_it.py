@@ -4,7 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 from markupsafe import Markup
@@ -14,7 +14,7 @@ from cbsae_hub.steering import Edit
 from cbsae_hub.studio.basket import Basket, concept_of
 from cbsae_hub.studio.links import basket_of
 from cbsae_hub.studio.server import downloads
-from cbsae_hub.studio.server.loaded import LoadedModel, public_id
+from cbsae_hub.studio.server.model import LoadedModel, public_id
 from cbsae_hub.studio.server.refusal import kindly
 from cbsae_hub.studio.server.session import SessionState
 from cbsae_hub.studio.view import html
@@ -26,12 +26,12 @@ CITATION = f"""The method: CB-SAE, arXiv:2512.10805 (2025).
 The software:
 @software{{cbsae_hub, title = {{cbsae_hub: concept bottleneck sparse autoencoders for vision encoders}},
   version = {{{__version__}}}, year = {{2026}}}}"""
-LANGUAGES = {
-    "python": "Python",
-    "shell": "Command line",
-    "client": "Python, from anywhere",
-    "curl": "curl",
-    "mcp": "Assistants (MCP)",
+LANGUAGES: dict[str, tuple[str, Literal["python", "shell", "json"]]] = {
+    "python": ("Python", "python"),
+    "shell": ("Command line", "shell"),
+    "client": ("Python, from anywhere", "python"),
+    "curl": ("curl", "shell"),
+    "mcp": ("Assistants (MCP)", "json"),
 }
 
 
@@ -52,8 +52,7 @@ class UseItTab:
         code = snippets(first, Basket(), LOCAL)
         gr.Markdown("Everything on this page without the page. The code follows the model and the basket.")
         self.codes = []
-        for name, title in LANGUAGES.items():
-            kind = {"client": "python", "curl": "shell", "mcp": "json"}.get(name, name)
+        for name, (title, kind) in LANGUAGES.items():
             self.codes.append(gr.Code(code[name], kind, label=title, elem_id=f"use-{name}", buttons=["copy"]))
         gr.HTML(template("use_it").endpoints(self.endpoints), elem_id="use-endpoints")
         with gr.Row():
@@ -61,12 +60,12 @@ class UseItTab:
         gr.Code(CITATION, label="Citation", elem_id="use-citation", buttons=["copy"])
 
     @kindly
-    def show(self, request: gr.Request, model: Any, edits: Any) -> list[Any]:
+    def show(self, request: gr.Request, key: Any, edits: Any) -> list[Any]:
         """Returns code for a model and a basket."""
-        loaded = self.session.loaded(model)
-        basket = basket_of(edits, loaded)
-        code = snippets(loaded, basket, str(request.headers.get("origin") or LOCAL))
-        return [*(code[name] for name in LANGUAGES), _recipe_link(loaded, basket)]
+        model = self.session.model_of(key)
+        basket = basket_of(edits, model)
+        code = snippets(model, basket, str(request.headers.get("origin") or LOCAL))
+        return [*(code[name] for name in LANGUAGES), _recipe_link(model, basket)]
 
     @property
     def outputs(self) -> list[Any]:
@@ -74,24 +73,24 @@ class UseItTab:
         return [*self.codes, self.recipe]
 
 
-def snippets(loaded: LoadedModel, basket: Basket, address: str) -> dict[str, str]:
+def snippets(model: LoadedModel, basket: Basket, address: str) -> dict[str, str]:
     """Returns code for a model and a basket, or an example neuron if that is empty; by the keys of :data:`LANGUAGES`.
 
     Args:
-        loaded: The model.
+        model: The model.
         basket: The basket.
         address: Address of the page.
     """
-    model = as_typed(loaded.model_id)
-    llava, unclip = (as_typed(generator or f"your-{name}") for name, generator in loaded.generators.ids.items())
-    edits = list(basket.active) or [_example(loaded)]
+    source = as_typed(model.model_id)
+    llava, unclip = (as_typed(generator or f"your-{name}") for name, generator in model.generators.ids.items())
+    edits = list(basket.active) or [_example(model)]
     code = ", ".join(f"Edit({edit.neuron}, {edit.value:.2f})" for edit in edits)
     options = " ".join(f"--edit {edit.neuron}={edit.value:.2f}" for edit in edits)
     pairs = [{"neuron": edit.neuron, "value": round(edit.value, 2)} for edit in edits]
     # On one line each: they come from other people's files, and a new line would be code.
-    concepts = [" ".join((concept_of(loaded, int(edit.neuron)) or "").split()) for edit in edits]
+    concepts = [" ".join((concept_of(model, int(edit.neuron)) or "").split()) for edit in edits]
     name = next(filter(None, concepts), None)
-    find = f"cbsae find {quote(model)} {quote(name)}\n" if name else ""  # nobody finds what has no name
+    find = f"cbsae find {quote(source)} {quote(name)}\n" if name else ""  # nobody finds what has no name
     question = "What is shown in this image? Use exactly one word!"
     data = {"data": ["white", question, pairs]}
     return {
@@ -99,7 +98,7 @@ def snippets(loaded: LoadedModel, basket: Basket, address: str) -> dict[str, str
 from cbsae_hub import Edit, Pack, Steering, load
 from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
 
-sae, pack = load("{model}"), Pack.from_pretrained("{model}")
+sae, pack = load("{source}"), Pack.from_pretrained("{source}")
 steering = Steering([{code}])  # {", ".join(concept or "unnamed" for concept in concepts)}
 
 picture = Image.new("RGB", (224, 224), "white")
@@ -109,8 +108,8 @@ print(llava.generate([picture], "{question}", steering))
 unclip = UnclipSteerer.from_pretrained("{unclip}", sae, pack)
 unclip.generate([picture], steering, seeds=[0, 1])[0].save("drawn.png")
 ''',
-        "shell": f"""{find}cbsae inspect {quote(model)} my-picture.png
-cbsae steer {quote(model)} white {options} --llava {quote(llava)} --unclip {quote(unclip)} --output drawn.png
+        "shell": f"""{find}cbsae inspect {quote(source)} my-picture.png
+cbsae steer {quote(source)} white {options} --llava {quote(llava)} --unclip {quote(unclip)} --output drawn.png
 """,
         "client": f'''from gradio_client import Client
 
@@ -136,19 +135,19 @@ def as_typed(model: str) -> str:
     return str(folder.resolve().relative_to(here)) if folder.resolve().is_relative_to(here) else public_id(model)
 
 
-def recipe_of(loaded: LoadedModel, basket: Basket) -> dict[str, Any]:
+def recipe_of(model: LoadedModel, basket: Basket) -> dict[str, Any]:
     """Returns everything that somebody else needs to do again what is on screen."""
     return {
         "package": f"cbsae_hub {__version__}",
-        "model": loaded.name,
-        "revision": loaded.sae.revision,
-        "encoder": loaded.pack.info["encoder"],
-        "generators": {name: generator and public_id(generator) for name, generator in loaded.generators.ids.items()},
-        "added_concepts": loaded.concepts[-loaded.own :] if loaded.own else [],
+        "model": model.name,
+        "revision": model.sae.revision,
+        "encoder": model.pack.info["encoder"],
+        "generators": {name: generator and public_id(generator) for name, generator in model.generators.ids.items()},
+        "added_concepts": model.concepts[-model.own :] if model.own else [],
         "edits": [
             {
                 "neuron": edit.neuron,
-                "name": concept_of(loaded, int(edit.neuron)),
+                "name": concept_of(model, int(edit.neuron)),
                 "value": edit.value,
                 "muted": edit.neuron in basket.muted,
             }
@@ -158,18 +157,18 @@ def recipe_of(loaded: LoadedModel, basket: Basket) -> dict[str, Any]:
     }
 
 
-def recipe_file(loaded: LoadedModel, basket: Basket) -> Path:
+def recipe_file(model: LoadedModel, basket: Basket) -> Path:
     """Writes the recipe; the same recipe, the same file."""
-    text = json.dumps(recipe_of(loaded, basket), indent=1) + "\n"
+    text = json.dumps(recipe_of(model, basket), indent=1) + "\n"
     file = downloads.served(hashlib.sha256(text.encode()).hexdigest()) / "recipe.json"
     write_text(file, text)
     return file
 
 
-def _recipe_link(loaded: LoadedModel, basket: Basket) -> Markup:
-    return html.PIECES.download("The current recipe as JSON", downloads.address(recipe_file(loaded, basket)))
+def _recipe_link(model: LoadedModel, basket: Basket) -> Markup:
+    return html.PIECES.download("The current recipe as JSON", downloads.address(recipe_file(model, basket)))
 
 
-def _example(loaded: LoadedModel) -> Edit:
-    frame = loaded.pack.neurons.frame
-    return Edit(int(frame.loc[frame["score"].idxmax(), "neuron"]), loaded.alpha or 10.0)
+def _example(model: LoadedModel) -> Edit:
+    frame = model.pack.neurons.frame
+    return Edit(int(frame.loc[frame["score"].idxmax(), "neuron"]), model.alpha or 10.0)

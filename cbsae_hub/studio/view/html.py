@@ -136,7 +136,7 @@ def about(pack: Pack, own: int = 0) -> Markup:
 
     Args:
         pack: The model's pack.
-        own: How many concepts the visitor has added to the model.
+        own: Number of concepts that the visitor has added to the model.
     """
     info, scores = pack.info, pack.info["scores"]
     reconstruction = scores["reconstruction"]

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from cbsae_hub.neurons.pack import Pack
 from cbsae_hub.studio.links import Link
-from cbsae_hub.studio.server.loaded import LoadedModel
+from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import Refused, kindly
 from cbsae_hub.studio.server.session import LOOKUP, PRIVATE, SessionState, pulse, upload_record
 from cbsae_hub.studio.view.html import PIECES
@@ -26,7 +26,7 @@ def upload_box(label: str, elem_id: str, height: int = 220) -> gr.Image:
     )
     # Gradio would fail without a word on what is no image. A subclass would be the plainer way, but Gradio writes a
     # stub file beside the source of each.
-    box.preprocess = _path_of
+    box.preprocess = _path_of  # type: ignore[method-assign]
     return box
 
 
@@ -49,8 +49,8 @@ def sample_box(pack: Pack, elem_id: str, count: int, white: bool = False) -> gr.
 def sample_strip(pack: Pack, count: int, white: bool = False) -> Markup:
     """Returns images of the pack, from all over it, as buttons."""
     ids = pack.image_ids()
-    chosen = [ids[i] for i in np.linspace(0, len(ids) - 1, min(count, len(ids))).astype(int)]
-    samples = [(f"s{image}", data_uri(pack.image_bytes(image)), pack.alt(image)) for image in chosen]
+    spread = [ids[i] for i in np.linspace(0, len(ids) - 1, min(count, len(ids))).astype(int)]
+    samples = [(f"s{image}", data_uri(pack.image_bytes(image)), pack.alt(image)) for image in spread]
     return PIECES.samples(samples, white)
 
 
@@ -95,10 +95,10 @@ class ImageBox:
         self.samples.click(self._sample(len(previews)), [session.model], outputs, **LOOKUP)
         bind_upload(self.upload, self._upload(len(previews)), [session.model, self.upload], [session.upload, *outputs])
 
-    def restore(self, loaded: LoadedModel, link: Link, new: bool) -> list[Any]:
+    def restore(self, model: LoadedModel, link: Link, new: bool) -> list[Any]:
         """Returns values of :attr:`outputs` for a link."""
-        shown = preview(self.session, loaded.pack, link.image)
-        return [shown, sample_strip(loaded.pack, SAMPLES, white=True) if new else gr.skip()]
+        image = preview(self.session, model.pack, link.image)
+        return [image, sample_strip(model.pack, SAMPLES, white=True) if new else gr.skip()]
 
     @property
     def outputs(self) -> list[Any]:
@@ -107,8 +107,8 @@ class ImageBox:
 
     def _sample(self, count: int) -> Any:
         @kindly
-        def choose_sample(event: gr.EventData, model: Any) -> list[Any]:
-            pack = self.session.loaded(model).pack
+        def choose_sample(event: gr.EventData, key: Any) -> list[Any]:
+            pack = self.session.model_of(key).pack
             name = sample_name(event, pack)
             return [name, pulse(self.tab), *[preview(self.session, pack, name)] * count]
 
@@ -116,10 +116,10 @@ class ImageBox:
 
     def _upload(self, count: int) -> Any:
         @kindly
-        def choose_upload(model: Any, path: Any) -> list[Any]:
+        def choose_upload(key: Any, path: Any) -> list[Any]:
             if path is None:
                 return [gr.skip()] * (count + 3)
-            pack, pictures = self.session.loaded(model).pack, self.session.serving.pictures
+            pack, pictures = self.session.model_of(key).pack, self.session.serving.pictures
             name = pictures.keep(read_picture(str(path)))
             record = upload_record(name, pictures.get(name, pack))
             return [record, name, pulse(self.tab), *[preview(self.session, pack, name)] * count]

@@ -1,4 +1,4 @@
-"""Pictures that visitors bring or choose: the guard of uploads, and what stands for a picture in the page's state."""
+"""Images that visitors bring or choose: the guard of uploads, and the names of images in the page's state."""
 
 import base64
 import io
@@ -16,8 +16,8 @@ from cbsae_hub.studio.server.refusal import Refused
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 25_000_000
 MAX_BYTES = 8_000_000
-SHOWN = 512  # pixels of the longer side of a picture as the page shows it
-KEPT = 128  # uploads of all visitors together, each at most SHOWN pixels wide: 100 MB
+MAX_SIDE = 512  # pixels of the longer side of a picture as the page shows it
+MAX_UPLOADS = 128  # of all visitors together, each at most MAX_SIDE pixels wide: 100 MB
 WHITE = "white"
 MINE = "mine~"  # before the secret name of an upload; an address says something else behind it
 
@@ -42,7 +42,7 @@ def read_picture(source: str | BinaryIO) -> Image.Image:
                     )
                 if min(picture.size) < 2:
                     raise Refused("This picture is only a line of pixels. Please take another one.")
-                picture.draft("RGB", (2 * SHOWN, 2 * SHOWN))  # JPEG only: decodes to about what is needed
+                picture.draft("RGB", (2 * MAX_SIDE, 2 * MAX_SIDE))  # JPEG only: decodes to about what is needed
                 return to_rgb(picture)
         except Refused:
             raise
@@ -53,14 +53,14 @@ def read_picture(source: str | BinaryIO) -> Image.Image:
 
 
 def as_webp(picture: Image.Image, quality: int = 90) -> bytes:
-    """A picture as the page sends it."""
+    """Returns a picture as the page sends it."""
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=quality)
     return buffer.getvalue()
 
 
 def data_uri(webp: bytes) -> str:
-    """WebP bytes as an address that needs no request."""
+    """Returns WebP bytes as an address that needs no request."""
     return "data:image/webp;base64," + base64.b64encode(webp).decode()
 
 
@@ -68,20 +68,20 @@ class Pictures:
     """Pictures by short names: "white", "s12" for image 12 of a pack, or "mine~" and the secret key of an upload."""
 
     def __init__(self) -> None:
-        self._uploads: Memory[Image.Image] = Memory(KEPT)
+        self._uploads: Memory[Image.Image] = Memory(MAX_UPLOADS)
 
     def keep(self, picture: Image.Image) -> str:
         """Keeps an upload, made smaller, and returns its name."""
         small = picture.copy()
-        small.thumbnail((SHOWN, SHOWN))
-        return MINE + self._uploads.put(small)
+        small.thumbnail((MAX_SIDE, MAX_SIDE))
+        return MINE + self._uploads.keep(small)
 
     def has(self, name: str) -> bool:
         """Returns whether a name is that of an upload that is still there."""
         return name.startswith(MINE) and self._uploads.get(name.removeprefix(MINE)) is not None
 
     def get(self, name: Any, pack: Pack) -> Image.Image:
-        """The picture of a name.
+        """Returns the picture of a name.
 
         Raises:
             Refused: If there is none, or it was forgotten.
@@ -98,12 +98,12 @@ class Pictures:
 
 
 def is_sample(name: str, pack: Pack) -> bool:
-    """Whether a name is that of one of the pack's pictures, which a link may hold."""
+    """Returns whether a name is that of one of the pack's pictures, which a link may hold."""
     return re.fullmatch(r"s\d{1,9}", name, re.ASCII) is not None and pack.has_image(int(name[1:]))
 
 
 def from_text(text: Any, pack: Pack) -> Image.Image:
-    """A picture of a public endpoint: "white", "s12", or base64 of a PNG, JPEG or WebP, with or without "data:...,".
+    """Reads a picture of a public endpoint: "white", "s12", or base64 of a PNG, JPEG or WebP.
 
     Nothing is ever fetched: an address of the web or of a file is refused.
 
@@ -118,7 +118,7 @@ def from_text(text: Any, pack: Pack) -> Image.Image:
 
 
 def from_data(text: Any) -> Image.Image:
-    """A picture of base64 of a PNG, JPEG or WebP, with or without "data:...;base64," before it and line ends in it.
+    """Reads a picture from base64 of a PNG, JPEG or WebP; "data:...;base64," before it and line ends are allowed.
 
     Raises:
         Refused: If it is none.

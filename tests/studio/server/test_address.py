@@ -25,9 +25,9 @@ def asked(says, mine=None):
 def test_anything_may_be_sent(serving, bad):
     event = SimpleNamespace(says=bad, changed=bad, mine=bad)
     found = AddressRequest.of(event)
-    assert all(isinstance(text, str) for text in found.texts.values()) and found.changed <= {"q"}
+    assert all(isinstance(text, str) for text in found.texts.values()) and found.keys <= {"q"}
     assert found.model(serving) == (serving.first, [])
-    assert found.images(Pictures()) == ({}, [])
+    assert found.images(Pictures()) == ({}, {}, [])
     assert AddressRequest.of(SimpleNamespace()).texts == {}
 
 
@@ -52,13 +52,15 @@ def test_a_picture_is_brought_back_exactly_and_once(picture):
     name = pictures.keep(picture)
     kept = json.loads(upload_record(name, pictures.get(name, None)))
     found = asked({"pic": "mine~k3f9", "seen": "mine~k3f9"}, {"k3f9": kept})
-    assert found.images(pictures) == ({"pic": "white", "seen": ""}, [])
-    assert found.uploads == {"image": name, "inspected_image": name}, "it is still there"
+    texts, names, messages = found.images(pictures)
+    assert (texts, messages) == ({"pic": "white", "seen": ""}, [])
+    assert names == {"image": name, "inspected_image": name}, "it is still there"
     after = Pictures()  # the server was started anew
     found = asked({"pic": "mine~k3f9", "seen": "mine~k3f9"}, {"k3f9": dict(kept)})
-    assert found.images(after)[1] == []
-    assert found.uploads["image"] == found.uploads["inspected_image"] != name
-    assert np.array_equal(after.get(found.uploads["inspected_image"], None), picture)
+    _, names, messages = found.images(after)
+    assert messages == []
+    assert names["image"] == names["inspected_image"] != name
+    assert np.array_equal(after.get(names["inspected_image"], None), picture)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +72,6 @@ def test_a_picture_is_brought_back_exactly_and_once(picture):
 )  # fmt: skip
 def test_what_is_not_there_any_more_is_told_once(mine, told):
     found = asked({"pic": "mine~k3f9", "seen": "mine~k3f9"}, mine)
-    instead, said = found.images(Pictures())
-    assert instead == {"pic": "white", "seen": ""} and found.uploads == {}
+    instead, names, said = found.images(Pictures())
+    assert instead == {"pic": "white", "seen": ""} and names == {}
     assert len(said) == 1 and told in said[0]

@@ -11,7 +11,7 @@ from PIL import Image, ImageChops
 from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.steering import Edit, RandomDirection, Steering
 from cbsae_hub.steering.tower import Stopped
-from cbsae_hub.studio.server.experiments import DRAWN, FACTORS, ZERO_GPU, Experiment, Experiments, on_gpu
+from cbsae_hub.studio.server.experiments import DRAWN_FACTORS, FACTORS, ZERO_GPU, Experiment, Experiments, on_gpu
 
 QUESTION = "Describe the image."
 
@@ -70,7 +70,7 @@ def test_a_sweep_scales_all_values(experiments, shipped, picture, setup):
 
 def test_drawings_are_those_of_the_steerer(experiments, shipped, picture, setup):
     (row,) = experiments.draw(setup("flamingo"), [7], 5)
-    steered = [Steering(edits(shipped, factor=factor)) for factor in DRAWN]
+    steered = [Steering(edits(shipped, factor=factor)) for factor in DRAWN_FACTORS]
     steerings = [None, *steered, RandomDirection(Steering(edits(shipped)), 0)]
     guidance = shipped.pack.info["scores"]["steerability"]["guidance"]
     drawn = shipped.unclip.generate([picture] * 5, steerings, [7], 5, guidance)

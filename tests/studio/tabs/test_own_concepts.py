@@ -139,7 +139,7 @@ def test_without_the_teacher_it_says_so(workshop, shipped, monkeypatch):
 def test_trainings_are_one_after_the_other_and_those_who_have_left_do_not_begin(workshop, shipped, monkeypatch):
     running, most, order = [], [], []
 
-    def slow(loaded, concepts, told, stop):
+    def slow(loaded, cb, concepts, told, stop):
         running.append(concepts)
         most.append(len(running))
         time.sleep(0.2)

@@ -26,7 +26,7 @@ from cbsae_hub.neurons.pack import Pack
 from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
 from cbsae_hub.steering.latents import decoder_rows
 from cbsae_hub.studio.server.generators import Generators
-from cbsae_hub.studio.view.pictures import SHOWN, as_webp
+from cbsae_hub.studio.view.pictures import MAX_SIDE, as_webp
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +38,13 @@ class ImageInspection(Inspection):
     """The activations of an SAE on one image, and the image.
 
     Attributes:
-        shown: The image as it enters the encoder, enlarged, as WebP.
+        webp: The image as it enters the encoder, enlarged.
         ratio: The image's width, by its height.
         grid: Rows and columns of the tokens that are patches; of an SAE of other tokens (1, tokens).
         before: Number of the tokens before those: CLS and registers, of an SAE of all tokens.
     """
 
-    shown: bytes
+    webp: bytes
     ratio: float
     grid: tuple[int, int]
     before: int
@@ -184,11 +184,11 @@ class LoadedModel:
         x = self.encoder(pixels)[0]
         grid = self.encoder.grid if self.encoder.tokens in ("patches", "all") else (1, len(x))
         before = len(x) - grid[0] * grid[1]
-        shown = self._as_image(pixels[0])
+        image = self._as_image(pixels[0])
         return ImageInspection(
             **vars(Inspection.of(self.sae, x)),
-            shown=as_webp(shown),
-            ratio=shown.width / shown.height,
+            webp=as_webp(image),
+            ratio=image.width / image.height,
             grid=grid,
             before=before,
         )
@@ -217,12 +217,13 @@ class LoadedModel:
 
     def _as_image(self, pixels: torch.Tensor) -> Image.Image:
         """Returns the preprocessed image, cropped as the encoder sees it, so that patches lie where they are drawn."""
-        rows, columns = (patches * self.encoder.model.config.patch_size for patches in self.encoder.grid)
+        patch_size: int = self.encoder.model.config.patch_size  # type: ignore[assignment, union-attr]  # of nn.Module
+        rows, columns = (patches * patch_size for patches in self.encoder.grid)
         pixels = pixels[:, :rows, :columns]
         mean, std = (
             torch.tensor(getattr(self.encoder.processor, f"image_{k}"))[:, None, None] for k in ("mean", "std")
         )
         array = ((pixels * std + mean).clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
         image = Image.fromarray(array)
-        scale = max(1, SHOWN // max(image.size))
+        scale = max(1, MAX_SIDE // max(image.size))
         return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)

@@ -15,7 +15,7 @@ from tiny_models import processor
 from cbsae_hub.scoring import NeuronScorer, Truth
 from cbsae_hub.scoring.build_pack import build_pack
 from cbsae_hub.studio.api import Api
-from cbsae_hub.studio.server.loaded import LoadedModel, public_id
+from cbsae_hub.studio.server.model import LoadedModel, public_id
 from cbsae_hub.studio.server.refusal import Refused
 from cbsae_hub.studio.server.serving import Serving
 from cbsae_hub.studio.tabs.inspect_image import InspectTab
@@ -49,7 +49,7 @@ def test_an_inspection_is_the_models_own_numbers(loaded):
 def test_the_picture_is_shown_as_the_encoder_sees_it(loaded):
     wide = Image.new("RGB", (60, 20), "red")
     wide.paste("lime", (20, 0, 40, 20))  # the centre crop is all green
-    with Image.open(io.BytesIO(loaded.inspect(wide).shown)) as shown:
+    with Image.open(io.BytesIO(loaded.inspect(wide).webp)) as shown:
         centre = np.asarray(shown.convert("RGB"), int).reshape(-1, 3).mean(0)
     assert centre[1] > 200 and centre[0] < 60
 
@@ -65,7 +65,7 @@ def test_a_model_of_drawn_tokens_is_inspected_on_all_of_them(loaded):
         of_patches = plain.latents[:, plain.active == neuron].ravel()
         np.testing.assert_allclose(seen.latents[1:, place], of_patches if len(of_patches) else 0, atol=1e-5)
     pictures = SimpleNamespace(get=lambda name, pack: Pictures()[7]["image"])
-    page = InspectTab(SimpleNamespace(loaded=lambda _: drawn, serving=SimpleNamespace(pictures=pictures)))
+    page = InspectTab(SimpleNamespace(model_of=lambda _: drawn, serving=SimpleNamespace(pictures=pictures)))
     neuron = next(n for n, strengths in zip(seen.active, seen.latents.T) if strengths[1:].any())
     _, patch, grid, *_ = page.where(None, "s7", False, "", str(neuron))
     strengths = seen.latents[:, seen.active == neuron].ravel()
@@ -112,7 +112,7 @@ def test_tall_pictures_have_tall_grids_and_maps(tmp_path):
     info = json.loads((folder / "pack.json").read_text())
     tall = LoadedModel(folder)
     seen = tall.inspect(Pictures()[3]["image"])
-    with Image.open(io.BytesIO(seen.shown)) as shown:
+    with Image.open(io.BytesIO(seen.webp)) as shown:
         assert shown.width / shown.height == seen.ratio == 2 / 3
     serving = Serving([folder])
     buffer = io.BytesIO()
@@ -134,5 +134,5 @@ def test_what_the_encoder_leaves_out_at_the_edge_is_not_shown(tmp_path):
     scorer = NeuronScorer(sae, encoder, judge, {"colours": CONCEPTS}, truth=Truth.read(Pictures(), {}))
     build_pack(scorer, Pictures(), folder, source={})
     seen = LoadedModel(folder).inspect(Pictures()[3]["image"])
-    with Image.open(io.BytesIO(seen.shown)) as shown:
+    with Image.open(io.BytesIO(seen.webp)) as shown:
         assert shown.width / shown.height == seen.ratio == 2 / 3
