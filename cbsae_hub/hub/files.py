@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+
+if TYPE_CHECKING:  # what reads no weights does not wait for torch
+    import torch
+    from torch import Tensor
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -95,7 +97,7 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def read_weights(path: Path, shapes: dict[str, tuple[int, ...]], device: str | torch.device) -> dict[str, Tensor]:
+def read_weights(path: Path, shapes: dict[str, tuple[int, ...]], device: "str | torch.device") -> "dict[str, Tensor]":
     """Reads exactly the named floating-point tensors; names, shapes and types are compared first.
 
     Raises:
@@ -121,7 +123,7 @@ def read_weights(path: Path, shapes: dict[str, tuple[int, ...]], device: str | t
     return tensors
 
 
-def require_finite(tensors: dict[str, Tensor], owner: str) -> None:
+def require_finite(tensors: "dict[str, Tensor]", owner: str) -> None:
     """Raises ModelFileError, naming the first tensor that holds NaN or infinite values."""
     for name, tensor in sorted(tensors.items()):
         if not tensor.isfinite().all():

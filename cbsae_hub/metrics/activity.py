@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from cbsae_hub.metrics.streaming import StreamingMetric
-
 from cbsae_hub.models.explained_variance import explained_variance
 
 BINS_PER_OCTAVE = 16

@@ -22,7 +22,7 @@ from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.scoring import NeuronScorer, Truth
 from cbsae_hub.scoring.scorer import explained_encoder
 from cbsae_hub.steering import Edit, Steering, apply
-from cbsae_hub.studio.server.loaded import Loaded
+from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.trainers.cbsae.trainer import add_concepts
 from cbsae_hub.trainers.config import CBSAETrainConfig
 
@@ -69,7 +69,7 @@ def test_an_imported_sae_goes_all_the_way(hub, theirs):
     assert pack.neurons[neuron].max == pytest.approx(z[..., neuron].max().item(), rel=1e-3)
 
     # the page
-    loaded = Loaded(folder)
+    loaded = LoadedModel(folder)
     assert loaded.sae.imported_from == sae.imported_from
     assert len(Pack.from_pretrained(folder).neurons[neuron].names) > 0
     seen = loaded.inspect(PICTURES[0]["image"])

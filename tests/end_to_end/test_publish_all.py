@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from cbsae_hub import CBSAE, SAE, Pack, VisionEncoder
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.models import folder_revision
-from cbsae_hub.studio.server.loaded import Loaded
+from cbsae_hub.studio.server.model import LoadedModel
 from training import publish
 
 ROOT = Path(__file__).parents[2]
@@ -108,7 +108,7 @@ def load_everything():
     )
     expected = ClipLike.from_pretrained(local / "emoji-judge").embed_texts(["pizza"])
     torch.testing.assert_close(judge.embed_texts(["pizza"]), expected, rtol=0, atol=0)
-    loaded = Loaded("lab/emoji-cbsae")
+    loaded = LoadedModel("lab/emoji-cbsae")
     assert isinstance(loaded.sae, CBSAE) and loaded.inspect(picture).explained > 0 and loaded.evaluation
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cbsae_hub.studio.arrival import NO_CONCEPTS, NO_PICTURE, Asked
-from cbsae_hub.studio.server.visit import keepsake
+from cbsae_hub.studio.server.address import NO_CONCEPTS, NO_PICTURE, AddressRequest
+from cbsae_hub.studio.server.session import upload_record
 from cbsae_hub.studio.view.pictures import Pictures
 
 
@@ -18,17 +18,17 @@ def picture():
 
 
 def asked(says, mine=None):
-    return Asked.of(SimpleNamespace(says=says, changed=list(says), mine=mine or {}))
+    return AddressRequest.of(SimpleNamespace(says=says, changed=list(says), mine=mine or {}))
 
 
 @pytest.mark.parametrize("bad", [None, 7, "x", ["x"], {"q": 7}, {"q": ["pizza"]}, [{}], {1: {}}])
 def test_anything_may_be_sent(serving, bad):
     event = SimpleNamespace(says=bad, changed=bad, mine=bad)
-    found = Asked.of(event)
-    assert all(isinstance(text, str) for text in found.says.values()) and found.changed <= {"q"}
+    found = AddressRequest.of(event)
+    assert all(isinstance(text, str) for text in found.texts.values()) and found.keys <= {"q"}
     assert found.model(serving) == (serving.first, [])
-    assert found.pictures(Pictures()) == ({}, [])
-    assert Asked.of(SimpleNamespace()).says == {}
+    assert found.images(Pictures()) == ({}, {}, [])
+    assert AddressRequest.of(SimpleNamespace()).texts == {}
 
 
 def test_models_are_those_of_the_page_or_the_visitors_own(serving, shipped):
@@ -50,15 +50,17 @@ def test_models_are_those_of_the_page_or_the_visitors_own(serving, shipped):
 def test_a_picture_is_brought_back_exactly_and_once(picture):
     pictures = Pictures()
     name = pictures.keep(picture)
-    kept = json.loads(keepsake(name, pictures.get(name, None)))
+    kept = json.loads(upload_record(name, pictures.get(name, None)))
     found = asked({"pic": "mine~k3f9", "seen": "mine~k3f9"}, {"k3f9": kept})
-    assert found.pictures(pictures) == ({"pic": "white", "seen": ""}, [])
-    assert found.brought == {"picture": name, "seen": name}, "it is still there"
+    texts, names, messages = found.images(pictures)
+    assert (texts, messages) == ({"pic": "white", "seen": ""}, [])
+    assert names == {"image": name, "inspected_image": name}, "it is still there"
     after = Pictures()  # the server was started anew
     found = asked({"pic": "mine~k3f9", "seen": "mine~k3f9"}, {"k3f9": dict(kept)})
-    assert found.pictures(after)[1] == []
-    assert found.brought["picture"] == found.brought["seen"] != name
-    assert np.array_equal(after.get(found.brought["seen"], None), picture)
+    _, names, messages = found.images(after)
+    assert messages == []
+    assert names["image"] == names["inspected_image"] != name
+    assert np.array_equal(after.get(names["inspected_image"], None), picture)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +72,6 @@ def test_a_picture_is_brought_back_exactly_and_once(picture):
 )  # fmt: skip
 def test_what_is_not_there_any_more_is_told_once(mine, told):
     found = asked({"pic": "mine~k3f9", "seen": "mine~k3f9"}, mine)
-    instead, said = found.pictures(Pictures())
-    assert instead == {"pic": "white", "seen": ""} and found.brought == {}
+    instead, names, said = found.images(Pictures())
+    assert instead == {"pic": "white", "seen": ""} and names == {}
     assert len(said) == 1 and told in said[0]

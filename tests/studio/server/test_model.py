@@ -14,11 +14,11 @@ from tiny_models import processor
 
 from cbsae_hub.scoring import NeuronScorer, Truth
 from cbsae_hub.studio.api import Api
-from cbsae_hub.studio.server.loaded import Loaded, public_id
+from cbsae_hub.studio.server.model import LoadedModel, public_id
+from cbsae_hub.studio.server.refusal import Refused
 from cbsae_hub.studio.server.serving import Serving
 from cbsae_hub.studio.tabs.inspect_image import InspectTab
 from cbsae_hub.studio.view import html
-from cbsae_hub.studio.view.pictures import ImageRefused
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def loaded(tmp_path_factory):
     make_pack(scorer, Pictures(), folder, source={}, alt_column="caption")
     info = (folder / "pack.json").read_text().replace(str(folder.parent / "judge"), "me/judge")
     (folder / "pack.json").write_text(info)
-    return Loaded(folder)
+    return LoadedModel(folder)
 
 
 def test_an_inspection_is_the_models_own_numbers(loaded):
@@ -48,13 +48,13 @@ def test_an_inspection_is_the_models_own_numbers(loaded):
 def test_the_picture_is_shown_as_the_encoder_sees_it(loaded):
     wide = Image.new("RGB", (60, 20), "red")
     wide.paste("lime", (20, 0, 40, 20))  # the centre crop is all green
-    with Image.open(io.BytesIO(loaded.inspect(wide).shown)) as shown:
+    with Image.open(io.BytesIO(loaded.inspect(wide).webp)) as shown:
         centre = np.asarray(shown.convert("RGB"), int).reshape(-1, 3).mean(0)
     assert centre[1] > 200 and centre[0] < 60
 
 
 def test_a_model_of_drawn_tokens_is_inspected_on_all_of_them(loaded):
-    drawn = Loaded(loaded.model_id)
+    drawn = LoadedModel(loaded.model_id)
     drawn.sae.tokens = "random:2"
     seen, plain = drawn.inspect(Pictures()[7]["image"]), loaded.inspect(Pictures()[7]["image"])
     assert drawn.encoder.tokens == "all"
@@ -64,7 +64,7 @@ def test_a_model_of_drawn_tokens_is_inspected_on_all_of_them(loaded):
         of_patches = plain.latents[:, plain.active == neuron].ravel()
         np.testing.assert_allclose(seen.latents[1:, place], of_patches if len(of_patches) else 0, atol=1e-5)
     pictures = SimpleNamespace(get=lambda name, pack: Pictures()[7]["image"])
-    page = InspectTab(SimpleNamespace(loaded=lambda _: drawn, serving=SimpleNamespace(pictures=pictures)))
+    page = InspectTab(SimpleNamespace(model_of=lambda _: drawn, serving=SimpleNamespace(pictures=pictures)))
     neuron = next(n for n, strengths in zip(seen.active, seen.latents.T) if strengths[1:].any())
     _, patch, grid, *_ = page.where(None, "s7", False, "", str(neuron))
     strengths = seen.latents[:, seen.active == neuron].ravel()
@@ -75,13 +75,13 @@ def test_a_model_of_drawn_tokens_is_inspected_on_all_of_them(loaded):
     assert patch == str(strongest)
     assert f"row {strongest // 2 + 1}, column {strongest % 2 + 1}" in chosen.label
     assert {int(value) for _, value in chosen.choices} <= set(seen.active[seen.latents[1 + strongest] > 0].tolist())
-    with pytest.raises(ImageRefused, match="no such patch"):
+    with pytest.raises(Refused, match="no such patch"):
         InspectTab.at_patch.__wrapped__(page, SimpleNamespace(patch=4), None, "s7", False)
 
 
 def test_siblings_are_found_and_a_missing_judge_is_survived(loaded, tmp_path, caplog):
     assert loaded.judge is not None and loaded.encoder.repo_id == "me/encoder"
-    lonely = Loaded(loaded.model_id)
+    lonely = LoadedModel(loaded.model_id)
     lonely.pack.info["judge"]["id"] = str(tmp_path)
     lonely.pack.info["judge"]["revision"] = None
     assert lonely.judge is None
@@ -109,9 +109,9 @@ def test_tall_pictures_have_tall_grids_and_maps(tmp_path):
     scorer = NeuronScorer(sae, encoder, judge, {"colours": CONCEPTS}, truth=Truth.read(Pictures(), {}))
     make_pack(scorer, Pictures(), folder, source={})
     info = json.loads((folder / "pack.json").read_text())
-    tall = Loaded(folder)
+    tall = LoadedModel(folder)
     seen = tall.inspect(Pictures()[3]["image"])
-    with Image.open(io.BytesIO(seen.shown)) as shown:
+    with Image.open(io.BytesIO(seen.webp)) as shown:
         assert shown.width / shown.height == seen.ratio == 2 / 3
     serving = Serving([folder])
     buffer = io.BytesIO()
@@ -132,6 +132,6 @@ def test_what_the_encoder_leaves_out_at_the_edge_is_not_shown(tmp_path):
     sae, encoder, judge, folder = make_hub(tmp_path, "Dinov2Model", processor("Dinov2Model", 27, 18))
     scorer = NeuronScorer(sae, encoder, judge, {"colours": CONCEPTS}, truth=Truth.read(Pictures(), {}))
     make_pack(scorer, Pictures(), folder, source={})
-    seen = Loaded(folder).inspect(Pictures()[3]["image"])
-    with Image.open(io.BytesIO(seen.shown)) as shown:
+    seen = LoadedModel(folder).inspect(Pictures()[3]["image"])
+    with Image.open(io.BytesIO(seen.webp)) as shown:
         assert shown.width / shown.height == seen.ratio == 2 / 3

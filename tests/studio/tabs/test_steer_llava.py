@@ -2,8 +2,8 @@
 
 import pytest
 
-from cbsae_hub.studio.server.experiments import Asked, Said
-from cbsae_hub.studio.tabs.steer_llava import _answers
+from cbsae_hub.studio.server.experiments import Answer, Answers
+from cbsae_hub.studio.tabs.steer_llava import answers_html
 
 
 @pytest.mark.parametrize(
@@ -15,5 +15,5 @@ from cbsae_hub.studio.tabs.steer_llava import _answers
     ],
 )
 def test_the_note_says_what_is_in_the_basket(word, steered, said):
-    one = Said("a dog", 0.5 if word else None)
-    assert said in _answers(Asked(one, one, one, one, 0.1), word, steered)
+    one = Answer("a dog", 0.5 if word else None)
+    assert said in answers_html(Answers(one, one, one, one, 0.1), word, steered)

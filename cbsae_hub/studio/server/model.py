@@ -1,4 +1,4 @@
-"""What the page serves from: one model, its pack, its encoder and what is steered, loaded once and never changed."""
+"""A model with its pack, its encoder and the generators that it steers, loaded once and never changed."""
 
 import copy
 import json
@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -25,44 +26,46 @@ from cbsae_hub.neurons.pack import Pack
 from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
 from cbsae_hub.steering.latents import decoder_rows
 from cbsae_hub.studio.server.generators import Generators
-from cbsae_hub.studio.view.pictures import SHOWN, as_webp
+from cbsae_hub.studio.view.pictures import MAX_SIDE, as_webp
 
 logger = logging.getLogger(__name__)
 
+LISTED_NEURONS = 15
+
 
 @dataclass(frozen=True)
-class Inspected(Inspection):
-    """What an SAE sees in one picture, and the picture.
+class ImageInspection(Inspection):
+    """The activations of an SAE on one image, and the image.
 
     Attributes:
-        shown: The picture as it enters the encoder, enlarged, as WebP.
+        webp: The image as it enters the encoder, enlarged.
+        ratio: The image's width, by its height.
         grid: Rows and columns of the tokens that are patches; of an SAE of other tokens (1, tokens).
-        before: How many tokens come before those: CLS and registers, of an SAE of all tokens.
-        ratio: The picture's width, by its height.
+        before: Number of the tokens before those: CLS and registers, of an SAE of all tokens.
     """
 
-    shown: bytes
+    webp: bytes
     ratio: float
     grid: tuple[int, int]
     before: int
 
 
 def public_id(model: str | Path) -> str:
-    """What the page calls a model: its Hub id, or its folder's name."""
+    """Returns a model's name on the page: its Hub id, or its folder's name."""
     return Path(model).resolve().name if Path(model).is_dir() else str(model)
 
 
-class Loaded:
+class LoadedModel:
     """A model with its pack; the encoder comes with the first picture, the judge with the first search by meaning.
 
     Args:
         model: Folder or Hub id of an SAE with a pack.
-        generators: What steering is shown with.
+        generators: The LLaVA and unCLIP that steering is shown with.
 
     Attributes:
-        name: What the page calls it: its Hub id, or its folder's name, as paths are nobody's business.
-        key: What stands for it in a visitor's state: its name, or what nobody guesses if the visitor has extended it.
-        own: How many of the last concepts a visitor has added.
+        name: Name on the page: its Hub id, or its folder's name, as paths are nobody's business.
+        key: Text for it in a visitor's state: its name, or a secret if the visitor has extended it.
+        own: Number of the last concepts, which a visitor has added.
     """
 
     def __init__(self, model: str | Path, generators: Generators | None = None):
@@ -74,14 +77,14 @@ class Loaded:
         self.generators = generators or Generators()
         self._lock = threading.RLock()
 
-    def extended(self, cb: CBSAE, pack: Pack) -> "Loaded":
-        """The same with concepts that a visitor has added; encoder, judge and generators are shared."""
+    def extended(self, cb: CBSAE, pack: Pack) -> "LoadedModel":
+        """Returns the model with a visitor's concepts; encoder, judge and generators are shared."""
         _ = self.encoder, self.judge  # once for both
         other = copy.copy(self)
         for name in ("llava", "unclip", "_directions"):
             other.__dict__.pop(name, None)
         other.sae, other.pack = cb, pack
-        other.own = self.own + len(cb.concepts) - len(getattr(self.sae, "concepts", []))
+        other.own = self.own + len(cb.concepts) - len(self.concepts)
         return other
 
     @property
@@ -90,13 +93,18 @@ class Loaded:
         return Path(self.name).name + (f" + {self.own} of yours" if self.own else "")
 
     @property
+    def concepts(self) -> list[str]:
+        """The concepts of a CB-SAE's bottleneck; none of an SAE."""
+        return list(self.sae.concepts) if isinstance(self.sae, CBSAE) else []
+
+    @property
     def alpha(self) -> float | None:
         """The strength at which steerability was measured, in units of latents; None where it was not."""
         return self.pack.info["scores"].get("steerability", {}).get("alpha")
 
     @cached_property
     def retained(self) -> frozenset[int]:
-        """Of a CB-SAE, the neurons of its parent that it still has, by their numbers there."""
+        """The neurons of a CB-SAE's parent that it still has, by their numbers there."""
         return frozenset(getattr(self.sae, "sae_neuron_ids", ()))
 
     @cached_property
@@ -106,7 +114,7 @@ class Loaded:
 
     @cached_property
     def judge(self) -> ClipLike | None:
-        """The judge that named the neurons, for searches by meaning; None where it cannot be had."""
+        """The judge that named the neurons, for searches by meaning; None where it cannot be loaded."""
         source = self.pack.info["judge"]
         try:
             return ClipLike.from_pretrained(source["id"], source["revision"], beside=self.model_id)
@@ -141,12 +149,12 @@ class Loaded:
 
     @cached_property
     def worked(self) -> dict[str, Any]:
-        """What training/choose_examples.py has seen of this very model; empty where it was not run."""
-        told = self._beside(WORKED_NAME)
-        return told if told.get("revision") == self.pack.info["model"]["revision"] else {}
+        """The worked examples of this very model, of training/choose_examples.py; empty if there are none."""
+        examples = self._beside(WORKED_NAME)
+        return examples if examples.get("revision") == self.pack.info["model"]["revision"] else {}
 
     def _beside(self, name: str) -> dict[str, Any]:
-        """A results file of the model; empty where there is none."""
+        """Reads a results file of the model; empty where there is none."""
         file = Path(self.model_id) / name
         if not file.is_file():
             if Path(self.model_id).is_dir():  # "hub/my-sae" could be somebody's repository too
@@ -170,32 +178,52 @@ class Loaded:
             if self.judge is not None:
                 self.pack.find("warming up", 1, self.judge.embed_texts)  # finds out what nonsense scores, too
 
-    def inspect(self, picture: Image.Image) -> Inspected:
-        """Runs encoder and SAE on one RGB picture."""
-        pixels = self.encoder.pixel_values([picture])
+    def inspect(self, image: Image.Image) -> ImageInspection:
+        """Runs encoder and SAE on one RGB image."""
+        pixels = self.encoder.pixel_values([image])
         x = self.encoder(pixels)[0]
         grid = self.encoder.grid if self.encoder.tokens in ("patches", "all") else (1, len(x))
         before = len(x) - grid[0] * grid[1]
-        seen = Inspection.of(self.sae, x)
-        shown = self._as_seen(pixels[0])
-        ratio = shown.width / shown.height
-        return Inspected(**vars(seen), shown=as_webp(shown), ratio=ratio, grid=grid, before=before)
+        image = self._as_image(pixels[0])
+        return ImageInspection(
+            **vars(Inspection.of(self.sae, x)),
+            webp=as_webp(image),
+            ratio=image.width / image.height,
+            grid=grid,
+            before=before,
+        )
+
+    def row(self, inspection: Inspection, place: int) -> Any:
+        """Returns the row in the neuron table of one of the neurons that fire."""
+        return self.pack.neurons[int(inspection.active[place])]
+
+    def listed(self, inspection: Inspection, order: np.ndarray, hide_dense: bool) -> np.ndarray:
+        """Returns the first places of ``order``, without those of dense neurons if they are hidden.
+
+        Concept neurons grade every patch: that they are dense says nothing.
+        """
+        places = [
+            place for place in order
+            if not hide_dense or (row := self.row(inspection, place)).kind == "cb" or row.status != "dense"
+        ]  # fmt: skip
+        return np.array(places[:LISTED_NEURONS], dtype=int)
 
     def neighbours(self, neuron: int, count: int = 6) -> list[tuple[int, float]]:
-        """Neurons whose decoder rows point most nearly the same way, with the cosines, nearest first."""
+        """Returns neurons whose decoder rows point most nearly the same way, with the cosines, nearest first."""
         cosines = self._directions @ self._directions[neuron]
         cosines[neuron] = -2.0
         values, ids = cosines.topk(min(count, len(cosines) - 1))
         return list(zip(ids.tolist(), values.tolist()))
 
-    def _as_seen(self, pixels: torch.Tensor) -> Image.Image:
-        """The preprocessed picture, cropped as the encoder sees it, so that patches lie where they are drawn."""
-        rows, columns = (patches * self.encoder.model.config.patch_size for patches in self.encoder.grid)
+    def _as_image(self, pixels: torch.Tensor) -> Image.Image:
+        """Returns the preprocessed image, cropped as the encoder sees it, so that patches lie where they are drawn."""
+        patch_size: int = self.encoder.model.config.patch_size  # type: ignore[assignment, union-attr]  # of nn.Module
+        rows, columns = (patches * patch_size for patches in self.encoder.grid)
         pixels = pixels[:, :rows, :columns]
         mean, std = (
             torch.tensor(getattr(self.encoder.processor, f"image_{k}"))[:, None, None] for k in ("mean", "std")
         )
         array = ((pixels * std + mean).clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-        picture = Image.fromarray(array)
-        scale = max(1, SHOWN // max(picture.size))
-        return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+        image = Image.fromarray(array)
+        scale = max(1, MAX_SIDE // max(image.size))
+        return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
