@@ -9,46 +9,22 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
+from cbsae_hub.metrics.quadrants import QUADRANTS, quadrants
+from cbsae_hub.neurons.table import require_columns
+
 # Okabe and Ito's colours, which all kinds of colour vision tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
 TITLE, LEGEND = {"fontsize": 11}, {"fontsize": 9, "frameon": False}
-QUADRANTS = ("low / low", "high / low", "low / high", "high / high")  # interpretability / steerability
 VARIANT_PANELS = ("CD", "MS", "zero-shot", "unit vector", "white image", "explained variance")
 MANY = 5000  # dots from which they are drawn smaller
 HEAT = "viridis"
 SMALLEST_SPAN = 0.05  # of an axis that shows variants, as a share of its largest value
 
 
-def quadrants(frame: pd.DataFrame, threshold: str | float = "mean") -> dict[str, Any]:
-    """How many neurons are interpretable, steerable, both or neither (CB-SAE paper, figure 3).
-
-    Args:
-        frame: With the columns ``interpretability`` and ``steerability``; neurons that lack either do not count.
-        threshold: Where "high" begins, on both axes: "mean", "median" or a number.
-
-    Returns:
-        ``thresholds`` (of both axes), ``counts`` and ``shares`` by the names of ``QUADRANTS``, and ``left_out``.
-
-    Raises:
-        ValueError: If a column is missing, no neuron has both, or the threshold is unknown.
-    """
-    both = _columns(frame, "interpretability", "steerability").dropna()
-    if both.empty:
-        raise ValueError("no neuron has both interpretability and steerability")
-    if isinstance(threshold, str) and threshold not in ("mean", "median"):
-        raise ValueError(f"threshold must be mean, median or a number, got {threshold!r}")
-    limits = [float(both[c].agg(threshold)) if isinstance(threshold, str) else float(threshold) for c in both]
-    high = both["interpretability"] >= limits[0], both["steerability"] >= limits[1]
-    which = high[0].astype(int) + 2 * high[1].astype(int)
-    counts = {name: int((which == i).sum()) for i, name in enumerate(QUADRANTS)}
-    shares = {name: count / len(both) for name, count in counts.items()}
-    return {"thresholds": limits, "counts": counts, "shares": shares, "left_out": len(frame) - len(both)}
-
-
 def plot_quadrants(frame: pd.DataFrame, threshold: str | float = "mean") -> Figure:
     """Interpretability against steerability, with the four quadrants, their counts and shares."""
-    found = quadrants(frame, threshold)
+    parts = quadrants(frame, threshold)
     figure, axes = _figure(6.4, 5.6)
     kinds = frame["kind"] if "kind" in frame else pd.Series("sae", index=frame.index)
     for i, (kind, marker, alpha) in enumerate((("sae", "o", 0.4), ("cb", "^", 0.9))):  # CB neurons are few
@@ -59,12 +35,12 @@ def plot_quadrants(frame: pd.DataFrame, threshold: str | float = "mean") -> Figu
                 part["interpretability"], part["steerability"], s=size, alpha=alpha, marker=marker, color=COLOURS[i],
                 linewidths=0, label=f"{kind.upper()} neurons", rasterized=True,
             )  # fmt: skip
-    axes.axvline(found["thresholds"][0], color="black", linewidth=0.8, linestyle="--")
-    axes.axhline(found["thresholds"][1], color="black", linewidth=0.8, linestyle="--")
+    axes.axvline(parts["thresholds"][0], color="black", linewidth=0.8, linestyle="--")
+    axes.axhline(parts["thresholds"][1], color="black", linewidth=0.8, linestyle="--")
     for i, name in enumerate(QUADRANTS):
         x, y = (0.98 if i % 2 else 0.02), (0.98 if i // 2 else 0.02)
         axes.text(
-            x, y, f"{found['counts'][name]:,}\n{found['shares'][name]:.1%}", transform=axes.transAxes, weight="bold",
+            x, y, f"{parts['counts'][name]:,}\n{parts['shares'][name]:.1%}", transform=axes.transAxes, weight="bold",
             ha="right" if i % 2 else "left", va="top" if i // 2 else "bottom",
             bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none"},
         )  # fmt: skip
@@ -73,7 +49,7 @@ def plot_quadrants(frame: pd.DataFrame, threshold: str | float = "mean") -> Figu
     axes.set_yticks(np.linspace(0, 1, 6))
     if kinds.nunique() > 1:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, **LEGEND)
-    left_out = f", {found['left_out']:,} neurons without both scores left out" if found["left_out"] else ""
+    left_out = f", {parts['left_out']:,} neurons without both scores left out" if parts["left_out"] else ""
     axes.set_title(f"Interpretability and steerability{left_out}", **TITLE)
     return figure
 
@@ -308,8 +284,7 @@ def plot_patch_map(patch_map: Any, image: Image.Image | None = None) -> Figure:
 
 
 def _columns(frame: pd.DataFrame, *names: str) -> pd.DataFrame:
-    if missing := [name for name in names if name not in frame.columns]:
-        raise ValueError(f"the neuron table has no column {' and no column '.join(missing)}")
+    require_columns(frame, names, "score the neurons again")
     return frame[list(names)]
 
 

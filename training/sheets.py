@@ -17,9 +17,7 @@ import typer
 
 from cbsae_hub.hub.files import replace_file, write_text
 from cbsae_hub.studies.sheets import SheetSettings, SheetStudy
-from recipe import read_recipe
-
-SECTIONS = ("cbsae", "scores", "steerability")
+from training.recipes import CBSAESection, ScoresSection, SteerabilitySection
 
 
 def main(
@@ -33,7 +31,8 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        settings = SheetSettings.of(**{section: read_recipe(recipe, section, []) for section in SECTIONS})
+        sections = (section.read(recipe).to_dict() for section in (CBSAESection, ScoresSection, SteerabilitySection))
+        settings = SheetSettings.of(*sections)
         study = SheetStudy(settings, count, image, device)
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
