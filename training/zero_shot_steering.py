@@ -29,18 +29,9 @@ from cbsae_hub.plots import plot_zero_shot_steering
 from cbsae_hub.scoring.report import without_nan
 from cbsae_hub.steering import ClipZeroShotSteerer
 from cbsae_hub.steering.clip import STRENGTHS
-<<<<<<< HEAD
-from cbsae_hub.steering.latents import RawNeurons, neuron_count
+from cbsae_hub.steering.latents import RawNeurons
 from training.recipes import ZeroShotSteeringSection
 from training.result_tables import markdown_table
-=======
-from cbsae_hub.steering.latents import RawNeurons
-from recipe import read_recipe, require_keys
-from result_tables import markdown_table
-
-REQUIRED = ("model", "clip", "vocabulary", "images", "split", "images_count", "output")
-DEFAULTS = {"strengths": list(STRENGTHS), "neurons": "all", "gamma": 0.1, "beta": 0.5, "seed": 0}
->>>>>>> w-c
 
 
 def draw(count: int, of: int, what: str, seed: int) -> list[int]:
@@ -84,13 +75,8 @@ def measure(
 ) -> tuple[dict[str, list[ZeroShotScores]], float]:
     """Sweeps on one set of images, and the S_f of answers that only become uniform."""
     chosen, sae = None, by_name["SAE"]
-<<<<<<< HEAD
     if settings.neurons != "all":
-        chosen = draw(settings.neurons, neuron_count(sae.tower.sae), "neurons", settings.seed)
-=======
-    if settings["neurons"] != "all":
-        chosen = draw(settings["neurons"], sae.tower.sae.d_latent, "neurons", settings["seed"])
->>>>>>> w-c
+        chosen = draw(settings.neurons, sae.tower.sae.d_latent, "neurons", settings.seed)
     sweeps = {
         name: one.sweep(images, chosen if one is sae else None, strengths(settings)) for name, one in by_name.items()
     }
