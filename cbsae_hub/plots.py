@@ -216,14 +216,14 @@ def plot_sheet(
     grid = figure.subplots(len(rows), 2 * len(columns), squeeze=False, width_ratios=[1, 2] * len(columns))
     for i, (line, title) in enumerate(zip(cells, rows, strict=True)):
         for j, (image, text) in enumerate(line):
-            left, right = grid[i, 2 * j], grid[i, 2 * j + 1]
-            left.imshow(image)
-            right.text(0, 0.5, textwrap.fill(text, 24, replace_whitespace=False), va="center", fontsize=8)
-            for one in (left, right):
+            image_axes, text_axes = grid[i, 2 * j], grid[i, 2 * j + 1]
+            image_axes.imshow(image)
+            text_axes.text(0, 0.5, textwrap.fill(text, 24, replace_whitespace=False), va="center", fontsize=8)
+            for one in (image_axes, text_axes):
                 one.set(xticks=[], yticks=[])
                 one.spines[:].set_visible(False)
             if i == 0:
-                left.set_title(columns[j], loc="left", fontsize=10)
+                image_axes.set_title(columns[j], loc="left", fontsize=10)
         grid[i, 0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)
     return figure
 
