@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
-from diffusers import StableUnCLIPImg2ImgPipeline
 from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor
 
 from cbsae_hub.encoders.families import pool_clip
 from cbsae_hub.encoders.vision import preprocess, require_pictures
+from cbsae_hub.lazy import needed
 from cbsae_hub.models import checks
 from cbsae_hub.steering.base import SteeredGenerator
 from cbsae_hub.steering.edits import PerImage
@@ -20,6 +20,9 @@ from cbsae_hub.steering.latents import SteerableSAE
 from cbsae_hub.steering.loading import default_dtype
 from cbsae_hub.steering.neurons import AnyPack
 from cbsae_hub.steering.tower import Stopped
+
+with needed("diffusers", "drawing"):
+    from diffusers import StableUnCLIPImg2ImgPipeline
 
 
 class UnclipSteerer(SteeredGenerator):
