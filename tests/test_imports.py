@@ -21,7 +21,7 @@ assert sae.decode(latents).shape == (2, 3, sae.d_in) and isinstance(load("hub/em
 pack = Pack.from_pretrained("hub/emoji-cbsae")
 neuron = pack.find("pizza").matches[0].neuron
 encoder = VisionEncoder.from_pretrained("hub/emoji-clip", layer=3)
-with encoder.site.edit(lambda activations: activations):
+with encoder.site.edit(lambda activations: activations / 2):
     encoder([pack.examples(neuron)[0].image])
 """
 
