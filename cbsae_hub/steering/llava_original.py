@@ -43,10 +43,10 @@ def load_original(
     """Builds a LLaVA and its processor from a checkpoint of the original code base; only safetensors are read.
 
     Args:
-        source: Where it is, see :func:`cbsae_hub.steering.loading.locate`.
+        source: Its place, see :func:`cbsae_hub.steering.loading.locate`.
         vision_tower: Folder or Hub id; default what the checkpoint names. A path into the Hub client's cache on
             somebody else's machine is understood as the model that was kept there.
-        dtype: Of the model; default the checkpoint's.
+        dtype: Data type of the model; default the checkpoint's.
 
     Raises:
         OSError: If weights or the vision tower are missing, or the weights are pickles.
@@ -55,10 +55,11 @@ def load_original(
     """
     raw, _ = PreTrainedConfig.get_config_dict(**source)
     _check(raw)
-    named = {"pretrained_model_name_or_path": str(vision_tower)} if vision_tower else _named(raw["mm_vision_tower"])
+    tower_source = {"pretrained_model_name_or_path": str(vision_tower or "")}
+    tower_source = tower_source if vision_tower else _tower_source(raw["mm_vision_tower"])
     try:
-        whole = AutoModel.from_pretrained(**named, use_safetensors=True)
-        image_processor = AutoImageProcessor.from_pretrained(**named, backend="pil")
+        whole = AutoModel.from_pretrained(**tower_source, use_safetensors=True)
+        image_processor = AutoImageProcessor.from_pretrained(**tower_source, backend="pil")
     except OSError as error:
         raise OSError(
             f"the checkpoint's vision tower {raw['mm_vision_tower']!r} was not found: give load_original its folder or "
@@ -71,7 +72,7 @@ def load_original(
     config = _config(raw, tower.config, tokenizer.convert_tokens_to_ids(IMAGE))
     tensors = _renamed(_read(source), config)
     tensors |= {f"model.vision_tower.{name}": tensor for name, tensor in tower.state_dict().items()}
-    model, found = LlavaForConditionalGeneration.from_pretrained(
+    model, report = LlavaForConditionalGeneration.from_pretrained(
         None,
         config=config,
         state_dict=tensors,
@@ -79,7 +80,7 @@ def load_original(
         output_loading_info=True,
         ignore_mismatched_sizes=True,
     )
-    if problems := {what: sorted(map(str, names)) for what, names in found.items() if names}:
+    if problems := {what: sorted(map(str, names)) for what, names in report.items() if names}:
         raise ValueError(f"the tensors are not those that config.json describes: {str(problems):.500}")
     if cap := getattr(config.text_config, "final_logit_softcapping", None):  # Gemma2's own head does it, LLaVA's not
         model.lm_head.register_forward_hook(lambda _head, _inputs, logits: cap * torch.tanh(logits / cap))
@@ -99,7 +100,7 @@ def load_original(
 
 
 def _check(raw: dict[str, Any]) -> None:
-    known = {
+    supported: dict[str, tuple] = {
         "model_type": tuple(TEXT_CONFIGS),
         "mm_projector_type": (PROJECTOR,),
         "mm_vision_select_feature": tuple(SELECTED),
@@ -108,16 +109,16 @@ def _check(raw: dict[str, Any]) -> None:
         "mm_use_im_start_end": (None, False),
         "unfreeze_mm_vision_tower": (None, False),
     }
-    for key, values in known.items():
+    for key, values in supported.items():
         if raw.get(key) not in values:
             raise ValueError(f"{key} of this LLaVA is {raw.get(key)!r:.80}; known here: {', '.join(map(str, values))}")
 
 
-def _named(tower: str) -> dict[str, str]:
-    kept = _CACHED.search(tower)
-    if kept is None or Path(tower).is_dir():
+def _tower_source(tower: str) -> dict[str, str]:
+    cached = _CACHED.search(tower)
+    if cached is None or Path(tower).is_dir():
         return {"pretrained_model_name_or_path": tower}
-    return {"pretrained_model_name_or_path": f"{kept[1]}/{kept[2]}", "revision": kept[3]}
+    return {"pretrained_model_name_or_path": f"{cached[1]}/{cached[2]}", "revision": cached[3]}
 
 
 def _config(raw: dict[str, Any], vision: PreTrainedConfig, image_token: int) -> LlavaConfig:
@@ -126,8 +127,8 @@ def _config(raw: dict[str, Any], vision: PreTrainedConfig, image_token: int) -> 
             f"the projector reads width {raw['mm_hidden_size']}, the vision tower has {vision.hidden_size}: another?"
         )
     kind = TEXT_CONFIGS[raw["model_type"]]
-    known = {*kind().to_dict(), "rope_theta", "rope_scaling"} - {"model_type", "architectures"}
-    text = kind.from_dict({key: value for key, value in raw.items() if key in known})
+    settings = {*kind().to_dict(), "rope_theta", "rope_scaling"} - {"model_type", "architectures"}
+    text = kind.from_dict({key: value for key, value in raw.items() if key in settings})
     text.vocab_size = max(text.vocab_size, image_token + 1)
     return LlavaConfig(
         vision_config=vision,

@@ -116,6 +116,15 @@ def test_help_loads_nothing_heavy(arguments):
     assert loaded.splitlines()[-1] == "[]"
 
 
+def test_find_reads_a_pack_without_waiting_for_what_computes():
+    loaded = python(
+        "import sys\nfrom cbsae_hub.cli.app import app\n"
+        "try: app(['find', 'hub/emoji-sae', 'cat'])\nexcept SystemExit: pass\n"
+        "print([m for m in ('torch', 'transformers', 'datasets', 'scipy', 'gradio') if m in sys.modules])"
+    )
+    assert loaded.startswith("cat: strong") and loaded.splitlines()[-1] == "[]"
+
+
 @pytest.mark.parametrize("name", ["نامه‌ای", "क्‍ष", "👨‍👩‍👧", "🏴󠁧󠁢󠁥󠁮󠁧󠁿", "\U0001fae9", "❤️"])
 def test_names_of_all_scripts_are_shown_whole(name):
     assert output.printable(name) == name
