@@ -24,7 +24,7 @@ SMALLEST_SPAN = 0.05  # of an axis that shows variants, as a share of its larges
 
 def plot_quadrants(frame: pd.DataFrame, threshold: str | float = "mean") -> Figure:
     """Interpretability against steerability, with the four quadrants, their counts and shares."""
-    found = quadrants(frame, threshold)
+    parts = quadrants(frame, threshold)
     figure, axes = _figure(6.4, 5.6)
     kinds = frame["kind"] if "kind" in frame else pd.Series("sae", index=frame.index)
     for i, (kind, marker, alpha) in enumerate((("sae", "o", 0.4), ("cb", "^", 0.9))):  # CB neurons are few
@@ -35,12 +35,12 @@ def plot_quadrants(frame: pd.DataFrame, threshold: str | float = "mean") -> Figu
                 part["interpretability"], part["steerability"], s=size, alpha=alpha, marker=marker, color=COLOURS[i],
                 linewidths=0, label=f"{kind.upper()} neurons", rasterized=True,
             )  # fmt: skip
-    axes.axvline(found["thresholds"][0], color="black", linewidth=0.8, linestyle="--")
-    axes.axhline(found["thresholds"][1], color="black", linewidth=0.8, linestyle="--")
+    axes.axvline(parts["thresholds"][0], color="black", linewidth=0.8, linestyle="--")
+    axes.axhline(parts["thresholds"][1], color="black", linewidth=0.8, linestyle="--")
     for i, name in enumerate(QUADRANTS):
         x, y = (0.98 if i % 2 else 0.02), (0.98 if i // 2 else 0.02)
         axes.text(
-            x, y, f"{found['counts'][name]:,}\n{found['shares'][name]:.1%}", transform=axes.transAxes, weight="bold",
+            x, y, f"{parts['counts'][name]:,}\n{parts['shares'][name]:.1%}", transform=axes.transAxes, weight="bold",
             ha="right" if i % 2 else "left", va="top" if i // 2 else "bottom",
             bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none"},
         )  # fmt: skip
@@ -49,7 +49,7 @@ def plot_quadrants(frame: pd.DataFrame, threshold: str | float = "mean") -> Figu
     axes.set_yticks(np.linspace(0, 1, 6))
     if kinds.nunique() > 1:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, **LEGEND)
-    left_out = f", {found['left_out']:,} neurons without both scores left out" if found["left_out"] else ""
+    left_out = f", {parts['left_out']:,} neurons without both scores left out" if parts["left_out"] else ""
     axes.set_title(f"Interpretability and steerability{left_out}", **TITLE)
     return figure
 
@@ -216,14 +216,14 @@ def plot_sheet(
     grid = figure.subplots(len(rows), 2 * len(columns), squeeze=False, width_ratios=[1, 2] * len(columns))
     for i, (line, title) in enumerate(zip(cells, rows, strict=True)):
         for j, (image, text) in enumerate(line):
-            left, right = grid[i, 2 * j], grid[i, 2 * j + 1]
-            left.imshow(image)
-            right.text(0, 0.5, textwrap.fill(text, 24, replace_whitespace=False), va="center", fontsize=8)
-            for one in (left, right):
+            image_axes, text_axes = grid[i, 2 * j], grid[i, 2 * j + 1]
+            image_axes.imshow(image)
+            text_axes.text(0, 0.5, textwrap.fill(text, 24, replace_whitespace=False), va="center", fontsize=8)
+            for one in (image_axes, text_axes):
                 one.set(xticks=[], yticks=[])
                 one.spines[:].set_visible(False)
             if i == 0:
-                left.set_title(columns[j], loc="left", fontsize=10)
+                image_axes.set_title(columns[j], loc="left", fontsize=10)
         grid[i, 0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)
     return figure
 

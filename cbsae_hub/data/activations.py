@@ -27,7 +27,7 @@ class StoreError(OSError):
 
 def digest(array: np.ndarray) -> str:
     """sha256 of an array's bytes."""
-    return sha256(np.ascontiguousarray(array).data.cast("B"))
+    return sha256(memoryview(np.ascontiguousarray(array)).cast("B"))
 
 
 def read_header(path: Path) -> tuple[dict[str, Any], int]:
@@ -293,7 +293,7 @@ class _Shards:
         cuts = np.searchsorted(ordered, self._ends)
         starts = np.concatenate([[0], cuts[:-1]])
         for shard in np.flatnonzero(cuts > starts).tolist():
-            here = slice(starts[shard], cuts[shard])
+            part = slice(starts[shard], cuts[shard])
             first = self._ends[shard] - len(self._maps[shard])
-            result[order[here]] = self._rows_of(shard)[ordered[here] - first]
+            result[order[part]] = self._rows_of(shard)[ordered[part] - first]
         return result

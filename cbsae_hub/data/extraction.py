@@ -44,7 +44,7 @@ SAMPLE = 16  # images whose pixels are the fingerprint of a dataset
 
 
 class TokenEncoder(Protocol):
-    """What extraction asks of an encoder; :class:`cbsae_hub.VisionEncoder` is one."""
+    """The methods of an encoder that extraction calls; :class:`cbsae_hub.VisionEncoder` has them."""
 
     d_in: int
 

@@ -74,9 +74,9 @@ def list_folder(folder: Path) -> list[str]:
         OSError: If a folder cannot be read.
     """
     files = []
-    for here, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
-        folders[:] = [name for name in folders if not _leads_back(Path(here), name)]
-        files += [Path(here, name).relative_to(folder).as_posix() for name in names]
+    for parent, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+        folders[:] = [name for name in folders if not _leads_back(Path(parent), name)]
+        files += [Path(parent, name).relative_to(folder).as_posix() for name in names]
     return visible(files)
 
 
@@ -93,10 +93,10 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _leads_back(here: Path, name: str) -> bool:
+def _leads_back(parent: Path, name: str) -> bool:
     """Whether a folder is a link to one that it lies in."""
-    inner = here / name
-    return inner.is_symlink() and any(inner.samefile(folder) for folder in (here, *here.parents))
+    inner = parent / name
+    return inner.is_symlink() and any(inner.samefile(folder) for folder in (parent, *parent.parents))
 
 
 def arrange(files: Sequence[str], card: Mapping[str, Any]) -> Layout:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
-NAMED = 3  # of the texts that a warning is about
+EXAMPLES = 3  # of the texts that a warning is about
 # Makes padded token ids [texts, tokens] of texts, cut at a length.
 Tokenize = Callable[[list[str], int], Tensor]
 
@@ -76,7 +76,7 @@ def tell_unread(
     for text, kind in zip(texts, torch.stack(kinds, 1).tolist()):
         alike[tuple(kind)].setdefault(text.casefold(), text)
     if groups := [list(group.values()) for group in alike.values() if len(group) > 1]:
-        examples = [" = ".join(_short(text) for text in group[:NAMED]) for group in groups]
+        examples = [" = ".join(_short(text) for text in group[:EXAMPLES]) for group in groups]
         logger.warning(
             "%s does not tell apart %d of %d texts, which share embeddings: %s",
             name, sum(map(len, groups)), len(texts), _some(examples),
@@ -131,7 +131,7 @@ def embed_prompts(
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    return ", ".join(names[:EXAMPLES]) + (f" and {len(names) - EXAMPLES} more" if len(names) > EXAMPLES else "")
 
 
 def _short(text: str) -> str:

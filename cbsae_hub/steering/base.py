@@ -4,12 +4,13 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedConfig
+from typing_extensions import Self
 
 from cbsae_hub.hub.locate import Located
 from cbsae_hub.steering.edits import AnySteering, PerImage, per_image
@@ -17,9 +18,6 @@ from cbsae_hub.steering.latents import SteerableSAE
 from cbsae_hub.steering.loading import load_sae, locate_whole
 from cbsae_hub.steering.neurons import AnyPack
 from cbsae_hub.steering.tower import SteeredTower
-
-SomeSteerer = TypeVar("SomeSteerer", bound="Steerer")
-SomeGenerator = TypeVar("SomeGenerator", bound="SteeredGenerator")
 
 
 class Steerer(ABC):
@@ -61,7 +59,7 @@ class Steerer(ABC):
         """Puts an SAE at a block."""
         self.tower = SteeredTower(*self._steered, sae, pack, layer)
 
-    def with_sae(self: SomeSteerer, sae: SteerableSAE, pack: AnyPack = None, layer: int | None = None) -> SomeSteerer:
+    def with_sae(self, sae: SteerableSAE, pack: AnyPack = None, layer: int | None = None) -> Self:
         """The same model with another SAE, by default at that one's own block; see the class."""
         other = copy.copy(self)
         other._place(sae, pack, layer)
@@ -98,7 +96,7 @@ class SteeredGenerator(Steerer):
 
     @classmethod
     def from_pretrained(
-        cls: type[SomeGenerator],
+        cls,
         repo_id: str | Path,
         sae: SteerableSAE | str | Path,
         pack: AnyPack = None,
@@ -107,7 +105,7 @@ class SteeredGenerator(Steerer):
         revision: str | None = None,
         layer: int | None = None,
         beside: str | Path | None = None,
-    ) -> SomeGenerator:
+    ) -> Self:
         """Loads a model from a folder or the Hub: safetensors only, no remote code, the PIL image processor.
 
         Args:

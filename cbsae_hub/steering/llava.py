@@ -89,7 +89,8 @@ class LlavaSteerer(SteeredGenerator):
             processor = AutoProcessor.from_pretrained(**source, backend="pil")
         else:
             raise ValueError(f"{name} is a model of type {kind!r}, not LLaVA")
-        return {"model": model.to(device), "processor": processor}
+        # mypy: transformers wraps `to` in a class that is no method
+        return {"model": model.to(device), "processor": processor}  # type: ignore[arg-type]
 
     @torch.no_grad()
     def image_features(self, images: Sequence[Image.Image], steering: PerImage = None) -> Tensor:
@@ -232,7 +233,7 @@ class LlavaSteerer(SteeredGenerator):
         """A prompt in the conversation format of the model, with the image token in place."""
         if getattr(self.processor, "chat_template", None) is None:
             return PLAIN_TEMPLATE.format(image=self.processor.image_token, prompt=prompt)
-        content = [{"type": "image"}, {"type": "text", "text": prompt}]
+        content: Any = [{"type": "image"}, {"type": "text", "text": prompt}]
         return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
     def prompt_ids(self, prompt: str, image_tokens: int) -> tuple[Tensor, slice]:

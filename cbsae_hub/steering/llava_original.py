@@ -5,7 +5,7 @@ Such a checkpoint is a language model with a projector beside it, and names its 
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub import snapshot_download
@@ -23,9 +23,9 @@ from transformers import (
     PreTrainedConfig,
 )
 
-TEXT_CONFIGS = {"llava_gemma": Gemma2Config, "llava_llama": LlamaConfig}
+TEXT_CONFIGS: dict[str, type[PreTrainedConfig]] = {"llava_gemma": Gemma2Config, "llava_llama": LlamaConfig}
 PROJECTOR = "mlp2x_gelu"
-SELECTED = {"patch": "default", "cls_patch": "full"}
+SELECTED: dict[str, Literal["default", "full"]] = {"patch": "default", "cls_patch": "full"}
 IMAGE = "<image>"
 # LLaVA-MORE's form for Gemma 2; <bos> is left to the tokenizer. Others are asked in the form of LLaVA-1.5.
 GEMMA_TEMPLATE = (
@@ -55,11 +55,10 @@ def load_original(
     """
     raw, _ = PreTrainedConfig.get_config_dict(**source)
     _check(raw)
-    tower_source = {"pretrained_model_name_or_path": str(vision_tower or "")}
-    tower_source = tower_source if vision_tower else _tower_source(raw["mm_vision_tower"])
+    place = {"pretrained_model_name_or_path": str(vision_tower)} if vision_tower else _source(raw["mm_vision_tower"])
     try:
-        whole = AutoModel.from_pretrained(**tower_source, use_safetensors=True)
-        image_processor = AutoImageProcessor.from_pretrained(**tower_source, backend="pil")
+        whole = AutoModel.from_pretrained(**place, use_safetensors=True)
+        image_processor = AutoImageProcessor.from_pretrained(**place, backend="pil")
     except OSError as error:
         raise OSError(
             f"the checkpoint's vision tower {raw['mm_vision_tower']!r} was not found: give load_original its folder or "
@@ -69,10 +68,10 @@ def load_original(
     tokenizer = AutoTokenizer.from_pretrained(**source)
     tokenizer.add_tokens([IMAGE], special_tokens=True)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    config = _config(raw, tower.config, tokenizer.convert_tokens_to_ids(IMAGE))
+    config = _config(raw, tower.config, tokenizer.get_vocab()[IMAGE])
     tensors = _renamed(_read(source), config)
     tensors |= {f"model.vision_tower.{name}": tensor for name, tensor in tower.state_dict().items()}
-    model, report = LlavaForConditionalGeneration.from_pretrained(
+    loaded: Any = LlavaForConditionalGeneration.from_pretrained(
         None,
         config=config,
         state_dict=tensors,
@@ -80,11 +79,13 @@ def load_original(
         output_loading_info=True,
         ignore_mismatched_sizes=True,
     )
+    model, report = loaded
+    text: Any = config.text_config
     if problems := {what: sorted(map(str, names)) for what, names in report.items() if names}:
         raise ValueError(f"the tensors are not those that config.json describes: {str(problems):.500}")
-    if cap := getattr(config.text_config, "final_logit_softcapping", None):  # Gemma2's own head does it, LLaVA's not
+    if cap := getattr(text, "final_logit_softcapping", None):  # Gemma2's own head does it, LLaVA's not
         model.lm_head.register_forward_hook(lambda _head, _inputs, logits: cap * torch.tanh(logits / cap))
-    ends = config.text_config.eos_token_id
+    ends = text.eos_token_id
     turn = tokenizer.get_vocab().get("<end_of_turn>")
     ends = [*(ends if isinstance(ends, list) else [ends]), *([] if turn is None else [turn])]
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = ends, tokenizer.pad_token_id
@@ -114,7 +115,7 @@ def _check(raw: dict[str, Any]) -> None:
             raise ValueError(f"{key} of this LLaVA is {raw.get(key)!r:.80}; known here: {', '.join(map(str, values))}")
 
 
-def _tower_source(tower: str) -> dict[str, str]:
+def _source(tower: str) -> dict[str, str]:
     cached = _CACHED.search(tower)
     if cached is None or Path(tower).is_dir():
         return {"pretrained_model_name_or_path": tower}
@@ -154,7 +155,8 @@ def _read(source: dict[str, Any]) -> dict[str, Tensor]:
 
 def _renamed(tensors: dict[str, Tensor], config: LlavaConfig) -> dict[str, Tensor]:
     """Tensors under the names of transformers, with a row for the image token, on the scale that Gemma2 reads."""
-    text, renamed = config.text_config, {}
+    text: Any = config.text_config
+    renamed = {}
     for name, tensor in tensors.items():
         if name.startswith("model.vision_tower."):  # a copy of the tower, which the original code passes over too
             continue

@@ -332,8 +332,7 @@ class Selector:
     """
 
     def __init__(self, sae: SAE, processes: Processes):
-        self.activation, self.k = sae.activation, sae.k
-        self.d_sae = sae.d_sae
+        self.activation, self.k, self.d_sae = sae.activation, sae.k, sae.d_sae
         self.processes = processes
         self.smallest = 0.0
 
