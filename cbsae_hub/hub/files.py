@@ -133,7 +133,7 @@ def claim(folder: Path, settings: Mapping[str, Any], name: str = "settings.json"
         ValueError: If the file is damaged.
     """
     if (folder / name).is_file():
-        require_same_settings(json.loads(read_text(folder / name)), settings, folder)
+        require_same_settings(read_json(folder / name), settings, folder)
         return
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / name, settings)
@@ -157,6 +157,19 @@ def read_text(path: str | Path) -> str:
     if "\0" in text:  # as in UTF-16 without its mark
         raise ValueError(f"{path} is not UTF-8 text: save it again with the encoding UTF-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file that people may have written.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is not valid JSON; says what to do.
+    """
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): write it again, or delete it") from None
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -62,17 +62,7 @@ def find_in_folder(folder: Path, revision: str | None) -> tuple[Path, Path, str]
             others = ", ".join(sorted(path.name for path in folder.glob("*.bin")))
             hint = f" {others} is a pickle and is not read." if others else " Was its saving interrupted?"
             raise ModelFileError(f"{folder} has no {name}.{hint} ({OTHERS})")
-    return folder / CONFIG_NAME, folder / WEIGHTS_NAME, require_revision(folder, revision)
-
-
-def require_revision(folder: Path, revision: str | None) -> str:
-    """The revision of a folder.
-
-    Raises:
-        OtherWeights: If another one is asked for.
-        ModelFileError: If there are no weights.
-    """
-    return locate(folder, revision).revision
+    return folder / CONFIG_NAME, folder / WEIGHTS_NAME, locate(folder, revision).revision
 
 
 def find_on_hub(repo_id: str, revision: str | None, options: dict[str, Any]) -> tuple[Path, Path, str]:

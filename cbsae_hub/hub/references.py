@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cbsae_hub.hub.files import folder_revision, read_text, resolve_id
+from cbsae_hub.hub.files import folder_revision, read_json, resolve_id
 from cbsae_hub.hub.stamp import REPO_ID
 
 
@@ -80,8 +80,8 @@ def _is_folder(value: str) -> bool:
 def _entries(folder: Path) -> Iterator[Entry]:
     for file in sorted(folder.glob("*.json")):
         try:
-            content = json.loads(read_text(file))
-        except (ValueError, RecursionError):  # somebody else's; whoever loads it will say
+            content = read_json(file)
+        except ValueError:  # somebody else's; whoever loads it will say
             continue
         yield from (Entry(file, *entry) for entry in _strings(content))
 
