@@ -55,7 +55,7 @@ def content_tag(revision: str) -> str:
     return revision.replace(":", "-")
 
 
-def find_in_folder(folder: Path, revision: str | None) -> tuple[Path, Path, str]:
+def find_in_folder(folder: Path, revision: str | None) -> tuple[Path, Path, str | None]:
     """The paths of config and weights in a folder, and its revision: ``revision``, if that is given."""
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         if not (folder / name).is_file():
@@ -84,9 +84,9 @@ class Located:
     """A model, and where it lies.
 
     Attributes:
-        id: What it is called: the folder or Hub id that was asked for.
+        id: Its name: the folder or Hub id that came in.
         folder: The folder on this machine; None where it is on the Hub.
-        commit: On the Hub: branch, tag or commit to load, None for the newest.
+        commit: Branch, tag or commit to load from the Hub, None for the newest.
     """
 
     id: str
@@ -106,19 +106,16 @@ class Located:
         return {"pretrained_model_name_or_path": self.id, "revision": self.commit}
 
 
-def locate(
-    repo_id: "str | Path | Located", revision: str | None = None, beside: str | Path | None = None, **options: Any
-) -> Located:
+def locate(repo_id: str | Path | Located, revision: str | None = None, beside: str | Path | None = None) -> Located:
     """Finds where a model lies. Call it once, where an id comes in, and hand the result on.
 
     What ``revision`` names by its weights, "sha256:...", is compared with them; a model on the Hub is downloaded as a
     whole first.
 
     Args:
-        repo_id: Folder or Hub id; or an answer of this function, which is returned as it is.
-        revision: Of a Hub repository: branch, tag, commit or "sha256:...". Of a folder: what its revision must be.
+        repo_id: Folder or Hub id; or a result of this function, which is returned as it is.
+        revision: Branch, tag, commit or "sha256:..." of a Hub repository; of a folder the revision that it must have.
         beside: A model folder that refers to this model, see :func:`resolve_id`.
-        **options: ``patterns`` and ``options`` of :func:`download_folder`.
 
     Raises:
         OtherWeights: If the weights are others than ``revision`` names.
@@ -130,7 +127,7 @@ def locate(
         if Path(source).is_dir():
             located = Located(str(repo_id), Path(source))
         elif is_content(revision):
-            located = Located(str(repo_id), download_folder(source, revision, **options))
+            located = Located(str(repo_id), download_folder(source, revision))
         else:
             located = Located(source, None, revision)
     if revision is not None and revision != located.revision:
