@@ -27,6 +27,7 @@ _MARKS = (  # UTF-32's begins as UTF-16's does
     ((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE), "utf-32"),
     ((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-16"),
 )
+_CONTENT = re.compile(r"sha256:[0-9a-f]{16}")
 MAIN_WEIGHTS = re.compile(r"(^|_)model(-\d+-of-\d+)?\.safetensors$")
 
 
@@ -98,6 +99,16 @@ def sha256(*parts: "str | Path | bytes | memoryview") -> str:
 def content_revision(*parts: "str | Path | bytes | memoryview") -> str:
     """A revision that names contents: "sha256:" and the first 16 digits of :func:`sha256`."""
     return f"sha256:{sha256(*parts)[:16]}"
+
+
+def is_content(revision: Any) -> bool:
+    """Whether a revision names contents, as :func:`content_revision` does, and no commit, branch or tag."""
+    return isinstance(revision, str) and _CONTENT.fullmatch(revision) is not None
+
+
+def content_tag(revision: str) -> str:
+    """The tag on the Hub of the commit that holds these weights; a ref cannot have a colon."""
+    return revision.replace(":", "-")
 
 
 def require_same_settings(existing: Mapping[str, Any], settings: Mapping[str, Any], owner: str | Path) -> None:

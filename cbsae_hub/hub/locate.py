@@ -22,7 +22,16 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import httpx
 
-from cbsae_hub.hub.files import CONFIG_NAME, WEIGHTS_NAME, ModelFileError, folder_revision, resolve_id, sha256
+from cbsae_hub.hub.files import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    ModelFileError,
+    content_tag,
+    folder_revision,
+    is_content,
+    resolve_id,
+    sha256,
+)
 
 CARD_NAME = "README.md"
 MODEL_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")  # nothing that is unpickled or run
@@ -35,24 +44,13 @@ class OtherWeights(ModelFileError, ValueError):
     """A model holds other weights than were asked for."""
 
 
-_CONTENT = re.compile(r"sha256:[0-9a-f]{16}")
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
-def is_content(revision: str | None) -> bool:
-    """Whether a revision names weights, as :func:`folder_revision` does, and no commit, branch or tag."""
-    return revision is not None and _CONTENT.fullmatch(revision) is not None
 
 
 def is_commit(revision: str | None) -> bool:
     """Whether a revision is the whole hash of a commit on the Hub."""
     return revision is not None and _COMMIT.fullmatch(revision) is not None
-
-
-def content_tag(revision: str) -> str:
-    """The tag on the Hub of the commit that holds these weights; a ref cannot have a colon."""
-    return revision.replace(":", "-")
 
 
 def find_in_folder(folder: Path, revision: str | None) -> tuple[Path, Path, str | None]:

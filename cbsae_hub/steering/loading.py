@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 
 from cbsae_hub.formats.load import load
-from cbsae_hub.hub.locate import Located, download, is_content, locate
+from cbsae_hub.hub.files import is_content
+from cbsae_hub.hub.locate import Located, download, locate
 from cbsae_hub.steering.latents import SteerableSAE
 
 # Stability AI took its Stable Diffusion 2 repositories off the Hub; the community keeps copies under these names.
