@@ -167,7 +167,7 @@ class ClipLike:
 
 
 def _find(repo_id: str | Path, revision: str | None, beside: str | Path | None) -> tuple[Located, Path]:
-    """Where a model in open_clip's format lies, and the folder of its weights, config and tokenizer on this machine."""
+    """Finds a model in open_clip's format, and the folder of its weights, config and tokenizer on this machine."""
     try:
         located = locate(repo_id, revision, beside)
         patterns = ("*.json", "*.txt", "*.model", WEIGHTS)

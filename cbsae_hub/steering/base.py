@@ -12,10 +12,10 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from typing_extensions import Self
 
-from cbsae_hub.models import folder_revision
+from cbsae_hub.hub.locate import Located
 from cbsae_hub.steering.edits import AnySteering, PerImage, per_image
 from cbsae_hub.steering.latents import SteerableSAE
-from cbsae_hub.steering.loading import load_sae, locate
+from cbsae_hub.steering.loading import load_sae, locate_whole
 from cbsae_hub.steering.neurons import AnyPack
 from cbsae_hub.steering.tower import SteeredTower
 
@@ -42,7 +42,7 @@ class Steerer(ABC):
     """
 
     repo_id: str | None = None
-    _source: dict[str, Any] | None = None
+    _located: Located | None = None
 
     def __init__(
         self,
@@ -71,11 +71,7 @@ class Steerer(ABC):
 
         The weights of a folder are read once for it.
         """
-        if self._source is None:
-            return None
-        if "revision" not in self._source:  # shared by all that steer the same model
-            self._source["revision"] = folder_revision(self._source["pretrained_model_name_or_path"])
-        return self._source["revision"]
+        return None if self._located is None else self._located.revision
 
     @abstractmethod
     def _see(self, images: Sequence[Image.Image]) -> Tensor:
@@ -127,10 +123,10 @@ class SteeredGenerator(Steerer):
             OSError: If there is no such model; says what to try.
             ValueError: If it is a model of another kind or revision or lacks weights, or the SAE does not fit.
         """
-        source = locate(cls.what, repo_id, cls.index, revision, beside)
-        parts = cls._load(str(repo_id), source, torch.device(device), dtype)
+        located = locate_whole(cls.what, repo_id, cls.index, revision, beside)
+        parts = cls._load(str(repo_id), located.pretrained, torch.device(device), dtype)
         steerer = cls(**parts, sae=load_sae(sae), pack=pack, layer=layer)
-        steerer.repo_id, steerer._source = str(repo_id), source
+        steerer.repo_id, steerer._located = str(repo_id), located
         return steerer
 
     @classmethod

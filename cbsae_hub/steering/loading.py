@@ -1,14 +1,12 @@
 """Loading of the models that are steered, with errors that say what to try."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from cbsae_hub.formats.load import load
-from cbsae_hub.hub import locate as hub
-from cbsae_hub.hub.locate import download, is_content
-from cbsae_hub.models import resolve_id
+from cbsae_hub.hub.files import is_content
+from cbsae_hub.hub.locate import Located, download, locate
 from cbsae_hub.steering.latents import SteerableSAE
 
 # Stability AI took its Stable Diffusion 2 repositories off the Hub; the community keeps copies under these names.
@@ -16,9 +14,9 @@ WITHDRAWN = "stabilityai/stable-diffusion-2"
 KEPT_BY = "sd2-community"
 
 
-def locate(
+def locate_whole(
     what: str, repo_id: str | Path, index: str, revision: str | None, beside: str | Path | None
-) -> dict[str, Any]:
+) -> Located:
     """Finds a model of transformers or diffusers, before any of it is loaded.
 
     Args:
@@ -30,23 +28,24 @@ def locate(
         beside: See :func:`cbsae_hub.models.resolve_id`.
 
     Returns:
-        Arguments of ``from_pretrained``; on the Hub, all files are then of one commit.
+        Its place; on the Hub, of one commit.
 
     Raises:
         OSError: If there is no such model; says what to try.
         ValueError: If the weights are not those that ``revision`` names.
     """
-    source = resolve_id(str(repo_id), beside)
-    if not Path(source).is_dir():
+    located = locate(repo_id, beside=beside)
+    if located.folder is None:
         try:
-            commit = download(source, index, revision).parent.name
-            if not is_content(revision):
-                return {"pretrained_model_name_or_path": source, "revision": commit}
+            commit = download(located.id, index, revision).parent.name
         except OSError as error:
-            raise OSError(f"{what} could not be loaded. {_advice(source)} ({error})") from error
-    elif not (Path(source) / index).is_file():
-        raise OSError(f"{what} could not be loaded: {source} has no {index}. Save or download the whole model again")
-    return hub.locate(source, revision).pretrained
+            raise OSError(f"{what} could not be loaded. {_advice(located.id)} ({error})") from error
+        return locate(located.id, revision) if is_content(revision) else Located(located.id, None, commit)
+    if not (located.folder / index).is_file():
+        raise OSError(
+            f"{what} could not be loaded: {located.folder} has no {index}. Save or download the whole model again"
+        )
+    return locate(located, revision)
 
 
 def load_sae(sae: SteerableSAE | str | Path) -> SteerableSAE:
