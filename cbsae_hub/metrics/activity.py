@@ -24,6 +24,9 @@ class NeuronActivity(Metric):
     """
 
     full_state_update = False
+    histogram: Tensor
+    largest: Tensor
+    tokens: Tensor
 
     def __init__(self, neurons: int):
         super().__init__()
@@ -75,6 +78,9 @@ class ActiveLatents(Metric):
     """
 
     full_state_update = False
+    histogram: Tensor
+    by_token: Tensor
+    images: Tensor
 
     def __init__(self, d_sae: int, tokens: int):
         super().__init__()
@@ -103,6 +109,12 @@ class Reconstruction(Metric):
     """
 
     full_state_update = False
+    total: Tensor
+    squares: Tensor
+    errors: Tensor
+    cosines: Tensor
+    active: Tensor
+    tokens: Tensor
 
     def __init__(self, d_in: int):
         super().__init__()

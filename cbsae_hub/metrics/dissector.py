@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchmetrics.utilities import dim_zero_cat
 
 from cbsae_hub.metrics.latents import check_batch
 from cbsae_hub.metrics.moments import MomentSums, cosine_cubed_of_moments, cosine_of_moments
@@ -23,7 +24,7 @@ from cbsae_hub.metrics.soft_wpmi import (
     rank_weights,
     silence,
 )
-from cbsae_hub.metrics.top_images import TopImages, ids_of, values_of
+from cbsae_hub.metrics.top_images import StrongestImages, ids_of, values_of
 
 METHODS = ("soft_wpmi", "cosine", "cosine_cubed", "rank_reorder")
 POWERS = {"cosine": (2, 1), "cosine_cubed": (6, 3)}  # up to which moments are streamed, see MomentSums
@@ -50,7 +51,7 @@ class Naming:
     density: Tensor
 
 
-class Dissector(TopImages):
+class Dissector(StrongestImages):
     """CLIP-Dissect over a stream of image batches, in any order, on any number of processes.
 
     Keeps the top images of each neuron and the judge's image embeddings, or sums of products: never a matrix of all
@@ -70,6 +71,10 @@ class Dissector(TopImages):
         ValueError: If the method is unknown or there are no concepts.
     """
 
+    text_embeddings: Tensor
+    embeddings: list[Tensor]
+    embedded_ids: list[Tensor]
+
     def __init__(
         self,
         neurons: int,
@@ -84,7 +89,7 @@ class Dissector(TopImages):
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
         self.method, self.top_fraction, self.count_silent = method, top_fraction, count_silent
         self.named_sets = isinstance(text_embeddings, Mapping)
-        sets = dict(text_embeddings) if self.named_sets else {"": text_embeddings}
+        sets = dict(text_embeddings) if isinstance(text_embeddings, Mapping) else {"": text_embeddings}
         if not sets or not all(len(texts) for texts in sets.values()):
             raise ValueError("there is a concept set without concepts")
         self.set_sizes = {name: len(texts) for name, texts in sets.items()}
@@ -107,7 +112,7 @@ class Dissector(TopImages):
             ValueError: If lengths differ or values are not finite.
         """
         check_batch(latents, self.neurons, image_embeddings=image_embeddings)
-        super().update(latents, image_ids)
+        self.add_images(latents, image_ids)
         self.embeddings.append(image_embeddings.to(self.text_embeddings.dtype))
         self.embedded_ids.append(image_ids)
         if self.method in POWERS:
@@ -122,8 +127,7 @@ class Dissector(TopImages):
 
     def _moments(self, columns: slice) -> list[MomentSums]:
         """Of each process or merged metric, those of some concepts."""
-        states = (getattr(self, name) for name in MomentSums._fields)
-        parts = zip(*(torch.cat(state) if isinstance(state, list) else state for state in states))
+        parts = zip(*(dim_zero_cat(getattr(self, name)) for name in MomentSums._fields))
         return [MomentSums(*part).of_concepts(columns) for part in parts]
 
     def compute(self) -> Tensor | dict[str, Tensor]:
@@ -211,7 +215,5 @@ class Dissector(TopImages):
     def _embedded(self) -> tuple[Tensor, Tensor]:
         """Image ids, ascending, and the judge's embeddings in that order."""
         self.ids()  # or no images were given
-        ids = torch.cat(self.embedded_ids) if isinstance(self.embedded_ids, list) else self.embedded_ids
-        embeddings = torch.cat(self.embeddings) if isinstance(self.embeddings, list) else self.embeddings
-        ids, order = ids.sort()
-        return ids, embeddings[order]
+        ids, order = dim_zero_cat(self.embedded_ids).sort()
+        return ids, dim_zero_cat(self.embeddings)[order]

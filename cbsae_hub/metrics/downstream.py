@@ -16,8 +16,11 @@ class DownstreamCost(Metric):
     """Accuracy and cross-entropy with the original activations, with reconstructed ones, and with zeros in place."""
 
     full_state_update = False
+    hits: Tensor
+    entropy: Tensor
+    images: Tensor
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         for name in ("hits", "entropy"):
             self.add_state(name, torch.zeros(len(CONDITIONS), dtype=torch.float64), dist_reduce_fx="sum")

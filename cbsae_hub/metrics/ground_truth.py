@@ -7,6 +7,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from cbsae_hub.metrics.latents import check_batch, entries_of
 
@@ -135,6 +136,11 @@ class GroundTruth(Metric):
     """
 
     full_state_update = False
+    rows: list[Tensor]
+    owners: list[Tensor]
+    values: list[Tensor]
+    image_ids: list[Tensor]
+    labels: list[Tensor]
 
     def __init__(self, neurons: int):
         super().__init__()
@@ -171,10 +177,8 @@ class GroundTruth(Metric):
         """
         if not len(self.image_ids):
             raise ValueError("no images were given")
-        names = ("rows", "owners", "values", "image_ids", "labels")
-        parts = {name: getattr(self, name) for name in names}
-        whole = {name: torch.cat(part) if isinstance(part, list) else part for name, part in parts.items()}
-        rows, owners, values, ids, labels = (whole[name].cpu().numpy() for name in names)
+        states = self.rows, self.owners, self.values, self.image_ids, self.labels
+        rows, owners, values, ids, labels = (dim_zero_cat(state).cpu().numpy() for state in states)
         order = np.argsort(ids)
         places = np.searchsorted(ids, rows, sorter=order)
         return sparse.csc_matrix((values, (places, owners)), (len(ids), self.neurons)), labels[order]

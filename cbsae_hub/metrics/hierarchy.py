@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from cbsae_hub.data.hierarchy import ConceptTree
 from cbsae_hub.metrics.latents import check_batch, transposed_product
-from cbsae_hub.metrics.top_images import TopImages, ids_of, values_of
+from cbsae_hub.metrics.top_images import StrongestImages, ids_of, values_of
 from cbsae_hub.metrics.uniqueness import TOP
 
 MAJORITY = 0.5  # a neuron covers a concept if it is active on at least this share of the concept's images
@@ -77,6 +78,8 @@ class HierarchyScore(Metric):
     """
 
     full_state_update = False
+    active: Tensor
+    images: Tensor
 
     def __init__(self, neurons: int, tree: ConceptTree, concepts: Sequence[str]):
         super().__init__()
@@ -135,7 +138,7 @@ def common_ancestor_depth(labels: np.ndarray, depths: np.ndarray) -> np.ndarray:
     return np.concatenate(result)
 
 
-class CommonAncestorDepth(TopImages):
+class CommonAncestorDepth(StrongestImages):
     """:func:`common_ancestor_depth` of each neuron's 16 top images, over a stream of batches.
 
     Args:
@@ -145,6 +148,8 @@ class CommonAncestorDepth(TopImages):
         k: Images per neuron.
     """
 
+    labels: list[Tensor]
+
     def __init__(self, neurons: int, tree: ConceptTree, concepts: Sequence[str], k: int = TOP):
         super().__init__(neurons, k)
         self.depths = tree.common_depths(concepts)
@@ -153,13 +158,13 @@ class CommonAncestorDepth(TopImages):
     def update(self, latents: Tensor, labels: Tensor, image_ids: Tensor) -> None:
         """Adds a batch: see :meth:`TopImages.update`; labels ``[images, concepts]`` bool."""
         check_batch(latents, self.neurons, labels=labels)
-        super().update(latents, image_ids)
+        self.add_images(latents, image_ids)
         self.labels.append(labels)
 
     def compute(self) -> np.ndarray:
         """``[neurons]``; NaN for neurons that are active on fewer than two images with a label."""
         keys = self.filled_keys()
-        ids, labels = (torch.cat(part) if isinstance(part, list) else part for part in (self.image_ids, self.labels))
+        ids, labels = dim_zero_cat(self.image_ids), dim_zero_cat(self.labels)
         order = ids.argsort()
         most = max(1, int(labels.sum(1).max()))
         held, which = labels[order].int().topk(most, dim=1)  # the labels of each image, then none

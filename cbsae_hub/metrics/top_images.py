@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from cbsae_hub.metrics.latents import check_batch, entries_of
 
@@ -41,10 +42,11 @@ def merge_keys(states: Tensor) -> Tensor:
     return states.transpose(0, 1).reshape(neurons, parts * k).topk(k, dim=1).values
 
 
-class TopImages(Metric):
-    """The ``k`` strongest images of each neuron, ties by image id; equal whatever the order of batches and shards.
+class StrongestImages(Metric):
+    """A metric of the ``k`` strongest images of each neuron, ties by image id.
 
-    Activations are compared as float32. State: 8 bytes a neuron and image, however many images there are.
+    Equal whatever the order of batches and shards. Activations are compared as float32. State: 8 bytes a neuron and
+    image, however many images there are.
 
     Args:
         neurons: Number of neurons.
@@ -52,6 +54,11 @@ class TopImages(Metric):
     """
 
     full_state_update = False
+    keys: Tensor
+    stored: Tensor
+    fired: Tensor
+    negative: Tensor
+    image_ids: list[Tensor]
 
     def __init__(self, neurons: int, k: int):
         super().__init__()
@@ -64,7 +71,7 @@ class TopImages(Metric):
         self.add_state("negative", torch.zeros(neurons, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("image_ids", default=[], dist_reduce_fx="cat")
 
-    def update(self, latents: Tensor, image_ids: Tensor) -> None:
+    def add_images(self, latents: Tensor, image_ids: Tensor) -> None:
         """Adds a batch.
 
         Args:
@@ -81,21 +88,6 @@ class TopImages(Metric):
         else:
             self._add_dense(latents, image_ids)
 
-    def compute(self) -> tuple[Tensor, Tensor]:
-        """The top images.
-
-        Silent images, of activation 0, fill up what is missing, lowest ids first.
-
-        Returns:
-            Activations ``[neurons, min(k, images)]``, descending, and image ids likewise.
-
-        Raises:
-            ValueError: If sparse latents held negative activations of a neuron, but not its activation on every image:
-                which images come between those two then is unknown. Give signed neurons densely.
-        """
-        keys = self.filled_keys()
-        return values_of(keys), ids_of(keys)
-
     def ids(self) -> Tensor:
         """All image ids, ascending.
 
@@ -104,11 +96,10 @@ class TopImages(Metric):
         """
         if not len(self.image_ids):
             raise ValueError("no images were given")
-        ids = torch.cat(self.image_ids) if isinstance(self.image_ids, list) else self.image_ids
-        return ids.sort().values
+        return dim_zero_cat(self.image_ids).sort().values
 
     def filled_keys(self) -> Tensor:
-        """:meth:`compute` as sort keys."""
+        """Sort keys of the images, ``[neurons, min(k, images)]``, descending; see :meth:`TopImages.compute`."""
         ids = self.ids()
         k = min(self.k, len(ids))
         partly = self.stored < len(ids)
@@ -156,6 +147,29 @@ class TopImages(Metric):
         batch = torch.full((len(touched), min(self.k, int(counts.max()) if len(counts) else 1)), NOTHING)
         batch = batch.to(keys.device).index_put_((row[fits], place[fits]), keys[by_neuron][fits])
         self.keys[touched] = _best(self.keys[touched], batch, self.k)
+
+
+class TopImages(StrongestImages):
+    """The ``k`` strongest images of each neuron; see :class:`StrongestImages`."""
+
+    def update(self, latents: Tensor, image_ids: Tensor) -> None:
+        """Adds a batch; arguments and errors are those of :meth:`StrongestImages.add_images`."""
+        self.add_images(latents, image_ids)
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """The top images.
+
+        Silent images, of activation 0, fill up what is missing, lowest ids first.
+
+        Returns:
+            Activations ``[neurons, min(k, images)]``, descending, and image ids likewise.
+
+        Raises:
+            ValueError: If sparse latents held negative activations of a neuron, but not its activation on every image:
+                which images come between those two then is unknown. Give signed neurons densely.
+        """
+        keys = self.filled_keys()
+        return values_of(keys), ids_of(keys)
 
 
 def _best(a: Tensor, b: Tensor, k: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from cbsae_hub.metrics.top_images import TopImages, ids_of, values_of
+from cbsae_hub.metrics.top_images import StrongestImages, ids_of, values_of
 
 TOP = 16
 NEURON_BLOCK = 8192
@@ -83,7 +83,7 @@ def overlaps(top_ids: Tensor, complete: Tensor | None = None) -> Overlaps:
     return Overlaps(counts, nearest, partner, neurons - len(chosen), ids.tolist())
 
 
-class Uniqueness(TopImages):
+class Uniqueness(StrongestImages):
     """:func:`overlaps` over a stream of image batches.
 
     Args:
@@ -93,6 +93,10 @@ class Uniqueness(TopImages):
 
     def __init__(self, neurons: int, k: int = TOP):
         super().__init__(neurons, k)
+
+    def update(self, latents: Tensor, image_ids: Tensor) -> None:
+        """Adds a batch: see :meth:`TopImages.update`."""
+        self.add_images(latents, image_ids)
 
     def compute(self) -> Overlaps:
         """Overlaps of all pairs of neurons that are active on at least k images.
