@@ -18,7 +18,7 @@ SHIPPED = ("emoji-cbsae", "emoji-sae")
 
 
 def arguments() -> argparse.Namespace:
-    """The command line; a Space has none, and is reached from outside."""
+    """Reads the command line; a Space has none, and is reached from outside."""
     on_space = "SPACE_ID" in os.environ
     models = [name.strip() for name in os.environ.get("CBSAE_MODELS", "").split(",") if name.strip()]
     parser = argparse.ArgumentParser(
@@ -34,19 +34,19 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--port", type=int, default=int(os.environ.get("GRADIO_SERVER_PORT", "7860")), help="port to listen on"
     )
-    given = parser.parse_args([] if on_space else None)
-    given.model = given.model or models
-    if not given.model:  # the LLaVA and the unCLIP that are shipped go with the models that are
-        given.model = [str(HUB / name) for name in SHIPPED]
-        given.llava = given.llava or str(HUB / "emoji-llava")
-        given.unclip = given.unclip or str(HUB / "emoji-unclip")
-    return given
+    options = parser.parse_args([] if on_space else None)
+    options.model = options.model or models
+    if not options.model:  # the LLaVA and the unCLIP that are shipped go with the models that are
+        options.model = [str(HUB / name) for name in SHIPPED]
+        options.llava = options.llava or str(HUB / "emoji-llava")
+        options.unclip = options.unclip or str(HUB / "emoji-unclip")
+    return options
 
 
 if __name__ == "__main__":
-    chosen = arguments()
+    options = arguments()
     try:
-        demo = build(chosen.model, chosen.llava, chosen.unclip)
+        demo = build(options.model, options.llava, options.unclip)
     except (OSError, ValueError) as error:
-        sys.exit(f"The page cannot start with the model {chosen.model[0]}: {error}")
-    demo.launch(server_name=chosen.host, server_port=chosen.port, **LAUNCH)
+        sys.exit(f"The page cannot start with the model {options.model[0]}: {error}")
+    demo.launch(server_name=options.host, server_port=options.port, **LAUNCH)

@@ -16,7 +16,7 @@ import typer
 from cbsae_hub.hub.files import write_text
 from cbsae_hub.models.base import WORKED_NAME
 from cbsae_hub.studio.server.serving import Serving
-from cbsae_hub.studio.worked import Chooser
+from cbsae_hub.studio.server.worked_examples import ExampleChooser
 
 
 def main(
@@ -31,8 +31,8 @@ def main(
         serving = Serving([model], llava, unclip)
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
-    told = Chooser(serving, serving.first).choose()
-    write_text(output or model / WORKED_NAME, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+    examples = ExampleChooser(serving, serving.first).choose()
+    write_text(output or model / WORKED_NAME, json.dumps(examples, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

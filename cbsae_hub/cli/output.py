@@ -1,18 +1,18 @@
-"""How commands answer: one JSON document or plain text on stdout, everything else on stderr, and an exit code."""
+"""Answers of commands: one JSON document or plain text on stdout, everything else on stderr, and an exit code."""
 
 import inspect
 import json
-import math
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from functools import wraps
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.cells import cell_len
+
+from cbsae_hub.hub.files import plain
 
 FAILED = 1  # what was asked for cannot be had; 2 is typer's, for arguments that cannot be
 
@@ -27,8 +27,8 @@ def command(show: Callable[[Data], str], failed: Callable[[Data], bool] = lambda
     """Makes a command of a function that returns its answer as data; adds the option ``--json``.
 
     Args:
-        show: The answer as text.
-        failed: Whether the answer is that what was asked for is not there: the exit code is then 1.
+        show: Returns the answer as text.
+        failed: Returns whether the answer is that there is no such thing: the exit code is then 1.
     """
 
     def decorate(function: Callable[..., Data]) -> Callable[..., None]:
@@ -55,7 +55,7 @@ def command(show: Callable[[Data], str], failed: Callable[[Data], bool] = lambda
 
         signature = inspect.signature(function)
         option = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=AsJson)
-        run.__signature__ = signature.replace(
+        run.__signature__ = signature.replace(  # type: ignore[attr-defined]  # typer reads it
             parameters=[*signature.parameters.values(), option], return_annotation=None
         )
         run.__annotations__ = {**function.__annotations__, "as_json": AsJson, "return": None}
@@ -67,21 +67,8 @@ def command(show: Callable[[Data], str], failed: Callable[[Data], bool] = lambda
     return decorate
 
 
-def plain(value: Any) -> Any:
-    """The same as JSON knows it: NaN and infinities are null, numbers of NumPy are numbers, paths are texts."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(inner) for inner in value]
-    if hasattr(value, "tolist"):  # of NumPy and torch
-        return plain(value.tolist())
-    if isinstance(value, Path):
-        return str(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def printable(text: Any) -> str:
-    """Text without what a terminal would obey, or cannot be written: names come from other people's files.
+    """Returns text without characters that a terminal would obey: names come from other people's files.
 
     Joiners and tags, of which Persian, Hindi and pictographs are made, and characters that are newer than Python stay.
     """
@@ -91,20 +78,16 @@ def printable(text: Any) -> str:
     )
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """A number for a table, without decimals if it is whole and not small; nothing for null."""
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if isinstance(value, int) or (value == int(value) and value >= 10) else f"{value:.{digits}f}"
-
-
 def percent(value: float | None) -> str:
-    """A share for a table."""
+    """Returns a share for a table, in percent."""
     return "" if value is None else f"{value:.1%}"
 
 
 def table(columns: Mapping[str, Sequence[Any]]) -> str:
-    """Aligned columns under their headings; what are numbers all over is aligned to the right."""
+    """Aligns columns under their headings, those of numbers to the right.
+
+    rich's tables would wrap or cut cells at the console's width, which is 80 in a pipe, and read [brackets] in names.
+    """
     lines = [list(columns), *zip(*columns.values())]
     cells = [["" if value is None else printable(value).replace("\n", " ") for value in line] for line in lines]
     widths = [max(map(cell_len, column)) for column in zip(*cells)]
@@ -116,12 +99,12 @@ def table(columns: Mapping[str, Sequence[Any]]) -> str:
 
 
 def facts(pairs: Iterable[tuple[str, Any]]) -> str:
-    """Names and values below each other; without those whose value is empty."""
-    kept = [(name, printable(value)) for name, value in pairs if value not in (None, "")]
-    width = max((cell_len(name) for name, _ in kept), default=0)
+    """Returns names and values below each other; without those whose value is empty."""
+    lines = [(name, printable(value)) for name, value in pairs if value not in (None, "")]
+    width = max((cell_len(name) for name, _ in lines), default=0)
     return "\n".join(
         typer.style(_pad(name, width, False), bold=True) + "  " + value.replace("\n", "\n" + " " * (width + 2))
-        for name, value in kept
+        for name, value in lines
     )
 
 

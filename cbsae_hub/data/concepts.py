@@ -1,6 +1,5 @@
 """Lists of concepts to name neurons with: a user's own, or published ones by name."""
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 import httpx
 from huggingface_hub import constants
 
-from cbsae_hub.hub.files import read_text, replace_file
+from cbsae_hub.hub.files import read_text, replace_file, sha256
 from cbsae_hub.words import clean_name, name_key
 
 logger = logging.getLogger(__name__)
@@ -30,13 +29,13 @@ def _values(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class PublishedList:
-    """Where a published list is, and how to know that it is the right one.
+    """A published list: its address, and how to know that a file is it.
 
     Attributes:
         url: The file at a fixed commit.
         sha256: First 16 hexadecimal digits of the file's hash.
         count: Concepts before duplicates are removed.
-        parse: What makes a list of the file's text.
+        parse: Makes a list of the file's text.
     """
 
     url: str
@@ -74,11 +73,11 @@ class ConceptSet:
 
     Args:
         concepts: The names.
-        name: What the set is called in reports.
+        name: Name of the set in reports.
 
     Attributes:
         concepts: The cleaned names.
-        duplicates_removed: How many were dropped as duplicates.
+        duplicates_removed: Number of names that were dropped as duplicates.
         sha256: Hash of the cleaned list, one concept a line.
 
     Raises:
@@ -101,7 +100,7 @@ class ConceptSet:
         self.name = name
         self.concepts = tuple(cleaned.values())
         self.duplicates_removed = count - len(self.concepts)
-        self.sha256 = hashlib.sha256("\n".join(self.concepts).encode()).hexdigest()
+        self.sha256 = sha256("\n".join(self.concepts))
         if self.duplicates_removed:
             logger.info("%s: %d duplicates removed, %d concepts kept", name, self.duplicates_removed, len(self))
 
@@ -133,7 +132,7 @@ class ConceptSet:
         part of this package.
 
         Args:
-            name: Of the list.
+            name: Name of the list.
             cache: Folder for the downloaded file; default ``cbsae_hub/concepts`` in Hugging Face's cache.
 
         Raises:
@@ -147,10 +146,10 @@ class ConceptSet:
         if not file.is_file():
             _download(source.url, file, name)
         content = file.read_bytes()
-        found = hashlib.sha256(content).hexdigest()
-        if not found.startswith(source.sha256):
+        digest = sha256(content)
+        if not digest.startswith(source.sha256):
             raise ValueError(
-                f"{file} is not the published list {name!r} (sha256 {found[:16]}): delete it and try again"
+                f"{file} is not the published list {name!r} (sha256 {digest[:16]}): delete it and try again"
             )
         concepts = source.parse(content.decode("utf-8"))
         if len(concepts) != source.count:

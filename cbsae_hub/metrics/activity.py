@@ -4,8 +4,8 @@ import math
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
+from cbsae_hub.metrics.streaming import StreamingMetric
 from cbsae_hub.models.explained_variance import explained_variance
 
 BINS_PER_OCTAVE = 16
@@ -14,7 +14,7 @@ SHOWN_BINS_PER_OCTAVE = 4  # of histograms that are kept in tables and looked at
 DENSE, RARE = 0.1, 1e-4
 
 
-class NeuronActivity(Metric):
+class NeuronActivity(StreamingMetric):
     """Counts and quantiles of each neuron's positive activations, over tokens.
 
     Quantiles are read from a histogram with 16 bins an octave: they are right to 2.2 %.
@@ -23,7 +23,6 @@ class NeuronActivity(Metric):
         neurons: Number of neurons.
     """
 
-    full_state_update = False
     histogram: Tensor
     largest: Tensor
     tokens: Tensor
@@ -69,7 +68,7 @@ class NeuronActivity(Metric):
         return torch.where(counts > 0, torch.minimum(middle, self.largest), torch.nan)
 
 
-class ActiveLatents(Metric):
+class ActiveLatents(StreamingMetric):
     """How many latents are active: L0 as a histogram over tokens, and its mean at each place in the image.
 
     Args:
@@ -77,7 +76,6 @@ class ActiveLatents(Metric):
         tokens: Tokens an image.
     """
 
-    full_state_update = False
     histogram: Tensor
     by_token: Tensor
     images: Tensor
@@ -99,7 +97,7 @@ class ActiveLatents(Metric):
         return {"histogram": self.histogram, "by_token": self.by_token / self.images}
 
 
-class Reconstruction(Metric):
+class Reconstruction(StreamingMetric):
     """Explained variance, cosine and L0 over tokens.
 
     The first is :func:`cbsae_hub.models.explained_variance.explained_variance`.
@@ -108,7 +106,6 @@ class Reconstruction(Metric):
         d_in: Width of the activations.
     """
 
-    full_state_update = False
     total: Tensor
     squares: Tensor
     errors: Tensor

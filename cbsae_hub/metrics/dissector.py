@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics.utilities import dim_zero_cat
 
 from cbsae_hub.metrics.latents import check_batch
 from cbsae_hub.metrics.moments import MomentSums, cosine_cubed_of_moments, cosine_of_moments
@@ -127,7 +126,7 @@ class Dissector(StrongestImages):
 
     def _moments(self, columns: slice) -> list[MomentSums]:
         """Of each process or merged metric, those of some concepts."""
-        parts = zip(*(dim_zero_cat(getattr(self, name)) for name in MomentSums._fields))
+        parts = zip(*(torch.cat(getattr(self, name)) for name in MomentSums._fields))
         return [MomentSums(*part).of_concepts(columns) for part in parts]
 
     def compute(self) -> Tensor | dict[str, Tensor]:
@@ -146,7 +145,7 @@ class Dissector(StrongestImages):
             null_draws: Neurons with random images that the scores are compared with.
             seed: Of those images.
         """
-        with self.sync_context(dist_sync_fn=self.dist_sync_fn):
+        with self.sync_context():
             return self._by_set(lambda columns: self._name(columns, count, null_draws, seed))
 
     def _by_set(self, of_columns: Callable[[slice], Any]) -> Any:
@@ -215,5 +214,5 @@ class Dissector(StrongestImages):
     def _embedded(self) -> tuple[Tensor, Tensor]:
         """Image ids, ascending, and the judge's embeddings in that order."""
         self.ids()  # or no images were given
-        ids, order = dim_zero_cat(self.embedded_ids).sort()
-        return ids, dim_zero_cat(self.embeddings)[order]
+        ids, order = torch.cat(self.embedded_ids).sort()
+        return ids, torch.cat(self.embeddings)[order]

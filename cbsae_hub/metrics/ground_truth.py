@@ -6,10 +6,9 @@ import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from cbsae_hub.metrics.latents import check_batch, entries_of
+from cbsae_hub.metrics.streaming import StreamingMetric
 
 NEURON_BLOCK = 4096
 
@@ -128,14 +127,13 @@ def _runs(major: np.ndarray, minor: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return starts[run], np.r_[starts[1:], len(major)][run] - 1
 
 
-class GroundTruth(Metric):
+class GroundTruth(StreamingMetric):
     """:func:`ground_truth_scores` over a stream of batches; keeps what is active, as exact curves need all of it.
 
     Args:
         neurons: Number of neurons.
     """
 
-    full_state_update = False
     rows: list[Tensor]
     owners: list[Tensor]
     values: list[Tensor]
@@ -178,7 +176,7 @@ class GroundTruth(Metric):
         if not len(self.image_ids):
             raise ValueError("no images were given")
         states = self.rows, self.owners, self.values, self.image_ids, self.labels
-        rows, owners, values, ids, labels = (dim_zero_cat(state).cpu().numpy() for state in states)
+        rows, owners, values, ids, labels = (torch.cat(state).cpu().numpy() for state in states)
         order = np.argsort(ids)
         places = np.searchsorted(ids, rows, sorter=order)
         return sparse.csc_matrix((values, (places, owners)), (len(ids), self.neurons)), labels[order]

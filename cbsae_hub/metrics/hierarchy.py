@@ -10,11 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from cbsae_hub.data.hierarchy import ConceptTree
 from cbsae_hub.metrics.latents import check_batch, transposed_product
+from cbsae_hub.metrics.streaming import StreamingMetric
 from cbsae_hub.metrics.top_images import StrongestImages, ids_of, values_of
 from cbsae_hub.metrics.uniqueness import TOP
 
@@ -65,7 +64,7 @@ def common_kinds(covered: np.ndarray, tree: ConceptTree, concepts: Sequence[str]
     return CommonKinds(counts, height, coverage, kinds)
 
 
-class HierarchyScore(Metric):
+class HierarchyScore(StreamingMetric):
     """:func:`common_kinds` over a stream of image batches.
 
     A neuron covers a concept if it is active on at least half of the concept's images. The paper gives no rule; with
@@ -77,7 +76,6 @@ class HierarchyScore(Metric):
         concepts: Names of the label columns: leaves of the tree.
     """
 
-    full_state_update = False
     active: Tensor
     images: Tensor
 
@@ -164,7 +162,7 @@ class CommonAncestorDepth(StrongestImages):
     def compute(self) -> np.ndarray:
         """``[neurons]``; NaN for neurons that are active on fewer than two images with a label."""
         keys = self.filled_keys()
-        ids, labels = dim_zero_cat(self.image_ids), dim_zero_cat(self.labels)
+        ids, labels = torch.cat(self.image_ids), torch.cat(self.labels)
         order = ids.argsort()
         most = max(1, int(labels.sum(1).max()))
         held, which = labels[order].int().topk(most, dim=1)  # the labels of each image, then none

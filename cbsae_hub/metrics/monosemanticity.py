@@ -6,9 +6,9 @@ Source: Pach et al., Sparse autoencoders learn monosemantic features in vision-l
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import Metric
 
 from cbsae_hub.metrics.latents import check_batch, entries_of, transposed_product
+from cbsae_hub.metrics.streaming import StreamingMetric
 
 # Below this share of the terms that it is the difference of, the weight of all pairs is what rounding left of zero.
 NO_PAIRS = 1e-12
@@ -38,7 +38,7 @@ def monosemanticity_score(latents: Tensor, embeddings: Tensor) -> Tensor:
     return metric.compute()
 
 
-class MonosemanticityScore(Metric):
+class MonosemanticityScore(StreamingMetric):
     """:func:`monosemanticity_score` over a stream of image batches, in any order, on any number of processes.
 
     Sums are float64. State: 8 bytes a neuron and embedding dimension; a sparse batch costs what is active in it.
@@ -48,7 +48,6 @@ class MonosemanticityScore(Metric):
         embedding_dim: Width of the judge's embeddings.
     """
 
-    full_state_update = False
     weighted: Tensor
     total: Tensor
     squares: Tensor
@@ -63,8 +62,8 @@ class MonosemanticityScore(Metric):
         self.neurons = neurons
         zeros = torch.zeros(neurons, dtype=torch.float64)
         self.add_state("weighted", zeros.new_zeros(neurons, embedding_dim), dist_reduce_fx="sum")
-        self.add_state("total", zeros.clone(), dist_reduce_fx="sum")
-        self.add_state("squares", zeros.clone(), dist_reduce_fx="sum")
+        self.add_state("total", zeros, dist_reduce_fx="sum")
+        self.add_state("squares", zeros, dist_reduce_fx="sum")
         self.add_state("lowest", zeros + torch.inf, dist_reduce_fx="min")
         self.add_state("highest", zeros - torch.inf, dist_reduce_fx="max")
         self.add_state("stored", zeros.long(), dist_reduce_fx="sum")
@@ -118,6 +117,6 @@ class MonosemanticityScore(Metric):
 
     def population(self) -> float:
         """Mean cosine of all pairs of images: the score of a neuron that tells nothing apart; NaN with one image."""
-        with self.sync_context(dist_sync_fn=self.dist_sync_fn):
+        with self.sync_context():
             n = int(self.images)
             return (float(self.everything.square().sum()) - n) / (n * n - n) if n > 1 else float("nan")

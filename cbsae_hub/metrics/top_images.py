@@ -2,10 +2,9 @@
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from cbsae_hub.metrics.latents import check_batch, entries_of
+from cbsae_hub.metrics.streaming import StreamingMetric
 
 # Activation and image id in one integer whose order is the one we want: activation descending, then id ascending.
 # The upper half is the float's bits, made to sort; the lower half counts ids down.
@@ -42,8 +41,8 @@ def merge_keys(states: Tensor) -> Tensor:
     return states.transpose(0, 1).reshape(neurons, parts * k).topk(k, dim=1).values
 
 
-class StrongestImages(Metric):
-    """A metric of the ``k`` strongest images of each neuron, ties by image id.
+class StrongestImages(StreamingMetric):
+    """A score of the ``k`` strongest images of each neuron, ties by image id.
 
     Equal whatever the order of batches and shards. Activations are compared as float32. State: 8 bytes a neuron and
     image, however many images there are.
@@ -53,7 +52,6 @@ class StrongestImages(Metric):
         k: Images per neuron.
     """
 
-    full_state_update = False
     keys: Tensor
     stored: Tensor
     fired: Tensor
@@ -96,7 +94,7 @@ class StrongestImages(Metric):
         """
         if not len(self.image_ids):
             raise ValueError("no images were given")
-        return dim_zero_cat(self.image_ids).sort().values
+        return torch.cat(self.image_ids).sort().values
 
     def filled_keys(self) -> Tensor:
         """Sort keys of the images, ``[neurons, min(k, images)]``, descending; see :meth:`TopImages.compute`."""

@@ -15,9 +15,10 @@ from cbsae_hub.data.ahead import load_ahead
 from cbsae_hub.data.images import read_pictures
 from cbsae_hub.data.labels import class_names, words_in
 from cbsae_hub.encoders.vision import VisionEncoder
+from cbsae_hub.hub.files import plain
 from cbsae_hub.models import CBSAE, SAE, folder_revision
 from cbsae_hub.neurons.pack import Pack
-from cbsae_hub.scoring.report import MEASURED, Scores, without_nan
+from cbsae_hub.scoring.report import MEASURED, Scores
 
 ALT_COLUMN = "caption"
 THUMBNAIL = 128  # pixels of the longer side, at most
@@ -68,7 +69,7 @@ def build_pack(
         "images": {**source, "n": len(images)},
         "concepts": scores.summary["concepts"],
         "grid": list(encoder.grid) if encoder.tokens == "patches" else None,
-        "scores": without_nan({name: part for name, part in scores.summary.items() if name in MEASURED}),
+        "scores": plain({name: part for name, part in scores.summary.items() if name in MEASURED}),
     }
     largest = scores.neurons["max"].to_numpy(copy=True)
     maps = _draw_maps(sae, encoder, images, scores.examples, largest, batch_size)

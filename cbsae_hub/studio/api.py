@@ -1,21 +1,21 @@
 """The public endpoints, for gradio_client, curl and assistants (MCP): typed, documented, and checked like the page."""
 
 import inspect
-import math
 from functools import wraps
 from typing import Any
 
 import gradio as gr
 
+from cbsae_hub.hub.files import plain
 from cbsae_hub.scoring.first_words import ONE_WORD
-from cbsae_hub.studio.basket import BadBasket, Basket, checked, concept_of, span_of, watched_word
+from cbsae_hub.studio.basket import Basket, checked, concept_of, range_of, watched_word
 from cbsae_hub.studio.links import MAX_QUERY, MAX_QUESTION, MAX_SEED, MAX_STEPS, MIN_STEPS, OPS
-from cbsae_hub.studio.server.experiments import STEPS, Intervention
-from cbsae_hub.studio.server.loaded import Loaded, public_id
+from cbsae_hub.studio.server.experiments import STEPS, Experiment
+from cbsae_hub.studio.server.model import LoadedModel, public_id
+from cbsae_hub.studio.server.refusal import Refused, kindly
 from cbsae_hub.studio.server.serving import Serving
-from cbsae_hub.studio.server.visit import LOOKUP, WORK, kindly, row_of
+from cbsae_hub.studio.server.session import LOOKUP, WORK, row_of
 from cbsae_hub.studio.tabs.steer_image import whole
-from cbsae_hub.studio.view.html import table
 from cbsae_hub.studio.view.pictures import as_webp, data_uri, from_text
 
 MAX_RESULTS = 50
@@ -26,7 +26,7 @@ ENDPOINTS: dict[str, dict[str, Any]] = {  # methods of Api, and the queues that 
 
 
 class Api:
-    """What other programs may ask; models are named as :meth:`model_info` lists them, "" is the first.
+    """The endpoints; models are named as :meth:`model_info` lists them, "" is the first.
 
     Args:
         serving: The models.
@@ -45,27 +45,29 @@ class Api:
 
         Args:
             query: One or a few words, such as "pizza".
-            limit: At most so many neurons, 1 to 50.
+            limit: Largest number of neurons, 1 to 50.
             model: One of those that model_info lists; empty for the first.
 
         Returns:
             verdict: "strong", "weak" or "not in this model"; reason: why; neurons, best first; nearest: concepts that
             are near by meaning or by spelling, as near_by says.
         """
-        loaded = self._loaded(model)
+        loaded_model = self._model(model)
         text, count = _text("query", query, MAX_QUERY), whole(limit, 1, MAX_RESULTS)
-        found = loaded.pack.find(text, count, None if loaded.judge is None else loaded.judge.embed_texts)
-        ids = list(dict.fromkeys(match.neuron for match in found.matches))
+        answer = loaded_model.pack.find(
+            text, count, None if loaded_model.judge is None else loaded_model.judge.embed_texts
+        )
+        ids = list(dict.fromkeys(match.neuron for match in answer.matches))
         return {
-            "verdict": found.verdict,
-            "reason": found.reason,
-            "neurons": [_short(loaded, neuron) for neuron in ids],
-            "nearest": found.nearest,
-            "near_by": found.near_by,
+            "verdict": answer.verdict,
+            "reason": answer.reason,
+            "neurons": [_short(loaded_model, neuron) for neuron in ids],
+            "nearest": answer.nearest,
+            "near_by": answer.near_by,
         }
 
     def neuron_info(self, neuron: int, model: str = "") -> dict:
-        """Everything that is known of one neuron: names, scores, how often and how strongly it fires, neighbours.
+        """Returns everything that is known of one neuron: names, scores, how often and strongly it fires, neighbours.
 
         Args:
             neuron: Its number.
@@ -74,23 +76,24 @@ class Api:
         Returns:
             The columns of the neuron table (docs/neuron-table.md), its strengths, neighbours and example images.
         """
-        loaded = self._loaded(model)
-        row = row_of(loaded, neuron)
-        span = span_of(loaded, row.neuron)
+        loaded_model = self._model(model)
+        row = row_of(loaded_model, neuron)
+        span = range_of(loaded_model, row.neuron)
         return {
-            **{name: _plain(value) for name, value in row._asdict().items()},
-            "strengths": {"low": span.low, "high": span.high, "recommended": span.band, "p99": _plain(span.p99)},
+            **{name: plain(value) for name, value in row._asdict().items()},
+            "strengths": {"low": span.low, "high": span.high, "recommended": span.band, "p99": plain(span.p99)},
             "neighbours": [
-                {**_short(loaded, other), "cosine": cosine} for other, cosine in loaded.neighbours(row.neuron)
+                {**_short(loaded_model, other), "cosine": cosine}
+                for other, cosine in loaded_model.neighbours(row.neuron)
             ],
             "examples": [
                 {"picture": f"s{example.image_id}", "activation": example.activation, "shows": example.alt}
-                for example in loaded.pack.examples(row.neuron, "top", 9)
+                for example in loaded_model.pack.examples(row.neuron, "top", 9)
             ],
         }
 
     def model_info(self, model: str = "") -> dict:
-        """The models of this page, and what one of them is.
+        """Lists the models of this page, and describes one of them.
 
         Args:
             model: One of the models; empty for the first.
@@ -98,45 +101,51 @@ class Api:
         Returns:
             models, the one described, its encoder, size, scores, and the number of its neurons.
         """
-        loaded = self._loaded(model)
-        scores = loaded.pack.info["scores"]
+        loaded_model = self._model(model)
+        scores = loaded_model.pack.info["scores"]
         return {
             "models": list(self.serving.models),
-            "model": loaded.name,
-            "revision": loaded.sae.revision,
-            "neurons": len(loaded.pack.neurons),
-            "concepts": list(getattr(loaded.sae, "concepts", [])),
-            "steers": {name: public_id(given) for name, given in self.serving.generators.ids.items() if given},
-            **{name: loaded.pack.info[name] for name in ("encoder", "judge", "images", "grid")},
-            "scores": {name: _plain(scores[name]) for name in ("reconstruction", "shares") if name in scores},
+            "model": loaded_model.name,
+            "revision": loaded_model.sae.revision,
+            "neurons": len(loaded_model.pack.neurons),
+            "concepts": loaded_model.concepts,
+            "steers": {name: public_id(source) for name, source in self.serving.generators.ids.items() if source},
+            **{name: loaded_model.pack.info[name] for name in ("encoder", "judge", "images", "grid")},
+            "scores": {name: plain(scores[name]) for name in ("reconstruction", "shares") if name in scores},
         }
 
     def encode_image(self, image: str, limit: int = 10, model: str = "") -> dict:
-        """The neurons that fire on a picture, strongest first, and where.
+        """Returns the neurons that fire on a picture, strongest first, and where.
 
         Args:
             image: "white", "s12" for image 12 of the pack, or base64 of a PNG, JPEG or WebP. Addresses are not fetched.
-            limit: At most so many neurons, 1 to 50.
+            limit: Largest number of neurons, 1 to 50.
             model: One of those that model_info lists; empty for the first.
 
         Returns:
             neurons with their mean activation and the strongest patch (row, column, from 0); what the SAE keeps.
         """
-        loaded, count = self._loaded(model), whole(limit, 1, MAX_RESULTS)
-        seen = loaded.inspect(from_text(image, loaded.pack))
-        columns = seen.grid[1]
+        loaded_model, count = self._model(model), whole(limit, 1, MAX_RESULTS)
+        inspection = loaded_model.inspect(from_text(image, loaded_model.pack))
+        columns = inspection.grid[1]
         neurons = []
-        for place, neuron in enumerate(seen.active[:count].tolist()):
-            patch = int(seen.latents[seen.before :, place].argmax())
+        for place, neuron in enumerate(inspection.active[:count].tolist()):
+            strengths = inspection.latents[:, place]
+            patch = int(strengths[inspection.before :].argmax())
             neurons.append(
                 {
-                    **_short(loaded, neuron),
-                    "activation": float(seen.latents[:, place].mean()),
-                    "strongest": float(seen.latents[:, place].max()),
+                    **_short(loaded_model, neuron),
+                    "activation": float(strengths.mean()),
+                    "strongest": float(strengths.max()),
                     "patch": [patch // columns, patch % columns],
                 }
             )
-        return {"neurons": neurons, "active": len(seen.active), "explained": seen.explained, "cosine": seen.cosine}
+        return {
+            "neurons": neurons,
+            "active": len(inspection.active),
+            "explained": inspection.explained,
+            "cosine": inspection.cosine,
+        }
 
     def steer_caption(
         self,
@@ -149,33 +158,30 @@ class Api:
         word: str = "",
         model: str = "",
     ) -> dict:
-        """What LLaVA says of a picture when neurons are set, beside what it says otherwise.
+        """Asks LLaVA about a picture when neurons are set, and otherwise.
 
         Args:
             image: "white", "s12" for image 12 of the pack, or base64 of a PNG, JPEG or WebP. Addresses are not fetched.
-            question: What LLaVA is asked.
+            question: A question to LLaVA.
             edits: Up to five of {"neuron": 12, "value": 50.0}; neuron_info tells which values make sense.
-            alone: Nothing but these neurons is active.
+            alone: Whether all other neurons are inactive.
             op: "set" or "add".
-            keep_error: What the SAE loses of the picture is put back.
-            word: Whose probability is wanted; empty for the name of the strongest neuron.
+            keep_error: Whether the SAE's reconstruction error of the picture is added back.
+            word: A word whose probability is returned; empty for the name of the strongest neuron.
             model: One of those that model_info lists; empty for the first.
 
         Returns:
             original, sae, steered, random: answer and probability each; word: whose probability that is.
         """
-        loaded = self._loaded(model)
-        basket, shown = _basket(edits, loaded), from_text(image, loaded.pack)
-        asked_for = watched_word(loaded, basket, _text("word", word, 40, empty=True))
-        text = _text("question", question or ONE_WORD, MAX_QUESTION)
+        loaded_model = self._model(model)
+        typed, text = _text("word", word, 40, empty=True), _text("question", question or ONE_WORD, MAX_QUESTION)
+        experiment = _experiment(loaded_model, image, edits, alone, op, keep_error, typed)
         if "<image>" in text:
-            raise BadBasket("question must not contain <image>.")
-        asked = self.serving.experiments.ask(
-            loaded, shown, text, _intervention(basket, alone, op, keep_error), asked_for
-        )
-        parts = {name: getattr(asked, name) for name in ("original", "sae", "steered", "random")}
-        told = {name: {"answer": said.answer, "probability": said.probability} for name, said in parts.items()}
-        return {**told, "word": asked_for}
+            raise Refused("question must not contain <image>.")
+        answers = self.serving.experiments.ask(experiment, text)
+        parts = {name: getattr(answers, name) for name in ("original", "sae", "steered", "random")}
+        answer = {name: {"answer": part.text, "probability": part.probability} for name, part in parts.items()}
+        return {**answer, "word": experiment.word}
 
     def steer_image(
         self,
@@ -188,55 +194,54 @@ class Api:
         keep_error: bool = False,
         model: str = "",
     ) -> dict:
-        """What unCLIP makes of a picture when neurons are set, beside what it draws otherwise.
+        """Lets unCLIP draw a picture anew when neurons are set, and otherwise.
 
         Args:
             image: "white", "s12" for image 12 of the pack, or base64 of a PNG, JPEG or WebP. Addresses are not fetched.
             edits: Up to five of {"neuron": 12, "value": 50.0}; neuron_info tells which values make sense.
-            seed: Of the noise.
-            steps: Of denoising, 5 to 30.
-            alone: Nothing but these neurons is active.
+            seed: Seed of the noise.
+            steps: Number of steps of denoising, 5 to 30.
+            alone: Whether all other neurons are inactive.
             op: "set" or "add".
-            keep_error: What the SAE loses of the picture is put back.
+            keep_error: Whether the SAE's reconstruction error of the picture is added back.
             model: One of those that model_info lists; empty for the first.
 
         Returns:
             original, steered, random: a WebP each, with its cosine to the concept and to original. Assistants get the
             images themselves; by HTTP they are data addresses.
         """
-        loaded = self._loaded(model)
-        basket, shown = _basket(edits, loaded), from_text(image, loaded.pack)
-        settings = (whole(seed, 0, MAX_SEED), whole(steps, MIN_STEPS, MAX_STEPS))
-        word = watched_word(loaded, basket)
+        loaded_model = self._model(model)
+        experiment = _experiment(loaded_model, image, edits, alone, op, keep_error)
         row = self.serving.experiments.draw_once(
-            loaded, shown, _intervention(basket, alone, op, keep_error), word, *settings
+            experiment, whole(seed, 0, MAX_SEED), whole(steps, MIN_STEPS, MAX_STEPS)
         )
         return {
-            name: {"picture": data_uri(as_webp(drawn.picture)), "concept": drawn.concept, "original": drawn.original}
-            for name, drawn in zip(("original", "steered", "random"), row)
+            name: {"picture": data_uri(as_webp(one.image)), "concept": one.concept, "original": one.original}
+            for name, one in zip(("original", "steered", "random"), row)
         }
 
-    def _loaded(self, model: Any) -> Loaded:
+    def _model(self, model: Any) -> LoadedModel:
         return self.serving.first if model == "" else self.serving.of(model)
 
 
-def described() -> str:
-    """What may be asked, with which arguments: for people."""
+def descriptions() -> list[list[str]]:
+    """Returns each endpoint's call, what it does, its arguments and its answer, for people."""
     rows = []
     for name in ENDPOINTS:
         method = getattr(Api, name)
-        about = [" ".join(part.split()) for part in inspect.getdoc(method).replace("Returns:", "Args:").split("Args:")]
+        document = (inspect.getdoc(method) or "").replace("Returns:", "Args:")
+        about = [" ".join(part.split()) for part in document.split("Args:")]
         arguments = ", ".join(str(argument) for argument in list(inspect.signature(method).parameters.values())[1:])
         rows.append([f"{name}({arguments})", *about])
-    return table(["endpoint", "what it does", "arguments", "answer"], rows)
+    return rows
 
 
 def _endpoint(method: Any) -> Any:
-    """A plain function with the method's own signature, whose errors are sentences."""
+    """Returns a plain function with the method's own signature, whose errors are sentences."""
 
     @wraps(method)
-    def endpoint(*arguments: Any, **named: Any) -> Any:
-        return kindly(method, told=str)(*arguments, **named)
+    def endpoint(*arguments: Any, **keywords: Any) -> Any:
+        return kindly(method, to_text=str)(*arguments, **keywords)
 
     return endpoint
 
@@ -245,37 +250,26 @@ def _queue_of(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: settings[name] for name in ("concurrency_id", "concurrency_limit")}
 
 
-def _basket(edits: Any, loaded: Loaded) -> Basket:
+def _experiment(
+    loaded_model: LoadedModel, image: Any, edits: Any, alone: Any, op: Any, keep_error: Any, word: str = ""
+) -> Experiment:
     if not isinstance(edits, list) or not all(
         isinstance(edit, dict) and edit.keys() == {"neuron", "value"} for edit in edits
     ):
-        raise BadBasket('edits must be a list of {"neuron": 12, "value": 50.0}.')
-    return Basket(checked([(edit["neuron"], edit["value"], False) for edit in edits], loaded))
+        raise Refused('edits must be a list of {"neuron": 12, "value": 50.0}.')
+    if not isinstance(alone, bool) or not isinstance(keep_error, bool) or op not in OPS:
+        raise Refused('alone and keep_error must be true or false, op must be "set" or "add".')
+    basket = Basket(checked([(edit["neuron"], edit["value"]) for edit in edits], loaded_model))
+    picture, steering = from_text(image, loaded_model.pack), basket.steering(alone, op, keep_error)
+    return Experiment(loaded_model, picture, steering, watched_word(loaded_model, basket, word))
 
 
 def _text(name: str, value: Any, limit: int, empty: bool = False) -> str:
     if not isinstance(value, str) or len(value) > limit or not (empty or value.strip()):
-        raise BadBasket(f"{name} must be a text of at most {limit} letters.")
+        raise Refused(f"{name} must be a text of at most {limit} letters.")
     return value
 
 
-def _intervention(basket: Basket, alone: Any, op: Any, keep_error: Any) -> Intervention:
-    if not isinstance(alone, bool) or not isinstance(keep_error, bool) or op not in OPS:
-        raise BadBasket('alone and keep_error must be true or false, op must be "set" or "add".')
-    return Intervention(basket.edits, alone, op, keep_error)
-
-
-def _short(loaded: Loaded, neuron: int) -> dict[str, Any]:
-    row = loaded.pack.neurons[neuron]
-    return {"neuron": neuron, "name": concept_of(loaded, neuron), "score": _plain(row.score), "kind": row.kind}
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can hold: no NaN, no arrays."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _short(loaded_model: LoadedModel, neuron: int) -> dict[str, Any]:
+    row = loaded_model.pack.neurons[neuron]
+    return {"neuron": neuron, "name": concept_of(loaded_model, neuron), "score": plain(row.score), "kind": row.kind}

@@ -4,58 +4,67 @@ What a browser sends of it is checked here, whoever asks: the page, a link or a 
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
-from cbsae_hub.steering import Edit
-from cbsae_hub.studio.server.loaded import Loaded
-from cbsae_hub.studio.view.html import attribute, escape, neuron_title
+from cbsae_hub.steering import Edit, Steering
+from cbsae_hub.studio.server.model import LoadedModel
+from cbsae_hub.studio.server.refusal import Refused
+from cbsae_hub.studio.view.html import neuron_title
+from cbsae_hub.studio.view.templates import template
 
 MAX_NEURONS = 5
 UNITS = ("p99", "absolute")
 WITHOUT_ALPHA = 4.0  # times p99: where steerability was not measured, what a neuron is set to at first
 
 
-class BadBasket(ValueError):
-    """Neurons or strengths that cannot be; the message is for whoever sent them."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """A neuron in the basket and what it is set to, in units of latents."""
-
-    neuron: int
-    value: float
-    muted: bool = False
-
-
 @dataclass(frozen=True)
 class Basket:
-    """The neurons in the order in which they came, and the unit in which strengths are shown."""
+    """Edits of neurons, in the order in which the neurons were added.
 
-    items: tuple[Item, ...] = ()
+    Attributes:
+        edits: Each sets one neuron, by its number, to a value in units of latents.
+        muted: Numbers of the neurons that are left alone for now.
+        unit: Unit in which strengths are shown.
+    """
+
+    edits: tuple[Edit, ...] = ()
+    muted: frozenset[int] = frozenset()
     unit: str = UNITS[0]
 
     @property
-    def edits(self) -> tuple[tuple[int, float], ...]:
-        """Neurons that are not muted, and their values."""
-        return tuple((item.neuron, item.value) for item in self.items if not item.muted)
+    def active(self) -> tuple[Edit, ...]:
+        """The edits that are not muted."""
+        return tuple(edit for edit in self.edits if edit.neuron not in self.muted)
+
+    def steering(self, isolate: bool = False, op: str = "set", keep_error: bool = False) -> Steering:
+        """Returns the steering by all active edits.
+
+        Args:
+            isolate: Whether all other neurons are inactive; else the edits change the activations that the SAE sees.
+            op: "set" or "add".
+            keep_error: Whether the SAE's reconstruction error is added back, so that strength 0 is the model as it
+                is; without effect if ``isolate``. The papers, and the scores, leave the error out.
+        """
+        edits = [replace(edit, op=op) for edit in self.active]
+        return Steering(edits, isolate=isolate, keep_error=keep_error and not isolate)
 
 
 @dataclass(frozen=True)
-class Span:
+class StrengthRange:
     """Strengths of one neuron, in units of latents.
 
     Attributes:
-        p99: Its 99th percentile, the unit in which strengths are shown; NaN for neurons that never fire.
+        p99: The neuron's 99th percentile, the unit in which strengths are shown; NaN for neurons that never fire.
         low: Smallest strength.
         high: Largest strength.
-        band: Where to look first: from half the strength at which steerability was measured up to it; None if it was
-            not measured.
-        start: What a neuron is set to at first.
+        band: Recommended strengths: from half the strength at which steerability was measured up to it; None if it
+            was not measured.
+        start: Strength that a neuron has at first.
     """
 
     p99: float
@@ -65,172 +74,140 @@ class Span:
     start: float
 
 
-def span_of(loaded: Loaded, neuron: int) -> Span:
-    """The strengths of a neuron; docs/space.md tells what the band rests on."""
-    p99 = float(loaded.pack.neurons[neuron].p99)
-    usual = loaded.alpha or WITHOUT_ALPHA * (p99 if p99 > 0 else np.nanmedian(loaded.pack.neurons.frame["p99"]))
-    band = (usual / 2, usual) if loaded.alpha else None
-    return Span(p99 if p99 > 0 else math.nan, -usual, 2 * usual, band, usual)
+def range_of(model: LoadedModel, neuron: int) -> StrengthRange:
+    """Returns the strengths of a neuron; docs/space.md says what the band rests on."""
+    p99 = float(model.pack.neurons[neuron].p99)
+    usual = model.alpha or WITHOUT_ALPHA * (p99 if p99 > 0 else np.nanmedian(model.pack.neurons.frame["p99"]))
+    band = (usual / 2, usual) if model.alpha else None
+    return StrengthRange(p99 if p99 > 0 else math.nan, -usual, 2 * usual, band, usual)
 
 
-def checked(items: Iterable[Any], loaded: Loaded) -> tuple[Item, ...]:
-    """Items of neurons that exist, with strengths that make sense.
+def checked(pairs: Iterable[tuple[Any, Any]], model: LoadedModel) -> tuple[Edit, ...]:
+    """Returns edits of neurons that exist, with strengths that make sense.
 
     Args:
-        items: ``(neuron, value, muted)`` each, in whatever types they were sent.
-        loaded: The model.
+        pairs: ``(neuron, value)`` each, in whatever types they were sent.
+        model: The model.
 
     Raises:
-        BadBasket: If a neuron does not exist or comes twice, there are too many, or a value is no finite number
-            within the neuron's span.
+        Refused: If a neuron does not exist or comes twice, there are too many, or a value is no finite number within
+            the neuron's range.
     """
-    found: list[Item] = []
-    for neuron, value, muted in items:
-        if not isinstance(neuron, int) or isinstance(neuron, bool) or not 0 <= neuron < len(loaded.pack.neurons):
-            raise BadBasket(f"There is no neuron {str(neuron)[:20]}: this model has {len(loaded.pack.neurons)}.")
-        if neuron in (item.neuron for item in found):
-            raise BadBasket(f"Neuron {neuron} is in the basket already.")
-        span = span_of(loaded, neuron)
+    edits: dict[int, Edit] = {}
+    for neuron, value in pairs:
+        if not isinstance(neuron, int) or isinstance(neuron, bool) or not 0 <= neuron < len(model.pack.neurons):
+            raise Refused(f"There is no neuron {str(neuron)[:20]}: this model has {len(model.pack.neurons)}.")
+        if neuron in edits:
+            raise Refused(f"Neuron {neuron} is in the basket already.")
+        span = range_of(model, neuron)
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
         if not number or not span.low <= value <= span.high:
-            raise BadBasket(
+            raise Refused(
                 f"Neuron {neuron} can be set to values from {span.low:g} to {span.high:g}, not to {str(value)[:20]}."
             )
-        found.append(Item(neuron, float(value), bool(muted)))
-    if len(found) > MAX_NEURONS:
-        raise BadBasket(f"The basket holds {MAX_NEURONS} neurons. Take one out first.")
-    return tuple(found)
+        edits[neuron] = Edit(neuron, float(value))
+    if len(edits) > MAX_NEURONS:
+        raise Refused(f"The basket holds {MAX_NEURONS} neurons. Take one out first.")
+    return tuple(edits.values())
 
 
-def changed(basket: Basket, loaded: Loaded, act: str, neuron: Any = None, value: Any = None) -> Basket:
-    """The basket after something was done to it.
+def changed(basket: Basket, model: LoadedModel, act: str, neuron: Any = None, value: Any = None) -> Basket:
+    """Returns the basket after an act of the visitor.
 
     Args:
-        basket: As it was.
-        loaded: The model.
+        basket: The basket before.
+        model: The model.
         act: "add", "remove", "mute", "value", "unit" or "clear".
-        neuron: Of the first four: its number, perhaps as text.
-        value: Of "value": in the basket's unit; of "add": in units of latents, or None for the usual strength.
+        neuron: Number of a neuron, perhaps as text; of the first four acts.
+        value: New strength, in the basket's unit for "value"; for "add" in units of latents, or None for the usual one.
 
     Raises:
-        BadBasket: See :func:`checked`; or if the act or the neuron is not known.
+        Refused: See :func:`checked`; or if the act or the neuron is not known.
     """
     if act == "clear":
-        return replace(basket, items=())
+        return replace(basket, edits=(), muted=frozenset())
     if act == "unit":
         return replace(basket, unit=UNITS[1 - UNITS.index(basket.unit)])
     number = int(neuron) if str(neuron).isdecimal() else -1
-    items = [(item.neuron, item.value, item.muted) for item in basket.items]
-    place = next((i for i, item in enumerate(items) if item[0] == number), None)
+    values: dict[Any, Any] = {edit.neuron: edit.value for edit in basket.edits}
     if act == "add":
         # Of a neuron that does not exist, checked() says so.
-        exists = 0 <= number < len(loaded.pack.neurons)
-        start = value if value is not None or not exists else span_of(loaded, number).start
-        return replace(basket, items=checked([*items, (number, start, False)], loaded))
-    if place is None or act not in ("remove", "mute", "value"):
-        raise BadBasket("This neuron is not in the basket.")
+        exists = 0 <= number < len(model.pack.neurons)
+        start = value if value is not None or not exists else range_of(model, number).start
+        return replace(basket, edits=checked([*values.items(), (number, start)], model))
+    if number not in values or act not in ("remove", "mute", "value"):
+        raise Refused("This neuron is not in the basket.")
+    if act == "mute":
+        return replace(basket, muted=basket.muted ^ {number})
     if act == "remove":
-        del items[place]
-    elif act == "mute":
-        items[place] = (number, items[place][1], not items[place][2])
-    else:
-        items[place] = (number, _from_unit(value, basket.unit, span_of(loaded, number)), items[place][2])
-    return replace(basket, items=checked(items, loaded))
+        edits = tuple(edit for edit in basket.edits if edit.neuron != number)
+        return replace(basket, edits=edits, muted=basket.muted - {number})
+    values[number] = _from_unit(value, basket.unit, range_of(model, number))
+    return replace(basket, edits=checked(values.items(), model))
 
 
-def edits_of(pairs: Sequence[tuple[int, float]], op: str, factor: float = 1.0) -> list[Edit]:
-    """Edits of neurons at a multiple of their values."""
-    return [Edit(neuron, factor * value, op) for neuron, value in pairs]
-
-
-def watched_word(loaded: Loaded, basket: Basket, typed: Any = "") -> str:
-    """The word whose probability is shown: what was typed, or the name of the strongest neuron; "" for none."""
+def watched_word(model: LoadedModel, basket: Basket, typed: Any = "") -> str:
+    """Returns the word whose probability is shown: what was typed, or the name of the strongest neuron, or ""."""
     if word := " ".join(str(typed or "").split())[:40]:
         return word
-    pairs = sorted(basket.edits, key=lambda pair: -abs(pair[1]))
-    names = (concept_of(loaded, neuron) for neuron, _ in pairs)
+    strongest_first = sorted(basket.active, key=lambda edit: -abs(edit.value))
+    names = (concept_of(model, int(edit.neuron)) for edit in strongest_first)
     return next((name for name in names if name), "")
 
 
-def concept_of(loaded: Loaded, neuron: int) -> str | None:
-    """What a neuron stands for: what it was trained for, if it is a concept neuron, else its name."""
-    row = loaded.pack.neurons[neuron]
+def concept_of(model: LoadedModel, neuron: int) -> str | None:
+    """Returns what a neuron stands for: the concept that a concept neuron was trained for, else the name."""
+    row = model.pack.neurons[neuron]
     return row.designated if row.kind == "cb" else row.name
 
 
-def shown_value(value: float, unit: str, span: Span) -> float:
-    """A strength in the unit in which it is shown: multiples of p99 where there is one."""
+def shown_value(value: float, unit: str, span: StrengthRange) -> float:
+    """Returns a strength in the unit in which it is shown: multiples of p99 where there is one."""
     return value / span.p99 if unit == "p99" and not math.isnan(span.p99) else value
 
 
-def _from_unit(shown: Any, unit: str, span: Span) -> Any:
+def _from_unit(typed: Any, unit: str, span: StrengthRange) -> Any:
     try:
-        value = float(shown)
+        value = float(typed)
     except (TypeError, ValueError):
-        return shown  # which checked() refuses
+        return typed  # which checked() refuses
     value = value * span.p99 if unit == "p99" and not math.isnan(span.p99) else value
     # What is shown is rounded: the ends of a slider may lie a little outside.
     return min(max(value, span.low), span.high) if span.low - 0.1 <= value <= span.high + 0.1 else value
 
 
-def dock(loaded: Loaded, basket: Basket) -> str:
-    """The basket as HTML; static/dock.js makes it work."""
-    rows = "".join(_row(loaded, basket, item) for item in basket.items)
-    count = len(basket.items)
-    chips = " ".join(
-        f'<span class="cb-chip{" cb-muted" if item.muted else ""}">'
-        f"{escape(concept_of(loaded, item.neuron) or f'#{item.neuron}')} "
-        f"{_spelled(item.value, basket.unit, span_of(loaded, item.neuron))}</span>"
-        for item in basket.items
-    )
-    said = chips or '<span class="cb-hint">empty: add neurons with “Add to basket”</span>'
+def dock(model: LoadedModel, basket: Basket) -> Markup:
+    """Returns the basket as HTML; static/dock.js makes it work."""
+    rows = [_row(model, basket, edit) for edit in basket.edits]
     unit = "× p99" if basket.unit == "p99" else "absolute"
-    off = "" if count else " disabled"
-    return (
-        f'<section class="cb-dock-inner" aria-label="Steering basket" data-count="{count}">'
-        '<div class="cb-dock-bar"><button type="button" class="cb-dock-toggle" data-toggle aria-expanded="false">'
-        f'<strong>Steering basket</strong> <span class="cb-count">{count} of {MAX_NEURONS}</span></button>'
-        f'<span class="cb-chips">{said}</span>'
-        f'<span class="cb-dock-actions"><button type="button" data-act="unit" title="the unit of strengths: multiples '
-        f"of the neuron's 99th percentile, or values of the latent\">Unit: {unit}</button>"
-        f'<button type="button" data-act="clear"{off}>Empty</button>'
-        '<button type="button" data-undo disabled title="takes back what the basket was last changed by">Undo</button>'
-        '<button type="button" data-link>Copy link</button></span></div>'
-        f'<div class="cb-dock-rows">{rows}</div><p class="cb-dock-said" role="status" aria-live="polite"></p></section>'
-    )
+    return template("basket").dock(rows, len(rows), MAX_NEURONS, unit)
 
 
-def _spelled(value: float, unit: str, span: Span) -> str:
-    shown = shown_value(value, unit, span)
-    return f"{shown:.1f} × p99" if unit == "p99" and not math.isnan(span.p99) else f"{shown:.1f}"
-
-
-def _row(loaded: Loaded, basket: Basket, item: Item) -> str:
-    span, neuron = span_of(loaded, item.neuron), item.neuron
-    low, high, value = (round(shown_value(x, basket.unit, span), 2) for x in (span.low, span.high, item.value))
-    title = neuron_title(loaded.pack.neurons[neuron])
-    other = "absolute" if basket.unit == "p99" else "p99"
-    numbers = f'min="{low}" max="{high}" step="any" value="{value}"'
+def _row(model: LoadedModel, basket: Basket, edit: Edit) -> dict[str, Any]:
+    neuron = int(edit.neuron)
+    span, title = range_of(model, neuron), neuron_title(model.pack.neurons[neuron])
+    low, high, value = (round(shown_value(x, basket.unit, span), 2) for x in (span.low, span.high, edit.value))
     in_p99 = basket.unit == "p99" and not math.isnan(span.p99)
-    label = attribute(f"strength of {title}, in {'multiples of p99' if in_p99 else 'absolute units'}")
-    band = ""
+    band = None
     if span.band:
-        left, right = (100 * (edge - span.low) / (span.high - span.low) for edge in span.band)
-        band = (
-            f'<span class="cb-band" style="left:{left:.1f}%;width:{right - left:.1f}%" title="recommended: from half '
-            'the strength at which steerability was measured up to it"></span>'
-        )
-    state = "true" if item.muted else "false"
-    return (
-        f'<div class="cb-row{" cb-muted" if item.muted else ""}" data-neuron="{neuron}" '
-        f'data-unit="{" × p99" if in_p99 else ""}">'
-        f'<button type="button" class="cb-name" data-act="open" data-neuron="{neuron}" title="open its page">'
-        f"{escape(title)}</button>"
-        f'<span class="cb-track">{band}<input type="range" {numbers} aria-label="{label}" '
-        f'aria-valuetext="{attribute(_spelled(item.value, basket.unit, span))}"></span>'
-        f'<input type="number" {numbers} aria-label="{label}">'
-        f'<span class="cb-other">= {attribute(_spelled(item.value, other, span))}</span>'
-        f'<button type="button" data-act="mute" data-neuron="{neuron}" aria-pressed="{state}">Mute</button>'
-        f'<button type="button" data-act="remove" data-neuron="{neuron}" aria-label="remove {attribute(title)}">'
-        "Remove</button></div>"
-    )
+        start, end = (100 * (edge - span.low) / (span.high - span.low) for edge in span.band)
+        band = (f"{start:.1f}", f"{end - start:.1f}")
+    return {
+        "neuron": neuron,
+        "title": title,
+        "concept": concept_of(model, neuron) or f"#{neuron}",
+        "muted": neuron in basket.muted,
+        "low": low,
+        "high": high,
+        "value": value,
+        "unit": " × p99" if in_p99 else "",
+        "label": f"strength of {title}, in {'multiples of p99' if in_p99 else 'absolute units'}",
+        "strength": _spelled(edit.value, basket.unit, span),
+        "other": _spelled(edit.value, "absolute" if basket.unit == "p99" else "p99", span),
+        "band": band,
+    }
+
+
+def _spelled(value: float, unit: str, span: StrengthRange) -> str:
+    number = shown_value(value, unit, span)
+    return f"{number:.1f} × p99" if unit == "p99" and not math.isnan(span.p99) else f"{number:.1f}"

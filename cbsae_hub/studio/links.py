@@ -1,18 +1,19 @@
-"""Links: what the page shows, in the query of its address, and back. Nothing is stored on the server.
+"""Links: the state of the page in the query of its address, and back. Nothing is stored on the server.
 
 The whole state of a visit is in components of the page, in the visitor's browser: the address follows them
 (static/address.js, by :data:`PARTS`), and :func:`read` is the way back.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cbsae_hub.scoring.first_words import ONE_WORD
-from cbsae_hub.studio.basket import UNITS, BadBasket, Basket, Item, checked, span_of
+from cbsae_hub.studio.basket import UNITS, Basket, checked, range_of
 from cbsae_hub.studio.server.experiments import STEPS
-from cbsae_hub.studio.server.loaded import Loaded
+from cbsae_hub.studio.server.model import LoadedModel
+from cbsae_hub.studio.server.refusal import Refused
 from cbsae_hub.studio.view.pictures import WHITE, is_sample
 
 TABS = ("start", "inspect", "find", "neuron", "llava", "draw", "scores", "own", "use")
@@ -40,56 +41,56 @@ _EDIT = re.compile(r"(\d{1,7}):(-?\d{1,6}(?:\.\d{1,3})?)(!?)", re.ASCII)
 
 @dataclass(frozen=True)
 class Link:
-    """What a link can hold; None or "" is what it does not say, or what the page chooses."""
+    """The state of the page that a link can hold; None or "" where the link says nothing or the page chooses."""
 
     tab: str = TABS[0]
     query: str = ""
     neuron: int | None = None
-    found: int | None = None
-    heat: bool = True
+    match: int | None = None
+    show_heat: bool = True
     basket: Basket = Basket()
     aside: str = ""
-    picture: str = WHITE
-    seen: str | None = None
-    fires: int | None = None
+    image: str = WHITE
+    inspected_image: str | None = None
+    firing_neuron: int | None = None
     patch: int | None = None
-    dense: bool = True
+    hide_dense: bool = True
     question: str = ONE_WORD
     alone: bool = False
     op: str = OPS[0]
-    keep: bool = False
+    keep_error: bool = False
     word: str = ""
     live: bool = True
     draw_alone: bool | None = None
     draw_op: str | None = None
-    draw_keep: bool | None = None
+    draw_keep_error: bool | None = None
     draw_word: str | None = None
     draw_live: bool = True
     seeds: int = 2
     seed: int = 0
     steps: int = STEPS
-    named: str = ""
+    name_filter: str = ""
     sort: str = "score"
     words: str = ""
     anyway: bool = False
 
 
 @dataclass(frozen=True)
-class Part:
+class AddressPart:
     """One part of an address.
 
     Attributes:
-        name: What it is in a :class:`Link`.
-        read: Makes a value of a text, or None if it cannot be; gets the model too.
-        default: What an address need not say.
-        codes: For a choice: what the address says for what the page says.
-        like: The part that this one is like unless it is said.
-        typed: Whether it is made bit by bit, by letters or a slider, so that the whole is one step back.
-        of: The typed part whose answer this one is: both together are one step back.
+        name: Attribute of a :class:`Link`.
+        read: Returns the value of a text for a model, or None if the text makes no sense.
+        default: Text that an address need not have.
+        codes: For a choice: the address's text by the page's text.
+        like: Key of the part that this one equals where the address does not have it.
+        typed: True if the part changes bit by bit, by letters or a slider, so that the whole is one step back.
+        of: Key of the typed part that this one is the answer to: both together are one step back.
     """
 
     name: str
-    read: Callable[[str, Loaded], Any]
+    read: Callable[[str, LoadedModel], Any]
     default: str = ""
     codes: Mapping[str, str] | None = None
     like: str | None = None
@@ -97,68 +98,68 @@ class Part:
     of: str | None = None
 
 
-def _one_of(values: Any) -> Callable[[str, Loaded], str | None]:
+def _one_of(values: Any) -> Callable[[str, LoadedModel], str | None]:
     return lambda text, _: text if text in values else None
 
 
-def _flag(text: str, _: Loaded) -> bool | None:
+def _flag(text: str, _: LoadedModel) -> bool | None:
     return text == "1" if text in ("0", "1") else None
 
 
-def _number(low: int, high: int) -> Callable[[str, Loaded], int | None]:
+def _number(low: int, high: int) -> Callable[[str, LoadedModel], int | None]:
     return lambda text, _: _whole(text, low, high)
 
 
-def _words(limit: int) -> Callable[[str, Loaded], str | None]:
+def _words(limit: int) -> Callable[[str, LoadedModel], str | None]:
     return lambda text, _: " ".join(text.split()) if len(text) <= limit else None
 
 
-def _neuron(text: str, loaded: Loaded) -> int | None:
-    return _whole(text, 0, len(loaded.pack.neurons) - 1)
+def _neuron(text: str, model: LoadedModel) -> int | None:
+    return _whole(text, 0, len(model.pack.neurons) - 1)
 
 
-def _picture(text: str, loaded: Loaded) -> str | None:
-    return text if text == WHITE or is_sample(text, loaded.pack) else None
+def _image(text: str, model: LoadedModel) -> str | None:
+    return text if text == WHITE or is_sample(text, model.pack) else None
 
 
-# All that an address says beside "m", the model. The page's components of the same keys are in its tabs' ``parts``.
-PARTS: dict[str, Part] = {
-    "tab": Part("tab", _one_of(TABS), TABS[0]),
-    "q": Part("query", _words(MAX_QUERY), typed=True),
-    "neuron": Part("neuron", _neuron),
-    "found": Part("found", _neuron, like="neuron", of="q"),
-    "heat": Part("heat", _flag, "1"),
-    "b": Part("basket", lambda text, _: _items(text)),
-    "unit": Part("unit", _one_of(UNITS), UNITS[0]),
-    "aside": Part("aside", lambda text, _: text if len(text) <= MAX_ASIDE else None),
-    "pic": Part("picture", _picture, WHITE),
-    "seen": Part("seen", _picture),
-    "fires": Part("fires", _neuron),
-    "patch": Part("patch", _number(0, 100_000)),
-    "dense": Part("dense", _flag, "1"),
-    "ask": Part("question", _words(MAX_QUESTION), ONE_WORD, typed=True),
-    "alone": Part("alone", _flag, "0", WHERE),
-    "op": Part("op", _one_of(OPS), OPS[0], HOW),
-    "keep": Part("keep", _flag, "0"),
-    "word": Part("word", _words(MAX_WORD), typed=True),
-    "live": Part("live", _flag, "1"),
-    "draw.alone": Part("draw_alone", _flag, codes=WHERE, like="alone"),
-    "draw.op": Part("draw_op", _one_of(OPS), codes=HOW, like="op"),
-    "draw.keep": Part("draw_keep", _flag, like="keep"),
-    "draw.word": Part("draw_word", _words(MAX_WORD), like="word", typed=True),
-    "draw.live": Part("draw_live", _flag, "1"),
-    "seeds": Part("seeds", _number(1, MAX_SEEDS), "2", typed=True),
-    "seed": Part("seed", _number(0, MAX_SEED), "0", typed=True),
-    "steps": Part("steps", _number(MIN_STEPS, MAX_STEPS), str(STEPS), typed=True),
-    "named": Part("named", _words(MAX_QUERY), typed=True),
-    "sort": Part("sort", _one_of(SORTS.values()), "score", SORTS),
-    "words": Part("words", lambda text, _: text if len(text) <= MAX_WORDS else None, typed=True),
-    "anyway": Part("anyway", _flag, "0"),
+# All that an address says beside "m", the model. The components of the same keys are in the tabs' ``parts``.
+PARTS: dict[str, AddressPart] = {
+    "tab": AddressPart("tab", _one_of(TABS), TABS[0]),
+    "q": AddressPart("query", _words(MAX_QUERY), typed=True),
+    "neuron": AddressPart("neuron", _neuron),
+    "found": AddressPart("match", _neuron, like="neuron", of="q"),
+    "heat": AddressPart("show_heat", _flag, "1"),
+    "b": AddressPart("basket", lambda text, _: _entries(text)),
+    "unit": AddressPart("unit", _one_of(UNITS), UNITS[0]),
+    "aside": AddressPart("aside", lambda text, _: text if len(text) <= MAX_ASIDE else None),
+    "pic": AddressPart("image", _image, WHITE),
+    "seen": AddressPart("inspected_image", _image),
+    "fires": AddressPart("firing_neuron", _neuron),
+    "patch": AddressPart("patch", _number(0, 100_000)),
+    "dense": AddressPart("hide_dense", _flag, "1"),
+    "ask": AddressPart("question", _words(MAX_QUESTION), ONE_WORD, typed=True),
+    "alone": AddressPart("alone", _flag, "0", WHERE),
+    "op": AddressPart("op", _one_of(OPS), OPS[0], HOW),
+    "keep": AddressPart("keep_error", _flag, "0"),
+    "word": AddressPart("word", _words(MAX_WORD), typed=True),
+    "live": AddressPart("live", _flag, "1"),
+    "draw.alone": AddressPart("draw_alone", _flag, codes=WHERE, like="alone"),
+    "draw.op": AddressPart("draw_op", _one_of(OPS), codes=HOW, like="op"),
+    "draw.keep": AddressPart("draw_keep_error", _flag, like="keep"),
+    "draw.word": AddressPart("draw_word", _words(MAX_WORD), like="word", typed=True),
+    "draw.live": AddressPart("draw_live", _flag, "1"),
+    "seeds": AddressPart("seeds", _number(1, MAX_SEEDS), "2", typed=True),
+    "seed": AddressPart("seed", _number(0, MAX_SEED), "0", typed=True),
+    "steps": AddressPart("steps", _number(MIN_STEPS, MAX_STEPS), str(STEPS), typed=True),
+    "named": AddressPart("name_filter", _words(MAX_QUERY), typed=True),
+    "sort": AddressPart("sort", _one_of(SORTS.values()), "score", SORTS),
+    "words": AddressPart("words", lambda text, _: text if len(text) <= MAX_WORDS else None, typed=True),
+    "anyway": AddressPart("anyway", _flag, "0"),
 }
 
 
 def as_text(key: str, value: Any) -> str:
-    """What an address says for what a component of the page holds; static/address.js does the same."""
+    """Returns the text of an address for the value of a component; static/address.js does the same."""
     if value is None or isinstance(value, bool):
         return "" if value is None else str(int(value))
     codes = PARTS[key].codes if key in PARTS else None
@@ -166,21 +167,24 @@ def as_text(key: str, value: Any) -> str:
 
 
 def split_secret(text: str) -> tuple[str, str]:
-    """Of ``my-sae~k3f9`` or ``mine~k3f9``, what everybody may know, and what only a visitor's browser has."""
+    """Splits ``my-sae~k3f9`` or ``mine~k3f9`` into the part that everybody may know, and the visitor's own."""
     public, _, secret = text.rpartition("~")
     return (public, secret) if public else (text, "")
 
 
-def read(parameters: Mapping[str, str], loaded: Loaded) -> tuple[Link, list[str]]:
-    """What an address says, and which of the page's own parameters could not be read; others are left alone.
+def read(parameters: Mapping[str, str], model: LoadedModel) -> tuple[Link, list[str]]:
+    """Reads an address; parameters that are not the page's own are left alone.
 
     Of a basket, neurons that this model does not have are left out, and "b" counts as not read.
 
     Args:
         parameters: The query of the address.
-        loaded: The model that it is about.
+        model: The model that the address is about.
+
+    Returns:
+        The link, and the keys of the page's own parameters that could not be read.
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     bad = []
     for key, part in PARTS.items():
         text = parameters.get(key, part.default)
@@ -188,40 +192,38 @@ def read(parameters: Mapping[str, str], loaded: Loaded) -> tuple[Link, list[str]
             continue
         if text == "" and key not in parameters:
             continue
-        value = part.read(text, loaded)
+        value = part.read(text, model)
         if value is not None:
-            found[part.name] = value
-        elif part.like not in bad or text != parameters.get(part.like):  # a fault is told once
+            values[part.name] = value
+        elif part.like not in bad or text != parameters.get(part.like or ""):  # a fault is told once
             bad.append(key)
-    pairs, unit = found.pop("basket", ()), found.pop("unit", UNITS[0])
-    there = tuple(pair for pair in pairs if pair.neuron < len(loaded.pack.neurons))
+    entries, unit = values.pop("basket", ()), values.pop("unit", UNITS[0])
     try:
-        found["basket"] = Basket(_checked(there, loaded), unit)
-    except BadBasket:
-        found["basket"] = Basket(unit=unit)
-    if len(found["basket"].items) < len(pairs):
+        basket = _basket([entry for entry in entries if entry[0] < len(model.pack.neurons)], unit, model)
+    except Refused:
+        basket = Basket(unit=unit)
+    if len(basket.edits) < len(entries):
         bad.append("b")
-    return Link(**found), bad
+    return Link(**values, basket=basket), bad
 
 
 def texts(link: Link) -> dict[str, str]:
-    """All that an address can say of a link, by the keys of :data:`PARTS`; :func:`read` is the way back."""
+    """Returns all texts of an address for a link, by the keys of :data:`PARTS`; :func:`read` is the way back."""
     values = {**vars(link), "basket": basket_text(link.basket), "unit": link.basket.unit}
-    known = {key: values[part.name] for key, part in PARTS.items() if values[part.name] is not None}
-    return {key: as_text(key, value) for key, value in known.items()}
+    return {key: as_text(key, values[part.name]) for key, part in PARTS.items() if values[part.name] is not None}
 
 
 def setting(link: Link) -> dict[str, str]:
-    """All that an address has to say so that a tab is set up as a link says, and nothing of the other tabs."""
-    said = texts(link)
+    """Returns the texts of an address that set a tab up like a link, and nothing of the other tabs."""
+    parts = texts(link)
     if link.tab == "inspect":
-        said.setdefault("seen", said["pic"])
+        parts.setdefault("seen", parts["pic"])
     for key, part in PARTS.items():
-        said.setdefault(key, said[part.like] if part.like else "")
-    return {key: said[key] for key in ("tab", *_SET_UP[link.tab])}
+        parts.setdefault(key, parts[part.like] if part.like else "")
+    return {key: parts[key] for key in ("tab", *_SET_UP[link.tab])}
 
 
-_SET_UP = {
+_SET_UP: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(TABS, ()),
     "inspect": ("seen", "fires", "patch"),
     "find": ("q", "found"),
@@ -232,44 +234,47 @@ _SET_UP = {
 
 
 def basket_text(basket: Basket) -> str:
-    """The neurons of a basket, as an address says them; :func:`basket_of` is the way back."""
-    return ",".join(f"{item.neuron}:{item.value:.3f}{'!' if item.muted else ''}" for item in basket.items)
+    """Returns the neurons of a basket as in an address; :func:`basket_of` is the way back."""
+    return ",".join(
+        f"{edit.neuron}:{edit.value:.3f}{'!' if edit.neuron in basket.muted else ''}" for edit in basket.edits
+    )
 
 
-def basket_of(text: Any, loaded: Loaded, unit: Any = None) -> Basket:
-    """The basket that the page holds as text.
+def basket_of(text: Any, model: LoadedModel, unit: Any = None) -> Basket:
+    """Returns the basket that the page holds as text.
 
     Args:
         text: See :func:`basket_text`; None for an empty one.
-        loaded: The model.
-        unit: In which strengths are shown; None for the usual one.
+        model: The model.
+        unit: Unit in which strengths are shown; None for the usual one.
 
     Raises:
-        BadBasket: If it cannot be.
+        Refused: If the text makes no sense.
     """
-    items = () if text in (None, "") else _items(str(text))
-    if items is None or unit not in (None, *UNITS):
-        raise BadBasket("This is no basket.")
-    return Basket(_checked(items, loaded), unit or UNITS[0])
+    entries = () if text in (None, "") else _entries(str(text))
+    if entries is None or unit not in (None, *UNITS):
+        raise Refused("This is no basket.")
+    return _basket(entries, unit or UNITS[0], model)
 
 
-def _items(text: str) -> tuple[Item, ...] | None:
-    """What a basket's text says, which may make no sense for a model."""
-    matches = [_EDIT.fullmatch(part) for part in text.split(",")]
-    return tuple(Item(int(m[1]), float(m[2]), m[3] == "!") for m in matches) if all(matches) else None
+def _entries(text: str) -> tuple[tuple[int, float, bool], ...] | None:
+    """Returns neuron, value and whether it is muted, which may make no sense for a model; None for other text."""
+    matches = [match for part in text.split(",") if (match := _EDIT.fullmatch(part))]
+    return tuple((int(m[1]), float(m[2]), m[3] == "!") for m in matches) if len(matches) > text.count(",") else None
 
 
-def _checked(items: tuple[Item, ...], loaded: Loaded) -> tuple[Item, ...]:
-    return checked([(item.neuron, _within(item, loaded), item.muted) for item in items], loaded)
+def _basket(entries: Sequence[tuple[int, float, bool]], unit: str, model: LoadedModel) -> Basket:
+    edits = checked([(neuron, _within(neuron, value, model)) for neuron, value, _ in entries], model)
+    return Basket(edits, frozenset(neuron for neuron, _, muted in entries if muted), unit)
 
 
-def _within(item: Item, loaded: Loaded) -> float:
-    """Values are rounded in a link: the ends of a span may lie a thousandth outside."""
-    if item.neuron >= len(loaded.pack.neurons):
-        return item.value
-    span = span_of(loaded, item.neuron)
-    outside = not span.low - 0.001 <= item.value <= span.high + 0.001
-    return item.value if outside else min(max(item.value, span.low), span.high)
+def _within(neuron: int, value: float, model: LoadedModel) -> float:
+    """Moves a value into the neuron's range: values are rounded in a link, and may lie a thousandth outside."""
+    if neuron >= len(model.pack.neurons):
+        return value
+    span = range_of(model, neuron)
+    outside = not span.low - 0.001 <= value <= span.high + 0.001
+    return value if outside else min(max(value, span.low), span.high)
 
 
 def _whole(text: str, low: int, high: int) -> int | None:

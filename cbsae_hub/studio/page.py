@@ -10,16 +10,17 @@ from typing import Any
 
 import gradio as gr
 
-from cbsae_hub.studio.api import Api, described
-from cbsae_hub.studio.arrival import Asked
+from cbsae_hub.studio.api import Api, descriptions
 from cbsae_hub.studio.basket import changed, dock
 from cbsae_hub.studio.links import PARTS, TABS, Link, as_text, basket_of, basket_text, read
+from cbsae_hub.studio.server.address import AddressRequest
 from cbsae_hub.studio.server.blocks import Page
+from cbsae_hub.studio.server.concept_training import ConceptTraining
 from cbsae_hub.studio.server.experiments import ZERO_GPU
-from cbsae_hub.studio.server.loaded import Loaded
+from cbsae_hub.studio.server.model import LoadedModel
+from cbsae_hub.studio.server.refusal import kindly, warn
 from cbsae_hub.studio.server.serving import Serving
-from cbsae_hub.studio.server.visit import LOOKUP, RUNNING, TRAIN, WORK, Visit, beat, kindly, warn
-from cbsae_hub.studio.server.workshop import Workshop
+from cbsae_hub.studio.server.session import LOOKUP, RUNNING, TRAIN, WORK, SessionState, pulse
 from cbsae_hub.studio.tabs.find import FindTab
 from cbsae_hub.studio.tabs.inspect_image import InspectTab
 from cbsae_hub.studio.tabs.neuron import NeuronTab, number_label
@@ -30,7 +31,7 @@ from cbsae_hub.studio.tabs.steer_image import SteerImageTab
 from cbsae_hub.studio.tabs.steer_llava import SteerLlavaTab
 from cbsae_hub.studio.tabs.use_it import UseItTab
 from cbsae_hub.studio.view import html
-from cbsae_hub.studio.view.picture_box import preview
+from cbsae_hub.studio.view.image_box import preview
 from cbsae_hub.studio.view.style import CSS, THEME, script
 
 TITLE = "cbsae_hub: what does a vision model know?"
@@ -57,17 +58,17 @@ LAUNCH: dict[str, Any] = {
     "enable_monitoring": False,
     "share": False,
     "mcp_server": True,
-    "state_session_capacity": 300,  # what Gradio notes of visitors, 0.3 MB each; the page needs nothing of it
+    "state_session_capacity": 300,  # visitors that Gradio takes notes of, 0.3 MB each; the page needs none of it
 }
 
 
 def build(models: str | Path | Sequence[str | Path], llava: str | None = None, unclip: str | None = None) -> gr.Blocks:
-    """Builds the page; what it needs beside the first model's pack is loaded in the background.
+    """Builds the page; everything but the first model and its pack is loaded in the background.
 
     Args:
         models: Folder or Hub id of an SAE with a pack, or several: the first one is shown first.
-        llava: Folder or Hub id of the LLaVA that is steered; None for none.
-        unclip: Folder or Hub id of the Stable unCLIP that is steered; None for none.
+        llava: Folder or Hub id of the LLaVA to steer; None for none.
+        unclip: Folder or Hub id of the Stable unCLIP to steer; None for none.
 
     Raises:
         OSError: If the first model or its pack is missing or damaged.
@@ -89,17 +90,17 @@ class _Page:
 
     def __init__(self, serving: Serving):
         self.serving = serving
-        self.visit = visit = Visit(serving)
-        self.start, self.find, self.scores = StartTab(visit), FindTab(visit), ScoresTab(visit)
-        self.inspect, self.neuron = InspectTab(visit), NeuronTab(visit)
-        self.llava, self.draw = SteerLlavaTab(visit), SteerImageTab(visit)
-        self.own, self.use = OwnConceptsTab(visit, Workshop(serving)), UseItTab(visit, described())
+        self.session = session = SessionState(serving)
+        self.start, self.find, self.scores = StartTab(session), FindTab(session), ScoresTab(session)
+        self.inspect, self.neuron = InspectTab(session), NeuronTab(session)
+        self.llava, self.draw = SteerLlavaTab(session), SteerImageTab(session)
+        self.own, self.use = OwnConceptsTab(session, ConceptTraining(serving)), UseItTab(session, descriptions())
 
     def render(self, page: gr.Blocks) -> None:
         """Adds everything to the page that is being built."""
-        visit = self.visit
+        session = self.session
         with gr.Row(elem_id="top"):
-            gr.HTML(_HEADING, elem_id="heading")
+            gr.HTML(html.PIECES.heading(), elem_id="heading")
             self.model = gr.Dropdown(
                 list(self.serving.models),
                 value=self.serving.first.key,
@@ -108,68 +109,97 @@ class _Page:
                 min_width=200,
                 scale=0,
             )
-        self.about = gr.HTML(html.header(self.serving.first.pack), elem_id="about")
+        self.about = gr.HTML(html.about(self.serving.first.pack), elem_id="about")
         with gr.Tabs(elem_id="tabs") as self.tabs:
             for tab in TABS:
                 with gr.Tab(NAMES[tab], id=tab) as opened:
-                    gr.HTML(f"<h2>{NAMES[tab]}</h2>", elem_classes="cb-unseen")
+                    gr.HTML(html.PIECES.tab_heading(NAMES[tab]), elem_classes="cb-unseen")
                     getattr(self, tab).render()
                 if tab in RUNNING:
-                    opened.select(None, None, [visit.tab, visit.pulse], js=f"() => ['{tab}', String(Math.random())]")
+                    opened.select(
+                        None, None, [session.tab, session.pulse], js=f"() => ['{tab}', String(Math.random())]"
+                    )
                 else:
-                    opened.select(None, None, visit.tab, js=f"() => '{tab}'")
-        visit.dock.render()
-        acted = visit.dock.input(self._act, [visit.served, visit.tab, visit.basket, visit.unit],
-                                 [visit.basket, visit.unit, visit.dock, visit.pulse], **LOOKUP,
-                                 trigger_mode="multiple")  # fmt: skip
-        for answered in (acted.then, acted.failure):
-            answered(None, None, None, js="() => { window.cbAnswered(); return []; }")
+                    opened.select(None, None, session.tab, js=f"() => '{tab}'")
+        session.dock.render()
+        self._bind_basket()
         self._bind_address(page)
-        previews = [self.llava.picture.preview, self.draw.picture.preview]
-        for box in (self.llava.picture, self.draw.picture):
+        previews = [self.llava.image.preview, self.draw.image.preview]
+        for box in (self.llava.image, self.draw.image):
             box.bind(previews)
-        for inspected in self.inspect.inspected:
-            inspected.then(self._previews, [visit.served, visit.picture], previews, **LOOKUP)
-        seen = [visit.tab, visit.served, visit.basket]
-        gr.on([part.change for part in seen], self._code, seen, self.use.outputs, **LOOKUP, trigger_mode="always_last")
-        reaction = {
-            "inputs": [
-                visit.tab, visit.served, self.neuron.shown, self.llava.live, *self.llava.inputs,
-                self.draw.live, *self.draw.inputs,
-            ],
-            "outputs": [self.llava.answers, self.draw.grid, self.neuron.live],
-        }  # fmt: skip
-        changes = [visit.pulse.change, self.llava.settings.where.input, self.draw.settings.where.input]
-        gr.on(changes, self._react, **reaction, **WORK, trigger_mode="always_last")
-        asked = [visit.served, self.own.words, self.own.anyway]
-        trained = self.own.train.click(self.own.add, asked, self.own.trained, **TRAIN)
-        table = [self.scores.words, self.scores.sort]
-        grown = [self.about, self.neuron.number, *self.scores.outputs]
-        trained.then(self._adopt, [visit.served, *table], grown, **LOOKUP)
+        for event in self.inspect.events:
+            event.then(self._previews, [session.model, session.image], previews, **LOOKUP)
+        state = [session.tab, session.model, session.basket]
+        gr.on(
+            [part.change for part in state], self._code, state, self.use.outputs, **LOOKUP, trigger_mode="always_last"
+        )
+        self._bind_models()
         page.unload(self._leave)
         page.load(None, None, None, js=script("title"))
         page.load(None, None, None, js=script("keys"))
         Api(self.serving).publish()
 
+    def _bind_basket(self) -> None:
+        """Buttons of cards and of the basket change the basket, whatever tab is open."""
+        session = self.session
+        change = session.dock.input(self._act, [session.model, session.tab, session.basket, session.unit],
+                                   [session.basket, session.unit, session.dock, session.pulse], **LOOKUP,
+                                   trigger_mode="multiple")  # fmt: skip
+        for event in (change.then, change.failure):
+            event(None, None, None, js="() => { window.cbAnswered(); return []; }")
+
+    def _bind_models(self) -> None:
+        """The open tab runs what has changed; a training gives the page another model."""
+        session = self.session
+        changes = [session.pulse.change, self.llava.where.input, self.draw.where.input]
+        inputs = [
+            session.tab, session.model, self.neuron.neuron, self.llava.live, *self.llava.settings.values(),
+            self.draw.live, *self.draw.settings.values(),
+        ]  # fmt: skip
+        outputs = [self.llava.answers, self.draw.grid, self.neuron.live]
+        gr.on(changes, self._react, inputs, outputs, **WORK, trigger_mode="always_last")
+        wishes = [session.model, self.own.words, self.own.anyway]
+        training = self.own.train.click(self.own.add, wishes, self.own.training_outputs, **TRAIN)
+        table = [self.scores.words, self.scores.sort]
+        adopting = [self.about, self.neuron.number, *self.scores.outputs]
+        training.then(self._adopt, [session.model, *table], adopting, **LOOKUP)
+
     @kindly
-    def _act(self, event: gr.EventData, served: Any, tab: Any, basket: Any, unit: Any) -> list[Any]:
-        """What a button of a card or of the basket does to the basket."""
-        loaded = self.visit.loaded(served)
+    def _act(self, event: gr.EventData, key: Any, tab: Any, edits: Any, unit: Any) -> list[Any]:
+        """Changes the basket by a button of a card or of the basket."""
+        model = self.session.model_of(key)
         act, neuron, value = (getattr(event, name, None) for name in ("act", "neuron", "value"))
-        made = changed(basket_of(basket, loaded, unit), loaded, str(act), neuron, value)
-        return [basket_text(made), made.unit, dock(loaded, made), beat(tab)]
+        basket = changed(basket_of(edits, model, unit), model, str(act), neuron, value)
+        return [basket_text(basket), basket.unit, dock(model, basket), pulse(tab)]
 
     # --------------------------------------------------------------------------------------------- the address
 
     def _bind_address(self, page: gr.Blocks) -> None:
-        """The address follows what the page says, and the page what the address says: static/address.js."""
-        visit, tabs = self.visit, self._tabs
-        parts = {**visit.parts, **{key: part for tab in tabs for key, part in tab.parts.items()}}
-        said = [parts[key] for key in ("m", *PARTS)]
+        """The address follows the page, and the page follows the address: static/address.js."""
+        session, tabs = self.session, self._tabs
+        parts = {**session.parts, **{key: part for tab in tabs for key, part in tab.parts.items()}}
+        components = [parts[key] for key in ("m", *PARTS)]
         self.everything = [
-            visit.served, self.model, self.about, visit.basket, visit.unit, visit.aside, visit.dock, visit.picture,
-            self.tabs, visit.tab, *(component for tab in tabs for component in tab.outputs), visit.pulse,
+            session.model, self.model, self.about, session.basket, session.unit, session.aside, session.dock,
+            session.image, self.tabs, session.tab, *(component for tab in tabs for component in tab.outputs),
+            session.pulse,
         ]  # fmt: skip
+        page.load(None, components, None, js=f"(...values) => {{ {self._constants()}\n{script('address')} }}")
+        results = [
+            self.llava.answers, self.llava.strengths, self.draw.grid, self.find.verdict, self.own.report,
+            self.inspect.grid,
+        ]  # fmt: skip
+        changes = [component.change for component in (*components, *results)]
+        gr.on(changes, None, components, None, js="(...values) => { window.cbPage?.changed(values); return []; }")
+        choose = "(name, served) => { window.cbPage?.choose(name, served); return []; }"
+        self.model.change(None, [self.model, session.model], None, js=choose)
+        session.upload.change(None, [session.upload], None, js="(text) => { window.cbPage?.keep(text); return []; }")
+        arrival = session.dock.go(self._go, [session.model], self.everything, **LOOKUP, trigger_mode="multiple")
+        for event in (arrival.then, arrival.failure):
+            event(None, components, None, js="(...values) => { window.cbPage.arrived(values); return []; }")
+
+    def _constants(self) -> str:
+        """Returns the constants of static/address.js."""
         fields = [{"key": "m", "usual": self.serving.first.key}] + [
             {
                 "key": key,
@@ -183,100 +213,80 @@ class _Page:
         ]
         space = os.environ.get("SPACE_ID", "")
         names = {name: tab for tab, name in NAMES.items()}
-        told = (
+        return (
             f"const fields = {json.dumps(fields)}, tabs = {json.dumps(names)}, "
             f"space = {json.dumps(space and f'{SPACES}/{space}')};"
         )
-        page.load(None, said, None, js=f"(...values) => {{ {told}\n{script('address')} }}")
-        results = [
-            self.llava.answers, self.llava.swept, self.draw.grid, self.find.verdict, self.own.report, self.inspect.grid
-        ]  # fmt: skip
-        changes = [component.change for component in (*said, *results)]
-        gr.on(changes, None, said, None, js="(...values) => { window.cbPage?.changed(values); return []; }")
-        chosen = "(name, served) => { window.cbPage?.choose(name, served); return []; }"
-        self.model.change(None, [self.model, visit.served], None, js=chosen)
-        visit.kept.change(None, [visit.kept], None, js="(text) => { window.cbPage?.keep(text); return []; }")
-        gone = visit.dock.go(self._go, [visit.served], self.everything, **LOOKUP, trigger_mode="multiple")
-        for arrived in (gone.then, gone.failure):
-            arrived(None, said, None, js="(...values) => { window.cbPage.arrived(values); return []; }")
 
     @property
     def _tabs(self) -> list[Any]:
         return [self.start, self.find, self.inspect, self.neuron, self.llava, self.draw, self.scores, self.own]
 
     @kindly
-    def _go(self, event: gr.EventData, served: Any) -> list[Any]:
-        """What an address asks for: of all that the page shows, only what differs from it is touched."""
-        asked = Asked.of(event)
-        loaded, said = asked.model(self.serving)
-        pictures, left = asked.pictures(self.serving.pictures)
-        link, bad = read({**asked.says, **pictures}, loaded)
-        link = replace(link, **asked.brought)
-        problems = [*said, *left]
+    def _go(self, event: gr.EventData, key: Any) -> list[Any]:
+        """Shows the state of an address; of all that the page shows, only what differs from it is touched."""
+        request = AddressRequest.of(event)
+        model, of_model = request.model(self.serving)
+        texts, uploads, of_images = request.images(self.serving.pictures)
+        link, bad = read({**request.texts, **texts}, model)
+        link = replace(link, **uploads)
+        problems = [*of_model, *of_images]
         if bad:
             problems.append(f"Some of this link could not be read: {', '.join(sorted(bad))}.")
         for problem in problems:
             warn(problem, title="Link")
-        return self._restored(loaded, link, asked.changed | ({"m"} if loaded.key != served else set()))
+        return self._restored(model, link, request.keys | ({"m"} if model.key != key else set()))
 
-    def _restored(self, loaded: Loaded, link: Link, changed: set[str]) -> list[Any]:
-        """All of the page as a link says, where that has changed."""
+    def _restored(self, model: LoadedModel, link: Link, keys: set[str]) -> list[Any]:
+        """Returns values of all components for a link; those without a part among ``keys`` stay as they are."""
 
-        def if_changed(keys: str, *values: Any) -> list[Any]:
-            return list(values) if changed & set(keys.split()) else [gr.skip()] * len(values)
+        def if_changed(parts: str, *values: Any) -> list[Any]:
+            return list(values) if keys & set(parts.split()) else [gr.skip()] * len(values)
 
-        new = "m" in changed
+        new = "m" in keys
         values = [
-            *if_changed("m", loaded.key, loaded.name, html.header(loaded.pack, loaded.own)),
+            *if_changed("m", model.key, model.name, html.about(model.pack, model.own)),
             *if_changed("m b unit", basket_text(link.basket), link.basket.unit),
             *if_changed("aside", link.aside),
-            *if_changed("m b unit", dock(loaded, link.basket)),
-            *if_changed("m pic", link.picture),
+            *if_changed("m b unit", dock(model, link.basket)),
+            *if_changed("m pic", link.image),
             *if_changed("tab", gr.Tabs(selected=link.tab), link.tab),
         ]
         for tab in self._tabs:
-            touched = changed & {"m", *tab.parts}
-            values += tab.restore(loaded, link, new) if touched else [gr.skip()] * len(tab.outputs)
-        return [*values, beat(link.tab)]
+            values += tab.restore(model, link, new) if keys & {"m", *tab.parts} else [gr.skip()] * len(tab.outputs)
+        return [*values, pulse(link.tab)]
 
     # ------------------------------------------------------------------------------------------------ the rest
 
     @kindly
-    def _code(self, request: gr.Request, tab: Any, served: Any, basket: Any) -> list[Any]:
-        """Code for what is on screen, when somebody looks at it."""
-        return self.use.show(request, served, basket) if tab == "use" else [gr.skip()] * len(self.use.outputs)
+    def _code(self, request: gr.Request, tab: Any, key: Any, edits: Any) -> list[Any]:
+        """Returns code for what is on screen, when somebody looks at it."""
+        return self.use.show(request, key, edits) if tab == "use" else [gr.skip()] * len(self.use.outputs)
 
     @kindly
-    def _react(self, request: gr.Request, tab: Any, served: Any, neuron: Any, *settings: Any) -> Iterator[list[Any]]:
+    def _react(self, request: gr.Request, tab: Any, key: Any, neuron: Any, *values: Any) -> Iterator[list[Any]]:
         """Runs what the open tab shows, after something has changed."""
-        asked, drawn = settings[: len(self.llava.inputs) + 1], settings[len(self.llava.inputs) + 1 :]
-        quiet = gr.skip()
+        count = len(self.llava.settings) + 1
+        unchanged = gr.skip()
         if tab == "neuron":
-            yield [quiet, quiet, self.neuron.alone(served, neuron)]
+            yield [unchanged, unchanged, self.neuron.alone(key, neuron)]
         elif tab == "llava":
-            yield [self.llava.ask_again(request, *asked), quiet, quiet]
+            yield [self.llava.ask_again(request, *values[:count]), unchanged, unchanged]
         elif tab == "draw":
-            for grid in self.draw.draw_again(request, *drawn):
-                yield [quiet, grid, quiet]
+            for grid in self.draw.draw_again(request, *values[count:]):
+                yield [unchanged, grid, unchanged]
 
     @kindly
-    def _previews(self, served: Any, picture: Any) -> list[str]:
-        shown = preview(self.visit, self.visit.loaded(served).pack, picture)
-        return [shown, shown]
+    def _previews(self, key: Any, image: Any) -> list[str]:
+        return [preview(self.session, self.session.model_of(key).pack, image)] * 2
 
     @kindly
-    def _adopt(self, served: Any, named: Any, sort: Any) -> list[Any]:
+    def _adopt(self, key: Any, words: Any, sort: Any) -> list[Any]:
         """Shows that the model has the visitor's concepts now."""
-        loaded = self.visit.loaded(served)
-        link, _ = read({"named": as_text("named", named), "sort": as_text("sort", sort)}, loaded)
-        number = gr.Number(label=number_label(loaded))
-        return [html.header(loaded.pack, loaded.own), number, *self.scores.restore(loaded, link, True)]
+        model = self.session.model_of(key)
+        link, _ = read({"named": as_text("named", words), "sort": as_text("sort", sort)}, model)
+        number = gr.Number(label=number_label(model))
+        return [html.about(model.pack, model.own), number, *self.scores.restore(model, link, True)]
 
     def _leave(self, request: gr.Request) -> None:
         self.serving.jobs.stop(request.session_hash)
-
-
-_HEADING = (
-    '<header class="cb-header"><h1>What does a vision model know?</h1><p>Look its neurons up, see where they fire, set '
-    "them, and hear and see what changes.</p></header>"
-)

@@ -102,11 +102,6 @@ def test_facts_leave_out_what_is_empty_and_indent_lines():
     assert text == "a       x\n        y\nlonger  3"
 
 
-def test_numbers_are_short():
-    shown = [output.number(value) for value in (None, 2048, 2048.0, 1.0, 0.12345, -3.5)]
-    assert shown == ["", "2,048", "2,048", "1.000", "0.123", "-3.500"]
-
-
 def python(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
 
@@ -119,6 +114,15 @@ def test_help_loads_nothing_heavy(arguments):
         "print([m for m in ('torch', 'transformers', 'gradio', 'pandas', 'huggingface_hub') if m in sys.modules])"
     )
     assert loaded.splitlines()[-1] == "[]"
+
+
+def test_find_reads_a_pack_without_waiting_for_what_computes():
+    loaded = python(
+        "import sys\nfrom cbsae_hub.cli.app import app\n"
+        "try: app(['find', 'hub/emoji-sae', 'cat'])\nexcept SystemExit: pass\n"
+        "print([m for m in ('torch', 'transformers', 'datasets', 'scipy', 'gradio') if m in sys.modules])"
+    )
+    assert loaded.startswith("cat: strong") and loaded.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize("name", ["نامه‌ای", "क्‍ष", "👨‍👩‍👧", "🏴󠁧󠁢󠁥󠁮󠁧󠁿", "\U0001fae9", "❤️"])

@@ -1,6 +1,7 @@
 """SAEs of every format, with and without normalised tokens, through the package: pack, page, steering, a bottleneck."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.scoring import NeuronScorer, Truth
 from cbsae_hub.scoring.scorer import explained_encoder
 from cbsae_hub.steering import Edit, Steering, apply
-from cbsae_hub.studio.server.loaded import Loaded
+from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.trainers.cbsae.trainer import add_concepts
 from cbsae_hub.trainers.config import CBSAETrainConfig
 
@@ -69,7 +70,7 @@ def test_an_imported_sae_goes_all_the_way(hub, theirs):
     assert pack.neurons[neuron].max == pytest.approx(z[..., neuron].max().item(), rel=1e-3)
 
     # the page
-    loaded = Loaded(folder)
+    loaded = LoadedModel(folder)
     assert loaded.sae.imported_from == sae.imported_from
     assert len(Pack.from_pretrained(folder).neurons[neuron].names) > 0
     seen = loaded.inspect(PICTURES[0]["image"])
@@ -111,6 +112,6 @@ def test_a_bottleneck_is_trained_beside_it(hub, theirs, tmp_path):
 def test_without_an_encoder_it_is_said_what_is_missing(hub, theirs):
     golden, folder = theirs
     sae = cbsae_hub.load(golden.path, encoder_id="me/encoder", layer=1)
-    sae.tokens = None
+    sae.provenance = replace(sae.provenance, tokens=None)
     with pytest.raises(ValueError, match=r"load it with tokens=\.\.\."):
         explained_encoder(sae, beside=folder)

@@ -27,7 +27,6 @@ from cbsae_hub.metrics import monosemanticity_score
 from cbsae_hub.steering import LlavaSteerer
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "training"))  # where scripts find each other, before packages of the same names
 
 
 @pytest.fixture(scope="module")
@@ -348,6 +347,6 @@ def test_two_processes_score_as_one(workplace):
 def test_a_recipe_without_its_section_is_explained(tmp_path, script, section):
     (tmp_path / "other.yaml").write_text("other: {}\n")
     command = typer.Typer()
-    command.command()(import_module(script).main)
+    command.command()(import_module(f"training.{script}").main)
     done = CliRunner().invoke(command, ["--recipe", str(tmp_path / "other.yaml")], env={"COLUMNS": "1000"})
     assert done.exit_code == 2 and f"has no section '{section}'; it has other" in done.output

@@ -1,7 +1,6 @@
 """Everything that is shipped goes to a Hub over HTTP, stops in the middle, goes on, and is loaded back."""
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,12 +13,10 @@ from typer.testing import CliRunner
 from cbsae_hub import CBSAE, SAE, Pack, VisionEncoder
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.models import folder_revision
-from cbsae_hub.studio.server.loaded import Loaded
+from cbsae_hub.studio.server.model import LoadedModel
+from training import publish
 
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "training"))  # where scripts find each other
-
-import publish  # noqa: E402
 
 NAMES = ("clip", "judge", "teacher", "dino", "llava", "unclip", "sae", "cbsae")
 MODELS = {f"emoji-{name}" for name in NAMES}
@@ -111,7 +108,7 @@ def load_everything():
     )
     expected = ClipLike.from_pretrained(local / "emoji-judge").embed_texts(["pizza"])
     torch.testing.assert_close(judge.embed_texts(["pizza"]), expected, rtol=0, atol=0)
-    loaded = Loaded("lab/emoji-cbsae")
+    loaded = LoadedModel("lab/emoji-cbsae")
     assert isinstance(loaded.sae, CBSAE) and loaded.inspect(picture).explained > 0 and loaded.evaluation
 
 

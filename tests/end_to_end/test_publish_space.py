@@ -19,14 +19,11 @@ from packaging.requirements import Requirement
 from PIL import Image
 from typer.testing import CliRunner
 
-from cbsae_hub.studio.server.loaded import Loaded
+import app as page
+from cbsae_hub.studio.server.model import LoadedModel
+from training import publish, space_folder
 
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "training"))  # where scripts find each other
-
-import app as page  # noqa: E402
-import publish  # noqa: E402
-import space_folder  # noqa: E402
 
 SHIPPED = {
     "emoji-cbsae", "emoji-sae", "emoji-clip", "emoji-judge", "emoji-teacher", "emoji-images", "emoji-llava",
@@ -157,9 +154,9 @@ def test_folders_bring_their_neighbours_and_no_leftovers(tmp_path, own_hub, monk
     monkeypatch.chdir(space)
     shutil.rmtree(own_hub)
     monkeypatch.setattr(
-        "cbsae_hub.studio.server.loaded.download", lambda *_: pytest.fail("the Hub was asked about a folder")
+        "cbsae_hub.studio.server.model.download", lambda *_: pytest.fail("the Hub was asked about a folder")
     )
-    loaded = Loaded("hub/mine")
+    loaded = LoadedModel("hub/mine")
     assert loaded.inspect(Image.new("RGB", (64, 64), "white")).shown and loaded.judge and loaded.evaluation == {}
 
 

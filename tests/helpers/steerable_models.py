@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
+import pandas as pd
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -34,6 +35,7 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from cbsae_hub.models import CBSAE, SAE
+from cbsae_hub.neurons.pack import NEURON_COLUMNS, NeuronTable
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<image>"]
 LETTERS = [chr(code) for code in range(32, 127)]
@@ -178,6 +180,19 @@ def cbsae_for(d_in: int = VISION["hidden_size"], layer: int | None = 2, **settin
     settings = {"cb_k": 2, "names": names, "seed": 0} | settings
     sae = sae_for(d_in, layer, 64)
     return CBSAE.from_sae(sae, range(0, 64, 2), ["pizza", "red", "left", "night"], **settings).eval()
+
+
+NAMES = ["pizza", "striped fur", "pizza", None, "zebra crossing", *[None] * 27]
+
+
+def table(names: list[str | None], p99: float = 1.0) -> NeuronTable:
+    """Neurons of :func:`sae_for` with these first names, of which the later have the better scores."""
+    rows = [
+        {"neuron": n, "name": name, "names": [name, "second name"] if name else [], "null_percentile": 0.5}
+        | {"scores": [float(n), 0.0] if name else [], "p99": p99 * (n + 1)}
+        for n, name in enumerate(names)
+    ]
+    return NeuronTable(pd.DataFrame(rows).reindex(columns=list(NEURON_COLUMNS)))
 
 
 class Bottleneck(torch.nn.Module):

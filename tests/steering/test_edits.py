@@ -3,17 +3,15 @@
 import math
 from dataclasses import replace
 
-import pandas as pd
 import pytest
 import torch
-from steerable_models import Bottleneck, cbsae_for, edited_by_hand, sae_for
+from steerable_models import NAMES, Bottleneck, cbsae_for, edited_by_hand, sae_for, table
 from torch.testing import assert_close
 
 from cbsae_hub import CBSAE, SAE
-from cbsae_hub.neurons.table import NEURON_COLUMNS, NeuronTable
 from cbsae_hub.steering import DiffMean, Edit, RandomDirection, Steering, apply, resolve
 from cbsae_hub.steering.edits import steer
-from cbsae_hub.steering.latents import RawNeurons, neuron_count
+from cbsae_hub.steering.latents import RawNeurons
 
 EDITS = [(3, 2.5, "set"), (7, -1.5, "add"), (0, 3.0, "scale"), (30, -4.0, "set")]
 OF_CONCEPTS = [(33, 0.9, "set"), (35, -9.0, "set"), (32, 1.5, "add"), (34, -2.0, "scale")]
@@ -117,18 +115,18 @@ def test_own_value_reproduces_the_reconstruction(v):
 @pytest.mark.parametrize("edit", [Edit(3, 0.0, "add"), Edit(-1, 1.0, "scale")])
 def test_strength_zero_with_the_error_kept_is_the_identity(v, kind, dtype, edit):
     v, sae = v.to(dtype), model(kind)
-    edit = replace(edit, neuron=edit.neuron % neuron_count(sae))  # the last one: of a bottleneck, a concept
-    steered = steer(Steering([edit], keep_error=True), v, sae)
+    edit = replace(edit, neuron=edit.neuron % sae.d_latent)  # the last one: of a bottleneck, a concept
+    steered = steer([Steering([edit], keep_error=True)] * len(v), v, sae)
     assert steered.activations.dtype == dtype and torch.equal(steered.activations, v)
-    assert not steered.asked.any()
+    assert not steered.changes.any()
 
 
 @torch.no_grad()
 def test_asked_says_where_a_latent_changes(v):
     sae = sae_for()
-    asked = steer(Steering([Edit(3, 0.0)], keep_error=True), v, sae).asked
-    assert torch.equal(asked, sae.encode(v)[..., 3] != 0) and asked.any() and not asked.all()
-    assert steer(Steering([], tokens="cls"), v, sae).asked.sum(1).tolist() == [1, 1, 1]
+    changes = steer([Steering([Edit(3, 0.0)], keep_error=True)] * len(v), v, sae).changes
+    assert torch.equal(changes, sae.encode(v)[..., 3] != 0) and changes.any() and not changes.all()
+    assert steer([Steering([], tokens="cls")] * len(v), v, sae).changes.sum(1).tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -196,18 +194,6 @@ def test_random_direction_is_as_long_as_what_it_controls(v, isolate):
 
 
 # ------------------------------------------------------------------------------------------ names and units
-
-
-def table(names, p99=1.0):
-    rows = [
-        {"neuron": n, "name": name, "names": [name, "second name"] if name else [], "null_percentile": 0.5}
-        | {"scores": [float(n), 0.0] if name else [], "p99": p99 * (n + 1)}
-        for n, name in enumerate(names)
-    ]
-    return NeuronTable(pd.DataFrame(rows).reindex(columns=list(NEURON_COLUMNS)))
-
-
-NAMES = ["pizza", "striped fur", "pizza", None, "zebra crossing", *[None] * 27]
 
 
 def neuron_of(name, sae=None, names=NAMES):

@@ -1,7 +1,6 @@
 """Insertion and suppression against one call of generate for each answer, and percentages counted by hand."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -282,9 +281,8 @@ def test_edits_without_effect_are_errors():
 
 
 @pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "training"))
-    from insertion import main
+def script():
+    from training.insertion import main
 
     app = typer.Typer()
     app.command()(main)

@@ -7,7 +7,8 @@ from urllib.parse import parse_qsl, urlencode
 import pytest
 
 from cbsae_hub.scoring.first_words import ONE_WORD
-from cbsae_hub.studio.basket import UNITS, BadBasket, Basket, Item, span_of
+from cbsae_hub.steering import Edit
+from cbsae_hub.studio.basket import UNITS, Basket, range_of
 from cbsae_hub.studio.links import (
     HOW,
     OPS,
@@ -23,6 +24,7 @@ from cbsae_hub.studio.links import (
     split_secret,
     texts,
 )  # fmt: skip
+from cbsae_hub.studio.server.refusal import Refused
 
 
 def parameters(query):
@@ -34,21 +36,21 @@ def test_what_is_written_is_read_again(shipped):
     pictures = ["white", *(f"s{image}" for image in rng.sample(shipped.pack.image_ids(), 9))]
     for _ in range(200):
         neurons = rng.sample(range(len(shipped.pack.neurons)), rng.randint(0, 5))
-        spans = [span_of(shipped, neuron) for neuron in neurons]
-        items = tuple(
-            Item(neuron, round(rng.uniform(span.low, span.high), 3), rng.random() < 0.3)
-            for neuron, span in zip(neurons, spans)
-        )
+        spans = [range_of(shipped, neuron) for neuron in neurons]
+        edits = tuple(Edit(neuron, round(rng.uniform(span.low, span.high), 3)) for neuron, span in zip(neurons, spans))
+        muted = frozenset(neuron for neuron in neurons if rng.random() < 0.3)
         values = {
-            "tab": TABS, "query": ["", "pizza", "a & b = c? <x> ü"], "found": [None, 0, 1256], "heat": [True, False],
-            "neuron": [None, 0, 1256], "basket": [Basket(items, rng.choice(UNITS))],
-            "aside": ["", "emoji-sae=3:1.000!"], "picture": pictures, "seen": [None, *pictures],
-            "fires": [None, 7], "patch": [None, 0, 63],
-            "dense": [True, False], "question": ["", ONE_WORD, "What is it? Say & why + how."],
-            "word": ["", "pizza slice"], "alone": [True, False], "op": OPS, "keep": [True, False],
+            "tab": TABS, "query": ["", "pizza", "a & b = c? <x> ü"], "match": [None, 0, 1256],
+            "show_heat": [True, False],
+            "neuron": [None, 0, 1256], "basket": [Basket(edits, muted, rng.choice(UNITS))],
+            "aside": ["", "emoji-sae=3:1.000!"], "image": pictures,
+            "inspected_image": [None, *pictures],
+            "firing_neuron": [None, 7], "patch": [None, 0, 63],
+            "hide_dense": [True, False], "question": ["", ONE_WORD, "What is it? Say & why + how."],
+            "word": ["", "pizza slice"], "alone": [True, False], "op": OPS, "keep_error": [True, False],
             "live": [True, False], "draw_word": [None, "", "sun"], "draw_alone": [None, True, False],
-            "draw_op": [None, *OPS], "draw_keep": [None, True, False], "draw_live": [True, False],
-            "seeds": [1, 2, 4], "seed": [0, 2**31 - 1], "steps": [5, 20, 30], "named": ["", "moose"],
+            "draw_op": [None, *OPS], "draw_keep_error": [None, True, False], "draw_live": [True, False],
+            "seeds": [1, 2, 4], "seed": [0, 2**31 - 1], "steps": [5, 20, 30], "name_filter": ["", "moose"],
             "sort": list(SORTS.values()), "words": ["", "pinata\nchess piece, zeppelin"],
             "anyway": [True, False],
         }  # fmt: skip
@@ -58,14 +60,14 @@ def test_what_is_written_is_read_again(shipped):
 
 
 def test_the_basket_of_the_page_is_that_of_the_address(shipped):
-    basket = Basket((Item(12, -10.0, True), Item(275, 50.0)), "absolute")
+    basket = Basket((Edit(12, -10.0), Edit(275, 50.0)), frozenset({12}), "absolute")
     assert basket_text(basket) == "12:-10.000!,275:50.000"
     assert basket_of(basket_text(basket), shipped, "absolute") == basket
     assert basket_of("", shipped) == basket_of(None, shipped) == Basket()
     for text in ("x", "3:50,3:50", "3:nan", "9999999:1", "3:101", ",", 7, [], {}, "1:1," * 9 + "1:1", "٣:1"):
-        with pytest.raises(BadBasket):
+        with pytest.raises(Refused):
             basket_of(text, shipped)
-    with pytest.raises(BadBasket):
+    with pytest.raises(Refused):
         basket_of("3:50", shipped, "miles")
 
 
@@ -77,13 +79,13 @@ def test_a_fault_that_two_parts_have_in_common_is_told_once(shipped):
 
 def test_neurons_that_only_somebody_else_has_are_left_out_and_told(shipped):
     link, bad = read({"b": f"275:50,{len(shipped.pack.neurons)}:20"}, shipped)
-    assert [item.neuron for item in link.basket.items] == [275] and bad == ["b"]
+    assert [edit.neuron for edit in link.basket.edits] == [275] and bad == ["b"]
 
 
 def test_a_setting_says_all_of_its_tab_and_nothing_of_others(shipped):
-    basket = Basket((Item(275, 50.0),))
+    basket = Basket((Edit(275, 50.0),))
     for tab, wanted in (("llava", "ask"), ("draw", "seeds"), ("find", "q"), ("inspect", "seen"), ("neuron", "neuron")):
-        said = setting(Link(tab=tab, basket=basket, picture="s1", question="Why?", query="sun", neuron=3))
+        said = setting(Link(tab=tab, basket=basket, image="s1", question="Why?", query="sun", neuron=3))
         assert said["tab"] == tab and said[wanted]
         assert ("b" in said) == (tab in ("llava", "draw")) and "words" not in said and "sort" not in said
     assert setting(Link(tab="draw"))["draw.alone"] == "0"
@@ -101,8 +103,8 @@ def test_secrets_are_told_from_what_everybody_may_know():
 
 def test_ends_of_a_span_survive_rounding(shipped):
     for neuron in range(0, 1257, 100):
-        span = span_of(shipped, neuron)
-        (found,) = basket_of(basket_text(Basket((Item(neuron, span.high),))), shipped).items
+        span = range_of(shipped, neuron)
+        (found,) = basket_of(basket_text(Basket((Edit(neuron, span.high),))), shipped).edits
         assert found.value == pytest.approx(span.high, abs=1e-3) and found.value <= span.high
 
 

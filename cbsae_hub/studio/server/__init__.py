@@ -1,1 +1,1 @@
-"""What is loaded and who is served."""
+"""The models of the page, the experiments with them, and the sessions of visitors."""

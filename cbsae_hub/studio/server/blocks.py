@@ -1,4 +1,4 @@
-"""Gradio's page with what it lacks: a gate before it, defaults for calls by plain HTTP, and JSON for assistants."""
+"""Gradio's page with a gate before it, defaults for calls by plain HTTP, and JSON for assistants."""
 
 import inspect
 import json
@@ -8,9 +8,8 @@ from typing import Any
 import gradio as gr
 from mcp.types import ImageContent, TextContent
 
-from cbsae_hub.studio.server import downloads
+from cbsae_hub.studio.server import downloads, refusal
 from cbsae_hub.studio.server.gate import MIDDLEWARE
-from cbsae_hub.studio.server.visit import refusal
 
 _PICTURE = re.compile(r"data:(image/\w+);base64,(.+)")
 
@@ -18,15 +17,17 @@ _PICTURE = re.compile(r"data:(image/\w+);base64,(.+)")
 class Page(gr.Blocks):
     """A page that is never served without its gate."""
 
-    def launch(self, *given: Any, **options: Any) -> Any:
+    def launch(self, *arguments: Any, **options: Any) -> Any:
         """Serves the page, see :meth:`gradio.Blocks.launch`."""
-        return super().launch(*given, app_kwargs={"middleware": [*MIDDLEWARE], "routes": [downloads.ROUTE]}, **options)
+        return super().launch(
+            *arguments, app_kwargs={"middleware": [*MIDDLEWARE], "routes": [downloads.ROUTE]}, **options
+        )
 
-    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *given: Any, **named: Any) -> list[Any]:
-        """The arguments of a handler; public endpoints may be called without those that have a default."""
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *arguments: Any, **options: Any) -> list[Any]:
+        """Returns the arguments of a handler; public endpoints may be called without those that have a default."""
         if block_fn.api_visibility == "public":
             inputs = complete(block_fn.api_name, block_fn.fn, inputs)
-        return await super().preprocess_data(block_fn, inputs, *given, **named)
+        return await super().preprocess_data(block_fn, inputs, *arguments, **options)
 
     @property
     def mcp_server_obj(self) -> Any:
@@ -40,42 +41,42 @@ class Page(gr.Blocks):
         self._mcp_server = server
 
 
-def complete(name: str, endpoint: Any, given: list[Any]) -> list[Any]:
-    """The arguments of an endpoint, with defaults for the last ones.
+def complete(name: str, endpoint: Any, arguments: list[Any]) -> list[Any]:
+    """Returns the arguments of an endpoint, with defaults for the last ones.
 
     Args:
-        name: Of the endpoint.
+        name: Name of the endpoint.
         endpoint: The function.
-        given: Its first arguments.
+        arguments: Its first arguments.
 
     Raises:
         gradio.Error: If there are too many, or one without a default is missing.
     """
     parameters = list(inspect.signature(endpoint).parameters.values())
-    rest = [parameter.default for parameter in parameters[len(given) :]]
-    if inspect.Parameter.empty in rest or len(given) > len(parameters):
-        wanted = [p.name if p.default is p.empty else f"{p.name} = {json.dumps(p.default)}" for p in parameters]
-        raise refusal(f"{name} takes {', '.join(wanted)}, in this order; it was given {len(given)} of them.")
-    return [*given, *rest]
+    rest = [parameter.default for parameter in parameters[len(arguments) :]]
+    if inspect.Parameter.empty in rest or len(arguments) > len(parameters):
+        names = [p.name if p.default is p.empty else f"{p.name} = {json.dumps(p.default)}" for p in parameters]
+        raise refusal.error(f"{name} takes {', '.join(names)}, in this order; it was given {len(arguments)} of them.")
+    return [*arguments, *rest]
 
 
 def contents(outputs: list[Any]) -> list[TextContent | ImageContent]:
-    """What an assistant gets: answers as JSON, in which pictures are named, and the pictures themselves.
+    """Returns the answer to an assistant: JSON, in which pictures are named, and the pictures themselves.
 
     Args:
-        outputs: Of an endpoint; pictures are data addresses.
+        outputs: Outputs of an endpoint; pictures are data addresses.
     """
     pictures: list[ImageContent] = []
 
-    def named(value: Any) -> Any:
+    def with_names(value: Any) -> Any:
         if isinstance(value, dict):
-            return {name: named(part) for name, part in value.items()}
+            return {name: with_names(part) for name, part in value.items()}
         if isinstance(value, list):
-            return [named(part) for part in value]
+            return [with_names(part) for part in value]
         if isinstance(value, str) and (match := _PICTURE.fullmatch(value)):
             pictures.append(ImageContent(type="image", data=match[2], mimeType=match[1]))
             return f"image {len(pictures)}"
         return value
 
-    texts = [TextContent(type="text", text=json.dumps(named(output), ensure_ascii=False)) for output in outputs]
+    texts = [TextContent(type="text", text=json.dumps(with_names(output), ensure_ascii=False)) for output in outputs]
     return [*texts, *pictures]

@@ -15,25 +15,25 @@ from starlette.routing import Route
 
 @cache
 def folder() -> Path:
-    """The folder, one a process."""
-    made = Path(tempfile.mkdtemp(prefix="cbsae-page-")).resolve()
-    atexit.register(shutil.rmtree, made, ignore_errors=True)
-    return made
+    """Returns the folder, one a process."""
+    path = Path(tempfile.mkdtemp(prefix="cbsae-page-")).resolve()
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
 
 
 def served(key: str) -> Path:
-    """A folder whose files can be had by who knows its key, see :func:`address`.
+    """Returns a folder whose files can be had by who knows its key, see :func:`address`.
 
     Args:
-        key: What stands for it in an address.
+        key: Text for it in an address.
     """
-    made = folder() / "served" / key.replace("/", "--")
-    made.mkdir(parents=True, exist_ok=True)
-    return made
+    path = folder() / "served" / key.replace("/", "--")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def address(file: Path) -> str:
-    """Where a file of a folder of :func:`served` can be had, seen from the page."""
+    """Returns the address of a file of a folder of :func:`served`, relative to the page."""
     return f"download/{quote(file.parent.name)}/{quote(file.name)}"
 
 

@@ -1,4 +1,4 @@
-"""What stands before Gradio: which routes are open, which files a request may name, and the headers of every answer."""
+"""The gate before Gradio: open routes, files that a request may name, and the headers of every answer."""
 
 import json
 import logging
@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import JSONResponse
@@ -39,26 +40,13 @@ HEADERS = {
 }
 
 
-class Refused(Exception):
-    """A request that Gradio does not get to see.
-
-    Args:
-        status: Of HTTP.
-        message: For who sent it.
-    """
-
-    def __init__(self, status: int, message: str):
-        super().__init__(message)
-        self.status = status
-
-
 class Gate:
     """Lets through what the page is for. Gradio reads the very JSON that was checked here.
 
     Gradio downloads any file whose address is in an argument, before a handler can look at it.
 
     Args:
-        app: What is behind it.
+        app: The app behind the gate.
     """
 
     def __init__(self, app: ASGIApp):
@@ -79,33 +67,33 @@ class Gate:
 
         try:
             scope, receive = await _checked(scope, receive)
-        except Refused as refused:
-            logger.info("refused %s %s: %s", scope["method"], scope["path"][:200], refused)
-            answer = JSONResponse({"detail": str(refused)}, refused.status)
-            await answer(scope, receive, send_with_headers)
+        except HTTPException as refusal:
+            logger.info("refused %s %s: %s", scope["method"], scope["path"][:200], refusal.detail)
+            response = JSONResponse({"detail": refusal.detail}, refusal.status_code)
+            await response(scope, receive, send_with_headers)
             return
         await self.app(scope, receive, send_with_headers)
 
 
 async def _checked(scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
-    """The request as Gradio may have it.
+    """Returns the request as Gradio may have it.
 
     Raises:
-        Refused: If it may not.
+        HTTPException: If it may not.
     """
     path = scope["path"].removeprefix(scope.get("root_path", ""))
-    known = scope["app"].get_blocks().temp_file_sets  # what was uploaded to this server, or shown by it
+    own_files = scope["app"].get_blocks().temp_file_sets  # uploaded to this server, or shown by it
     if file := _FILE.fullmatch(path):
-        if not _is_known(file[1], known):
-            raise Refused(403, "This is no file of this page.")
+        if not _is_own(file[1], own_files):
+            raise HTTPException(403, "This is no file of this page.")
         return scope, receive
     if not _OPEN.fullmatch(path):
-        raise Refused(404, "There is nothing here.")
+        raise HTTPException(404, "There is nothing here.")
     if scope["method"] in ("GET", "HEAD", "OPTIONS") or path.rstrip("/") == _UPLOAD:
         return scope, receive
     body = await _read(receive)
     if body:
-        body = _without_foreign_files(body, known)
+        body = _without_foreign_files(body, own_files)
     headers = [
         (name, value) for name, value in scope["headers"] if name not in (b"content-length", b"transfer-encoding")
     ]
@@ -113,20 +101,20 @@ async def _checked(scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
 
 
 async def _read(receive: Receive) -> bytes:
-    """A whole body, if it is of a size that anybody needs."""
+    """Reads a whole body, if it is of a size that anybody needs."""
     parts, size, more = [], 0, True
     while more:
         message = await receive()
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > MAX_BODY:
-            raise Refused(413, f"This request is larger than {MAX_BODY // 1_000_000} MB.")
+            raise HTTPException(413, f"This request is larger than {MAX_BODY // 1_000_000} MB.")
         more = message.get("more_body", False)
     return b"".join(parts)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """What gives a body that was read already, and then whatever comes after it."""
+    """Returns a function that gives a body that was read already, and then whatever comes after it."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replayed() -> Message:
@@ -135,25 +123,25 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replayed
 
 
-def _without_foreign_files(body: bytes, known: list[set[str]]) -> bytes:
-    """JSON as it was sent, but without addresses beside the paths of files; all paths are of files of this server."""
+def _without_foreign_files(body: bytes, own_files: list[set[str]]) -> bytes:
+    """Returns JSON without addresses beside the paths of files; all paths must be of files of this server."""
 
     def checked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if found.keys() & {"path", "url"}:
-            if not all(_is_known(value, known) for name, value in pairs if name == "path") or "path" not in found:
-                raise Refused(403, "A file has to be uploaded to this page first; addresses are never fetched.")
-            found.pop("url", None)  # Gradio makes it again of the path
-        return found
+        entries = dict(pairs)
+        if entries.keys() & {"path", "url"}:
+            if not all(_is_own(value, own_files) for name, value in pairs if name == "path") or "path" not in entries:
+                raise HTTPException(403, "A file has to be uploaded to this page first; addresses are never fetched.")
+            entries.pop("url", None)  # Gradio makes it again of the path
+        return entries
 
     try:
         return json.dumps(json.loads(body, object_pairs_hook=checked), ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:  # also halves of letters, which no model can read
-        raise Refused(400, "This is not JSON, or its texts are none.") from error
+        raise HTTPException(400, "This is not JSON, or its texts are none.") from error
 
 
-def _is_known(path: Any, known: list[set[str]]) -> bool:
-    return isinstance(path, str) and any(path in files for files in known)
+def _is_own(path: Any, own_files: list[set[str]]) -> bool:
+    return isinstance(path, str) and any(path in files for files in own_files)
 
 
 # The HTML of the page has no name with an ending, by which Gradio decides what it compresses.

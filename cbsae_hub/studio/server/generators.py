@@ -12,23 +12,24 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from cbsae_hub.models import resolve_id
 from cbsae_hub.neurons.pack import Pack
 from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
+from cbsae_hub.studio.server.refusal import Refused
 
 logger = logging.getLogger(__name__)
 
 MAX_CPU_BYTES = 3 * 2**30  # of weights that are run without a GPU: beyond, an answer takes minutes
 
 
-class Unavailable(Exception):
-    """A model that cannot be run here; the message says why, for the page's user."""
+class Unavailable(Refused):
+    """A model that cannot be run here; the steering tabs show stored answers instead."""
 
 
 class Generators:
-    """What the page steers.
+    """The LLaVA and the unCLIP that the page steers.
 
     Args:
         llava: Folder or Hub id of a LLaVA; None for none.
         unclip: Folder or Hub id of a Stable unCLIP pipeline; None for none.
-        device: Where they run; default a GPU, if there is one.
+        device: Device of both; default a GPU, if there is one.
     """
 
     def __init__(self, llava: str | None = None, unclip: str | None = None, device: str | None = None):
@@ -39,7 +40,7 @@ class Generators:
         self._lock = threading.Lock()
 
     def llava(self, sae: Any, pack: Pack, beside: str) -> LlavaSteerer:
-        """LLaVA with an SAE; its weights are shared by all SAEs.
+        """Returns LLaVA with an SAE; all SAEs share its weights.
 
         Raises:
             Unavailable: If none was given, it cannot be loaded or carried, or the SAE does not fit.
@@ -48,7 +49,7 @@ class Generators:
         return self._fitting(lambda: LlavaSteerer(first.model, first.processor, sae, pack), "LLaVA")
 
     def unclip(self, sae: Any, pack: Pack, beside: str) -> UnclipSteerer:
-        """Stable unCLIP with an SAE; its weights are shared by all SAEs.
+        """Returns Stable unCLIP with an SAE; all SAEs share its weights.
 
         Raises:
             Unavailable: If none was given, it cannot be loaded or carried, or the SAE does not fit.
@@ -95,7 +96,7 @@ class Generators:
 
 
 def weight_bytes(source: str) -> int:
-    """Size of all safetensors files of a folder or a Hub repository; 0 where the Hub does not say."""
+    """Returns the size of all safetensors files of a folder or a Hub repository; 0 where the Hub does not say."""
     if Path(source).is_dir():
         return sum(file.stat().st_size for file in Path(source).rglob("*.safetensors"))
     try:

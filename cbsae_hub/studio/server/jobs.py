@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class Jobs:
-    """Who wants what is being computed: one job a visitor, who is a Gradio session."""
+    """The running jobs of visitors: one job a visitor, who is a Gradio session."""
 
     def __init__(self) -> None:
         self._running: dict[str, threading.Event] = {}
@@ -34,7 +34,7 @@ class Jobs:
             raise
         finally:
             with self._lock:
-                if self._running.get(session) is ended:
+                if session is not None and self._running.get(session) is ended:
                     del self._running[session]
 
     def stop(self, session: str | None) -> None:

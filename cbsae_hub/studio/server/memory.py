@@ -1,4 +1,4 @@
-"""What the page remembers for a while: things of visitors by keys that nobody guesses, and results by their making."""
+"""The memory of the page: things of visitors by keys that nobody guesses, and results by their settings."""
 
 import secrets
 from collections import OrderedDict
@@ -13,14 +13,14 @@ class Memory(Generic[T]):
     """The last few things by unguessable keys: a visitor's state holds a key, and nobody sees what is another's.
 
     Args:
-        size: How many; the oldest are forgotten.
+        size: Largest number of things; the oldest are forgotten.
     """
 
     def __init__(self, size: int):
         self._items: OrderedDict[str, T] = OrderedDict()
         self._size, self._lock = size, Lock()
 
-    def put(self, item: T) -> str:
+    def keep(self, item: T) -> str:
         """Keeps a thing and returns its key."""
         key = secrets.token_urlsafe(16)
         with self._lock:
@@ -30,7 +30,7 @@ class Memory(Generic[T]):
         return key
 
     def get(self, key: Any) -> T | None:
-        """The thing of a key, or None if it is unknown or forgotten."""
+        """Returns the thing of a key, or None if it is unknown or forgotten."""
         with self._lock:
             if not isinstance(key, str) or key not in self._items:
                 return None
@@ -42,7 +42,7 @@ class Results(Generic[T]):
     """The last few results of costly work by what they were made of, which are the same for everybody.
 
     Args:
-        size: How many; those that were not asked for the longest are forgotten.
+        size: Largest number of results; those that nobody has needed for longest are forgotten.
     """
 
     def __init__(self, size: int):
@@ -50,7 +50,7 @@ class Results(Generic[T]):
         self._size, self._lock = size, Lock()
 
     def of(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """The result of a key, computed if nobody asked for it lately."""
+        """Returns the result of a key, computed if nobody needed it lately."""
         with self._lock:
             if key in self._items:
                 self._items.move_to_end(key)

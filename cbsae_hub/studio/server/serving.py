@@ -1,4 +1,4 @@
-"""Which models the page serves, and to whom: those of an allow-list to everybody, an extended one to its maker."""
+"""The models that the page serves: those of an allow-list to everybody, an extended one to its maker."""
 
 import logging
 import threading
@@ -10,8 +10,9 @@ from typing import Any
 from cbsae_hub.studio.server.experiments import Experiments
 from cbsae_hub.studio.server.generators import Generators, Unavailable
 from cbsae_hub.studio.server.jobs import Jobs
-from cbsae_hub.studio.server.loaded import Loaded, public_id
 from cbsae_hub.studio.server.memory import Memory
+from cbsae_hub.studio.server.model import LoadedModel, public_id
+from cbsae_hub.studio.server.refusal import Refused
 from cbsae_hub.studio.view.pictures import Pictures
 
 logger = logging.getLogger(__name__)
@@ -19,12 +20,8 @@ logger = logging.getLogger(__name__)
 KEPT_OWN = 32  # models that visitors have extended
 
 
-class Forgotten(Exception):
-    """A model that the page does not serve, or no longer; the message is for the page's user."""
-
-
 class Serving:
-    """The models of the page and what runs them.
+    """The models of the page, and the experiments with them.
 
     Attributes:
         models: The allow-list: names that the page uses, and folders or Hub ids.
@@ -48,64 +45,62 @@ class Serving:
         self.generators = Generators(llava, unclip)
         self.pictures, self.jobs = Pictures(), Jobs()
         self.experiments = Experiments(self.of)
-        self._loaded: dict[str, Loaded] = {}
-        self._own: Memory[Loaded] = Memory(KEPT_OWN)
+        self._loaded: dict[str, LoadedModel] = {}
+        self._own: Memory[LoadedModel] = Memory(KEPT_OWN)
         self._lock = threading.Lock()
         self.first = self.of(next(iter(self.models)))
 
-    def of(self, key: Any) -> Loaded:
-        """The model of a key: a name of the allow-list, or what :meth:`keep_own` gave.
+    def of(self, key: Any) -> LoadedModel:
+        """Returns the model of a key: of a name of the allow-list, or of a key that :meth:`keep_own` gave.
 
         Raises:
-            Forgotten: If there is none, or it cannot be loaded.
+            Refused: If there is none, or it cannot be loaded.
             OSError: If it is the first, and it or its pack is missing or damaged.
         """
         if (own := self.own(key)) is not None:
             return own
         if not isinstance(key, str) or key not in self.models:
-            raise Forgotten(
-                "This page does not have that model, or no longer. Reload the page: what else you see stays."
-            )
+            raise Refused("This page does not have that model, or no longer. Reload the page: what else you see stays.")
         with self._lock:
             if key not in self._loaded:
                 try:
-                    self._loaded[key] = Loaded(self.models[key], self.generators)
+                    self._loaded[key] = LoadedModel(self.models[key], self.generators)
                 except (OSError, ValueError) as error:
                     if not self._loaded:  # the first one: without it there is no page
                         raise
                     logger.warning("%s cannot be served: %s", key, error)
-                    raise Forgotten(f"{key} cannot be loaded here; the log of the page says why.") from error
+                    raise Refused(f"{key} cannot be loaded here; the log of the page says why.") from error
             return self._loaded[key]
 
-    def parent_of(self, loaded: Loaded) -> Loaded | None:
-        """The SAE that a CB-SAE was made of, if the page has it."""
-        parent = getattr(loaded.sae, "parent", None)
+    def parent_of(self, model: LoadedModel) -> LoadedModel | None:
+        """Returns the SAE that a CB-SAE was made of, if the page has it."""
+        parent = getattr(model.sae, "parent", None)
         if not isinstance(parent, dict):
             return None
         for key in self.models:
             if Path(key).name == Path(str(parent.get("id"))).name:
-                with suppress(Forgotten):
+                with suppress(Refused):
                     if self.of(key).sae.revision == parent["revision"]:
                         return self.of(key)
         return None
 
-    def pruned_from(self, loaded: Loaded, neuron: int) -> list[str]:
-        """Names of the page's CB-SAEs that were made of this SAE, but without this neuron."""
+    def pruned_from(self, model: LoadedModel, neuron: int) -> list[str]:
+        """Returns names of the page's CB-SAEs that were made of this SAE, but without this neuron."""
         names = []
         for key in self.models:
-            with suppress(Forgotten):
+            with suppress(Refused):
                 other = self.of(key)
-                if self.parent_of(other) is loaded and neuron not in other.retained:
+                if self.parent_of(other) is model and neuron not in other.retained:
                     names.append(other.label)
         return names
 
-    def keep_own(self, loaded: Loaded) -> Loaded:
+    def keep_own(self, model: LoadedModel) -> LoadedModel:
         """Keeps a model that a visitor has extended under a key that only they get: its name, "~" and a secret."""
-        loaded.key = f"{loaded.name}~{self._own.put(loaded)}"
-        return loaded
+        model.key = f"{model.name}~{self._own.keep(model)}"
+        return model
 
-    def own(self, key: Any) -> Loaded | None:
-        """The model of a key that :meth:`keep_own` gave, if it is still there."""
+    def own(self, key: Any) -> LoadedModel | None:
+        """Returns the model of a key that :meth:`keep_own` gave, if it is still there."""
         name, _, secret = str(key).rpartition("~")
         own = self._own.get(secret)
         return own if own is not None and own.name == name else None
@@ -113,6 +108,6 @@ class Serving:
     def warm_up(self) -> None:
         """Loads what the first model needs before anybody waits for it."""
         self.first.warm_up()
-        for which in ("llava", "unclip"):
+        for name in ("llava", "unclip"):
             with suppress(Unavailable):
-                getattr(self.first, which)
+                getattr(self.first, name)

@@ -3,31 +3,35 @@
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from cbsae_hub.neurons.pack import FindResult
 from cbsae_hub.neurons.verdicts import STRONG
 from cbsae_hub.studio.links import MAX_QUERY, Link, as_text
-from cbsae_hub.studio.server.loaded import Loaded
-from cbsae_hub.studio.server.visit import LOOKUP, Visit, kindly, row_of, unremembered
+from cbsae_hub.studio.server.model import LoadedModel
+from cbsae_hub.studio.server.refusal import kindly
+from cbsae_hub.studio.server.session import LOOKUP, SessionState, row_of, unremembered
 from cbsae_hub.studio.view import html
+from cbsae_hub.studio.view.templates import template
 from cbsae_hub.words import clean_name, name_key
 
 LIMIT = 20
+_TEMPLATE = template("find")
 
 
 class FindTab:
     """Search by words; all answers come from the pack.
 
     Args:
-        visit: What the tabs share.
+        session: The state that the tabs share.
     """
 
-    def __init__(self, visit: Visit):
-        self.visit = visit
+    def __init__(self, session: SessionState):
+        self.session = session
 
     def render(self) -> None:
         """Adds the tab's components and events to the page that is being built."""
-        examples = _example_queries(self.visit.serving.first)
+        examples = _example_queries(self.session.serving.first)
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=280):
                 self.query = gr.Textbox(
@@ -39,94 +43,89 @@ class FindTab:
                 self.results = unremembered(gr.Radio([], label="Neurons", elem_id="results", visible=False))
                 self.suggestions = unremembered(gr.Radio(examples, label=_TRY, elem_id="suggestions"))
             with gr.Column(scale=7, min_width=280):
-                self.show = gr.Checkbox(True, label="Show where it fires", elem_id="show-heat")
-                self.card = self.visit.card(_INVITATION, "card")
-        found = [self.verdict, self.results, self.suggestions, self.card]
-        served = self.visit.served
-        gr.on([self.button.click, self.query.submit], self.search, [served, self.query], found, **LOOKUP)
-        self.suggestions.input(lambda text: text, self.suggestions, self.query, **LOOKUP).then(
-            self.search, [served, self.query], found, **LOOKUP
-        )
-        self.results.input(self.pick, [served, self.query, self.results], self.card, **LOOKUP)
-        self.show.change(
-            None, [self.show], None,
+                self.show_heat = gr.Checkbox(True, label="Show where it fires", elem_id="show-heat")
+                self.card = self.session.card(_TEMPLATE.invitation(), "card")
+        answer = [self.verdict, self.results, self.suggestions, self.card]
+        inputs = [self.session.model, self.query]
+        gr.on([self.button.click, self.query.submit], self.search, inputs, answer, **LOOKUP)
+        suggested = self.suggestions.input(lambda text: text, self.suggestions, self.query, **LOOKUP)
+        suggested.then(self.search, inputs, answer, **LOOKUP)
+        self.results.input(self.pick, [*inputs, self.results], self.card, **LOOKUP)
+        self.show_heat.change(
+            None, [self.show_heat], None,
             js="(on) => document.querySelector('#card').classList.toggle('cb-plain', !on)",
         )  # fmt: skip
 
     @kindly
-    def search(self, served: Any, query: Any) -> list[Any]:
+    def search(self, key: Any, query: Any) -> list[Any]:
         """Searches, and shows the best neuron at once."""
-        return self._search(self.visit.loaded(served), served, query)
+        return self._search(self.session.model_of(key), key, query)
 
-    def _search(self, loaded: Loaded, served: Any, query: Any, chosen: int | None = None) -> list[Any]:
-        """What is found; of the neurons, one is shown: the chosen one if it is among them, else the best."""
-        text = _clean(query)
+    def _search(self, model: LoadedModel, key: Any, query: Any, preferred: int | None = None) -> list[Any]:
+        """Returns the neurons that match, and the card of one: of the preferred one if it matches, else of the best."""
+        text = clean_name(str(query or ""))[:MAX_QUERY]
         if not text:
-            return [_made(served, query, html.verdict("not in this model", "Type a word or two.")), *_nothing(loaded)]
-        result = loaded.pack.find(text, LIMIT, None if loaded.judge is None else loaded.judge.embed_texts)
-        ids = list(dict.fromkeys(found.neuron for found in result.matches))
-        near = [concept for concept in result.nearest if name_key(concept) != name_key(text)]
-        label = _NEAR[result.near_by] if near else _TRY
-        suggestions = gr.Radio(near or _example_queries(loaded), value=None, label=label)
-        said = _made(served, query, html.verdict(result.verdict, _sentence(text, result, len(ids))))
+            return [_verdict("not in this model", "Type a word or two.", key, query), *_nothing(model)]
+        answer = model.pack.find(text, LIMIT, None if model.judge is None else model.judge.embed_texts)
+        ids = list(dict.fromkeys(match.neuron for match in answer.matches))
+        near = [concept for concept in answer.nearest if name_key(concept) != name_key(text)]
+        label = _NEAR[answer.near_by] if near else _TRY
+        suggestions = gr.Radio(near or _example_queries(model), value=None, label=label)
+        verdict = _verdict(answer.verdict, _sentence(text, answer, len(ids)), key, query)
         if not ids:
-            return [said, gr.Radio([], value=None, visible=False), suggestions, _INVITATION]
-        choices = [(html.neuron_title(loaded.pack.neurons[neuron]), str(neuron)) for neuron in ids]
-        neuron = str(chosen if chosen in ids else ids[0])
-        return [said, gr.Radio(choices, value=neuron, visible=True), suggestions, self.pick(served, text, neuron)]
+            return [verdict, gr.Radio([], value=None, visible=False), suggestions, _TEMPLATE.invitation()]
+        choices = [(html.neuron_title(model.pack.neurons[neuron]), str(neuron)) for neuron in ids]
+        neuron = str(preferred if preferred in ids else ids[0])
+        return [verdict, gr.Radio(choices, value=neuron, visible=True), suggestions, self.pick(key, text, neuron)]
 
     @kindly
-    def pick(self, served: Any, query: Any, neuron: Any) -> str:
-        """The card of a neuron."""
-        loaded = self.visit.loaded(served)
-        return html.neuron_card(loaded.pack, row_of(loaded, neuron))
+    def pick(self, key: Any, query: Any, neuron: Any) -> str:
+        """Returns the card of a neuron."""
+        model = self.session.model_of(key)
+        return html.neuron_card(model.pack, row_of(model, neuron))
 
-    def restore(self, loaded: Loaded, link: Link, new: bool) -> list[Any]:
-        """What a link asks for: the query, and everything that a search shows."""
+    def restore(self, model: LoadedModel, link: Link, new: bool) -> list[Any]:
+        """Returns values of :attr:`outputs` for a link: the query, and everything that a search shows."""
         if not link.query:
-            return ["", "", *_nothing(loaded), link.heat]
-        return [link.query, *self._search(loaded, loaded.key, link.query, link.found), link.heat]
+            return ["", "", *_nothing(model), link.show_heat]
+        return [link.query, *self._search(model, model.key, link.query, link.match), link.show_heat]
 
     @property
     def outputs(self) -> list[Any]:
         """The components that :meth:`restore` sets."""
-        return [self.query, self.verdict, self.results, self.suggestions, self.card, self.show]
+        return [self.query, self.verdict, self.results, self.suggestions, self.card, self.show_heat]
 
     @property
     def parts(self) -> dict[str, Any]:
-        """What the address says of the tab."""
-        return {"q": self.query, "found": self.results, "heat": self.show}
+        """The components that the address describes, by the address's keys."""
+        return {"q": self.query, "found": self.results, "heat": self.show_heat}
 
 
 _TRY = "Or try one of these"
 _NEAR = {"meaning": "Near in meaning", "spelling": "Spelled alike"}
-_INVITATION = '<section class="cb-card"><p>Type a concept, and see which neurons stand for it.</p></section>'
 
 
-def _clean(query: Any) -> str:
-    return clean_name(str(query or ""))[:MAX_QUERY]
+def _nothing(model: LoadedModel) -> list[Any]:
+    examples = gr.Radio(_example_queries(model), value=None, label=_TRY)
+    return [gr.Radio([], value=None, visible=False), examples, _TEMPLATE.invitation()]
 
 
-def _nothing(loaded: Loaded) -> list[Any]:
-    examples = gr.Radio(_example_queries(loaded), value=None, label=_TRY)
-    return [gr.Radio([], value=None, visible=False), examples, _INVITATION]
+def _verdict(verdict: str, text: str, key: Any, query: Any) -> Markup:
+    content = _TEMPLATE.verdict(html.VERDICTS[verdict], verdict, text)
+    return html.result(content, {"m": as_text("m", key), "q": as_text("q", query)}, "find")
 
 
-def _made(served: Any, query: Any, content: str) -> str:
-    return html.belonging(content, {"m": as_text("m", served), "q": as_text("q", query)}, "find")
-
-
-def _sentence(text: str, result: FindResult, neurons: int) -> str:
-    if not result.matches:
+def _sentence(text: str, answer: FindResult, neurons: int) -> str:
+    if not answer.matches:
         return f"No neuron stands for “{text}”. Add it under Your concepts."
-    best = f"#{result.matches[0].neuron}: {result.reason}."
-    if result.verdict == STRONG:
+    best = f"#{answer.matches[0].neuron}: {answer.reason}."
+    if answer.verdict == STRONG:
         return f"{neurons} neuron{'s' if neurons > 1 else ''} found for “{text}”. The best is {best}"
     return f"No neuron surely stands for “{text}”; Your concepts can train one. The nearest is {best}"
 
 
-def _example_queries(loaded: Loaded, count: int = 6) -> list[str]:
-    """Names that search well: of the neurons with the best scores, each name once."""
-    frame = loaded.pack.neurons.frame
-    named = frame[frame["name"].notna() & (frame["status"] == "alive")].sort_values("score", ascending=False)
-    return named["name"].drop_duplicates().head(count).tolist()
+def _example_queries(model: LoadedModel, count: int = 6) -> list[str]:
+    """Returns names that search well: those of the neurons with the best scores, each once."""
+    frame = model.pack.neurons.frame
+    alive = frame[frame["name"].notna() & (frame["status"] == "alive")].sort_values("score", ascending=False)
+    return alive["name"].drop_duplicates().head(count).tolist()

@@ -1,48 +1,51 @@
-"""The tab "Inspect image": a picture in, the neurons that fire on it out, and where."""
+"""The tab "Inspect image": an image in, the neurons that fire on it out, and where."""
 
 from typing import Any
 
 import gradio as gr
 import numpy as np
+from markupsafe import Markup
 
 from cbsae_hub.studio.links import Link
-from cbsae_hub.studio.server.loaded import Inspected, Loaded
 from cbsae_hub.studio.server.memory import Results
-from cbsae_hub.studio.server.visit import LOOKUP, PRIVATE, Visit, keepsake, kindly, state, unremembered
+from cbsae_hub.studio.server.model import ImageInspection, LoadedModel
+from cbsae_hub.studio.server.refusal import Refused, kindly
+from cbsae_hub.studio.server.session import LOOKUP, PRIVATE, SessionState, state, unremembered, upload_record
 from cbsae_hub.studio.view import html
-from cbsae_hub.studio.view.picture_box import bind_upload, chosen_sample, sample_box, sample_strip, upload_box
-from cbsae_hub.studio.view.pictures import ImageRefused, read_picture
+from cbsae_hub.studio.view.image_box import bind_upload, sample_box, sample_name, sample_strip, upload_box
+from cbsae_hub.studio.view.pictures import data_uri, read_picture
 from cbsae_hub.studio.view.style import script
+from cbsae_hub.studio.view.templates import template
 
 SAMPLES = 12
-SHOWN_NEURONS = 15
-KEPT = 64  # inspections, of all visitors together; who comes back to an older one waits for it again
+MAX_INSPECTIONS = 64  # inspections, of all visitors together; who comes back to an older one waits for it again
+_TEMPLATE = template("inspect_image")
+_EMPTY = html.PIECES.empty("Upload a picture, paste one, or take a sample.")
 
 
 class InspectTab:
     """Upload or sample, strongest neurons, where one fires, what fires at a patch, and what the SAE loses.
 
     Args:
-        visit: What the tabs share.
+        session: The state that the tabs share.
     """
 
-    def __init__(self, visit: Visit):
-        self.visit = visit
-        self.inspections: Results[Inspected] = Results(KEPT)
+    def __init__(self, session: SessionState):
+        self.session = session
+        self.inspections: Results[ImageInspection] = Results(MAX_INSPECTIONS)
 
     def render(self) -> None:
         """Adds the tab's components and events to the page that is being built."""
-        first = self.visit.serving.first
-        self.seen, self.patch = state("", "seen"), state("", "patch")
+        self.image, self.patch = state("", "seen"), state("", "patch")
         self.grid = gr.HTML(_EMPTY, js_on_load=script("patches"), elem_id="grid", render=False)
         self.error = gr.HTML("", elem_id="error", render=False)
         self.neurons = unremembered(gr.Radio([], label="Neurons", elem_id="neurons", render=False))
-        self.card = self.visit.card("", "inspect-card", render=False)
-        view = [self.seen, self.patch, self.grid, self.error, self.neurons, self.card]
+        self.card = self.session.card("", "inspect-card", render=False)
+        view = [self.image, self.patch, self.grid, self.error, self.neurons, self.card]
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=280):
                 self.upload = upload_box("Your picture", "upload")
-                self.samples = sample_box(first.pack, "samples", SAMPLES)
+                self.samples = sample_box(self.session.serving.first.pack, "samples", SAMPLES)
             with gr.Column(scale=5, min_width=280):
                 self.grid.render()
                 self.error.render()
@@ -53,129 +56,131 @@ class InspectTab:
                 )
                 self.neurons.render()
         self.card.render()
-        visit, seen = self.visit, [self.visit.served, self.seen, self.hide_dense]
-        chosen = [visit.picture, *view]
-        self.inspected = [
-            bind_upload(self.upload, self.inspect, [visit.served, self.upload, self.hide_dense], [visit.kept, *chosen]),
-            self.samples.click(self.sample, [visit.served, self.hide_dense], chosen, **PRIVATE),
+        session, inputs = self.session, [self.session.model, self.image, self.hide_dense]
+        outputs = [session.image, *view]
+        self.events = [
+            bind_upload(
+                self.upload, self.inspect, [session.model, self.upload, self.hide_dense], [session.upload, *outputs]
+            ),
+            self.samples.click(self.sample, [session.model, self.hide_dense], outputs, **PRIVATE),
         ]
-        self.neurons.input(self.where, [*seen, self.patch, self.neurons], view, **LOOKUP)
-        self.grid.click(self.at_patch, seen, view, **LOOKUP)
-        self.whole.click(self.overview, seen, view, **LOOKUP)
-        self.hide_dense.input(self.overview, [*seen, self.patch], view, **LOOKUP)
+        self.neurons.input(self.where, [*inputs, self.patch, self.neurons], view, **LOOKUP)
+        self.grid.click(self.at_patch, inputs, view, **LOOKUP)
+        self.whole.click(self.overview, inputs, view, **LOOKUP)
+        self.hide_dense.input(self.overview, [*inputs, self.patch], view, **LOOKUP)
         self.outputs = [self.samples, self.hide_dense, *view]
 
     @kindly
-    def sample(self, event: gr.EventData, served: Any, hide_dense: Any) -> list[Any]:
-        """Inspects one of the sample pictures."""
-        loaded = self.visit.loaded(served)
-        name = chosen_sample(event, loaded.pack)
-        return [name, *self._view(loaded, name, hide_dense)]
+    def sample(self, event: gr.EventData, key: Any, hide_dense: Any) -> list[Any]:
+        """Inspects one of the sample images."""
+        model = self.session.model_of(key)
+        name = sample_name(event, model.pack)
+        return [name, *self._view(model, name, hide_dense)]
 
     @kindly
-    def inspect(self, served: Any, path: Any, hide_dense: Any = True) -> list[Any]:
-        """Inspects an upload; what is no picture gets a sentence, and the page goes on."""
-        loaded = self.visit.loaded(served)
+    def inspect(self, key: Any, path: Any, hide_dense: Any = True) -> list[Any]:
+        """Inspects an upload; what is no image gets a sentence, and the page goes on."""
+        model, pictures = self.session.model_of(key), self.session.serving.pictures
         if path is None:
             return [gr.skip()] * 8
-        picture = read_picture(str(path))
-        name = self.visit.serving.pictures.keep(picture)
-        return [keepsake(name, self.visit.serving.pictures.get(name, loaded.pack)), name,
-                *self._view(loaded, name, hide_dense)]  # fmt: skip
+        name = pictures.keep(read_picture(str(path)))
+        record = upload_record(name, pictures.get(name, model.pack))
+        return [record, name, *self._view(model, name, hide_dense)]
 
     @kindly
-    def overview(self, served: Any, seen: Any, hide_dense: Any, patch: Any = None) -> list[Any]:
-        """The strongest neurons of the whole picture, or of a patch, the first of them chosen."""
-        return self._view(self.visit.loaded(served), seen, hide_dense, patch)
+    def overview(self, key: Any, image: Any, hide_dense: Any, patch: Any = None) -> list[Any]:
+        """Shows the strongest neurons of the whole image, or of a patch, the first of them chosen."""
+        return self._view(self.session.model_of(key), image, hide_dense, patch)
 
     @kindly
-    def where(self, served: Any, seen: Any, hide_dense: Any, patch: Any, neuron: Any) -> list[Any]:
-        """Where a neuron fires on the picture, and its card."""
-        return self._view(self.visit.loaded(served), seen, hide_dense, patch, neuron)
+    def where(self, key: Any, image: Any, hide_dense: Any, patch: Any, neuron: Any) -> list[Any]:
+        """Shows where a neuron fires on the image, and its card."""
+        return self._view(self.session.model_of(key), image, hide_dense, patch, neuron)
 
     @kindly
-    def at_patch(self, event: gr.EventData, served: Any, seen: Any, hide_dense: Any) -> list[Any]:
-        """The neurons that fire at one patch."""
-        return self._view(self.visit.loaded(served), seen, hide_dense, getattr(event, "patch", None))
+    def at_patch(self, event: gr.EventData, key: Any, image: Any, hide_dense: Any) -> list[Any]:
+        """Shows the neurons that fire at one patch."""
+        return self._view(self.session.model_of(key), image, hide_dense, getattr(event, "patch", None))
 
-    def restore(self, loaded: Loaded, link: Link, new: bool) -> list[Any]:
-        """What a link asks for: a picture, inspected."""
-        samples = sample_strip(loaded.pack, SAMPLES) if new else gr.skip()
-        if link.seen is None:
-            return [samples, link.dense, "", "", _EMPTY, "", gr.Radio([], value=None, label="Neurons"), ""]
-        return [samples, link.dense, *self._view(loaded, link.seen, link.dense, link.patch, link.fires)]
+    def restore(self, model: LoadedModel, link: Link, new: bool) -> list[Any]:
+        """Returns values of :attr:`outputs` for a link: an image, inspected."""
+        samples = sample_strip(model.pack, SAMPLES) if new else gr.skip()
+        if link.inspected_image is None:
+            return [samples, link.hide_dense, "", "", _EMPTY, "", gr.Radio([], value=None, label="Neurons"), ""]
+        view = self._view(model, link.inspected_image, link.hide_dense, link.patch, link.firing_neuron)
+        return [samples, link.hide_dense, *view]
 
     @property
     def parts(self) -> dict[str, Any]:
-        """What the address says of the tab."""
-        return {"seen": self.seen, "patch": self.patch, "fires": self.neurons, "dense": self.hide_dense}
+        """The components that the address describes, by the address's keys."""
+        return {"seen": self.image, "patch": self.patch, "fires": self.neurons, "dense": self.hide_dense}
 
     def _view(
-        self, loaded: Loaded, picture: Any, hide_dense: Any, patch: Any = None, neuron: Any = None
+        self, model: LoadedModel, image: Any, hide_dense: Any, patch: Any = None, neuron: Any = None
     ) -> list[Any]:  # fmt: skip
-        """All that the tab shows of a picture: what fires, on all of it or at a patch, and where one neuron does."""
-        seen = self._inspected(loaded, picture)
-        at = _patch_of(patch, seen)
-        order = _order(seen, at)
-        shown = visible(loaded, seen, order, bool(hide_dense))
-        place = shown[0] if len(shown) else None
+        """Returns values of the view: what fires, on all of the image or at a patch, and where one neuron does."""
+        inspection = self._inspection(model, image)
+        at = _patch_of(patch, inspection)
+        places = model.listed(inspection, _order(inspection, at), bool(hide_dense))
+        place = places[0] if len(places) else None
         if neuron not in (None, ""):
-            places = np.flatnonzero(seen.active == int(neuron)) if str(neuron).isdecimal() else []
-            if not len(places):
-                raise ImageRefused("This neuron does not fire on the picture.")
-            place = places[0]
-        strengths, what = (seen.latents.mean(0), "mean") if at is None else (seen.latents[seen.before + at], "here")
-        choices = [(_title(loaded, seen, i, strengths[i], what), str(seen.active[i])) for i in shown]
-        value = None if place is None else str(seen.active[place])
-        radio = gr.Radio(choices, value=value, label=_label(seen, at, bool(choices)))
-        card = "" if place is None else html.neuron_card(loaded.pack, _row(loaded, seen, place))
-        made = {"m": loaded.key, "seen": str(picture)}
-        drawn = html.belonging(_draw(loaded, seen, place, at), made, "whole")
-        return [str(picture), "" if at is None else str(at), drawn, _lost(seen), radio, card]
+            number = int(neuron) if str(neuron).isdecimal() else -1
+            fires = np.flatnonzero(inspection.active == number)
+            if not len(fires):
+                raise Refused("This neuron does not fire on the picture.")
+            place = fires[0]
+        at_patch = None if at is None else inspection.latents[inspection.before + at]
+        strengths, what = (inspection.latents.mean(0), "mean") if at_patch is None else (at_patch, "here")
+        choices = [(_title(model, inspection, i, strengths[i], what), str(inspection.active[i])) for i in places]
+        value = None if place is None else str(inspection.active[place])
+        radio = gr.Radio(choices, value=value, label=_label(inspection, at, bool(choices)))
+        card = "" if place is None else html.neuron_card(model.pack, model.row(inspection, place))
+        grid = html.result(_grid(model, inspection, place, at), {"m": model.key, "seen": str(image)}, "whole")
+        return [str(image), "" if at is None else str(at), grid, _error(inspection), radio, card]
 
-    def _inspected(self, loaded: Loaded, picture: Any) -> Inspected:
-        if picture in ("", None):
-            raise ImageRefused("Choose a picture first.")
-        shown = self.visit.serving.pictures.get(picture, loaded.pack)
-        return self.inspections.of((loaded.key, str(picture)), lambda: loaded.inspect(shown))
+    def _inspection(self, model: LoadedModel, image: Any) -> ImageInspection:
+        if image in ("", None):
+            raise Refused("Choose a picture first.")
+        pixels = self.session.serving.pictures.get(image, model.pack)
+        return self.inspections.of((model.key, str(image)), lambda: model.inspect(pixels))
 
 
-def _patch_of(patch: Any, seen: Inspected) -> int | None:
-    """A patch of the picture; None for all of it."""
+def _patch_of(patch: Any, inspection: ImageInspection) -> int | None:
+    """Returns a patch of the image; None for all of it."""
     if patch in ("", None):
         return None
     number = int(patch) if str(patch).isdecimal() else -1
-    if not 0 <= number < len(seen.latents) - seen.before:
-        raise ImageRefused("There is no such patch.")
+    if not 0 <= number < len(inspection.latents) - inspection.before:
+        raise Refused("There is no such patch.")
     return number
 
 
-def _order(seen: Inspected, patch: int | None) -> np.ndarray:
-    """Places of the neurons that fire, strongest first."""
+def _order(inspection: ImageInspection, patch: int | None) -> np.ndarray:
+    """Returns places of the neurons that fire, strongest first."""
     if patch is None:
-        return np.arange(len(seen.active))
-    strengths = seen.latents[seen.before + patch]
+        return np.arange(len(inspection.active))
+    strengths = inspection.latents[inspection.before + patch]
     order = np.argsort(-strengths, kind="stable")
     return order[strengths[order] > 0]
 
 
-def _label(seen: Inspected, patch: int | None, any_fires: bool) -> str:
+def _label(inspection: ImageInspection, patch: int | None, any_fires: bool) -> str:
     if patch is None:
         return "Strongest neurons of the whole picture" if any_fires else "No neuron fires here"
-    columns = seen.grid[1]
+    columns = inspection.grid[1]
     label = f"Neurons at patch row {patch // columns + 1}, column {patch % columns + 1}"
     return label if any_fires else f"{label}: none fires"
 
 
-def _lost(seen: Inspected) -> str:
-    """What the SAE keeps of the picture, and where it loses most."""
-    lost = seen.token_error[seen.before :]
-    worst, columns = int(lost.argmax()), seen.grid[1]
+def _error(inspection: ImageInspection) -> Markup:
+    """Returns what the SAE keeps of the image, and where it loses most."""
+    lost = inspection.token_error[inspection.before :]
+    worst, columns = int(lost.argmax()), inspection.grid[1]
     return html.facts(
         [
-            ("The SAE keeps", f"{seen.explained:.1%}", "of the activations' squared distance from its centre"),
-            ("Cosine", f"{seen.cosine:.3f}", "of activations and reconstruction, mean over tokens"),
-            ("Neurons firing", f"{len(seen.active)}", "anywhere on the picture"),
+            ("The SAE keeps", f"{inspection.explained:.1%}", "of the activations' squared distance from its centre"),
+            ("Cosine", f"{inspection.cosine:.3f}", "of activations and reconstruction, mean over tokens"),
+            ("Neurons firing", f"{len(inspection.active)}", "anywhere on the picture"),
             (
                 "Most is lost at",
                 f"row {worst // columns + 1}, column {worst % columns + 1} ({lost[worst]:.0%})",
@@ -185,34 +190,44 @@ def _lost(seen: Inspected) -> str:
     )
 
 
-def visible(loaded: Loaded, seen: Inspected, order: np.ndarray, hide_dense: bool) -> np.ndarray:
-    """Places in ``order``, without those of dense neurons; concept neurons grade every patch: dense says nothing."""
-    kept = [
-        i for i in order
-        if not hide_dense or (row := _row(loaded, seen, i)).kind == "cb" or row.status != "dense"
-    ]  # fmt: skip
-    return np.array(kept[:SHOWN_NEURONS], dtype=int)
-
-
-def _row(loaded: Loaded, seen: Inspected, place: int) -> Any:
-    return loaded.pack.neurons[int(seen.active[place])]
-
-
-def _title(loaded: Loaded, seen: Inspected, place: int, strength: float, what: str) -> str:
-    row = _row(loaded, seen, place)
-    times = f", peak {seen.latents[:, place].max() / row.p99:.1f} x p99" if row.p99 > 0 else ""
+def _title(model: LoadedModel, inspection: ImageInspection, place: int, strength: float, what: str) -> str:
+    row = model.row(inspection, place)
+    times = f", peak {inspection.latents[:, place].max() / row.p99:.1f} x p99" if row.p99 > 0 else ""
     return f"{html.neuron_title(row)}: {strength:.2f} {what}{times}"
 
 
-def _draw(loaded: Loaded, seen: Inspected, place: int | None, patch: int | None = None) -> str:
+def _grid(model: LoadedModel, inspection: ImageInspection, place: int | None, patch: int | None) -> Markup:
     if place is None:
-        return html.patch_grid(seen.shown, np.zeros(seen.grid), "Nothing to show.", patch, seen.ratio)
-    first, strength = np.split(seen.latents[:, place], [seen.before])
-    row = _row(loaded, seen, place)
+        return patch_grid(inspection.webp, np.zeros(inspection.grid), "Nothing to show.", patch, inspection.ratio)
+    first, strength = np.split(inspection.latents[:, place], [inspection.before])
+    title = html.neuron_title(model.row(inspection, place))
     others = f", and {int((first > 0).sum())} of {len(first)} tokens before them" if len(first) else ""
-    caption = f"Where {html.neuron_title(row)} fires: {int((strength > 0).sum())} of {len(strength)} patches{others}."
-    heat = (strength / max(strength.max(), 1e-12)).reshape(seen.grid)
-    return html.patch_grid(seen.shown, heat, caption, patch, seen.ratio)
+    caption = f"Where {title} fires: {int((strength > 0).sum())} of {len(strength)} patches{others}."
+    heat = (strength / max(strength.max(), 1e-12)).reshape(inspection.grid)
+    return patch_grid(inspection.webp, heat, caption, patch, inspection.ratio)
 
 
-_EMPTY = '<p class="cb-empty">Upload a picture, paste one, or take a sample.</p>'
+def patch_grid(webp: bytes, heat: np.ndarray, caption: str, chosen: int | None = None, ratio: float = 1.0) -> Markup:
+    """Returns an image whose patches can be chosen by mouse, arrow keys and Enter.
+
+    Args:
+        webp: The image.
+        heat: Strengths 0..1 ``[rows, columns]``.
+        caption: A sentence that describes the heat.
+        chosen: The patch that was chosen.
+        ratio: The image's width, by its height.
+    """
+    rows, columns = heat.shape
+    focus = 0 if chosen is None else chosen
+    cells = [
+        {
+            "tabindex": 0 if i == focus else -1,
+            "pressed": "true" if i == chosen else "false",
+            "colour": html.colour(float(value)),
+            "row": i // columns + 1,
+            "column": i % columns + 1,
+            "strength": f"{value:.2f}",
+        }
+        for i, value in enumerate(heat.ravel())
+    ]
+    return _TEMPLATE.patch_grid(data_uri(webp), f"{ratio:.4g}", rows, columns, cells, caption)

@@ -1,46 +1,57 @@
 """The tab "Your concepts": which of them the model has, and neurons for those it lacks, trained while one looks."""
 
-import hashlib
 import logging
 import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
+from cbsae_hub.hub.files import sha256
 from cbsae_hub.neurons.search import Found
 from cbsae_hub.neurons.verdicts import STRONG
 from cbsae_hub.steering.tower import Stopped
 from cbsae_hub.studio.links import MAX_CONCEPTS, MAX_LETTERS, MAX_WORDS, Link, as_text
 from cbsae_hub.studio.server import downloads
-from cbsae_hub.studio.server.loaded import Loaded
-from cbsae_hub.studio.server.visit import KINDLY, LOOKUP, PRIVATE, Visit, kindly
-from cbsae_hub.studio.server.workshop import Workshop
+from cbsae_hub.studio.server.concept_training import ConceptTraining
+from cbsae_hub.studio.server.model import LoadedModel
+from cbsae_hub.studio.server.refusal import REFUSALS, Refused, kindly
+from cbsae_hub.studio.server.session import LOOKUP, PRIVATE, SessionState
 from cbsae_hub.studio.view import html
-from cbsae_hub.studio.view.html import escape
-from cbsae_hub.studio.view.pictures import ImageRefused
+from cbsae_hub.studio.view.templates import template
 from cbsae_hub.words import clean_name, name_key, words_of
 
 logger = logging.getLogger(__name__)
 
 SEPARATORS = re.compile(r"[\n,;，、；،؛]")  # the last ones are Chinese and Arabic
 LOOK = 0.25  # seconds between two looks at how far the training is
+_TEMPLATE = template("own_concepts")
+_EMPTY = html.PIECES.empty(
+    "Type concepts that matter to you. The page says which neurons stand for them already; for the others it trains "
+    "concept neurons beside the model, on the pictures that its neurons were named with, in about half a minute. They "
+    "are yours alone, work in all tabs at once, and can be downloaded."
+)
+_WEAK = "A neuron is called so, but is weak: tick “Train it anyway” for one of your own."
+_NOTHING = "All of them are there: nothing is to be trained."
+_FAILED = "Something went wrong; the model stays as it was. The log says what."
+_STOPPED = "Stopped before it began: nothing was trained."
 
 
 class OwnConceptsTab:
     """Check, train, use, download; nobody else's page changes.
 
     Args:
-        visit: What the tabs share.
-        workshop: What trains.
+        session: The state that the tabs share.
+        training: Trains concepts.
     """
 
-    def __init__(self, visit: Visit, workshop: Workshop):
-        self.visit, self.workshop = visit, workshop
+    def __init__(self, session: SessionState, training: ConceptTraining):
+        self.session, self.training = session, training
 
     def render(self) -> None:
         """Adds the tab's components and events to the page that is being built."""
@@ -63,60 +74,58 @@ class OwnConceptsTab:
                 self.download = gr.HTML("", elem_id="own-download", min_height=0)
             with gr.Column(scale=7, min_width=280):
                 self.progress = gr.HTML("", elem_id="own-progress", min_height=44)
-                self.report = self.visit.card(_EMPTY, "own-report")
-        self.check.click(self.which, [self.visit.served, self.words], self.report, **LOOKUP)
+                self.report = self.session.card(_EMPTY, "own-report")
+        self.check.click(self.which, [self.session.model, self.words], self.report, **LOOKUP)
         self.stop.click(self._stop, None, None, queue=False, **PRIVATE)
 
     @property
-    def trained(self) -> list[Any]:
-        """What :meth:`add` sets first; the page appends what shows the new model."""
-        return [self.progress, self.report, self.download, self.visit.served]
+    def training_outputs(self) -> list[Any]:
+        """The components that :meth:`add` sets."""
+        return [self.progress, self.report, self.download, self.session.model]
 
     @kindly
-    def which(self, served: Any, words: Any) -> str:
-        """Where each concept is."""
-        loaded = self.visit.loaded(served)
-        return _made(served, words, report(loaded, concepts_of(words)))
+    def which(self, key: Any, words: Any) -> str:
+        """Returns which neuron stands for each concept."""
+        return _result(key, words, report(self.session.model_of(key), concepts_of(words)))
 
     @kindly
-    def add(self, request: gr.Request, served: Any, words: Any, anyway: Any) -> Iterator[list[Any]]:
+    def add(self, request: gr.Request, key: Any, words: Any, anyway: Any) -> Iterator[list[Any]]:
         """Trains the missing ones, or ``anyway`` all without a concept neuron; yields progress, then the new model."""
-        loaded = self.visit.loaded(served)
-        wanted = concepts_of(words)
-        found = located(loaded, wanted)
-        missing = [name for name, match in found if match is None or (anyway and not _trained(loaded, match))]
+        model, concepts = self.session.model_of(key), concepts_of(words)
+        matches = located(model, concepts)
+        missing = [name for name, match in matches if match is None or (anyway and not _is_own(model, match))]
         if not missing:
-            weak = any(match.verdict != STRONG and not _trained(loaded, match) for _, match in found)
-            said = report(loaded, wanted) + (_WEAK if weak else _NOTHING)
-            yield ["", _made(served, words, said), gr.skip(), gr.skip()]
+            weak = any(match and match.verdict != STRONG and not _is_own(model, match) for _, match in matches)
+            answer = report(model, concepts, _WEAK if weak else _NOTHING)
+            yield ["", _result(key, words, answer), gr.skip(), gr.skip()]
             return
-        with self.visit.serving.jobs.of(request.session_hash) as stop:
-            work = _Work(self.workshop, loaded, missing, stop)
-            while work.running(LOOK):
-                yield [html.bar(*work.said), gr.skip(), gr.skip(), gr.skip()]
+        with self.session.serving.jobs.of(request.session_hash) as stop:
+            thread = _TrainingThread(self.training, model, missing, stop)
+            while thread.runs_after(LOOK):
+                yield [html.PIECES.progress(*thread.progress), gr.skip(), gr.skip(), gr.skip()]
         try:
-            made = work.result()
-        except (*KINDLY, ValueError) as error:
-            yield [f'<p class="cb-note" role="alert">{escape(error)}</p>', gr.skip(), gr.skip(), gr.skip()]
-            return
+            extended = thread.result()
+        except (*REFUSALS, ValueError) as error:
+            message = _TEMPLATE.alert(str(error))
         except Stopped:
-            yield [_STOPPED, gr.skip(), gr.skip(), gr.skip()]
-            return
+            message = _TEMPLATE.hint(_STOPPED)
         except Exception:
             logger.exception("concepts could not be added")
-            yield [_FAILED, gr.skip(), gr.skip(), gr.skip()]
+            message = _TEMPLATE.alert(_FAILED)
+        else:
+            early = " Stopped early: the neurons are as good as they were by then." if stop() else ""
+            count = f"{len(missing)} concept{'s' if len(missing) > 1 else ''}"
+            text = f"{count} added in {thread.seconds:.0f} s.{early}{_failures(extended, missing)}"
+            answer = _result(extended.key, words, report(extended, concepts))
+            yield [html.PIECES.progress(1.0, text), answer, _download(extended), extended.key]
             return
-        stopped = " Stopped early: the neurons are as good as they were by then." if stop() else ""
-        done = f"{_counted(missing)} added in {work.seconds:.0f} s.{stopped}{_failures(made, missing)}"
-        file = html.download("Download your model", downloads.address(archive(made)))
-        yield [html.bar(1.0, done), _made(made.key, words, report(made, wanted)), file, made.key]
+        yield [message, gr.skip(), gr.skip(), gr.skip()]
 
-    def restore(self, loaded: Loaded, link: Link, new: bool) -> list[Any]:
-        """What a link asks for: the words, and what to train; where they are stays, marked if the model is another."""
+    def restore(self, model: LoadedModel, link: Link, new: bool) -> list[Any]:
+        """Returns values of :attr:`outputs` for a link; the report stays, marked if the model is another."""
         if not new:
             return [link.words, link.anyway, gr.skip(), gr.skip()]
-        file = html.download("Download your model", downloads.address(archive(loaded))) if loaded.own else ""
-        return [link.words, link.anyway, "", file]
+        return [link.words, link.anyway, "", _download(model) if model.own else ""]
 
     @property
     def outputs(self) -> list[Any]:
@@ -125,143 +134,134 @@ class OwnConceptsTab:
 
     @property
     def parts(self) -> dict[str, Any]:
-        """What the address says of the tab."""
+        """The components that the address describes, by the address's keys."""
         return {"words": self.words, "anyway": self.anyway}
 
     def _stop(self, request: gr.Request) -> None:
-        self.visit.serving.jobs.stop(request.session_hash)
+        self.session.serving.jobs.stop(request.session_hash)
 
 
-def _made(served: Any, words: Any, content: str) -> str:
-    return html.belonging(content, {"m": as_text("m", served), "words": as_text("words", words)}, "own-check")
+def _result(key: Any, words: Any, content: Markup) -> Markup:
+    return html.result(content, {"m": as_text("m", key), "words": as_text("words", words)}, "own-check")
 
 
-class _Work:
-    """Training in a thread of its own, so that its progress can be shown."""
+def _download(model: LoadedModel) -> Markup:
+    return html.PIECES.download("Download your model", downloads.address(archive(model)))
 
-    def __init__(self, workshop: Workshop, loaded: Loaded, concepts: list[str], stop: Any):
-        self.said = (0.0, "starting")
-        self._made: Loaded | None = None
-        self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._run, args=(workshop, loaded, concepts, stop), daemon=True)
-        self.seconds = 0.0
+
+class _TrainingThread:
+    """Training in a thread of its own, so that its progress can be shown.
+
+    Attributes:
+        progress: The share of the work that is behind, and what is being done.
+        seconds: Duration of the training.
+    """
+
+    def __init__(self, training: ConceptTraining, model: LoadedModel, concepts: list[str], stop: Callable[[], bool]):
+        self.progress, self.seconds = (0.0, "starting"), 0.0
+        self._result: LoadedModel | Exception | None = None
+        self._thread = threading.Thread(target=self._run, args=(training, model, concepts, stop), daemon=True)
         self._thread.start()
 
-    def running(self, seconds: float) -> bool:
-        """Waits a little; whether it still runs then."""
+    def runs_after(self, seconds: float) -> bool:
+        """Waits so long at most; returns whether the training still runs then."""
         self._thread.join(seconds)
         return self._thread.is_alive()
 
-    def result(self) -> Loaded:
-        """The extended model, or the error that came instead."""
-        if self._error is not None:
-            raise self._error
-        return self._made
+    def result(self) -> LoadedModel:
+        """Returns the extended model, or raises the error that came instead."""
+        if isinstance(self._result, Exception):
+            raise self._result
+        assert self._result is not None, "the training still runs"
+        return self._result
 
-    def _run(self, workshop: Workshop, loaded: Loaded, concepts: list[str], stop: Any) -> None:
+    def _run(
+        self, training: ConceptTraining, model: LoadedModel, concepts: list[str], stop: Callable[[], bool]
+    ) -> None:  # fmt: skip
         start = time.perf_counter()
         try:
-            self._made = workshop.add(loaded, concepts, self._tell, stop)
+            self._result = training.add(model, concepts, self._report, stop)
         except Exception as error:  # handed on to the thread that waits
-            self._error = error
+            self._result = error
         self.seconds = time.perf_counter() - start
 
-    def _tell(self, share: float, text: str) -> None:
-        self.said = (share, text)
+    def _report(self, share: float, text: str) -> None:
+        self.progress = (share, text)
 
 
 def concepts_of(words: Any) -> list[str]:
-    """The concepts of a text, each once.
+    """Returns the concepts of a text, each once.
 
     Raises:
-        ImageRefused: If there are none, too many, or one is too long or no word at all.
+        Refused: If there are none, too many, or one is too long or no word at all.
     """
     parts = map(clean_name, SEPARATORS.split(str(words or "")))
-    found = list({name_key(part): part for part in parts if part}.values())
-    if not found:
-        raise ImageRefused("Type a concept or two, one a line.")
-    if len(found) > MAX_CONCEPTS:
-        raise ImageRefused(f"These are {len(found)} concepts; at most {MAX_CONCEPTS} can be added at once.")
-    for name in found:
+    concepts = list({name_key(part): part for part in parts if part}.values())
+    if not concepts:
+        raise Refused("Type a concept or two, one a line.")
+    if len(concepts) > MAX_CONCEPTS:
+        raise Refused(f"These are {len(concepts)} concepts; at most {MAX_CONCEPTS} can be added at once.")
+    for name in concepts:
         if len(name) > MAX_LETTERS or not words_of(name):
-            raise ImageRefused(f"“{name[:MAX_LETTERS]}” is no concept of at most {MAX_LETTERS} letters.")
-    return found
+            raise Refused(f"“{name[:MAX_LETTERS]}” is no concept of at most {MAX_LETTERS} letters.")
+    return concepts
 
 
-def located(loaded: Loaded, concepts: list[str]) -> list[tuple[str, Found | None]]:
-    """For each concept the neuron that stands for it: of the bottleneck, else the best SAE neuron of that name."""
-    found = []
-    for concept in concepts:
-        matches = loaded.pack.neurons.index.find(concept)
-        same = [match for match in matches if name_key(match.concept) == name_key(concept)]
-        trained = [match for match in same if _trained(loaded, match)]
-        named = [match for match in same if match.rank == 0 and loaded.pack.neurons[match.neuron].kind != "cb"]
-        found.append((concept, next(iter(trained + named), None)))
-    return found
+def located(model: LoadedModel, concepts: list[str]) -> list[tuple[str, Found | None]]:
+    """Returns the neuron of each concept: of the bottleneck, else the best SAE neuron of that name."""
+    return [(concept, _match(model, concept)) for concept in concepts]
 
 
-def _trained(loaded: Loaded, match: Found) -> bool:
-    """Whether a neuron was trained for the concept that it was found by."""
-    row = loaded.pack.neurons[match.neuron]
+def _match(model: LoadedModel, concept: str) -> Found | None:
+    matches = model.pack.neurons.index.find(concept)
+    same = [match for match in matches if name_key(match.concept) == name_key(concept)]
+    of_bottleneck = [match for match in same if _is_own(model, match)]
+    of_sae = [match for match in same if match.rank == 0 and model.pack.neurons[match.neuron].kind != "cb"]
+    return next(iter(of_bottleneck + of_sae), None)
+
+
+def _is_own(model: LoadedModel, match: Found) -> bool:
+    """Returns whether a neuron was trained for the concept that it matches."""
+    row = model.pack.neurons[match.neuron]
     return row.kind == "cb" and name_key(row.designated) == name_key(match.concept)
 
 
-def report(loaded: Loaded, concepts: list[str]) -> str:
-    """Where each concept is, what that is worth, and buttons."""
-    rows = []
-    for name, match in located(loaded, concepts):
-        if match is None:
-            rows.append(f"<tr><th>{escape(name)}</th><td>○ missing</td><td></td><td></td></tr>")
-            continue
-        where = "◆ concept neuron" if _trained(loaded, match) else "● in the SAE"
-        title = escape(html.neuron_title(loaded.pack.neurons[match.neuron]))
-        buttons = "".join(
-            f'<button type="button" class="cb-do" data-act="{act}" data-neuron="{match.neuron}">{text}</button>'
-            for act, text in (("open", "Open"), ("add", "Add to basket"))
-        )
-        worth = f"{html.VERDICTS[match.verdict]} {match.verdict}: {escape(match.reason)}"
-        rows.append(
-            f'<tr><th>{escape(name)}</th><td>{where}</td><td class="cb-wraps">{worth}</td>'
-            f'<td class="cb-wraps">{title} {buttons}</td></tr>'
-        )
-    head = html.heads(["concept", "where", "verdict", "neuron"])
-    return html.scrolled(
-        f'<table class="cb-table" aria-live="polite"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table>"
-    )
+def report(model: LoadedModel, concepts: list[str], note: str = "") -> Markup:
+    """Returns the neuron of each concept, how well it stands for the concept, and buttons."""
+    rows = [_row(model, concept, match) for concept, match in located(model, concepts)]
+    return _TEMPLATE.report(rows, note)
 
 
-def _counted(names: list[str]) -> str:
-    return f"{len(names)} concept{'s' if len(names) > 1 else ''}"
+def _row(model: LoadedModel, concept: str, match: Found | None) -> dict[str, Any]:
+    if match is None:
+        return {"concept": concept, "neuron": None}
+    return {
+        "concept": concept,
+        "neuron": match.neuron,
+        "trained": _is_own(model, match),
+        "sign": html.VERDICTS[match.verdict],
+        "verdict": match.verdict,
+        "reason": match.reason,
+        "title": html.neuron_title(model.pack.neurons[match.neuron]),
+    }
 
 
-def _failures(made: Loaded, trained: list[str]) -> str:
-    """What is to be said of concepts whose neurons do not stand for them, although they were trained."""
-    weak = [name for name, match in located(made, trained) if match.verdict != STRONG]
+def _failures(model: LoadedModel, concepts: list[str]) -> str:
+    """Returns a sentence about concepts whose neurons do not stand for them, although they were trained."""
+    weak = [name for name, match in located(model, concepts) if match is None or match.verdict != STRONG]
     if not weak:
         return ""
     names = ", ".join(f"“{name}”" for name in weak)
     return f" Not surely learned: {names}. The table says why."
 
 
-def archive(loaded: Loaded) -> Path:
-    """The model as its folder on the Hub would be, zipped, under a name that nobody guesses."""
-    folder = downloads.served(hashlib.sha256(loaded.key.encode()).hexdigest())  # the key is secret
-    if made := list(folder.glob("*.zip")):
-        return made[0]
-    loaded.sae.save_pretrained(folder / "model")
-    name = re.sub(r"[^\w-]", "-", Path(loaded.model_id).name)
+def archive(model: LoadedModel) -> Path:
+    """Zips the model, as its folder on the Hub would be, into a file whose name nobody guesses."""
+    folder = downloads.served(sha256(model.key))  # the key is secret
+    if files := list(folder.glob("*.zip")):
+        return files[0]
+    model.sae.save_pretrained(folder / "model")
+    name = re.sub(r"[^\w-]", "-", Path(model.model_id).name)
     file = Path(shutil.make_archive(str(folder / f"{name}-extended"), "zip", folder / "model"))
     shutil.rmtree(folder / "model")
     return file
-
-
-_EMPTY = (
-    "<p class='cb-empty'>Type concepts that matter to you. The page says which neurons stand for them already; for the "
-    "others it trains concept neurons beside the model, on the pictures that its neurons were named with, in about "
-    "half a minute. They are yours alone, work in all tabs at once, and can be downloaded.</p>"
-)
-_FAILED = '<p class="cb-note" role="alert">Something went wrong; the model stays as it was. The log says what.</p>'
-_STOPPED = '<p class="cb-hint">Stopped before it began: nothing was trained.</p>'
-_WEAK = '<p class="cb-hint">A neuron is called so, but is weak: tick “Train it anyway” for one of your own.</p>'
-_NOTHING = '<p class="cb-hint">All of them are there: nothing is to be trained.</p>'

@@ -8,62 +8,64 @@ from typing import Any
 import gradio as gr
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from cbsae_hub.hub.files import write_text
 from cbsae_hub.metrics.quadrants import quadrants
 from cbsae_hub.studio.links import MAX_QUERY, SORTS, Link
 from cbsae_hub.studio.server import downloads
-from cbsae_hub.studio.server.loaded import Loaded
-from cbsae_hub.studio.server.visit import LOOKUP, Visit, kindly
+from cbsae_hub.studio.server.model import LoadedModel
+from cbsae_hub.studio.server.refusal import Refused, kindly
+from cbsae_hub.studio.server.session import LOOKUP, SessionState
 from cbsae_hub.studio.view import html
-from cbsae_hub.studio.view.html import attribute, escape
-from cbsae_hub.studio.view.pictures import ImageRefused
 from cbsae_hub.studio.view.style import script
-from cbsae_hub.words import name_key
+from cbsae_hub.studio.view.templates import template
+from cbsae_hub.words import name_key, number
 
 MOST_DOTS = 8000  # of a map; of larger models, every n-th neuron
 ROWS = 100
+_TEMPLATE = template("scores")
 
 
 class ScoresTab:
-    """What was measured of all neurons.
+    """All scores of all neurons.
 
     Args:
-        visit: What the tabs share.
+        session: The state that the tabs share.
     """
 
-    def __init__(self, visit: Visit):
-        self.visit = visit
+    def __init__(self, session: SessionState):
+        self.session = session
 
     def render(self) -> None:
         """Adds the tab's components and events to the page that is being built."""
-        first = self.visit.serving.first
+        first = self.session.serving.first
         self.maps = gr.HTML(self._maps(first), elem_id="maps", js_on_load=script("map"))
-        gr.HTML("<h2>All neurons</h2>")
+        gr.HTML(_TEMPLATE.all_neurons())
         with gr.Row():
             self.words = gr.Textbox(label="Name contains", max_length=MAX_QUERY, elem_id="rows-words", min_width=140)
             self.sort = gr.Dropdown(list(SORTS), value="Name's score", label="Largest first", elem_id="rows-sort")
             self.csv = gr.HTML(_csv_link(first), elem_id="csv", min_height=0)
-        self.rows = self.visit.card(rows_of(first, "", "score"), "rows")
+        self.rows = self.session.card(rows_of(first, "", "score"), "rows")
         self.evaluation = gr.HTML(evaluation_of(first), elem_id="evaluation")
-        inputs = [self.visit.served, self.words, self.sort]
+        inputs = [self.session.model, self.words, self.sort]
         changes = [self.words.submit, self.words.input, self.sort.change]
         gr.on(changes, self.filter, inputs, self.rows, **LOOKUP, trigger_mode="always_last")
 
     @kindly
-    def filter(self, served: Any, words: Any, sort: Any) -> str:
-        """The neurons whose names contain some words."""
+    def filter(self, key: Any, words: Any, sort: Any) -> str:
+        """Returns the neurons whose names contain some words."""
         if sort not in SORTS:
-            raise ImageRefused("There is no such order.")
-        return rows_of(self.visit.loaded(served), str(words or "")[:MAX_QUERY], SORTS[sort])
+            raise Refused("There is no such order.")
+        return rows_of(self.session.model_of(key), str(words or "")[:MAX_QUERY], SORTS[sort])
 
-    def restore(self, loaded: Loaded, link: Link, new: bool) -> list[Any]:
-        """What a link asks for: which rows, and the model's own map and tables."""
+    def restore(self, model: LoadedModel, link: Link, new: bool) -> list[Any]:
+        """Returns values of :attr:`outputs` for a link: which rows, and the model's own map and tables."""
         order = next(title for title, column in SORTS.items() if column == link.sort)
-        rows = [link.named, order, rows_of(loaded, link.named, link.sort)]
+        rows = [link.name_filter, order, rows_of(model, link.name_filter, link.sort)]
         if not new:
             return [gr.skip(), *rows, gr.skip(), gr.skip()]
-        return [self._maps(loaded), *rows, _csv_link(loaded), evaluation_of(loaded)]
+        return [self._maps(model), *rows, _csv_link(model), evaluation_of(model)]
 
     @property
     def outputs(self) -> list[Any]:
@@ -72,96 +74,83 @@ class ScoresTab:
 
     @property
     def parts(self) -> dict[str, Any]:
-        """What the address says of the tab."""
+        """The components that the address describes, by the address's keys."""
         return {"named": self.words, "sort": self.sort}
 
-    def _maps(self, loaded: Loaded) -> str:
-        """The maps of the SAE that a CB-SAE was made of, if the page has it, and of the model."""
-        parent = self.visit.serving.parent_of(loaded)
-        shown = [] if parent is None else [map_of(parent, "The SAE that it was made of")]
-        return f'<div class="cb-maps">{"".join([*shown, map_of(loaded, loaded.label)])}</div>'
+    def _maps(self, model: LoadedModel) -> Markup:
+        """Returns the maps of the SAE that a CB-SAE was made of, if the page has it, and of the model."""
+        parent = self.session.serving.parent_of(model)
+        parents = [] if parent is None else [map_of(parent, "The SAE that it was made of")]
+        return _TEMPLATE.maps([*parents, map_of(model, model.label)])
 
 
-def map_of(loaded: Loaded, title: str) -> str:
-    """A dot for each neuron; static/map.js draws them."""
-    frame = loaded.pack.neurons.frame
+def map_of(model: LoadedModel, title: str) -> Markup:
+    """Returns a map with a dot for each neuron; static/map.js draws the dots."""
+    frame = model.pack.neurons.frame
     if "steerability" not in frame or frame["steerability"].notna().sum() < 2:
-        return f"<section><h2>{escape(title)}</h2><p>Steerability has not been measured.</p></section>"
-    found = quadrants(frame)
-    known = frame[frame["steerability"].notna() & frame["interpretability"].notna()]
-    known = known.iloc[:: math.ceil(len(known) / MOST_DOTS)]
+        return _TEMPLATE.no_map(title)
+    quarters = quadrants(frame)
+    dots = frame[frame["steerability"].notna() & frame["interpretability"].notna()]
+    dots = dots.iloc[:: math.ceil(len(dots) / MOST_DOTS)]
     points = [
         [int(row.neuron), round(row.interpretability, 3), round(row.steerability, 3), int(row.kind == "cb"),
          html.neuron_title(row)]
-        for row in known.itertuples()
+        for row in dots.itertuples()
     ]  # fmt: skip
-    counts, shares = found["counts"], found["shares"]
-    rows = [
-        (f"{where[0]} interpretability, {where[1]} steerability", counts[name], f"{shares[name]:.0%}")
-        for name in counts
-        for where in [name.split(" / ")]
-    ]
-    several = any(point[3] for point in points)
-    legend = "○ neurons of the SAE" + ("  ◆ concept neurons" if several else "")
-    return (
-        f'<section class="cb-map" data-points="{attribute(json.dumps(points))}" data-model="{attribute(loaded.key)}" '
-        f'data-lines="{attribute(json.dumps([float(x) for x in found["thresholds"]]))}"><h2>{escape(title)}</h2>'
-        f'<canvas width="10" height="10" role="img" aria-label="{len(points)} neurons by interpretability and '
-        'steerability; the table below lists them"></canvas>'
-        f'<p class="cb-map-said" role="status" aria-live="polite">{legend}. Click a dot.</p>'
-        f"{html.table(('Quadrant', 'neurons', 'share'), rows)}</section>"
+    rows = []
+    for name, count in quarters["counts"].items():
+        interpretability, steerability = name.split(" / ")
+        where = f"{interpretability} interpretability, {steerability} steerability"
+        rows.append((where, count, f"{quarters['shares'][name]:.0%}"))
+    return _TEMPLATE.map(
+        title=title,
+        model=model.key,
+        points=json.dumps(points),
+        count=len(points),
+        lines=json.dumps([float(x) for x in quarters["thresholds"]]),
+        with_concepts=any(point[3] for point in points),
+        quadrants=rows,
     )
 
 
-def rows_of(loaded: Loaded, words: str, column: str) -> str:
-    """The first rows of the table of all neurons."""
-    frame = loaded.pack.neurons.frame
-    if wanted := name_key(words):
-        frame = frame[frame["name"].fillna("").map(name_key).str.contains(wanted, regex=False)]
+def rows_of(model: LoadedModel, words: str, column: str) -> Markup:
+    """Returns the first rows of the table of all neurons."""
+    frame = model.pack.neurons.frame
+    if key := name_key(words):
+        frame = frame[frame["name"].fillna("").map(name_key).str.contains(key, regex=False)]
     if column in frame:
         frame = frame.sort_values(column, ascending=False)
-    body = "".join(
-        f'<tr><th><button type="button" class="cb-pill" data-act="open" data-neuron="{row.neuron}">'
-        f"{escape(html.neuron_title(row))}</button></th>"
-        + "".join(f"<td>{_number(getattr(row, name, math.nan))}</td>" for name in list(SORTS.values())[1:])
-        + f"<td>{escape(row.status)}</td></tr>"
+    _, *scores = SORTS.values()
+    rows = [
+        (row.neuron, html.neuron_title(row), [*(_number(getattr(row, name, math.nan)) for name in scores), row.status])
         for row in frame.head(ROWS).itertuples()
-    )
-    head = html.heads(["Neuron", *list(SORTS)[1:], "Status"])
-    said = f"{len(frame):,} neurons" + (f", the first {ROWS} are shown" if len(frame) > ROWS else "")
-    return f'<p class="cb-hint" role="status">{said}.</p>' + html.scrolled(
-        f'<table class="cb-table"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>', "cb-tall"
-    )
-
-
-def evaluation_of(loaded: Loaded) -> str:
-    """The tables of training/evaluate.py, as they were measured."""
-    tables = {name: pd.DataFrame(rows) for name, rows in loaded.evaluation.items() if rows}
-    if not tables:
-        return ""
-    parts = [
-        f"<h3>{escape(name[0].upper() + name[1:])}</h3>"
-        + html.table(list(frame.columns), [[_number(cell) for cell in row] for row in frame.itertuples(index=False)])
-        for name, frame in ((name, frame.dropna(axis=1, how="all")) for name, frame in tables.items())
     ]
-    return (
-        "<h2>SAE against CB-SAE</h2><p class='cb-hint'>Measured by training/evaluate.py; docs/results.md explains the "
-        f"columns.</p>{''.join(parts)}"
-    )
+    return _TEMPLATE.rows(["Neuron", *list(SORTS)[1:], "Status"], rows, len(frame), ROWS)
 
 
-def csv_of(loaded: Loaded) -> Path:
-    """A file with the whole neuron table."""
-    file = downloads.served(loaded.key) / f"{Path(loaded.model_id).name}.csv"
+def evaluation_of(model: LoadedModel) -> str:
+    """Returns the tables of training/evaluate.py; "" where there are none."""
+    tables = []
+    for name, rows in model.evaluation.items():
+        frame = pd.DataFrame(rows).dropna(axis=1, how="all")
+        cells = [[_number(cell) for cell in row] for row in frame.itertuples(index=False)]
+        if rows:
+            tables.append((name[0].upper() + name[1:], list(frame.columns), cells))
+    return _TEMPLATE.evaluation(tables) if tables else ""
+
+
+def csv_of(model: LoadedModel) -> Path:
+    """Writes the whole neuron table; returns the file."""
+    file = downloads.served(model.key) / f"{Path(model.model_id).name}.csv"
     if not file.is_file():
-        frame = loaded.pack.neurons.frame
+        frame = model.pack.neurons.frame
         lists = {name: frame[name].map(_listed) for name in frame if frame[name].map(_is_list).any()}
         write_text(file, frame.assign(**lists).to_csv(index=False))
     return file
 
 
-def _csv_link(loaded: Loaded) -> str:
-    return html.download("All of them as CSV", downloads.address(csv_of(loaded)))
+def _csv_link(model: LoadedModel) -> Markup:
+    return html.PIECES.download("All of them as CSV", downloads.address(csv_of(model)))
 
 
 def _is_list(value: Any) -> bool:
@@ -169,13 +158,9 @@ def _is_list(value: Any) -> bool:
 
 
 def _listed(value: Any) -> str:
-    """A list in one cell, on one line."""
+    """Returns a list in one cell, on one line."""
     return json.dumps(np.asarray(value).tolist()) if _is_list(value) else "[]"
 
 
 def _number(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "-"
-    return f"{value:,.0f}" if float(value) == int(value) and abs(value) >= 10 else f"{value:.3f}"
+    return value if isinstance(value, str) else number(value, missing="-")

@@ -1,29 +1,42 @@
-"""The tab "Start": what this is in three lines, and worked examples, which were run and gave what they say."""
+"""The tab "Start": what this is in three lines, and worked examples, whose experiments were run."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from cbsae_hub.models import CBSAE
 from cbsae_hub.neurons.verdicts import STRONG
 from cbsae_hub.scoring.first_words import ONE_WORD
-from cbsae_hub.studio.basket import Basket, Item, span_of
+from cbsae_hub.steering import Edit
+from cbsae_hub.studio.basket import Basket, range_of
 from cbsae_hub.studio.links import Link, setting
-from cbsae_hub.studio.server.loaded import Loaded, public_id
-from cbsae_hub.studio.server.visit import Visit
+from cbsae_hub.studio.server.model import LoadedModel, public_id
+from cbsae_hub.studio.server.session import SessionState
 from cbsae_hub.studio.view import html
-from cbsae_hub.studio.view.html import attribute, escape
 from cbsae_hub.studio.view.pictures import WHITE
 from cbsae_hub.studio.view.style import script
+from cbsae_hub.studio.view.templates import template
 from cbsae_hub.words import name_key, words_of
+
+_TEMPLATE = template("start")
 
 
 @dataclass(frozen=True)
 class Example:
-    """A worked example: what one may think, what to do, and what one should see, and where it leads."""
+    """A worked example.
+
+    Attributes:
+        title: Title of the card.
+        hypothesis: A statement that one may believe.
+        experiment: An instruction.
+        expect: The outcome that one should see.
+        link: The state of the page that the card's button leads to.
+    """
 
     title: str
     hypothesis: str
@@ -36,24 +49,24 @@ class StartTab:
     """Cards that set everything up and open the right tab.
 
     Args:
-        visit: What the tabs share.
+        session: The state that the tabs share.
     """
 
-    def __init__(self, visit: Visit):
-        self.visit = visit
+    def __init__(self, session: SessionState):
+        self.session = session
 
     def render(self) -> None:
         """Adds the tab's components to the page that is being built; the buttons say where they lead."""
-        gr.HTML(_WHAT)
-        self.cards = gr.HTML(cards(self.visit.serving.first), elem_id="examples", js_on_load=script("acts"))
+        gr.HTML(_TEMPLATE.introduction())
+        self.cards = gr.HTML(cards(self.session.serving.first), elem_id="examples", js_on_load=script("acts"))
 
-    def restore(self, loaded: Loaded, link: Link, new: bool) -> list[Any]:
-        """The model's own examples."""
-        return [cards(loaded)]
+    def restore(self, model: LoadedModel, link: Link, new: bool) -> list[Any]:
+        """Returns values of :attr:`outputs`: the model's own examples."""
+        return [cards(model)]
 
     @property
     def parts(self) -> dict[str, Any]:
-        """What the address says of the tab: nothing."""
+        """The components that the address describes: none."""
         return {}
 
     @property
@@ -62,50 +75,50 @@ class StartTab:
         return [self.cards]
 
 
-def examples(loaded: Loaded) -> list[Example]:
-    """Examples of a model: experiments that were run, and gave what the card says."""
-    facts = {kind: told for kind, told in loaded.worked.items() if kind in _KINDS and _can_run(loaded, kind)}
-    found = [_KINDS[kind](loaded, facts[kind]) for kind in _KINDS if kind in facts]
-    if "lacking" not in facts and isinstance(loaded.sae, CBSAE) and (word := _unnamed(loaded)):
-        found.append(_lacking(loaded, {"name": word}))
-    return found
+def examples(model: LoadedModel) -> list[Example]:
+    """Returns examples of a model: experiments that were run, and gave what the card says."""
+    facts = {kind: record for kind, record in model.worked.items() if kind in _KINDS and _can_run(model, kind)}
+    cards = [_KINDS[kind](model, facts[kind]) for kind in _KINDS if kind in facts]
+    if "lacking" not in facts and isinstance(model.sae, CBSAE) and (word := _unnamed(model)):
+        cards.append(_lacking(model, {"name": word}))
+    return cards
 
 
-def _can_run(loaded: Loaded, kind: str) -> bool:
-    """Whether the page has the generators that were asked: others may answer otherwise."""
+def _can_run(model: LoadedModel, kind: str) -> bool:
+    """Returns whether the page has the generators that the example was run with: others may answer otherwise."""
     needed = {"look": (), "draw": ("llava", "unclip")}.get(kind, ("llava",))
-    ids = loaded.generators.ids
-    return all(ids[name] and Path(public_id(ids[name])).name == loaded.worked.get(name) for name in needed)
+    sources = [(name, model.generators.ids[name]) for name in needed]
+    return all(source and Path(public_id(source)).name == model.worked.get(name) for name, source in sources)
 
 
-def _unnamed(loaded: Loaded) -> str | None:
-    """A word of the vocabulary that no neuron is called, and that fewest neurons come near."""
-    known = {name_key(row.name) for row in loaded.pack.neurons if row.name}
-    lacking = [name for name in loaded.pack.vocabulary if name_key(name) not in known]
-    lacking = [name for name in lacking if loaded.pack.find(name).verdict != STRONG]
-    return min(lacking, key=lambda name: len(loaded.pack.find(name).matches), default=None)
+def _unnamed(model: LoadedModel) -> str | None:
+    """Returns a word of the vocabulary that no neuron is called, and that fewest neurons come near."""
+    names = {name_key(row.name) for row in model.pack.neurons if row.name}
+    lacking = [name for name in model.pack.vocabulary if name_key(name) not in names]
+    lacking = [name for name in lacking if model.pack.find(name).verdict != STRONG]
+    return min(lacking, key=lambda name: len(model.pack.find(name).matches), default=None)
 
 
-def _word(loaded: Loaded, facts: dict[str, Any]) -> Example:
-    return _one(loaded, facts, "One neuron, one word", "which is in the SAE, found without any label,")
+def _word(model: LoadedModel, facts: dict[str, Any]) -> Example:
+    return _one(model, facts, "One neuron, one word", "which is in the SAE, found without any label,")
 
 
-def _concept(loaded: Loaded, facts: dict[str, Any]) -> Example:
-    return _one(loaded, facts, "A concept that the SAE lacked", "which was trained into the bottleneck,")
+def _concept(model: LoadedModel, facts: dict[str, Any]) -> Example:
+    return _one(model, facts, "A concept that the SAE lacked", "which was trained into the bottleneck,")
 
 
-def _one(loaded: Loaded, facts: dict[str, Any], title: str, origin: str) -> Example:
+def _one(model: LoadedModel, facts: dict[str, Any], title: str, origin: str) -> Example:
     name = facts["name"]
     return Example(
         title,
         f"The neuron for “{name}”, {origin} is what LLaVA reads “{name}” from.",
-        f"Set it to {_start(loaded, facts['neuron']):g} on a white picture and ask LLaVA for one word.",
-        f"LLaVA says {_said(facts['said'])}; pushed as far in a random direction, {_said(facts['control'])}.",
-        _steered(loaded, "llava", facts["neuron"]),
+        f"Set it to {_start(model, facts['neuron']):g} on a white picture and ask LLaVA for one word.",
+        f"LLaVA says {_quoted(facts['said'])}; pushed as far in a random direction, {_quoted(facts['control'])}.",
+        _steered(model, "llava", facts["neuron"]),
     )
 
 
-def _two(loaded: Loaded, facts: dict[str, Any]) -> Example:
+def _two(model: LoadedModel, facts: dict[str, Any]) -> Example:
     first, second = facts["names"]
     wins, loses = (first, second) if _same(facts["said"], first) else (second, first)
     return Example(
@@ -113,51 +126,51 @@ def _two(loaded: Loaded, facts: dict[str, Any]) -> Example:
         "Two neurons at the same strength: one of them wins.",
         f"Set {first} and {second} together, then mute the winner.",
         f"One word asked for, LLaVA says “{wins}”; with that neuron muted, “{loses}”.",
-        _steered(loaded, "llava", *facts["neurons"]),
+        _steered(model, "llava", *facts["neurons"]),
     )
 
 
-def _mute(loaded: Loaded, facts: dict[str, Any]) -> Example:
-    title = html.neuron_title(loaded.pack.neurons[facts["neuron"]])
+def _mute(model: LoadedModel, facts: dict[str, Any]) -> Example:
+    title = html.neuron_title(model.pack.neurons[facts["neuron"]])
     return Example(
         "Readable, but mute",
         f"A neuron that surely stands for {facts['name']} also makes LLaVA say so.",
         f"Set {title} on a white picture.",
-        f"It does not: LLaVA says {_said(facts['said'])}. Interpretable is not steerable.",
-        _steered(loaded, "llava", facts["neuron"]),
+        f"It does not: LLaVA says {_quoted(facts['said'])}. Interpretable is not steerable.",
+        _steered(model, "llava", facts["neuron"]),
     )
 
 
-def _draw(loaded: Loaded, facts: dict[str, Any]) -> Example:
-    title = html.neuron_title(loaded.pack.neurons[facts["neuron"]])
+def _draw(model: LoadedModel, facts: dict[str, Any]) -> Example:
+    title = html.neuron_title(model.pack.neurons[facts["neuron"]])
     return Example(
         "Let it draw",
         f"What makes LLaVA say “{facts['name']}” makes unCLIP draw it.",
         f"Draw a white picture anew with {title} set, at three strengths.",
         f"In each row, the number of “{facts['name']}” below the drawings grows from left to right; that of the random "
         "control stays below all three.",
-        _steered(loaded, "draw", facts["neuron"]),
+        _steered(model, "draw", facts["neuron"]),
     )
 
 
-def _look(loaded: Loaded, facts: dict[str, Any]) -> Example:
-    title = html.neuron_title(loaded.pack.neurons[facts["neuron"]])
+def _look(model: LoadedModel, facts: dict[str, Any]) -> Example:
+    title = html.neuron_title(model.pack.neurons[facts["neuron"]])
     return Example(
         "Where does it look?",
         f"Neuron {title} fires where {facts['name']} is, not all over the picture.",
         "Open one of its strongest pictures with it chosen, and look at the patches; then click other patches.",
         f"It fires on {facts['patches']} of {facts['of']} patches. At the others, other neurons fire.",
-        Link(tab="inspect", seen=facts["picture"], fires=facts["neuron"]),
+        Link(tab="inspect", inspected_image=facts["picture"], firing_neuron=facts["neuron"]),
     )
 
 
-def _lacking(loaded: Loaded, facts: dict[str, Any]) -> Example:
+def _lacking(model: LoadedModel, facts: dict[str, Any]) -> Example:
     name = facts["name"]
     then = "a neuron of yours, with a verdict of its own."
     if "said" in facts:
         then = (
-            f"a strong neuron of yours. In the basket, on a white picture, it makes LLaVA say {_said(facts['said'])}; "
-            f"pushed as far in a random direction, LLaVA says {_said(facts['control'])}."
+            "a strong neuron of yours. In the basket, on a white picture, it makes LLaVA say "
+            f"{_quoted(facts['said'])}; pushed as far in a random direction, LLaVA says {_quoted(facts['control'])}."
         )
     return Example(
         "A concept that it lacks",
@@ -168,21 +181,21 @@ def _lacking(loaded: Loaded, facts: dict[str, Any]) -> Example:
     )
 
 
-_KINDS = {
+_KINDS: dict[str, Callable[[LoadedModel, dict[str, Any]], Example]] = {
     "word": _word, "concept": _concept, "two": _two, "mute": _mute, "draw": _draw, "look": _look, "lacking": _lacking,
 }  # fmt: skip
 
 
-def _start(loaded: Loaded, neuron: int) -> float:
-    return span_of(loaded, neuron).start
+def _start(model: LoadedModel, neuron: int) -> float:
+    return range_of(model, neuron).start
 
 
-def _steered(loaded: Loaded, tab: str, *neurons: int) -> Link:
-    basket = Basket(tuple(Item(neuron, _start(loaded, neuron)) for neuron in neurons))
-    return Link(tab=tab, basket=basket, picture=WHITE, question=ONE_WORD, neuron=neurons[0])
+def _steered(model: LoadedModel, tab: str, *neurons: int) -> Link:
+    basket = Basket(tuple(Edit(neuron, _start(model, neuron)) for neuron in neurons))
+    return Link(tab=tab, basket=basket, image=WHITE, question=ONE_WORD, neuron=neurons[0])
 
 
-def _said(answer: str) -> str:
+def _quoted(answer: str) -> str:
     return f"“{answer}”" if answer else "nothing"
 
 
@@ -190,22 +203,6 @@ def _same(answer: str, word: str) -> bool:
     return words_of(answer) == words_of(word)
 
 
-def cards(loaded: Loaded) -> str:
-    """All examples as HTML."""
-    parts = "".join(
-        f'<li class="cb-example"><h3>{escape(example.title)}</h3><dl>'
-        f"<dt>Hypothesis</dt><dd>{escape(example.hypothesis)}</dd><dt>Experiment</dt><dd>{escape(example.experiment)}"
-        f"</dd><dt>What you should see</dt><dd>{escape(example.expect)}</dd></dl>"
-        f'<button type="button" class="cb-do cb-primary" data-act="example" '
-        f'data-says="{attribute(json.dumps(setting(example.link)))}">Try it</button></li>'
-        for example in examples(loaded)
-    )
-    return f'<ol class="cb-examples">{parts}</ol>'
-
-
-_WHAT = """<section class="cb-what">
-<p><strong>A vision model turns a picture into long lists of numbers.</strong> A sparse autoencoder (SAE) takes such a
-list apart into neurons, most of which stand for one thing: a pizza, grass, a sketch.</p>
-<p>Here you can look neurons up, see where they fire, and <strong>set</strong> them: then LLaVA tells, and unCLIP draws,
-what the model sees now. Every experiment comes with its controls.</p>
-<p>Begin with one of these. Each sets everything up and runs.</p></section>"""
+def cards(model: LoadedModel) -> Markup:
+    """Returns all examples as HTML."""
+    return _TEMPLATE.cards([(example, json.dumps(setting(example.link))) for example in examples(model)])

@@ -1,20 +1,23 @@
 """The tab "Use it": the same in Python, by HTTP and as a tool of an assistant, and the recipe of what is on screen."""
 
-import hashlib
 import json
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
+from markupsafe import Markup
 
-from cbsae_hub.hub.files import write_text
+from cbsae_hub.hub.files import sha256, write_text
+from cbsae_hub.steering import Edit
 from cbsae_hub.studio.basket import Basket, concept_of
 from cbsae_hub.studio.links import basket_of
 from cbsae_hub.studio.server import downloads
-from cbsae_hub.studio.server.loaded import Loaded, public_id
-from cbsae_hub.studio.server.visit import Visit, kindly
+from cbsae_hub.studio.server.model import LoadedModel, public_id
+from cbsae_hub.studio.server.refusal import kindly
+from cbsae_hub.studio.server.session import SessionState
 from cbsae_hub.studio.view import html
+from cbsae_hub.studio.view.templates import template
 from cbsae_hub.version import __version__
 
 LOCAL = "http://127.0.0.1:7860"
@@ -22,12 +25,12 @@ CITATION = f"""The method: CB-SAE, arXiv:2512.10805 (2025).
 The software:
 @software{{cbsae_hub, title = {{cbsae_hub: concept bottleneck sparse autoencoders for vision encoders}},
   version = {{{__version__}}}, year = {{2026}}}}"""
-LANGUAGES = {
-    "python": "Python",
-    "shell": "Command line",
-    "client": "Python, from anywhere",
-    "curl": "curl",
-    "mcp": "Assistants (MCP)",
+LANGUAGES: dict[str, tuple[str, Literal["python", "shell", "json"]]] = {
+    "python": ("Python", "python"),
+    "shell": ("Command line", "shell"),
+    "client": ("Python, from anywhere", "python"),
+    "curl": ("curl", "shell"),
+    "mcp": ("Assistants (MCP)", "json"),
 }
 
 
@@ -35,34 +38,33 @@ class UseItTab:
     """Code that does what the page does, with the model and the basket that are on screen.
 
     Args:
-        visit: What the tabs share.
-        endpoints: HTML that says what they are.
+        session: The state that the tabs share.
+        endpoints: Each endpoint's call, what it does, its arguments and its answer.
     """
 
-    def __init__(self, visit: Visit, endpoints: str):
-        self.visit, self.endpoints = visit, endpoints
+    def __init__(self, session: SessionState, endpoints: list[list[str]]):
+        self.session, self.endpoints = session, endpoints
 
     def render(self) -> None:
         """Adds the tab's components and events to the page that is being built."""
-        first = self.visit.serving.first
+        first = self.session.serving.first
         code = snippets(first, Basket(), LOCAL)
         gr.Markdown("Everything on this page without the page. The code follows the model and the basket.")
         self.codes = []
-        for name, title in LANGUAGES.items():
-            kind = {"client": "python", "curl": "shell", "mcp": "json"}.get(name, name)
+        for name, (title, kind) in LANGUAGES.items():
             self.codes.append(gr.Code(code[name], kind, label=title, elem_id=f"use-{name}", buttons=["copy"]))
-        gr.HTML(f"<h2>Endpoints</h2>{self.endpoints}", elem_id="use-endpoints")
+        gr.HTML(template("use_it").endpoints(self.endpoints), elem_id="use-endpoints")
         with gr.Row():
             self.recipe = gr.HTML(_recipe_link(first, Basket()), elem_id="use-recipe")
         gr.Code(CITATION, label="Citation", elem_id="use-citation", buttons=["copy"])
 
     @kindly
-    def show(self, request: gr.Request, served: Any, basket: Any) -> list[Any]:
-        """Code for a model and a basket."""
-        loaded = self.visit.loaded(served)
-        basket = basket_of(basket, loaded)
-        code = snippets(loaded, basket, str(request.headers.get("origin") or LOCAL))
-        return [*(code[name] for name in LANGUAGES), _recipe_link(loaded, basket)]
+    def show(self, request: gr.Request, key: Any, edits: Any) -> list[Any]:
+        """Returns code for a model and a basket."""
+        model = self.session.model_of(key)
+        basket = basket_of(edits, model)
+        code = snippets(model, basket, str(request.headers.get("origin") or LOCAL))
+        return [*(code[name] for name in LANGUAGES), _recipe_link(model, basket)]
 
     @property
     def outputs(self) -> list[Any]:
@@ -70,24 +72,24 @@ class UseItTab:
         return [*self.codes, self.recipe]
 
 
-def snippets(loaded: Loaded, basket: Basket, address: str) -> dict[str, str]:
-    """Code for a model and a basket, or an example neuron if that is empty; by the keys of :data:`LANGUAGES`.
+def snippets(model: LoadedModel, basket: Basket, address: str) -> dict[str, str]:
+    """Returns code for a model and a basket, or an example neuron if that is empty; by the keys of :data:`LANGUAGES`.
 
     Args:
-        loaded: The model.
-        basket: What is steered.
-        address: Of the page.
+        model: The model.
+        basket: The basket.
+        address: Address of the page.
     """
-    model = as_typed(loaded.model_id)
-    llava, unclip = (as_typed(given or f"your-{which}") for which, given in loaded.generators.ids.items())
-    edits = list(basket.edits) or [_example(loaded)]
-    written = ", ".join(f"Edit({neuron}, {value:.2f})" for neuron, value in edits)
-    options = " ".join(f"--edit {neuron}={value:.2f}" for neuron, value in edits)
-    pairs = [{"neuron": neuron, "value": round(value, 2)} for neuron, value in edits]
+    source = as_typed(model.model_id)
+    llava, unclip = (as_typed(generator or f"your-{name}") for name, generator in model.generators.ids.items())
+    edits = list(basket.active) or [_example(model)]
+    code = ", ".join(f"Edit({edit.neuron}, {edit.value:.2f})" for edit in edits)
+    options = " ".join(f"--edit {edit.neuron}={edit.value:.2f}" for edit in edits)
+    pairs = [{"neuron": edit.neuron, "value": round(edit.value, 2)} for edit in edits]
     # On one line each: they come from other people's files, and a new line would be code.
-    concepts = [" ".join((concept_of(loaded, neuron) or "").split()) for neuron, _ in edits]
-    named = next(filter(None, concepts), None)
-    found = f"cbsae find {quote(model)} {quote(named)}\n" if named else ""  # nobody finds what has no name
+    concepts = [" ".join((concept_of(model, int(edit.neuron)) or "").split()) for edit in edits]
+    name = next(filter(None, concepts), None)
+    find = f"cbsae find {quote(source)} {quote(name)}\n" if name else ""  # nobody finds what has no name
     question = "What is shown in this image? Use exactly one word!"
     data = {"data": ["white", question, pairs]}
     return {
@@ -95,8 +97,8 @@ def snippets(loaded: Loaded, basket: Basket, address: str) -> dict[str, str]:
 from cbsae_hub import Edit, Pack, Steering, load
 from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
 
-sae, pack = load("{model}"), Pack.from_pretrained("{model}")
-steering = Steering([{written}])  # {", ".join(concept or "unnamed" for concept in concepts)}
+sae, pack = load("{source}"), Pack.from_pretrained("{source}")
+steering = Steering([{code}])  # {", ".join(concept or "unnamed" for concept in concepts)}
 
 picture = Image.new("RGB", (224, 224), "white")
 llava = LlavaSteerer.from_pretrained("{llava}", sae, pack)
@@ -105,8 +107,8 @@ print(llava.generate([picture], "{question}", steering))
 unclip = UnclipSteerer.from_pretrained("{unclip}", sae, pack)
 unclip.generate([picture], steering, seeds=[0, 1])[0].save("drawn.png")
 ''',
-        "shell": f"""{found}cbsae inspect {quote(model)} my-picture.png
-cbsae steer {quote(model)} white {options} --llava {quote(llava)} --unclip {quote(unclip)} --output drawn.png
+        "shell": f"""{find}cbsae inspect {quote(source)} my-picture.png
+cbsae steer {quote(source)} white {options} --llava {quote(llava)} --unclip {quote(unclip)} --output drawn.png
 """,
         "client": f'''from gradio_client import Client
 
@@ -124,7 +126,7 @@ curl -s {address}/gradio_api/call/steer_caption/$id
 
 
 def as_typed(model: str) -> str:
-    """A model as one would type it: a Hub id, or a folder seen from where the page was started."""
+    """Returns a model as one would type it: a Hub id, or a folder seen from where the page was started."""
     folder = Path(model)
     if not folder.is_dir():
         return model
@@ -132,35 +134,40 @@ def as_typed(model: str) -> str:
     return str(folder.resolve().relative_to(here)) if folder.resolve().is_relative_to(here) else public_id(model)
 
 
-def recipe_of(loaded: Loaded, basket: Basket) -> dict[str, Any]:
-    """What is on screen, such that somebody else can do it again."""
+def recipe_of(model: LoadedModel, basket: Basket) -> dict[str, Any]:
+    """Returns everything that somebody else needs to do again what is on screen."""
     return {
         "package": f"cbsae_hub {__version__}",
-        "model": loaded.name,
-        "revision": loaded.sae.revision,
-        "encoder": loaded.pack.info["encoder"],
-        "generators": {name: given and public_id(given) for name, given in loaded.generators.ids.items()},
-        "added_concepts": list(loaded.sae.concepts)[-loaded.own :] if loaded.own else [],
+        "model": model.name,
+        "revision": model.sae.revision,
+        "encoder": model.pack.info["encoder"],
+        "generators": {name: generator and public_id(generator) for name, generator in model.generators.ids.items()},
+        "added_concepts": model.concepts[-model.own :] if model.own else [],
         "edits": [
-            {"neuron": item.neuron, "name": concept_of(loaded, item.neuron), "value": item.value, "muted": item.muted}
-            for item in basket.items
+            {
+                "neuron": edit.neuron,
+                "name": concept_of(model, int(edit.neuron)),
+                "value": edit.value,
+                "muted": edit.neuron in basket.muted,
+            }
+            for edit in basket.edits
         ],
         "unit": "latents",
     }
 
 
-def recipe_file(loaded: Loaded, basket: Basket) -> Path:
-    """The recipe in a file; the same recipe, the same file."""
-    text = json.dumps(recipe_of(loaded, basket), indent=1) + "\n"
-    file = downloads.served(hashlib.sha256(text.encode()).hexdigest()) / "recipe.json"
+def recipe_file(model: LoadedModel, basket: Basket) -> Path:
+    """Writes the recipe; the same recipe, the same file."""
+    text = json.dumps(recipe_of(model, basket), indent=1) + "\n"
+    file = downloads.served(sha256(text)) / "recipe.json"
     write_text(file, text)
     return file
 
 
-def _recipe_link(loaded: Loaded, basket: Basket) -> str:
-    return html.download("The current recipe as JSON", downloads.address(recipe_file(loaded, basket)))
+def _recipe_link(model: LoadedModel, basket: Basket) -> Markup:
+    return html.PIECES.download("The current recipe as JSON", downloads.address(recipe_file(model, basket)))
 
 
-def _example(loaded: Loaded) -> tuple[int, float]:
-    frame = loaded.pack.neurons.frame
-    return int(frame.loc[frame["score"].idxmax(), "neuron"]), loaded.alpha or 10.0
+def _example(model: LoadedModel) -> Edit:
+    frame = model.pack.neurons.frame
+    return Edit(int(frame.loc[frame["score"].idxmax(), "neuron"]), model.alpha or 10.0)

@@ -1,1 +1,1 @@
-"""What the page looks like: HTML, style, pictures and the scripts in static/."""
+"""The look of the page: templates/, style, images and the scripts in static/."""

@@ -1,4 +1,4 @@
-"""Pictures that visitors bring or choose: the guard of uploads, and what stands for a picture in the page's state."""
+"""Images that visitors bring or choose: the guard of uploads, and the names of images in the page's state."""
 
 import base64
 import io
@@ -11,18 +11,15 @@ from PIL import Image, UnidentifiedImageError
 from cbsae_hub.neurons.pack import Pack
 from cbsae_hub.pictures import to_rgb
 from cbsae_hub.studio.server.memory import Memory
+from cbsae_hub.studio.server.refusal import Refused
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 25_000_000
 MAX_BYTES = 8_000_000
-SHOWN = 512  # pixels of the longer side of a picture as the page shows it
-KEPT = 128  # uploads of all visitors together, each at most SHOWN pixels wide: 100 MB
+MAX_SIDE = 512  # pixels of the longer side of a picture as the page shows it
+MAX_UPLOADS = 128  # of all visitors together, each at most MAX_SIDE pixels wide: 100 MB
 WHITE = "white"
 MINE = "mine~"  # before the secret name of an upload; an address says something else behind it
-
-
-class ImageRefused(ValueError):
-    """An upload that is no picture the page can show; the message is for its user."""
 
 
 def read_picture(source: str | BinaryIO) -> Image.Image:
@@ -32,38 +29,38 @@ def read_picture(source: str | BinaryIO) -> Image.Image:
         source: Path of a file, or an open one.
 
     Raises:
-        ImageRefused: If it is no picture in a known format, broken, or too large.
+        Refused: If it is no picture in a known format, broken, or too large.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(source, formats=FORMATS) as picture:
                 if picture.width * picture.height > MAX_PIXELS:
-                    raise ImageRefused(
+                    raise Refused(
                         f"This picture has {picture.width} x {picture.height} pixels. Please take one of at most "
                         f"{MAX_PIXELS // 1_000_000} million."
                     )
                 if min(picture.size) < 2:
-                    raise ImageRefused("This picture is only a line of pixels. Please take another one.")
-                picture.draft("RGB", (2 * SHOWN, 2 * SHOWN))  # JPEG only: decodes to about what is needed
+                    raise Refused("This picture is only a line of pixels. Please take another one.")
+                picture.draft("RGB", (2 * MAX_SIDE, 2 * MAX_SIDE))  # JPEG only: decodes to about what is needed
                 return to_rgb(picture)
-        except ImageRefused:
+        except Refused:
             raise
         except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise ImageRefused("This is not a picture in PNG, JPEG or WebP. Please take another file.") from error
+            raise Refused("This is not a picture in PNG, JPEG or WebP. Please take another file.") from error
         except (OSError, ValueError, SyntaxError) as error:
-            raise ImageRefused("This picture is damaged and cannot be opened. Please take another one.") from error
+            raise Refused("This picture is damaged and cannot be opened. Please take another one.") from error
 
 
 def as_webp(picture: Image.Image, quality: int = 90) -> bytes:
-    """A picture as the page sends it."""
+    """Returns a picture as the page sends it."""
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=quality)
     return buffer.getvalue()
 
 
 def data_uri(webp: bytes) -> str:
-    """WebP bytes as an address that needs no request."""
+    """Returns WebP bytes as an address that needs no request."""
     return "data:image/webp;base64," + base64.b64encode(webp).decode()
 
 
@@ -71,23 +68,23 @@ class Pictures:
     """Pictures by short names: "white", "s12" for image 12 of a pack, or "mine~" and the secret key of an upload."""
 
     def __init__(self) -> None:
-        self._uploads: Memory[Image.Image] = Memory(KEPT)
+        self._uploads: Memory[Image.Image] = Memory(MAX_UPLOADS)
 
     def keep(self, picture: Image.Image) -> str:
         """Keeps an upload, made smaller, and returns its name."""
         small = picture.copy()
-        small.thumbnail((SHOWN, SHOWN))
-        return MINE + self._uploads.put(small)
+        small.thumbnail((MAX_SIDE, MAX_SIDE))
+        return MINE + self._uploads.keep(small)
 
-    def knows(self, name: str) -> bool:
-        """Whether a name is that of an upload that is still there."""
+    def has(self, name: str) -> bool:
+        """Returns whether a name is that of an upload that is still there."""
         return name.startswith(MINE) and self._uploads.get(name.removeprefix(MINE)) is not None
 
     def get(self, name: Any, pack: Pack) -> Image.Image:
-        """The picture of a name.
+        """Returns the picture of a name.
 
         Raises:
-            ImageRefused: If there is none, or it was forgotten.
+            Refused: If there is none, or it was forgotten.
         """
         name = str(name)
         if name == WHITE:
@@ -96,43 +93,43 @@ class Pictures:
             return pack.image(int(name[1:]))
         upload = self._uploads.get(name.removeprefix(MINE)) if name.startswith(MINE) else None
         if upload is None:
-            raise ImageRefused("This picture is no longer in memory. Reload the page: your browser brings it back.")
+            raise Refused("This picture is no longer in memory. Reload the page: your browser brings it back.")
         return upload
 
 
 def is_sample(name: str, pack: Pack) -> bool:
-    """Whether a name is that of one of the pack's pictures, which a link may hold."""
+    """Returns whether a name is that of one of the pack's pictures, which a link may hold."""
     return re.fullmatch(r"s\d{1,9}", name, re.ASCII) is not None and pack.has_image(int(name[1:]))
 
 
 def from_text(text: Any, pack: Pack) -> Image.Image:
-    """A picture of a public endpoint: "white", "s12", or base64 of a PNG, JPEG or WebP, with or without "data:...,".
+    """Reads a picture of a public endpoint: "white", "s12", or base64 of a PNG, JPEG or WebP.
 
     Nothing is ever fetched: an address of the web or of a file is refused.
 
     Raises:
-        ImageRefused: If it is none of those.
+        Refused: If it is none of those.
     """
     if not isinstance(text, str):
-        raise ImageRefused("A picture is given as text: white, s12 for image 12 of the pack, or base64 of a file.")
+        raise Refused("A picture is given as text: white, s12 for image 12 of the pack, or base64 of a file.")
     if text == WHITE or is_sample(text, pack):
         return Pictures().get(text, pack)
     return from_data(text)
 
 
 def from_data(text: Any) -> Image.Image:
-    """A picture of base64 of a PNG, JPEG or WebP, with or without "data:...;base64," before it and line ends in it.
+    """Reads a picture from base64 of a PNG, JPEG or WebP; "data:...;base64," before it and line ends are allowed.
 
     Raises:
-        ImageRefused: If it is none.
+        Refused: If it is none.
     """
     content = re.sub(r"^data:[^,]*;base64,", "", "".join(str(text).split()), flags=re.IGNORECASE)
     if len(content) > MAX_BYTES * 4 / 3 + 4:
-        raise ImageRefused(f"This picture is larger than {MAX_BYTES // 1_000_000} MB. Please send a smaller one.")
+        raise Refused(f"This picture is larger than {MAX_BYTES // 1_000_000} MB. Please send a smaller one.")
     try:
         decoded = base64.b64decode(content, validate=True)
     except ValueError as error:  # also of letters that are not ASCII
-        raise ImageRefused(
+        raise Refused(
             "A picture is white, s12 for image 12 of the pack, or base64 of a PNG, JPEG or WebP; addresses are not "
             "fetched."
         ) from error

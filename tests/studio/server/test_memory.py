@@ -8,9 +8,9 @@ from cbsae_hub.studio.server.memory import Memory, Results
 
 def test_the_oldest_are_forgotten_and_keys_are_not_guessed():
     memory = Memory(3)
-    keys = [memory.put(i) for i in range(3)]
+    keys = [memory.keep(i) for i in range(3)]
     assert memory.get(keys[0]) == 0  # asked for, so it is young again
-    keys.append(memory.put(3))
+    keys.append(memory.keep(3))
     assert [memory.get(key) for key in keys] == [0, None, 2, 3]
     assert len(set(keys)) == 4 and all(len(key) >= 22 for key in keys)
     for bad in (None, 0, "", keys[0][:-1], keys[0] + "x", ["a"], {"a": 1}):
@@ -69,7 +69,7 @@ def test_many_visitors_at_once():
     def visit(name):
         for i in range(50):
             with jobs.of(name) as stop:
-                key = memory.put((name, i))
+                key = memory.keep((name, i))
                 if memory.get(key) != (name, i) or stop():
                     wrong.append(name)
 

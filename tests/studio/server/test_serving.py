@@ -9,7 +9,8 @@ from huggingface_hub.errors import HfHubHTTPError
 from cbsae_hub.models import SAE
 from cbsae_hub.studio.server import generators
 from cbsae_hub.studio.server.generators import Generators, Unavailable, weight_bytes
-from cbsae_hub.studio.server.serving import Forgotten, Serving
+from cbsae_hub.studio.server.refusal import Refused
+from cbsae_hub.studio.server.serving import Serving
 from cbsae_hub.studio.tabs.unavailable import instead_of
 
 HUB = Path(__file__).parents[3] / "hub"
@@ -19,7 +20,7 @@ def test_only_what_is_on_the_list_is_served(serving):
     assert list(serving.models) == ["emoji-cbsae", "emoji-sae"]
     assert serving.of("emoji-sae") is serving.of("emoji-sae")
     for bad in ("emoji-dino", str(HUB / "emoji-sae"), "../emoji-sae", "", None, 0, ["emoji-sae"], {"a": 1}):
-        with pytest.raises(Forgotten):
+        with pytest.raises(Refused):
             serving.of(bad)
 
 
@@ -39,7 +40,7 @@ def test_an_extended_model_is_its_makers_alone(serving, shipped):
     assert own.judge is shipped.judge and own.encoder is shipped.encoder
     assert own.llava.model is shipped.llava.model and own.llava.tower.sae is not shipped.llava.tower.sae
     assert serving.of("emoji-cbsae") is shipped and "my own" not in shipped.sae.concepts
-    with pytest.raises(Forgotten):
+    with pytest.raises(Refused):
         serving.of(own.key[:-1])
 
 

@@ -13,11 +13,11 @@ import torch
 from cbsae_hub import CBSAE
 from cbsae_hub.data.images import load_images
 from cbsae_hub.steering.tower import Stopped
-from cbsae_hub.studio.server import workshop as made
+from cbsae_hub.studio.server import concept_training
 from cbsae_hub.studio.server.generators import Unavailable
-from cbsae_hub.studio.server.visit import TRAIN, WORK, Visit
+from cbsae_hub.studio.server.refusal import Refused
+from cbsae_hub.studio.server.session import TRAIN, WORK, SessionState
 from cbsae_hub.studio.tabs.own_concepts import OwnConceptsTab, archive, concepts_of, located, report
-from cbsae_hub.studio.view.pictures import ImageRefused
 
 
 def test_concepts_are_lines_or_between_commas_each_once():
@@ -28,7 +28,7 @@ def test_concepts_are_lines_or_between_commas_each_once():
         ("", "Type a concept"), (None, "Type a concept"), (",,\n", "Type a concept"), ("x" * 41, "no concept"),
         ("?!", "no concept"), (",".join(map(str, range(21))), "at most 20"),
     ):  # fmt: skip
-        with pytest.raises(ImageRefused, match=message):
+        with pytest.raises(Refused, match=message):
             concepts_of(bad)
 
 
@@ -71,7 +71,7 @@ class Trainer:
 
 
 def test_what_is_weak_can_be_trained_anyway(workshop, serving, shipped):
-    tab = OwnConceptsTab(Visit(serving), trainer := Trainer(workshop))
+    tab = OwnConceptsTab(SessionState(serving), trainer := Trainer(workshop))
     visitor = SimpleNamespace(session_hash="me")
     (refused,) = tab.add(visitor, shipped.key, "pizza\nwhale", False)
     assert "tick “Train it anyway”" in refused[1] and not trainer.asked
@@ -85,7 +85,7 @@ def test_what_is_weak_can_be_trained_anyway(workshop, serving, shipped):
 
 
 def test_trained_nonsense_is_no_success(workshop, serving, shipped):
-    tab = OwnConceptsTab(Visit(serving), workshop)
+    tab = OwnConceptsTab(SessionState(serving), workshop)
     *_, done = tab.add(SimpleNamespace(session_hash="me"), shipped.key, "lotvaeer\nasdfgh", False)
     assert "2 concepts added" in done[0] and "Not surely learned: “lotvaeer”, “asdfgh”." in done[0]
     own = serving.of(done[3])
@@ -99,9 +99,11 @@ def test_trained_nonsense_is_no_success(workshop, serving, shipped):
 def workshop(serving, monkeypatch, tmp_path_factory):
     """One that looks at few of the pictures, and keeps what it sees of them to itself."""
     folder = tmp_path_factory.mktemp("workshop")
-    monkeypatch.setattr(made.downloads, "folder", lambda: folder)
-    monkeypatch.setattr(made, "load_images", lambda *given, **named: load_images(*given, **named).select(range(600)))
-    return made.Workshop(serving)
+    monkeypatch.setattr(concept_training.downloads, "folder", lambda: folder)
+    monkeypatch.setattr(
+        concept_training, "load_images", lambda *given, **named: load_images(*given, **named).select(range(600))
+    )
+    return concept_training.ConceptTraining(serving)
 
 
 def test_concepts_are_trained_kept_and_downloaded(workshop, serving, shipped, tmp_path):
@@ -137,7 +139,7 @@ def test_without_the_teacher_it_says_so(workshop, shipped, monkeypatch):
 def test_trainings_are_one_after_the_other_and_those_who_have_left_do_not_begin(workshop, shipped, monkeypatch):
     running, most, order = [], [], []
 
-    def slow(loaded, concepts, told, stop):
+    def slow(loaded, cb, concepts, told, stop):
         running.append(concepts)
         most.append(len(running))
         time.sleep(0.2)

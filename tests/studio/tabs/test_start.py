@@ -10,14 +10,14 @@ from cbsae_hub.data.images import load_images
 from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.studio.basket import changed
 from cbsae_hub.studio.links import Link, basket_text, read, texts
-from cbsae_hub.studio.server.visit import Visit
-from cbsae_hub.studio.server.workshop import Workshop
+from cbsae_hub.studio.server.concept_training import ConceptTraining
+from cbsae_hub.studio.server.session import SessionState
 from cbsae_hub.studio.tabs.find import FindTab
 from cbsae_hub.studio.tabs.inspect_image import InspectTab
 from cbsae_hub.studio.tabs.own_concepts import OwnConceptsTab, located
 from cbsae_hub.studio.tabs.start import cards, examples
 from cbsae_hub.studio.tabs.steer_image import SteerImageTab
-from cbsae_hub.studio.tabs.steer_llava import COLUMNS, SteerLlavaTab, SteerSettings
+from cbsae_hub.studio.tabs.steer_llava import COLUMNS, SteerLlavaTab
 from cbsae_hub.words import name_key
 
 VISITOR = SimpleNamespace(session_hash="me")
@@ -39,7 +39,7 @@ def named(loaded, title):
 
 def rendered(tab, serving):
     with gr.Blocks():
-        made = tab(Visit(serving))
+        made = tab(SessionState(serving))
         made.render()
     return made
 
@@ -47,8 +47,8 @@ def rendered(tab, serving):
 def asked(serving, loaded, link):
     """The answers that the tab shows, as texts by their columns."""
     tab = rendered(SteerLlavaTab, serving)
-    settings = SteerSettings.restore(link.alone, link.op, link.keep, link.word)
-    shown = tab.ask(VISITOR, loaded.key, basket_text(link.basket), link.picture, link.question, *settings)
+    settings = SteerLlavaTab.edit_values(link.alone, link.op, link.keep_error, link.word)
+    shown = tab.ask(VISITOR, loaded.key, basket_text(link.basket), link.image, link.question, *settings)
     answers = [re.sub("<[^>]*>", "", text) for text in re.findall(r"</h3><p>(.*?)</p>", shown)]
     return dict(zip(COLUMNS, ["" if text == "(nothing)" else text for text in answers], strict=True))
 
@@ -64,7 +64,7 @@ def test_a_neuron_is_said_and_its_control_is_what_the_card_promises(serving, loa
     name = re.search("The neuron for “(.*?)”", example.hypothesis)[1]
     assert name == said and name not in (answers["original"], answers["sae"], answers["random"])
     row = loaded.pack.neurons[example.link.neuron]
-    (item,) = example.link.basket.items
+    (item,) = example.link.basket.edits
     assert item.neuron == row.neuron and f"Set it to {item.value:g} on a white picture" in example.experiment
     in_sae = {name_key(other.name) for other in loaded.pack.neurons if other.kind == "sae" and other.name}
     if title == "One neuron, one word":
@@ -77,7 +77,7 @@ def test_of_two_neurons_the_promised_one_wins_and_muted_it_leaves_the_other(serv
     example = named(loaded, "Two at once")
     wins, loses = re.findall("“(.*?)”", example.expect)
     assert asked(serving, loaded, example.link)["steered"] == wins
-    winner = next(item for item in example.link.basket.items if wins in name_of(loaded, item.neuron))
+    winner = next(item for item in example.link.basket.edits if wins in name_of(loaded, item.neuron))
     muted = changed(example.link.basket, loaded, "mute", str(winner.neuron))
     assert asked(serving, loaded, Link(**{**vars(example.link), "basket": muted}))["steered"] == loses
     assert f"{wins} and {loses}" in example.experiment or f"{loses} and {wins}" in example.experiment
@@ -103,7 +103,7 @@ def test_drawings_get_nearer_in_every_row_and_the_control_stays_behind(serving, 
     name = loaded.pack.neurons[example.link.neuron].name
     tab, link = rendered(SteerImageTab, serving), example.link
     _, _, *settings, seed, seeds, steps, _ = tab.restore(loaded, link, True)
-    *_, shown = tab.draw(VISITOR, loaded.key, basket_text(link.basket), link.picture, *settings, seed, seeds, steps)
+    *_, shown = tab.draw(VISITOR, loaded.key, basket_text(link.basket), link.image, *settings, seed, seeds, steps)
     numbers = [float(number) for number in re.findall(f"<span>{name} (-?\\d\\.\\d\\d)</span>", shown)]
     assert len(numbers) == 5 * seeds >= 10
     for start in range(0, len(numbers), 5):
@@ -115,14 +115,14 @@ def test_drawings_get_nearer_in_every_row_and_the_control_stays_behind(serving, 
 
 def test_where_it_looks_is_where_the_thing_is_and_not_all_over(serving, loaded, pictures):
     example = named(loaded, "Where does it look?")
-    tab = InspectTab(Visit(serving))
+    tab = InspectTab(SessionState(serving))
     _, _, seen, _, grid, _, neurons, card = tab.restore(loaded, example.link, True)
     fires, of = map(int, re.search(r"fires on (\d+) of (\d+) patches", example.expect).groups())
     assert f"fires: {fires} of {of} patches." in grid and fires <= of / 4
     title = re.search("Neuron (.*) fires where (.*) is,", example.hypothesis)
     assert f"Where {title[1]} fires" in grid and f"<h3>{title[1]}</h3>" in card
-    assert neurons.value == str(example.link.fires), "it is chosen"
-    number = int(example.link.seen[1:])
+    assert neurons.value == str(example.link.firing_neuron), "it is chosen"
+    number = int(example.link.inspected_image[1:])
     boxes = [thing["box"] for thing in pictures[number]["objects"] if thing["name"] == title[2]]
     strengths = [float(value) for value in re.findall(r"strength (\d\.\d\d)", grid)]
     rows, columns = loaded.pack.grid
@@ -149,9 +149,9 @@ def pictures(shipped):
 def test_what_is_lacking_is_not_there_then_trained_strong_and_said(serving, shipped):
     example = named(shipped, "A concept that it lacks")
     word = example.link.query
-    find = FindTab(Visit(serving))
+    find = FindTab(SessionState(serving))
     assert "cb-strong" not in find.search(shipped.key, word)[0] and f"“{word}”" in example.hypothesis
-    tab = OwnConceptsTab(Visit(serving), Workshop(serving))
+    tab = OwnConceptsTab(SessionState(serving), ConceptTraining(serving))
     *_, done = tab.add(VISITOR, shipped.key, word, False)
     own = serving.of(done[3])
     assert "1 concept added" in done[0] and "surely learned" not in done[0]
@@ -161,7 +161,7 @@ def test_what_is_lacking_is_not_there_then_trained_strong_and_said(serving, ship
         f"LLaVA say {QUOTED}; pushed as far in a random direction, LLaVA says {QUOTED}\\.", example.expect
     ).groups(default="")
     basket = changed(Link().basket, own, "add", str(match.neuron))
-    answers = asked(serving, own, Link(basket=basket, picture="white", question=ONE_WORD))
+    answers = asked(serving, own, Link(basket=basket, image="white", question=ONE_WORD))
     assert (answers["steered"], answers["random"]) == (said, control) and said == word
 
 

@@ -5,6 +5,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from cbsae_hub.studio.tabs import find
+from cbsae_hub.studio.tabs.inspect_image import patch_grid
 from cbsae_hub.studio.view import html
 
 
@@ -25,9 +27,9 @@ EVIL = "<img src=x onerror=alert(1)>\"'&"
 
 def test_names_from_models_are_text():
     row = namedtuple("Row", "name score neuron kind designated")(EVIL, 1.0, 3, "cb", EVIL * 2)
-    safe = html.facts([(EVIL, html.neuron_title(row), EVIL)]) + html.verdict("weak", EVIL)
-    safe += html.belonging("", {"q": EVIL}, "find") + html.patch_grid(b"", np.zeros((1, 1)), EVIL)
-    safe += html.table([EVIL, EVIL], [[EVIL, EVIL]]) + html.bar(0.5, EVIL)
+    safe = html.facts([(EVIL, html.neuron_title(row), EVIL)]) + find._verdict("weak", EVIL, EVIL, EVIL)
+    safe += html.result("", {"q": EVIL}, "find") + patch_grid(b"", np.zeros((1, 1)), EVIL)
+    safe += html.table([EVIL, EVIL], [[EVIL, EVIL]]) + html.PIECES.progress(0.5, EVIL)
     tags = Tags(safe).tags
     assert "img" not in [tag for tag, _ in tags]
     assert not any("onerror" in attributes for _, attributes in tags)
@@ -43,7 +45,7 @@ def test_titles_are_never_bare_numbers():
 
 def test_grid_has_one_labelled_button_a_patch_and_one_way_in():
     heat = np.array([[0, 0.5, 1.0], [0.25, 0, 0]])
-    cells = [a for tag, a in Tags(html.patch_grid(b"x", heat, "caption", chosen=4)).tags if tag == "button"]
+    cells = [a for tag, a in Tags(patch_grid(b"x", heat, "caption", chosen=4)).tags if tag == "button"]
     assert [int(cell["data-patch"]) for cell in cells] == list(range(6))
     assert cells[2]["aria-label"] == "patch row 1, column 3, strength 1.00"
     assert [cell["aria-pressed"] for cell in cells].index("true") == 4
@@ -51,7 +53,7 @@ def test_grid_has_one_labelled_button_a_patch_and_one_way_in():
 
 
 def test_the_grid_has_the_shape_of_its_picture():
-    drawn = html.patch_grid(b"x", np.zeros((3, 2)), "caption", ratio=2 / 3)
+    drawn = patch_grid(b"x", np.zeros((3, 2)), "caption", ratio=2 / 3)
     grid = next(attributes for tag, attributes in Tags(drawn).tags if tag == "div")
     assert "aspect-ratio:0.6667;" in grid["style"]
     assert "repeat(2,1fr);grid-template-rows:repeat(3,1fr)" in grid["style"] and grid["data-columns"] == "2"

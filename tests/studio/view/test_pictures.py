@@ -8,7 +8,8 @@ import zlib
 import pytest
 from PIL import Image
 
-from cbsae_hub.studio.view.pictures import WHITE, ImageRefused, Pictures, from_text, read_picture
+from cbsae_hub.studio.server.refusal import Refused
+from cbsae_hub.studio.view.pictures import WHITE, Pictures, from_text, read_picture
 
 
 class Pack:
@@ -54,7 +55,7 @@ def png(size=(20, 30)) -> bytes:
 def test_bad_uploads_get_a_sentence(tmp_path, content, message):
     path = tmp_path / "upload.png"
     path.write_bytes(content)
-    with pytest.raises(ImageRefused, match=message):
+    with pytest.raises(Refused, match=message):
         read_picture(str(path))
 
 
@@ -78,7 +79,7 @@ def test_names_lead_to_pictures_and_nobody_finds_anothers_upload():
     assert names[0] != names[1] and min(map(len, names)) > 20
     assert pictures.get(names[0], Pack()).size == (512, 256)
     for bad in ("s13", "s-1", "s12/..", names[0][1:], names[0][:-1], "/etc/passwd", "", None, 7, ["s12"]):
-        with pytest.raises(ImageRefused, match="no longer in memory"):
+        with pytest.raises(Refused, match="no longer in memory"):
             pictures.get(bad, Pack())
 
 
@@ -116,7 +117,7 @@ def test_line_ends_do_not_count_as_bytes_of_a_picture():
     assert len(padded) == 8_000_000
     text = base64.encodebytes(padded).decode()
     assert from_text(text, Pack()).size == (1650, 1600)
-    with pytest.raises(ImageRefused, match="larger than 8 MB"):
+    with pytest.raises(Refused, match="larger than 8 MB"):
         from_text(base64.encodebytes(padded + b"\0" * 200).decode(), Pack())
 
 
@@ -138,5 +139,5 @@ def test_line_ends_do_not_count_as_bytes_of_a_picture():
     ],
 )
 def test_texts_that_are_no_pictures_are_refused(text, message):
-    with pytest.raises(ImageRefused, match=message):
+    with pytest.raises(Refused, match=message):
         from_text(text, Pack())

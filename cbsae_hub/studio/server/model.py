@@ -1,0 +1,229 @@
+"""A model with its pack, its encoder and the generators that it steers, loaded once and never changed."""
+
+import copy
+import json
+import logging
+import threading
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from cbsae_hub.encoders.clip_like import ClipLike
+from cbsae_hub.encoders.explained import explained_encoder
+from cbsae_hub.encoders.inspection import Inspection
+from cbsae_hub.encoders.vision import VisionEncoder
+from cbsae_hub.formats.load import load
+from cbsae_hub.hub.files import ModelFileError, read_text
+from cbsae_hub.hub.locate import download
+from cbsae_hub.models import CBSAE
+from cbsae_hub.models.base import EVALUATION_NAME, WORKED_NAME
+from cbsae_hub.neurons.pack import Pack
+from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
+from cbsae_hub.steering.latents import decoder_rows
+from cbsae_hub.studio.server.generators import Generators
+from cbsae_hub.studio.view.pictures import MAX_SIDE, as_webp
+
+logger = logging.getLogger(__name__)
+
+LISTED_NEURONS = 15
+
+
+@dataclass(frozen=True)
+class ImageInspection(Inspection):
+    """The activations of an SAE on one image, and the image.
+
+    Attributes:
+        webp: The image as it enters the encoder, enlarged.
+        ratio: The image's width, by its height.
+        grid: Rows and columns of the tokens that are patches; of an SAE of other tokens (1, tokens).
+        before: Number of the tokens before those: CLS and registers, of an SAE of all tokens.
+    """
+
+    webp: bytes
+    ratio: float
+    grid: tuple[int, int]
+    before: int
+
+
+def public_id(model: str | Path) -> str:
+    """Returns a model's name on the page: its Hub id, or its folder's name."""
+    return Path(model).resolve().name if Path(model).is_dir() else str(model)
+
+
+class LoadedModel:
+    """A model with its pack; the encoder comes with the first picture, the judge with the first search by meaning.
+
+    Args:
+        model: Folder or Hub id of an SAE with a pack.
+        generators: The LLaVA and unCLIP that steering is shown with.
+
+    Attributes:
+        name: Name on the page: its Hub id, or its folder's name, as paths are nobody's business.
+        key: Text for it in a visitor's state: its name, or a secret if the visitor has extended it.
+        own: Number of the last concepts, which a visitor has added.
+    """
+
+    def __init__(self, model: str | Path, generators: Generators | None = None):
+        self.model_id = str(model)
+        self.key = self.name = public_id(model)
+        self.pack = Pack.from_pretrained(model)
+        self.sae = load(model)
+        self.own = 0
+        self.generators = generators or Generators()
+        self._lock = threading.RLock()
+
+    def extended(self, cb: CBSAE, pack: Pack) -> "LoadedModel":
+        """Returns the model with a visitor's concepts; encoder, judge and generators are shared."""
+        _ = self.encoder, self.judge  # once for both
+        other = copy.copy(self)
+        for name in ("llava", "unclip", "_directions"):
+            other.__dict__.pop(name, None)
+        other.sae, other.pack = cb, pack
+        other.own = self.own + len(cb.concepts) - len(self.concepts)
+        return other
+
+    @property
+    def label(self) -> str:
+        """The model's name without its owner, and what a visitor has added."""
+        return Path(self.name).name + (f" + {self.own} of yours" if self.own else "")
+
+    @property
+    def concepts(self) -> list[str]:
+        """The concepts of a CB-SAE's bottleneck; none of an SAE."""
+        return list(self.sae.concepts) if isinstance(self.sae, CBSAE) else []
+
+    @property
+    def alpha(self) -> float | None:
+        """The strength at which steerability was measured, in units of latents; None where it was not."""
+        return self.pack.info["scores"].get("steerability", {}).get("alpha")
+
+    @cached_property
+    def retained(self) -> frozenset[int]:
+        """The neurons of a CB-SAE's parent that it still has, by their numbers there."""
+        return frozenset(getattr(self.sae, "sae_neuron_ids", ()))
+
+    @cached_property
+    def encoder(self) -> VisionEncoder:
+        """The encoder that the SAE explains, of exactly the revision that it was trained on; whole images are seen."""
+        return explained_encoder(self.sae, beside=self.model_id)
+
+    @cached_property
+    def judge(self) -> ClipLike | None:
+        """The judge that named the neurons, for searches by meaning; None where it cannot be loaded."""
+        source = self.pack.info["judge"]
+        try:
+            return ClipLike.from_pretrained(source["id"], source["revision"], beside=self.model_id)
+        except (OSError, ValueError) as error:
+            logger.warning("no search by meaning: %s", error)
+            return None
+
+    @cached_property
+    def llava(self) -> LlavaSteerer:
+        """LLaVA with this SAE.
+
+        Raises:
+            Unavailable: If it cannot be had here.
+        """
+        with self._lock:
+            return self.generators.llava(self.sae, self.pack, self.model_id)
+
+    @cached_property
+    def unclip(self) -> UnclipSteerer:
+        """Stable unCLIP with this SAE.
+
+        Raises:
+            Unavailable: If it cannot be had here.
+        """
+        with self._lock:
+            return self.generators.unclip(self.sae, self.pack, self.model_id)
+
+    @cached_property
+    def evaluation(self) -> dict[str, Any]:
+        """The tables that training/evaluate.py has put beside the model; empty where there are none."""
+        return self._beside(EVALUATION_NAME).get("tables", {})
+
+    @cached_property
+    def worked(self) -> dict[str, Any]:
+        """The worked examples of this very model, of training/choose_examples.py; empty if there are none."""
+        examples = self._beside(WORKED_NAME)
+        return examples if examples.get("revision") == self.pack.info["model"]["revision"] else {}
+
+    def _beside(self, name: str) -> dict[str, Any]:
+        """Reads a results file of the model; empty where there is none."""
+        file = Path(self.model_id) / name
+        if not file.is_file():
+            if Path(self.model_id).is_dir():  # "hub/my-sae" could be somebody's repository too
+                return {}
+            try:
+                file = download(self.model_id, name, None, {})
+            except ModelFileError:
+                return {}
+        return json.loads(read_text(file))
+
+    @cached_property
+    def _directions(self) -> torch.Tensor:
+        """Unit decoder rows of all neurons, ``[neurons, d_in]``."""
+        with torch.no_grad():
+            return torch.nn.functional.normalize(decoder_rows(self.sae, range(self.sae.d_latent)).float(), dim=1).cpu()
+
+    def warm_up(self) -> None:
+        """Loads encoder and judge before anybody waits for them."""
+        with self._lock:
+            self.inspect(Image.new("RGB", (64, 64), "white"))
+            if self.judge is not None:
+                self.pack.find("warming up", 1, self.judge.embed_texts)  # finds out what nonsense scores, too
+
+    def inspect(self, image: Image.Image) -> ImageInspection:
+        """Runs encoder and SAE on one RGB image."""
+        pixels = self.encoder.pixel_values([image])
+        x = self.encoder(pixels)[0]
+        grid = self.encoder.grid if self.encoder.tokens in ("patches", "all") else (1, len(x))
+        before = len(x) - grid[0] * grid[1]
+        image = self._as_image(pixels[0])
+        return ImageInspection(
+            **vars(Inspection.of(self.sae, x)),
+            webp=as_webp(image),
+            ratio=image.width / image.height,
+            grid=grid,
+            before=before,
+        )
+
+    def row(self, inspection: Inspection, place: int) -> Any:
+        """Returns the row in the neuron table of one of the neurons that fire."""
+        return self.pack.neurons[int(inspection.active[place])]
+
+    def listed(self, inspection: Inspection, order: np.ndarray, hide_dense: bool) -> np.ndarray:
+        """Returns the first places of ``order``, without those of dense neurons if they are hidden.
+
+        Concept neurons grade every patch: that they are dense says nothing.
+        """
+        places = [
+            place for place in order
+            if not hide_dense or (row := self.row(inspection, place)).kind == "cb" or row.status != "dense"
+        ]  # fmt: skip
+        return np.array(places[:LISTED_NEURONS], dtype=int)
+
+    def neighbours(self, neuron: int, count: int = 6) -> list[tuple[int, float]]:
+        """Returns neurons whose decoder rows point most nearly the same way, with the cosines, nearest first."""
+        cosines = self._directions @ self._directions[neuron]
+        cosines[neuron] = -2.0
+        values, ids = cosines.topk(min(count, len(cosines) - 1))
+        return list(zip(ids.tolist(), values.tolist()))
+
+    def _as_image(self, pixels: torch.Tensor) -> Image.Image:
+        """Returns the preprocessed image, cropped as the encoder sees it, so that patches lie where they are drawn."""
+        patch_size: int = self.encoder.model.config.patch_size  # type: ignore[assignment, union-attr]  # of nn.Module
+        rows, columns = (patches * patch_size for patches in self.encoder.grid)
+        pixels = pixels[:, :rows, :columns]
+        mean, std = (
+            torch.tensor(getattr(self.encoder.processor, f"image_{k}"))[:, None, None] for k in ("mean", "std")
+        )
+        array = ((pixels * std + mean).clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        image = Image.fromarray(array)
+        scale = max(1, MAX_SIDE // max(image.size))
+        return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)

@@ -1,0 +1,229 @@
+"""Chooses worked examples among experiments that it runs as the page runs them: what a card promises, the page shows.
+
+training/choose_examples.py runs this once and writes the result beside the model, for the tab Start.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cbsae_hub.data.images import load_images
+from cbsae_hub.models import CBSAE
+from cbsae_hub.scoring.first_words import ONE_WORD
+from cbsae_hub.steering import Edit, Steering
+from cbsae_hub.studio.basket import range_of
+from cbsae_hub.studio.server.concept_training import ConceptTraining
+from cbsae_hub.studio.server.experiments import STEPS, Answer, Answers, Experiment
+from cbsae_hub.studio.server.model import LoadedModel, public_id
+from cbsae_hub.studio.server.serving import Serving
+from cbsae_hub.studio.view.pictures import WHITE
+from cbsae_hub.words import name_key, words_of
+
+logger = logging.getLogger(__name__)
+
+LOW = 0.2  # steerability that an example calls low
+PLACE = 0.25  # share of the patches that "not all over the picture" is
+SEEDS = (0, 1)  # of drawings: those that the tab draws at first
+TRIED = 60  # experiments at most for one example
+
+Record = dict[str, Any]
+
+
+class ExampleChooser:
+    """Runs experiments until one holds for each kind of example.
+
+    Args:
+        serving: The models of the page.
+        model: The model of the examples.
+    """
+
+    def __init__(self, serving: Serving, model: LoadedModel):
+        self.serving, self.model = serving, model
+        self.frame = model.pack.neurons.frame
+
+    def choose(self) -> Record:
+        """Returns the record of an experiment by kind of example, and the models that were used."""
+        model = self.model
+        examples: Record = {
+            "revision": model.pack.info["model"]["revision"],
+            **{name: source and Path(public_id(source)).name for name, source in model.generators.ids.items()},
+        }
+        steers = model.alpha is not None and model.generators.ids["llava"] and "said_white" in self.frame
+        kinds: dict[str, Callable[[], Iterator[Record]]] = {"look": self._looks}
+        if steers:
+            kinds = {"word": lambda: self._words("sae"), "mute": self._mutes, **kinds}
+        if steers and isinstance(model.sae, CBSAE):
+            kinds["concept"] = lambda: self._words("cb")
+        for kind, candidates in kinds.items():
+            examples[kind] = next(candidates(), None)
+        if examples.get("word") and examples.get("concept"):
+            examples["two"] = next(self._pairs(examples["word"], examples["concept"]), None)
+        if steers and model.generators.ids["unclip"]:
+            examples["draw"] = next(self._drawings(), None)
+        if isinstance(model.sae, CBSAE):
+            examples["lacking"] = next(self._lacking(), None)
+        for kind in ("word", "concept", "two", "mute", "draw", "look", "lacking"):
+            logger.info("%s: %s", kind, examples.get(kind))
+        return {kind: record for kind, record in examples.items() if record is not None}
+
+    def _experiment(self, neurons: Sequence[int], word: str = "") -> Experiment:
+        """Returns an experiment on a white image, with neurons set as the page sets them at first."""
+        white = self.serving.pictures.get(WHITE, self.model.pack)
+        edits = [Edit(neuron, range_of(self.model, neuron).start) for neuron in neurons]
+        return Experiment(self.model, white, Steering(edits), word)
+
+    def _ask(self, *neurons: int) -> Answers:
+        """Returns LLaVA's answers about a white image with neurons set."""
+        return self.serving.experiments.ask(self._experiment(neurons), ONE_WORD)
+
+    def _steerable(self, kind: str) -> pd.DataFrame:
+        """Returns neurons that LLaVA has called by their names, those with the best names first."""
+        frame = self.frame[self.frame["kind"] == kind]
+        if kind == "cb":  # what the SAE lacks: none of its neurons is called so
+            in_sae = {name_key(name) for name in self.frame.loc[self.frame["kind"] == "sae", "name"] if name}
+            frame = frame.assign(name=frame["designated"])
+            frame = frame[~frame["name"].map(name_key).isin(in_sae)]
+        frame = frame[frame["name"].notna() & frame["said_white"].notna()]
+        agree = frame["said_white"].map(name_key) == frame["name"].map(name_key)
+        return frame[agree].sort_values("score", ascending=False)
+
+    def _words(self, kind: str) -> Iterator[Record]:
+        """Finds neurons whose name LLaVA says when they are set, and neither without them nor with the control."""
+        for row in islice(self._steerable(kind).itertuples(), TRIED):
+            answers = self._ask(row.neuron)
+            others = (answers.original, answers.sae, answers.random)
+            if _is(answers.steered, row.name) and not any(_is(other, row.name) for other in others):
+                yield {
+                    "neuron": row.neuron,
+                    "name": row.name,
+                    "said": answers.steered.text,
+                    "control": answers.random.text,
+                }
+
+    def _mutes(self) -> Iterator[Record]:
+        """Finds neurons that surely stand for something and do not make LLaVA say so."""
+        frame = self.frame[(self.frame["kind"] == "sae") & (self.frame["steerability"] < LOW)]
+        for row in islice(frame.sort_values("interpretability", ascending=False).itertuples(), TRIED):
+            if self._strong(row.neuron, row.name):
+                text = self._ask(row.neuron).steered.text
+                if not set(words_of(row.name)) <= set(words_of(text)):
+                    yield {"neuron": row.neuron, "name": row.name, "said": text}
+
+    def _strong(self, neuron: int, name: str) -> bool:
+        matches = self.model.pack.find(name, len(self.frame)).matches
+        return any(match.neuron == neuron and match.verdict == "strong" for match in matches)
+
+    def _pairs(self, word: Record, concept: Record) -> Iterator[Record]:
+        """Finds two neurons of which one wins, while each alone is said."""
+        for one in [word, *islice(self._words("sae"), 5)]:
+            for other in [concept, *islice(self._words("cb"), 5)]:
+                answer = self._ask(one["neuron"], other["neuron"]).steered
+                if _is(answer, one["name"]) or _is(answer, other["name"]):
+                    yield {
+                        "neurons": [one["neuron"], other["neuron"]],
+                        "names": [one["name"], other["name"]],
+                        "said": answer.text,
+                    }
+
+    def _drawings(self) -> Iterator[Record]:
+        """Finds neurons that are said, and drawn the more the stronger they are, in every row of the grid."""
+        for record in islice(self._words("sae"), TRIED):
+            experiment = self._experiment([record["neuron"]], record["name"])
+            rows = self.serving.experiments.draw(experiment, SEEDS, STEPS)
+            if all(nearer_and_nearer([drawing.concept for drawing in row]) for row in rows):
+                yield {"neuron": record["neuron"], "name": record["name"], "said": record["said"]}
+
+    def _looks(self) -> Iterator[Record]:
+        """Finds neurons that fire on few patches of an image, most on their own thing, where others fire elsewhere.
+
+        Only images with a column ``objects`` of ``name`` and ``box`` (x0, y0, x1, y1) say where things are.
+        """
+        model, source = self.model, self.model.pack.info["images"]
+        try:
+            images = load_images(source["id"], source["split"], beside=model.model_id)
+        except (OSError, ValueError) as error:
+            logger.warning("nobody knows where things are in the pictures: %s", error)
+            return
+        if "objects" not in images.column_names:
+            return
+        for row in islice(self.frame.sort_values("score", ascending=False).itertuples(), 5 * TRIED):
+            if row.kind == "cb" or not row.name or not self._strong(row.neuron, row.name):
+                continue
+            for example in model.pack.examples(row.neuron, "top", 9):
+                things = images[example.image_id]["objects"]
+                boxes = [thing["box"] for thing in things if thing["name"] == row.name and thing.get("box")]
+                size = images[example.image_id]["image"].size
+                if boxes and (counts := self._local(row.neuron, example.image_id, boxes, size)):
+                    yield {"neuron": row.neuron, "name": row.name, "picture": f"s{example.image_id}", **counts}
+
+    def _local(
+        self, neuron: int, image: int, boxes: list[Sequence[float]], size: tuple[int, int]
+    ) -> dict[str, int] | None:
+        """Returns on how many patches of an image a neuron fires; None if that is no example.
+
+        Args:
+            neuron: The neuron.
+            image: Number of an image of the pack.
+            boxes: Boxes of the neuron's thing, in pixels.
+            size: The image's width and height.
+        """
+        model, grid = self.model, self.model.pack.grid
+        if grid is None:
+            return None
+        inspection = model.inspect(model.pack.image(image))
+        place = np.flatnonzero(inspection.active == neuron)
+        if not len(place) or place[0] not in model.listed(inspection, np.arange(len(inspection.active)), True):
+            return None
+        strengths = inspection.latents[:, place[0]]
+        fires, bright = strengths > 0, np.flatnonzero(strengths > strengths.max() / 2)
+        if fires.mean() > PLACE or not all(
+            any(_within(patch, box, size, grid) for box in boxes) for patch in bright.tolist()
+        ):
+            return None
+        for patch in np.flatnonzero(~fires):
+            if not len(model.listed(inspection, np.flatnonzero(inspection.latents[patch] > 0), True)):
+                return None
+        return {"patches": int(fires.sum()), "of": len(fires)}
+
+    def _lacking(self) -> Iterator[Record]:
+        """Finds words that no neuron surely stands for, until one is trained, which LLaVA then says."""
+        model, training = self.model, ConceptTraining(self.serving)
+        names = {name_key(row.name) for row in model.pack.neurons if row.name}
+        names |= {name_key(name) for name in model.concepts}
+        for word in (name for name in model.pack.vocabulary if name_key(name) not in names):
+            own = training.add(model, [word], lambda *_: None, lambda: False)
+            if own.pack.find(word).verdict != "strong":
+                continue
+            answers = ExampleChooser(self.serving, own)._ask(len(own.pack.neurons) - 1)
+            if _is(answers.steered, word) and not _is(answers.random, word):
+                yield {"name": word, "said": answers.steered.text, "control": answers.random.text}
+
+
+def _within(patch: int, box: Sequence[float], size: tuple[int, int], grid: tuple[int, int]) -> bool:
+    """Returns whether a patch's middle lies in a box of pixels, or less than a patch beside it."""
+    wide, high = size[0] / grid[1], size[1] / grid[0]
+    x, y = (patch % grid[1] + 0.5) * wide, (patch // grid[1] + 0.5) * high
+    return box[0] - wide <= x <= box[2] + wide and box[1] - high <= y <= box[3] + high
+
+
+def nearer_and_nearer(cosines: list[float | None]) -> bool:
+    """Returns whether drawings get nearer to the word with the strength, and the control stays behind them all.
+
+    Args:
+        cosines: Cosines of the word with the unsteered drawing, with those at the factors
+            :data:`DRAWN_FACTORS`, and with the control.
+    """
+    numbers = [cosine for cosine in cosines if cosine is not None]
+    if len(numbers) < len(cosines):
+        return False
+    *steered, control = numbers
+    return all(a < b for a, b in zip(steered, steered[1:])) and control < min(steered[1:])
+
+
+def _is(answer: Answer, name: str) -> bool:
+    return name_key(answer.text.strip().strip(".!")) == name_key(name)

@@ -1,0 +1,88 @@
+"""The parts that both steering tabs have: the image, how neurons are edited, and the experiment that these make."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import gradio as gr
+from markupsafe import Markup
+
+from cbsae_hub.studio.basket import watched_word
+from cbsae_hub.studio.links import HOW, MAX_WORD, WHERE, as_text, basket_of
+from cbsae_hub.studio.server.experiments import Experiment
+from cbsae_hub.studio.server.refusal import Refused
+from cbsae_hub.studio.server.session import SessionState
+from cbsae_hub.studio.view import html
+from cbsae_hub.studio.view.image_box import ImageBox
+from cbsae_hub.studio.view.pictures import WHITE
+
+
+class SteeringTab:
+    """A tab whose experiment is set up by components; each has a key in the address.
+
+    Args:
+        session: The state that the tabs share.
+        name: Id of the tab, before all element ids.
+        prefix: Prefix of the settings' keys in the address.
+    """
+
+    def __init__(self, session: SessionState, name: str, prefix: str = ""):
+        self.session, self.name, self.prefix = session, name, prefix
+        self.image = ImageBox(session, name)
+
+    def render_edit_settings(self) -> None:
+        """Adds the components that say how neurons are edited to the page that is being built."""
+        self.where = gr.Radio(list(WHERE), value=next(iter(WHERE)), label="Where", elem_id=f"{self.name}-where")
+        with gr.Accordion("More settings", open=False):
+            self.how = gr.Radio(list(HOW), value=next(iter(HOW)), label="How", elem_id=f"{self.name}-how")
+            self.word = gr.Textbox(
+                label="Word to watch", placeholder="the strongest neuron's name", max_length=MAX_WORD,
+                elem_id=f"{self.name}-word",
+            )  # fmt: skip
+            self.keep_error = gr.Checkbox(
+                False, label="Put back what the SAE loses of the picture", elem_id=f"{self.name}-keep"
+            )
+
+    @property
+    def edit_settings(self) -> dict[str, gr.components.Component]:
+        """The components that say how neurons are edited, by their keys in the address."""
+        components = {"alone": self.where, "op": self.how, "keep": self.keep_error, "word": self.word}
+        return {f"{self.prefix}{key}": component for key, component in components.items()}
+
+    @property
+    def settings(self) -> dict[str, gr.components.Component]:
+        """All components that an experiment depends on, by their keys in the address: the inputs of its handlers."""
+        return {"m": self.session.model, "b": self.session.basket, "pic": self.session.image, **self.edit_settings}
+
+    @staticmethod
+    def edit_values(alone: bool, op: str, keep_error: bool, word: str) -> list[Any]:
+        """Returns values of :attr:`edit_settings` for those of a link."""
+        where = next(name for name, code in WHERE.items() if code == str(int(alone)))
+        return [where, next(name for name, code in HOW.items() if code == op), keep_error, word]
+
+    def by_key(self, values: Iterable[Any]) -> dict[str, Any]:
+        """Returns the values of :attr:`settings` by their keys."""
+        return dict(zip(self.settings, values, strict=True))
+
+    def experiment(self, settings: Mapping[str, Any]) -> Experiment:
+        """Returns the experiment of some settings.
+
+        Raises:
+            Refused: If a setting makes no sense.
+        """
+        model = self.session.model_of(settings["m"])
+        alone, op, keep_error, word = (settings[key] for key in self.edit_settings)
+        if alone not in WHERE or op not in HOW:
+            raise Refused("There is no such setting.")
+        basket = basket_of(settings["b"], model)
+        image = self.session.serving.pictures.get(settings["pic"] or WHITE, model.pack)
+        steering = basket.steering(WHERE[alone] == "1", HOW[op], bool(keep_error))
+        return Experiment(model, image, steering, watched_word(model, basket, word))
+
+    def steers(self, settings: Mapping[str, Any]) -> bool:
+        """Returns whether there is something to steer."""
+        return bool(basket_of(settings["b"], self.session.model_of(settings["m"])).active)
+
+    @staticmethod
+    def result(content: Markup, settings: Mapping[str, Any], button: str) -> Markup:
+        """Returns a result that is marked as soon as the page has other settings; see :func:`html.result`."""
+        return html.result(content, {key: as_text(key, value) for key, value in settings.items()}, button)

@@ -1,0 +1,143 @@
+"""Components by which a visitor brings an image: an upload box, samples of the pack, and both with a preview."""
+
+import re
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from markupsafe import Markup
+
+from cbsae_hub.neurons.pack import Pack
+from cbsae_hub.studio.links import Link
+from cbsae_hub.studio.server.model import LoadedModel
+from cbsae_hub.studio.server.refusal import Refused, kindly
+from cbsae_hub.studio.server.session import LOOKUP, PRIVATE, SessionState, pulse, upload_record
+from cbsae_hub.studio.view.html import PIECES
+from cbsae_hub.studio.view.pictures import WHITE, as_webp, data_uri, is_sample, read_picture
+from cbsae_hub.studio.view.style import script
+
+SAMPLES = 7
+
+
+def upload_box(label: str, elem_id: str, height: int = 220) -> gr.Image:
+    """Returns an image component whose file reaches the handler unopened."""
+    box = gr.Image(
+        type="filepath", sources=["upload", "clipboard"], label=label, height=height, elem_id=elem_id, buttons=[]
+    )
+    # Gradio would fail without a word on what is no image. A subclass would be the plainer way, but Gradio writes a
+    # stub file beside the source of each.
+    box.preprocess = _path_of  # type: ignore[method-assign]
+    return box
+
+
+def bind_upload(box: gr.Image, handler: Any, inputs: list[Any], outputs: list[Any]) -> Any:
+    """Calls a handler with each upload; the box does not keep what the handler refuses.
+
+    Returns:
+        The event, for what is to follow it.
+    """
+    uploaded = box.input(handler, inputs, outputs, **PRIVATE)
+    uploaded.failure(None, None, box, js="() => null")
+    return uploaded
+
+
+def sample_box(pack: Pack, elem_id: str, count: int, white: bool = False) -> gr.HTML:
+    """Returns sample images as buttons; see :func:`sample_name`."""
+    return gr.HTML(sample_strip(pack, count, white), elem_id=elem_id, js_on_load=script("acts"))
+
+
+def sample_strip(pack: Pack, count: int, white: bool = False) -> Markup:
+    """Returns images of the pack, from all over it, as buttons."""
+    ids = pack.image_ids()
+    spread = [ids[i] for i in np.linspace(0, len(ids) - 1, min(count, len(ids))).astype(int)]
+    samples = [(f"s{image}", data_uri(pack.image_bytes(image)), pack.alt(image)) for image in spread]
+    return PIECES.samples(samples, white)
+
+
+def sample_name(event: gr.EventData, pack: Pack) -> str:
+    """Returns the name of the sample that was clicked.
+
+    Raises:
+        Refused: If there is no such sample.
+    """
+    name = str(getattr(event, "picture", ""))
+    if name != WHITE and not is_sample(name, pack):
+        raise Refused("There is no such sample.")
+    return name
+
+
+class ImageBox:
+    """Chooses the image that is steered, which the steering tabs share, and shows it.
+
+    Args:
+        session: The state that the tabs share.
+        tab: Id of the tab that it is in.
+    """
+
+    def __init__(self, session: SessionState, tab: str):
+        self.session, self.tab = session, tab
+
+    def render(self) -> None:
+        """Adds the components to the page that is being built."""
+        pack = self.session.serving.first.pack
+        self.preview = gr.HTML(preview(self.session, pack, WHITE), elem_id=f"{self.tab}-preview")
+        self.samples = sample_box(pack, f"{self.tab}-samples", SAMPLES, white=True)
+        with gr.Accordion("Or your own", open=False):
+            self.upload = upload_box("Your picture", f"{self.tab}-upload", 160)
+
+    def bind(self, previews: list[gr.HTML]) -> None:
+        """Adds the events; all previews of the page show the same image.
+
+        Args:
+            previews: The previews of all boxes of the page.
+        """
+        session, outputs = self.session, [self.session.image, self.session.pulse, *previews]
+        self.samples.click(self._sample(len(previews)), [session.model], outputs, **LOOKUP)
+        bind_upload(self.upload, self._upload(len(previews)), [session.model, self.upload], [session.upload, *outputs])
+
+    def restore(self, model: LoadedModel, link: Link, new: bool) -> list[Any]:
+        """Returns values of :attr:`outputs` for a link."""
+        image = preview(self.session, model.pack, link.image)
+        return [image, sample_strip(model.pack, SAMPLES, white=True) if new else gr.skip()]
+
+    @property
+    def outputs(self) -> list[Any]:
+        """The components that :meth:`restore` sets."""
+        return [self.preview, self.samples]
+
+    def _sample(self, count: int) -> Any:
+        @kindly
+        def choose_sample(event: gr.EventData, key: Any) -> list[Any]:
+            pack = self.session.model_of(key).pack
+            name = sample_name(event, pack)
+            return [name, pulse(self.tab), *[preview(self.session, pack, name)] * count]
+
+        return choose_sample
+
+    def _upload(self, count: int) -> Any:
+        @kindly
+        def choose_upload(key: Any, path: Any) -> list[Any]:
+            if path is None:
+                return [gr.skip()] * (count + 3)
+            pack, pictures = self.session.model_of(key).pack, self.session.serving.pictures
+            name = pictures.keep(read_picture(str(path)))
+            record = upload_record(name, pictures.get(name, pack))
+            return [record, name, pulse(self.tab), *[preview(self.session, pack, name)] * count]
+
+        return choose_upload
+
+
+def preview(session: SessionState, pack: Pack, name: Any) -> Markup:
+    """Returns the image that is steered, small."""
+    name = str(name or WHITE)
+    small = session.serving.pictures.get(name, pack).copy()
+    small.thumbnail((256, 256))
+    alt = "a white picture" if name == WHITE else "your picture"
+    if re.fullmatch(r"s\d+", name):
+        alt = pack.alt(int(name[1:]))
+    return PIECES.preview(data_uri(as_webp(small)), alt)
+
+
+def _path_of(payload: Any) -> str | None:
+    """Returns the path of an uploaded file, which Gradio has checked to be one that was uploaded."""
+    return None if payload is None else payload.path

@@ -1,0 +1,25 @@
+"""The page's HTML: templates/NAME.html holds the macros of one tab, or of pieces that several tabs show."""
+
+import re
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2.ext import Extension
+
+
+class _Layout(Extension):
+    """Removes line breaks between tags: they are the layout of the template, and would be spaces on the page."""
+
+    def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
+        return re.sub(r"(?<=[>}])\s*\n\s*(?=[<{])", "", source)
+
+
+# Everything that is put into a template is escaped, unless it comes from a template itself.
+_ENVIRONMENT = Environment(
+    loader=PackageLoader("cbsae_hub.studio.view"), autoescape=True, undefined=StrictUndefined, extensions=[_Layout]
+)
+
+
+def template(name: str) -> Any:
+    """Returns a template, whose macros are called like functions and return Markup."""
+    return _ENVIRONMENT.get_template(f"{name}.html").module
