@@ -19,6 +19,8 @@ from cbsae_hub.scoring.steerability import SteerabilityScorer
 from cbsae_hub.scoring.truth import Truth
 from cbsae_hub.steering.llava import LlavaSteerer
 from cbsae_hub.steering.unclip import UnclipSteerer
+from cbsae_hub.studies.tables import markdown_table
+from cbsae_hub.words import number
 
 # Titles of the paper's columns, and those of the neuron table.
 MEASURES = {
@@ -146,3 +148,58 @@ def designated(cb: pd.DataFrame) -> dict[str, float]:
         "average_precision": mean(own["designated_ap"].dropna()),
         "clear": mean(own["designated_ap"].dropna() >= 0.5),
     }
+
+
+def row(name: str, scores: Scores, model: SAE | CBSAE) -> dict[str, Any]:
+    """A model's line in a table."""
+    summary, bottleneck = scores.summary, isinstance(model, CBSAE)
+    return {
+        "model": name,
+        **({"retained": model.d_sae, "k": model.cb_k} if bottleneck else {}),
+        **means(scores.neurons),
+        "explained variance": summary["reconstruction"]["explained_variance"],
+        **({"zero-shot": 100 * cost["accuracy_reconstructed"]} if (cost := summary.get("downstream")) else {}),
+        **{f"coverage {part}": 100 * figures["share"] for part, figures in summary["coverage"].items()},
+        **(designated(scores.neurons) if bottleneck else {}),
+    }
+
+
+def tables(
+    rows: pd.DataFrame, by_judge: Mapping[str, Mapping[str, Scores]], seeds: Sequence[str], first: CBSAE
+) -> dict[str, pd.DataFrame]:
+    """The tables of the study, by their titles.
+
+    Args:
+        rows: The lines of all models by the first judge, see :func:`row`.
+        by_judge: Each judge's scores of "SAE" and of "CB-SAE", the model of the first seed.
+        seeds: Names of the rows that differ in nothing but the seed.
+        first: The model of the first seed.
+    """
+    of_seeds = rows[rows["model"].isin(seeds)].drop(columns="model")
+    sae = rows[rows["model"] == "SAE"].drop(columns="model").iloc[0]
+    main = pd.DataFrame(
+        [
+            {"model": "SAE", **sae},
+            {"model": "CB-SAE", **of_seeds.mean()},
+            {"model": "spread of seeds", **of_seeds.std(ddof=1)},
+        ]
+    )
+    by_first = next(iter(by_judge.values()))
+    return {
+        "SAE and CB-SAE": main.drop(columns=["retained", "k"]).dropna(axis=1, how="all"),
+        "parts": parts(by_first["SAE"].neurons, by_first["CB-SAE"].neurons, first.sae_neuron_ids),
+        "variants": rows[~rows["model"].isin(seeds[1:])].dropna(axis=1, how="all"),
+        "judges": pd.DataFrame(
+            {"judge": judge, **{name: means(scores.neurons)["CD"] for name, scores in of_judge.items()}}
+            for judge, of_judge in by_judge.items()
+        ),
+    }
+
+
+def as_markdown(frames: Mapping[str, pd.DataFrame]) -> str:
+    """The tables as they stand in the documentation."""
+    blocks = []
+    for title, frame in frames.items():
+        shown = frame.map(lambda value: number(value) if isinstance(value, float) else value)
+        blocks.append(f"**{title}**\n\n{markdown_table(shown.astype(str).replace('nan', ''))}")
+    return "\n".join(blocks)
