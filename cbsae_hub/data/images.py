@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, Protocol
 
 import datasets
 from datasets.data_files import DataFilesDict, DataFilesList
@@ -26,6 +26,15 @@ from cbsae_hub.pictures import to_rgb
 CARD = "README.md"
 BUILDERS = {"imagefolder": ImageFolder, "parquet": Parquet}
 logger = logging.getLogger(__name__)
+
+
+class ImageData(Protocol):
+    """Images to read: a ``datasets.Dataset`` or something like it, map-style, with a column ``image``."""
+
+    def __len__(self) -> int: ...
+
+    # mypy: a row by its number, rows by a slice, a column by its name
+    def __getitem__(self, key: Any, /) -> Any: ...
 
 
 def load_images(

@@ -1,4 +1,4 @@
-"""CLIP-Dissect over a stream of images: names of neurons, and what a name is worth."""
+"""CLIP-Dissect over a stream of images: names of neurons, and the worth of a name."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Naming:
         scores: ``[neurons, count]``, best first.
         concepts: ``[neurons, count]``, indices into the concept set.
         chance: ``[neurons]`` mean best score of neurons with random top images, as many as count for this neuron, under
-            the same prior: what a neuron that knows nothing scores. NaN for methods other than soft-WPMI.
+            the same prior: the score of a neuron that knows nothing. NaN for methods other than soft-WPMI.
         percentile: ``[neurons]`` share of those that score less: a score in 0..1 that can be compared between concept
             sets, as the raw one cannot. NaN likewise.
         density: ``[neurons]`` share of the images on which a neuron is active. A neuron with 0 has no name.
@@ -125,7 +125,7 @@ class Dissector(StrongestImages):
         MomentSums(*(getattr(self, name)[0][0] for name in MomentSums._fields)).add(latents, similarities)
 
     def _moments(self, columns: slice) -> list[MomentSums]:
-        """Of each process or merged metric, those of some concepts."""
+        """The sums of each process or merged metric for some concepts."""
         parts = zip(*(torch.cat(getattr(self, name)) for name in MomentSums._fields))
         return [MomentSums(*part).of_concepts(columns) for part in parts]
 
@@ -143,7 +143,7 @@ class Dissector(StrongestImages):
         Args:
             count: Concepts a neuron.
             null_draws: Neurons with random images that the scores are compared with.
-            seed: Of those images.
+            seed: Seed of those images.
         """
         with self.sync_context():
             return self._by_set(lambda columns: self._name(columns, count, null_draws, seed))
@@ -173,9 +173,9 @@ class Dissector(StrongestImages):
             unknown = torch.full_like(best[:, 0], torch.nan)
             return Naming(best, which, unknown, unknown, density)
         # Compared with neurons that as many images count for.
-        used = images_that_count(values_of(self.filled_keys()), self.count_silent).clamp_min(1) - 1
-        percentile = (null[used] < best[:, :1]).to(best.dtype).mean(1)
-        return Naming(best, which, null.mean(1)[used], percentile, density)
+        last = images_that_count(values_of(self.filled_keys()), self.count_silent).clamp_min(1) - 1
+        percentile = (null[last] < best[:, :1]).to(best.dtype).mean(1)
+        return Naming(best, which, null.mean(1)[last], percentile, density)
 
     def _scored(self, columns: slice, draws: int = 0, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Blocks of columns of the scores of all neurons; and see :func:`best_of_random`."""

@@ -1,4 +1,4 @@
-"""How general is what a neuron stands for? Measured by where its images' concepts meet in a tree of kinds.
+"""Generality of neurons, measured by the place in a tree of kinds at which the concepts of their images meet.
 
 Sources: Olson et al., Probing the representational power of sparse autoencoders in vision models, 2025 (lowest common
 hypernym height, ontological coverage); Pach et al., 2025 (depth of the lowest common ancestor per Matryoshka group).
@@ -27,7 +27,7 @@ class CommonKinds:
     """The narrowest kind of each neuron's concepts.
 
     Attributes:
-        concepts: ``[neurons]``, how many concepts it covers.
+        concepts: ``[neurons]``, number of concepts that it covers.
         height: ``[neurons]``, mean steps from them up to their lowest common hypernym. NaN for neurons that cover fewer
             than two concepts, or more than half of all.
         coverage: ``[neurons]``, share of that hypernym's concepts that it covers; NaN likewise.
@@ -41,11 +41,11 @@ class CommonKinds:
 
 
 def common_kinds(covered: np.ndarray, tree: ConceptTree, concepts: Sequence[str]) -> CommonKinds:
-    """Lowest common hypernym of what each neuron covers, its height and its ontological coverage (Olson et al.).
+    """Lowest common hypernym of the concepts that each neuron covers, its height and its coverage (Olson et al.).
 
     Args:
         covered: ``[neurons, concepts]`` bool.
-        tree: Whose leaves the concepts are.
+        tree: The tree that has the concepts as leaves.
         concepts: Names of the columns.
 
     Raises:
@@ -54,13 +54,13 @@ def common_kinds(covered: np.ndarray, tree: ConceptTree, concepts: Sequence[str]
     counts = covered.sum(1)
     height, coverage = np.full(len(covered), np.nan), np.full(len(covered), np.nan)
     kinds: list[str | None] = [None] * len(covered)
-    found: dict[bytes, tuple[str, float]] = {}  # many neurons cover the same few concepts
+    meetings: dict[bytes, tuple[str, float]] = {}  # many neurons cover the same few concepts
     for neuron in np.flatnonzero((counts >= 2) & (counts <= EVERYTHING * len(concepts))):
         key = np.packbits(covered[neuron]).tobytes()
-        if key not in found:
-            found[key] = tree.lowest_common_hypernym([concepts[i] for i in np.flatnonzero(covered[neuron])])
-        kinds[neuron], height[neuron] = found[key]
-        coverage[neuron] = counts[neuron] / len(tree.leaves_under(kinds[neuron]))
+        if key not in meetings:
+            meetings[key] = tree.lowest_common_hypernym([concepts[i] for i in np.flatnonzero(covered[neuron]).tolist()])
+        kind, height[neuron] = meetings[key]
+        kinds[neuron], coverage[neuron] = kind, counts[neuron] / len(tree.leaves_under(kind))
     return CommonKinds(counts, height, coverage, kinds)
 
 
@@ -165,8 +165,8 @@ class CommonAncestorDepth(StrongestImages):
         ids, labels = torch.cat(self.image_ids), torch.cat(self.labels)
         order = ids.argsort()
         most = max(1, int(labels.sum(1).max()))
-        held, which = labels[order].int().topk(most, dim=1)  # the labels of each image, then none
-        by_image = torch.where(held > 0, which, -1)
+        has_label, which = labels[order].int().topk(most, dim=1)  # the labels of each image, then none
+        by_image = torch.where(has_label > 0, which, -1)
         rows = torch.searchsorted(ids[order], ids_of(keys))
         of_top = torch.where((values_of(keys) > 0)[..., None], by_image[rows], -1)
         return common_ancestor_depth(of_top.cpu().numpy(), self.depths)

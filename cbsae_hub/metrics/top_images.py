@@ -1,4 +1,4 @@
-"""The images on which each neuron is most active, kept batch by batch: what names, uniqueness and examples rest on."""
+"""The images on which each neuron is most active, from which names, uniqueness and examples follow."""
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ def ids_of(keys: Tensor) -> Tensor:
 
 
 def merge_keys(states: Tensor) -> Tensor:
-    """The best k of several states: ``[parts, neurons, k] -> [neurons, k]``, in whatever order they come."""
+    """The best k of several states, in any order: ``[parts, neurons, k] -> [neurons, k]``."""
     parts, neurons, k = states.shape
     return states.transpose(0, 1).reshape(neurons, parts * k).topk(k, dim=1).values
 
@@ -73,7 +73,7 @@ class StrongestImages(StreamingMetric):
         """Adds a batch.
 
         Args:
-            latents: ``[images, neurons]``, dense or sparse COO. What a sparse one does not store is 0.
+            latents: ``[images, neurons]``, dense or sparse COO. A sparse one stores everything but zeros.
             image_ids: ``[images]`` int64, different for different images, from 0 to 2^32 - 1.
 
         Raises:
@@ -110,9 +110,9 @@ class StrongestImages(StreamingMetric):
         zeros = keys_of(torch.zeros(len(silent), device=ids.device), silent)
         for rows in short.split(4096):
             place = torch.searchsorted(silent, ids_of(keys[rows])).clamp_max(len(silent) - 1)
-            taken = torch.zeros(len(rows), len(silent), dtype=torch.int32, device=ids.device)
-            taken.scatter_add_(1, place, (silent[place] == ids_of(keys[rows])).int())
-            free = torch.where(taken > 0, NOTHING, zeros)
+            active = torch.zeros(len(rows), len(silent), dtype=torch.int32, device=ids.device)
+            active.scatter_add_(1, place, (silent[place] == ids_of(keys[rows])).int())
+            free = torch.where(active > 0, NOTHING, zeros)
             keys[rows] = torch.cat([keys[rows], free], 1).topk(k, dim=1).values
         return keys
 

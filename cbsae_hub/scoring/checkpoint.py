@@ -8,27 +8,27 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from cbsae_hub.hub.files import replace_file, require_same_settings
 from cbsae_hub.metrics.streaming import StreamingMetric
 
 
-def save(file: Path, metrics: Mapping[str, StreamingMetric], identity: Mapping[str, Any], done: int) -> None:
-    """The sums of one process after so many batches."""
-    tensors = {}
-    for name, metric in metrics.items():
-        for state, value in metric.metric_state.items():
-            if isinstance(value, list):
-                value = torch.cat(value) if value else None
-            if value is not None:
-                tensors[f"{name}.{state}"] = value.contiguous()
+def save(file: Path, metrics: Mapping[str, StreamingMetric], identity: Mapping[str, Any], batches: int) -> None:
+    """Writes the sums of one process after so many batches."""
+    states = {f"{name}.{state}": value for name, one in metrics.items() for state, value in one.metric_state.items()}
+    tensors = {
+        key: (torch.cat(value) if isinstance(value, list) else value).contiguous()
+        for key, value in states.items()
+        if isinstance(value, Tensor) or value
+    }
     file.parent.mkdir(parents=True, exist_ok=True)
     with replace_file(file) as partial:
-        save_file(tensors, partial, metadata={"done": str(done), "identity": json.dumps(identity, sort_keys=True)})
+        save_file(tensors, partial, metadata={"done": str(batches), "identity": json.dumps(identity, sort_keys=True)})
 
 
 def load(file: Path, metrics: Mapping[str, StreamingMetric], identity: Mapping[str, Any]) -> int:
-    """Puts saved sums into the metrics; returns how many batches they are of."""
+    """Puts saved sums into the metrics; returns the number of batches that they are of."""
     with safe_open(file, framework="pt") as saved:
         facts = saved.metadata()
         require_same_settings(json.loads(facts["identity"]), identity, file)

@@ -1,4 +1,4 @@
-"""SAE and CB-SAE side by side, neuron by neuron: what the tables of the CB-SAE paper are made of."""
+"""The evaluation of the CB-SAE paper: SAE and CB-SAE side by side, neuron by neuron."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -39,12 +39,12 @@ class Evaluator:
     """Scores models of one encoder alike: one look at the images, one LLaVA, one sentence transformer.
 
     Args:
-        probe: What encoder and judges saw.
-        encoder: Of the models, with their layer and tokens.
-        judges: Of names, by the names that ``probe`` has for them.
+        probe: Activations and embeddings of the images.
+        encoder: The models' encoder, with their layer and tokens.
+        judges: Judges of names, by the names that ``probe`` has for them.
         concepts: Concept sets by name; the first one names the neurons.
-        truth: Of the probe's images.
-        zero_shot: Measures what reconstructions cost.
+        truth: Labels of the probe's images.
+        zero_shot: Measures the cost of reconstructions.
         similarity: Judge of MonoSemanticity.
         llava: Speaks; its own SAE is not used. None to leave steering out.
         unclip: Draws, in the same way.
@@ -78,8 +78,8 @@ class Evaluator:
         """All scores of a model.
 
         Args:
-            model: Of the encoder.
-            judge: Which judge names its neurons.
+            model: A model of the encoder.
+            judge: Name of the judge that names its neurons.
             speak: Whether LLaVA is steered, if there is one.
             draw: Whether unCLIP is steered, if there is one; takes long.
         """
@@ -95,23 +95,23 @@ class Evaluator:
             top_k=self.top_k,
         )
         size = 64
-        for ids, seen in tqdm(self.probe.batches(judge, size), total=-(-len(self.probe) // size), desc="score"):
-            scorer.add(ids, seen)
+        for ids, observation in tqdm(self.probe.batches(judge, size), total=-(-len(self.probe) // size), desc="score"):
+            scorer.add(ids, observation)
         scores = scorer.results()
         llava = self.llava.with_sae(model) if speak and self.llava else None
         unclip = self.unclip.with_sae(model) if draw and self.unclip else None
         if llava is None and unclip is None:
             return scores
         steered = SteerabilityScorer(scores.neurons, llava=llava, unclip=unclip, **self.steering)
-        found = steered.run(steered.choose())
-        return scores.with_steerability(found, steered.summary(found))
+        columns = steered.run(steered.choose())
+        return scores.with_steerability(columns, steered.summary(columns))
 
 
 def means(frame: pd.DataFrame) -> dict[str, float]:
     """Mean of each measure over the neurons that have it, and the number of neurons that have a name."""
     columns = {title: column for title, column in MEASURES.items() if column in frame}
-    named = frame[frame["name"].notna()]
-    return {"neurons": len(named), **{title: mean(named[column].dropna()) for title, column in columns.items()}}
+    rows = frame[frame["name"].notna()]
+    return {"neurons": len(rows), **{title: mean(rows[column].dropna()) for title, column in columns.items()}}
 
 
 def parts(sae: pd.DataFrame, cb: pd.DataFrame, keep: Sequence[int]) -> pd.DataFrame:
@@ -122,7 +122,7 @@ def parts(sae: pd.DataFrame, cb: pd.DataFrame, keep: Sequence[int]) -> pd.DataFr
 
     Args:
         sae: The neuron table of the SAE.
-        cb: That of the CB-SAE.
+        cb: The neuron table of the CB-SAE.
         keep: Ids of the retained neurons.
     """
     retained = sae["neuron"].isin(list(keep))
@@ -137,7 +137,7 @@ def parts(sae: pd.DataFrame, cb: pd.DataFrame, keep: Sequence[int]) -> pd.DataFr
 
 
 def designated(cb: pd.DataFrame) -> dict[str, float]:
-    """Of concept neurons alone: steerability, how many are named as they should be, and how well they detect it."""
+    """Figures of concept neurons alone: steerability, right names, and detection of their concepts."""
     own = cb[cb["kind"] == "cb"]
     steered = {title: column for title, column in MEASURES.items() if column in TEXT_STEERING and column in own}
     return {

@@ -6,7 +6,6 @@ and strengths are our choice, see docs/steering.md.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from cbsae_hub.scoring.steerability import WHITE
+from cbsae_hub.data.images import ImageData
+from cbsae_hub.scoring.outcomes import WHITE
 from cbsae_hub.steering.edits import AnySteering, DiffMean, Edit, RandomDirection, Steering
 from cbsae_hub.steering.latents import read_latents, weight_dtype
 from cbsae_hub.steering.llava import LlavaSteerer
@@ -89,7 +89,7 @@ class InsertionExperiment:
         self,
         frame: pd.DataFrame,
         llava: LlavaSteerer,
-        images: Any,
+        images: ImageData,
         prompts: Sequence[str],
         *,
         alpha: float = 50.0,
