@@ -13,11 +13,11 @@ EXACT, SAME_WORDS, CONTAINS, PREFIX, TYPO = 1.0, 0.95, 0.75, 0.6, 0.5
 
 
 @dataclass(frozen=True)
-class Found:
+class Match:
     """A neuron that stands for a concept.
 
     Attributes:
-        neuron: Which.
+        neuron: Its number.
         concept: The name that matched.
         rank: 0 if it is the neuron's first name, 1 the second, ...
         match: 0..1, how well the query's words fit the concept's.
@@ -58,44 +58,43 @@ class ConceptIndex:
         self._keys = {name: name_key(name) for name in self._owners}
         self._vocabulary = sorted({word for words in self.concepts.values() for word in words})
 
-    def find(self, query: str) -> list[Found]:
+    def find(self, query: str) -> list[Match]:
         """Neurons whose names fit the query, best first: by match, strong ones first, by the name's rank, by score."""
-        wanted = words_of(query)
-        if not wanted:
+        words = words_of(query)
+        if not words:
             return []
-        matches = self._matching(query, wanted)
-        found = [
-            Found(neuron, concept, rank, match, score, *self._verdict(concept, match, verdict))
-            for concept, match in matches.items()
+        matches = [
+            Match(neuron, concept, rank, match, score, *self._verdict(concept, match, verdict))
+            for concept, match in self._matching(query, words).items()
             for neuron, rank, score, verdict in self._owners[concept]
         ]
-        return sorted(found, key=lambda f: (-f.match, f.verdict != STRONG, f.rank, -f.score, f.neuron))
+        return sorted(matches, key=lambda m: (-m.match, m.verdict != STRONG, m.rank, -m.score, m.neuron))
 
     def spelled_like(self, query: str, count: int) -> list[str]:
         """Concepts whose spelling is closest to the query."""
         return closest_names(query, self.concepts, count)
 
-    def _matching(self, query: str, wanted: list[str]) -> dict[str, float]:
-        matches = self._by_words(query, wanted)
+    def _matching(self, query: str, words: list[str]) -> dict[str, float]:
+        matches = self._by_words(query, words)
         if matches:
             return matches
         # No word is known: perhaps they are mistyped.
-        corrected = [next(iter(difflib.get_close_matches(w, self._vocabulary, 1, cutoff=0.8)), w) for w in wanted]
-        if corrected == wanted:
+        corrected = [next(iter(difflib.get_close_matches(w, self._vocabulary, 1, cutoff=0.8)), w) for w in words]
+        if corrected == words:
             return {}
         return {concept: TYPO * match for concept, match in self._by_words(query, corrected).items()}
 
-    def _by_words(self, query: str, wanted: list[str]) -> dict[str, float]:
+    def _by_words(self, query: str, words: list[str]) -> dict[str, float]:
         matches, key = {}, name_key(query)
-        for concept, words in self.concepts.items():
+        for concept, own in self.concepts.items():
             if self._keys[concept] == key:
                 match = EXACT
-            elif sorted(words) == sorted(wanted):
+            elif sorted(own) == sorted(words):
                 match = SAME_WORDS
-            elif common := set(words) & set(wanted):
-                match = CONTAINS * 2 * len(common) / (len(words) + len(wanted))
-            elif any(has_part(word, want) for want in wanted for word in words):
-                match = PREFIX / max(len(words), len(wanted))
+            elif common := set(own) & set(words):
+                match = CONTAINS * 2 * len(common) / (len(own) + len(words))
+            elif any(has_part(one, word) for word in words for one in own):
+                match = PREFIX / max(len(own), len(words))
             else:
                 continue
             matches[concept] = match
@@ -103,5 +102,5 @@ class ConceptIndex:
 
     @staticmethod
     def _verdict(concept: str, match: float, verdict: Verdict) -> Verdict:
-        """That on the neuron, if all words match."""
+        """The verdict on the neuron, if all words match."""
         return verdict if match >= SAME_WORDS else Verdict(WEAK, f"“{concept}” has not all of these words, or others")

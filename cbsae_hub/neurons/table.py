@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from cbsae_hub.neurons.search import ConceptIndex, Found
+from cbsae_hub.neurons.search import ConceptIndex, Match
 
 EMPTY: Mapping[str, Any] = {"int": -1, "float": np.nan, "bool": None, "text": None}
-"""What stands in a column of each type where nothing is known; the plural of a type is a list of it: an empty one."""
+"""Value of an unknown cell by the column's type; the plural of a type is a list of it, by default an empty one."""
 STEERED = ("steer", "said_")
 """Columns that steering adds begin with one of these."""
 
@@ -32,7 +32,7 @@ class Column(NamedTuple):
     Attributes:
         name: The name; of a family of columns the pattern, with ``<...>`` for any word.
         dtype: "int", "float", "bool" or "text", or the plural for a list of those.
-        meaning: What a value says, in Markdown.
+        meaning: Meaning of a value, in Markdown.
         required: Whether every table has it.
     """
 
@@ -42,12 +42,12 @@ class Column(NamedTuple):
     required: bool = False
 
     def describes(self, name: str) -> bool:
-        """Whether a column of that name is this one, or one of this family."""
+        """True if a column of that name is this one, or one of this family."""
         pattern = self.name.replace("<mode>", "(unit|white)").replace("<family>", ".+")
         return re.fullmatch(pattern, name) is not None
 
     def empty(self, count: int) -> pd.Series:
-        """As many values that say that nothing is known."""
+        """A column of unknown values."""
         dtype = self.dtype if self.dtype in ("int", "float") else object
         return pd.Series([EMPTY.get(self.dtype, []) for _ in range(count)], dtype=dtype)
 
@@ -195,11 +195,11 @@ def rows_of(columns: Mapping[str, Any]) -> pd.DataFrame:
     if unknown := [name for name in columns if describe_column(name) is None]:
         raise ValueError(f"the neuron table has no column {', '.join(unknown)}: describe it in COLUMNS")
     count = len(next(iter(columns.values())))
-    given = {column.name: [name for name in columns if column.describes(name)] for column in COLUMNS}
+    names = {column.name: [name for name in columns if column.describes(name)] for column in COLUMNS}
     values: dict[str, Any] = {}
     for column in COLUMNS:
-        values |= {name: columns[name] for name in given[column.name]}
-        if column.required and not given[column.name]:
+        values |= {name: columns[name] for name in names[column.name]}
+        if column.required and not names[column.name]:
             values[column.name] = column.empty(count)
     return pd.DataFrame(values)
 
@@ -291,28 +291,28 @@ class NeuronTable:
         """The neurons that meet all conditions.
 
         Args:
-            **conditions: Column to what it must be: a value, a list or set of values, or a pair ``(low, high)`` of
-                bounds, both included, None being open. What is NaN lies within no bounds.
+            **conditions: Column to its value, a list or set of values, or a pair ``(low, high)`` of bounds, both
+                included, None being open. NaN lies within no bounds.
 
         Raises:
             ValueError: If there is no such column.
         """
-        kept = pd.Series(True, index=self.frame.index)
-        for column, wanted in conditions.items():
+        meets = pd.Series(True, index=self.frame.index)
+        for column, condition in conditions.items():
             values = self._column(column)
-            if isinstance(wanted, tuple):
-                low, high = wanted
-                kept &= values.notna() if low is None and high is None else True
-                kept &= values >= low if low is not None else True
-                kept &= values <= high if high is not None else True
-            elif isinstance(wanted, (list, set, frozenset)):
-                kept &= values.isin(list(wanted))
+            if isinstance(condition, tuple):
+                low, high = condition
+                meets &= values.notna() if low is None and high is None else True
+                meets &= values >= low if low is not None else True
+                meets &= values <= high if high is not None else True
+            elif isinstance(condition, (list, set, frozenset)):
+                meets &= values.isin(list(condition))
             else:
-                kept &= values.isna() if wanted is None else values == wanted
-        return NeuronTable(self.frame[kept])
+                meets &= values.isna() if condition is None else values == condition
+        return NeuronTable(self.frame[meets])
 
     def sort(self, column: str, ascending: bool = False) -> "NeuronTable":
-        """The neurons by a column, largest first unless told otherwise; undefined ones last, ties by neuron.
+        """The neurons by a column, largest first by default; undefined ones last, ties by neuron.
 
         Raises:
             ValueError: If there is no such column.
@@ -325,9 +325,9 @@ class NeuronTable:
         """Rows of two tables side by side.
 
         Args:
-            other: Of another model, or of the same on other images.
+            other: Table of another model, or of the same on other images.
             on: "neuron", for models that share neurons; or "name", every pair of neurons with the same name.
-            suffixes: What the columns of either table end on.
+            suffixes: Endings of the columns of either table.
 
         Raises:
             ValueError: If ``on`` is another column.
@@ -342,7 +342,7 @@ class NeuronTable:
             raise ValueError(f"there is no column {column!r}; there are {', '.join(self.frame.columns)}")
         return self.frame[column]
 
-    def find(self, query: str, limit: int = 20) -> list[Found]:
+    def find(self, query: str, limit: int = 20) -> list[Match]:
         """Neurons that stand for a concept, best first: see :class:`cbsae_hub.neurons.search.ConceptIndex`."""
         return self.index.find(query)[:limit]
 

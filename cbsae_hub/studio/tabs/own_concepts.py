@@ -13,7 +13,7 @@ import gradio as gr
 from markupsafe import Markup
 
 from cbsae_hub.hub.files import sha256
-from cbsae_hub.neurons.search import Found
+from cbsae_hub.neurons.search import Match
 from cbsae_hub.neurons.verdicts import STRONG
 from cbsae_hub.steering.tower import Stopped
 from cbsae_hub.studio.links import MAX_CONCEPTS, MAX_LETTERS, MAX_WORDS, Link, as_text
@@ -207,12 +207,12 @@ def concepts_of(words: Any) -> list[str]:
     return concepts
 
 
-def located(model: LoadedModel, concepts: list[str]) -> list[tuple[str, Found | None]]:
+def located(model: LoadedModel, concepts: list[str]) -> list[tuple[str, Match | None]]:
     """Returns the neuron of each concept: of the bottleneck, else the best SAE neuron of that name."""
     return [(concept, _match(model, concept)) for concept in concepts]
 
 
-def _match(model: LoadedModel, concept: str) -> Found | None:
+def _match(model: LoadedModel, concept: str) -> Match | None:
     matches = model.pack.neurons.index.find(concept)
     same = [match for match in matches if name_key(match.concept) == name_key(concept)]
     of_bottleneck = [match for match in same if _is_own(model, match)]
@@ -220,7 +220,7 @@ def _match(model: LoadedModel, concept: str) -> Found | None:
     return next(iter(of_bottleneck + of_sae), None)
 
 
-def _is_own(model: LoadedModel, match: Found) -> bool:
+def _is_own(model: LoadedModel, match: Match) -> bool:
     """Returns whether a neuron was trained for the concept that it matches."""
     row = model.pack.neurons[match.neuron]
     return row.kind == "cb" and name_key(row.designated) == name_key(match.concept)
@@ -232,7 +232,7 @@ def report(model: LoadedModel, concepts: list[str], note: str = "") -> Markup:
     return _TEMPLATE.report(rows, note)
 
 
-def _row(model: LoadedModel, concept: str, match: Found | None) -> dict[str, Any]:
+def _row(model: LoadedModel, concept: str, match: Match | None) -> dict[str, Any]:
     if match is None:
         return {"concept": concept, "neuron": None}
     return {
