@@ -147,9 +147,9 @@ def main(
     write_json(folder / "evaluation.json", content)
     publish(base.output, folder / seeds[0], content)
     for column, (title, prefix) in FIGURES.items():
-        shown = rows[(rows["model"] == seeds[0]) | rows["model"].str.startswith(prefix)]
+        models = rows[(rows["model"] == seeds[0]) | rows["model"].str.startswith(prefix)]
         with replace_file(folder / f"{column}.png") as partial:
-            plot_variants(shown, column, title, rows.iloc[0]).savefig(partial, format="png")
+            plot_variants(models, column, title, rows.iloc[0]).savefig(partial, format="png")
     typer.echo(as_markdown(results))
 
 

@@ -42,9 +42,9 @@ class StreamingMetric(nn.Module):
             compute = cls.compute
 
             @functools.wraps(compute)
-            def over_all(self: "StreamingMetric", *arguments: Any, **named: Any) -> Any:
+            def over_all(self: "StreamingMetric", *arguments: Any, **options: Any) -> Any:
                 with torch.no_grad(), self.sync_context():
-                    return compute(self, *arguments, **named)
+                    return compute(self, *arguments, **options)
 
             cls.compute = over_all
 

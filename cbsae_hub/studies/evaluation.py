@@ -200,6 +200,6 @@ def as_markdown(frames: Mapping[str, pd.DataFrame]) -> str:
     """The tables as they stand in the documentation."""
     blocks = []
     for title, frame in frames.items():
-        shown = frame.map(lambda value: number(value) if isinstance(value, float) else value)
-        blocks.append(f"**{title}**\n\n{markdown_table(shown.astype(str).replace('nan', ''))}")
+        cells = frame.map(lambda value: number(value) if isinstance(value, float) else value)
+        blocks.append(f"**{title}**\n\n{markdown_table(cells.astype(str).replace('nan', ''))}")
     return "\n".join(blocks)

@@ -33,13 +33,13 @@ class Trial:
     """One neuron tried on one picture with one prompt.
 
     Attributes:
-        neuron: Which.
+        neuron: The neuron's number.
         concept: Its name.
         tops: Its top pictures. Pictures are numbered through: first the blanks, then the data set.
         task: One of TASKS.
-        value: What the neuron is set to.
+        value: Value of the neuron.
         picture: The number of the picture.
-        prompt: What is asked.
+        prompt: The question.
     """
 
     neuron: int
@@ -71,14 +71,14 @@ class InsertionExperiment:
             ``images``.
         llava: Speaks.
         images: The data set whose rows ``top_images`` are.
-        prompts: What LLaVA is asked: open questions.
-        alpha: What neurons are set to for insertion.
-        beta: They are set to minus this for suppression.
+        prompts: Open questions to LLaVA.
+        alpha: Value of neurons for insertion.
+        beta: Minus their value for suppression.
         keep_error: Whether the SAE's error is added back; in the paper it is lost.
         blanks: Images for insertion, taken in turns by the prompts; default a white one.
-        others: How many random images the difference of means is taken from.
+        others: Number of random images for the difference of means.
         max_new_tokens: Answers end there at the latest.
-        seed: Of random images, directions, and the choice of neurons.
+        seed: Seed of random images, directions, and the choice of neurons.
 
     Raises:
         ValueError: If a column is missing, there are no prompts or images, a prompt comes twice, or a strength is not
@@ -121,7 +121,7 @@ class InsertionExperiment:
         """Neurons to try, drawn with the seed among those that are not dead and have a name.
 
         Args:
-            count: How many; default, or if there are fewer, all.
+            count: Number of neurons; default, or if there are fewer, all.
 
         Raises:
             ValueError: If there is none.
@@ -132,10 +132,10 @@ class InsertionExperiment:
         return sorted(fit["neuron"].sample(min(count or len(fit), len(fit)), random_state=self.seed).tolist())
 
     def run(self, neurons: Sequence[int], batch: int = 16) -> pd.DataFrame:
-        """Tries neurons, for :func:`judged` to see what became of it.
+        """Tries neurons; :func:`judged` judges the answers.
 
         Args:
-            neurons: Which.
+            neurons: Ids.
             batch: Images at once.
 
         Returns:
@@ -145,7 +145,7 @@ class InsertionExperiment:
 
         Raises:
             ValueError: If a neuron does not exist, has no name or no top images.
-            EditError: If a steering changes nothing of what LLaVA reads.
+            EditError: If a steering changes nothing of LLaVA's input.
         """
         trials = self.trials(neurons)
         means, pushes = self._look(trials, batch)
@@ -168,7 +168,7 @@ class InsertionExperiment:
         )
 
     def trials(self, neurons: Sequence[int]) -> list[Trial]:
-        """What is tried: every neuron with every prompt, for both tasks.
+        """Trials of every neuron with every prompt, for both tasks.
 
         Raises:
             ValueError: See :meth:`run`.
@@ -186,9 +186,9 @@ class InsertionExperiment:
                     "give the images that it was scored on"
                 )
             tops = tuple(row + len(self.blanks) for row in rows)
-            for task, shown in zip(TASKS, (range(len(self.blanks)), tops)):
+            for task, pictures in zip(TASKS, (range(len(self.blanks)), tops)):
                 trials += [
-                    Trial(neuron, name, tops, task, self.values[task], shown[i % len(shown)], prompt)
+                    Trial(neuron, name, tops, task, self.values[task], pictures[i % len(pictures)], prompt)
                     for i, prompt in enumerate(self.prompts)
                 ]
         if not trials:
@@ -230,7 +230,7 @@ class InsertionExperiment:
     def _steerings(
         self, trials: Sequence[Trial], means: Mapping[int, Tensor], pushes: Mapping[tuple[int, int], float]
     ) -> dict[tuple, AnySteering | None]:
-        """What is asked of LLaVA, every question once: by :func:`_key`."""
+        """Steerings of the questions to LLaVA, each once, by :func:`_key`."""
         without = torch.stack([means[number] for number in self._others])
         steerings: dict[tuple, AnySteering | None] = {}
         for trial in trials:
@@ -253,8 +253,8 @@ class InsertionExperiment:
             part = keys[start : start + batch]
             pictures = self._pictures([picture for picture, *_ in part])
             prompts = [prompt for _, prompt, *_ in part]
-            said = self.llava.generate(pictures, prompts, [steerings[key] for key in part], self.max_new_tokens, batch)
-            answers |= dict(zip(part, said))
+            texts = self.llava.generate(pictures, prompts, [steerings[key] for key in part], self.max_new_tokens, batch)
+            answers |= dict(zip(part, texts))
         return answers
 
 
@@ -264,7 +264,7 @@ def _key(trial: Trial, method: str) -> tuple[int, str, str, int | None]:
 
 
 def judged(frame: pd.DataFrame, judge: Judge) -> pd.DataFrame:
-    """The answers of :meth:`InsertionExperiment.run` with what a judge says of them.
+    """Adds a judge's verdicts to the answers of :meth:`InsertionExperiment.run`.
 
     Returns:
         The same rows with the columns ``concept_found`` (it is in the answer, whatever the task) and ``rest_kept``
@@ -289,7 +289,7 @@ def summary(frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
     Args:
         frame: See :func:`judged`.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
 
     Returns:
         One row per ``task``, ``method`` and ``measure``: ``percent``, ``low``, ``high``, and the numbers of ``neurons``
@@ -311,13 +311,13 @@ def summary(frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 
 def _names_it(frame: pd.DataFrame) -> pd.Series:
-    """Of every row, whether the plain answer of the same trial names the concept."""
+    """True for every row of a trial whose plain answer names the concept."""
     plain = frame["concept_found"] & (frame["method"] == "plain")
     return plain.groupby([frame[column] for column in ("neuron", "task", "prompt")]).transform("any")
 
 
 def _interval(outcome: pd.Series, neurons: pd.Series, seed: int) -> dict[str, float]:
-    """Per cent of true outcomes, and between what they lie if other neurons had been drawn."""
+    """Per cent of true outcomes, and the interval for other draws of neurons."""
     if outcome.empty:
         return dict.fromkeys(("percent", "low", "high"), float("nan"))
     each = outcome.groupby(neurons).agg(["sum", "count"]).to_numpy()

@@ -15,6 +15,7 @@ from PIL import Image
 from cbsae_hub.hub.files import sha256
 from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.steering import Edit, RandomDirection, Steering
+from cbsae_hub.steering.controls import CONTROL_SEED, with_controls
 from cbsae_hub.steering.edits import AnySteering
 from cbsae_hub.studio.basket import concept_of, range_of
 from cbsae_hub.studio.server.generators import Unavailable
@@ -24,7 +25,6 @@ from cbsae_hub.studio.server.model import LoadedModel
 FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)  # of a sweep: multiples of all strengths in the basket
 DRAWN_FACTORS = (0.5, 1.0, 1.5)
 MAX_NEW_TOKENS = 48
-CONTROL_SEED = 0
 GUIDANCE = 10.0  # unless steerability was measured with another one
 MAX_ANSWERS = 512  # that are remembered
 MAX_ROWS, MAX_ICONS = 24, 128  # drawings: of a real unCLIP, 1.8 MB each
@@ -134,7 +134,7 @@ class Experiments:
         def compute() -> Answers:
             start = time.perf_counter()
             steered = experiment.steering
-            steerings = [None, Steering([]), steered, RandomDirection(steered, CONTROL_SEED)]
+            steerings = list(with_controls(steered).values())
             original, sae, answer, control = self._say(
                 experiment.model.key, experiment.image, steerings, question, experiment.word, stop
             )
