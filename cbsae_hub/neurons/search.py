@@ -4,9 +4,8 @@ import difflib
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from cbsae_hub.neurons.verdicts import STRONG, WEAK, Judge, Verdict
+from cbsae_hub.neurons.verdicts import STRONG, WEAK, NeuronRow, Verdict, Verdicts
 from cbsae_hub.words import closest_names, has_part, name_key, words_of
 
 EXACT, SAME_WORDS, CONTAINS, PREFIX, TYPO = 1.0, 0.95, 0.75, 0.6, 0.5
@@ -22,8 +21,8 @@ class Match:
         rank: 0 if it is the neuron's first name, 1 the second, ...
         match: 0..1, how well the query's words fit the concept's.
         score: The neuron's score for that name.
-        verdict: "strong" if all words match and :class:`cbsae_hub.neurons.verdicts.Judge` finds the neuron to stand
-            for the concept; else "weak".
+        verdict: "strong" if all words match and :class:`cbsae_hub.neurons.verdicts.Verdicts` finds the neuron to
+            stand for the concept; else "weak".
         reason: Why, as a clause that tells of the neuron.
     """
 
@@ -43,17 +42,17 @@ class ConceptIndex:
         rows: Neurons with the columns of the neuron table.
     """
 
-    def __init__(self, rows: Iterable[Any]):
+    def __init__(self, rows: Iterable[NeuronRow]):
         rows = list(rows)
-        judge = Judge(rows)
+        verdicts = Verdicts(rows)
         self._owners: dict[str, list[tuple[int, int, float, Verdict]]] = defaultdict(list)
         for row in rows:
             for rank, (name, score) in enumerate(zip(row.names, row.scores)):
-                self._owners[name].append((row.neuron, rank, float(score), judge.of(row, name)))
+                self._owners[name].append((row.neuron, rank, float(score), verdicts.of(row, name)))
             # A concept neuron is found by what it was trained for, even if it was found to fire on something else.
             trained_for = getattr(row, "designated", None)
             if isinstance(trained_for, str) and name_key(trained_for) not in map(name_key, row.names):
-                self._owners[trained_for].append((row.neuron, len(row.names), 0.0, judge.of(row, trained_for)))
+                self._owners[trained_for].append((row.neuron, len(row.names), 0.0, verdicts.of(row, trained_for)))
         self.concepts = {name: words_of(name) for name in self._owners}
         self._keys = {name: name_key(name) for name in self._owners}
         self._vocabulary = sorted({word for words in self.concepts.values() for word in words})

@@ -1,20 +1,19 @@
 """The worth of a neuron's name: strong or weak, and why.
 
 The truth decides where the neuron table has it: labels of images, which the judge that named the neurons never saw.
-Where there is none, the name's own figures have to do. How the thresholds were found: docs/metrics.md.
+Elsewhere the name's own figures have to do. docs/metrics.md tells where the thresholds come from.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 from cbsae_hub.words import name_key
 
 STRONG, WEAK = "strong", "weak"
-FINDS = (
-    0.3  # average precision from which a neuron finds a label: nine in ten of those find it best on other images too
-)
+# Average precision from which a neuron finds a label: nine in ten of those find it best on other images too.
+FINDS = 0.3
 HINTS = 0.15  # average precision from which a neuron finds something: a name that is no label has to go with it
 PERCENTILE = 0.99  # a name is no chance if fewer than 1 % of neurons that know nothing score as high
 FITS = 0.9  # interpretability, and ...
@@ -34,18 +33,34 @@ class Verdict(NamedTuple):
         return self.kind == STRONG
 
 
-class Judge:
-    """Says of neurons whether they stand for a concept.
+class NeuronRow(Protocol):
+    """A row of the neuron table, as far as verdicts need it; other columns may be missing."""
+
+    @property
+    def neuron(self) -> int:
+        """Its number."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Its names, best first."""
+
+    @property
+    def scores(self) -> Sequence[float]:
+        """Their scores."""
+
+
+class Verdicts:
+    """Verdicts on neurons: whether they stand for a concept.
 
     Args:
         rows: All neurons of a model with the columns of the neuron table. Columns that are missing say nothing.
     """
 
-    def __init__(self, rows: Iterable[Any]):
+    def __init__(self, rows: Iterable[NeuronRow]):
         self._key = cache(name_key)  # neurons share their names
         self._labels = {self._key(truth) for row in rows if (truth := _text(row, "truth"))}
 
-    def of(self, row: Any, concept: str) -> Verdict:
+    def of(self, row: NeuronRow, concept: str) -> Verdict:
         """The verdict on a neuron as one that stands for one of its names, or for what it was trained for.
 
         Args:
@@ -83,7 +98,7 @@ def _of_other_truth(truth: str, precision: float, beside: str) -> Verdict:
     )
 
 
-def _of_added(row: Any, first: str, first_name: bool) -> Verdict:
+def _of_added(row: NeuronRow, first: str, first_name: bool) -> Verdict:
     """Judges a neuron that was added to a pack; its ``null_percentile`` is the share of concepts that fit less."""
     share = _number(row, "null_percentile")
     if not first:
@@ -99,7 +114,7 @@ def _of_added(row: Any, first: str, first_name: bool) -> Verdict:
     return Verdict(STRONG, "it was trained for it, and the judge finds nothing to fit better what it fires on")
 
 
-def _of_name(row: Any) -> Verdict:
+def _of_name(row: NeuronRow) -> Verdict:
     """Judges a neuron without truth by its name alone."""
     share, fit = _number(row, "null_percentile"), _number(row, "interpretability")
     scores = [float(score) for score in row.scores[:2]]
@@ -119,11 +134,11 @@ def _of_name(row: Any) -> Verdict:
     return Verdict(STRONG, f"its name fits well, and no other comes near: {alone}")
 
 
-def _text(row: Any, column: str) -> str:
+def _text(row: NeuronRow, column: str) -> str:
     value = getattr(row, column, None)
     return value if isinstance(value, str) else ""
 
 
-def _number(row: Any, column: str) -> float:
+def _number(row: NeuronRow, column: str) -> float:
     value = getattr(row, column, None)
     return math.nan if value is None else float(value)
