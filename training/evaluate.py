@@ -55,7 +55,7 @@ def trained(settings: CBSAESection, folder: Path, accelerator: Accelerator) -> C
 def make_evaluator(
     settings: EvaluationSection, scores: ScoresSection, steering: SteerabilitySection, device: Any
 ) -> Evaluator:
-    """What all models are scored with: images, judges and generators of the recipe."""
+    """Loads the images, judges and generators of the recipe, with which all models are scored."""
     model, where = scores.model, {"device": device, "beside": scores.model}
     sae = SAE.from_pretrained(model)
     encoder = explained_encoder(sae, scores.encoder, **where)

@@ -45,7 +45,7 @@ def steering_parts(steering: SteerabilitySection, scores: ScoresSection, device:
     Args:
         steering: The section.
         scores: Section ``scores``: the model, beside which the others may lie, and the images.
-        device: Where the models go.
+        device: Device of the models.
     """
     model = scores.model
     sae, where = load_sae(model), {"device": device, "beside": model}

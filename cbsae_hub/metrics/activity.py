@@ -10,7 +10,7 @@ from cbsae_hub.models.explained_variance import explained_variance
 
 BINS_PER_OCTAVE = 16
 OCTAVES = 40  # from 2^-20 to 2^20
-SHOWN_BINS_PER_OCTAVE = 4  # of histograms that are kept in tables and looked at
+SHOWN_BINS_PER_OCTAVE = 4  # for histograms in tables and on the page
 DENSE, RARE = 0.1, 1e-4
 
 

@@ -162,11 +162,11 @@ class Dissector(StrongestImages):
         null = torch.full((min(self.k, len(self.ids())), draws), -torch.inf, dtype=texts.dtype, device=texts.device)
         start = 0
         for scores, null_best in self._scored(columns, draws, seed):
-            here = torch.arange(start, start + scores.shape[1], device=texts.device).expand(len(scores), -1)
+            numbers = torch.arange(start, start + scores.shape[1], device=texts.device).expand(len(scores), -1)
             start += scores.shape[1]
             pool = torch.cat([best, scores], 1)
             best, place = pool.topk(min(count, pool.shape[1]), dim=1)
-            which = torch.cat([which, here], 1).gather(1, place)
+            which = torch.cat([which, numbers], 1).gather(1, place)
             null = torch.maximum(null, null_best)
         density = self.fired / len(self.ids())
         if not draws:

@@ -59,7 +59,7 @@ class StreamingMetric(nn.Module):
         Args:
             name: Name of the attribute.
             default: Value before the first batch: a tensor, or an empty list that ``update`` appends tensors to.
-            dist_reduce_fx: How two values become one. "cat" is for lists. A function gets both, stacked.
+            dist_reduce_fx: The reduction of two values to one. "cat" is for lists. A function gets both, stacked.
         """
         self._defaults[name], self._reduce[name] = default, dist_reduce_fx
         if isinstance(default, Tensor):

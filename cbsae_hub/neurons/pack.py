@@ -9,6 +9,7 @@ import io
 import json
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +31,7 @@ from cbsae_hub.words import clean_name
 SCHEMA_VERSION = 3
 INFO = "pack.json"
 FILES = ("neurons.parquet", "examples.parquet", "images.parquet", "patch_maps.safetensors", "vocabulary.safetensors")
-PARTS = {
+PARTS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("files", "model", "encoder", "judge", "naming", "images", "concepts", "scores"), dict),
     "grid": (list, type(None)),
 }
@@ -280,11 +281,11 @@ class Pack:
         self, query: str, embed_texts: Callable[[list[str]], Any] | None, count: int = 5
     ) -> tuple[list[str], str]:
         """Concepts near the query, nearest first, and what that is by."""
-        try:
-            embedding = None if embed_texts is None else embed_texts([query])[0]
-        except ValueError:  # there is nothing to read for it: an invisible character, perhaps
-            embedding = None
-        if embedding is None:
+        embedding = None
+        if embed_texts is not None:
+            with suppress(ValueError):  # there is nothing to read for it: an invisible character, perhaps
+                embedding = embed_texts([query])[0]
+        if embed_texts is None or embedding is None:
             return self.neurons.index.spelled_like(query, count), "spelling"
         concepts, texts = self._texts_of_names()
         if not concepts:

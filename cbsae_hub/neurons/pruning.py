@@ -1,6 +1,6 @@
 """Pruning: the neurons of an SAE to retain, by interpretability, steerability, both, or any score."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from cbsae_hub.words import name_key
 
 BOTH = ("interpretability", "steerability")
 NORMALIZE = ("minmax", "rank", "none")
-COMBINE = {"sum": np.sum, "product": np.prod, "min": np.min}
+COMBINE: dict[str, Callable[..., np.ndarray]] = {"sum": np.sum, "product": np.prod, "min": np.min}
 
 
 @dataclass

@@ -9,7 +9,7 @@ from cbsae_hub.neurons.pack import Pack
 from cbsae_hub.plots import plot_examples, plot_quadrants
 
 NEURONS = 8  # neurons
-IMAGES = 8  # of each of them
+IMAGES = 8  # per neuron
 
 
 def write_pictures(folder: str | Path) -> None:

@@ -119,7 +119,7 @@ class Words:
         self._clip = None if clip is None else _ClipWords(clip, images)
         pictures = [images[row]["image"] for row in spread(range(len(images)), LENGTH_IMAGES)]
         self.median_length = float(llava.activations(pictures).float().norm(dim=-1).median())
-        """Of an activation where LLaVA is steered, over images of the data set."""
+        """Median length of the activations at LLaVA's steered block, over images of the data set."""
 
     def columns(self, rows: pd.DataFrame, values: list[float]) -> dict[str, list[Any]]:
         """Columns of the neuron table for neurons that are set to values."""

@@ -52,15 +52,19 @@ class Probe:
         Raises:
             OSError: If the folder is of other images or models.
         """
-        folder, exact = Path(folder), {"source": source, "dtype": "float32"}
+        folder = Path(folder)
         every = VisionEncoder(encoder.model, encoder.processor, encoder.layer, "all", encoder.repo_id, encoder.revision)
         return cls(
-            extract_activations(every, images, folder / "activations", **exact),
+            extract_activations(every, images, folder / "activations", source=source, dtype="float32"),
             {
-                name: all_embeddings(extract_embeddings(judge, images, folder / f"judge-{name}", **exact))
+                name: all_embeddings(
+                    extract_embeddings(judge, images, folder / f"judge-{name}", source=source, dtype="float32")
+                )
                 for name, judge in judges.items()
             },
-            all_embeddings(extract_embeddings(similarity, images, folder / "similarity", **exact)),
+            all_embeddings(
+                extract_embeddings(similarity, images, folder / "similarity", source=source, dtype="float32")
+            ),
         )
 
     def __len__(self) -> int:

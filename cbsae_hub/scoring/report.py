@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -220,13 +220,13 @@ def _truth_columns(names: Sequence[str | None], scores: GroundTruthScores, truth
     has_name = np.array([name is not None for name in names])
     rows, best = np.arange(len(names)), np.nan_to_num(scores.lift(), nan=-np.inf).argmax(1)
     families, labels = (np.array(part, dtype=object)[best] for part in zip(*truth.labels))
-    agree = np.array([name is not None and name_key(name) == name_key(label) for name, label in zip(names, labels)])
+    agree = [None if name is None else name_key(name) == name_key(label) for name, label in zip(names, labels)]
     columns = {
         "truth": np.where(has_name, labels, None),
         "truth_family": np.where(has_name, families, None),
         "truth_ap": np.where(has_name, scores.average_precision[rows, best], np.nan),
         "truth_auroc": np.where(has_name, scores.auroc[rows, best], np.nan),
-        "truth_agrees": np.where(has_name, agree, None),
+        "truth_agrees": np.array(agree, dtype=object),
     }
     for family in truth.families:
         precision = np.nan_to_num(scores.average_precision[:, truth.columns(family)])
@@ -399,11 +399,16 @@ def origin_of(model: Any) -> dict[str, Any] | None:
 
 def describe(values: Sequence[float]) -> dict[str, Any]:
     """Mean, median, best and worst of the defined values, and the number of the others."""
-    values = np.asarray(values, dtype=np.float64)
-    defined = values[~np.isnan(values)]
-    figures = {"mean": np.mean, "median": np.median, "best": np.max, "worst": np.min}
+    everything = np.asarray(values, dtype=np.float64)
+    defined = everything[~np.isnan(everything)]
+    figures: dict[str, Callable[[np.ndarray], float]] = {
+        "mean": np.mean,
+        "median": np.median,
+        "best": np.max,
+        "worst": np.min,
+    }
     summary = {name: float(function(defined)) if len(defined) else math.nan for name, function in figures.items()}
-    return {**summary, "n": len(values), "undefined": int(np.isnan(values).sum())}
+    return {**summary, "n": len(values), "undefined": len(everything) - len(defined)}
 
 
 def mean(values: Any) -> float:

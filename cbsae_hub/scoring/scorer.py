@@ -143,16 +143,19 @@ class NeuronScorer:
         self.sae, self.encoder, self.judge, self.concepts = sae, encoder, judge, dict(concepts)
         self.similarity, self.truth, self.zero_shot, self.top_k = similarity, truth, zero_shot, top_k
         self.texts = {name: judge.embed_texts(list(names)) for name, names in self.concepts.items()}
+        self.names = Dissector(sae.d_latent, self.texts, top_k=top_k, count_silent=False)
+        self.monosemanticity = MonosemanticityScore(sae.d_latent, self._similarity_width())
+        self.ground_truth = None if truth is None else GroundTruth(sae.d_latent)
         self.metrics: dict[str, StreamingMetric] = {
             "activity": NeuronActivity(sae.d_latent),
             "reconstruction": Reconstruction(sae.d_in),
             "active": ActiveLatents(sae.d_latent, encoder.tokens_per_image),
-            "names": Dissector(sae.d_latent, self.texts, top_k=top_k, count_silent=False),
-            "monosemanticity": MonosemanticityScore(sae.d_latent, self._similarity_width()),
+            "names": self.names,
+            "monosemanticity": self.monosemanticity,
             "uniqueness": Uniqueness(sae.d_latent),
         }
-        if truth is not None:
-            self.metrics["truth"] = GroundTruth(sae.d_latent)
+        if truth is not None and self.ground_truth is not None:
+            self.metrics["truth"] = self.ground_truth
             classes, targets = truth.classes()
             self._targets = torch.from_numpy(targets)
         if tree is not None:
@@ -201,17 +204,19 @@ class NeuronScorer:
         explained = explained_encoder(sae, encoder, device, beside=model)
         labels = None if truth is None else Truth.read(images, truth)
         classes = labels.classes()[0] if labels else []
-        head = zero_shot and ZeroShotHead.from_pretrained(
-            encoder or sae.encoder_id, classes, zero_shot, sae.encoder_revision, beside=model
-        )
+        head = None
+        if zero_shot:
+            head = ZeroShotHead.from_pretrained(
+                encoder or sae.encoder_id, classes, zero_shot, sae.encoder_revision, beside=model
+            )
         return cls(
             sae,
             explained,
             ClipLike.from_pretrained(judge, device=device, beside=model),
             {name: ConceptSet.load(source) for name, source in concepts.items()},
-            similarity=similarity and ImageEmbedder(image_model(similarity, device, beside=model)),
+            similarity=ImageEmbedder(image_model(similarity, device, beside=model)) if similarity else None,
             truth=labels,
-            tree=tree and ConceptTree.load(tree),
+            tree=ConceptTree.load(tree) if tree else None,
             zero_shot=head,
             top_k=top_k,
         )
@@ -283,7 +288,7 @@ class NeuronScorer:
         active = SparseLatents(*(part.cpu() for part in self.sae.only_active(SparseLatents(values, owners))))
         count = (active.values != 0).sum(-1)
         decoded = self.sae.decode_sparse(values, owners, like=v).cpu()
-        v, values, owners = v.cpu(), values.cpu(), owners.cpu()  # where the metrics are
+        v, values, owners = v.cpu(), values.cpu(), owners.cpu()  # the metrics' device
         latents = mean_over_tokens(values, owners, self.sae.d_latent, signed_from=self.sae.d_sae)
         metrics = self.metrics
         metrics["activity"].update(active.values.flatten(0, 1), active.indices.flatten(0, 1))
@@ -295,14 +300,15 @@ class NeuronScorer:
         if self.truth is not None:
             labels = torch.from_numpy(self.truth.matrix[ids.numpy()])
             metrics["truth"].update(latents, labels, ids)
-        if "kinds" in metrics:
-            own = labels[:, self.truth.columns(next(iter(self.truth.families)))]
-            metrics["kinds"].update(latents, own)
-            metrics["ancestor_depth"].update(latents, own, ids)
+            if "kinds" in metrics:
+                own = labels[:, self.truth.columns(next(iter(self.truth.families)))]
+                metrics["kinds"].update(latents, own)
+                metrics["ancestor_depth"].update(latents, own, ids)
         if self.zero_shot is not None:
-            metrics["downstream"].update(self._targets[ids], **self._conditions(observation.activations))
+            logits = self._conditions(self.zero_shot, observation.activations)
+            metrics["downstream"].update(self._targets[ids], **logits)
 
-    def _conditions(self, v: Tensor) -> dict[str, Tensor]:
+    def _conditions(self, head: ZeroShotHead, v: Tensor) -> dict[str, Tensor]:
         """Zero-shot logits with the activations as they are, reconstructed, and zero at the SAE's tokens."""
         edits = {
             "original": lambda v: v,
@@ -310,7 +316,7 @@ class NeuronScorer:
             "zeroed": torch.zeros_like,
         }
         embeddings = {name: self.encoder.embed_from(self.encoder.on_tokens(edit)(v)) for name, edit in edits.items()}
-        return {name: self.zero_shot(e).cpu() for name, e in embeddings.items()}
+        return {name: head(e).cpu() for name, e in embeddings.items()}
 
     def latents(self) -> sparse.csc_matrix:
         """Image-level latents of all images of all processes, ``[images, neurons]``, by id.
@@ -318,17 +324,17 @@ class NeuronScorer:
         Raises:
             ValueError: If the scorer was made without ``truth``: they are kept for its sake.
         """
-        if self.truth is None:
+        if self.ground_truth is None:
             raise ValueError("latents are kept only with truth; if nothing is known, give Truth.read(images, {})")
-        with self.metrics["truth"].sync_context():
-            return self.metrics["truth"].whole()[0]
+        with self.ground_truth.sync_context():
+            return self.ground_truth.whole()[0]
 
     def results(self) -> Scores:
         """All scores of the images so far, on every process; with examples, if there is truth."""
         metrics = self.metrics
         measured = Measurements(
-            naming=metrics["names"].name(NAMES),
-            population=metrics["monosemanticity"].population(),
+            naming=self.names.name(NAMES),
+            population=self.monosemanticity.population(),
             **{name: metrics[name].compute() for name in metrics if name != "names"},
         )
         concepts = getattr(self.sae, "concepts", [])

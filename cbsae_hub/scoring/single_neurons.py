@@ -61,5 +61,5 @@ class SingleNeurons:
 
     def _pushes(self, neurons: Sequence[int], values: Sequence[float]) -> Tensor:
         """Displacements by setting, ``[neurons, tokens, d]``, or ``[neurons, 1, d]`` if all tokens have the same."""
-        values = torch.as_tensor(values, dtype=self.plain.dtype, device=self.plain.device).expand(len(neurons))
-        return self._latents.pushes([int(neuron) for neuron in neurons], values, self.isolate)
+        strengths = torch.as_tensor(values, dtype=self.plain.dtype, device=self.plain.device).expand(len(neurons))
+        return self._latents.pushes([int(neuron) for neuron in neurons], strengths, self.isolate)

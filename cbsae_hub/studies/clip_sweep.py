@@ -38,7 +38,7 @@ class ClipSweep:
     beta: float = 0.5
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """What is said of all neurons at each strength, by the name of a set of images."""
+        """Figures of all neurons at each strength, by the name of a set of images."""
         return {
             images: summarise(sweeps, self.gamma, self.beta, self.uniform[images])
             for images, sweeps in self.sweeps.items()
@@ -137,7 +137,7 @@ def draw(count: int, total: int, what: str, seed: int) -> list[int]:
     """Draws numbers below a total, ascending.
 
     Args:
-        count: How many are drawn.
+        count: Number of draws.
         total: The number to draw from.
         what: The name of the setting, for the error.
         seed: Seed of the draw.

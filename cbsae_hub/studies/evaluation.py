@@ -1,9 +1,12 @@
 """The evaluation of the CB-SAE paper: SAE and CB-SAE side by side, neuron by neuron."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
+from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from cbsae_hub.data.concepts import ConceptSet
@@ -35,10 +38,11 @@ MEASURES = {
 TEXT_STEERING = ("steer_text_unit", "steer_text_white")
 
 
+@dataclass(frozen=True)
 class Evaluator:
     """Scores models of one encoder alike: one look at the images, one LLaVA, one sentence transformer.
 
-    Args:
+    Attributes:
         probe: Activations and embeddings of the images.
         encoder: The models' encoder, with their layer and tokens.
         judges: Judges of names, by the names that ``probe`` has for them.
@@ -54,25 +58,18 @@ class Evaluator:
         tree: See :class:`NeuronScorer`.
     """
 
-    def __init__(
-        self,
-        probe: Probe,
-        encoder: VisionEncoder,
-        judges: Mapping[str, ClipLike],
-        concepts: Mapping[str, ConceptSet],
-        truth: Truth,
-        zero_shot: ZeroShotHead | None,
-        similarity: Callable,
-        llava: LlavaSteerer | None = None,
-        unclip: UnclipSteerer | None = None,
-        top_k: int = 100,
-        steering: Mapping[str, Any] | None = None,
-        tree: ConceptTree | None = None,
-    ):
-        self.probe, self.encoder, self.judges, self.concepts = probe, encoder, dict(judges), dict(concepts)
-        self.truth, self.zero_shot, self.similarity = truth, zero_shot, similarity
-        self.llava, self.unclip, self.top_k, self.steering = llava, unclip, top_k, dict(steering or {})
-        self.tree = tree
+    probe: Probe
+    encoder: VisionEncoder
+    judges: Mapping[str, ClipLike]
+    concepts: Mapping[str, ConceptSet]
+    truth: Truth
+    zero_shot: ZeroShotHead | None
+    similarity: Callable[[list[Image.Image]], Tensor]
+    llava: LlavaSteerer | None = None
+    unclip: UnclipSteerer | None = None
+    top_k: int = 100
+    steering: Mapping[str, Any] = field(default_factory=dict)
+    tree: ConceptTree | None = None
 
     def evaluate(self, model: SAE | CBSAE, judge: str, speak: bool = True, draw: bool = False) -> Scores:
         """All scores of a model.

@@ -20,6 +20,7 @@ from cbsae_hub.steering.edits import AnySteering, DiffMean, Edit, RandomDirectio
 from cbsae_hub.steering.latents import read_latents, weight_dtype
 from cbsae_hub.steering.llava import LlavaSteerer
 from cbsae_hub.studies.judges import TASKS, Case, Judge
+from cbsae_hub.studies.tables import markdown_table
 
 TOKENS = "patches"  # LLaVA reads no others
 METHODS = ("sae", "diffmean", "random", "reconstruction", "plain")
@@ -218,8 +219,10 @@ class InsertionExperiment:
             v = self.llava.activations(self._pictures(numbers))[:, tower.prefix :].to(weight_dtype(tower.sae))
             for number, x in zip(numbers, v):
                 means[number] = x.mean(0)
-                latents = read_latents(tower.sae, x) if number in edits else None
-                for neuron, value in edits.get(number, {}).items():
+                if number not in edits:
+                    continue
+                latents = read_latents(tower.sae, x)
+                for neuron, value in edits[number].items():
                     step = self._edit(neuron, value).displace(x, latents).push
                     pushes[number, neuron] = float(step.norm(dim=-1).mean())
         return means, pushes
@@ -237,7 +240,7 @@ class InsertionExperiment:
             edit, push = self._edit(trial.neuron, trial.value), pushes[trial.picture, trial.neuron]
             with_concept = torch.stack([means[number] for number in trial.tops])
             step = push if trial.task == "insertion" else -push
-            one = {
+            one: dict[str, AnySteering | None] = {
                 "sae": edit,
                 "diffmean": DiffMean.fit(with_concept, without, step, TOKENS),
                 "random": RandomDirection(edit, self.seed + trial.neuron),
@@ -248,7 +251,8 @@ class InsertionExperiment:
         return steerings
 
     def _answers(self, steerings: Mapping[tuple, AnySteering | None], batch: int) -> dict[tuple, str]:
-        answers, keys = {}, list(steerings)
+        answers: dict[tuple, str] = {}
+        keys = list(steerings)
         for start in tqdm(range(0, len(keys), batch), desc="ask", unit=f"x {batch} answers"):
             part = keys[start : start + batch]
             pictures = self._pictures([picture for picture, *_ in part])
@@ -329,12 +333,11 @@ def _interval(outcome: pd.Series, neurons: pd.Series, seed: int) -> dict[str, fl
 
 def as_markdown(table: pd.DataFrame) -> str:
     """A summary as a table: one row per task and method."""
-    lines = []
+    blocks = []
     for task, measures in MEASURES.items():
-        part = table[table["task"] == task]
-        lines += [f"| {task} | {' | '.join(measures)} | cases |", "|---|" + "---|" * (len(measures) + 1)]
-        for method, rows in part.groupby("method", sort=False):
+        lines = []
+        for method, rows in table[table["task"] == task].groupby("method", sort=False):
             cells = [f"{row.percent:.1f} ({row.low:.1f} to {row.high:.1f})" for row in rows.itertuples()]
-            lines.append(f"| {method} | {' | '.join(cells)} | {rows['cases'].iloc[0]} |")
-        lines.append("")
-    return "\n".join(lines)
+            lines.append({task: method, **dict(zip(measures, cells)), "cases": rows["cases"].iloc[0]})
+        blocks.append(markdown_table(pd.DataFrame(lines, columns=[task, *measures, "cases"])))
+    return "\n".join(blocks)
