@@ -21,7 +21,7 @@ from cbsae_hub.hub.files import claim, replace_file
 from cbsae_hub.metrics.normalise import image_to_unit_interval, text_to_unit_interval
 from cbsae_hub.metrics.quadrants import quadrants
 from cbsae_hub.metrics.steerability import image_steerability, text_steerability
-from cbsae_hub.pictures import to_rgb
+from cbsae_hub.pictures import to_rgb, white_image
 from cbsae_hub.scoring.first_words import ONE_WORD, FirstWords
 from cbsae_hub.scoring.report import describe, mean, origin_of
 from cbsae_hub.scoring.single_neurons import SingleNeurons
@@ -32,7 +32,7 @@ from cbsae_hub.words import name_key
 CHUNK = 64  # neurons whose scores are one file of a checkpoint
 LENGTH_IMAGES = 64  # whose activations' median length pushes are compared with
 MODES = ("unit", "white")
-WHITE = Image.new("RGB", (336, 336), "white")  # square: some preprocessing pads others with another colour
+WHITE = white_image()
 SCORED = {"text": text_to_unit_interval, "image": image_to_unit_interval}
 
 logger = logging.getLogger(__name__)

@@ -103,12 +103,13 @@ class ClipZeroShotSteerer(Steerer):
             OSError: If there is no such model; says what to try.
             ValueError: See the class.
         """
-        source = locate("CLIP", repo_id, "config.json", revision, beside)
+        located = locate("CLIP", repo_id, "config.json", revision, beside)
+        source = located.pretrained
         model = load_complete("CLIPModel", repo_id, **source, dtype=dtype)
         image_processor = AutoImageProcessor.from_pretrained(**source, backend="pil")
         tokenizer = AutoTokenizer.from_pretrained(**source)
         steerer = cls(model.to(device), image_processor, tokenizer, load_sae(sae), vocabulary, pack, layer, template)
-        steerer.repo_id, steerer._source = str(repo_id), source
+        steerer.repo_id, steerer._located = str(repo_id), located
         return steerer
 
     @torch.no_grad()

@@ -13,6 +13,7 @@ from transformers import AutoImageProcessor
 
 from cbsae_hub.encoders.families import pool_clip
 from cbsae_hub.encoders.vision import preprocess, require_pictures
+from cbsae_hub.hub.locate import Located
 from cbsae_hub.models import checks
 from cbsae_hub.steering.base import SteeredGenerator
 from cbsae_hub.steering.edits import PerImage
@@ -52,9 +53,8 @@ class UnclipSteerer(SteeredGenerator):
         super().__init__(pipeline, self.encoder.config, sae, pack, layer)
 
     @classmethod
-    def _load(
-        cls, name: str, source: dict[str, Any], device: torch.device, dtype: torch.dtype | None
-    ) -> dict[str, Any]:
+    def _load(cls, located: Located, device: torch.device, dtype: torch.dtype | None) -> dict[str, Any]:
+        source = located.pretrained
         dtype = dtype or default_dtype(device)
         pipeline: Any = StableUnCLIPImg2ImgPipeline.from_pretrained(**source, dtype=dtype, use_safetensors=True)
         pipeline.feature_extractor = AutoImageProcessor.from_pretrained(
