@@ -1,4 +1,4 @@
-"""The command line ``cbsae``: what people do without Python, one file per command.
+"""The command line ``cbsae``, one file per command.
 
-What is heavy (torch, transformers, diffusers) is imported inside the commands: ``cbsae --help`` takes no second.
+The commands import torch, transformers and diffusers inside their functions: ``cbsae --help`` takes no second.
 """

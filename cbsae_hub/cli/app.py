@@ -17,8 +17,8 @@ for _command in (info, find, inspect, steer, convert, pack, publish, doctor):
     app.command()(_command)
 
 
-def _say_version(asked: bool) -> None:
-    if asked:
+def _say_version(version: bool) -> None:
+    if version:
         typer.echo(__version__)
         raise typer.Exit
 

@@ -1,4 +1,4 @@
-"""``cbsae convert``: SAEs of other libraries into this package's format, and into SAELens'."""
+"""``cbsae convert`` turns SAEs of other libraries into this package's format, and into SAELens'."""
 
 from pathlib import Path
 from typing import Annotated, Literal

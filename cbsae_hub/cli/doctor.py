@@ -1,4 +1,4 @@
-"""``cbsae doctor``: whether what is installed here works together, and what to do if not."""
+"""``cbsae doctor`` checks that the installed packages work together, and says what to do if not."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,18 +40,18 @@ print(json.dumps({
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """One check of the installation.
 
     Attributes:
-        name: What.
+        name: Name of the package or the part of the machine.
         status: "ok", "warning" or "problem".
-        found: How it is.
-        advice: What to do, if it is not ok.
+        state: Its version or state.
+        advice: Instruction, if it is not ok.
     """
 
     name: str
     status: str
-    found: str
+    state: str
     advice: str = ""
 
 
@@ -69,7 +69,8 @@ def doctor() -> Data:
     Exit code 1 if there is a problem. Nothing is downloaded, and no token is shown.
     """
     checks = [*_python(), *_dependencies(), *_torch(), *_machine(), *_hub()]
-    return {"ok": not any(check.status == PROBLEM for check in checks), "checks": [asdict(check) for check in checks]}
+    rows = [{"name": c.name, "status": c.status, "found": c.state, "advice": c.advice} for c in checks]
+    return {"ok": not any(check.status == PROBLEM for check in checks), "checks": rows}
 
 
 def _python() -> Iterator[Check]:
@@ -79,11 +80,11 @@ def _python() -> Iterator[Check]:
 
 
 def _dependencies() -> Iterator[Check]:
-    """What the package declares that it needs, and its optional parts."""
+    """Checks the packages that this one declares as dependencies, and those of its extras."""
     from packaging.requirements import Requirement
 
     try:
-        declared = [Requirement(line) for line in metadata.requires(PACKAGE) or []]
+        requirements = [Requirement(line) for line in metadata.requires(PACKAGE) or []]
     except metadata.PackageNotFoundError:
         yield Check(
             "dependencies",
@@ -92,7 +93,7 @@ def _dependencies() -> Iterator[Check]:
             "pip install -e . in that folder",
         )
         return
-    for requirement in declared:
+    for requirement in requirements:
         extra = re.search(r"extra\s*==\s*['\"](\w+)", str(requirement.marker or ""))
         if extra is not None:
             if extra[1] in EXTRAS:
@@ -102,47 +103,48 @@ def _dependencies() -> Iterator[Check]:
 
 
 def _requirement(requirement: "Requirement", extra: str | None = None) -> Check:
-    """Whether a package is there, in a version that will do; what belongs to an extra may be missing."""
+    """Checks that a package is installed, in a version that will do; one of an extra may be missing."""
     name, versions = requirement.name, requirement.specifier
     advice = f"pip install '{name}{versions}'"
     try:
-        found = metadata.version(name)
+        version = metadata.version(name)
     except metadata.PackageNotFoundError:
         if extra is None:
             return Check(name, PROBLEM, "not installed", advice)
         return Check(name, OK, f"not installed; only for {EXTRAS[extra]}, {PACKAGE}[{extra}]")
-    if versions.contains(found, prereleases=True):
-        return Check(name, OK, found)
-    return Check(name, PROBLEM, f"{found}, but {versions} is needed", advice)
+    if versions.contains(version, prereleases=True):
+        return Check(name, OK, version)
+    return Check(name, PROBLEM, f"{version}, but {versions} is needed", advice)
 
 
 def _torch() -> Iterator[Check]:
     """Imports torch and torchvision in a process of their own, which a broken pair may take down."""
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", PAIR], capture_output=True, text=True, timeout=TIMEOUT, stdin=subprocess.DEVNULL
         )
     except subprocess.TimeoutExpired:
         yield Check("torch", PROBLEM, f"importing it took more than {TIMEOUT:.0f} s", "look at the disk it is on")
         return
-    if done.returncode:
-        said = done.stderr.strip().splitlines()
-        yield Check("torch and torchvision", PROBLEM, said[-1] if said else f"died ({done.returncode})", _pair_advice())
+    if process.returncode:
+        lines = process.stderr.strip().splitlines()
+        error = lines[-1] if lines else f"died ({process.returncode})"
+        yield Check("torch and torchvision", PROBLEM, error, _pair_advice())
         return
-    found = json.loads(done.stdout.strip().splitlines()[-1])
-    yield Check("torch and torchvision", OK, f"{found['torch']} and {found['torchvision']} go together")
-    for name, free, total in found["gpus"]:
+    pair = json.loads(process.stdout.strip().splitlines()[-1])
+    yield Check("torch and torchvision", OK, f"{pair['torch']} and {pair['torchvision']} go together")
+    for name, free, total in pair["gpus"]:
         yield Check("GPU", OK, f"{name}, {free / GB:.1f} of {total / GB:.1f} GB free")
-    if found["gpus"]:
+    if pair["gpus"]:
         return
-    if found["mps"]:
+    if pair["mps"]:
         yield Check("GPU", OK, "Apple's (mps)")
     elif shutil.which("nvidia-smi"):
-        built = f"built for {found['built_for']}" if found["built_for"] else "built for the CPU only"
+        build = f"built for {pair['built_for']}" if pair["built_for"] else "built for the CPU only"
         yield Check(
             "GPU",
             WARNING,
-            f"torch sees none ({built}), but there is nvidia-smi",
+            f"torch sees none ({build}), but there is nvidia-smi",
             "run nvidia-smi; if it lists a GPU, install torch and torchvision for its driver: "
             "https://pytorch.org/get-started/locally",
         )
@@ -151,7 +153,7 @@ def _torch() -> Iterator[Check]:
 
 
 def _pair_advice() -> str:
-    """What installs the two from one place, keeping torch as it is if it is known."""
+    """Returns the command that installs the two from one index, torch in its present version if there is one."""
     try:
         version = metadata.version("torch")
     except metadata.PackageNotFoundError:
@@ -177,10 +179,10 @@ def _hub() -> Iterator[Check]:
     from huggingface_hub import constants, get_token
 
     cache = Path(constants.HF_HUB_CACHE)
-    there = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    free = shutil.disk_usage(there).free / GB
+    folder = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    free = shutil.disk_usage(folder).free / GB
     advice = "free some space, or set HF_HOME to a folder on another disk"
-    if not os.access(there, os.W_OK):
+    if not os.access(folder, os.W_OK):
         yield Check("cache", PROBLEM, f"{cache} cannot be written", "set HF_HOME to a folder of yours")
     elif free < ROOMY:
         yield Check("cache", PROBLEM if free < FULL else WARNING, f"{cache}, {free:.1f} GB free", advice)

@@ -1,4 +1,4 @@
-"""``cbsae find``: which neurons stand for a concept."""
+"""``cbsae find`` looks up the neurons that stand for a concept."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,30 +10,30 @@ from cbsae_hub.cli.output import Data, command, percent, printable, table
 from cbsae_hub.cli.sources import of_other_weights
 from cbsae_hub.words import number
 
-NOT_THERE = "not in this model"
+ABSENT = "not in this model"
 
 
-def _show(found: Data) -> str:
-    verdict = f"{printable(found['query'])}: {found['verdict']}"
-    if found["reason"]:
-        verdict += f"; {printable(found['reason'])}"
-    neurons, columns = found["neurons"], ("neuron", "kind", "concept", "name", "verdict")
+def _show(answer: Data) -> str:
+    verdict = f"{printable(answer['query'])}: {answer['verdict']}"
+    if answer["reason"]:
+        verdict += f"; {printable(answer['reason'])}"
+    neurons, columns = answer["neurons"], ("neuron", "kind", "concept", "name", "verdict")
     lines = [verdict]
     if neurons:
-        shown = {column: [row[column] for row in neurons] for column in columns}
-        shown["score"] = [number(row["score"], 2) for row in neurons]
-        shown["above chance"] = [percent(row["null_percentile"]) for row in neurons]
-        shown["density"] = [percent(row["density"]) for row in neurons]
-        shown["p99"] = [number(row["p99"], 2) for row in neurons]
-        lines.append(table(shown))
-    matched = {row["concept"] for row in neurons}
-    if near := [printable(concept) for concept in found["nearest"] if concept not in matched]:
-        how = "near in meaning" if found["near_by"] == "meaning" else "spelled alike"
+        cells = {column: [row[column] for row in neurons] for column in columns}
+        cells["score"] = [number(row["score"], 2) for row in neurons]
+        cells["above chance"] = [percent(row["null_percentile"]) for row in neurons]
+        cells["density"] = [percent(row["density"]) for row in neurons]
+        cells["p99"] = [number(row["p99"], 2) for row in neurons]
+        lines.append(table(cells))
+    concepts = {row["concept"] for row in neurons}
+    if near := [printable(concept) for concept in answer["nearest"] if concept not in concepts]:
+        how = "near in meaning" if answer["near_by"] == "meaning" else "spelled alike"
         lines.append(f"{how}: {', '.join(near)}")
     return "\n".join(lines)
 
 
-@command(_show, failed=lambda found: found["verdict"] == NOT_THERE)
+@command(_show, failed=lambda answer: answer["verdict"] == ABSENT)
 def find(
     model: Model,
     query: Annotated[str, typer.Argument(help='One or a few words, such as "striped fur".')],
@@ -60,18 +60,18 @@ def find(
 
         judge = pack.info["judge"]
         embed_texts = ClipLike.from_pretrained(judge["id"], judge["revision"], beside=model).embed_texts
-    found = pack.find(query, limit, embed_texts)
+    answer = pack.find(query, limit, embed_texts)
     neurons = []
-    for match in found.matches:
+    for match in answer.matches:
         row = pack.neurons[match.neuron]
-        told = {name: getattr(row, name) for name in ("kind", "name", "null_percentile", "density", "p99", "status")}
-        neurons.append({**vars(match), **told})
+        columns = ("kind", "name", "null_percentile", "density", "p99", "status")
+        neurons.append({**vars(match), **{name: getattr(row, name) for name in columns}})
     return {
         "model": model,
         "query": query,
-        "verdict": found.verdict,
-        "reason": found.reason,
+        "verdict": answer.verdict,
+        "reason": answer.reason,
         "neurons": neurons,
-        "nearest": found.nearest,
-        "near_by": found.near_by,
+        "nearest": answer.nearest,
+        "near_by": answer.near_by,
     }

@@ -1,4 +1,4 @@
-"""``cbsae info``: what a model is, and what was measured of it."""
+"""``cbsae info`` describes a model and its scores."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,22 +71,22 @@ def _of(name: str, revision: str | None) -> str:
 
 
 def _spelled(value: Any) -> str | None:
-    """A short record in one line."""
+    """Returns a short record in one line."""
     if not isinstance(value, dict):
         return value
-    told = ((name, number(inner) if isinstance(inner, float) else inner) for name, inner in value.items())
-    return ", ".join(f"{name} {inner}" for name, inner in told if inner is not None)
+    cells = {name: number(inner) if isinstance(inner, float) else inner for name, inner in value.items()}
+    return ", ".join(f"{name} {cell}" for name, cell in cells.items() if cell is not None)
 
 
 def _turned(rows: list[Data]) -> str:
-    """A table of measurements, models beside each other."""
-    first, *measured = rows[0]
-    values = {str(row[first]): [row.get(name) for name in measured] for row in rows}
-    shown = {
+    """Returns a table of scores, models beside each other."""
+    first, *scores = rows[0]
+    values = {str(row[first]): [row.get(name) for name in scores] for row in rows}
+    columns = {
         name: [number(value) if isinstance(value, float) else value for value in column]
         for name, column in values.items()
     }
-    return table({"": measured, **shown})
+    return table({"": scores, **columns})
 
 
 @command(_show)
@@ -94,7 +94,7 @@ def info(model: Model, revision: Revision = None) -> Data:
     """Say what a model is, which encoder it explains, and what was measured of it."""
     described, commit = _described(model, revision)
     pack = pack_of(model, revision)
-    training, evaluation = (_measured(model, name, revision, commit) for name in ("training.json", "evaluation.json"))
+    training, evaluation = (_results(model, name, revision, commit) for name in ("training.json", "evaluation.json"))
     tables = evaluation.get("tables", {})
     if not isinstance(tables, dict):
         raise ValueError(f"evaluation.json of {model} has no tables by name: write it again, or delete it")
@@ -115,7 +115,7 @@ def info(model: Model, revision: Revision = None) -> Data:
 
 
 def _described(model: str, revision: str | None) -> "tuple[SAE | CBSAE, str | None]":
-    """A model and its revision; of this package's own format the weights are not read."""
+    """Returns a model and its revision; of this package's own format the weights are not read."""
     from cbsae_hub.formats.load import CLASSES, load
     from cbsae_hub.hub.files import CONFIG_NAME, read_config
     from cbsae_hub.hub.locate import download, find_in_folder
@@ -124,12 +124,12 @@ def _described(model: str, revision: str | None) -> "tuple[SAE | CBSAE, str | No
     local = Path(model).exists()
     try:
         path = Path(model) / CONFIG_NAME if local else download(model, CONFIG_NAME, revision, {})
-        own = CLASSES.get(read_config(path).get("model_class"))
+        own = CLASSES.get(read_config(path).get("model_class", ""))
     except (ModelFileError, FileNotFoundError, NotADirectoryError):  # another format, perhaps
         own = None
     if own is None:
-        loaded = load(model, revision=revision)
-        return loaded, loaded.revision
+        sae = load(model, revision=revision)
+        return sae, sae.revision
     commit = find_in_folder(Path(model), revision)[2] if local else path.parent.name
     return own.described_by(path), commit
 
@@ -146,8 +146,8 @@ def _pack_facts(pack: "Pack", commit: str | None) -> Data:
     }
 
 
-def _measured(model: str, name: str, revision: str | None, commit: str | None) -> Data:
-    """A file of results beside a model; empty if there is none, or it is of other weights."""
+def _results(model: str, name: str, revision: str | None, commit: str | None) -> Data:
+    """Reads a file of results beside a model; empty if there is none, or it is of other weights."""
     from cbsae_hub.hub.files import read_config
     from cbsae_hub.hub.locate import download
     from cbsae_hub.models import ModelFileError
@@ -157,8 +157,8 @@ def _measured(model: str, name: str, revision: str | None, commit: str | None) -
             return read_config(download(model, name, revision, {}))
         except ModelFileError:
             return {}
-    told = read_config(Path(model) / name) if (Path(model) / name).is_file() else {}
-    if told and told.get("revision") != commit:
+    results = read_config(Path(model) / name) if (Path(model) / name).is_file() else {}
+    if results and results.get("revision") != commit:
         typer.echo(f"{name} of {model} is of other weights and is left out", err=True)
         return {}
-    return told
+    return results

@@ -1,4 +1,4 @@
-"""``cbsae inspect``: which neurons fire on a picture."""
+"""``cbsae inspect`` lists the neurons that fire on images."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,20 +11,21 @@ from cbsae_hub.words import number
 
 if TYPE_CHECKING:
     from cbsae_hub.encoders.inspection import Inspection
+    from cbsae_hub.models import CBSAE, SAE
     from cbsae_hub.neurons.pack import Pack
 
-TOLD = ("score", "null_percentile", "density", "token_density", "p99", "status")  # by the pack
+PACK_COLUMNS = ("score", "null_percentile", "density", "token_density", "p99", "status")
 
 
 def _show(data: Data) -> str:
-    return "\n\n".join(map(_show_picture, data["images"]))
+    return "\n\n".join(map(_show_image, data["images"]))
 
 
-def _show_picture(seen: Data) -> str:
-    neurons = seen["neurons"]
+def _show_image(image: Data) -> str:
+    neurons = image["neurons"]
     head = (
-        f"{printable(seen['image'])}: {seen['active']} neurons fire; the SAE keeps {percent(seen['explained'])} of the "
-        f"activations, cosine {number(seen['cosine'])}"
+        f"{printable(image['image'])}: {image['active']} neurons fire; the SAE keeps "
+        f"{percent(image['explained'])} of the activations, cosine {number(image['cosine'])}"
     )
     if not neurons:
         return head
@@ -33,7 +34,7 @@ def _show_picture(seen: Data) -> str:
         "name": [row["name"] for row in neurons],
         "mean": [number(row["mean"]) for row in neurons],
         "peak": [number(row["peak"]) for row in neurons],
-        f"of {seen['tokens']} tokens": [percent(row["share"]) for row in neurons],
+        f"of {image['tokens']} tokens": [percent(row["share"]) for row in neurons],
     }
     if "density" in neurons[0]:
         columns["peak / p99"] = [number(row["peak"] / row["p99"], 2) if row["p99"] else "" for row in neurons]
@@ -66,20 +67,22 @@ def inspect(
     if pack is None and density_below is not None:
         raise ValueError(f"{model} has no pack, and densities are in it: build one with `cbsae pack`")
     encoder = explained_encoder(sae, device=device_of(device), beside=model)
-    found = []
+    answers = []
     for source, picture in zip(images, pictures):
         x = encoder([picture], seeds=[0])[0].cpu()
-        found.append({"image": source, **_told(sae, Inspection.of(sae, x), pack, limit, density_below)})
-    return {"model": model, "encoder": encoder.repo_id, "images": found}
+        answers.append({"image": source, **_answer(sae, Inspection.of(sae, x), pack, limit, density_below)})
+    return {"model": model, "encoder": encoder.repo_id, "images": answers}
 
 
-def _told(sae: Any, seen: "Inspection", pack: "Pack | None", limit: int, density_below: float | None) -> Data:
+def _answer(
+    sae: "SAE | CBSAE", inspection: "Inspection", pack: "Pack | None", limit: int, density_below: float | None
+) -> Data:
     neurons = []
-    for place, neuron in enumerate(seen.active.tolist()):
+    for place, neuron in enumerate(inspection.active.tolist()):
         row = None if pack is None else pack.neurons[neuron]
-        if density_below is not None and row.kind != "cb" and row.density >= density_below:
+        if row is not None and density_below is not None and row.kind != "cb" and row.density >= density_below:
             continue
-        strengths = seen.latents[:, place]
+        strengths = inspection.latents[:, place]
         neurons.append(
             {
                 "neuron": neuron,
@@ -87,15 +90,15 @@ def _told(sae: Any, seen: "Inspection", pack: "Pack | None", limit: int, density
                 "mean": float(strengths.mean()),
                 "peak": float(strengths.max()),
                 "share": float((strengths > 0).mean()),
-                **({} if row is None else {name: getattr(row, name) for name in TOLD}),
+                **({} if row is None else {name: getattr(row, name) for name in PACK_COLUMNS}),
             }
         )
         if len(neurons) == limit:
             break
     return {
-        "tokens": len(seen.latents),
-        "active": len(seen.active),
-        "explained": seen.explained,
-        "cosine": seen.cosine,
+        "tokens": len(inspection.latents),
+        "active": len(inspection.active),
+        "explained": inspection.explained,
+        "cosine": inspection.cosine,
         "neurons": neurons,
     }

@@ -1,4 +1,4 @@
-"""How commands answer: one JSON document or plain text on stdout, everything else on stderr, and an exit code."""
+"""Answers of commands: one JSON document or plain text on stdout, everything else on stderr, and an exit code."""
 
 import inspect
 import json
@@ -27,8 +27,8 @@ def command(show: Callable[[Data], str], failed: Callable[[Data], bool] = lambda
     """Makes a command of a function that returns its answer as data; adds the option ``--json``.
 
     Args:
-        show: The answer as text.
-        failed: Whether the answer is that what was asked for is not there: the exit code is then 1.
+        show: Returns the answer as text.
+        failed: Returns whether the answer is that there is no such thing: the exit code is then 1.
     """
 
     def decorate(function: Callable[..., Data]) -> Callable[..., None]:
@@ -55,7 +55,7 @@ def command(show: Callable[[Data], str], failed: Callable[[Data], bool] = lambda
 
         signature = inspect.signature(function)
         option = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=AsJson)
-        run.__signature__ = signature.replace(
+        run.__signature__ = signature.replace(  # type: ignore[attr-defined]  # typer reads it
             parameters=[*signature.parameters.values(), option], return_annotation=None
         )
         run.__annotations__ = {**function.__annotations__, "as_json": AsJson, "return": None}
@@ -68,7 +68,7 @@ def command(show: Callable[[Data], str], failed: Callable[[Data], bool] = lambda
 
 
 def printable(text: Any) -> str:
-    """Text without what a terminal would obey, or cannot be written: names come from other people's files.
+    """Returns text without characters that a terminal would obey: names come from other people's files.
 
     Joiners and tags, of which Persian, Hindi and pictographs are made, and characters that are newer than Python stay.
     """
@@ -79,12 +79,15 @@ def printable(text: Any) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A share for a table."""
+    """Returns a share for a table, in percent."""
     return "" if value is None else f"{value:.1%}"
 
 
 def table(columns: Mapping[str, Sequence[Any]]) -> str:
-    """Aligned columns under their headings; what are numbers all over is aligned to the right."""
+    """Aligns columns under their headings, those of numbers to the right.
+
+    rich's tables would wrap or cut cells at the console's width, which is 80 in a pipe, and read [brackets] in names.
+    """
     lines = [list(columns), *zip(*columns.values())]
     cells = [["" if value is None else printable(value).replace("\n", " ") for value in line] for line in lines]
     widths = [max(map(cell_len, column)) for column in zip(*cells)]
@@ -96,12 +99,12 @@ def table(columns: Mapping[str, Sequence[Any]]) -> str:
 
 
 def facts(pairs: Iterable[tuple[str, Any]]) -> str:
-    """Names and values below each other; without those whose value is empty."""
-    kept = [(name, printable(value)) for name, value in pairs if value not in (None, "")]
-    width = max((cell_len(name) for name, _ in kept), default=0)
+    """Returns names and values below each other; without those whose value is empty."""
+    lines = [(name, printable(value)) for name, value in pairs if value not in (None, "")]
+    width = max((cell_len(name) for name, _ in lines), default=0)
     return "\n".join(
         typer.style(_pad(name, width, False), bold=True) + "  " + value.replace("\n", "\n" + " " * (width + 2))
-        for name, value in kept
+        for name, value in lines
     )
 
 

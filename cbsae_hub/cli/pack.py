@@ -1,4 +1,4 @@
-"""``cbsae pack``: names and scores of a model's neurons, and example images of each."""
+"""``cbsae pack`` names and scores a model's neurons, and picks example images of each."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def _show(data: Data) -> str:
     from cbsae_hub.scoring import headline
 
-    built = [("pack", data["folder"]), ("neurons", f"{number(data['named'])} of {number(data['neurons'])} have names")]
-    return facts([*built, *((name.strip(), number(value)) for name, value in headline(data["scores"]).items())])
+    lines = [("pack", data["folder"]), ("neurons", f"{number(data['named'])} of {number(data['neurons'])} have names")]
+    return facts([*lines, *((name.strip(), number(value)) for name, value in headline(data["scores"]).items())])
 
 
 @command(_show)
@@ -97,7 +97,7 @@ def pack(
     results = scorer.results()
     if scores is not None:
         results = results.with_steerability_of(Scores.load(scores))
-    built = build_pack(
+    new = build_pack(
         results,
         scorer.sae,
         scorer.encoder,
@@ -112,10 +112,10 @@ def pack(
     return {
         "model": model,
         "folder": folder,
-        "neurons": len(built.neurons),
-        "named": int(built.neurons.frame["name"].notna().sum()),
+        "neurons": len(new.neurons),
+        "named": int(new.neurons.frame["name"].notna().sum()),
         "images": len(probe),
-        "scores": built.info["scores"],
+        "scores": new.info["scores"],
     }
 
 
@@ -129,8 +129,8 @@ def _save(sae: "SAE | CBSAE", folder: Path) -> None:
     if not (folder / CONFIG_NAME).exists():
         sae.save_pretrained(folder)
         return
-    there, own = load(folder).state_dict(), sae.state_dict()
-    if there.keys() != own.keys() or not all(torch.equal(there[name], own[name].cpu()) for name in own):
+    old, own = load(folder).state_dict(), sae.state_dict()
+    if old.keys() != own.keys() or not all(torch.equal(old[name], own[name].cpu()) for name in own):
         raise FileExistsError(f"{folder} holds another model: take an empty folder")
 
 

@@ -1,4 +1,4 @@
-"""``cbsae publish``: a folder to the Hub."""
+"""``cbsae publish`` uploads a folder to the Hub."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,11 +12,12 @@ from cbsae_hub.words import number
 def _show(data: Data) -> str:
     files = table({"file": list(data["files"]), "bytes": [number(size) for size in data["files"].values()]})
     if data["url"] is None:
-        done = "nothing was sent (--dry-run)"
+        outcome = "nothing was sent (--dry-run)"
     else:
-        done = data["url"] if data["changed"] else f"{data['url']} (nothing had changed)"
-    told = facts([(data["repo_type"], data["repo_id"]), ("size", f"{number(data['size'])} bytes"), ("published", done)])
-    return f"{files}\n{told}"
+        outcome = data["url"] if data["changed"] else f"{data['url']} (nothing had changed)"
+    size = f"{number(data['size'])} bytes"
+    summary = facts([(data["repo_type"], data["repo_id"]), ("size", size), ("published", outcome)])
+    return f"{files}\n{summary}"
 
 
 @command(_show)
@@ -41,10 +42,10 @@ def publish(
     from cbsae_hub import publishing
 
     upload = publishing.plan(folder, repo_id, repo_type=repo_type)
-    told = {name: getattr(upload, name) for name in ("folder", "repo_id", "repo_type", "size", "files")}
+    data = {name: getattr(upload, name) for name in ("folder", "repo_id", "repo_type", "size", "files")}
     if dry_run:
-        return {**told, "url": None, "commit": None, "changed": None}
-    done = publishing.publish(
+        return {**data, "url": None, "commit": None, "changed": None}
+    publication = publishing.publish(
         upload, private=private or None, create_pr=create_pr, overwrite_card=overwrite_card, message=message
     )
-    return {**told, "url": done.url, "commit": done.commit, "changed": done.changed}
+    return {**data, "url": publication.url, "commit": publication.commit, "changed": publication.changed}

@@ -1,4 +1,4 @@
-"""What commands are given by name: pictures, devices, and the pack of a model that may have none."""
+"""Opens the images, devices and models that commands get by name."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ WHITE = "white"
 
 
 def open_picture(source: str) -> "Image.Image":
-    """A picture of the disk, upright, in RGB; or a white one.
+    """Opens a picture of the disk, upright, in RGB; or makes a white one.
 
     Raises:
         ValueError: If it is no picture, or damaged.
@@ -39,7 +39,7 @@ def open_picture(source: str) -> "Image.Image":
 
 
 def pack_of(model: str, revision: str | None = None) -> "Pack | None":
-    """The pack of a model; None if it has none.
+    """Opens the pack of a model; None if it has none.
 
     Raises:
         OSError: If it is damaged, or cannot be downloaded.
@@ -55,13 +55,13 @@ def pack_of(model: str, revision: str | None = None) -> "Pack | None":
 
 
 def of_other_weights(pack: "Pack", revision: str | None) -> bool:
-    """Whether a pack was built of other weights than those of a revision; a commit of the Hub is no hash of weights."""
+    """Returns whether a pack is of other weights than a revision; a commit of the Hub is no hash of weights."""
     built_of = pack.info["model"].get("revision")
     return built_of is not None and str(revision).startswith("sha256:") and built_of != revision
 
 
 def model_and_pack(model: str, revision: str | None = None) -> "tuple[SAE | CBSAE, Pack | None]":
-    """A model and its pack, if it has one; a pack of other weights is left out, and said to be.
+    """Opens a model and its pack, if it has one; a pack of other weights is left out, with a message.
 
     Raises:
         ValueError: If the pack is of another model.
@@ -81,7 +81,7 @@ def model_and_pack(model: str, revision: str | None = None) -> "tuple[SAE | CBSA
 
 
 def name_of(neuron: int, sae: "SAE | CBSAE", pack: "Pack | None") -> str | None:
-    """What a concept neuron was trained for; else a neuron's name in the pack, or the model's own."""
+    """Returns the concept that a concept neuron was trained for; else the name in the pack, or the model's own."""
     own = getattr(sae, "neuron_names", None)
     if pack is not None and pack.neurons[neuron].kind != "cb":
         return pack.neurons[neuron].name
@@ -89,22 +89,22 @@ def name_of(neuron: int, sae: "SAE | CBSAE", pack: "Pack | None") -> str | None:
 
 
 def k_of(sae: "SAE | CBSAE") -> int | None:
-    """Active latents per token; None where they are as many as come."""
+    """Returns the number of active latents per token; None where it is not fixed."""
     return sae.k if sae.activation in ("topk", "batch_topk") else None
 
 
-def device_of(asked: str | None) -> str:
-    """Where models run: as asked, else on a GPU if there is one.
+def device_of(name: str | None) -> str:
+    """Returns the device of that name; without a name a GPU, if there is one.
 
     Raises:
         ValueError: If there is no such device here.
     """
     import torch
 
-    if asked is None:
+    if name is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=asked)
+        torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:  # "not compiled with CUDA enabled" is an AssertionError
-        raise ValueError(f"there is no device {asked!r} here: {str(error).splitlines()[0]}") from error
-    return asked
+        raise ValueError(f"there is no device {name!r} here: {str(error).splitlines()[0]}") from error
+    return name

@@ -1,4 +1,4 @@
-"""``cbsae steer``: what LLaVA says and unCLIP draws when neurons are set."""
+"""``cbsae steer`` lets LLaVA answer and unCLIP draw when neurons are set."""
 
 import math
 from pathlib import Path
@@ -80,52 +80,53 @@ def steer(
         raise typer.BadParameter(f"--guidance must be a finite number, got {guidance}")
     if output is not None:
         _check_output(output)
-    given = [_pair(text) for text in edit]
+    pairs = [_pair(text) for text in edit]
 
     from cbsae_hub.steering import Edit, LlavaSteerer, Steering, UnclipSteerer, resolve
     from cbsae_hub.steering.controls import with_controls
 
     picture, (sae, pack) = open_picture(image), model_and_pack(model, revision)
-    if pack is None and (unit == "p99" or any(isinstance(neuron, str) for neuron, _ in given)):
+    if pack is None and (unit == "p99" or any(isinstance(neuron, str) for neuron, _ in pairs)):
         typer.echo(f"{model} has no pack (`cbsae pack` builds one): names and percentiles are known from it", err=True)
-    edits = [Edit(neuron, value, op) for neuron, value in given]
+    edits = [Edit(neuron, value, op) for neuron, value in pairs]
     steered = resolve(Steering(edits, isolate, keep_error, tokens, unit), sae, pack)
     steerings = [with_controls(steered)[version] for version in VERSIONS]
-    where = {"device": device_of(device), "beside": model}
-    answers = drawn = None
+    target = device_of(device)
+    answers = files = None
     if llava is not None:
-        asked = LlavaSteerer.from_pretrained(llava, sae, pack, **where)
-        said = asked.generate([picture] * len(VERSIONS), prompt, steerings, max_new_tokens)
-        answers = dict(zip(VERSIONS, said, strict=True))
-    if unclip is not None:
-        drawer = UnclipSteerer.from_pretrained(unclip, sae, pack, **where)
+        steerer = LlavaSteerer.from_pretrained(llava, sae, pack, device=target, beside=model)
+        texts = steerer.generate([picture] * len(VERSIONS), prompt, steerings, max_new_tokens)
+        answers = dict(zip(VERSIONS, texts, strict=True))
+    if unclip is not None and output is not None:
+        drawer = UnclipSteerer.from_pretrained(unclip, sae, pack, device=target, beside=model)
         if guidance is None:
-            measured = {} if pack is None else pack.info["scores"].get("steerability", {})
-            guidance = measured.get("guidance") or GUIDANCE
+            scores = {} if pack is None else pack.info["scores"].get("steerability", {})
+            guidance = scores.get("guidance") or GUIDANCE
         pictures = drawer.generate(
             [picture] * len(VERSIONS), steerings, [seed], steps, guidance, noise_level=noise_level
         )
-        drawn = _save(dict(zip(VERSIONS, pictures, strict=True)), output)
+        files = _save(dict(zip(VERSIONS, pictures, strict=True)), output)
     return {
         "model": model,
         "image": image,
         "edits": [{**vars(edit), "name": name_of(edit.neuron, sae, pack)} for edit in steered.edits],
         "prompt": prompt if llava else None,
         "answers": answers,
-        "pictures": drawn,
+        "pictures": files,
     }
 
 
-def _require_unused(context: typer.Context, names: tuple[str, ...], missing: str) -> None:
-    """Raises BadParameter if options were given that would do nothing."""
+def _require_unused(context: typer.Context, names: tuple[str, ...], needed: str) -> None:
+    """Raises BadParameter for options that do nothing without another one."""
     sources = {name: context.get_parameter_source(name) for name in names}
-    if given := [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]:
-        options = ", ".join("--" + name.replace("_", "-") for name in given)
-        raise typer.BadParameter(f"{options} without {missing}: nothing would come of it")
+    idle = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    if idle:
+        options = ", ".join("--" + name.replace("_", "-") for name in idle)
+        raise typer.BadParameter(f"{options} without {needed}: nothing would come of it")
 
 
 def _pair(text: str) -> tuple[int | str, float]:
-    """Neuron and value of NEURON=VALUE; a number is a neuron's number."""
+    """Returns neuron and value of NEURON=VALUE; a number is a neuron's number."""
     name, equals, value = (part.strip() for part in text.rpartition("="))
     try:
         number = float(value)
@@ -137,7 +138,7 @@ def _pair(text: str) -> tuple[int | str, float]:
 
 
 def _check_output(output: Path) -> None:
-    """Raises BadParameter, before anything is drawn, for what can be neither a file of a picture nor a folder."""
+    """Raises BadParameter, before anything is drawn, for a path that can be neither a picture nor a folder."""
     from PIL import Image
 
     suffix = output.suffix.lower()
@@ -168,7 +169,7 @@ def _save(pictures: "dict[str, Image.Image]", output: Path) -> dict[str, str]:
 
 
 def _row(pictures: "list[Image.Image]") -> "Image.Image":
-    """Drawings of one size beside each other."""
+    """Returns drawings of one size beside each other."""
     from PIL import Image
 
     width, height = pictures[0].size
