@@ -12,8 +12,8 @@ from typing import Any
 
 from PIL import Image
 
-from cbsae_hub.pictures import white_image
 from cbsae_hub.hub.files import sha256
+from cbsae_hub.pictures import white_image
 from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.steering import Edit, RandomDirection, Steering
 from cbsae_hub.steering.edits import AnySteering
