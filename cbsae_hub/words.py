@@ -110,7 +110,7 @@ def number(value: float | None, digits: int = 3, missing: str = "") -> str:
     Args:
         value: The number.
         digits: Decimals.
-        missing: What stands for None and NaN.
+        missing: Text for None and NaN.
     """
     if value is None or value != value:
         return missing

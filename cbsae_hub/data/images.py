@@ -41,7 +41,7 @@ def load_images(
     Args:
         source: A folder of Parquet files or pictures, or a Hub id.
         split: Name of the split, or several joined by "+", one after the other.
-        revision: Of a Hub dataset: branch, tag or commit.
+        revision: Branch, tag or commit of a Hub dataset.
         beside: A model folder next to which the dataset may lie, see :func:`cbsae_hub.models.resolve_id`.
 
     Returns:

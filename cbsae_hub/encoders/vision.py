@@ -87,8 +87,7 @@ class VisionEncoder:
             repo_id: Folder or Hub id.
             layer: See the class.
             tokens: See the class.
-            revision: Of a Hub repository: branch, tag, commit or ``sha256:...``; of a folder ``sha256:...``. That is
-                compared with the weights.
+            revision: See :func:`cbsae_hub.hub.locate.locate`.
             device: Device of the model.
             beside: A model folder next to which the encoder may lie, see :func:`cbsae_hub.models.resolve_id`.
 
