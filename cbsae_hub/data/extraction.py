@@ -28,13 +28,7 @@ from cbsae_hub.data.activations import (
 )
 from cbsae_hub.data.ahead import load_ahead
 from cbsae_hub.data.images import read_pictures
-from cbsae_hub.hub.files import (
-    OtherSettings,
-    content_revision,
-    replace_file,
-    require_same_settings,
-    write_json,
-)
+from cbsae_hub.hub.files import OtherSettings, content_revision, replace_file, require_same_settings, write_json
 from cbsae_hub.version import __version__
 
 logger = logging.getLogger(__name__)

@@ -37,12 +37,7 @@ def cutting(tokenizer: PreTrainedTokenizerBase) -> Tokenize:
 
 
 def tell_unread(
-    tokenize: Tokenize,
-    padding: int,
-    context: int,
-    texts: Sequence[str],
-    templates: Sequence[str],
-    reader: str | None,
+    tokenize: Tokenize, padding: int, context: int, texts: Sequence[str], templates: Sequence[str], reader: str | None
 ) -> None:
     """Warns of texts that are longer than what a model reads, and of texts that differ, but to the model do not.
 

@@ -44,14 +44,7 @@ class Steerer(ABC):
     repo_id: str | None = None
     _located: Located | None = None  # shared by all that steer the same model: a folder is hashed once
 
-    def __init__(
-        self,
-        model: Any,
-        config: PreTrainedConfig,
-        sae: SteerableSAE,
-        pack: AnyPack,
-        layer: int | None,
-    ):
+    def __init__(self, model: Any, config: PreTrainedConfig, sae: SteerableSAE, pack: AnyPack, layer: int | None):
         self._steered = model, config
         self._place(sae, pack, layer)
 

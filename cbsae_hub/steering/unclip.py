@@ -42,11 +42,7 @@ class UnclipSteerer(SteeredGenerator):
     what, index = "The unCLIP pipeline", "model_index.json"
 
     def __init__(
-        self,
-        pipeline: StableUnCLIPImg2ImgPipeline,
-        sae: SteerableSAE,
-        pack: AnyPack = None,
-        layer: int | None = None,
+        self, pipeline: StableUnCLIPImg2ImgPipeline, sae: SteerableSAE, pack: AnyPack = None, layer: int | None = None
     ):
         self.pipeline = cast(Any, pipeline)  # its parts are attributes that its class does not declare
         self.encoder = self.pipeline.image_encoder.eval().requires_grad_(False)
