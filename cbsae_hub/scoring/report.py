@@ -27,7 +27,7 @@ from cbsae_hub.metrics.activity import occupied_bins, status
 from cbsae_hub.neurons.table import STEERED, rows_of
 from cbsae_hub.scoring.truth import Truth
 from cbsae_hub.version import __version__
-from cbsae_hub.words import name_key
+from cbsae_hub.words import same_name
 
 SCHEMA_VERSION = 1
 TEXTS = "vocabulary.safetensors"
@@ -220,7 +220,7 @@ def _truth_columns(names: Sequence[str | None], found: GroundTruthScores, truth:
     named = np.array([name is not None for name in names])
     rows, best = np.arange(len(names)), np.nan_to_num(found.lift(), nan=-np.inf).argmax(1)
     families, labels = (np.array(part, dtype=object)[best] for part in zip(*truth.labels))
-    agree = np.array([name is not None and name_key(name) == name_key(label) for name, label in zip(names, labels)])
+    agree = np.array([name is not None and same_name(name, label) for name, label in zip(names, labels)])
     columns = {
         "truth": np.where(named, labels, None),
         "truth_family": np.where(named, families, None),

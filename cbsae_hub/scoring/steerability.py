@@ -27,7 +27,7 @@ from cbsae_hub.scoring.report import describe, mean, origin_of
 from cbsae_hub.scoring.single_neurons import SingleNeurons
 from cbsae_hub.steering.llava import LlavaSteerer
 from cbsae_hub.steering.unclip import UnclipSteerer
-from cbsae_hub.words import name_key
+from cbsae_hub.words import same_name
 
 CHUNK = 64  # neurons whose scores are one file of a checkpoint
 LENGTH_IMAGES = 64  # whose activations' median length pushes are compared with
@@ -324,7 +324,7 @@ class SteerabilityScorer:
                 told[f"said_{mode}"] = {
                     "reconstruction_only": nothing,
                     "different_words": len(set(filter(None, words))),
-                    "is_concept": mean([name_key(word) == name_key(name) for word, name in zip(words, names)]),
+                    "is_concept": mean([same_name(word, name) for word, name in zip(words, names)]),
                     "reconstruction_score": mean(text_steerability(self.sentences([nothing] * len(names)), concepts)),
                     "shuffled_score": mean(text_steerability(self.sentences(words), concepts[shuffled])),
                 }
