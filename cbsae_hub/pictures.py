@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -18,6 +18,16 @@ TURNS = {
 }
 """What makes a picture upright, by the orientation that its file states (EXIF 2.32, tag 0x0112)."""
 ORIENTED = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # where PIL keeps what states it
+
+
+class ImageDataset(Protocol):
+    """A map-style dataset with the column ``image``, sliced as those of ``datasets``: ``images[a:b]["image"]``."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def __getitem__(self, rows: Any, /) -> Any:
+        """A row as a dictionary; rows, as a dictionary of lists; or a column by its name."""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -21,7 +21,7 @@ from yaml import YAMLError
 from cbsae_hub.data.ahead import load_ahead
 from cbsae_hub.data.image_files import Layout, NoImages, arrange, list_folder, some, visible
 from cbsae_hub.models import resolve_id
-from cbsae_hub.pictures import to_rgb
+from cbsae_hub.pictures import ImageDataset, to_rgb
 
 CARD = "README.md"
 BUILDERS = {"imagefolder": ImageFolder, "parquet": Parquet}
@@ -178,7 +178,7 @@ def _paths(dataset: datasets.Dataset) -> list[str | None]:
     return [file and file["path"] for file in files]
 
 
-def read_pictures(images: Any, start: int, stop: int) -> list[Image.Image]:
+def read_pictures(images: ImageDataset, start: int, stop: int) -> list[Image.Image]:
     """Rows ``start`` to ``stop`` of a map-style dataset with a column ``image``, as every model sees them (RGB).
 
     Raises:
@@ -203,7 +203,7 @@ def read_pictures(images: Any, start: int, stop: int) -> list[Image.Image]:
         raise
 
 
-def _file_of(images: Any, row: int) -> str:
+def _file_of(images: ImageDataset, row: int) -> str:
     """The file name of a picture, if its dataset knows it."""
     if not isinstance(images, datasets.Dataset) or "image" not in images.features:
         return ""
@@ -212,12 +212,12 @@ def _file_of(images: Any, row: int) -> str:
 
 
 def image_batches(
-    images: Any, batch_size: int, first: int = 0, step: int = 1
+    images: ImageDataset, batch_size: int, first: int = 0, step: int = 1
 ) -> Iterator[tuple[range, list[Image.Image]]]:
     """The rows of a dataset in order: ids and PIL images, ``batch_size`` at a time, the next ones decoded ahead.
 
     Args:
-        images: Map-style dataset with a column ``image``.
+        images: The dataset.
         batch_size: Rows a batch.
         first: Batch to begin with.
         step: Take every ``step``-th batch from there, as one process of several does.
