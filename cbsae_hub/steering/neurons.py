@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TypeAlias, cast
 
 from cbsae_hub.models import checks
-from cbsae_hub.neurons.pack import NeuronTable, Pack
+from cbsae_hub.neurons.pack import Pack
 from cbsae_hub.neurons.search import SAME_WORDS, Found
+from cbsae_hub.neurons.table import NeuronTable
 from cbsae_hub.steering.latents import SteerableSAE
 from cbsae_hub.words import closest_names, name_key
 

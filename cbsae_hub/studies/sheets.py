@@ -11,7 +11,7 @@ from PIL import Image
 
 from cbsae_hub.data.images import load_images
 from cbsae_hub.models import CBSAE, SAE
-from cbsae_hub.neurons.pack import NeuronTable
+from cbsae_hub.neurons.table import NeuronTable
 from cbsae_hub.pictures import white_image
 from cbsae_hub.plots import plot_sheet
 from cbsae_hub.scoring.first_words import ONE_WORD
