@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import CLIPModel, PreTrainedTokenizerBase, SiglipModel
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def mean_embedding(
 
 @torch.no_grad()
 def embed_prompts(
-    model: PreTrainedModel,
+    model: CLIPModel | SiglipModel,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     templates: Sequence[str],
