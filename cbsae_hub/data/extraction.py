@@ -242,3 +242,4 @@ def _fingerprint(images: ImageDataset | PixelSource) -> str:
             pixels = np.asarray(read_pictures(images, image, image + 1)[0])
         parts += [repr(pixels.shape), pixels.tobytes()]
     return content_revision(*parts)
+

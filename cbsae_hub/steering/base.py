@@ -15,7 +15,7 @@ from typing_extensions import Self
 from cbsae_hub.hub.locate import Located
 from cbsae_hub.steering.edits import AnySteering, PerImage, per_image
 from cbsae_hub.steering.latents import SteerableSAE
-from cbsae_hub.steering.loading import load_sae, locate
+from cbsae_hub.steering.loading import load_sae, locate_whole
 from cbsae_hub.steering.neurons import AnyPack
 from cbsae_hub.steering.tower import SteeredTower
 
@@ -113,7 +113,7 @@ class SteeredGenerator(Steerer):
             OSError: If there is no such model; says what to try.
             ValueError: If it is a model of another kind or revision or lacks weights, or the SAE does not fit.
         """
-        located = locate(cls.what, repo_id, cls.index, revision, beside)
+        located = locate_whole(cls.what, repo_id, cls.index, revision, beside)
         parts = cls._load(located, torch.device(device), dtype)
         steerer = cls(**parts, sae=load_sae(sae), pack=pack, layer=layer)
         steerer.repo_id, steerer._located = str(repo_id), located

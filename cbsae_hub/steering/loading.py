@@ -14,7 +14,7 @@ WITHDRAWN = "stabilityai/stable-diffusion-2"
 KEPT_BY = "sd2-community"
 
 
-def locate(what: str, repo_id: str | Path, index: str, revision: str | None, beside: str | Path | None) -> hub.Located:
+def locate_whole(what: str, repo_id: str | Path, index: str, revision: str | None, beside: str | Path | None) -> hub.Located:
     """Finds a model of transformers or diffusers, before any of it is loaded; on the Hub, all files are of one commit.
 
     Args:
