@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from cbsae_hub.formats.load import load
-from cbsae_hub.hub import locate as hub
+from cbsae_hub.hub.locate import Located, OtherWeights, download, locate
 from cbsae_hub.steering.latents import SteerableSAE
 
 # Stability AI took its Stable Diffusion 2 repositories off the Hub; the community keeps copies under these names.
@@ -14,7 +14,9 @@ WITHDRAWN = "stabilityai/stable-diffusion-2"
 KEPT_BY = "sd2-community"
 
 
-def locate_whole(what: str, repo_id: str | Path, index: str, revision: str | None, beside: str | Path | None) -> hub.Located:
+def locate_whole(
+    what: str, repo_id: str | Path, index: str, revision: str | None, beside: str | Path | None
+) -> Located:
     """Finds a model of transformers or diffusers, before any of it is loaded; on the Hub, all files are of one commit.
 
     Args:
@@ -29,10 +31,10 @@ def locate_whole(what: str, repo_id: str | Path, index: str, revision: str | Non
         ValueError: If the weights are not those that ``revision`` names.
     """
     try:
-        located = hub.locate(repo_id, revision, beside)
+        located = locate(repo_id, revision, beside)
         if located.folder is None:
-            return replace(located, commit=hub.download(located.id, index, revision).parent.name)
-    except hub.OtherWeights:
+            return replace(located, commit=download(located.id, index, revision).parent.name)
+    except OtherWeights:
         raise
     except OSError as error:
         raise OSError(f"{what} could not be loaded. {_advice(str(repo_id))} ({error})") from error
