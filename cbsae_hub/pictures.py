@@ -76,7 +76,7 @@ def white_image() -> Image.Image:
     return Image.new("RGB", (336, 336), "white")
 
 
-def require_pictures(images: Sequence[Image.Image]) -> None:
+def require_images(images: Sequence[Image.Image]) -> None:
     """Raises ValueError if there are no pictures, or one that is not in a list."""
     if isinstance(images, (Image.Image, str, Path)):
         raise ValueError(f"give pictures as a list, also a single one: [picture]; got {images!r:.80}")

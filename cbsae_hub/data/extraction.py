@@ -27,7 +27,7 @@ from cbsae_hub.data.activations import (
     read_header,
 )
 from cbsae_hub.data.ahead import load_ahead
-from cbsae_hub.data.images import read_pictures
+from cbsae_hub.data.images import read_images
 from cbsae_hub.hub.files import OtherSettings, content_revision, replace_file, require_same_settings, write_json
 from cbsae_hub.pictures import ImageDataset
 from cbsae_hub.version import __version__
@@ -209,7 +209,7 @@ def _read(encoder: TokenEncoder, images: ImageDataset | PixelSource, ids: range)
     """Pixel values of some images ``[images, 3, h, w]``."""
     if isinstance(images, PixelSource):
         return images.pixel_batch(ids.start, ids.stop)
-    return encoder.pixel_values(read_pictures(images, ids.start, ids.stop))
+    return encoder.pixel_values(read_images(images, ids.start, ids.stop))
 
 
 def _encode(encoder: TokenEncoder, ids: range, pixels: torch.Tensor, seed: int, dtype: torch.dtype) -> np.ndarray:
@@ -239,7 +239,6 @@ def _fingerprint(images: ImageDataset | PixelSource) -> str:
         if isinstance(images, PixelSource):
             pixels = images.pixel_batch(image, image + 1).cpu().numpy()
         else:
-            pixels = np.asarray(read_pictures(images, image, image + 1)[0])
+            pixels = np.asarray(read_images(images, image, image + 1)[0])
         parts += [repr(pixels.shape), pixels.tobytes()]
     return content_revision(*parts)
-

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
 from cbsae_hub.encoders.prompts import mean_embedding, tell_unread
-from cbsae_hub.encoders.vision import require_pictures, to_rgb
+from cbsae_hub.encoders.vision import require_images, to_rgb
 from cbsae_hub.hub.files import replace_file
 from cbsae_hub.hub.locate import Located, OtherWeights, download_folder, locate
 from cbsae_hub.models import resolve_id
@@ -111,7 +111,7 @@ class ClipLike:
         Raises:
             ValueError: If there are no images.
         """
-        require_pictures(images)
+        require_images(images)
         starts = range(0, len(images), batch_size)
         return torch.cat([self.embed_pixels(self.pixel_values(images[i : i + batch_size])) for i in starts])
 

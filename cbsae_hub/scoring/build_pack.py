@@ -12,7 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from cbsae_hub.data.ahead import load_ahead
-from cbsae_hub.data.images import read_pictures
+from cbsae_hub.data.images import read_images
 from cbsae_hub.data.labels import class_names, words_in
 from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.hub.files import plain
@@ -88,7 +88,7 @@ def _draw_maps(
 
     def read(start: int) -> tuple[list[int], list[Image.Image]]:
         batch = numbers[start : start + batch_size]
-        return batch, [read_pictures(images, image, image + 1)[0] for image in batch]
+        return batch, [read_images(images, image, image + 1)[0] for image in batch]
 
     with tqdm(total=len(numbers), desc="maps", unit="image") as bar:
         for batch, pictures in load_ahead(read, range(0, len(numbers), batch_size)):
@@ -108,7 +108,7 @@ def thumbnails(images: Any, ids: Sequence[int], alt_column: str | None) -> pd.Da
     """Thumbnails of the examples as WebP, with what the column says of them."""
     rows = []
     for image in ids:
-        picture = read_pictures(images, int(image), int(image) + 1)[0]
+        picture = read_images(images, int(image), int(image) + 1)[0]
         picture.thumbnail((THUMBNAIL, THUMBNAIL))
         buffer = io.BytesIO()
         picture.save(buffer, "WEBP", quality=WEBP_QUALITY)

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from cbsae_hub.encoders.families import tower_config
-from cbsae_hub.encoders.vision import preprocess, require_pictures
+from cbsae_hub.encoders.vision import preprocess, require_images
 from cbsae_hub.encoders.weights import load_complete
 from cbsae_hub.hub.locate import Located
 from cbsae_hub.steering.base import SteeredGenerator
@@ -148,7 +148,7 @@ class LlavaSteerer(SteeredGenerator):
                 temperature and seeds do not go together; or see :func:`cbsae_hub.steering.apply`.
             EditError: If a steering leaves the features of its image as they were.
         """
-        require_pictures(images)
+        require_images(images)
         prompts = [prompt] * len(images) if isinstance(prompt, str) else list(prompt)
         if len(prompts) != len(images):
             raise ValueError(f"there are {len(prompts)} prompts for {len(images)} images: give one for all or one each")

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor
 
 from cbsae_hub.encoders.families import pool_clip
-from cbsae_hub.encoders.vision import preprocess, require_pictures
+from cbsae_hub.encoders.vision import preprocess, require_images
 from cbsae_hub.hub.locate import Located
 from cbsae_hub.models import checks
 from cbsae_hub.steering.base import SteeredGenerator
@@ -109,16 +109,16 @@ class UnclipSteerer(SteeredGenerator):
                 or see :func:`cbsae_hub.steering.apply`.
             EditError: If a steering leaves the embedding of its image as it was.
         """
-        require_pictures(images)
+        require_images(images)
         if not len(seeds):
             raise ValueError("generate needs at least one image and one seed")
         embeddings = torch.cat([embeddings for _, embeddings in self._batches(images, steering, batch)])
         embeddings, seeds = embeddings.repeat_interleave(len(seeds), 0), [int(seed) for seed in seeds] * len(images)
-        pictures: list[Image.Image] = []
+        drawings: list[Image.Image] = []
         for start in range(0, len(seeds), batch):
             part = slice(start, start + batch)
-            pictures += self.draw(embeddings[part], seeds[part], num_inference_steps, guidance_scale, stop, noise_level)
-        return pictures
+            drawings += self.draw(embeddings[part], seeds[part], num_inference_steps, guidance_scale, stop, noise_level)
+        return drawings
 
     def draw(
         self,
