@@ -190,12 +190,12 @@ def _measures(pack: dict[str, Any]) -> Iterator[Measure]:
     steering = scores.get("steerability", {})
     strength = f"{steering.get('alpha')}" + ("" if steering.get("unit") == "absolute" else f" {steering.get('unit')}")
     by_words = (
-        f"cosine of the first word of {_named(steering.get('llava'))} and the neuron's name, "
+        f"cosine of the first word of {_label(steering.get('llava'))} and the neuron's name, "
         f"by {steering.get('sentences')}"
     )
     by_pictures = (
-        f"mean cosine of what {_named(steering.get('unclip'))} draws to the neuron's top images, "
-        f"judge {_named(steering.get('pictures'))}"
+        f"mean cosine of what {_label(steering.get('unclip'))} draws to the neuron's top images, "
+        f"judge {_label(steering.get('pictures'))}"
     )
     alone = f"the neuron alone set to {strength}"
     within = f"the neuron of a white image set to {strength}"
@@ -206,14 +206,14 @@ def _measures(pack: dict[str, Any]) -> Iterator[Measure]:
         ("dead neurons", "dead_share", at("shares", "dead"), None, "share that is active on none of the images"),
         ("interpretability", "clip_dissect", at("interpretability", "mean_score"),
          at("interpretability", "mean_score_of_chance"),
-         f"CLIP-Dissect: mean soft-WPMI of a neuron and its name, judge {_named(pack['judge'])}; "
+         f"CLIP-Dissect: mean soft-WPMI of a neuron and its name, judge {_label(pack['judge'])}; "
          "chance: random top images. "
          "It depends on the list of concepts"),
         ("names above chance", "names_above_chance", at("interpretability", "share_above_chance"), None,
          f"share of neurons whose name scores above {sure} of the names that random top images get"),
         ("MonoSemanticity", "monosemanticity", at("monosemanticity", "mean"), at("monosemanticity", "population"),
          "mean cosine of the images on which a neuron is active, weighted by how much; judge "
-         f"{_named(at('monosemanticity', 'judge'))}; "
+         f"{_label(at('monosemanticity', 'judge'))}; "
          "chance: any two images"),
         ("steerability, words, unit vector", "steerability_text_unit", at("steerability", "text_unit", "mean"),
          at("steerability", "text_unit_random", "mean"), f"{by_words}; {alone}; chance: a random direction as long"),
@@ -231,7 +231,7 @@ def _measures(pack: dict[str, Any]) -> Iterator[Measure]:
     return (Measure(*row) for row in table if is_measured(row[2]))
 
 
-def _named(model: Any) -> str:
+def _label(model: Any) -> str:
     """A judge or generator as a card names it: by id and revision."""
     if not isinstance(model, dict) or model.get("id") is None:
         return "(not recorded)"

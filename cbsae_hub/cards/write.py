@@ -47,7 +47,7 @@ def write_card(folder: str | Path, repo_id: str | None = None, by_hand: str | Pa
         return
     repo_id = repo_id or (folder.name if folder.is_absolute() else folder.as_posix())
     facts = Facts.read(folder)
-    hand = ByHand.read(by_hand, facts, repo_id) if by_hand else ByHand.kept(before or "", facts.revision)
+    hand = ByHand.read(by_hand, facts, repo_id) if by_hand else ByHand.of_card(before or "", facts.revision)
     try:
         text = render_card(facts, repo_id, hand)
     except (TemplateError, LookupError, TypeError, AttributeError) as error:

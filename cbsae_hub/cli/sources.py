@@ -23,10 +23,10 @@ def open_picture(source: str) -> "Image.Image":
     """
     from PIL import Image
 
-    from cbsae_hub.pictures import to_rgb
+    from cbsae_hub.pictures import to_rgb, white_image
 
     if source == WHITE and not Path(source).exists():
-        return Image.new("RGB", (224, 224), WHITE)
+        return white_image()
     if Path(source).is_dir():
         raise IsADirectoryError(f"{source} is a folder: give the pictures in it, one by one")
     if not Path(source).is_file():

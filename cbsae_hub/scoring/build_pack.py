@@ -12,12 +12,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from cbsae_hub.data.ahead import load_ahead
-from cbsae_hub.data.images import ImageData, read_pictures
+from cbsae_hub.data.images import read_images
 from cbsae_hub.data.labels import class_names, words_in
 from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.hub.files import plain
 from cbsae_hub.models import CBSAE, SAE, folder_revision
 from cbsae_hub.neurons.pack import Pack
+from cbsae_hub.pictures import ImageDataset
 from cbsae_hub.scoring.report import MEASURED, Scores
 
 ALT_COLUMN = "caption"
@@ -29,7 +30,7 @@ def build_pack(
     scores: Scores,
     sae: SAE | CBSAE,
     encoder: VisionEncoder,
-    images: ImageData,
+    images: ImageDataset,
     folder: str | Path,
     *,
     source: dict[str, Any],
@@ -81,7 +82,7 @@ def build_pack(
 def _draw_maps(
     sae: SAE | CBSAE,
     encoder: VisionEncoder,
-    images: ImageData,
+    images: ImageDataset,
     examples: pd.DataFrame,
     largest: np.ndarray,
     batch_size: int,
@@ -93,7 +94,7 @@ def _draw_maps(
 
     def read(start: int) -> tuple[list[int], list[Image.Image]]:
         batch = numbers[start : start + batch_size]
-        return batch, [read_pictures(images, image, image + 1)[0] for image in batch]
+        return batch, [read_images(images, image, image + 1)[0] for image in batch]
 
     with tqdm(total=len(numbers), desc="maps", unit="image") as bar:
         for batch, pictures in load_ahead(read, range(0, len(numbers), batch_size)):
@@ -109,11 +110,11 @@ def _draw_maps(
     return maps
 
 
-def thumbnails(images: ImageData, ids: Sequence[int], alt_column: str | None) -> pd.DataFrame:
+def thumbnails(images: ImageDataset, ids: Sequence[int], alt_column: str | None) -> pd.DataFrame:
     """Thumbnails of the examples as WebP, with what the column says of them."""
     rows = []
     for image in ids:
-        picture = read_pictures(images, int(image), int(image) + 1)[0]
+        picture = read_images(images, int(image), int(image) + 1)[0]
         picture.thumbnail((THUMBNAIL, THUMBNAIL))
         buffer = io.BytesIO()
         picture.save(buffer, "WEBP", quality=WEBP_QUALITY)
@@ -123,7 +124,7 @@ def thumbnails(images: ImageData, ids: Sequence[int], alt_column: str | None) ->
     return pd.DataFrame(rows)
 
 
-def caption_column(images: ImageData, column: str | None = ALT_COLUMN) -> str | None:
+def caption_column(images: ImageDataset, column: str | None = ALT_COLUMN) -> str | None:
     """The column that says what images show, if it can be read.
 
     Args:
@@ -149,7 +150,7 @@ def caption_column(images: ImageData, column: str | None = ALT_COLUMN) -> str | 
     return column
 
 
-def _alt_text(images: ImageData, image: int, column: str) -> str:
+def _alt_text(images: ImageDataset, image: int, column: str) -> str:
     """The text of an image in a column, several captions joined; "" if there is none."""
     try:
         return "; ".join(words_in(images[image][column], class_names(images, column)))

@@ -9,12 +9,12 @@ from scipy import sparse
 from torch import Tensor
 
 from cbsae_hub.data.activations import ActivationStore
-from cbsae_hub.data.images import ImageData
 from cbsae_hub.metrics import NeuronActivity, cosine_cubed
 from cbsae_hub.metrics.activity import occupied_bins, status
 from cbsae_hub.models import CBSAE
 from cbsae_hub.neurons.pack import Pack
 from cbsae_hub.neurons.table import rows_of
+from cbsae_hub.pictures import ImageDataset
 from cbsae_hub.scoring.build_pack import thumbnails
 from cbsae_hub.scoring.examples import choose_examples
 from cbsae_hub.words import name_key
@@ -27,7 +27,7 @@ def extend_pack(
     pack: Pack,
     cb: CBSAE,
     activations: ActivationStore,
-    images: ImageData,
+    images: ImageDataset,
     image_embeddings: Tensor,
     embed_texts: Callable[[list[str]], Tensor],
     alt_column: str | None = "caption",

@@ -10,19 +10,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cbsae_hub.data.images import ImageData
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.encoders.sentences import Sentences
 from cbsae_hub.encoders.site import EditError
 from cbsae_hub.metrics.steerability import image_steerability, text_steerability
-from cbsae_hub.pictures import to_rgb, white_image
+from cbsae_hub.pictures import ImageDataset, to_rgb, white_image
 from cbsae_hub.scoring.first_words import FirstWords
 from cbsae_hub.scoring.report import mean
 from cbsae_hub.scoring.single_neurons import SingleNeurons
 from cbsae_hub.steering.base import Steerer
 from cbsae_hub.steering.llava import LlavaSteerer
 from cbsae_hub.steering.unclip import UnclipSteerer
-from cbsae_hub.words import name_key
+from cbsae_hub.words import same_name
 
 LENGTH_IMAGES = 64  # a push is compared with the median length of their activations
 MODES = ("unit", "white")
@@ -79,7 +78,7 @@ class TopImageEmbeddings:
         images: The data set with the rows of ``top_images``.
     """
 
-    def __init__(self, embed: Callable[[list[Image.Image]], Tensor], images: ImageData):
+    def __init__(self, embed: Callable[[list[Image.Image]], Tensor], images: ImageDataset):
         self._embed, self._images = embed, images
         self._by_row: dict[int, Tensor] = {}
 
@@ -110,7 +109,7 @@ class Words:
         llava: LlavaSteerer,
         sentences: Sentences,
         clip: ClipLike | None,
-        images: ImageData,
+        images: ImageDataset,
         prompt: str,
         seed: int,
     ):
@@ -152,7 +151,7 @@ class Words:
             summary[f"said_{mode}"] = {
                 "reconstruction_only": plain,
                 "different_words": len(set(filter(None, words))),
-                "is_concept": mean([name_key(word) == name_key(name) for word, name in zip(words, names)]),
+                "is_concept": mean([same_name(word, name) for word, name in zip(words, names)]),
                 "reconstruction_score": mean(text_steerability(self._sentences([plain] * len(names)), concepts)),
                 "shuffled_score": mean(text_steerability(self._sentences(words), concepts[permutation])),
             }
@@ -162,7 +161,7 @@ class Words:
 class _ClipWords:
     """Pach et al.'s score: CLIP's cosine of a word and the mean of the top images."""
 
-    def __init__(self, clip: ClipLike, images: ImageData):
+    def __init__(self, clip: ClipLike, images: ImageDataset):
         self._examples = TopImageEmbeddings(clip.embed_images, images)
         self._embed = functools.cache(lambda word: clip.embed_texts([word])[0])  # thousands of neurons share few words
 
@@ -196,7 +195,7 @@ class Drawings:
         self,
         unclip: UnclipSteerer,
         judge: Callable[[list[Image.Image]], Tensor],
-        images: ImageData,
+        images: ImageDataset,
         seeds: Sequence[int],
         steps: int,
         guidance: float,

@@ -10,9 +10,9 @@ from torch import Tensor
 from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.data.embeddings import all_embeddings, extract_embeddings
 from cbsae_hub.data.extraction import extract_activations
-from cbsae_hub.data.images import ImageData
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.encoders.vision import VisionEncoder
+from cbsae_hub.pictures import ImageDataset
 from cbsae_hub.scoring.scorer import Observation
 
 
@@ -33,7 +33,7 @@ class Probe:
         cls,
         folder: str | Path,
         encoder: VisionEncoder,
-        images: ImageData,
+        images: ImageDataset,
         *,
         source: dict[str, Any],
         judges: Mapping[str, ClipLike],

@@ -27,7 +27,7 @@ from cbsae_hub.metrics.activity import occupied_bins, status
 from cbsae_hub.neurons.table import STEERED, rows_of
 from cbsae_hub.scoring.truth import Truth
 from cbsae_hub.version import __version__
-from cbsae_hub.words import name_key
+from cbsae_hub.words import same_name
 
 SCHEMA_VERSION = 1
 TEXTS = "vocabulary.safetensors"
@@ -220,7 +220,7 @@ def _truth_columns(names: Sequence[str | None], scores: GroundTruthScores, truth
     has_name = np.array([name is not None for name in names])
     rows, best = np.arange(len(names)), np.nan_to_num(scores.lift(), nan=-np.inf).argmax(1)
     families, labels = (np.array(part, dtype=object)[best] for part in zip(*truth.labels))
-    agree = [None if name is None else name_key(name) == name_key(label) for name, label in zip(names, labels)]
+    agree = [None if name is None else same_name(name, label) for name, label in zip(names, labels)]
     columns = {
         "truth": np.where(has_name, labels, None),
         "truth_family": np.where(has_name, families, None),

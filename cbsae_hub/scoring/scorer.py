@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from cbsae_hub.data.concepts import ConceptSet
 from cbsae_hub.data.hierarchy import ConceptTree
-from cbsae_hub.data.images import ImageData, image_batches
+from cbsae_hub.data.images import image_batches
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.encoders.explained import explained_encoder
 from cbsae_hub.encoders.vision import VisionEncoder
@@ -36,6 +36,7 @@ from cbsae_hub.metrics import (
 )
 from cbsae_hub.metrics.streaming import StreamingMetric
 from cbsae_hub.models import CBSAE, SAE, SparseLatents
+from cbsae_hub.pictures import ImageDataset
 from cbsae_hub.scoring import checkpoint as checkpoints
 from cbsae_hub.scoring.examples import choose_examples
 from cbsae_hub.scoring.report import Measurements, Scores, label_table, neuron_table, origin_of, summary_of
@@ -168,7 +169,7 @@ class NeuronScorer:
     def from_pretrained(
         cls,
         model: str | Path,
-        images: ImageData,
+        images: ImageDataset,
         *,
         judge: str,
         concepts: Mapping[str, str],
@@ -228,7 +229,7 @@ class NeuronScorer:
 
     def run(
         self,
-        images: ImageData,
+        images: ImageDataset,
         batch_size: int = 64,
         accelerator: Accelerator | None = None,
         checkpoint: Path | None = None,

@@ -11,12 +11,12 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from cbsae_hub.data.images import ImageData
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.encoders.sentences import Sentences
 from cbsae_hub.hub.files import claim, replace_file
 from cbsae_hub.metrics.normalise import image_to_unit_interval, text_to_unit_interval
 from cbsae_hub.metrics.quadrants import quadrants
+from cbsae_hub.pictures import ImageDataset
 from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.scoring.outcomes import MODES, Drawings, Words, spread
 from cbsae_hub.scoring.report import describe, origin_of
@@ -64,7 +64,7 @@ class SteerabilityScorer:
         clip: ClipLike | None = None,
         unclip: UnclipSteerer | None = None,
         pictures: Callable[[list[Image.Image]], Tensor] | None = None,
-        images: ImageData,
+        images: ImageDataset,
         alpha: float = 50.0,
         unit: str = "absolute",
         prompt: str = ONE_WORD,

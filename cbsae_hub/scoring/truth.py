@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from cbsae_hub.data.images import ImageData
 from cbsae_hub.data.labels import class_names, words_in
 from cbsae_hub.metrics.ground_truth import label_matrix
+from cbsae_hub.pictures import ImageDataset
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Truth:
     too_rare: dict[str, int]
 
     @classmethod
-    def read(cls, images: ImageData, families: Mapping[str, str], min_images: int = MIN_IMAGES) -> "Truth":
+    def read(cls, images: ImageDataset, families: Mapping[str, str], min_images: int = MIN_IMAGES) -> "Truth":
         """Reads the labels of a dataset; those on fewer images are left out, with a warning if none remains.
 
         Raises:
@@ -73,7 +73,7 @@ def _lack_of_labels(column: str, matrix: np.ndarray, min_images: int) -> str:
     return f"no label of the column {column!r} is on {min_images} images or more (the most frequent one is on {most})"
 
 
-def _label_sets(images: ImageData, column: str) -> list[set[str]]:
+def _label_sets(images: ImageDataset, column: str) -> list[set[str]]:
     path = column.removesuffix("?")
     name, _, record_field = path.partition(".")
     try:

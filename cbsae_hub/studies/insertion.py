@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from cbsae_hub.data.images import ImageData
+from cbsae_hub.pictures import ImageDataset
 from cbsae_hub.scoring.outcomes import WHITE
 from cbsae_hub.steering.edits import AnySteering, DiffMean, Edit, RandomDirection, Steering
 from cbsae_hub.steering.latents import read_latents, weight_dtype
@@ -90,7 +90,7 @@ class InsertionExperiment:
         self,
         frame: pd.DataFrame,
         llava: LlavaSteerer,
-        images: ImageData,
+        images: ImageDataset,
         prompts: Sequence[str],
         *,
         alpha: float = 50.0,

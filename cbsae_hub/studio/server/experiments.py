@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from cbsae_hub.hub.files import sha256
+from cbsae_hub.pictures import white_image
 from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.steering import Edit, RandomDirection, Steering
 from cbsae_hub.steering.controls import CONTROL_SEED, with_controls
@@ -206,7 +207,7 @@ class Experiments:
         def compute() -> tuple[Answer | None, Drawing | None]:
             word = concept_of(model, neuron) or ""
             alone = [Steering([Edit(neuron, range_of(model, neuron).start)], isolate=True)]
-            blank = Image.new("RGB", (64, 64), "white")
+            blank = white_image()
             answer = drawing = None
             with suppress(Unavailable):
                 answer = self._say(model.key, blank, alone, ONE_WORD, word, None)[0]

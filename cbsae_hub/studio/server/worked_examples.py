@@ -22,7 +22,7 @@ from cbsae_hub.studio.server.experiments import STEPS, Answer, Answers, Experime
 from cbsae_hub.studio.server.model import LoadedModel, public_id
 from cbsae_hub.studio.server.serving import Serving
 from cbsae_hub.studio.view.pictures import WHITE
-from cbsae_hub.words import name_key, words_of
+from cbsae_hub.words import name_key, same_name, words_of
 
 logger = logging.getLogger(__name__)
 
@@ -226,4 +226,4 @@ def nearer_and_nearer(cosines: list[float | None]) -> bool:
 
 
 def _is(answer: Answer, name: str) -> bool:
-    return name_key(answer.text.strip().strip(".!")) == name_key(name)
+    return same_name(answer.text.strip().strip(".!"), name)

@@ -13,7 +13,7 @@ from cbsae_hub.studio.server.refusal import kindly
 from cbsae_hub.studio.server.session import LOOKUP, SessionState, row_of, unremembered
 from cbsae_hub.studio.view import html
 from cbsae_hub.studio.view.templates import template
-from cbsae_hub.words import clean_name, name_key
+from cbsae_hub.words import clean_name, same_name
 
 LIMIT = 20
 _TEMPLATE = template("find")
@@ -68,7 +68,7 @@ class FindTab:
             return [_verdict("not in this model", "Type a word or two.", key, query), *_nothing(model)]
         answer = model.pack.find(text, LIMIT, None if model.judge is None else model.judge.embed_texts)
         ids = list(dict.fromkeys(match.neuron for match in answer.matches))
-        near = [concept for concept in answer.nearest if name_key(concept) != name_key(text)]
+        near = [concept for concept in answer.nearest if not same_name(concept, text)]
         label = _NEAR[answer.near_by] if near else _TRY
         suggestions = gr.Radio(near or _example_queries(model), value=None, label=label)
         verdict = _verdict(answer.verdict, _sentence(text, answer, len(ids)), key, query)

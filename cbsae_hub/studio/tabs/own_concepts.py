@@ -24,7 +24,7 @@ from cbsae_hub.studio.server.refusal import REFUSALS, Refused, kindly
 from cbsae_hub.studio.server.session import LOOKUP, PRIVATE, SessionState
 from cbsae_hub.studio.view import html
 from cbsae_hub.studio.view.templates import template
-from cbsae_hub.words import clean_name, name_key, words_of
+from cbsae_hub.words import clean_name, name_key, same_name, words_of
 
 logger = logging.getLogger(__name__)
 
@@ -214,7 +214,7 @@ def located(model: LoadedModel, concepts: list[str]) -> list[tuple[str, Match | 
 
 def _match(model: LoadedModel, concept: str) -> Match | None:
     matches = model.pack.neurons.index.find(concept)
-    same = [match for match in matches if name_key(match.concept) == name_key(concept)]
+    same = [match for match in matches if same_name(match.concept, concept)]
     of_bottleneck = [match for match in same if _is_own(model, match)]
     of_sae = [match for match in same if match.rank == 0 and model.pack.neurons[match.neuron].kind != "cb"]
     return next(iter(of_bottleneck + of_sae), None)
@@ -223,7 +223,7 @@ def _match(model: LoadedModel, concept: str) -> Match | None:
 def _is_own(model: LoadedModel, match: Match) -> bool:
     """Returns whether a neuron was trained for the concept that it matches."""
     row = model.pack.neurons[match.neuron]
-    return row.kind == "cb" and name_key(row.designated) == name_key(match.concept)
+    return row.kind == "cb" and same_name(row.designated, match.concept)
 
 
 def report(model: LoadedModel, concepts: list[str], note: str = "") -> Markup:

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 from cbsae_hub.neurons.pack import Pack
-from cbsae_hub.pictures import to_rgb
+from cbsae_hub.pictures import to_rgb, white_image
 from cbsae_hub.studio.server.memory import Memory
 from cbsae_hub.studio.server.refusal import Refused
 
@@ -88,7 +88,7 @@ class Pictures:
         """
         name = str(name)
         if name == WHITE:
-            return Image.new("RGB", (224, 224), "white")
+            return white_image()
         if is_sample(name, pack):
             return pack.image(int(name[1:]))
         upload = self._uploads.get(name.removeprefix(MINE)) if name.startswith(MINE) else None
