@@ -365,11 +365,11 @@ class ZeroShotSteeringSection(Section):
     vocabulary: str
     images: str
     split: str
-    images_count: Count
+    images_count: Integer
     output: Path
     strengths: tuple[float, ...] | None = None
     """Default :data:`cbsae_hub.steering.clip.STRENGTHS`."""
-    neurons: Count | Literal["all"] = "all"
+    neurons: Integer | Literal["all"] = "all"
     gamma: Number = 0.1
     beta: Number = 0.5
     seed: Natural = 0

@@ -5,20 +5,17 @@ import re
 import shutil
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import typer
 import yaml
 from datasets import Dataset, Features, Image, Value
 from scripts import run_script
 from sklearn.metrics import average_precision_score, roc_auc_score
 from small_hub import CONCEPTS, Pictures, make_hub
 from steerable_models import llava, unclip
-from typer.testing import CliRunner
 
 from cbsae_hub import CBSAE, SAE, Edit, NeuronTable, Pack, Steering, VisionEncoder
 from cbsae_hub.data.images import load_images
@@ -27,6 +24,7 @@ from cbsae_hub.metrics import monosemanticity_score
 from cbsae_hub.steering import LlavaSteerer
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -373,23 +371,3 @@ def test_two_processes_score_as_one(scored):
     one, two = (json.loads((workplace / n / "scores.json").read_text()) for n in ("scores", "scores-of-two"))
     assert two["coverage"] == one["coverage"] and two["l0"] == one["l0"]
     assert two["reconstruction"] == pytest.approx(one["reconstruction"])
-
-
-@pytest.mark.parametrize(
-    ("script", "section"),
-    {
-        "train_cbsae": "cbsae",
-        "evaluate": "evaluate",
-        "uncertainty": "scores",
-        "extract_activations": "activations",
-        "train_sae": "sae",
-        "score_neurons": "scores",
-        "sweep": "sweep",
-    }.items(),
-)
-def test_a_recipe_without_its_section_is_explained(tmp_path, script, section):
-    (tmp_path / "other.yaml").write_text("other: {}\n")
-    command = typer.Typer()
-    command.command()(import_module(f"training.{script}").main)
-    done = CliRunner().invoke(command, ["--recipe", str(tmp_path / "other.yaml")], env={"COLUMNS": "1000"})
-    assert done.exit_code == 2 and f"has no section '{section}'; it has other" in done.output

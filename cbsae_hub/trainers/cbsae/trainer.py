@@ -131,10 +131,10 @@ def evaluate_bottleneck(state: BottleneckState, batches: Iterator[tuple[Tensor, 
     whole, retained, interpretability, steerability, tokens, count = sums.tolist()
     if not tokens:
         raise ValueError("no held-out tokens to evaluate on")
-    squares = moments[1].sum()
+    total_squares = moments[1].sum()
     return BottleneckHeldout(
-        explained_variance(moments[0], squares, whole, tokens),
-        explained_variance(moments[0], squares, retained, tokens),
+        explained_variance(moments[0], total_squares, whole, tokens),
+        explained_variance(moments[0], total_squares, retained, tokens),
         interpretability / count,
         steerability / count,
         int(tokens),
