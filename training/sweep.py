@@ -112,7 +112,7 @@ def score(encoder: VisionEncoder, saes: dict[tuple, SAE], settings: SweepSection
 def as_markdown(rows: list[dict[str, Any]]) -> str:
     """The table as it stands in the documentation."""
     frame = pd.DataFrame(rows)
-    shown = pd.DataFrame(
+    table = pd.DataFrame(
         {
             "layer": frame["layer"],
             "SAE": [kind if kind == "none" else f"{kind} x{e:g}" for kind, e in zip(frame["kind"], frame["expansion"])],
@@ -129,7 +129,7 @@ def as_markdown(rows: list[dict[str, Any]]) -> str:
             "undefined": [f"{undefined} of {n}" for undefined, n in zip(frame["undefined"], frame["n"])],
         }
     )
-    return markdown_table(shown)
+    return markdown_table(table)
 
 
 def main(

@@ -253,7 +253,7 @@ class NeuronScorer:
         rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
         identity = {**(settings or {}), "images": len(images), "batch_size": batch_size, "processes": world}
         file = checkpoint / f"process-{rank}.safetensors" if checkpoint else None
-        batch = checkpoints.load(file, self.metrics, identity) if file and file.is_file() else 0
+        batch = checkpoints.load(file, self.metrics, identity) if file else 0
         total = len(range(rank, -(-len(images) // batch_size), world))
         batches = image_batches(images, batch_size, rank + batch * world, world)
         bar = tqdm(batches, initial=batch, total=total, desc="score", unit="batch", disable=rank != 0)
