@@ -42,10 +42,10 @@ DATA = (".parquet", ".arrow", ".csv", ".jsonl", ".tar", ".webp", ".jpg", ".jpeg"
 
 
 def plan(folder: str | Path, repo_id: str | None = None, *, repo_type: str | None = None) -> Upload:
-    """What :func:`publish` would send of a folder; asks nobody and writes nothing.
+    """The files of a folder that :func:`publish` would send; asks nobody and writes nothing.
 
-    Checkpoints, logs, unfinished and hidden files stay behind, and what says itself to be of other weights. The card of
-    a model of this package names the repository, unless it was edited by hand.
+    Checkpoints, logs, unfinished and hidden files stay behind, and results that name other weights. The card of a model
+    of this package names the repository, unless it was edited by hand.
 
     Args:
         folder: A model, data set or Space.
@@ -83,8 +83,8 @@ def plan_together(folders: Sequence[str | Path], namespace: str, *, cards: str |
     uploads = {}
     for folder, repo_id in names.items():
         by_hand = Path(cards) / f"{folder.name}.md" if cards else None
-        found = references(folder, names)
-        uploads[repo_id] = _plan(folder, repo_id, None, found, by_hand if by_hand and by_hand.is_file() else None)
+        others = references(folder, names)
+        uploads[repo_id] = _plan(folder, repo_id, None, others, by_hand if by_hand and by_hand.is_file() else None)
     needed = {repo_id: set(upload.references.values()) - {repo_id} for repo_id, upload in uploads.items()}
     order = list(TopologicalSorter(needed).static_order())
     return sorted((uploads[repo_id] for repo_id in order), key=lambda upload: upload.repo_type)  # datasets, models
@@ -126,13 +126,13 @@ def publish_together(
                         ).slug
                     api.add_collection_item(slug, published.repo_id, upload.repo_type, exists_ok=True)
         except PublishError as error:
-            done, left = (", ".join(part.repo_id for part in parts) or "nothing" for parts in
-                          (uploads[:position], uploads[position:]))  # fmt: skip
-            raise PublishError(f"{error}\nDone: {done}\nLeft: {left}\nStart it again to go on from here") from error
+            before, after = (", ".join(part.repo_id for part in parts) or "nothing" for parts in
+                             (uploads[:position], uploads[position:]))  # fmt: skip
+            raise PublishError(f"{error}\nDone: {before}\nLeft: {after}\nStart it again to go on from here") from error
         yield upload, published
 
 
-def _plan(folder: Path, repo_id: str, repo_type: str | None, found: Mapping[str, str], by_hand: Path | None) -> Upload:
+def _plan(folder: Path, repo_id: str, repo_type: str | None, others: Mapping[str, str], by_hand: Path | None) -> Upload:
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder")
     try:
@@ -148,14 +148,14 @@ def _plan(folder: Path, repo_id: str, repo_type: str | None, found: Mapping[str,
     if repo_type == "model":
         _check_model(folder, files)
         files = without_results_of_other_weights(folder, files)
-        warn_of_foreign_ids(folder, found)
-    rewritten = {path: text for path, text in with_names(folder, found).items() if path in files}
+        warn_of_foreign_ids(folder, others)
+    rewritten = {path: text for path, text in with_names(folder, others).items() if path in files}
     if by_hand or _is_ours(folder):
         rewritten[CARD_NAME] = _card(folder, files, rewritten, repo_id, by_hand)
     if repo_type == "model" and INFO in files and _is_ours(folder):
         _check_pack(folder)
     sizes = {path: len(text) for path, text in rewritten.items()}
-    return Upload(folder, repo_id, repo_type, files | sizes, rewritten, found)
+    return Upload(folder, repo_id, repo_type, files | sizes, rewritten, others)
 
 
 def _card(

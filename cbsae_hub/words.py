@@ -102,3 +102,17 @@ def _singular(word: str) -> str:
     if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
         return word[:-1]
     return word
+
+
+def number(value: float | None, digits: int = 3, missing: str = "") -> str:
+    """A number for people: with separators of thousands if it is whole and not small, else with decimals.
+
+    Args:
+        value: The number.
+        digits: Decimals.
+        missing: What stands for None and NaN.
+    """
+    if value is None or value != value:
+        return missing
+    whole = isinstance(value, int) or (float(value).is_integer() and abs(value) >= 10)
+    return f"{value:,.0f}" if whole else f"{value:.{digits}f}"

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 import stub_hub
@@ -13,7 +14,7 @@ from small_hub import make_bottleneck, make_hub
 
 from cbsae_hub import CBSAE, SAE, VisionEncoder
 from cbsae_hub.hub import upload as upload_module
-from cbsae_hub.hub.locate import download_folder, find_model
+from cbsae_hub.hub.locate import download_folder, locate
 from cbsae_hub.hub.references import references, with_names
 from cbsae_hub.hub.results import RESULTS
 from cbsae_hub.hub.stamp import edited_by_hand
@@ -49,7 +50,7 @@ def world(tmp_path_factory):
     """encoder, judge, sae and bottleneck, side by side."""
     folder = tmp_path_factory.mktemp("world") / "hub"
     sae, encoder, *_ = make_hub(folder)
-    sae.encoder_id = "hub/encoder"
+    sae.provenance = replace(sae.provenance, encoder_id="hub/encoder")
     sae.save_pretrained(folder / "sae")
     make_bottleneck(SAE.from_pretrained(folder / "sae"), encoder, folder)
     return folder
@@ -351,7 +352,8 @@ def test_checkpoints_beside_weights_do_not_change_what_they_are_called(hub, mode
     write(model, {"checkpoint-10/model.safetensors": b"old", ".cache/model.safetensors": b"other"})
     wanted = folder_revision(model)
     publish(plan(model, "lab/clip"))
-    folder, found = find_model("lab/clip", wanted)
+    located = locate("lab/clip", wanted)
+    folder, found = located.folder, located.revision
     assert found == wanted == folder_revision(folder)
 
 

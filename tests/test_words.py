@@ -3,11 +3,12 @@
 import sys
 import unicodedata
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cbsae_hub.words import clean_name, closest_names, name_key, words_of
+from cbsae_hub.words import clean_name, closest_names, name_key, number, words_of
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 # Letters, marks, joiners and symbols of scripts that treat them in ways of their own, close together.
@@ -165,3 +166,11 @@ def test_the_closest_names_are_given_as_they_are_written():
     assert closest_names("CAFE\u0301", names, 1) == ["Café"]
     assert closest_names("STRASSE", names, 3)[0] == "Straße"
     assert closest_names("piza", names, 3)[0] == "Pizza"
+
+
+def test_numbers_are_short():
+    shown = [number(value) for value in (None, 2048, 2048.0, 1.0, 0.12345, -3.5)]
+    assert shown == ["", "2,048", "2,048", "1.000", "0.123", "-3.500"]
+    assert [number(value, missing="-") for value in (None, float("nan"), float("inf"), -12.0, np.float32(0.5))] == [
+        "-", "-", "inf", "-12", "0.500",
+    ]  # fmt: skip

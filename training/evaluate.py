@@ -22,16 +22,15 @@ from cbsae_hub.data.images import load_images
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.encoders.explained import explained_encoder
 from cbsae_hub.encoders.zero_shot import ZeroShotHead
-from cbsae_hub.hub.files import CONFIG_NAME, replace_file, write_text
-from cbsae_hub.hub.stamp import number
+from cbsae_hub.hub.files import CONFIG_NAME, claim, plain, replace_file, write_json, write_text
 from cbsae_hub.models import folder_revision
 from cbsae_hub.models.base import EVALUATION_NAME
 from cbsae_hub.plots import plot_variants
 from cbsae_hub.scoring import Scores, Truth
 from cbsae_hub.scoring.probe import Probe
-from cbsae_hub.scoring.report import without_nan
 from cbsae_hub.scoring.scorer import ImageEmbedder, image_model
 from cbsae_hub.studies.evaluation import Evaluator, designated, means, parts
+from cbsae_hub.words import number
 from recipe import read_recipe, require_keys
 from result_tables import markdown_table
 from score_neurons import steering_parts
@@ -64,13 +63,10 @@ def trained(settings: dict[str, Any], folder: Path, accelerator: Accelerator) ->
     Raises:
         ValueError: If the folder has one of other settings.
     """
-    record, settings = folder / "settings.json", {key: settings[key] for key in settings if key != "output"}
-    if record.is_file() and json.loads(record.read_text(encoding="utf-8")) != settings:
-        raise ValueError(f"{folder} was made with other settings: remove it, or choose another output")
+    settings = {key: settings[key] for key in settings if key != "output"}
+    claim(folder, settings)
     if not (folder / "training.json").is_file():
         logging.info("%s", folder.name)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(record, json.dumps(settings, indent=1) + "\n")
         train_model({**settings, "output": str(folder)}, accelerator, resume=True)
     return CBSAE.from_pretrained(folder)
 
@@ -179,7 +175,7 @@ def publish(folder: Path, evaluated: Path, told: dict[str, Any]) -> None:
         return
     if (revision := folder_revision(folder)) == folder_revision(evaluated):
         told = {"revision": revision, **told}
-        write_text(folder / EVALUATION_NAME, json.dumps(without_nan(told), indent=1) + "\n")
+        write_json(folder / EVALUATION_NAME, told)
         write_card(folder)
     else:
         logging.warning("%s is not the model of the first seed: its card stays as it is", folder)
@@ -226,7 +222,7 @@ def main(
     told = {"settings": settings, "tables": {title: frame.to_dict("records") for title, frame in made.items()}}
     for name, text in (
         ("evaluation.md", as_markdown(made)),
-        ("evaluation.json", json.dumps(without_nan(told), indent=1) + "\n"),
+        ("evaluation.json", json.dumps(plain(told), indent=1) + "\n"),
     ):
         write_text(folder / name, text)
     publish(Path(base["output"]), folder / seeds[0], told)

@@ -7,7 +7,6 @@ insertion.json (percentages with their intervals), and prints the table. With ``
 there are judged, by another judge for instance. docs/steering.md says what is measured.
 """
 
-import json
 import logging
 import os
 from pathlib import Path
@@ -18,9 +17,8 @@ import torch
 import typer
 
 from cbsae_hub.data.images import load_images
-from cbsae_hub.hub.files import replace_file, write_text
+from cbsae_hub.hub.files import replace_file, write_json
 from cbsae_hub.neurons.pack import NeuronTable
-from cbsae_hub.scoring.report import without_nan
 from cbsae_hub.steering import LlavaSteerer
 from cbsae_hub.studies.insertion import InsertionExperiment, as_markdown, judged, summary
 from cbsae_hub.studies.judges import ChatJudge, Judge
@@ -114,7 +112,7 @@ def main(
         table = summary(frame)
         write(frame, folder / "insertion.parquet")
         content = {"settings": settings, "neurons": frame["neuron"].nunique(), "summary": table.to_dict("records")}
-        write_text(folder / "insertion.json", json.dumps(without_nan(content), indent=1) + "\n")
+        write_json(folder / "insertion.json", content)
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     typer.echo(as_markdown(table))

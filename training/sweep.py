@@ -23,10 +23,10 @@ from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.data.images import image_batches, load_images
 from cbsae_hub.encoders.explained import whole_image
 from cbsae_hub.encoders.vision import VisionEncoder
-from cbsae_hub.hub.files import write_text
+from cbsae_hub.hub.files import plain, write_text
 from cbsae_hub.metrics import MonosemanticityScore, Reconstruction, mean_over_tokens
 from cbsae_hub.models import SAE
-from cbsae_hub.scoring.report import describe, without_nan
+from cbsae_hub.scoring.report import describe
 from cbsae_hub.scoring.scorer import ImageEmbedder, image_model
 from cbsae_hub.trainers.config import REFERENCE_GROUPS, SAETrainConfig
 from cbsae_hub.trainers.sae.trainer import SAETrainer
@@ -176,7 +176,7 @@ def main(
         raise typer.BadParameter(str(error)) from error
     for name, text in (
         ("sweep.md", as_markdown(rows)),
-        ("sweep.json", json.dumps(without_nan({"settings": settings, "rows": rows}), indent=1) + "\n"),
+        ("sweep.json", json.dumps(plain({"settings": settings, "rows": rows}), indent=1) + "\n"),
     ):
         write_text(output / name, text)
     typer.echo(as_markdown(rows))

@@ -12,8 +12,8 @@ model, selection.json (what was discarded, and where each concept went), trainin
 nothing.
 """
 
-import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,11 +25,10 @@ from cbsae_hub import CBSAE, SAE, ConceptSet
 from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.data.embeddings import all_embeddings, extract_embeddings
 from cbsae_hub.encoders.clip_like import ClipLike
-from cbsae_hub.hub.files import write_text
+from cbsae_hub.hub.files import write_json
 from cbsae_hub.neurons.pack import NeuronTable
 from cbsae_hub.neurons.pruning import Pruned, prune
 from cbsae_hub.neurons.selection import select_concepts
-from cbsae_hub.scoring.report import without_nan
 from cbsae_hub.trainers.cbsae.trainer import BottleneckHeldout, CBSAETrainer
 from cbsae_hub.trainers.config import CBSAETrainConfig
 from cbsae_hub.trainers.loop import Interrupted
@@ -76,7 +75,7 @@ def train_model(settings: dict[str, Any], accelerator: Accelerator, resume: bool
     logging.info("concepts: %s", report["where"].value_counts().to_dict())
     store = ActivationStore.open(settings["activations"])
     teacher = ClipLike.from_pretrained(settings["teacher"], device=accelerator.device, beside=settings["model"])
-    cb.teacher = {"id": teacher.repo_id, "revision": teacher.revision}
+    cb.provenance = replace(cb.provenance, teacher={"id": teacher.repo_id, "revision": teacher.revision})
     source = dict(store.manifest["images"])
     images, _ = open_images({"images": source.pop("id"), "images_args": source, **source})
     embeddings = all_embeddings(
@@ -94,7 +93,7 @@ def train_model(settings: dict[str, Any], accelerator: Accelerator, resume: bool
             "parts": pruned.report.to_dict("records"),
             "concepts": report.to_dict("records"),
         }
-        write_text(Path(settings["output"]) / "selection.json", json.dumps(without_nan(selection), indent=1) + "\n")
+        write_json(Path(settings["output"]) / "selection.json", selection)
     return trainer.train(resume=resume)
 
 

@@ -6,7 +6,6 @@ Scores the SAE again, and reads what evaluate.py left in the recipe's ``evaluate
 there.
 """
 
-import json
 import logging
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,9 +14,9 @@ import numpy as np
 import pandas as pd
 import typer
 
-from cbsae_hub.hub.files import write_text
+from cbsae_hub.hub.files import write_json
 from cbsae_hub.scoring import NeuronScorer, Scores
-from cbsae_hub.scoring.report import SURE, without_nan
+from cbsae_hub.scoring.report import SURE
 from cbsae_hub.studies.evaluation import MEASURES
 from recipe import read_recipe
 from score_neurons import make_scorer
@@ -95,7 +94,7 @@ def main(
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     told |= {"names above chance": above_chance(scorer, draws), "best neurons": best_neurons(scorer)}
-    write_text(folder / "uncertainty.json", json.dumps(without_nan(told), indent=1) + "\n")
+    write_json(folder / "uncertainty.json", told)
     rows = [
         {"part": part, **{f"{title}, {kind}": number for title, one in found.items() for kind, number in one.items()}}
         for part, found in told["steerability"].items()

@@ -22,11 +22,10 @@ from PIL import Image
 
 from cbsae_hub.data.concepts import ConceptSet
 from cbsae_hub.data.images import load_images
-from cbsae_hub.hub.files import replace_file
+from cbsae_hub.hub.files import plain, replace_file
 from cbsae_hub.metrics.zero_shot_steering import ZeroShotScores, summarise, uniform_s_f
 from cbsae_hub.models.checks import integer
 from cbsae_hub.plots import plot_zero_shot_steering
-from cbsae_hub.scoring.report import without_nan
 from cbsae_hub.steering import ClipZeroShotSteerer
 from cbsae_hub.steering.clip import STRENGTHS
 from cbsae_hub.steering.latents import RawNeurons, neuron_count
@@ -141,7 +140,7 @@ def save(
         ("neurons.parquet", lambda path: neurons.to_parquet(path, index=False)),
         ("zero_shot_steering.png", lambda path: figure.savefig(path, format="png")),
         ("zero_shot_steering.md", lambda path: path.write_text(text, encoding="utf-8")),
-        ("zero_shot_steering.json", lambda path: path.write_text(json.dumps(without_nan(told), indent=1) + "\n")),
+        ("zero_shot_steering.json", lambda path: path.write_text(json.dumps(plain(told), indent=1) + "\n")),
     ):
         with replace_file(folder / name) as partial:
             write(partial)

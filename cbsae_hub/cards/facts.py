@@ -1,4 +1,4 @@
-"""What is known of a model that is to be published, from the files in its folder and from nothing else."""
+"""The facts of a model's card, which come from the files in its folder and from nothing else."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ from huggingface_hub import EvalResult
 from safetensors import safe_open
 
 from cbsae_hub.hub.files import ModelFileError, folder_revision, read_text
-from cbsae_hub.hub.results import told_revision
+from cbsae_hub.hub.results import revision_of_results
 
 logger = logging.getLogger(__name__)
 
@@ -41,26 +41,26 @@ class Measure(NamedTuple):
 
     name: str
     key: str
-    """What the Hub calls it."""
+    """Name of the measure on the Hub."""
     value: float
     control: float | None
-    """What chance, or the model without the SAE, reaches."""
+    """The value of chance, or of the model without the SAE."""
     meaning: str
 
 
 @dataclass(frozen=True)
 class Facts:
-    """The results files of a folder; those that tell of other weights count as missing, with a warning.
+    """The results files of a folder. Those of other weights count as missing, with a warning.
 
-    Of what weights they are, all must say but metrics.json, which may be of somebody else's script.
+    All must name their weights but metrics.json, which may be of somebody else's script.
 
     Attributes:
         folder: The folder, or None of a model that is in memory only.
         config: Of the model, whichever library it is of; empty where there is none, as beside a dataset.
-        metrics: metrics.json: what an evaluation script measured.
-        training: How an SAE or CB-SAE was trained.
-        evaluation: What training/evaluate.py found of it.
-        pack: pack.json: how its neurons scored.
+        metrics: metrics.json: results of an evaluation script.
+        training: Record of the training of an SAE or CB-SAE.
+        evaluation: Results of training/evaluate.py.
+        pack: pack.json: scores of its neurons.
         revision: :func:`folder_revision` of the weights, None where there are none.
     """
 
@@ -86,8 +86,8 @@ class Facts:
             revision = None
         parts = {name: _object(folder / file) for name, file in OF_WEIGHTS.items()}
         for name, part in parts.items():
-            told = told_revision(OF_WEIGHTS[name], part)
-            if part and told != revision and (told is not None or name != "metrics"):
+            own = revision_of_results(OF_WEIGHTS[name], part)
+            if part and own != revision and (own is not None or name != "metrics"):
                 logger.warning("%s is of other weights: the card is written without it", folder / OF_WEIGHTS[name])
                 parts[name] = {}
         configs = [folder / name for name in CONFIGS if (folder / name).is_file()]
@@ -111,22 +111,22 @@ class Facts:
 
     @property
     def parent(self) -> dict[str, Any]:
-        """Of a CB-SAE, the SAE that it was made of: ``id``, ``revision``, ``d_sae``, as far as they are known."""
-        told = self.config.get("parent") or {}
-        return told if isinstance(told, dict) else {"id": told}
+        """The SAE that a CB-SAE was made of: ``id``, ``revision``, ``d_sae``, as far as they are known."""
+        parent = self.config.get("parent") or {}
+        return parent if isinstance(parent, dict) else {"id": parent}
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What an SAE explains and how it is made, by the names of its config; None is left out."""
-        told = {**self.config, **(self.sae or {})}
-        told = {name: value for name, value in told.items() if name not in OWN_SECTIONS and value is not None}
-        return {name: len(value) if name in LONG else value for name, value in told.items()}
+        """Entries of an SAE's config for the card; None is left out."""
+        config = {**self.config, **(self.sae or {})}
+        config = {name: value for name, value in config.items() if name not in OWN_SECTIONS and value is not None}
+        return {name: len(value) if name in LONG else value for name, value in config.items()}
 
     @property
     def speaker(self) -> str | None:
         """The LLaVA with which steerability was measured, None if it was not or that is not known."""
-        told = self.pack.get("scores", {}).get("steerability", {}).get("llava")
-        return told.get("id") if isinstance(told, dict) else None
+        llava = self.pack.get("scores", {}).get("steerability", {}).get("llava")
+        return llava.get("id") if isinstance(llava, dict) else None
 
     @property
     def example_name(self) -> str:
@@ -145,11 +145,11 @@ class Facts:
         return _object(self.folder / name)
 
     def parameters(self, part: str = ".") -> int:
-        """How many weights the safetensors files of a sub-folder hold."""
+        """Number of weights in the safetensors files of a sub-folder."""
         return sum(_elements(file) for file in sorted((self.folder / part).glob("*.safetensors")))
 
     def measures(self) -> list[Measure]:
-        """What the pack says of the neurons as a whole, with the controls."""
+        """The pack's figures of all neurons, with the controls."""
         return list(_measures(self.pack)) if self.pack else []
 
 
@@ -157,10 +157,10 @@ def model_index(measures: Sequence[Measure], task: str, dataset: str | None, spl
     """Measures as results in the Hub's model-index; none where it is unknown on which data they were found.
 
     Args:
-        measures: What was measured.
+        measures: The measures.
         task: The Hub's name of the task.
-        dataset: Its Hub id, or the folder of images that are not on the Hub; of that only the name is told.
-        split: Of the dataset.
+        dataset: Its Hub id, or a folder of images, of which only the name is written.
+        split: Part of the dataset.
     """
     if dataset is None:
         return []
@@ -189,11 +189,11 @@ def _measures(pack: dict[str, Any]) -> Iterator[Measure]:
     sure = "nearly all" if sure is None else f"{sure:.0%}"
     steering = scores.get("steerability", {})
     strength = f"{steering.get('alpha')}" + ("" if steering.get("unit") == "absolute" else f" {steering.get('unit')}")
-    said = (
+    by_words = (
         f"cosine of the first word of {_named(steering.get('llava'))} and the neuron's name, "
         f"by {steering.get('sentences')}"
     )
-    drawn = (
+    by_pictures = (
         f"mean cosine of what {_named(steering.get('unclip'))} draws to the neuron's top images, "
         f"judge {_named(steering.get('pictures'))}"
     )
@@ -216,13 +216,13 @@ def _measures(pack: dict[str, Any]) -> Iterator[Measure]:
          f"{_named(at('monosemanticity', 'judge'))}; "
          "chance: any two images"),
         ("steerability, words, unit vector", "steerability_text_unit", at("steerability", "text_unit", "mean"),
-         at("steerability", "text_unit_random", "mean"), f"{said}; {alone}; chance: a random direction as long"),
+         at("steerability", "text_unit_random", "mean"), f"{by_words}; {alone}; chance: a random direction as long"),
         ("steerability, words, white image", "steerability_text_white", at("steerability", "text_white", "mean"),
-         at("steerability", "text_white_random", "mean"), f"{said}; {within}; chance: likewise"),
+         at("steerability", "text_white_random", "mean"), f"{by_words}; {within}; chance: likewise"),
         ("steerability, pictures, unit vector", "steerability_image_unit", at("steerability", "image_unit", "mean"),
-         at("steerability", "image_unit_random", "mean"), f"{drawn}; {alone}; chance: likewise"),
+         at("steerability", "image_unit_random", "mean"), f"{by_pictures}; {alone}; chance: likewise"),
         ("steerability, pictures, white image", "steerability_image_white", at("steerability", "image_white", "mean"),
-         at("steerability", "image_white_random", "mean"), f"{drawn}; {within}; chance: likewise"),
+         at("steerability", "image_white_random", "mean"), f"{by_pictures}; {within}; chance: likewise"),
         ("zero-shot accuracy", "accuracy", at("downstream", "accuracy_reconstructed"),
          at("downstream", "accuracy_original"), "of the encoder with reconstructions in place; beside it: untouched"),
         ("names that are right", "name_agreement", at("truth", "name_agreement"), None,
@@ -233,10 +233,9 @@ def _measures(pack: dict[str, Any]) -> Iterator[Measure]:
 
 def _named(model: Any) -> str:
     """A judge or generator as a card names it: by id and revision."""
-    told = model if isinstance(model, dict) else {}
-    if told.get("id") is None:
+    if not isinstance(model, dict) or model.get("id") is None:
         return "(not recorded)"
-    return told["id"] + (f" at {told['revision']}" if told.get("revision") else "")
+    return model["id"] + (f" at {model['revision']}" if model.get("revision") else "")
 
 
 def is_measured(value: Any) -> bool:

@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 import typer
 
 from cbsae_hub.cli.options import Revision
-from cbsae_hub.cli.output import Data, command, facts, number
+from cbsae_hub.cli.output import Data, command, facts
 from cbsae_hub.cli.sources import k_of
+from cbsae_hub.words import number
 
 FACTS = ("d_in", "d_sae", "activation", "encoder_id", "encoder_revision", "layer", "tokens")
 

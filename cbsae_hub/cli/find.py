@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from cbsae_hub.cli.options import Model, Revision
-from cbsae_hub.cli.output import Data, command, number, percent, printable, table
+from cbsae_hub.cli.output import Data, command, percent, printable, table
 from cbsae_hub.cli.sources import of_other_weights
+from cbsae_hub.words import number
 
 ABSENT = "not in this model"
 

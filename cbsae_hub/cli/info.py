@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from cbsae_hub.cli.options import Model, Revision
-from cbsae_hub.cli.output import Data, command, facts, number, percent, printable, table
+from cbsae_hub.cli.output import Data, command, facts, percent, printable, table
 from cbsae_hub.cli.sources import k_of, of_other_weights, pack_of
+from cbsae_hub.words import number
 
 if TYPE_CHECKING:
     from cbsae_hub.models import CBSAE, SAE

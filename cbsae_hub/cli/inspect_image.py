@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cbsae_hub.cli.options import Device, Model, Revision
-from cbsae_hub.cli.output import Data, command, number, percent, printable, table
+from cbsae_hub.cli.output import Data, command, percent, printable, table
 from cbsae_hub.cli.sources import device_of, model_and_pack, name_of, open_picture
+from cbsae_hub.words import number
 
 if TYPE_CHECKING:
     from cbsae_hub.encoders.inspection import Inspection

@@ -2,17 +2,17 @@
 
 import inspect
 import json
-import math
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from functools import wraps
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.cells import cell_len
+
+from cbsae_hub.hub.files import plain
 
 FAILED = 1  # what was asked for cannot be had; 2 is typer's, for arguments that cannot be
 
@@ -67,19 +67,6 @@ def command(show: Callable[[Data], str], failed: Callable[[Data], bool] = lambda
     return decorate
 
 
-def plain(value: Any) -> Any:
-    """Returns a value for JSON: NaN and infinities are null, numbers of NumPy are numbers, paths are texts."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(inner) for inner in value]
-    if hasattr(value, "tolist"):  # of NumPy and torch
-        return plain(value.tolist())
-    if isinstance(value, Path):
-        return str(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def printable(text: Any) -> str:
     """Returns text without characters that a terminal would obey: names come from other people's files.
 
@@ -89,13 +76,6 @@ def printable(text: Any) -> str:
         char if char in HARMLESS or unicodedata.category(char) not in OBEYED else "\N{REPLACEMENT CHARACTER}"
         for char in str(text)
     )
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """Returns a number for a table, without decimals if it is whole and not small; nothing for null."""
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if isinstance(value, int) or (value == int(value) and value >= 10) else f"{value:.{digits}f}"
 
 
 def percent(value: float | None) -> str:

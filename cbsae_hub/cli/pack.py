@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cbsae_hub.cli.options import Device, Model
-from cbsae_hub.cli.output import Data, command, facts, number
+from cbsae_hub.cli.output import Data, command, facts
 from cbsae_hub.cli.sources import device_of
+from cbsae_hub.words import number
 
 if TYPE_CHECKING:
     from cbsae_hub.models import CBSAE, SAE

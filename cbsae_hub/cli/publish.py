@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from cbsae_hub.cli.output import Data, command, facts, number, table
+from cbsae_hub.cli.output import Data, command, facts, table
+from cbsae_hub.words import number
 
 
 def _show(data: Data) -> str:

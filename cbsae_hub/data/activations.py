@@ -1,6 +1,5 @@
 """The activation store: an encoder's activations on disk, in shards. docs/activation-store.md is normative."""
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 
 from cbsae_hub.data.ahead import load_ahead
 from cbsae_hub.data.shuffling import ShuffledOrder
+from cbsae_hub.hub.files import sha256
 
 FORMAT = "cbsae_hub.activations"
 SCHEMA_VERSION = 1
@@ -27,7 +27,7 @@ class StoreError(OSError):
 
 def digest(array: np.ndarray) -> str:
     """sha256 of an array's bytes."""
-    return hashlib.sha256(memoryview(np.ascontiguousarray(array)).cast("B")).hexdigest()
+    return sha256(memoryview(np.ascontiguousarray(array)).cast("B"))
 
 
 def read_header(path: Path) -> tuple[dict[str, Any], int]:

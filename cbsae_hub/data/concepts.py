@@ -1,6 +1,5 @@
 """Lists of concepts to name neurons with: a user's own, or published ones by name."""
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 import httpx
 from huggingface_hub import constants
 
-from cbsae_hub.hub.files import read_text, replace_file
+from cbsae_hub.hub.files import read_text, replace_file, sha256
 from cbsae_hub.words import clean_name, name_key
 
 logger = logging.getLogger(__name__)
@@ -101,7 +100,7 @@ class ConceptSet:
         self.name = name
         self.concepts = tuple(cleaned.values())
         self.duplicates_removed = count - len(self.concepts)
-        self.sha256 = hashlib.sha256("\n".join(self.concepts).encode()).hexdigest()
+        self.sha256 = sha256("\n".join(self.concepts))
         if self.duplicates_removed:
             logger.info("%s: %d duplicates removed, %d concepts kept", name, self.duplicates_removed, len(self))
 
@@ -147,7 +146,7 @@ class ConceptSet:
         if not file.is_file():
             _download(source.url, file, name)
         content = file.read_bytes()
-        found = hashlib.sha256(content).hexdigest()
+        found = sha256(content)
         if not found.startswith(source.sha256):
             raise ValueError(
                 f"{file} is not the published list {name!r} (sha256 {found[:16]}): delete it and try again"

@@ -1,6 +1,5 @@
 """Fills an activation store: in shards, atomically, on any number of processes, and on from where it was killed."""
 
-import hashlib
 import json
 import logging
 from contextlib import closing
@@ -28,7 +27,13 @@ from cbsae_hub.data.activations import (
 from cbsae_hub.data.ahead import load_ahead
 from cbsae_hub.data.images import read_pictures
 from cbsae_hub.encoders.vision import VisionEncoder
-from cbsae_hub.hub.files import replace_file, write_text
+from cbsae_hub.hub.files import (
+    OtherSettings,
+    content_revision,
+    replace_file,
+    require_same_settings,
+    write_json,
+)
 from cbsae_hub.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -118,7 +123,7 @@ def extract_activations(
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         shards = [_entry(folder / _shard_name(shard)) for shard in range(len(parts))]
-        _write_json(folder / MANIFEST, {**settings, "shards": shards})
+        write_json(folder / MANIFEST, {**settings, "shards": shards}, indent=2)
     accelerator.wait_for_everyone()
     return ActivationStore.open(folder)
 
@@ -134,7 +139,7 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
     for leftover in folder.glob(".*.tmp"):  # of a run that was killed
         leftover.unlink()
     if not any(folder.glob("shard-*")):
-        _write_json(path, settings)
+        write_json(path, settings, indent=2)
         return
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
@@ -142,13 +147,10 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
         raise StoreError(
             f"{folder} holds shards, but no readable {SETTINGS}: choose another folder or empty this one"
         ) from error
-    expected = json.loads(json.dumps(settings))
-    differing = [key for key in expected if there.get(key) != expected[key]]
-    if differing:
-        changes = "; ".join(f"{key}: {there.get(key)!r} there, {expected[key]!r} now" for key in differing)
-        raise StoreError(
-            f"{folder} holds a store of other settings ({changes}): choose another folder or empty this one"
-        )
+    try:
+        require_same_settings({key: there.get(key) for key in settings}, settings, folder)
+    except OtherSettings as error:
+        raise StoreError(str(error)) from None
 
 
 def _share(folder: Path, count: int, accelerator: Accelerator) -> list[int]:
@@ -208,15 +210,11 @@ def _write_shard(path: Path, rows: np.ndarray) -> None:
 
 def _fingerprint(images: Any) -> str:
     """sha256 of the pixels of 16 images, first to last: tells a dataset from another of the same name and size."""
-    result = hashlib.sha256()
+    parts: list[str | bytes] = []
     for image in np.unique(np.linspace(0, len(images) - 1, SAMPLE).astype(int)).tolist():
         if hasattr(images, "pixel_batch"):
             pixels = images.pixel_batch(image, image + 1).cpu().numpy()
         else:
             pixels = np.asarray(read_pictures(images, image, image + 1)[0])
-        result.update(repr(pixels.shape).encode() + pixels.tobytes())
-    return f"sha256:{result.hexdigest()[:16]}"
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    write_text(path, json.dumps(content, indent=2) + "\n")
+        parts += [repr(pixels.shape), pixels.tobytes()]
+    return content_revision(*parts)

@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerBase
 from cbsae_hub.encoders.prompts import fill, tell_unread
 from cbsae_hub.encoders.vision import require_pictures, to_rgb
 from cbsae_hub.hub.files import replace_file
-from cbsae_hub.hub.locate import MODEL_FILES, download_folder, is_content
-from cbsae_hub.models import folder_revision, resolve_id
+from cbsae_hub.hub.locate import Located, OtherWeights, download_folder, locate
+from cbsae_hub.models import resolve_id
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
@@ -78,16 +78,11 @@ class ClipLike:
             architecture, tag = own
             model, _, preprocess = open_clip.create_model_and_transforms(architecture, tag, device=device)
             return cls(model, preprocess, open_clip.get_tokenizer(architecture), str(repo_id), tag)
-        source = resolve_id(str(repo_id), beside)
-        local = Path(source).is_dir()
-        folder = Path(source) if local else _download(source, revision)
+        located, folder = _find(repo_id, revision, beside)
         for file in (CONFIG, WEIGHTS):
             if not (folder / file).is_file():
                 raise FileNotFoundError(f"{folder} lacks {file}: it is not a model in open_clip's format")
-        by_content = local or is_content(revision)
-        found = folder_revision(folder) if by_content else folder.name
-        if by_content and revision not in (None, found):
-            raise ValueError(f"{source} holds weights {found}, not {revision}: another model?")
+        found = folder.name if located.folder is None else located.revision  # the cache names folders by their commit
         name = f"local-dir:{folder}"
         model, _, preprocess = open_clip.create_model_and_transforms(name, device=device)
         return cls(model, preprocess, open_clip.get_tokenizer(name), str(repo_id), found)
@@ -167,11 +162,14 @@ class ClipLike:
         return F.normalize(total, dim=-1).cpu()
 
 
-def _download(repo_id: str, revision: str | None) -> Path:
-    """Weights, config and tokenizer of a Hub repository in open_clip's format, in a folder named by their commit."""
-    own = ("*.json", "*.txt", "*.model", WEIGHTS)
+def _find(repo_id: str | Path, revision: str | None, beside: str | Path | None) -> tuple[Located, Path]:
+    """Where a model in open_clip's format lies, and the folder of its weights, config and tokenizer on this machine."""
     try:
-        return download_folder(repo_id, revision, MODEL_FILES if is_content(revision) else own)
+        located = locate(repo_id, revision, beside)
+        patterns = ("*.json", "*.txt", "*.model", WEIGHTS)
+        return located, located.folder or download_folder(located.id, revision, patterns)
+    except OtherWeights:
+        raise
     except OSError as error:
         raise ValueError(
             f"{repo_id!r} is neither a folder, nor one of open_clip's ARCHITECTURE/TAG, nor could it be had from the "

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoImageProcessor
 from cbsae_hub.encoders.families import family_of, prefix_tokens, tower_config
 from cbsae_hub.encoders.site import Edit, ResidualSite, find_blocks, run_blocks
 from cbsae_hub.encoders.weights import load_weights, quiet, require_complete
-from cbsae_hub.hub.locate import find_model
+from cbsae_hub.hub.locate import locate
 from cbsae_hub.models import checks
 from cbsae_hub.pictures import require_pictures, to_rgb
 
@@ -92,11 +92,10 @@ class VisionEncoder:
                 not fit the config, or it is no model of transformers.
             OSError: If there is no such model, or it has no safetensors weights.
         """
-        source, revision = find_model(repo_id, revision, beside)
-        local = Path(source).is_dir()
-        pinned = {} if local else {"revision": revision}
+        located = locate(repo_id, revision, beside)
+        local, pretrained = located.folder is not None, located.pretrained
         try:
-            config = AutoConfig.from_pretrained(source, **pinned)
+            config = AutoConfig.from_pretrained(**pretrained)
         except OSError as error:
             where = "" if local else ": it is no folder here"
             raise OSError(
@@ -109,18 +108,17 @@ class VisionEncoder:
                 "(open_clip_config.json, as BioCLIP has) are not read here: convert them to a CLIPModel of "
                 f"transformers, or find somebody's conversion, and give its folder or id ({error})"
             ) from error
-        family, name, tower = family_of(config), str(repo_id), tower_config(config)
-        model, missing = load_weights(family.model, name, source, config=tower, **family.options, **pinned)
+        family, name, tower = family_of(config), located.id, tower_config(config)
+        model, missing = load_weights(family.model, name, **pretrained, config=tower, **family.options)
         if missing and family.are_of_head(missing):
             tower.update(family.bare_config)
-            model, missing = load_weights(family.bare, name, source, config=tower, **pinned)
+            model, missing = load_weights(family.bare, name, **pretrained, config=tower)
         require_complete(family.model, missing, name)
         with quiet():
             # The default backend differs by what is installed; PIL gives everybody the same pixels.
-            processor = AutoImageProcessor.from_pretrained(source, backend="pil", **pinned)
-        if not local:
-            revision = getattr(config, "_commit_hash", None) or revision
-        return cls(model.to(device), processor, layer, tokens, name, revision)
+            processor = AutoImageProcessor.from_pretrained(**pretrained, backend="pil")
+        commit = None if local else getattr(config, "_commit_hash", None)
+        return cls(model.to(device), processor, layer, tokens, name, commit or located.revision)
 
     @property
     def device(self) -> torch.device:

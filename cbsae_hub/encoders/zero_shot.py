@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from cbsae_hub.encoders.prompts import embed_prompts
 from cbsae_hub.encoders.weights import load_complete
-from cbsae_hub.hub.locate import find_model
+from cbsae_hub.hub.locate import locate
 
 TEXT_TOWERS = {"clip": "CLIPModel", "siglip": "SiglipModel"}
 
@@ -51,13 +51,12 @@ class ZeroShotHead:
         """
         if not classes:
             raise ValueError("there are no classes to choose from")
-        source, revision = find_model(encoder_id, revision, beside)
-        pinned = {} if Path(source).is_dir() else {"revision": revision}
-        kind = AutoConfig.from_pretrained(source, **pinned).model_type
+        pretrained = locate(encoder_id, revision, beside).pretrained
+        kind = AutoConfig.from_pretrained(**pretrained).model_type
         if kind not in TEXT_TOWERS:
             raise ValueError(f"{encoder_id} is of type {kind}, without a text tower: it cannot classify by names")
-        model = load_complete(TEXT_TOWERS[kind], encoder_id, source, **pinned).eval()
-        tokenizer = AutoTokenizer.from_pretrained(source, **pinned)
+        model = load_complete(TEXT_TOWERS[kind], encoder_id, **pretrained).eval()
+        tokenizer = AutoTokenizer.from_pretrained(**pretrained)
         weights = embed_prompts(model, tokenizer, classes, templates, str(encoder_id), batch_size)
         return cls(classes, weights, model.logit_scale.exp().item())
 

@@ -1,10 +1,10 @@
 """Other people's SAEs: reads those of six projects as ours, and writes ours for SAELens.
 
-What each format holds, and what has to be known of it, is told in docs/formats.md.
+docs/formats.md describes the formats.
 """
 
-import hashlib
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ from torch import Tensor
 
 from cbsae_hub.formats import dictionary_learning, prisma, saelens, saev, sparsify
 from cbsae_hub.formats.foreign import Foreign, facts
-from cbsae_hub.formats.layout import OURS, Found, locate
+from cbsae_hub.formats.layout import OURS, SAEFiles, choose
 from cbsae_hub.formats.source import Source
-from cbsae_hub.hub.files import require_finite
+from cbsae_hub.hub.files import content_revision, require_finite
 from cbsae_hub.models import checks
 from cbsae_hub.models.cbsae import CBSAE
 from cbsae_hub.models.sae import SAE
@@ -45,9 +45,9 @@ def detect(source: str | Path, *, revision: str | None = None, sae_id: str | Non
         "cbsae_hub", "saelens", "dictionary_learning", "sparsify", "saev" or "prisma".
 
     Raises:
-        ModelFileError: If there is none of these, or several SAEs; the error lists what was looked for, or found.
+        ModelFileError: If there is none of these, or several SAEs; the error lists them.
     """
-    return locate(Source(source, revision, **options), sae_id).format
+    return choose(Source(source, revision, **options), sae_id).format
 
 
 def import_sae(
@@ -69,7 +69,7 @@ def import_sae(
 
     Args:
         source: A folder, a file of weights, or a Hub id, of which only the files that are needed are downloaded.
-        format: See :func:`detect`; default what is found.
+        format: See :func:`detect`; by default any.
         revision: Branch, tag or commit on the Hub.
         sae_id: Of several SAEs, the sub-folder or file: SAELens' ``sae_id``, sparsify's hook point, ``trainer_0``.
         encoder_id: The encoder whose activations it explains; default what its config or folder says, if anything.
@@ -99,18 +99,17 @@ def import_sae(
         force_download=force_download,
         local_files_only=local_files_only,
     )
-    found = locate(opened, sae_id, format)
-    if found.format == OURS:
+    files = choose(opened, sae_id, format)
+    if files.format == OURS:
         raise ValueError(
-            f"{found.weights} is of this package: load its folder with cbsae_hub.load, and nothing else said"
+            f"{files.weights} is of this package: load its folder with cbsae_hub.load, and nothing else said"
         )
-    foreign = READERS[found.format](opened, found.weights, found.config)
-    said = {"encoder_id": encoder_id, "encoder_revision": encoder_revision, "layer": layer, "tokens": tokens}
-    where = _where(foreign, {name: value for name, value in said.items() if value is not None})
-    sae = _build(foreign, where)
-    sae.repo_id, sae.revision = str(source), opened.revision or _revision(opened.path(found.weights))
-    sae.imported_from = _imported_from(opened, found, foreign, sae.revision)
-    logger.info("%s: an SAE of %s, %d neurons", opened.name, found.format, sae.d_sae)
+    foreign = READERS[files.format](opened, files.weights, files.config)
+    overrides = {"encoder_id": encoder_id, "encoder_revision": encoder_revision, "layer": layer, "tokens": tokens}
+    sae = _build(foreign, _where(foreign, {name: value for name, value in overrides.items() if value is not None}))
+    sae.repo_id, sae.revision = str(source), opened.revision or content_revision(opened.path(files.weights))
+    sae.provenance = replace(sae.provenance, imported_from=_imported_from(opened, files, foreign, sae.revision))
+    logger.info("%s: an SAE of %s, %d neurons", opened.name, files.format, sae.d_sae)
     for note in foreign.notes:
         logger.info("%s: %s", opened.name, note)
     for doubt in foreign.doubts:
@@ -143,14 +142,14 @@ def export_saelens(sae: SAE, folder: str | Path) -> Path:
     return Path(folder)
 
 
-def _where(foreign: Foreign, said: dict[str, Any]) -> dict[str, Any]:
-    """Encoder, layer and tokens: what was said, else what was read; contradictions and gaps are noted."""
+def _where(foreign: Foreign, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Encoder, layer and tokens as the caller says, else as the files do; contradictions and gaps are noted."""
     foreign.doubts += foreign.explained.notes
     read = {name: getattr(foreign.explained, name) for name in WHERE}
-    for name, value in said.items():
+    for name, value in overrides.items():
         if read.get(name) not in (None, value):
             foreign.doubts.append(f"{name} is {value!r} as was said, though its files say {read[name]!r}")
-    where = {**read, **said}
+    where = {**read, **overrides}
     if missing := [f"{name}=..." for name in WHERE if where[name] is None]:
         foreign.doubts.append(f"not known: say {', '.join(missing)} to use it with an encoder")
     return where
@@ -171,7 +170,7 @@ def _build(foreign: Foreign, where: dict[str, Any]) -> SAE:
 
 
 def _dtype(foreign: Foreign) -> torch.dtype:
-    """That of the weights, but for half precision, in which what is folded in would be lost."""
+    """The dtype of the weights; float32 instead of half precision, which would lose what is folded in."""
     if foreign.stored not in (torch.float16, torch.bfloat16):
         return foreign.stored
     foreign.notes.append(f"saved as {foreign.stored}, kept as torch.float32")
@@ -183,21 +182,12 @@ def _own(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype, copy=True, memory_format=torch.contiguous_format)
 
 
-def _revision(path: Path) -> str:
-    """Of a local file: "sha256:" and the first 16 digits of its hash, as of our own models."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return f"sha256:{digest.hexdigest()[:16]}"
-
-
-def _imported_from(source: Source, found: Found, foreign: Foreign, revision: str) -> dict[str, Any]:
+def _imported_from(source: Source, files: SAEFiles, foreign: Foreign, revision: str) -> dict[str, Any]:
     return {
-        "format": found.format,
+        "format": files.format,
         "source": source.name,
         "revision": revision,
-        "file": found.weights,
+        "file": files.weights,
         "notes": [*foreign.notes, *foreign.doubts],
         "config": facts(foreign.config),
     }

@@ -16,7 +16,7 @@ MATRICES = {"W_enc": "W_enc", "b_enc": "b_enc", "W_dec": "W_dec", "b_dec": "b_de
 
 
 class Layout(NamedTuple):
-    """How a class of dictionary_learning names our tensors, and what it is for us."""
+    """Names of our tensors in a class of dictionary_learning, and its activation function."""
 
     cls: str
     names: dict[str, str]
@@ -59,8 +59,8 @@ def read(source: Source, weights: str, config_name: str | None) -> Foreign:
     trainer = trainer if isinstance(trainer, dict) else {}
     refuse_unknown(trainer, KNOWN, f"the trainer of {config_name}")
     cls = trainer.get("dict_class")
-    if cls is not None and cls not in (known := [layout.cls for layout in LAYOUTS]):
-        raise refuse(f"a {cls!r:.80}", known, source.name)
+    if cls is not None and cls not in (classes := [layout.cls for layout in LAYOUTS]):
+        raise refuse(f"a {cls!r:.80}", classes, source.name)
     explained, folder = of_sae_for_vlm(source.words(weights))
     notes: list[str] = []
     doubts: list[str] = []
@@ -73,8 +73,8 @@ def read(source: Source, weights: str, config_name: str | None) -> Foreign:
     settings: dict[str, Any] = {"activation": layout.activation}
     foreign = Foreign(weights, renamed, settings, config, explained, notes, doubts)
     if layout.activation in ("topk", "batch_topk"):
-        given = {"k": _number(counters["k"]) if counters["k"] is not None else trainer.get("k")}
-        settings["k"] = whole_number(given, "k", weights)
+        counts = {"k": _number(counters["k"]) if counters["k"] is not None else trainer.get("k")}
+        settings["k"] = whole_number(counts, "k", weights)
     if layout.activation == "batch_topk":
         foreign.take_threshold(counters["threshold"])
     if counters.get("group_sizes") is not None:
@@ -83,10 +83,10 @@ def read(source: Source, weights: str, config_name: str | None) -> Foreign:
         foreign.keep_input()
     if layout.cls == "AutoEncoder":
         _unit_rows(foreign)
-    if "step" in content.beside and "norm_factor" in content.beside:
-        foreign.norm_factor = _norm_factor(content.beside["norm_factor"], weights)
+    if "step" in content.extras and "norm_factor" in content.extras:
+        foreign.norm_factor = _norm_factor(content.extras["norm_factor"], weights)
         notes.append(f"a backup, whose weights were for activations divided by {foreign.norm_factor:.6g}: folded in")
-    if content.left_out:
+    if content.incomplete:
         notes.append("the file holds objects that are no tensors, which were not read")
     if foreign.explained == Explained():
         foreign.explained = _of_trainer(trainer)
@@ -106,9 +106,9 @@ def _layout(tensors: dict[str, Tensor], cls: Any, folder: str | None, whose: str
         raise ConfigError(
             f"{whose} holds {', '.join(sorted(tensors))[:300]}, which is no layout known. Known: {known_layouts}"
         )
-    said = cls or OF_FOLDER.get(folder or "")
-    if named := [layout for layout in candidates if layout.cls == said]:
-        return named[0]
+    name = cls or OF_FOLDER.get(folder or "")
+    if matches := [layout for layout in candidates if layout.cls == name]:
+        return matches[0]
     if cls is not None:
         fitting = " or ".join(layout.cls for layout in candidates)
         raise ConfigError(f"{whose} holds the weights of {fitting}, but its config says that it is of {cls}")
@@ -133,7 +133,7 @@ def _unit_rows(foreign: Foreign) -> None:
 
 
 def _of_trainer(trainer: dict[str, Any]) -> Explained:
-    """What the trainer's config says, if it is of a vision encoder at all."""
+    """Reads the trainer's config, which may be of a vision encoder."""
     layer = trainer.get("layer")
     hook = trainer.get("submodule_name")
     if not isinstance(hook, str) and isinstance(layer, int) and not isinstance(layer, bool) and layer >= 0:

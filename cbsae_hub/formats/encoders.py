@@ -1,4 +1,4 @@
-"""Which encoder, block and tokens somebody else's SAE is of, as configs and names of folders say it."""
+"""Encoder, block and tokens of somebody else's SAE, as configs and names of folders say it."""
 
 import re
 from dataclasses import dataclass, field
@@ -57,7 +57,7 @@ _BLOCK = re.compile(r"(?:^|\.)(?:blocks|layers?|resblocks|h)\.(\d{1,3})(?:\.(.+)
 
 @dataclass
 class Explained:
-    """Whose activations an SAE explains; None is what is not known."""
+    """The activations that an SAE explains; an entry is None where it is not known."""
 
     encoder_id: str | None = None
     layer: int | None = None
@@ -66,7 +66,7 @@ class Explained:
 
 
 def transformers_id(model: str | None) -> str | None:
-    """Where transformers finds an encoder that another project calls ``model``; None if that is not known."""
+    """Hub id for transformers of an encoder that another project calls ``model``; None if it is not known."""
     if not isinstance(model, str):
         return None
     for prefix in PREFIXES:
@@ -79,7 +79,7 @@ def transformers_id(model: str | None) -> str | None:
 
 
 def at_hook(model: str | None, hook: str | None, tokens: str | None = None) -> Explained:
-    """What is explained at a hook of TransformerLens or Prisma, or at a module of transformers.
+    """Reads the name of a hook of TransformerLens or Prisma, or of a module of transformers.
 
     ``blocks.9.hook_resid_post`` and ``vision_model.encoder.layers.9`` are the output of block 9,
     ``blocks.9.hook_resid_pre`` that of block 8. What lies inside a block has no place here.
@@ -105,20 +105,20 @@ def at_hook(model: str | None, hook: str | None, tokens: str | None = None) -> E
 
 
 def of_saev(words: list[str]) -> Explained:
-    """What the names of saev's repositories say; its SAEs are of patches."""
-    known = next((name for word in words for name in _SAEV if word == name), None)
-    if known is None:
+    """Reads the names of saev's repositories; its SAEs are of patches."""
+    repository = next((name for word in words for name in _SAEV if word == name), None)
+    if repository is None:
         return Explained()
-    encoder_id, layer = _SAEV[known]
+    encoder_id, layer = _SAEV[repository]
     layers = [int(match[1]) for word in words if (match := _SAEV_LAYER.fullmatch(word))]
-    notes = [f"encoder, layer and tokens are those of {known}, as the file does not name them"]
+    notes = [f"encoder, layer and tokens are those of {repository}, as the file does not name them"]
     if encoder_id == "imageomics/bioclip":
         notes.append("imageomics/bioclip holds weights of OpenCLIP: transformers needs them converted")
     return Explained(encoder_id, layers[-1] if layers else layer, "patches", notes)
 
 
 def of_sae_for_vlm(words: list[str]) -> tuple[Explained, str | None]:
-    """What the folders' names of sae-for-vlm say, and the name of the kind of SAE; nothing if it is not such a path."""
+    """Reads the folders' names of sae-for-vlm, the kind of SAE among them; nothing if it is not such a path."""
     match = next((match for word in reversed(words) if (match := _VLM.fullmatch(word))), None)
     if match is None:
         return Explained(), None
@@ -131,8 +131,8 @@ def of_sae_for_vlm(words: list[str]) -> tuple[Explained, str | None]:
         explained.notes.append(
             f"it is of {match['point']}, layer {match['layer']}: only blocks' outputs can be read here"
         )
-    drawn = next((found[1] for word in words if (found := _VLM_RANDOM.fullmatch(word))), None)
-    explained.tokens = f"random:{drawn}" if drawn else "mean" if "mean_pool" in words else "cls"
+    count = next((draw[1] for word in words if (draw := _VLM_RANDOM.fullmatch(word))), None)
+    explained.tokens = f"random:{count}" if count else "mean" if "mean_pool" in words else "cls"
     if explained.tokens == "cls":
         explained.notes.append(
             "no folder is called random_k_...: taken to be of CLS tokens, as that project's scripts do"

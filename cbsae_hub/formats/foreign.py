@@ -1,4 +1,4 @@
-"""What the readers of all formats have in common: weights under our names, and what was done to them."""
+"""The common part of all formats' readers: weights under our names, and a record of what was done to them."""
 
 import json
 import re
@@ -21,7 +21,7 @@ MATTERS = re.compile(
     "activ|act_|norm|scal|sign|bias|b_dec|b_enc|thresh|gate|skip|transcod|cross|cent(er|re)|mean|whiten|relu|tanh|soft"
     "|leak|shift|decoder|encoder|w_dec|w_enc|reshape|head|mask|tied|residual|out|groupmax|abs"
 )
-"""What is in the names of settings that may change what an SAE computes."""
+"""Parts of the names of settings that may change what an SAE computes."""
 
 
 @dataclass
@@ -32,11 +32,11 @@ class Foreign:
         file: The file of its weights.
         weights: Tensors by the names that they have in our SAE.
         settings: Arguments of our SAE, but for widths and the encoder.
-        config: What its config says.
-        explained: Whose activations it explains, as far as that is known.
-        notes: What was changed, a sentence each.
-        doubts: What its user has to know or to check, likewise.
-        norm_factor: What the weights expect activations to be divided by.
+        config: Content of its config.
+        explained: The activations that it explains, as far as they are known.
+        notes: Changes that were made, a sentence each.
+        doubts: Facts that its user has to know or to check, likewise.
+        norm_factor: The number by which the weights expect activations to be divided.
 
     Raises:
         ModelFileError: If the shapes of the weights do not fit each other.
@@ -57,8 +57,8 @@ class Foreign:
         d_in, d_sae = self.weights["W_enc"].shape
         shapes = dict.fromkeys(self.weights, (d_sae,))
         shapes |= {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
-        given = {name: tuple(tensor.shape) for name, tensor in self.weights.items()}
-        if wrong := [f"{n} is {list(given[n])}, not {list(s)}" for n, s in shapes.items() if given[n] != s]:
+        actual = {name: tuple(tensor.shape) for name, tensor in self.weights.items()}
+        if wrong := [f"{n} is {list(actual[n])}, not {list(s)}" for n, s in shapes.items() if actual[n] != s]:
             raise ModelFileError(f"{self.file}: the weights do not fit each other: {'; '.join(wrong)}")
         self.stored = self.weights["W_dec"].dtype  # before anything is folded in, in double precision
 
@@ -81,7 +81,7 @@ class Foreign:
         self.weights["W_dec"] = self.weights["W_dec"].double() / norms.double()[:, None]
 
     def take_threshold(self, threshold: Tensor | None, unset_at_zero: bool = False) -> None:
-        """Of batch_topk: a threshold that training has reached, or the marker that it has not."""
+        """Takes a threshold of batch_topk, or the marker that training has not reached one."""
         if threshold is not None and threshold.numel() != 1:
             raise ModelFileError(f"{self.file}: threshold is {list(threshold.shape)}, not one number")
         value = -1.0 if threshold is None else float(threshold)
@@ -115,32 +115,32 @@ def take(tensors: dict[str, Tensor], names: Iterable[str], whose: str) -> dict[s
     names = set(names)
     problems = [f"{name} is missing" for name in sorted(names - tensors.keys())]
     problems += [f"{name!r:.80} is not known" for name in sorted(tensors.keys() - names)]
-    there = {name: tensors[name] for name in sorted(names & tensors.keys())}
-    problems += [f"{name} is of type {t.dtype}" for name, t in there.items() if not t.is_floating_point()]
+    weights = {name: tensors[name] for name in sorted(names & tensors.keys())}
+    problems += [f"{name} is of type {t.dtype}" for name, t in weights.items() if not t.is_floating_point()]
     if problems:
         raise ModelFileError(f"{whose} does not hold the weights that its layout has: {'; '.join(problems[:8])}")
-    return there
+    return weights
 
 
 def refuse(what: str, supported: Iterable[str], whose: str) -> ConfigError:
-    """The error for what somebody else's project has and this package does not."""
+    """The error for a feature that somebody else's project has and this package does not."""
     return ConfigError(f"{whose} is {what}, which is not supported; supported are {', '.join(supported)}")
 
 
-def refuse_unknown(config: dict[str, Any], known: Iterable[str], whose: str) -> None:
+def refuse_unknown(config: dict[str, Any], settings: Iterable[str], whose: str) -> None:
     """Refuses a config with a setting that its reader does not know and that may change what the SAE computes.
 
     Args:
-        config: What the file says.
-        known: Settings that the reader heeds, or that concern the training only.
+        config: Content of the file.
+        settings: Names of those that the reader heeds, or that concern the training only.
         whose: The file.
 
     Raises:
         ConfigError: If there is such a setting and it is on.
     """
-    known = set(known)
+    expected = set(settings)
     off = (None, False, 0, "", "none", [], {})
-    strange = [f"{key} = {value!r:.80}" for key, value in config.items() if key not in known and value not in off]
+    strange = [f"{key} = {value!r:.80}" for key, value in config.items() if key not in expected and value not in off]
     if strange := [text for text in strange if MATTERS.search(text.split(" = ")[0].lower())]:
         raise ConfigError(
             f"{whose} has settings that are not known here and may change what the SAE computes: "
@@ -161,8 +161,8 @@ def whole_number(config: dict[str, Any], name: str, whose: str) -> int:
 
 
 def facts(config: dict[str, Any]) -> dict[str, Any]:
-    """What of a config is worth keeping: what is short."""
-    kept = {key: value for key, value in config.items() if value is not None and len(json.dumps(value)) <= MAX_FACT}
-    while kept and len(json.dumps(kept)) > MAX_FACTS:
-        kept.popitem()
-    return kept
+    """The short entries of a config, which are worth keeping."""
+    short = {key: value for key, value in config.items() if value is not None and len(json.dumps(value)) <= MAX_FACT}
+    while short and len(json.dumps(short)) > MAX_FACTS:
+        short.popitem()
+    return short

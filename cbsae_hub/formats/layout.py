@@ -1,4 +1,4 @@
-"""Which formats of SAEs lie where in a folder or repository, told by the names of files and a look into configs."""
+"""Finds the SAEs in a folder or repository, and their formats, by the names of files and a look into configs."""
 
 import posixpath
 import re
@@ -21,8 +21,8 @@ MANY = 40
 _STEP = re.compile(r"(?:ae|n_images)_(\d+)\.pt")
 
 
-class Found(NamedTuple):
-    """An SAE in a source."""
+class SAEFiles(NamedTuple):
+    """The files of one SAE in a source."""
 
     format: str
     sae_id: str
@@ -31,13 +31,13 @@ class Found(NamedTuple):
     config: str | None
 
 
-def locate(source: Source, sae_id: str | None = None, format: str | None = None) -> Found:
+def choose(source: Source, sae_id: str | None = None, format: str | None = None) -> SAEFiles:
     """The one SAE that is meant.
 
     Args:
         source: Where to look.
         sae_id: A sub-folder of it, or a file.
-        format: Of those in :data:`LOOKED_FOR`; default whichever is there.
+        format: One of :data:`LOOKED_FOR`; default any.
 
     Raises:
         ValueError: If the format is unknown.
@@ -45,53 +45,54 @@ def locate(source: Source, sae_id: str | None = None, format: str | None = None)
     """
     if format not in (None, *LOOKED_FOR):
         raise ValueError(f"format must be one of {', '.join(LOOKED_FOR)}; got {format!r:.80}")
-    there = find(source, format)
+    candidates = find(source, format)
     if sae_id is None:
-        chosen = [found for found in there if found.sae_id == "."] or there
+        matches = [one for one in candidates if one.sae_id == "."] or candidates
     else:
-        wanted = posixpath.normpath(sae_id)
-        chosen = [found for found in there if wanted in (found.sae_id, found.weights)] or [
-            found for found in there if found.sae_id.startswith(f"{wanted}/")
+        path = posixpath.normpath(sae_id)
+        matches = [one for one in candidates if path in (one.sae_id, one.weights)] or [
+            one for one in candidates if one.sae_id.startswith(f"{path}/")
         ]
-    if len(chosen) == 1:
-        return chosen[0]
-    if not chosen and there:
-        raise ModelFileError(f"{source.name} has no SAE {sae_id!r:.200}; {_listed(there)}")
-    if not chosen:
+    if len(matches) == 1:
+        return matches[0]
+    if not matches and candidates:
+        raise ModelFileError(f"{source.name} has no SAE {sae_id!r:.200}; {_listed(candidates)}")
+    if not matches:
         looked = "; ".join(f"no {files} ({name})" for name, files in LOOKED_FOR.items() if format in (None, name))
         raise ModelFileError(f"there is no SAE in {source.name}: {looked}")
-    raise ModelFileError(f"{source.name} holds several SAEs: say which with sae_id=; {_listed(chosen)}")
+    raise ModelFileError(f"{source.name} holds several SAEs: say which with sae_id=; {_listed(matches)}")
 
 
-def find(source: Source, format: str | None = None) -> list[Found]:
+def find(source: Source, format: str | None = None) -> list[SAEFiles]:
     """All SAEs of a source, in the order of their paths."""
     folders: dict[str, set[str]] = {}
     for name in source.names:
         folders.setdefault(posixpath.dirname(name), set()).add(posixpath.basename(name))
-    found, checkpoints = [], {}
+    saes: list[SAEFiles] = []
+    checkpoints: dict[str, list[str]] = {}
     for folder, files in sorted(folders.items()):
 
-        def here(kind: str, weights: str, config: str, folder: str = folder) -> Found:
-            return Found(kind, folder or ".", posixpath.join(folder, weights), posixpath.join(folder, config))
+        def here(kind: str, weights: str, config: str, folder: str = folder) -> SAEFiles:
+            return SAEFiles(kind, folder or ".", posixpath.join(folder, weights), posixpath.join(folder, config))
 
         config = posixpath.join(folder, CONFIG_NAME)
         if {CONFIG_NAME, WEIGHTS_NAME} <= files and "model_class" in source.json(config):
-            found.append(here(OURS, WEIGHTS_NAME, CONFIG_NAME))
+            saes.append(here(OURS, WEIGHTS_NAME, CONFIG_NAME))
         for kind, weights in (("saelens", "sae_weights.safetensors"), ("sparsify", "sae.safetensors")):
             if {"cfg.json", weights} <= files:
-                found.append(here(kind, weights, "cfg.json"))
+                saes.append(here(kind, weights, "cfg.json"))
         root = posixpath.dirname(folder) if posixpath.basename(folder) == "checkpoints" else folder
         checkpoints.setdefault(root, []).extend(posixpath.join(folder, file) for file in files if file.endswith(".pt"))
     for root, names in sorted(checkpoints.items()):
-        chosen = _newest(names)
-        for name in chosen:
+        newest = _newest(names)
+        for name in newest:
             kind, config = _kind(source, name, format)
-            found.append(Found(kind, root or "." if len(chosen) == 1 else name, name, config))
-    return [one for one in found if format in (None, one.format)]
+            saes.append(SAEFiles(kind, root or "." if len(newest) == 1 else name, name, config))
+    return [one for one in saes if format in (None, one.format)]
 
 
 def _newest(names: list[str]) -> list[str]:
-    """Of checkpoints of one SAE the last, of files that are not that all."""
+    """The last of an SAE's checkpoints; all files if they are no checkpoints."""
     for name in names:
         if posixpath.basename(name) in ("ae.pt", "sae.pt", "weights.pt"):
             return [name]
@@ -120,8 +121,8 @@ def _kind(source: Source, name: str, format: str | None) -> tuple[str, str | Non
     return "dictionary_learning", None
 
 
-def _listed(there: list[Found]) -> str:
-    if [found.sae_id for found in there] == ["."]:
+def _listed(saes: list[SAEFiles]) -> str:
+    if [one.sae_id for one in saes] == ["."]:
         return "it holds one, without a name: leave sae_id out"
-    names = ", ".join(found.sae_id for found in there[:MANY])
-    return f"there are {names}" + (f" and {len(there) - MANY} more" if len(there) > MANY else "")
+    names = ", ".join(one.sae_id for one in saes[:MANY])
+    return f"there are {names}" + (f" and {len(saes) - MANY} more" if len(saes) > MANY else "")

@@ -1,6 +1,7 @@
-"""Loading a model without saying which class it is, or whose."""
+"""Loads a model of any class of this package, or of another library."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def load(
     Args:
         source: A folder or Hub id; of somebody else's SAE also a file of weights.
         revision: See :meth:`cbsae_hub.models.HubModel.from_pretrained`.
-        format: See :func:`cbsae_hub.formats.convert.detect`; default what is found.
+        format: See :func:`cbsae_hub.formats.convert.detect`; by default any.
         sae_id: Of several SAEs the one, see :func:`cbsae_hub.formats.convert.import_sae`.
         encoder_id: Instead of the encoder that the files name, or where they name none.
         encoder_revision: Likewise.
@@ -62,17 +63,15 @@ def load(
     checks.tokens("tokens", tokens)
     downloads = {"token": token, "cache_dir": cache_dir, "force_download": force_download}
     downloads["local_files_only"] = local_files_only
-    said = {"encoder_id": encoder_id, "encoder_revision": encoder_revision, "layer": layer, "tokens": tokens}
+    overrides = {"encoder_id": encoder_id, "encoder_revision": encoder_revision, "layer": layer, "tokens": tokens}
     if format not in (None, OURS) or sae_id is not None or not (name := _our_class(source, revision, downloads)):
-        sae = import_sae(source, format=format, revision=revision, sae_id=sae_id, **said, **downloads)
+        sae = import_sae(source, format=format, revision=revision, sae_id=sae_id, **overrides, **downloads)
         return sae.to(device)
     if name not in CLASSES:
         raise ConfigError(f"{source} describes a {name!r:.80}; this package has {' and '.join(CLASSES)}")
     model = CLASSES[name].from_pretrained(source, revision=revision, device=device, **downloads)
-    said = {name: value for name, value in said.items() if value is not None}
-    SAE(1, 1, **said)  # raises ValueError for what it cannot take
-    for name, value in said.items():
-        setattr(model, name, value)
+    overrides = {name: value for name, value in overrides.items() if value is not None}
+    model.provenance = replace(model.provenance, **overrides)
     logger.info("%s: a %s of this package", source, type(model).__name__)
     return model
 
@@ -85,10 +84,10 @@ def require_encoder(sae: SAE | CBSAE, encoder: str | None = None) -> None:
         encoder: Instead of the encoder that its config names.
 
     Raises:
-        ValueError: If it does not; the error names what is to be said.
+        ValueError: If it does not; the error names the missing arguments of :func:`load`.
     """
-    known = {"encoder_id": encoder or sae.encoder_id, "layer": sae.layer, "tokens": sae.tokens}
-    if missing := [f"{name}=..." for name, value in known.items() if value is None]:
+    needed = {"encoder_id": encoder or sae.encoder_id, "layer": sae.layer, "tokens": sae.tokens}
+    if missing := [f"{name}=..." for name, value in needed.items() if value is None]:
         raise ValueError(
             f"the SAE does not say of which activations it is: load it with {', '.join(missing)}, as in "
             'load(source, encoder_id="openai/clip-vit-base-patch32", layer=9, tokens="patches")'

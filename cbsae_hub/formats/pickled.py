@@ -5,6 +5,10 @@ A ``.pt`` file is a ZIP archive with a pickle, and a pickle is a program: it may
 beside the weights, so that all their files are refused. For those there is an unpickler that knows five harmless things
 (dictionaries, tensors, parameters, storages) and puts in the place of everything else an :class:`Inert` object, which
 takes any treatment and does nothing.
+
+torch alone could do it with a list of allowed names that stand for :class:`Inert` objects. But that list holds for the
+whole process, all threads of a server too. And torch refuses a file as a whole if it names a module that torch blocks,
+such as ``os``, although the weights in it are sound.
 """
 
 import io
@@ -39,18 +43,18 @@ _DTYPES = {
 
 
 class Checkpoint(NamedTuple):
-    """What a file holds."""
+    """Content of a file."""
 
     tensors: dict[str, Tensor]
     """The weights, by name."""
-    beside: dict[str, Any]
-    """What lies beside them in the file, if it is a number, a text or a tensor."""
-    left_out: bool
+    extras: dict[str, Any]
+    """Numbers, texts and tensors beside them."""
+    incomplete: bool
     """Whether there was something else in the file, which was not read."""
 
 
 class Inert:
-    """What stands for everything in a pickle that is not a tensor: it can be made, called and filled, to no effect."""
+    """Stands for everything in a pickle that is not a tensor: it can be made, called and filled, to no effect."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Inert":
         return object.__new__(cls)
@@ -85,7 +89,7 @@ class _TensorsOnly(pickle.Unpickler):
     def __init__(self, archive: zipfile.ZipFile, name: str, folder: str):
         super().__init__(io.BytesIO(_entry(archive, name)))
         self._archive, self._folder = archive, folder
-        self.left_out = False
+        self.incomplete = False
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
@@ -96,7 +100,7 @@ class _TensorsOnly(pickle.Unpickler):
             return _parameter
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
-        self.left_out = True
+        self.incomplete = True
         return Inert
 
     def persistent_load(self, pid: Any) -> _Storage:
@@ -119,15 +123,15 @@ def read_tensors(path: Path | io.BytesIO, whose: str) -> Checkpoint:
     Raises:
         ModelFileError: If the file is damaged, of a torch older than 1.6, or holds no weights.
     """
-    left_out = False
+    incomplete = False
     try:
         mmap = isinstance(path, Path) and zipfile.is_zipfile(path)  # not all of a large file has to be in memory
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError:
-        content, left_out = _without_pickle(path, whose)
+        content, incomplete = _without_pickle(path, whose)
     except Exception as error:  # whatever a file that is not of torch makes it stumble over
         raise ModelFileError(f"{whose} is damaged, or not a file of torch.save: {str(error):.200}") from error
-    beside: dict[str, Any] = {}
+    extras: dict[str, Any] = {}
     for _ in range(MAX_DEPTH):
         if not isinstance(content, dict):
             break
@@ -136,8 +140,8 @@ def read_tensors(path: Path | io.BytesIO, whose: str) -> Checkpoint:
         inner = next((items[key] for key in WEIGHTS_KEYS if isinstance(items.get(key), dict)), None)
         tensors = {key: value.detach() for key, value in items.items() if isinstance(value, Tensor)}
         if inner is None and tensors:
-            return Checkpoint(_require_full(tensors, whose), beside, left_out)
-        beside |= {key: value for key, value in items.items() if isinstance(value, (int, float, str, Tensor))}
+            return Checkpoint(_require_full(tensors, whose), extras, incomplete)
+        extras |= {key: value for key, value in items.items() if isinstance(value, (int, float, str, Tensor))}
         content = inner
     raise ModelFileError(f"{whose} holds no weights: no dictionary of tensors was found in it")
 
@@ -151,7 +155,7 @@ def _require_full(tensors: dict[str, Tensor], whose: str) -> dict[str, Tensor]:
 
 
 def _without_pickle(path: Path | io.BytesIO, whose: str) -> tuple[Any, bool]:
-    """What a file holds with everything left out that is not a tensor, and whether anything was."""
+    """Content of a file without all that is not a tensor, and whether there was any of that."""
     if not isinstance(path, Path):
         path.seek(0)
     try:
@@ -164,7 +168,7 @@ def _without_pickle(path: Path | io.BytesIO, whose: str) -> tuple[Any, bool]:
             if order in archive.namelist() and _entry(archive, order) != sys.byteorder.encode():
                 raise pickle.UnpicklingError("its numbers have another byte order than this machine's")
             unpickler = _TensorsOnly(archive, pickles[0], folder)
-            return unpickler.load(), unpickler.left_out
+            return unpickler.load(), unpickler.incomplete
     except zipfile.BadZipFile:
         raise ModelFileError(
             f"{whose} is no archive: it is damaged, or was saved by a torch older than 1.6 (load and save it again)"
@@ -182,7 +186,7 @@ def _entry(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def _rebuilt(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
-    """What torch makes of a storage, with the bounds checked."""
+    """The tensor that torch makes of a storage, after a check of its bounds."""
     if not isinstance(storage, _Storage):
         raise pickle.UnpicklingError("a tensor without a storage")
     numbers = (offset, *size, *stride)

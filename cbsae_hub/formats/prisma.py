@@ -8,14 +8,14 @@ from cbsae_hub.formats.pickled import read_tensors
 from cbsae_hub.formats.source import Source
 
 MARKS = {"hook_point_layer", "layer_subtype", "cls_token_only", "activation_fn_str", "hook_point"}
-"""Keys by one of which such a config is known."""
+"""Keys, one of which tells such a config."""
 NORMS = {"layer_norm": "layer_norm", "constant_norm_rescale": "constant_norm", "none": None, None: None}
 KNOWN = """
 activation_fn_kwargs activation_fn_str b_dec_init_method cached_activations_path d_out dead_feature_threshold
 hook_point_head_index initialization_method is_transcoder layer_out_subtype lp_norm max_grad_norm normalize_activations
 out_hook_point_layer transcoder_with_skip_connection use_cached_activations
 """.split()
-"""What an SAE heeds, what concerns the training, and what only a transcoder would heed."""
+"""Keys that an SAE heeds, that concern the training, or that only a transcoder would heed."""
 STANDARD = ("W_enc", "b_enc", "W_dec", "b_dec")
 GATED = ("W_enc", "b_gate", "b_mag", "r_mag", "W_dec", "b_dec")
 
@@ -48,7 +48,7 @@ def read(source: Source, weights: str, config_name: str) -> Foreign:
         }
     if NORMS[norm]:
         notes.append(f"each token is normalised before encoding ({NORMS[norm]}): decode(latents, like=x)")
-    if content.left_out:
+    if content.incomplete:
         notes.append("the file holds a pickled config, which was not read: only its tensors and config.json were")
     names = GATED if architecture == "gated" else STANDARD
     explained = at_hook(config.get("model_name"), _hook(config), _tokens(config))

@@ -90,8 +90,7 @@ def read(source: Source, weights: str, config_name: str) -> Foreign:
         foreign.keep_input()
     _normalisation(foreign, config, source)
     metadata = config.get("metadata")
-    told = {**config, **(metadata if isinstance(metadata, dict) else {})}
-    foreign.explained = _explained(told)
+    foreign.explained = _explained({**config, **(metadata if isinstance(metadata, dict) else {})})
     return foreign
 
 
@@ -110,7 +109,7 @@ def _k(config: dict[str, Any], whose: str) -> int:
 
 
 def _normalisation(foreign: Foreign, config: dict[str, Any], source: Source) -> None:
-    """What SAELens does to tokens before it encodes them."""
+    """Applies what SAELens does to tokens before it encodes them."""
     mode = config.get("normalize_activations")
     if isinstance(mode, bool) or mode is None:
         mode = "expected_average_only_in" if mode else "none"
@@ -154,12 +153,14 @@ def _scale_beside(weights: str, source: Source) -> float | None:
     return float(factor)
 
 
-def _explained(told: dict[str, Any]) -> Explained:
-    hook = told.get("hook_name") or told.get("hook_point")
-    if told.get("hook_head_index") is not None:
+def _explained(config: dict[str, Any]) -> Explained:
+    hook = config.get("hook_name") or config.get("hook_point")
+    if config.get("hook_head_index") is not None:
         return Explained(notes=["it is of one attention head: only blocks' outputs can be read here"])
-    tokens = "cls" if told.get("cls_token_only") else "patches" if told.get("use_patches_only") else told.get("tokens")
-    return at_hook(told.get("model_name"), hook, tokens if isinstance(tokens, str) else None)
+    tokens = (
+        "cls" if config.get("cls_token_only") else "patches" if config.get("use_patches_only") else config.get("tokens")
+    )
+    return at_hook(config.get("model_name"), hook, tokens if isinstance(tokens, str) else None)
 
 
 def write(sae: Any, folder: Path) -> None:
@@ -175,7 +176,7 @@ def write(sae: Any, folder: Path) -> None:
 
 
 def translated(sae: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """What cfg.json and the weights' file hold."""
+    """Contents of cfg.json and of the weights' file."""
     names = {ours: theirs for theirs, ours in reversed(ARCHITECTURES.items())} | {"batch_topk": "jumprelu"}
     weights = {
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""Where somebody else's SAE lies: a folder, a file, or a Hub repository, of which only what is needed is fetched."""
+"""The source of somebody else's SAE: a folder, a file, or a Hub repository, from which only needed files come."""
 
 import os
 import posixpath
@@ -19,7 +19,7 @@ class Source:
         **options: ``token``, ``cache_dir``, ``force_download`` and ``local_files_only`` of downloads.
 
     Attributes:
-        name: The Hub id, or the name of the folder or file: where it lies on somebody's disk is nobody's business.
+        name: The Hub id, or the name of the folder or file, without its path: that is private.
         names: Paths of all files; of a single file, its own.
         revision: The commit on the Hub, or None.
 

@@ -1,12 +1,13 @@
-"""Reading and writing a model's config.json and model.safetensors, without trusting either."""
+"""Reading and writing files: whole or not at all, as strict JSON, and without trusting what is in them."""
 
 import codecs
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path, PurePath
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-if TYPE_CHECKING:  # what reads no weights does not wait for torch
+if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
@@ -37,6 +38,10 @@ class ConfigError(ValueError):
     """A config.json that does not describe a model of the asked class."""
 
 
+class OtherSettings(ValueError):
+    """A file or folder of an earlier run, which had other settings than this one."""
+
+
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
     """Yields a temporary file beside ``path``, of nobody else; once it is written, it takes the place of ``path``."""
@@ -57,6 +62,81 @@ def write_text(path: Path, text: str) -> None:
     """Writes a whole text file in UTF-8, or leaves what was there."""
     with replace_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def plain(value: Any) -> Any:
+    """The same as strict JSON knows it: NaN and infinities are null, arrays are lists, keys and paths are texts."""
+    if hasattr(value, "tolist"):  # of NumPy and torch
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(inner) for inner in value]
+    if isinstance(value, Path):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_json(path: Path, content: Any, indent: int = 1) -> None:
+    """Writes a whole JSON file, see :func:`plain`, or leaves what was there."""
+    write_text(path, json.dumps(plain(content), indent=indent, allow_nan=False) + "\n")
+
+
+def sha256(*parts: "str | Path | bytes | memoryview") -> str:
+    """Hexadecimal digits of the hash of texts, bytes and contents of files (:class:`Path`), one after the other."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Path):
+            with part.open("rb") as file:
+                while block := file.read(2**20):
+                    digest.update(block)
+        else:
+            digest.update(part.encode() if isinstance(part, str) else part)
+    return digest.hexdigest()
+
+
+def content_revision(*parts: "str | Path | bytes | memoryview") -> str:
+    """A revision that names contents: "sha256:" and the first 16 digits of :func:`sha256`."""
+    return f"sha256:{sha256(*parts)[:16]}"
+
+
+def require_same_settings(existing: Mapping[str, Any], settings: Mapping[str, Any], owner: str | Path) -> None:
+    """Compares the settings of this run with those that an earlier one left behind.
+
+    Args:
+        existing: What was read from JSON.
+        settings: Of this run.
+        owner: The file or folder that the earlier run left, for the error.
+
+    Raises:
+        OtherSettings: If they differ; names where.
+    """
+    now = plain(settings)
+    if differing := [key for key in {**now, **existing} if existing.get(key) != now.get(key)]:
+        changes = "; ".join(f"{key}: {existing.get(key)!r:.200} there, {now.get(key)!r:.200} now" for key in differing)
+        raise OtherSettings(
+            f"{owner} is of another run with other settings ({changes}): give the same ones, choose another folder, or "
+            "delete it to start over"
+        )
+
+
+def claim(folder: Path, settings: Mapping[str, Any], name: str = "settings.json") -> None:
+    """Marks a folder as the one of a run, by its settings; made if needed.
+
+    Args:
+        folder: The folder.
+        settings: What its content depends on.
+        name: The file that holds them.
+
+    Raises:
+        OtherSettings: If it is the folder of a run with other settings.
+        ValueError: If the file is damaged.
+    """
+    if (folder / name).is_file():
+        require_same_settings(json.loads(read_text(folder / name)), settings, folder)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / name, settings)
 
 
 def read_text(path: str | Path) -> str:
@@ -150,16 +230,11 @@ def folder_revision(folder: str | Path) -> str:
     files = [file for file in files if MAIN_WEIGHTS.search(file.name)] or files
     if not files:
         raise ModelFileError(f"{folder} has no *.safetensors file, so it has no revision")
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-    return f"sha256:{digest.hexdigest()[:16]}"
+    return content_revision(*files)
 
 
 def resolve_id(repo_id: str, beside: str | Path | None = None) -> str:
-    """Where to load ``repo_id`` from: a folder if there is one, else the Hub.
+    """The source of ``repo_id``: a folder if there is one, else the Hub.
 
     Models that are published together refer to each other by Hub id, and find each other as neighbouring
     folders before they are published: with ``beside="hub/my-sae"``, "somebody/my-encoder" is

@@ -1,10 +1,11 @@
 """Finding the files of a model in a folder or on the Hub, or saying what to do about their absence."""
 
 import hashlib
-import io
 import os
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,19 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import httpx
 
-from cbsae_hub.hub.files import CONFIG_NAME, WEIGHTS_NAME, ModelFileError, folder_revision, resolve_id
+from cbsae_hub.hub.files import CONFIG_NAME, WEIGHTS_NAME, ModelFileError, folder_revision, resolve_id, sha256
 
 CARD_NAME = "README.md"
 MODEL_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")  # nothing that is unpickled or run
 # Where a repository has pickled weights alone, transformers would ask a Space to convert them, and give it the token.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 OTHERS = "an SAE of another library is loaded with cbsae_hub.load"
+
+
+class OtherWeights(ModelFileError, ValueError):
+    """A model holds other weights than were asked for."""
+
+
 _CONTENT = re.compile(r"sha256:[0-9a-f]{16}")
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -62,12 +69,10 @@ def require_revision(folder: Path, revision: str | None) -> str:
     """The revision of a folder.
 
     Raises:
-        ModelFileError: If another one is asked for, or there are no weights.
+        OtherWeights: If another one is asked for.
+        ModelFileError: If there are no weights.
     """
-    found = folder_revision(folder)
-    if revision not in (None, found):
-        raise ModelFileError(f"{folder} is at revision {found}, not at {revision!r:.80}")
-    return found
+    return locate(folder, revision).revision
 
 
 def find_on_hub(repo_id: str, revision: str | None, options: dict[str, Any]) -> tuple[Path, Path, str]:
@@ -78,41 +83,73 @@ def find_on_hub(repo_id: str, revision: str | None, options: dict[str, Any]) -> 
     weights = download(repo_id, WEIGHTS_NAME, commit, options)
     if is_content(revision) and folder_revision(config.parent) != revision:
         # Those in sub-folders count too.
-        found = folder_revision(download_folder(repo_id, commit, ("*.safetensors",), options))
-        if found != revision:
-            raise ModelFileError(f"{repo_id} holds weights {found} on the Hub, not {revision}: they were replaced")
+        actual = folder_revision(download_folder(repo_id, commit, ("*.safetensors",), options))
+        if actual != revision:
+            raise OtherWeights(f"{repo_id} holds weights {actual} on the Hub, not {revision}: they were replaced")
     return config, weights, commit
 
 
-def find_model(
-    repo_id: str | Path, revision: str | None = None, beside: str | Path | None = None
-) -> tuple[str, str | None]:
-    """Where other libraries load a model from, and which version of it that is.
+@dataclass(frozen=True)
+class Located:
+    """A model, and where it lies.
 
-    A folder, and what ``revision`` names by its weights, "sha256:...", is compared with it; of the Hub, that is
-    downloaded as a whole first.
+    Attributes:
+        id: What it is called: the folder or Hub id that was asked for.
+        folder: The folder on this machine; None where it is on the Hub.
+        commit: On the Hub: branch, tag or commit to load, None for the newest.
+    """
+
+    id: str
+    folder: Path | None = None
+    commit: str | None = None
+
+    @cached_property
+    def revision(self) -> str | None:
+        """The :func:`folder_revision` of a folder, for which all weights are read; on the Hub the commit."""
+        return self.commit if self.folder is None else folder_revision(self.folder)
+
+    @property
+    def pretrained(self) -> dict[str, str | None]:
+        """Arguments of ``from_pretrained`` of transformers and diffusers."""
+        if self.folder is not None:
+            return {"pretrained_model_name_or_path": str(self.folder)}
+        return {"pretrained_model_name_or_path": self.id, "revision": self.commit}
+
+
+def locate(
+    repo_id: "str | Path | Located", revision: str | None = None, beside: str | Path | None = None, **options: Any
+) -> Located:
+    """Finds where a model lies. Call it once, where an id comes in, and hand the result on.
+
+    What ``revision`` names by its weights, "sha256:...", is compared with them; a model on the Hub is downloaded as a
+    whole first.
 
     Args:
-        repo_id: Folder or Hub id.
+        repo_id: Folder or Hub id; or an answer of this function, which is returned as it is.
         revision: Of a Hub repository: branch, tag, commit or "sha256:...". Of a folder: what its revision must be.
-        beside: See :func:`cbsae_hub.models.resolve_id`.
-
-    Returns:
-        A folder, or a Hub id; and the revision to load there.
+        beside: A model folder that refers to this model, see :func:`resolve_id`.
+        **options: ``patterns`` and ``options`` of :func:`download_folder`.
 
     Raises:
-        ValueError: If the weights are others than ``revision`` names.
-        ModelFileError: If it cannot be downloaded, or there are no weights.
+        OtherWeights: If the weights are others than ``revision`` names.
+        ModelFileError: If it has to be downloaded and cannot be, or there are no weights to compare.
     """
-    source = resolve_id(str(repo_id), beside)
-    if not Path(source).is_dir():
-        if not is_content(revision):
-            return source, revision
-        source = str(download_folder(source, revision))
-    found = folder_revision(source)
-    if revision not in (None, found):
-        raise ValueError(f"{repo_id} holds weights {found}, but {revision} is asked for: another model?")
-    return source, found
+    located = repo_id
+    if not isinstance(located, Located):
+        source = resolve_id(str(repo_id), beside)
+        if Path(source).is_dir():
+            located = Located(str(repo_id), Path(source))
+        elif is_content(revision):
+            located = Located(str(repo_id), download_folder(source, revision, **options))
+        else:
+            located = Located(source, None, revision)
+    if revision is not None and revision != located.revision:
+        if is_content(revision):
+            raise OtherWeights(
+                f"{located.id} holds weights {located.revision}, but {revision} is asked for: another model?"
+            )
+        raise OtherWeights(f"{located.id} is at revision {located.revision}, not at {revision!r:.80}: another model?")
+    return located
 
 
 def download(repo_id: str, name: str, revision: str | None = None, options: dict[str, Any] | None = None) -> Path:
@@ -225,19 +262,15 @@ def _hashes(blobs: Path) -> set[str]:
 
 
 def content_hash(source: Path | bytes, like: str) -> str:
-    """What the Hub calls a file by: SHA-256 if it is large, else git's hash, as the length of ``like`` tells."""
+    """The hash by which the Hub names a file: SHA-256 if it is large, else git's, as the length of ``like`` tells."""
     if len(like) == 40:
         content = source if isinstance(source, bytes) else source.read_bytes()
         return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-    digest = hashlib.sha256()
-    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+    return sha256(source)
 
 
 def _explain(error: Exception, repo_id: str, what: str, revision: str | None) -> str:
-    """What went wrong with a download, and what to do about it."""
+    """Text that says what went wrong with a download, and what to do about it."""
     if isinstance(error, HFValidationError):
         return f"{repo_id!r:.200} is neither an existing folder nor a Hub id 'user/name'"
     if isinstance(error, GatedRepoError):

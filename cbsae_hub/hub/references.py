@@ -1,4 +1,4 @@
-"""By which ids a model refers to its encoder, its judge, ...: entries of the JSON files beside its weights."""
+"""The ids by which a model refers to its encoder, its judge, ...: entries of the JSON files beside its weights."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ from cbsae_hub.hub.stamp import REPO_ID
 
 
 class Entry(NamedTuple):
-    """A string in a JSON file: where, what, and the revision that stands beside it if it is an id."""
+    """A string in a JSON file, and the revision that stands beside it if it is an id."""
 
     file: Path
     key: str
@@ -37,7 +37,7 @@ def references(folder: Path, published: Mapping[Path, str]) -> dict[str, str]:
     Raises:
         ValueError: If such a folder holds other weights than those that are meant.
     """
-    found = {}
+    names: dict[str, str] = {}
     for entry in _entries(folder):
         if "/" not in entry.value and not entry.is_id:  # a label in somebody's table
             continue
@@ -46,15 +46,15 @@ def references(folder: Path, published: Mapping[Path, str]) -> dict[str, str]:
         by_content = str(entry.revision).startswith("sha256:")
         if entry.revision is not None and not by_content:  # a commit: that is on the Hub already
             continue
-        there = Path(resolve_id(entry.value, folder)).resolve()
-        if there not in published:
+        target = Path(resolve_id(entry.value, folder)).resolve()
+        if target not in published:
             continue
-        found[entry.value] = published[there]
-        if by_content and (now := folder_revision(there)) != entry.revision:
+        names[entry.value] = published[target]
+        if by_content and (now := folder_revision(target)) != entry.revision:
             raise ValueError(
-                f"{entry.file} refers to {entry.value} with weights {entry.revision}, but {there} holds {now}"
+                f"{entry.file} refers to {entry.value} with weights {entry.revision}, but {target} holds {now}"
             )
-    return found
+    return names
 
 
 def with_names(folder: Path, names: Mapping[str, str]) -> dict[str, bytes]:

@@ -23,12 +23,12 @@ CLAIMS = {
 RESULTS = tuple(name for names in CLAIMS.values() for name in names)
 
 
-def told_revision(name: str, content: Any) -> str | None:
-    """Of which weights a results file says it is, :func:`folder_revision`; None if it does not.
+def revision_of_results(name: str, content: Any) -> str | None:
+    """The :func:`folder_revision` of the weights that a results file names; None if it names none.
 
     Args:
-        name: Of the file.
-        content: What it holds.
+        name: Name of the file.
+        content: Its content.
     """
     for key in ("model", "revision") if name == "pack.json" else ("revision",):
         content = content.get(key) if isinstance(content, dict) else None
@@ -36,12 +36,12 @@ def told_revision(name: str, content: Any) -> str | None:
 
 
 def without_results_of_other_weights(folder: Path, files: Mapping[str, int], changed: bool = False) -> dict[str, int]:
-    """Leaves out, with a warning, what lies beside a model and is not of its weights.
+    """Leaves out, with a warning, the results beside a model that are of other weights.
 
     Args:
-        folder: Of the model.
-        files: Those in it, with their sizes.
-        changed: Whether its weights were changed since; else what the files themselves say counts.
+        folder: The folder of the model.
+        files: Its files, with their sizes.
+        changed: Whether the weights have changed since. If not, the files' own word counts.
 
     Raises:
         ValueError: If one of those that say it is not valid JSON.
@@ -53,11 +53,11 @@ def without_results_of_other_weights(folder: Path, files: Mapping[str, int], cha
 
 
 def _results_of_other_weights(folder: Path) -> set[str]:
-    """Files beside a model whose own word is that they are of other weights."""
-    told = {name: told_revision(name, _json(folder / name)) for name in CLAIMS if (folder / name).is_file()}
-    told = {name: revision for name, revision in told.items() if revision is not None}
-    now = folder_revision(folder) if told else None  # reads all weights
-    return {file for name, revision in told.items() if revision != now for file in CLAIMS[name]}
+    """Files beside a model that name other weights than its."""
+    claims = {name: revision_of_results(name, _json(folder / name)) for name in CLAIMS if (folder / name).is_file()}
+    claims = {name: revision for name, revision in claims.items() if revision is not None}
+    now = folder_revision(folder) if claims else None  # reads all weights
+    return {file for name, revision in claims.items() if revision != now for file in CLAIMS[name]}
 
 
 def _json(path: Path) -> Any:

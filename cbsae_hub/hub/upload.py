@@ -49,15 +49,15 @@ class PublishError(OSError):
 
 @dataclass(frozen=True)
 class Upload:
-    """What would go where.
+    """Files to send, and their destination.
 
     Attributes:
-        folder: Where the files are.
-        repo_id: Where they go.
+        folder: The folder of the files.
+        repo_id: Their repository.
         repo_type: "model", "dataset" or "space".
         files: Path in the folder and in the repository to size in bytes.
-        rewritten: What goes there instead of what is in the folder, by path.
-        references: Local ids that were replaced, and by what.
+        rewritten: Contents that go there instead of those in the folder, by path.
+        references: Local ids that are replaced, to their names on the Hub.
     """
 
     folder: Path
@@ -73,19 +73,19 @@ class Upload:
         return sum(self.files.values())
 
     def source(self, path: str) -> Path | bytes:
-        """What goes to a path: a file, or its content."""
+        """The source of a path: a file, or its content."""
         # a whole path: huggingface_hub takes one that begins with "~" for somebody's home
         return self.rewritten.get(path, self.folder.absolute() / path)
 
 
 @dataclass(frozen=True)
 class Published:
-    """What became of an :class:`Upload`.
+    """The result of an :class:`Upload`.
 
     Attributes:
-        repo_id: Where it is, with its owner.
-        url: Of the commit, or of the pull request.
-        commit: Its hash, or that of the newest commit if nothing was to do.
+        repo_id: Its repository, with the owner.
+        url: Address of the commit, or of the pull request.
+        commit: Its hash, or that of the newest commit if there was nothing to do.
         changed: Whether there was anything to do.
     """
 
@@ -102,7 +102,7 @@ def files_of(folder: Path) -> dict[str, int]:
         PublishError: If one is a link out of the folder, to a folder or to nothing: nobody sees in the folder what it
             would publish. Links into the blobs of the Hub's cache are files.
     """
-    found, root = {}, folder.resolve()
+    sizes, root = {}, folder.resolve()
     roots = [root, *([root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [])]
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
@@ -114,8 +114,8 @@ def files_of(folder: Path) -> dict[str, int]:
                 "delete it"
             )
         if path.is_file():
-            found[relative.as_posix()] = path.stat().st_size
-    return found
+            sizes[relative.as_posix()] = path.stat().st_size
+    return sizes
 
 
 def header_of(folder: Path) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def header_of(folder: Path) -> dict[str, Any]:
     try:
         return (metadata_load(card) or {}) if card.is_file() else {}
     except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"the header of {card} cannot be read ({_said(error)}): mend it, or delete it") from None
+        raise ValueError(f"the header of {card} cannot be read ({_one_line(error)}): mend it, or delete it") from None
 
 
 def publish(
@@ -141,15 +141,15 @@ def publish(
     message: str | None = None,
     branch: str | None = None,
 ) -> Published:
-    """Sends a folder in one commit: the repository never holds half of it. What is there already is not sent again.
+    """Sends a folder in one commit: the repository never holds half of it. Files that it has are not sent again.
 
-    A commit whose answer is lost is looked for, and counts if it is there.
+    If the answer to a commit is lost, the commit is looked for. It counts if it is there.
 
     Files of the repository that the folder does not have stay, but for shards and results of replaced weights beside a
     model, and all but the card of a Space, which runs what lies in it.
 
     Args:
-        upload: What and where to.
+        upload: Files and destination.
         token: Access token; default the stored one.
         private: Whether a new repository is private.
         create_pr: Open a pull request instead.
@@ -169,13 +169,13 @@ def publish(
         head = api.repo_info(**about, revision=branch)
         if private and head.private is False:
             raise PublishError(f"{repo_id} exists and is public: make it private in its settings, or publish openly")
-        there = _files_there(api, about, head.sha)
+        existing = _existing_files(api, about, head.sha)
         before, is_model = _written(upload), upload.repo_type == "model" and _has_weights(upload.files)
         tag = content_tag(folder_revision(upload.folder)) if is_model else None
-        changed = [path for path in upload.files if _differs(upload.source(path), there.get(path))]
-        if CARD_NAME in changed and not overwrite_card and _keeps_card(upload, repo_id, there, head.sha, token):
+        changed = [path for path in upload.files if _differs(upload.source(path), existing.get(path))]
+        if CARD_NAME in changed and not overwrite_card and _keeps_card(upload, repo_id, existing, head.sha, token):
             changed.remove(CARD_NAME)
-        outdated = _outdated(upload, there, changed)
+        outdated = _outdated(upload, existing, changed)
         url, commit = f"{repo.url}/commit/{head.sha}", head.sha
         if changed or outdated:
             details = {
@@ -184,7 +184,7 @@ def publish(
                 "revision": branch,
                 "create_pr": create_pr,
             }
-            url, commit = _commit(api, repo, upload, there, changed, outdated, details)
+            url, commit = _commit(api, repo, upload, existing, changed, outdated, details)
     after = _written(upload)
     if late := [path for path in changed if before.get(path) != after.get(path)]:
         raise PublishError(
@@ -198,9 +198,9 @@ def publish(
     return Published(repo_id, url, commit, bool(changed or outdated))
 
 
-def warn_of_foreign_ids(folder: Path, known: Collection[str] = ()) -> None:
-    """Says so if a model refers to folders of this machine, other than those that are known."""
-    if ids := [name for name in foreign_ids(folder) if name not in known]:
+def warn_of_foreign_ids(folder: Path, others: Collection[str] = ()) -> None:
+    """Says so if a model refers to folders of this machine, other than those in ``others``."""
+    if ids := [name for name in foreign_ids(folder) if name not in others]:
         logger.warning("%s are folders of this machine: publish them together with what refers to them, else nobody "
                        "finds them", ", ".join(ids))  # fmt: skip
 
@@ -215,10 +215,10 @@ def _create(api: HfApi, upload: Upload, private: bool | None) -> RepoUrl:
     return api.create_repo(upload.repo_id, repo_type=upload.repo_type, private=private, exist_ok=True, **more)
 
 
-def _keeps_card(upload: Upload, repo_id: str, there: Mapping[str, RepoFile], commit: str, token: str | None) -> bool:
-    """Whether somebody has edited the card that is there."""
-    made_by_hub = upload.repo_type == "space" and set(there) <= {CARD_NAME, ".gitattributes"}
-    if CARD_NAME not in there or made_by_hub:
+def _keeps_card(upload: Upload, repo_id: str, existing: Mapping[str, RepoFile], commit: str, token: str | None) -> bool:
+    """Whether somebody has edited the existing card."""
+    made_by_hub = upload.repo_type == "space" and set(existing) <= {CARD_NAME, ".gitattributes"}
+    if CARD_NAME not in existing or made_by_hub:
         return False
     path = hf_hub_download(repo_id, CARD_NAME, repo_type=upload.repo_type, revision=commit, token=token)
     if not edited_by_hand(Path(path).read_text(encoding="utf-8", errors="replace")):
@@ -231,7 +231,7 @@ def _commit(
     api: HfApi,
     repo: RepoUrl,
     upload: Upload,
-    there: Mapping[str, RepoFile],
+    existing: Mapping[str, RepoFile],
     changed: list[str],
     outdated: list[str],
     details: Mapping[str, Any],
@@ -241,12 +241,12 @@ def _commit(
     additions = [CommitOperationAdd(path, upload.source(path)) for path in changed]
     operations = [*additions, *(CommitOperationDelete(path) for path in outdated)]
     try:
-        if GITIGNORE in there:
+        if GITIGNORE in existing:
             _refuse_ignored(api, about, additions, details)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
-            sent = api.create_commit(**about, operations=operations, **details)
-        return sent.pr_url or sent.commit_url, sent.oid
+            answer = api.create_commit(**about, operations=operations, **details)
+        return answer.pr_url or answer.commit_url, answer.oid
     except httpx.HTTPError as error:
         if not _answer_lost(error):
             raise
@@ -257,7 +257,7 @@ def _commit(
             ) from error
         with explained(f"the answer was lost, so {repo.repo_id} may be published or not", upload):
             commit = api.repo_info(**about, revision=details["revision"]).sha
-            now = _files_there(api, about, commit)
+            now = _existing_files(api, about, commit)
         if any(_differs(upload.source(path), now.get(path)) for path in changed) or now.keys() & set(outdated):
             raise
         return f"{repo.url}/commit/{commit}", commit
@@ -284,34 +284,34 @@ def _answer_lost(error: httpx.HTTPError) -> bool:
     return "/commit/" in (error.response.request if answered else error.request).url.path
 
 
-def _files_there(api: HfApi, about: Mapping[str, str], commit: str) -> dict[str, RepoFile]:
+def _existing_files(api: HfApi, about: Mapping[str, str], commit: str) -> dict[str, RepoFile]:
     tree = api.list_repo_tree(**about, recursive=True, revision=commit)
     return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
 
 
 def _written(upload: Upload) -> dict[str, int | None]:
-    """When each file was written; None of one that is gone."""
+    """Time at which each file was written; None of one that is gone."""
     sources = {path: upload.folder / path for path in upload.files if path not in upload.rewritten}
     return {path: source.stat().st_mtime_ns if source.is_file() else None for path, source in sources.items()}
 
 
-def _differs(source: Path | bytes, there: RepoFile | None) -> bool:
+def _differs(source: Path | bytes, existing: RepoFile | None) -> bool:
     """Whether a file is another one than that on the Hub."""
-    if there is None:
+    if existing is None:
         return True
-    known, size = (there.lfs.sha256, there.lfs.size) if there.lfs else (there.blob_id, there.size)
+    expected, size = (existing.lfs.sha256, existing.lfs.size) if existing.lfs else (existing.blob_id, existing.size)
     if size != (len(source) if isinstance(source, bytes) else source.stat().st_size):
         return True  # large ones take long to hash
-    return content_hash(source, known) != known
+    return content_hash(source, expected) != expected
 
 
-def _outdated(upload: Upload, there: Mapping[str, RepoFile], changed: Sequence[str]) -> list[str]:
+def _outdated(upload: Upload, existing: Mapping[str, RepoFile], changed: Sequence[str]) -> list[str]:
     """Files of the repository that would be wrong beside those that come."""
-    others = set(there) - set(upload.files)
+    others = set(existing) - set(upload.files)
     if upload.repo_type == "space":
         return sorted(path for path in others if path != CARD_NAME and not path.startswith("."))
     weights = {_SHARD.sub("", path) for path in changed if MAIN_WEIGHTS.search(path)}
-    shards = {path for path in there if MAIN_WEIGHTS.search(path) and _SHARD.sub("", path) in weights}
+    shards = {path for path in existing if MAIN_WEIGHTS.search(path) and _SHARD.sub("", path) in weights}
     if not shards:
         return []
     # What loads a model prefers one whole file, which would be the old one beside new shards.
@@ -337,7 +337,7 @@ def explained(what: str, upload: Upload) -> Iterator[None]:
 
 
 def _advice(error: Exception, upload: Upload) -> str:
-    """What went wrong, and what to do about it."""
+    """Text that says what went wrong, and what to do about it."""
     # failed uploads, and a card that is not in the cache, hide what the Hub answered
     hidden = isinstance(error, (RuntimeError, LocalEntryNotFoundError)) and error.__cause__
     cause = hidden or error
@@ -355,19 +355,19 @@ def _advice(error: Exception, upload: Upload) -> str:
             "with create_pr=True, if there is such a repository"
         )
     if isinstance(cause, RevisionNotFoundError):
-        return f"the repository has no such branch ({_said(cause)})"
+        return f"the repository has no such branch ({_one_line(cause)})"
     if status == 404:
         return f"the Hub finds no such {upload.repo_type}: is the owner right, and may your token see it?"
     if status in (409, 412):
-        return f"it was changed meanwhile, or something else has that name: look there, try again ({_said(cause)})"
+        return f"it was changed meanwhile, or something else has that name: look there, try again ({_one_line(cause)})"
     if status == 429:
         return "the Hub gets too many requests from you: wait some minutes and try again"
     if status is not None and status >= 500:
         return f"the Hub is in trouble ({status}): try again later; what was sent is not sent twice"
     if status is None and isinstance(cause, httpx.HTTPError):
         return f"the connection broke ({cause}): try again; what was sent is not sent twice"
-    return _said(cause)
+    return _one_line(cause)
 
 
-def _said(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return re.sub(r"\s+", " ", str(error)).strip()

@@ -1,4 +1,4 @@
-"""Scores of neurons: torchmetrics classes over streams of batches, and plain functions of whole matrices."""
+"""Scores of neurons: classes over streams of batches, and plain functions of whole matrices."""
 
 from cbsae_hub.metrics.activity import ActiveLatents, NeuronActivity, Reconstruction
 from cbsae_hub.metrics.alignment import Alignment, HumanAlignment, human_alignment, read_pairs

@@ -4,7 +4,8 @@ import math
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+
+from cbsae_hub.metrics.streaming import StreamingMetric
 
 BINS_PER_OCTAVE = 16
 OCTAVES = 40  # from 2^-20 to 2^20
@@ -12,7 +13,7 @@ SHOWN_BINS_PER_OCTAVE = 4  # of histograms that are kept in tables and looked at
 DENSE, RARE = 0.1, 1e-4
 
 
-class NeuronActivity(Metric):
+class NeuronActivity(StreamingMetric):
     """Counts and quantiles of each neuron's positive activations, over tokens.
 
     Quantiles are read from a histogram with 16 bins an octave: they are right to 2.2 %.
@@ -20,8 +21,6 @@ class NeuronActivity(Metric):
     Args:
         neurons: Number of neurons.
     """
-
-    full_state_update = False
 
     def __init__(self, neurons: int):
         super().__init__()
@@ -64,15 +63,13 @@ class NeuronActivity(Metric):
         return torch.where(counts > 0, torch.minimum(middle, self.largest), torch.nan)
 
 
-class ActiveLatents(Metric):
+class ActiveLatents(StreamingMetric):
     """How many latents are active: L0 as a histogram over tokens, and its mean at each place in the image.
 
     Args:
         d_sae: Number of neurons.
         tokens: Tokens an image.
     """
-
-    full_state_update = False
 
     def __init__(self, d_sae: int, tokens: int):
         super().__init__()
@@ -91,7 +88,7 @@ class ActiveLatents(Metric):
         return {"histogram": self.histogram, "by_token": self.by_token / self.images}
 
 
-class Reconstruction(Metric):
+class Reconstruction(StreamingMetric):
     """Explained variance, cosine and L0 over tokens.
 
     ``explained variance = 1 - sum |x - x_hat|^2 / sum |x - mean x|^2`` about the mean of all tokens per dimension,
@@ -100,8 +97,6 @@ class Reconstruction(Metric):
     Args:
         d_in: Width of the activations.
     """
-
-    full_state_update = False
 
     def __init__(self, d_in: int):
         super().__init__()

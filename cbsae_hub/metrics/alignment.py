@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from cbsae_hub.hub.files import read_text
+from cbsae_hub.metrics.streaming import StreamingMetric
 
 BINS = 10
 
@@ -74,10 +74,8 @@ def human_alignment(pairs: pd.DataFrame) -> Alignment:
     return metric.compute()
 
 
-class HumanAlignment(Metric):
+class HumanAlignment(StreamingMetric):
     """:func:`human_alignment` over batches of pairs."""
-
-    full_state_update = False
 
     def __init__(self):
         super().__init__()

@@ -355,7 +355,7 @@ class Dissector(TopImages):
             null_draws: Neurons with random images that the scores are compared with.
             seed: Of those images.
         """
-        with self.sync_context(dist_sync_fn=self.dist_sync_fn):
+        with self.sync_context():
             return self._by_set(lambda columns: self._name(columns, count, null_draws, seed))
 
     def _by_set(self, of_columns: Callable[[slice], Any]) -> Any:

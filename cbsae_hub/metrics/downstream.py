@@ -7,15 +7,14 @@ Zero-shot accuracy as in the CB-SAE paper, and cross-entropy with the share reco
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import Metric
+
+from cbsae_hub.metrics.streaming import StreamingMetric
 
 CONDITIONS = ("original", "reconstructed", "zeroed")
 
 
-class DownstreamCost(Metric):
+class DownstreamCost(StreamingMetric):
     """Accuracy and cross-entropy with the original activations, with reconstructed ones, and with zeros in place."""
-
-    full_state_update = False
 
     def __init__(self):
         super().__init__()

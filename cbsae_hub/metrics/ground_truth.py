@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor
-from torchmetrics import Metric
 
 from cbsae_hub.metrics.latents import check_batch, entries_of
+from cbsae_hub.metrics.streaming import StreamingMetric
 
 NEURON_BLOCK = 4096
 
@@ -127,14 +127,12 @@ def _runs(major: np.ndarray, minor: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return starts[run], np.r_[starts[1:], len(major)][run] - 1
 
 
-class GroundTruth(Metric):
+class GroundTruth(StreamingMetric):
     """:func:`ground_truth_scores` over a stream of batches; keeps what is active, as exact curves need all of it.
 
     Args:
         neurons: Number of neurons.
     """
-
-    full_state_update = False
 
     def __init__(self, neurons: int):
         super().__init__()

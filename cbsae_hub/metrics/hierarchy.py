@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from cbsae_hub.data.hierarchy import ConceptTree
 from cbsae_hub.metrics.latents import check_batch, transposed_product
+from cbsae_hub.metrics.streaming import StreamingMetric
 from cbsae_hub.metrics.top_images import TopImages, ids_of, values_of
 from cbsae_hub.metrics.uniqueness import TOP
 
@@ -64,7 +64,7 @@ def common_kinds(covered: np.ndarray, tree: ConceptTree, concepts: Sequence[str]
     return CommonKinds(counts, height, coverage, kinds)
 
 
-class HierarchyScore(Metric):
+class HierarchyScore(StreamingMetric):
     """:func:`common_kinds` over a stream of image batches.
 
     A neuron covers a concept if it is active on at least half of the concept's images. The paper gives no rule; with
@@ -75,8 +75,6 @@ class HierarchyScore(Metric):
         tree: A tree of concepts.
         concepts: Names of the label columns: leaves of the tree.
     """
-
-    full_state_update = False
 
     def __init__(self, neurons: int, tree: ConceptTree, concepts: Sequence[str]):
         super().__init__()

@@ -6,9 +6,9 @@ Source: Pach et al., Sparse autoencoders learn monosemantic features in vision-l
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import Metric
 
 from cbsae_hub.metrics.latents import check_batch, entries_of, transposed_product
+from cbsae_hub.metrics.streaming import StreamingMetric
 
 # Below this share of the terms that it is the difference of, the weight of all pairs is what rounding left of zero.
 NO_PAIRS = 1e-12
@@ -38,7 +38,7 @@ def monosemanticity_score(latents: Tensor, embeddings: Tensor) -> Tensor:
     return metric.compute()
 
 
-class MonosemanticityScore(Metric):
+class MonosemanticityScore(StreamingMetric):
     """:func:`monosemanticity_score` over a stream of image batches, in any order, on any number of processes.
 
     Sums are float64. State: 8 bytes a neuron and embedding dimension; a sparse batch costs what is active in it.
@@ -47,8 +47,6 @@ class MonosemanticityScore(Metric):
         neurons: Number of neurons.
         embedding_dim: Width of the judge's embeddings.
     """
-
-    full_state_update = False
 
     def __init__(self, neurons: int, embedding_dim: int):
         super().__init__()
@@ -110,6 +108,6 @@ class MonosemanticityScore(Metric):
 
     def population(self) -> float:
         """Mean cosine of all pairs of images: the score of a neuron that tells nothing apart; NaN with one image."""
-        with self.sync_context(dist_sync_fn=self.dist_sync_fn):
+        with self.sync_context():
             n = int(self.images)
             return (float(self.everything.square().sum()) - n) / (n * n - n) if n > 1 else float("nan")

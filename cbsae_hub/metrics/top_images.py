@@ -2,9 +2,9 @@
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from cbsae_hub.metrics.latents import check_batch, entries_of
+from cbsae_hub.metrics.streaming import StreamingMetric
 
 # Activation and image id in one integer whose order is the one we want: activation descending, then id ascending.
 # The upper half is the float's bits, made to sort; the lower half counts ids down.
@@ -41,7 +41,7 @@ def merge_keys(states: Tensor) -> Tensor:
     return states.transpose(0, 1).reshape(neurons, parts * k).topk(k, dim=1).values
 
 
-class TopImages(Metric):
+class TopImages(StreamingMetric):
     """The ``k`` strongest images of each neuron, ties by image id; equal whatever the order of batches and shards.
 
     Activations are compared as float32. State: 8 bytes a neuron and image, however many images there are.
@@ -50,8 +50,6 @@ class TopImages(Metric):
         neurons: Number of neurons.
         k: Images per neuron.
     """
-
-    full_state_update = False
 
     def __init__(self, neurons: int, k: int):
         super().__init__()

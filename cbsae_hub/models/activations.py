@@ -1,15 +1,14 @@
-"""The activation functions of sparse autoencoders: from pre-activations to latents, in use and in training.
+"""The activation functions of sparse autoencoders: from hidden values to latents, in use and in training.
 
-One class per activation function, all with the interface of :class:`Sparsity`. They hold settings only; the
-parameters (`b_enc`, `threshold`, ...) belong to the SAE, under the names that SAELens uses, and every method
-takes the SAE that it works for.
+Each is a pure function of hidden values, decoder norms and :class:`Settings`. It holds nothing and knows no SAE: the
+parameters (`b_enc`, `threshold`, ...) belong to the SAE, under the names that SAELens uses.
 
 ``hidden`` below is the one dense product of an SAE, ``(x - b_dec) @ W_enc + b_enc`` (no bias for ``gated``).
 """
 
-import logging
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,128 +16,156 @@ from torch import Tensor, nn
 from cbsae_hub.models.sparse_latents import SparseLatents, pack_active
 from cbsae_hub.models.straight_through import jump_gate, step
 
-if TYPE_CHECKING:
-    from cbsae_hub.models.sae import SAE
-
-logger = logging.getLogger(__name__)
-
-UNSET = -1.0  # value of a threshold that was neither tracked nor calibrated yet
+PER_NEURON = ("b_enc", "b_gate", "b_mag", "r_mag")  # parameters, of which each activation function has some
+IN_INPUT_UNITS = ("b_enc", "threshold", "b_gate", "b_mag")
+"""Tensors of an SAE that grow with its inputs, besides ``b_dec``."""
 
 
-class TrainingLatents(NamedTuple):
-    """What an activation function contributes to a training step; all differentiable."""
+@dataclass(frozen=True)
+class Settings:
+    """The values that an activation function reads besides hidden values.
+
+    Attributes:
+        k: Active latents per token (topk: each token; batch_topk: on average over a batch).
+        bandwidth: Width of the window in which JumpReLU's thresholds get a gradient.
+        threshold: A number or ``[d_sae]``; None where there is none, or none yet.
+        b_gate: Of gated, ``[d_sae]``, as the next two.
+        b_mag: Bias of the magnitudes.
+        r_mag: Logarithm of the magnitudes' scale.
+    """
+
+    k: int
+    bandwidth: float
+    threshold: Tensor | None = None
+    b_gate: Tensor | None = None
+    b_mag: Tensor | None = None
+    r_mag: Tensor | None = None
+
+
+class Trained(NamedTuple):
+    """Latents of a training step, and what trains their sparsity; all differentiable."""
 
     latents: Tensor
     """``[n, d_sae]``, dense."""
     penalty: Tensor
     """Scalar, mean over tokens, to be multiplied by the sparsity coefficient: L1 weighted by decoder norms
     (relu, gated), L0 (jumprelu), 0 (topk, batch_topk)."""
+    gate: Tensor | None = None
+    """``[n, d_sae]`` of gated, whose reconstruction is an auxiliary loss."""
+
+
+class TrainingLatents(NamedTuple):
+    """Result of ``sae.train_latents(x)``; all differentiable."""
+
+    latents: Tensor
+    """``[n, d_sae]``, dense."""
+    penalty: Tensor
+    """Scalar, to be multiplied by the sparsity coefficient; see :class:`Trained`."""
     auxiliary: Tensor
     """Scalar loss to be added as it is: gated's reconstruction from the gate, else 0."""
 
 
-class Sparsity(ABC):
-    """Base of the activation functions.
-
-    Args:
-        k: Active latents per token (topk: each token; batch_topk: on average over a batch).
-        bandwidth: Width of the window in which JumpReLU's thresholds get a gradient.
-    """
+class Activation(ABC):
+    """Base of the activation functions."""
 
     name: ClassVar[str]
+    parameters: ClassVar[tuple[str, ...]] = ("b_enc",)
+    """Those of :data:`PER_NEURON` that it needs."""
     selects_by_rank: ClassVar[bool] = False
-    """Whether training keeps the largest pre-activations (:meth:`train_select`), without any penalty."""
+    """Whether training keeps the largest pre-activations (:meth:`select`), without any penalty."""
 
-    def __init__(self, k: int, bandwidth: float):
-        self.k = k
-        self.bandwidth = bandwidth
-
-    def create_parameters(self, sae: "SAE") -> None:
-        """Registers on the SAE what this activation function needs beside the two matrices and ``b_dec``."""
-        sae.b_enc = nn.Parameter(torch.zeros(sae.d_sae))
-        sae.register_buffer("threshold", None)
-
-    def preactivations(self, sae: "SAE", hidden: Tensor) -> Tensor:
+    def preactivations(self, hidden: Tensor, settings: Settings) -> Tensor:
         """Magnitudes before selection, ``relu(hidden)``."""
         return hidden.relu()
 
     @abstractmethod
-    def infer(self, sae: "SAE", hidden: Tensor) -> Tensor:
+    def infer(self, hidden: Tensor, settings: Settings) -> Tensor:
         """Dense latents by the inference rule, ``[..., d_sae] -> [..., d_sae]``.
 
         Without gradients ``hidden`` may be overwritten: a second tensor of its size would take as long to
         allocate as a narrow encoder's product takes to compute.
         """
 
-    def infer_sparse(self, sae: "SAE", hidden: Tensor, max_active: int | None) -> SparseLatents:
+    def infer_sparse(self, hidden: Tensor, settings: Settings, max_active: int | None) -> SparseLatents:
         """The same latents, active ones only; at most ``max_active`` (the strongest) per token."""
-        return pack_active(self.infer(sae, hidden), max_active)
+        return pack_active(self.infer(hidden, settings), max_active)
 
     @abstractmethod
-    def train_latents(self, sae: "SAE", x: Tensor) -> TrainingLatents:
-        """Latents and loss terms of a training step on ``x [n, d_in]``, by plain dense autograd."""
-
-    def train_select(self, preactivations: Tensor, count: int | None = None) -> Tensor:
-        """Which pre-activations ``[n, d_sae]`` are kept in training (topk and batch_topk only).
+    def train(self, hidden: Tensor, norms: Tensor, settings: Settings) -> Trained:
+        """Latents and penalty of a training step, by plain dense autograd.
 
         Args:
-            preactivations: ``sae.preactivations(x)``.
+            hidden: ``[n, d_sae]``.
+            norms: Of decoder rows, ``[d_sae]``. With them in the penalty, scaling cannot evade it.
+            settings: See :class:`Settings`.
+        """
+
+    def select(self, preactivations: Tensor, settings: Settings, count: int | None = None) -> Tensor:
+        """Positions of the pre-activations ``[n, d_sae]`` that training keeps (topk and batch_topk only).
+
+        Args:
+            preactivations: See :meth:`preactivations`.
+            settings: See :class:`Settings`.
             count: For batch_topk, how many to keep instead of ``k * n``: a process that takes part in a
-                selection over several processes passes its own share.
+                selection over several processes passes its own share. For topk it has no meaning.
 
         Returns:
             Flat positions ``token * d_sae + neuron``, int64, of positive pre-activations only.
         """
         raise NotImplementedError(f"{self.name} has no selection by rank; use train_latents")
 
-    def scale_inputs_(self, sae: "SAE", factor: float) -> None:
-        """Rescales own parameters (all but ``b_dec``) for inputs that are ``factor`` times larger."""
-        sae.b_enc.mul_(factor)
 
-
-class ReLU(Sparsity):
+class ReLU(Activation):
     """``relu(hidden)``, trained with an L1 penalty (Bricken et al., "Towards Monosemanticity", 2023)."""
 
     name = "relu"
 
-    def infer(self, sae, hidden):
-        """See :meth:`Sparsity.infer`."""
+    def infer(self, hidden, settings):
+        """See :meth:`Activation.infer`."""
         return hidden.relu()
 
-    def train_latents(self, sae, x):
-        """See :meth:`Sparsity.train_latents`. Decoder norms in the penalty: scaling cannot evade it."""
-        latents = sae.hidden(x).relu()
-        return TrainingLatents(latents, _weighted_l1(sae, latents), latents.new_zeros(()))
+    def train(self, hidden, norms, settings):
+        """See :meth:`Activation.train`."""
+        latents = hidden.relu()
+        return Trained(latents, (latents @ norms).mean())
 
 
-class TopK(Sparsity):
+class _ByRank(Activation):
+    """Keeps the largest pre-activations."""
+
+    selects_by_rank = True
+
+    def train(self, hidden, norms, settings):
+        """See :meth:`Activation.train`."""
+        preactivations = hidden.relu()
+        mask = torch.zeros_like(preactivations).flatten()
+        mask[self.select(preactivations.detach(), settings)] = 1
+        return Trained(preactivations * mask.view_as(preactivations), preactivations.new_zeros(()))
+
+
+class TopK(_ByRank):
     """The k largest of each token (Gao et al., "Scaling and evaluating sparse autoencoders", 2024, eq. 3)."""
 
     name = "topk"
-    selects_by_rank = True
 
-    def infer(self, sae, hidden):
-        """See :meth:`Sparsity.infer`."""
-        return _keep_top_k(hidden, self.k)
+    def infer(self, hidden, settings):
+        """See :meth:`Activation.infer`."""
+        return _keep_top_k(hidden, settings.k)
 
-    def infer_sparse(self, sae, hidden, max_active):
-        """See :meth:`Sparsity.infer_sparse`."""
-        k = self.k if max_active is None else min(self.k, max_active)
+    def infer_sparse(self, hidden, settings, max_active):
+        """See :meth:`Activation.infer_sparse`."""
+        k = settings.k if max_active is None else min(settings.k, max_active)
         values, indices = _top_k(hidden.relu(), k)
         return SparseLatents(values, indices.masked_fill(values <= 0, 0))
 
-    def train_latents(self, sae, x):
-        """See :meth:`Sparsity.train_latents`."""
-        return _selected(self, sae.preactivations(x))
-
-    def train_select(self, preactivations, count=None):
-        """See :meth:`Sparsity.train_select`; ``count`` has no meaning here."""
-        values, indices = _top_k(preactivations, self.k)
+    def select(self, preactivations, settings, count=None):
+        """See :meth:`Activation.select`."""
+        values, indices = _top_k(preactivations, settings.k)
         first = torch.arange(len(preactivations), device=indices.device) * preactivations.shape[-1]
         return (indices + first[:, None])[values > 0]
 
 
-class BatchTopK(Sparsity):
+class BatchTopK(_ByRank):
     """The ``k * n`` largest of a batch of n tokens; at inference those above one threshold.
 
     Bussmann et al., "BatchTopK sparse autoencoders", 2024. The inference rule is the gate
@@ -147,54 +174,22 @@ class BatchTopK(Sparsity):
     """
 
     name = "batch_topk"
-    selects_by_rank = True
-    _warned = False
 
-    def create_parameters(self, sae):
-        """See :meth:`Sparsity.create_parameters`. ``threshold`` starts as :data:`UNSET`."""
-        super().create_parameters(sae)
-        shape = (sae.d_sae,) if sae.threshold_per_neuron else ()
-        sae.register_buffer("threshold", torch.full(shape, UNSET))
+    def infer(self, hidden, settings):
+        """See :meth:`Activation.infer`. No threshold yet means the k largest of each token."""
+        if settings.threshold is None:
+            return _keep_top_k(hidden, settings.k)
+        return _gate(hidden, settings.threshold)
 
-    def infer(self, sae, hidden):
-        """See :meth:`Sparsity.infer`. An unset threshold means the k largest of each token, and a warning."""
-        if sae.threshold_is_set:
-            return _gate(hidden, sae.threshold)
-        if not self._warned:
-            self._warned = True
-            logger.warning(
-                "this batch_topk SAE has no threshold yet: keeping the %d largest latents of each token. "
-                "Call calibrate_threshold(activations).",
-                self.k,
-            )
-        return _keep_top_k(hidden, self.k)
-
-    def train_latents(self, sae, x):
-        """See :meth:`Sparsity.train_latents`."""
-        return _selected(self, sae.preactivations(x))
-
-    def train_select(self, preactivations, count=None):
-        """See :meth:`Sparsity.train_select`."""
+    def select(self, preactivations, settings, count=None):
+        """See :meth:`Activation.select`."""
         flat = preactivations.flatten()
-        count = self.k * len(preactivations) if count is None else count
+        count = settings.k * len(preactivations) if count is None else count
         values, positions = flat.topk(min(count, len(flat)), sorted=False)
         return positions[values > 0]
 
-    def track_threshold_(self, sae: "SAE", smallest_active: Tensor, decay: float = 0.999) -> None:
-        """Moves the threshold towards the smallest active latent of a training batch; copies the first."""
-        if sae.threshold_is_set:
-            sae.threshold.lerp_(smallest_active.to(sae.threshold).expand_as(sae.threshold), 1 - decay)
-        else:
-            sae.threshold.copy_(smallest_active)
 
-    def scale_inputs_(self, sae, factor):
-        """See :meth:`Sparsity.scale_inputs_`."""
-        super().scale_inputs_(sae, factor)
-        if sae.threshold_is_set:
-            sae.threshold.mul_(factor)
-
-
-class JumpReLU(Sparsity):
+class JumpReLU(Activation):
     """``pre * (pre > threshold)`` with a learned threshold per neuron.
 
     Rajamanoharan et al., "Jumping ahead", 2024. The gradients of the thresholds, of the latents (eq. 11) and
@@ -203,69 +198,40 @@ class JumpReLU(Sparsity):
 
     name = "jumprelu"
 
-    def create_parameters(self, sae):
-        """See :meth:`Sparsity.create_parameters`. ``threshold`` is a parameter ``[d_sae]``."""
-        sae.b_enc = nn.Parameter(torch.zeros(sae.d_sae))
-        sae.threshold = nn.Parameter(torch.full((sae.d_sae,), self.bandwidth))
+    def infer(self, hidden, settings):
+        """See :meth:`Activation.infer`. A threshold that training pushed below zero acts as zero."""
+        return _gate(hidden, settings.threshold.clamp_min(0))
 
-    def infer(self, sae, hidden):
-        """See :meth:`Sparsity.infer`. A threshold that training pushed below zero acts as zero."""
-        return _gate(hidden, sae.threshold.clamp_min(0))
-
-    def train_latents(self, sae, x):
-        """See :meth:`Sparsity.train_latents`."""
-        hidden = sae.hidden(x)
-        latents = jump_gate(hidden, sae.threshold, self.bandwidth)
-        l0 = step(hidden, sae.threshold, self.bandwidth).sum(-1).mean()
-        return TrainingLatents(latents, l0, l0.new_zeros(()))
-
-    def scale_inputs_(self, sae, factor):
-        """See :meth:`Sparsity.scale_inputs_`. The window scales as well, so that training can go on."""
-        super().scale_inputs_(sae, factor)
-        sae.threshold.mul_(factor)
-        self.bandwidth *= factor
+    def train(self, hidden, norms, settings):
+        """See :meth:`Activation.train`."""
+        latents = jump_gate(hidden, settings.threshold, settings.bandwidth)
+        return Trained(latents, step(hidden, settings.threshold, settings.bandwidth).sum(-1).mean())
 
 
-class Gated(Sparsity):
-    """A gate decides which latents are on, magnitudes share its directions.
+class Gated(Activation):
+    """A gate decides which latents are on, magnitudes share its directions. As in SAELens there is no ``b_enc``.
 
     Rajamanoharan et al., "Improving dictionary learning with gated sparse autoencoders", 2024, eq. 6 to 8.
     """
 
     name = "gated"
+    parameters = ("b_gate", "b_mag", "r_mag")
 
-    def create_parameters(self, sae):
-        """See :meth:`Sparsity.create_parameters`. As in SAELens there is no ``b_enc``."""
-        sae.register_parameter("b_enc", None)
-        sae.register_buffer("threshold", None)
-        for name in ("b_gate", "b_mag", "r_mag"):
-            sae.register_parameter(name, nn.Parameter(torch.zeros(sae.d_sae)))
+    def preactivations(self, hidden, settings):
+        """See :meth:`Activation.preactivations`."""
+        return (hidden * settings.r_mag.exp() + settings.b_mag).relu()
 
-    def preactivations(self, sae, hidden):
-        """See :meth:`Sparsity.preactivations`."""
-        return (hidden * sae.r_mag.exp() + sae.b_mag).relu()
+    def infer(self, hidden, settings):
+        """See :meth:`Activation.infer`."""
+        return torch.where(hidden + settings.b_gate > 0, self.preactivations(hidden, settings), 0.0)
 
-    def infer(self, sae, hidden):
-        """See :meth:`Sparsity.infer`."""
-        return torch.where(hidden + sae.b_gate > 0, self.preactivations(sae, hidden), 0.0)
-
-    def train_latents(self, sae, x):
-        """See :meth:`Sparsity.train_latents`. The penalty and the auxiliary loss train the gate."""
-        hidden = sae.hidden(x)
-        gate = (hidden + sae.b_gate).relu()
-        through_gate = gate @ sae.W_dec.detach() + sae.b_dec.detach()
-        auxiliary = (x - through_gate).square().sum(-1).mean()
-        return TrainingLatents(self.infer(sae, hidden), _weighted_l1(sae, gate), auxiliary)
-
-    def scale_inputs_(self, sae, factor):
-        """See :meth:`Sparsity.scale_inputs_`."""
-        sae.b_gate.mul_(factor)
-        sae.b_mag.mul_(factor)
+    def train(self, hidden, norms, settings):
+        """See :meth:`Activation.train`. The penalty and the loss of its reconstruction train the gate."""
+        gate = (hidden + settings.b_gate).relu()
+        return Trained(self.infer(hidden, settings), (gate @ norms).mean(), gate)
 
 
-SPARSITIES: dict[str, type[Sparsity]] = {
-    cls.name: cls for cls in (ReLU, TopK, BatchTopK, JumpReLU, Gated)
-}  # fmt: skip
+ACTIVATIONS: dict[str, Activation] = {each.name: each for each in (ReLU(), TopK(), BatchTopK(), JumpReLU(), Gated())}
 
 
 def _gate(hidden: Tensor, threshold: Tensor) -> Tensor:
@@ -281,14 +247,3 @@ def _top_k(preactivations: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def _keep_top_k(hidden: Tensor, k: int) -> Tensor:
     values, indices = _top_k(hidden.relu(), k)
     return torch.zeros_like(hidden).scatter(-1, indices, values)
-
-
-def _selected(sparsity: Sparsity, preactivations: Tensor) -> TrainingLatents:
-    mask = torch.zeros_like(preactivations).flatten()
-    mask[sparsity.train_select(preactivations.detach())] = 1
-    zero = preactivations.new_zeros(())
-    return TrainingLatents(preactivations * mask.view_as(preactivations), zero, zero)
-
-
-def _weighted_l1(sae: "SAE", latents: Tensor) -> Tensor:
-    return (latents @ sae.decoder_norms()).mean()

@@ -5,9 +5,10 @@ import json
 import logging
 import os
 import shutil
+from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
@@ -30,6 +31,7 @@ from cbsae_hub.hub.files import (
 from cbsae_hub.hub.locate import CARD_NAME, OTHERS, download_folder, find_in_folder, find_on_hub, is_commit
 from cbsae_hub.hub.results import RESULTS, without_results_of_other_weights
 from cbsae_hub.hub.upload import PublishError, Upload, files_of, publish, warn_of_foreign_ids
+from cbsae_hub.models.provenance import Provenance, entry
 from cbsae_hub.version import __version__
 
 __all__ = ["ConfigError", "HubModel", "ModelFileError", "folder_revision", "resolve_id"]
@@ -44,24 +46,35 @@ T = TypeVar("T", bound="HubModel")
 
 
 class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeline_tag="feature-extraction"):
-    """A model that loads and saves itself strictly: what does not fit is an error, never a default.
+    """A model that loads and saves itself strictly: a file that does not fit is an error, never a default.
 
-    A model is two files, ``config.json`` and ``model.safetensors``; nothing is ever unpickled. A subclass
-    keeps every parameter of its ``__init__`` as an attribute of the same name, checks the values there
-    before it allocates, raises ValueError for what it cannot take, and has persistent buffers only: loading
-    builds it on the meta device and then puts the file's tensors in.
+    A model is two files, ``config.json`` and ``model.safetensors``; nothing is ever unpickled. A subclass keeps every
+    named parameter of its ``__init__`` as an attribute of the same name, and makes its ``provenance``, if it has one,
+    of the other keyword arguments. It checks the values before it allocates, and raises ValueError for what it cannot
+    take. It has persistent buffers only: loading builds it on the meta device and then puts the file's tensors in.
 
     Attributes:
         repo_id: Where the model was loaded from, or None.
         revision: The commit on the Hub, or :func:`folder_revision` of the folder it came from, or None.
+        provenance: Where the model comes from, a ``provenance_class``. Its entries are read-only attributes of the
+            model, too. None of a class that has no such record.
     """
 
+    provenance_class: ClassVar[type[Provenance] | None] = None
     repo_id: str | None = None
     revision: str | None = None
+    provenance: Provenance | None = None
+
+    encoder_id = entry("encoder_id", "The encoder whose activations are explained.")
+    encoder_revision = entry("encoder_revision", "Its revision.")
+    layer = entry("layer", "The block whose output is read, 0-based.")
+    tokens = entry("tokens", "Which tokens of an image were trained on.")
+    preprocessing = entry("preprocessing", "What was done to the images.")
+    training_data = entry("training_data", "The data set, split and amount that the SAE was trained on.")
 
     @property
     def config(self) -> dict[str, Any]:
-        """What config.json holds: class, versions, every argument of ``__init__``. A new dict each time."""
+        """Content of config.json: class, versions, every argument of ``__init__``. A new dict each time."""
         stamp = {
             "model_class": type(self).__name__,
             "schema_version": SCHEMA_VERSION,
@@ -72,7 +85,8 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
     @property
     def arguments(self) -> dict[str, Any]:
         """Every argument of ``__init__``, with which another model of the same settings can be made."""
-        return {name: getattr(self, name) for name in _init_parameters(type(self))}
+        arguments = {name: getattr(self, name) for name in _init_parameters(type(self))}
+        return arguments | (vars(self.provenance) if self.provenance else {})
 
     # --------------------------------------------------------------------------------------------- loading
 
@@ -154,10 +168,10 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
             raise ConfigError(f"{path} describes a {name!r:.80}, not a {cls.__name__}: load it with that class")
         config.pop("package_version", None)
         parameters = _init_parameters(cls)
-        if unknown := sorted(config.keys() - parameters.keys()):
-            raise ConfigError(
-                f"{path} has unknown keys {str(unknown):.300}; {cls.__name__} knows {', '.join(parameters)}"
-            )
+        entries = fields(cls.provenance_class) if cls.provenance_class else ()
+        keys = [*parameters, *(field.name for field in entries)]
+        if unknown := sorted(config.keys() - set(keys)):
+            raise ConfigError(f"{path} has unknown keys {str(unknown):.300}; {cls.__name__} knows {', '.join(keys)}")
         required = {name for name, parameter in parameters.items() if parameter.default is inspect.Parameter.empty}
         if missing := sorted(required - config.keys()):
             raise ConfigError(f"{path} lacks {', '.join(missing)}")
@@ -224,9 +238,9 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
     ) -> str:
         """Publishes the model in one commit: weights, config, card, and what lies beside them.
 
-        A model that was loaded from a folder and has the same weights still takes everything along that is there:
-        pack, evaluation, pictures; one that was loaded from the Hub its card, and what was measured. What says itself
-        to be of other weights stays behind.
+        A model that was loaded from a folder, and whose weights have not changed, takes along everything in it: pack,
+        evaluation, pictures. One that was loaded from the Hub takes along its card and its results. A results file
+        that names other weights stays behind.
 
         Args:
             repo_id: The repository; made if needed.
@@ -266,7 +280,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
         return published.url
 
     def _save_with_results(self, folder: Path, repo_id: str, token: str | None) -> dict[str, int]:
-        """Saves into a folder, with what lies beside these weights; returns what is to be published, with sizes."""
+        """Saves into a folder, with the files beside these weights; returns the files to publish, with their sizes."""
         origin = folder if (folder / WEIGHTS_NAME).is_file() else self._origin(token)
         before = folder_revision(origin) if origin and (origin / WEIGHTS_NAME).is_file() else None
         self.save_pretrained(folder, repo_id=repo_id)
@@ -274,11 +288,11 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
         if origin == folder:
             return without_results_of_other_weights(folder, files_of(folder), changed)
         if before is not None:
-            there = files_of(origin)
+            files = files_of(origin)
             if is_commit(self.revision):  # others may have downloaded more of it
-                there = {path: size for path, size in there.items() if path in (CARD_NAME, *RESULTS)}
-            kept = without_results_of_other_weights(origin, there, changed)
-            for path in () if changed else kept.keys() - {CONFIG_NAME, WEIGHTS_NAME}:
+                files = {path: size for path, size in files.items() if path in (CARD_NAME, *RESULTS)}
+            files = without_results_of_other_weights(origin, files, changed)
+            for path in () if changed else files.keys() - {CONFIG_NAME, WEIGHTS_NAME}:
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(origin / path, folder / path)
             _write_card(folder, repo_id)
@@ -302,23 +316,23 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
     # ------------------------------------------------------------------------------------------------ card
 
     def generate_model_card(self, *, repo_id: str | None = None) -> ModelCard:
-        """The card of this very model, from its settings alone; :func:`cbsae_hub.cards.write.write_card` tells more.
+        """The card of this model, from its settings alone. :func:`cbsae_hub.cards.write.write_card` reads results too.
 
         Args:
             repo_id: Hub id of the model, for the example; default where it was loaded from.
         """
-        from cbsae_hub.cards.write import Facts, render_card  # above the models: they read what lies beside them
+        from cbsae_hub.cards.write import Facts, render_card  # here, so that a model loads without what writes cards
 
         return ModelCard(render_card(Facts(config=self.config), repo_id or self.repo_id or "user/model"))
 
 
 def _write_card(folder: Path, repo_id: str | None) -> None:
-    from cbsae_hub.cards.write import write_card  # above the models: it reads what lies beside them
+    from cbsae_hub.cards.write import write_card  # see above
 
     write_card(folder, repo_id)
 
 
 def _init_parameters(cls: type) -> dict[str, inspect.Parameter]:
-    parameters = dict(inspect.signature(cls.__init__).parameters)
-    parameters.pop("self")
-    return parameters
+    """The named parameters of ``__init__``."""
+    parameters = inspect.signature(cls).parameters
+    return {name: each for name, each in parameters.items() if each.kind is not inspect.Parameter.VAR_KEYWORD}

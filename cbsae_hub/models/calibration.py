@@ -55,9 +55,9 @@ def exact_threshold(
     upper_counts, tokens = _count_upper(score_bits(), total)
     if tokens == 0:
         raise ValueError("no activations to calibrate the threshold on")
-    wanted = max(1, round(target_l0 * tokens))
+    target = max(1, round(target_l0 * tokens))
     available = int(upper_counts.sum())
-    if available <= wanted:
+    if available <= target:
         logger.warning(
             "only %.4g latents per token are positive, %.4g were asked for: threshold 0",
             available / tokens,
@@ -65,11 +65,11 @@ def exact_threshold(
         )
         return 0.0
     above = upper_counts.flip(0).cumsum(0).flip(0)  # scores in this bin or a higher one
-    bins = [int((above >= rank).nonzero().max()) for rank in (wanted, wanted + 1)]
+    bins = [int((above >= rank).nonzero().max()) for rank in (target, target + 1)]
     lower_counts = _count_lower(score_bits(), bins, total)
     last_in, first_out = (
         _value(upper, lower, rank - int(above[upper] - upper_counts[upper]))
-        for upper, lower, rank in zip(bins, lower_counts, (wanted, wanted + 1))
+        for upper, lower, rank in zip(bins, lower_counts, (target, target + 1))
     )
     middle = float(torch.tensor((last_in + first_out) / 2, dtype=dtype))
     return middle if first_out <= middle < last_in else first_out

@@ -1,24 +1,23 @@
-"""The concept bottleneck SAE: what is left of a pruned SAE, and beside it a bottleneck of the user's concepts."""
+"""The concept bottleneck SAE: the retained neurons of a pruned SAE, and beside them a bottleneck of concepts."""
 
 import copy
-import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cbsae_hub.hub.files import sha256
 from cbsae_hub.models import checks
 from cbsae_hub.models.base import HubModel
+from cbsae_hub.models.provenance import SHARED, BottleneckProvenance, entry
+from cbsae_hub.models.retained import retain
 from cbsae_hub.models.sae import MAX_D_SAE, MAX_MATRIX, SAE, SAEOutput
 from cbsae_hub.models.sparse_latents import SparseLatents, gather_rows
 from cbsae_hub.words import name_key
 
-ACTIVATIONS = ("topk_relu", "topk_signed", "topk_abs")
-# Arguments of the SAE that say which activations it is of: they are the whole model's, too.
-SHARED = ("encoder_id", "encoder_revision", "layer", "tokens", "preprocessing", "training_data")
-DELEGATED = {*SHARED, "activation", "k", "group_sizes", "norm_factor", "input_norm", "imported_from"}
-PER_NEURON = ("b_enc", "threshold", "b_gate", "b_mag", "r_mag")
+CB_ACTIVATIONS = ("topk_relu", "topk_signed", "topk_abs")
 
 
 class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
@@ -26,9 +25,8 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
 
     ``z = latents of x in the retained SAE``, ``c = (x - b_dec) @ W_enc_cb``;
     ``reconstruction = z @ W_dec + b_dec + top_k(c) @ W_dec_cb``. Latents are ``[z, c]``: neurons of the SAE first, then
-    one per concept. ``c`` is signed and nothing is cut off it: only the decoder selects. Whoever sets a concept
-    neuron, sets it before that selection, so that it competes with the others, and a concept that is set to a
-    negative value just loses its place.
+    one per concept. ``c`` is signed and not cut off: only the decoder selects. A concept neuron is set before that
+    selection. So it competes with the others, and a concept that is set to a negative value just loses its place.
 
     Parameters: those of the retained SAE under ``sae.``, frozen and bit for bit those of its parent; ``W_enc_cb [d_in,
     concepts]`` and ``W_dec_cb [concepts, d_in]``. There are no biases but ``sae.b_dec``. :meth:`from_sae` makes one.
@@ -42,22 +40,21 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
             largest magnitude.
         concepts_sha256: Hash of the names, one a line; None takes it from the names.
         sae_names: Names of the retained neurons, None for those without; or None.
-        parent: The SAE that was pruned: ``id``, ``revision``, ``sha256`` of its weights, ``d_sae``.
-        parent_group_sizes: Its Matryoshka groups.
-        teacher: The image-text model that the concepts were learned from.
-        pruning: By which scores and how neurons were discarded.
-        trained_on: What the bottleneck was trained on, and how.
-        encoder_id: The encoder whose activations are explained: this and the next five as in :class:`SAE`.
-        encoder_revision: Its revision.
-        layer: The block whose output is read, 0-based.
-        tokens: Which tokens the SAE was trained on.
-        preprocessing: What was done to the images.
-        training_data: The data set, split and amount that the SAE was trained on.
-        seed: Of the first bottleneck; None draws from torch's global generator.
+        parent_group_sizes: Matryoshka groups of the SAE that was pruned.
+        seed: Seed of the first bottleneck; None draws from torch's global generator.
+        **provenance: Entries of :class:`cbsae_hub.models.provenance.BottleneckProvenance`: ``teacher``, ...
 
     Raises:
         ValueError: If a value is of the wrong type, out of range, or unreasonably large.
     """
+
+    provenance_class = BottleneckProvenance
+    provenance: BottleneckProvenance
+
+    parent = entry("parent", "The SAE that was pruned: ``id``, ``revision``, ``sha256`` of its weights, ``d_sae``.")
+    teacher = entry("teacher", "The image-text model that the concepts were learned from.")
+    pruning = entry("pruning", "By which scores and how neurons were discarded.")
+    trained_on = entry("trained_on", "What the bottleneck was trained on, and how.")
 
     def __init__(
         self,
@@ -69,23 +66,14 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         cb_activation: str = "topk_relu",
         concepts_sha256: str | None = None,
         sae_names: Sequence[str | None] | None = None,
-        parent: str | dict | None = None,
         parent_group_sizes: Sequence[int] | None = None,
-        teacher: str | dict | None = None,
-        pruning: str | dict | None = None,
-        trained_on: str | dict | None = None,
-        encoder_id: str | None = None,
-        encoder_revision: str | None = None,
-        layer: int | None = None,
-        tokens: str | None = None,
-        preprocessing: str | dict | None = None,
-        training_data: str | dict | None = None,
         seed: int | None = None,
+        **provenance: Any,
     ):
         super().__init__()
-        shared = (encoder_id, encoder_revision, layer, tokens, preprocessing, training_data)
+        self.provenance = BottleneckProvenance(**provenance)
         try:
-            self.sae = SAE(**sae_config, **dict(zip(SHARED, shared, strict=True))).requires_grad_(False)
+            self.sae = SAE(**sae_config, **self.provenance.of_activations()).requires_grad_(False)
         except TypeError as error:
             raise ValueError(f"sae_config does not fit an SAE: {error}") from None
         self.sae_neuron_ids = checks.neuron_ids("sae_neuron_ids", sae_neuron_ids, MAX_D_SAE)
@@ -97,16 +85,12 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         self.concepts = checks.concept_names("concepts", concepts)
         if self.d_in * len(self.concepts) > MAX_MATRIX:
             raise ValueError(f"{len(self.concepts)} concepts of width {self.d_in} exceed {MAX_MATRIX} weights")
-        self.concepts_sha256 = hashlib.sha256("\n".join(self.concepts).encode()).hexdigest()
+        self.concepts_sha256 = sha256("\n".join(self.concepts))
         if concepts_sha256 not in (None, self.concepts_sha256):
             raise ValueError("concepts_sha256 is not the hash of these concepts: were they edited by hand?")
         self.cb_k = checks.integer("cb_k", cb_k, 1, MAX_D_SAE)
-        self.cb_activation = checks.choice("cb_activation", cb_activation, ACTIVATIONS)
+        self.cb_activation = checks.choice("cb_activation", cb_activation, CB_ACTIVATIONS)
         self.sae_names = None if sae_names is None else _names("sae_names", sae_names, self.d_sae)
-        self.parent = checks.description("parent", parent)
-        self.teacher = checks.description("teacher", teacher)
-        self.pruning = checks.description("pruning", pruning)
-        self.trained_on = checks.description("trained_on", trained_on)
         self.seed = None if seed is None else checks.integer("seed", seed, 0, 2**63 - 1)
         self.W_enc_cb = nn.Parameter(torch.empty(self.d_in, len(self.concepts)))
         self.W_dec_cb = nn.Parameter(torch.empty(len(self.concepts), self.d_in))
@@ -144,9 +128,8 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
             names = _names("names", names, sae.d_sae)
             names = [names[i] for i in ids]
         retained = retain(sae, ids)
-        shared = {name: retained.arguments[name] for name in SHARED}
         arguments = {
-            "sae_config": {name: value for name, value in retained.arguments.items() if name not in SHARED},
+            "sae_config": _without_shared(retained.arguments),
             "sae_neuron_ids": ids,
             "concepts": concepts,
             "cb_k": cb_k,
@@ -154,7 +137,7 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
             "parent": {"id": sae.repo_id, "revision": sae.revision, "sha256": _sha256(sae), "d_sae": sae.d_sae},
             "parent_group_sizes": sae.group_sizes,
         }
-        return cls._made_of(arguments | shared | more, retained.state_dict())
+        return cls._made_of(arguments | sae.provenance.of_activations() | more, retained.state_dict())
 
     @classmethod
     @torch.no_grad()
@@ -184,7 +167,7 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
     @property
     def sae_config(self) -> dict[str, Any]:
         """Arguments of the retained SAE, without those of the whole model."""
-        return {name: value for name, value in self.sae.arguments.items() if name not in SHARED}
+        return _without_shared(self.sae.arguments)
 
     @property
     def d_in(self) -> int:
@@ -197,7 +180,7 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         return self.sae.d_sae
 
     def extra_repr(self) -> str:
-        """What ``print(cb)`` says besides the SAE in it: how many concepts, and how many of them count at a token."""
+        """Text in ``print(cb)`` besides the SAE in it: number of concepts, and how many of them count at a token."""
         return f"concepts={len(self.concepts)}, cb_k={self.cb_k}"
 
     @property
@@ -223,16 +206,44 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         own = groups.new_full((len(self.concepts),), len(sizes))
         return torch.cat([groups, own]).to(self.b_dec.device)
 
-    def __getattr__(self, name: str) -> Any:
-        """What the SAE says of its activations is true of the whole: encoder, layer, tokens, preprocessing ..."""
-        return getattr(self.sae, name) if name in DELEGATED else super().__getattr__(name)
+    @property
+    def activation(self) -> str:
+        """Activation function of the retained SAE."""
+        return self.sae.activation
+
+    @property
+    def k(self) -> int:
+        """Active latents per token of the retained SAE."""
+        return self.sae.k
+
+    @property
+    def group_sizes(self) -> tuple[int, ...] | None:
+        """Matryoshka groups of the retained SAE."""
+        return self.sae.group_sizes
+
+    @property
+    def input_norm(self) -> str | None:
+        """Normalisation of each token before all else; see :class:`SAE`."""
+        return self.sae.input_norm
+
+    @property
+    def norm_factor(self) -> float | None:
+        """The input scale that was folded into the retained SAE."""
+        return self.sae.norm_factor
+
+    @property
+    def imported_from(self) -> dict | None:
+        """Source and changes of somebody else's SAE, if the retained neurons are of one."""
+        return self.sae.imported_from
 
     def to_sae_part(self) -> SAE:
         """The retained neurons alone, as an SAE of its own that can be trained."""
-        return copy.deepcopy(self.sae).requires_grad_(True)
+        sae = copy.deepcopy(self.sae).requires_grad_(True)
+        sae.provenance = replace(sae.provenance, **self.provenance.of_activations())
+        return sae
 
     def decoder_rows(self, neurons: Tensor) -> Tensor:
-        """What a latent of 1 adds to a reconstruction of nothing else: ``[n] -> [n, d_in]``."""
+        """Vectors that a latent of 1 adds to a reconstruction: ``[n] -> [n, d_in]``."""
         in_sae = neurons < self.d_sae
         rows = self.W_dec_cb[(neurons - self.d_sae).clamp_min(0)]
         return torch.where(in_sae[:, None], self.sae.W_dec[neurons.clamp_max(self.d_sae - 1)], rows)
@@ -292,7 +303,7 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         return self.sae.origin(like)
 
     def only_active(self, latents: SparseLatents) -> SparseLatents:
-        """Of :meth:`encode_sparse` what the decoder reads: no concepts but those that it selects."""
+        """The part of :meth:`encode_sparse` that the decoder reads: no concepts but those that it selects."""
         width = latents.values.shape[-1] - len(self.concepts)
         chosen = self._chosen(latents.values[..., width:])
         return SparseLatents(
@@ -301,7 +312,7 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         )
 
     def decode_concepts(self, c: Tensor, like: Tensor | None = None) -> Tensor:
-        """What the bottleneck adds to a reconstruction, ``top_k(c) @ W_dec_cb``: ``[..., concepts] -> [..., d_in]``.
+        """The bottleneck's part of a reconstruction, ``top_k(c) @ W_dec_cb``: ``[..., concepts] -> [..., d_in]``.
 
         ``like`` and errors as in :meth:`SAE.decode`.
         """
@@ -349,10 +360,10 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         keys = [name_key(name) for name in self.concepts]
         if missing := sorted(dropped.difference(keys)):
             raise ValueError(f"this model has no concept {missing[0]!r:.80}")
-        left = [i for i, key in enumerate(keys) if key not in dropped]
-        narrower = self._with([self.concepts[i] for i in left])
-        narrower.W_enc_cb.copy_(self.W_enc_cb[:, left])
-        narrower.W_dec_cb.copy_(self.W_dec_cb[left])
+        rest = [i for i, key in enumerate(keys) if key not in dropped]
+        narrower = self._with([self.concepts[i] for i in rest])
+        narrower.W_enc_cb.copy_(self.W_enc_cb[:, rest])
+        narrower.W_dec_cb.copy_(self.W_dec_cb[rest])
         return narrower
 
     def _with(self, concepts: list[str]) -> "CBSAE":
@@ -361,37 +372,8 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         return self._made_of(arguments, weights).train(self.training)
 
 
-@torch.no_grad()
-def retain(sae: SAE, ids: Iterable[int]) -> SAE:
-    """An SAE of some of an SAE's neurons, in the order given, each with the rows and columns it had, bit for bit.
-
-    With a threshold (relu, batch_topk that was calibrated, jumprelu, gated) a neuron's latents do not depend on the
-    others: those of the retained stay what they were, up to the rounding of a product of another width. In topk, and
-    in batch_topk without a threshold, neurons compete. Who is discarded can no longer take a place, so the ``k``
-    places go to retained ones: what was active stays active at the same value, and weaker latents join it. Letting the
-    discarded compete would need all of the parent's encoder, which pruning is there to save.
-
-    Matryoshka groups keep those of their neurons that are retained, and a group of which none is left is gone. Where
-    the order of ``ids`` mixes groups, prefixes mean nothing and the SAE has none.
-
-    Raises:
-        ValueError: If there are no ids, or one does not exist or comes twice.
-    """
-    ids = checks.neuron_ids("ids", ids, sae.d_sae - 1)
-    groups = sae.group_of[ids]
-    sizes = None
-    if sae.group_sizes is not None and bool((groups.diff() >= 0).all()):
-        sizes = groups.unique_consecutive(return_counts=True)[1].tolist()
-    with torch.device("meta"):
-        retained = SAE(**sae.arguments | {"d_sae": len(ids), "group_sizes": sizes})
-    weights = sae.state_dict()
-    for name, tensor in weights.items():
-        if name == "W_enc":
-            weights[name] = tensor[:, ids]
-        else:
-            weights[name] = tensor[ids] if name == "W_dec" or (name in PER_NEURON and tensor.ndim) else tensor.clone()
-    retained.load_state_dict(weights, assign=True)
-    return retained.train(sae.training)
+def _without_shared(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if name not in SHARED}
 
 
 def _names(name: str, names: Sequence[str | None], count: int) -> list[str | None]:
@@ -401,9 +383,8 @@ def _names(name: str, names: Sequence[str | None], count: int) -> list[str | Non
 
 
 def _sha256(sae: SAE) -> str:
-    """Of all weights, in the order of their names."""
-    digest = hashlib.sha256()
+    """Hash of all weights, in the order of their names."""
+    parts: list[Any] = []
     for name, tensor in sorted(sae.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
+        parts += [name, tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()]
+    return sha256(*parts)

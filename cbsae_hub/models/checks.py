@@ -60,7 +60,7 @@ def text(name: str, value: str | None) -> str | None:
 
 
 def tokens(name: str, value: str | None) -> str | None:
-    """Which tokens of an image are meant, or None where that is not known."""
+    """A choice of an image's tokens, or None where it is not known."""
     if value is not None and not (isinstance(value, str) and TOKENS.fullmatch(value)):
         raise ValueError(f"{name} must be cls, patches, all, mean or random:n, got {value!r:.80}")
     return value
@@ -80,7 +80,7 @@ def description(name: str, value: str | dict | None) -> str | dict | None:
 
 
 def partition(name: str, sizes: Sequence[int] | None, whole: int | None = None) -> tuple[int, ...] | None:
-    """Positive ints that sum to ``whole`` (if that is known), or None."""
+    """Positive ints that sum to ``whole`` (if it is given), or None."""
     if sizes is None:
         return None
     if not isinstance(sizes, (list, tuple)) or not 1 <= len(sizes) <= MAX_PARTS:

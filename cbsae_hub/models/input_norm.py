@@ -1,7 +1,7 @@
 """Normalisation of each token before an SAE and its inverse after, which cannot be folded into weights.
 
-Of other people's SAEs: SAELens' ``normalize_activations`` and ViT-Prisma train on such tokens. Both kinds are theirs to
-the digit, with the deviation that divides by ``d - 1``, and an epsilon on the way in that is not there on the way out.
+SAEs of SAELens (``normalize_activations``) and ViT-Prisma are trained on such tokens. Both kinds equal theirs to the
+digit: the deviation divides by ``d - 1``, and the epsilon counts on the way in, but not on the way out.
 """
 
 import torch
@@ -23,7 +23,7 @@ def normalize(kind: str, x: Tensor) -> Tensor:
 
 
 def scale(kind: str, like: Tensor) -> Tensor:
-    """How long a step of 1 in the SAE's units is in those of the tokens ``like [..., d]``: ``[..., 1]``."""
+    """Length of a step of 1 in the SAE's units, in units of the tokens ``like [..., d]``: ``[..., 1]``."""
     tiny = torch.finfo(like.dtype).tiny
     if kind == "layer_norm":
         return (like - like.mean(-1, keepdim=True)).std(-1, keepdim=True).clamp_min(tiny)
@@ -31,6 +31,6 @@ def scale(kind: str, like: Tensor) -> Tensor:
 
 
 def denormalize(kind: str, y: Tensor, like: Tensor) -> Tensor:
-    """What the SAE puts out, ``[..., d]``, with mean and scale of the tokens ``like``."""
+    """Output of the SAE, ``[..., d]``, with mean and scale of the tokens ``like``."""
     scaled = y * scale(kind, like)
     return scaled + like.mean(-1, keepdim=True) if kind == "layer_norm" else scaled

@@ -1,25 +1,31 @@
 """The sparse autoencoder: six variants behind one class, with weights named and shaped as in SAELens."""
 
+import logging
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from cbsae_hub.models import checks
-from cbsae_hub.models.activations import SPARSITIES, TrainingLatents
+from cbsae_hub.models.activations import ACTIVATIONS, IN_INPUT_UNITS, PER_NEURON, Activation, Settings, TrainingLatents
 from cbsae_hub.models.base import HubModel
 from cbsae_hub.models.calibration import exact_threshold, token_chunks
 from cbsae_hub.models.input_norm import KINDS, denormalize, normalize, scale
+from cbsae_hub.models.provenance import SAEProvenance, entry
 from cbsae_hub.models.sparse_latents import SparseLatents, gather_rows, mostly_zero_product
+
+logger = logging.getLogger(__name__)
 
 MAX_D_IN = 2**16
 MAX_D_SAE = 2**23
 MAX_MATRIX = 2**32
+UNSET = -1.0  # value of a threshold that was neither tracked nor calibrated yet
 
 
 class SAEOutput(NamedTuple):
-    """What ``sae(x)`` returns."""
+    """Result of ``sae(x)``."""
 
     latents: Tensor
     """``[..., d_sae]``"""
@@ -32,8 +38,8 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
 
     ``hidden = (x - b_dec) @ W_enc + b_enc``; an activation function makes latents of it
     (:mod:`cbsae_hub.models.activations`); ``reconstruction = latents @ W_dec + b_dec``. With ``input_norm``, all this
-    happens to normalised tokens, and a reconstruction gets back mean and scale of the token that it is of, which
-    :meth:`decode` has to be told (``like=x``).
+    happens to normalised tokens. A reconstruction then gets back the mean and scale of its token, which :meth:`decode`
+    takes as ``like=x``.
 
     Parameters: ``W_enc [d_in, d_sae]``, ``b_enc [d_sae]``, ``W_dec [d_sae, d_in]`` (rows of unit norm at the
     start), ``b_dec [d_in]``; jumprelu: ``threshold [d_sae]``; gated: ``b_gate``, ``b_mag``, ``r_mag
@@ -50,22 +56,29 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
         group_sizes: Sizes of the nested groups of a Matryoshka SAE, coarsest first; their sum is ``d_sae``.
         threshold_per_neuron: batch_topk only: ``threshold`` is a vector instead of one number.
         bandwidth: jumprelu only: width of the window in which thresholds get a gradient, in units of ``x``.
-        encoder_id: The encoder whose activations are explained, as ``VisionEncoder.provenance()`` gives it.
-        encoder_revision: Its revision.
-        layer: The block whose output is read, 0-based.
-        tokens: Which tokens: "cls", "patches", "all", "mean" or "random:n".
-        preprocessing: What was done to the images.
-        training_data: The data set, split and amount trained on.
-        norm_factor: The input scale that was folded in; set by :meth:`fold_input_scale`.
         input_norm: How each token is normalised first: "layer_norm", "constant_norm", or None as in every SAE trained
             here; see :mod:`cbsae_hub.models.input_norm`.
-        imported_from: Of somebody else's SAE: format, source, file, what was changed (``notes``) and what its config
-            says; written by :func:`cbsae_hub.formats.convert.import_sae`.
         seed: Seed of the initial weights (and of training); None draws from torch's global generator.
+        **provenance: Entries of :class:`cbsae_hub.models.provenance.SAEProvenance`: ``encoder_id``, ``layer``, ...
 
     Raises:
         ValueError: If a value is of the wrong type, out of range, or unreasonably large.
     """
+
+    provenance_class = SAEProvenance
+    provenance: SAEProvenance
+    W_enc: nn.Parameter
+    W_dec: nn.Parameter
+    b_dec: nn.Parameter
+    b_enc: nn.Parameter | None
+    b_gate: nn.Parameter | None
+    b_mag: nn.Parameter | None
+    r_mag: nn.Parameter | None
+    threshold: Tensor | None
+    _warned = False
+
+    norm_factor = entry("norm_factor", "The input scale that was folded in.")
+    imported_from = entry("imported_from", "Source and changes of somebody else's SAE.")
 
     def __init__(
         self,
@@ -77,55 +90,47 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
         *,
         threshold_per_neuron: bool = False,
         bandwidth: float = 0.001,
-        encoder_id: str | None = None,
-        encoder_revision: str | None = None,
-        layer: int | None = None,
-        tokens: str | None = None,
-        preprocessing: str | dict | None = None,
-        training_data: str | dict | None = None,
-        norm_factor: float | None = None,
         input_norm: str | None = None,
-        imported_from: dict | None = None,
         seed: int | None = None,
+        **provenance: Any,
     ):
         super().__init__()
+        self.provenance = SAEProvenance(**provenance)
         self.d_in = checks.integer("d_in", d_in, 1, MAX_D_IN)
         self.d_sae = checks.integer("d_sae", d_sae, 1, MAX_D_SAE)
         if self.d_in * self.d_sae > MAX_MATRIX:
             raise ValueError(f"d_in * d_sae = {d_in} * {d_sae} exceeds the limit of {MAX_MATRIX} weights")
-        self.activation = checks.choice("activation", activation, SPARSITIES)
+        self.activation = checks.choice("activation", activation, ACTIVATIONS)
+        self.k = checks.integer("k", k, 1, MAX_D_SAE)
         self.group_sizes = checks.partition("group_sizes", group_sizes, self.d_sae)
         self.threshold_per_neuron = checks.boolean("threshold_per_neuron", threshold_per_neuron)
         if threshold_per_neuron and activation != "batch_topk":
             raise ValueError("threshold_per_neuron is a setting of activation 'batch_topk' only")
-        self.encoder_id = checks.text("encoder_id", encoder_id)
-        self.encoder_revision = checks.text("encoder_revision", encoder_revision)
-        self.layer = None if layer is None else checks.integer("layer", layer, -1000, 1000)
-        self.tokens = checks.text("tokens", tokens)
-        self.preprocessing = checks.description("preprocessing", preprocessing)
-        self.training_data = checks.description("training_data", training_data)
-        self.norm_factor = None if norm_factor is None else checks.positive("norm_factor", norm_factor)
+        self.bandwidth = checks.positive("bandwidth", bandwidth)
         self.input_norm = None if input_norm is None else checks.choice("input_norm", input_norm, KINDS)
-        self.imported_from = checks.description("imported_from", imported_from)
         self.seed = None if seed is None else checks.integer("seed", seed, 0, 2**64 - 1)
 
-        self.sparsity = SPARSITIES[activation](
-            checks.integer("k", k, 1, MAX_D_SAE), checks.positive("bandwidth", bandwidth)
-        )
         self.W_enc = nn.Parameter(torch.empty(self.d_in, self.d_sae))
         self.W_dec = nn.Parameter(torch.empty(self.d_sae, self.d_in))
         self.b_dec = nn.Parameter(torch.zeros(self.d_in))
-        self.sparsity.create_parameters(self)
+        for name in PER_NEURON:
+            needed = name in self.activation_function.parameters
+            self.register_parameter(name, nn.Parameter(torch.zeros(self.d_sae)) if needed else None)
+        if activation == "jumprelu":
+            self.threshold = nn.Parameter(torch.full((self.d_sae,), self.bandwidth))
+        else:
+            shape = (self.d_sae,) if threshold_per_neuron else ()
+            self.register_buffer("threshold", torch.full(shape, UNSET) if activation == "batch_topk" else None)
         if not self.W_dec.is_meta:
             self.reset_matrices_()
 
     def extra_repr(self) -> str:
-        """What ``print(sae)`` says of it: width, activation function, and whose activations it explains."""
-        told = {"d_in": self.d_in, "d_sae": self.d_sae, "activation": self.activation}
-        if self.activation in ("topk", "batch_topk"):
-            told["k"] = self.k
-        told |= {"encoder_id": self.encoder_id, "layer": self.layer, "tokens": self.tokens}
-        return ", ".join(f"{name}={value!r}" for name, value in told.items() if value is not None)
+        """Text in ``print(sae)``: widths, activation function, and the activations that it explains."""
+        settings = {"d_in": self.d_in, "d_sae": self.d_sae, "activation": self.activation}
+        if self.activation_function.selects_by_rank:
+            settings["k"] = self.k
+        settings |= {"encoder_id": self.encoder_id, "layer": self.layer, "tokens": self.tokens}
+        return ", ".join(f"{name}={value!r}" for name, value in settings.items() if value is not None)
 
     @property
     def d_latent(self) -> int:
@@ -133,14 +138,14 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
         return self.d_sae
 
     @property
-    def k(self) -> int:
-        """Active latents per token; kept by :attr:`sparsity`, which is where to change it."""
-        return self.sparsity.k
+    def activation_function(self) -> Activation:
+        """The function that makes latents of hidden values."""
+        return ACTIVATIONS[self.activation]
 
-    @property
-    def bandwidth(self) -> float:
-        """Width of JumpReLU's window; kept by :attr:`sparsity`."""
-        return self.sparsity.bandwidth
+    def activation_settings(self) -> Settings:
+        """Settings of this SAE that the activation function reads; an unset threshold is None."""
+        threshold = self.threshold if self.threshold_is_set else None
+        return Settings(self.k, self.bandwidth, threshold, self.b_gate, self.b_mag, self.r_mag)
 
     @torch.no_grad()
     def reset_matrices_(self) -> None:
@@ -160,7 +165,7 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
         return x if self.input_norm is None else normalize(self.input_norm, x)
 
     def unit(self, like: Tensor | None) -> Tensor | float:
-        """How long a step of 1 in the units of the weights is at tokens ``like``: 1, or ``[..., 1]``.
+        """Length of a step of 1 in the units of the weights, at tokens ``like``: 1, or ``[..., 1]``.
 
         Raises:
             ValueError: If there is an ``input_norm`` and no ``like``.
@@ -168,7 +173,7 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
         return 1.0 if self.input_norm is None else scale(self.input_norm, self._needed(like))
 
     def origin(self, like: Tensor | None = None) -> Tensor:
-        """What no latents at all are decoded to: ``[d_in]``, with an ``input_norm`` ``[..., d_in]``."""
+        """Reconstruction of latents that are all 0: ``[d_in]``, with an ``input_norm`` ``[..., d_in]``."""
         return self._denormalized(self.b_dec, like)
 
     def hidden(self, x: Tensor) -> Tensor:
@@ -177,7 +182,7 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
 
     def preactivations(self, x: Tensor) -> Tensor:
         """Magnitudes before selection, ``relu(hidden(x))`` (gated: of its magnitude branch)."""
-        return self.sparsity.preactivations(self, self.hidden(x))
+        return self.activation_function.preactivations(self.hidden(x), self.activation_settings())
 
     def encode(self, x: Tensor) -> Tensor:
         """Latents by the inference rule, dense: ``[..., d_in] -> [..., d_sae]``, in the dtype of the weights.
@@ -185,7 +190,7 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
         Raises:
             ValueError: If the last dimension is not ``d_in``, or ``x`` is not floating point or not finite.
         """
-        return self.sparsity.infer(self, self.hidden(self._checked(x)))
+        return self.activation_function.infer(self.hidden(self._checked(x)), self._inference_settings())
 
     @torch.no_grad()
     def encode_sparse(self, x: Tensor, max_active: int | None = None) -> SparseLatents:
@@ -202,8 +207,9 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
         """
         if max_active is not None:
             checks.integer("max_active", max_active, 1, MAX_D_SAE)
+        settings = self._inference_settings()
         parts = [
-            self.sparsity.infer_sparse(self, self.hidden(chunk), max_active)
+            self.activation_function.infer_sparse(self.hidden(chunk), settings, max_active)
             for chunk in token_chunks(self._checked(x).reshape(-1, self.d_in), self.d_sae)
         ]
         width = max(part.values.shape[-1] for part in parts)
@@ -239,7 +245,7 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
         return self._denormalized(gather_rows(SparseLatents(values, indices), self.W_dec) + self.b_dec, like)
 
     def only_active(self, latents: SparseLatents) -> SparseLatents:
-        """Of :meth:`encode_sparse` what the decoder reads: all of it."""
+        """The part of :meth:`encode_sparse` that the decoder reads: all of it."""
         return latents
 
     def forward(self, x: Tensor) -> SAEOutput:
@@ -270,9 +276,14 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
     def train_latents(self, x: Tensor) -> TrainingLatents:
         """Latents by the training rule, dense, with the loss terms that go with it; ``x [n, d_in]``.
 
-        The plain autograd form. Faster steps take ``sae.sparsity.train_select(sae.preactivations(x))``.
+        The plain autograd form; training by rank has a faster one.
         """
-        return self.sparsity.train_latents(self, x)
+        out = self.activation_function.train(self.hidden(x), self.decoder_norms(), self.activation_settings())
+        auxiliary = out.penalty.new_zeros(())
+        if out.gate is not None:
+            through_gate = out.gate @ self.W_dec.detach() + self.b_dec.detach()
+            auxiliary = (x - through_gate).square().sum(-1).mean()
+        return TrainingLatents(out.latents, out.penalty, auxiliary)
 
     def decoder_norms(self) -> Tensor:
         """L2 norm of each decoder row, ``[d_sae]``."""
@@ -288,6 +299,15 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
         """Whether there is an inference threshold that was learned, tracked or calibrated."""
         learned = isinstance(self.threshold, nn.Parameter)
         return learned or (self.threshold is not None and bool((self.threshold >= 0).all()))
+
+    @torch.no_grad()
+    def track_threshold_(self, smallest_active: Tensor, decay: float = 0.999) -> None:
+        """Moves batch_topk's threshold towards the smallest active latent of a training batch; copies the first."""
+        assert self.threshold is not None
+        if self.threshold_is_set:
+            self.threshold.lerp_(smallest_active.to(self.threshold).expand_as(self.threshold), 1 - decay)
+        else:
+            self.threshold.copy_(smallest_active)
 
     @torch.no_grad()
     def calibrate_threshold(
@@ -349,9 +369,24 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
             raise ValueError(
                 f"input_norm {self.input_norm!r} takes every scale out of the tokens: there is none to fold"
             )
-        self.b_dec.mul_(factor)
-        self.sparsity.scale_inputs_(self, factor)
-        self.norm_factor = factor * (self.norm_factor or 1.0)
+        scaled = [getattr(self, name) for name in IN_INPUT_UNITS if name != "threshold" or self.threshold_is_set]
+        for tensor in (self.b_dec, *scaled):
+            if tensor is not None:
+                tensor.mul_(factor)
+        if self.activation == "jumprelu":  # the window scales as well, so that training can go on
+            self.bandwidth *= factor
+        self.provenance = replace(self.provenance, norm_factor=factor * (self.norm_factor or 1.0))
+
+    def _inference_settings(self) -> Settings:
+        settings = self.activation_settings()
+        if self.activation == "batch_topk" and settings.threshold is None and not self._warned:
+            self._warned = True
+            logger.warning(
+                "this batch_topk SAE has no threshold yet: keeping the %d largest latents of each token. "
+                "Call calibrate_threshold(activations).",
+                self.k,
+            )
+        return settings
 
     def _needed(self, like: Tensor | None) -> Tensor:
         if like is None:

@@ -5,7 +5,6 @@ docs/neuron-table.md describes the columns.
 """
 
 import copy
-import hashlib
 import io
 import json
 import operator
@@ -20,7 +19,7 @@ import pandas as pd
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from cbsae_hub.hub.files import read_text, replace_file, write_text
+from cbsae_hub.hub.files import read_text, replace_file, sha256, write_text
 from cbsae_hub.hub.locate import download_folder, require_revision
 from cbsae_hub.neurons.search import ConceptIndex, Found
 from cbsae_hub.neurons.verdicts import STRONG
@@ -293,7 +292,7 @@ class Pack:
         if lacking := [part for part, kind in PARTS.items() if not isinstance(info.get(part, ...), kind)]:
             raise PackError(f"{folder / INFO} is damaged: no good {', '.join(lacking)} in it; build the pack again")
         for file in FILES:
-            if _sha256((folder / file).read_bytes()) != info["files"].get(file):
+            if sha256(folder / file) != info["files"].get(file):
                 raise PackError(f"{folder / file} is damaged or of another pack: its checksum differs from {INFO}")
         tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in ("neurons", "examples", "images")}
         maps = load_file(folder / "patch_maps.safetensors")["maps"]
@@ -330,7 +329,7 @@ class Pack:
             save_file({"maps": np.ascontiguousarray(maps)}, partial)
         with replace_file(folder / "vocabulary.safetensors") as partial:
             save_file({"text_embeddings": np.ascontiguousarray(text_embeddings.astype(np.float16))}, partial)
-        sums = {file: _sha256((folder / file).read_bytes()) for file in FILES}
+        sums = {file: sha256(folder / file) for file in FILES}
         content = {"schema_version": SCHEMA_VERSION, "package_version": __version__, "files": sums, **info}
         write_text(folder / INFO, json.dumps(content, indent=1) + "\n")
 
@@ -462,10 +461,6 @@ def _noise_level(texts: np.ndarray, vocabulary: list[str], embed_texts: Callable
     drawn = ("".join(rng.choices(letters, k=len(rng.choice(vocabulary)))) for _ in range(NONSENSE))
     embeddings = np.asarray(embed_texts(list(drawn)), dtype=np.float32)
     return float(np.quantile((embeddings @ texts.T).max(1), NEARER_THAN))
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _by_image(images: pd.DataFrame) -> dict[int, StoredImage]:

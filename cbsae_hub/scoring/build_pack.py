@@ -14,10 +14,10 @@ from tqdm import tqdm
 from cbsae_hub.data.images import image_batches, read_pictures
 from cbsae_hub.data.labels import class_names, words_in
 from cbsae_hub.encoders.vision import VisionEncoder
+from cbsae_hub.hub.files import plain
 from cbsae_hub.models import CBSAE, SAE, folder_revision
 from cbsae_hub.neurons.pack import Pack
 from cbsae_hub.scoring import NeuronScorer, Scores
-from cbsae_hub.scoring.report import without_nan
 
 STRIP_SIZES = {"top": 9, "p75": 4, "p50": 4, "p25": 4, "random": 4}  # random last: it avoids the others' images
 QUANTILES = {"p75": 0.75, "p50": 0.50, "p25": 0.25}
@@ -70,7 +70,7 @@ def build_pack(
         "images": {**source, "n": len(images)},
         "concepts": {"name": vocabulary.name, "sha256": vocabulary.sha256, "names": list(vocabulary.concepts)},
         "grid": list(encoder.grid) if encoder.tokens == "patches" else None,
-        "scores": without_nan({name: part for name, part in scores.summary.items() if name not in facts}),
+        "scores": plain({name: part for name, part in scores.summary.items() if name not in facts}),
     }
     pictures = thumbnails(images, sorted(examples["image"].unique()), alt_column)
     texts = next(iter(scorer.texts.values()))

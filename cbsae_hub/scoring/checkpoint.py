@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torchmetrics import Metric
 
-from cbsae_hub.hub.files import replace_file
+from cbsae_hub.hub.files import replace_file, require_same_settings
+from cbsae_hub.metrics.streaming import StreamingMetric
 
 
-def save(file: Path, metrics: Mapping[str, Metric], identity: Mapping[str, Any], done: int) -> None:
+def save(file: Path, metrics: Mapping[str, StreamingMetric], identity: Mapping[str, Any], done: int) -> None:
     """The sums of one process after so many batches."""
     tensors = {}
     for name, metric in metrics.items():
@@ -27,18 +27,14 @@ def save(file: Path, metrics: Mapping[str, Metric], identity: Mapping[str, Any],
         save_file(tensors, partial, metadata={"done": str(done), "identity": json.dumps(identity, sort_keys=True)})
 
 
-def load(file: Path, metrics: Mapping[str, Metric], identity: Mapping[str, Any]) -> int:
+def load(file: Path, metrics: Mapping[str, StreamingMetric], identity: Mapping[str, Any]) -> int:
     """Puts saved sums into the metrics; returns how many batches they are of."""
     with safe_open(file, framework="pt") as saved:
         facts = saved.metadata()
-        if facts["identity"] != json.dumps(identity, sort_keys=True):
-            raise ValueError(
-                f"{file} is of another run: {facts['identity']}. Give the same settings, or delete it to start over"
-            )
+        require_same_settings(json.loads(facts["identity"]), identity, file)
         for key in saved.keys():
             name, state = key.split(".", 1)
             value = saved.get_tensor(key)
             metric = metrics[name]
             setattr(metric, state, [value] if isinstance(getattr(metric, state), list) else value)
-            metric._update_count = int(facts["done"])  # or torchmetrics takes it for one that was never updated
     return int(facts["done"])

@@ -100,7 +100,7 @@ def _rows(
     tokens: NeuronActivity,
 ) -> pd.DataFrame:
     """The neuron table's rows."""
-    found = {name: torch.atleast_1d(values) for name, values in tokens.compute().items()}  # torchmetrics squeezes one
+    found = tokens.compute()
     best = fits.topk(min(NAMES, len(concepts)), dim=1)
     density = (latents > 0).double().mean(0)
     own = fits[torch.arange(len(added)), torch.tensor([concepts.index(name) for name in added])]

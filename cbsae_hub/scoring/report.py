@@ -12,7 +12,7 @@ import pandas as pd
 from torch import Tensor
 
 from cbsae_hub.data.concepts import ConceptSet
-from cbsae_hub.hub.files import read_text, replace_file, write_text
+from cbsae_hub.hub.files import read_text, replace_file, write_json
 from cbsae_hub.metrics import (
     CommonKinds,
     GroundTruthScores,
@@ -78,7 +78,7 @@ class Scores:
                 with replace_file(folder / f"{name}.parquet") as partial:
                     frame.to_parquet(partial, index=False)
         content = {**self.summary, **more, "schema_version": SCHEMA_VERSION, "package_version": __version__}
-        write_text(folder / "scores.json", json.dumps(without_nan(content), indent=1) + "\n")
+        write_json(folder / "scores.json", content)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Scores":
@@ -401,14 +401,3 @@ def mean(values: Any) -> float:
     """The mean; NaN of nothing."""
     values = np.asarray(values, dtype=np.float64)
     return float(values.mean()) if len(values) else math.nan
-
-
-def without_nan(value: Any) -> Any:
-    """For strict JSON, which has no NaN: null."""
-    if isinstance(value, dict):
-        return {str(key): without_nan(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_nan(inner) for inner in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -10,7 +10,6 @@ from accelerate import Accelerator
 from PIL import Image
 from scipy import sparse
 from torch import Tensor
-from torchmetrics import Metric
 from tqdm import tqdm
 
 from cbsae_hub.data.concepts import ConceptSet
@@ -34,6 +33,7 @@ from cbsae_hub.metrics import (
     Uniqueness,
     mean_over_tokens,
 )
+from cbsae_hub.metrics.streaming import StreamingMetric
 from cbsae_hub.models import CBSAE, SAE, SparseLatents
 from cbsae_hub.scoring import checkpoint as checkpoints
 from cbsae_hub.scoring.report import Gathered, Scores, label_table, neuron_table, origin_of, summary_of
@@ -110,7 +110,7 @@ class NeuronScorer:
             on fewer images than that, and most of a neuron's would be images on which it is silent.
 
     Attributes:
-        metrics: The torchmetrics that gather, by name.
+        metrics: The metrics that gather, by name.
 
     Raises:
         ValueError: If the encoder does not fit the SAE, there is no concept set, or ``zero_shot`` or ``tree`` come
@@ -141,7 +141,7 @@ class NeuronScorer:
         self.sae, self.encoder, self.judge, self.concepts = sae, encoder, judge, dict(concepts)
         self.similarity, self.truth, self.zero_shot, self.top_k = similarity, truth, zero_shot, top_k
         self.texts = {name: judge.embed_texts(list(given)) for name, given in self.concepts.items()}
-        self.metrics: dict[str, Metric] = {
+        self.metrics: dict[str, StreamingMetric] = {
             "activity": NeuronActivity(sae.d_latent),
             "reconstruction": Reconstruction(sae.d_in),
             "active": ActiveLatents(sae.d_latent, encoder.tokens_per_image),

@@ -1,7 +1,6 @@
 """How well each neuron steers: it is set, LLaVA speaks or unCLIP draws, and that is compared with what it means."""
 
 import functools
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from tqdm import tqdm
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.encoders.sentences import Sentences
 from cbsae_hub.encoders.site import EditError
-from cbsae_hub.hub.files import replace_file, write_text
+from cbsae_hub.hub.files import claim, replace_file
 from cbsae_hub.metrics.steerability import (
     image_steerability,
     image_to_unit_interval,
@@ -200,7 +199,7 @@ class SteerabilityScorer:
         if world > 1 and folder is None:
             raise ValueError("several processes need a folder to put their results in")
         if folder:
-            _claim(folder, {**(settings or {}), "neurons": rows["neuron"].tolist()})
+            claim(folder, {**(settings or {}), "neurons": rows["neuron"].tolist()}, "run.json")
         drawn = set(_spread(rows["neuron"].tolist(), self.drawn)) if self.unclip else set()
         chunks = [rows.iloc[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
         parts = {}
@@ -344,18 +343,3 @@ def _spread(rows: Sequence[int], count: int | None) -> list[int]:
     if count is None or count >= len(rows):
         return list(rows)
     return [rows[i] for i in np.linspace(0, len(rows) - 1, count).round().astype(int)]
-
-
-def _claim(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Marks a folder of chunks as those of this run.
-
-    Raises:
-        ValueError: If it is one of another run.
-    """
-    file, text = folder / "run.json", json.dumps(identity, sort_keys=True)
-    if file.is_file():
-        if file.read_text(encoding="utf-8") != text:
-            raise ValueError(f"{folder} holds parts of another run: give the same settings, or delete it to start over")
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(file, text)

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from cbsae_hub.formats.load import load
-from cbsae_hub.hub.locate import download, find_model, is_content
+from cbsae_hub.hub import locate as hub
+from cbsae_hub.hub.locate import download, is_content
 from cbsae_hub.models import folder_revision, resolve_id
 
 # Stability AI took its Stable Diffusion 2 repositories off the Hub; the community keeps copies under these names.
@@ -63,9 +64,7 @@ def locate(
             raise OSError(f"{what} could not be loaded. {_advice(source)} ({error})") from error
     elif not (Path(source) / index).is_file():
         raise OSError(f"{what} could not be loaded: {source} has no {index}. Save or download the whole model again")
-    if revision is not None:
-        source, _ = find_model(source, revision)
-    return {"pretrained_model_name_or_path": source}
+    return hub.locate(source, revision).pretrained
 
 
 def load_sae(sae: Any) -> Any:

@@ -1,12 +1,12 @@
 """The public endpoints, for gradio_client, curl and assistants (MCP): typed, documented, and checked like the page."""
 
 import inspect
-import math
 from functools import wraps
 from typing import Any
 
 import gradio as gr
 
+from cbsae_hub.hub.files import plain
 from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.studio.basket import Basket, checked, concept_of, range_of, watched_word
 from cbsae_hub.studio.links import MAX_QUERY, MAX_QUESTION, MAX_SEED, MAX_STEPS, MIN_STEPS, OPS
@@ -80,8 +80,8 @@ class Api:
         row = row_of(loaded_model, neuron)
         span = range_of(loaded_model, row.neuron)
         return {
-            **{name: _plain(value) for name, value in row._asdict().items()},
-            "strengths": {"low": span.low, "high": span.high, "recommended": span.band, "p99": _plain(span.p99)},
+            **{name: plain(value) for name, value in row._asdict().items()},
+            "strengths": {"low": span.low, "high": span.high, "recommended": span.band, "p99": plain(span.p99)},
             "neighbours": [
                 {**_short(loaded_model, other), "cosine": cosine}
                 for other, cosine in loaded_model.neighbours(row.neuron)
@@ -111,7 +111,7 @@ class Api:
             "concepts": loaded_model.concepts,
             "steers": {name: public_id(source) for name, source in self.serving.generators.ids.items() if source},
             **{name: loaded_model.pack.info[name] for name in ("encoder", "judge", "images", "grid")},
-            "scores": {name: _plain(scores[name]) for name in ("reconstruction", "shares") if name in scores},
+            "scores": {name: plain(scores[name]) for name in ("reconstruction", "shares") if name in scores},
         }
 
     def encode_image(self, image: str, limit: int = 10, model: str = "") -> dict:
@@ -272,15 +272,4 @@ def _text(name: str, value: Any, limit: int, empty: bool = False) -> str:
 
 def _short(loaded_model: LoadedModel, neuron: int) -> dict[str, Any]:
     row = loaded_model.pack.neurons[neuron]
-    return {"neuron": neuron, "name": concept_of(loaded_model, neuron), "score": _plain(row.score), "kind": row.kind}
-
-
-def _plain(value: Any) -> Any:
-    """Returns a value as JSON can hold it: no NaN, no arrays."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return {"neuron": neuron, "name": concept_of(loaded_model, neuron), "score": plain(row.score), "kind": row.kind}

@@ -102,11 +102,6 @@ def test_facts_leave_out_what_is_empty_and_indent_lines():
     assert text == "a       x\n        y\nlonger  3"
 
 
-def test_numbers_are_short():
-    shown = [output.number(value) for value in (None, 2048, 2048.0, 1.0, 0.12345, -3.5)]
-    assert shown == ["", "2,048", "2,048", "1.000", "0.123", "-3.500"]
-
-
 def python(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
 

@@ -7,8 +7,9 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from PIL import Image
 
+from cbsae_hub.cards.by_hand import ByHand
 from cbsae_hub.cards.facts import Facts
-from cbsae_hub.cards.write import ByHand, render_card
+from cbsae_hub.cards.write import render_card
 from cbsae_hub.hub.stamp import edited_by_hand
 from training.emoji_world.paths import HUB, ROOT
 

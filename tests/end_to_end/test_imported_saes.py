@@ -1,6 +1,7 @@
 """SAEs of every format, with and without normalised tokens, through the package: pack, page, steering, a bottleneck."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -112,6 +113,6 @@ def test_a_bottleneck_is_trained_beside_it(hub, theirs, tmp_path):
 def test_without_an_encoder_it_is_said_what_is_missing(hub, theirs):
     golden, folder = theirs
     sae = cbsae_hub.load(golden.path, encoder_id="me/encoder", layer=1)
-    sae.tokens = None
+    sae.provenance = replace(sae.provenance, tokens=None)
     with pytest.raises(ValueError, match=r"load it with tokens=\.\.\."):
         explained_encoder(sae, beside=folder)

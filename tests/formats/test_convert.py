@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -293,7 +294,7 @@ def test_a_store_of_an_impossible_scale(tmp_path, factor):
 
 def test_exported_files_are_what_saelens_reads(sae, x, tmp_path):
     """The formulas of SAELens' documentation, from the files alone."""
-    sae.encoder_id, sae.layer = "openai/clip-vit-base-patch32", 9
+    sae.provenance = replace(sae.provenance, encoder_id="openai/clip-vit-base-patch32", layer=9)
     assert export_saelens(sae, tmp_path / "out") == tmp_path / "out"
     config = json.loads((tmp_path / "out" / "cfg.json").read_text())
     p = {name: tensor.double() for name, tensor in load_file(tmp_path / "out" / "sae_weights.safetensors").items()}

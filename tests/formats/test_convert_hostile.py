@@ -121,7 +121,7 @@ def program(size, stride, offset=0, storage=None):
 def test_the_careful_reader_reads_tensors(tmp_path):
     content = torch.arange(4.0).numpy().tobytes()
     read = read_tensors(Written(tmp_path).write(program((2, 2), (1, 2)), {"0": content}), "x")
-    assert read.left_out and torch.equal(read.tensors["W_enc"], torch.tensor([[0.0, 2.0], [1.0, 3.0]]))
+    assert read.incomplete and torch.equal(read.tensors["W_enc"], torch.tensor([[0.0, 2.0], [1.0, 3.0]]))
 
 
 @pytest.mark.parametrize(

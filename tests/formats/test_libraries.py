@@ -4,6 +4,7 @@ Of saev, PyPI has the first version only, and of ViT-Prisma one without SAEs.
 """
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -85,7 +86,7 @@ def test_saelens_batchtopk_saved_in_both_ways(name, tmp_path):
 @torch.no_grad()
 def test_saelens_loads_what_is_exported(sae, x, tmp_path):
     sae_lens = pytest.importorskip("sae_lens")
-    sae.encoder_id, sae.layer = "openai/clip-vit-base-patch32", 9
+    sae.provenance = replace(sae.provenance, encoder_id="openai/clip-vit-base-patch32", layer=9)
     export_saelens(sae, tmp_path)
     theirs = sae_lens.SAE.load_from_disk(tmp_path, device="cpu")
     torch.testing.assert_close(theirs.encode(x), sae.encode(x), **CLOSE)

@@ -1,5 +1,6 @@
 """A tiny world on disk: encoder, judge, SAE and labelled pictures, side by side as in a hub folder."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,6 @@ def make_hub(
 def make_bottleneck(sae: SAE, encoder: VisionEncoder, folder: Path) -> CBSAE:
     """Half of the SAE, and a bottleneck for two of the concepts whose neurons are signed; saved beside the others."""
     cb = CBSAE.from_sae(sae, range(0, 32, 2), ["red", "right"], 1, seed=3)
-    cb.encoder_id = encoder.repo_id
+    cb.provenance = replace(cb.provenance, encoder_id=encoder.repo_id)
     cb.save_pretrained(folder / "bottleneck")
     return cb.eval()

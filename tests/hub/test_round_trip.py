@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -97,13 +98,13 @@ def test_save_pretrained_can_push(hub, make_sae, tmp_path):
 def test_a_card_edited_on_the_hub_is_kept_until_told_otherwise(hub, make_sae, caplog):
     sae = make_sae("topk")
     sae.push_to_hub(REPO)
-    sae.training_data = "me/photos"
+    sae.provenance = replace(sae.provenance, training_data="me/photos")
     sae.push_to_hub(REPO)  # the card was ours: renewed
     assert b"me/photos" in hub.files[REPO]["main"]["README.md"]
 
     edited = hub.files[REPO]["main"]["README.md"].replace(b"# sae", b"# The best one")
     hub.files[REPO]["main"]["README.md"] = edited
-    sae.sparsity.k = 7
+    sae.k = 7
     sae.push_to_hub(REPO)
     assert hub.files[REPO]["main"]["README.md"] == edited
     assert "keeping the hand-edited README.md" in caplog.text
@@ -184,7 +185,7 @@ def test_results_that_say_themselves_that_they_are_of_other_weights(hub, measure
 def test_a_pack_on_the_hub_stays_with_the_same_weights(hub, measured):
     CBSAE.from_pretrained(measured).push_to_hub(REPO)
     cb = CBSAE.from_pretrained(REPO)
-    cb.training_data = "me/photos"
+    cb.provenance = replace(cb.provenance, training_data="me/photos")
     cb.push_to_hub(REPO)
     assert hub.paths(REPO) == MODEL | BESIDE | {"drawn/one.png"}
     assert CBSAE.from_pretrained(REPO).training_data == "me/photos"

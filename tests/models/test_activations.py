@@ -6,6 +6,10 @@ import torch
 from cbsae_hub import SAE
 
 
+def select(sae, preactivations, count=None):
+    return sae.activation_function.select(preactivations, sae.activation_settings(), count)
+
+
 def gradients(sae, value):
     sae.zero_grad()
     value.backward()
@@ -49,29 +53,29 @@ def test_selection_by_rank(make_sae, x, variant):
 def test_train_select_gives_flat_positions_of_positive_entries(make_sae, x, variant):
     sae = make_sae(variant)
     pre = sae.preactivations(x).detach()
-    positions = sae.sparsity.train_select(pre)
+    positions = select(sae, pre)
     latents = torch.zeros(pre.numel())
     latents[positions] = pre.flatten()[positions]
     assert torch.equal(latents.view_as(pre), sae.train_latents(x).latents)
     nearly_silent = torch.zeros(4, sae.d_sae)
     nearly_silent[2, 7] = 1.0
-    assert sae.sparsity.train_select(nearly_silent).tolist() == [2 * sae.d_sae + 7]
-    assert sae.sparsity.train_select(pre[:0]).tolist() == []
+    assert select(sae, nearly_silent).tolist() == [2 * sae.d_sae + 7]
+    assert select(sae, pre[:0]).tolist() == []
 
 
 def test_train_select_with_a_share_of_a_global_selection(make_sae, x):
     pre = make_sae("batch_topk").preactivations(x).detach()
-    positions = make_sae("batch_topk").sparsity.train_select(pre, count=17)
+    positions = select(make_sae("batch_topk"), pre, count=17)
     assert torch.equal(pre.flatten()[positions].sort().values, pre.flatten().sort().values[-17:])
-    assert len(make_sae("batch_topk").sparsity.train_select(pre, count=0)) == 0
+    assert len(select(make_sae("batch_topk"), pre, count=0)) == 0
 
 
 @pytest.mark.parametrize("variant", ["relu", "jumprelu", "gated"])
 def test_train_select_is_for_selection_by_rank(make_sae, x, variant):
     sae = make_sae(variant)
-    assert not sae.sparsity.selects_by_rank
+    assert not sae.activation_function.selects_by_rank
     with pytest.raises(NotImplementedError, match="train_latents"):
-        sae.sparsity.train_select(sae.preactivations(x))
+        select(sae, sae.preactivations(x))
 
 
 def test_jumprelu(make_sae, x):
@@ -155,12 +159,12 @@ def test_running_threshold():
     sae = SAE(12, 48, seed=0)
     smallest = [0.5, 0.7, 0.2]
     for value in smallest:
-        sae.sparsity.track_threshold_(sae, torch.tensor(value), decay=0.9)
+        sae.track_threshold_(torch.tensor(value), decay=0.9)
     assert sae.threshold.item() == pytest.approx((0.5 * 0.9 + 0.7 * 0.1) * 0.9 + 0.2 * 0.1)
     assert sae.threshold_is_set
     vector = SAE(12, 48, threshold_per_neuron=True, seed=0)
-    vector.sparsity.track_threshold_(vector, torch.tensor(0.5))
-    vector.sparsity.track_threshold_(vector, torch.tensor(1.5), decay=0.9)
+    vector.track_threshold_(torch.tensor(0.5))
+    vector.track_threshold_(torch.tensor(1.5), decay=0.9)
     torch.testing.assert_close(vector.threshold, torch.full((48,), 0.6))
 
 

@@ -2,14 +2,17 @@
 
 import copy
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from sae_formulas import reference_latents
+from sae_variants import VARIANTS
 
 from cbsae_hub import CBSAE, SAE
 from cbsae_hub.models import sparse_latents
+from cbsae_hub.models.activations import ACTIVATIONS
 from cbsae_hub.models.sae import SAEOutput
 
 
@@ -322,3 +325,27 @@ def test_print_says_what_it_is():
     assert repr(SAE(8, 32, "relu")) == "SAE(d_in=8, d_sae=32, activation='relu')"
     cb = repr(CBSAE.from_sae(sae, range(6), ["red", "green"], cb_k=1))
     assert "concepts=2, cb_k=1" in cb and f"SAE({expected.replace('d_sae=32', 'd_sae=6')})" in cb
+
+
+def test_entries_of_the_provenance_are_read_only_attributes(sae):
+    sae.provenance = replace(sae.provenance, layer=np.int64(3), encoder_id="me/encoder")
+    assert (sae.layer, sae.encoder_id) == (3, "me/encoder")
+    assert (sae.config["layer"], sae.config["norm_factor"]) == (3, None)
+    with pytest.raises(AttributeError, match=r"replace\(model.provenance, layer=...\)"):
+        sae.layer = 4
+    with pytest.raises(ValueError, match="layer must be"):
+        replace(sae.provenance, layer=10**6)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'encoder'"):
+        SAE(8, 16, encoder="me/encoder")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_activation_function_needs_no_sae(make_sae, x, variant):
+    """Hidden values and settings are enough for the latents, in use and in training."""
+    sae = make_sae(variant)
+    function, hidden, settings = sae.activation_function, sae.hidden(x), sae.activation_settings()
+    assert vars(function) == {} and function is ACTIVATIONS[sae.activation]
+    assert torch.equal(function.infer(hidden.clone(), settings), sae.encode(x))
+    trained = function.train(hidden, sae.decoder_norms(), settings)
+    assert torch.equal(trained.latents, sae.train_latents(x).latents)
+    assert (trained.gate is None) == (variant != "gated")

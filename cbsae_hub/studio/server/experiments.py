@@ -3,7 +3,6 @@
 Greedy answers and seeded drawings depend on nothing but their settings: results are kept and serve all visitors.
 """
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 from PIL import Image
 
+from cbsae_hub.hub.files import sha256
 from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.steering import Edit, RandomDirection, Steering
 from cbsae_hub.steering.edits import AnySteering
@@ -53,7 +53,7 @@ class Experiment:
     @property
     def key(self) -> tuple[Any, ...]:
         """Everything that the results depend on."""
-        pixels = hashlib.sha256(f"{self.image.size}".encode() + self.image.tobytes()).hexdigest()
+        pixels = sha256(f"{self.image.size}", self.image.tobytes())
         return self.model.key, pixels, self.steering, self.word
 
 

@@ -1,6 +1,5 @@
 """The tab "Your concepts": which of them the model has, and neurons for those it lacks, trained while one looks."""
 
-import hashlib
 import logging
 import re
 import shutil
@@ -13,6 +12,7 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
+from cbsae_hub.hub.files import sha256
 from cbsae_hub.neurons.search import Found
 from cbsae_hub.neurons.verdicts import STRONG
 from cbsae_hub.steering.tower import Stopped
@@ -257,7 +257,7 @@ def _failures(model: LoadedModel, concepts: list[str]) -> str:
 
 def archive(model: LoadedModel) -> Path:
     """Zips the model, as its folder on the Hub would be, into a file whose name nobody guesses."""
-    folder = downloads.served(hashlib.sha256(model.key.encode()).hexdigest())  # the key is secret
+    folder = downloads.served(sha256(model.key))  # the key is secret
     if files := list(folder.glob("*.zip")):
         return files[0]
     model.sae.save_pretrained(folder / "model")

@@ -20,7 +20,7 @@ from cbsae_hub.studio.server.session import LOOKUP, SessionState
 from cbsae_hub.studio.view import html
 from cbsae_hub.studio.view.style import script
 from cbsae_hub.studio.view.templates import template
-from cbsae_hub.words import name_key
+from cbsae_hub.words import name_key, number
 
 MOST_DOTS = 8000  # of a map; of larger models, every n-th neuron
 ROWS = 100
@@ -163,8 +163,4 @@ def _listed(value: Any) -> str:
 
 
 def _number(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "-"
-    return f"{value:,.0f}" if float(value) == int(value) and abs(value) >= 10 else f"{value:.3f}"
+    return value if isinstance(value, str) else number(value, missing="-")

@@ -1,6 +1,5 @@
 """The tab "Use it": the same in Python, by HTTP and as a tool of an assistant, and the recipe of what is on screen."""
 
-import hashlib
 import json
 from pathlib import Path
 from shlex import quote
@@ -9,7 +8,7 @@ from typing import Any, Literal
 import gradio as gr
 from markupsafe import Markup
 
-from cbsae_hub.hub.files import write_text
+from cbsae_hub.hub.files import sha256, write_text
 from cbsae_hub.steering import Edit
 from cbsae_hub.studio.basket import Basket, concept_of
 from cbsae_hub.studio.links import basket_of
@@ -160,7 +159,7 @@ def recipe_of(model: LoadedModel, basket: Basket) -> dict[str, Any]:
 def recipe_file(model: LoadedModel, basket: Basket) -> Path:
     """Writes the recipe; the same recipe, the same file."""
     text = json.dumps(recipe_of(model, basket), indent=1) + "\n"
-    file = downloads.served(hashlib.sha256(text.encode()).hexdigest()) / "recipe.json"
+    file = downloads.served(sha256(text)) / "recipe.json"
     write_text(file, text)
     return file
 

@@ -4,6 +4,7 @@ import copy
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,13 +90,14 @@ class CBSAETrainer(Trainer):
         return evaluate(self.state, self._heldout(self.heldout_data.labelled_batches))
 
     def _finish(self) -> BottleneckHeldout:
-        self.cb.trained_on = {
+        trained_on = {
             "activations": self.train_data.manifest["images"],
             "num_images": self.train_data.num_images,
             "steps": self.config.steps,
             "batch_size": self.config.batch_size,
             "objectives": list(self.config.objectives),
         }
+        self.cb.provenance = replace(self.cb.provenance, trained_on=trained_on)
         final = self.evaluate()
         self._publish(self.cb, final, parent=self.cb.parent, concepts_sha256=self.cb.concepts_sha256)
         return final

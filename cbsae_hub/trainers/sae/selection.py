@@ -5,7 +5,6 @@ import math
 import torch
 from torch import Tensor
 
-from cbsae_hub.models.activations import BatchTopK
 from cbsae_hub.models.sae import SAE
 from cbsae_hub.trainers.processes import Processes
 
@@ -15,7 +14,7 @@ MARGIN = 0.95
 
 
 class Selector:
-    """Selects as ``sae.sparsity.train_select`` does, over the batches of all processes together.
+    """Selects as ``sae.activation_function.select`` does, over the batches of all processes together.
 
     For batch_topk the smallest latent that was active a step ago tells where to look: entries above a part of
     it are few, and contain the answer if there are enough of them. If not, all entries are searched.
@@ -25,8 +24,7 @@ class Selector:
     """
 
     def __init__(self, sae: SAE, processes: Processes):
-        self.sparsity = sae.sparsity
-        self.d_sae = sae.d_sae
+        self.activation, self.k, self.d_sae = sae.activation, sae.k, sae.d_sae
         self.processes = processes
         self.smallest = 0.0
 
@@ -40,18 +38,18 @@ class Selector:
             ``(positions, values)``: flat positions ``token * d_sae + neuron``, ascending, and the latents there,
             all positive. Over all processes, batch_topk selects ``k`` per token on average.
         """
-        if isinstance(self.sparsity, BatchTopK):
+        if self.activation == "batch_topk":
             return self._select_of_batch(hidden.flatten())
         return self._select_per_token(hidden)
 
     def _select_per_token(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        values, neurons = hidden.topk(min(self.sparsity.k, self.d_sae), sorted=False)
+        values, neurons = hidden.topk(min(self.k, self.d_sae), sorted=False)
         firsts = self.d_sae * torch.arange(len(hidden), device=hidden.device)
         positions = (neurons + firsts[:, None])[values > 0].sort().values
         return positions, hidden.flatten()[positions]
 
     def _select_of_batch(self, flat: Tensor) -> tuple[Tensor, Tensor]:
-        wanted = self.sparsity.k * (len(flat) // self.d_sae) * self.processes.count
+        wanted = self.k * (len(flat) // self.d_sae) * self.processes.count
         candidates = _true_positions(flat > MARGIN * self.smallest)
         if self.processes.sum_(torch.tensor([len(candidates)], device=flat.device)).item() < wanted:
             candidates = _true_positions(flat > 0)

@@ -45,7 +45,7 @@ class TrainingState:
         device = sae.W_dec.device
         self.dead_neurons = DeadNeurons(sae.d_sae, config.dead_after_tokens, self.processes, device)
         self.sparse_step = None
-        if sae.sparsity.selects_by_rank:
+        if sae.activation_function.selects_by_rank:
             autocast = self.accelerator.autocast
             self.sparse_step = SparseStep(sae, config, self.dead_neurons, self.processes, autocast)
         self.optimizer = DictionaryAdam(sae, config.betas, config.max_grad_norm)
@@ -85,7 +85,7 @@ class TrainingState:
         tracked = self.config.activation == "batch_topk" and self.step > self.config.threshold_start
         if tracked and smallest > 0:
             estimate = torch.tensor(smallest, device=self.sae.W_dec.device)
-            self.sae.sparsity.track_threshold_(self.sae, estimate, self.config.threshold_decay)
+            self.sae.track_threshold_(estimate, self.config.threshold_decay)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that is large, by name."""

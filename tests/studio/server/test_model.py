@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -56,7 +57,7 @@ def test_the_picture_is_shown_as_the_encoder_sees_it(loaded):
 
 def test_a_model_of_drawn_tokens_is_inspected_on_all_of_them(loaded):
     drawn = LoadedModel(loaded.model_id)
-    drawn.sae.tokens = "random:2"
+    drawn.sae.provenance = replace(drawn.sae.provenance, tokens="random:2")
     seen, plain = drawn.inspect(Pictures()[7]["image"]), loaded.inspect(Pictures()[7]["image"])
     assert drawn.encoder.tokens == "all"
     assert (len(plain.latents), plain.grid, plain.before) == (4, (2, 2), 0)

@@ -5,6 +5,10 @@ from collections.abc import Iterator
 
 from jinja2 import Environment, nodes
 
+from cbsae_hub.cards.markdown import environment
+
+_FRONT = re.compile(r"\A---\n(.*?\n)---\n", re.DOTALL)
+
 _IN_CODE = re.compile(r"^```.*?^```|`[^`\n]*`|\]\([^)]*\)", re.DOTALL | re.MULTILINE)
 _WORDS = "|".join(
     (
@@ -21,23 +25,14 @@ _MEASURES = re.compile(r"^measures:.*(?:\n(?![\w-]+:).*)*", re.MULTILINE)
 _COMPLEMENT = (1, 100)
 
 
-def typed_numbers(front: str, body: str, environment: Environment) -> list[str]:
-    """What a template says in numbers outside of code, or puts into expressions instead of taking it from a file.
-
-    Args:
-        front: Its metadata.
-        body: The rest of it.
-        environment: That it is rendered in.
-
-    Raises:
-        TemplateError: If it is no template.
-    """
-    source = front + body
-    front, told = (_IN_CODE.sub(" ", _text(part, environment)) for part in (front, body))
+def typed_numbers(source: str) -> list[str]:
+    """What a template says in numbers outside of code, or puts into expressions instead of taking it from a file."""
+    end = _FRONT.match(source).end()
+    front, body = (_IN_CODE.sub(" ", _text(part, environment())) for part in (source[:end], source[end:]))
     measures = _MEASURES.search(front)
     found = [match[0] for match in _VALUE.finditer(front)]
-    found += [match[0] for part in (measures[0] if measures else "", told) for match in _NUMBER.finditer(part)]
-    return [one.strip() for one in (*found, *_constants(environment.parse(source)))]
+    found += [match[0] for part in (measures[0] if measures else "", body) for match in _NUMBER.finditer(part)]
+    return [one.strip() for one in (*found, *_constants(environment().parse(source)))]
 
 
 def _text(template: str, environment: Environment) -> str:

@@ -1,0 +1,105 @@
+"""The hand-written part of a card: ``model_cards/<name>.md``, or what a card holds of it already."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult
+from jinja2 import TemplateError
+
+from cbsae_hub.cards.facts import Facts, Measure, is_measured, model_index
+from cbsae_hub.cards.markdown import environment
+from cbsae_hub.hub.files import read_text
+from cbsae_hub.hub.stamp import edited_by_hand
+
+TASK = "feature-extraction"  # of the models of this package
+GENERATED = ("model-index", "model_name", "eval_results")
+LICENCES = ("license", "license_name", "license_link", "language")  # of a hand-written part, what its card keeps
+_FRONT = re.compile(r"\A---\n(.*?\n)---\n", re.DOTALL)
+_MARKED = re.compile(r"<!-- by hand, of (\S+) -->\n(.*?)<!-- end -->\n", re.DOTALL)
+
+
+class CardError(ValueError):
+    """A hand-written part of a card that cannot be used."""
+
+
+@dataclass(frozen=True)
+class ByHand:
+    """The hand-written part of a card.
+
+    Attributes:
+        metadata: Of the Hub.
+        text: Markdown. What stands before its first heading is the story, which comes first in a card; the sections
+            come last.
+        measures: Entries of metrics.json with their meaning.
+        results: The same for the Hub's model-index.
+        measured_by: The command that measured them.
+    """
+
+    metadata: dict[str, Any] = field(default_factory=dict)
+    text: str = ""
+    measures: list[Measure] = field(default_factory=list)
+    results: list[EvalResult] = field(default_factory=list)
+    measured_by: str | None = None
+
+    @classmethod
+    def read(cls, path: str | Path, facts: Facts, repo_id: str) -> "ByHand":
+        """Reads ``model_cards/<name>.md``: YAML between ``---``, then Markdown; both may use the facts.
+
+        In expressions there are ``config``, ``metrics``, ``training``, ``evaluation``, ``pack``,
+        ``file("vae/config.json")``, ``parameters("unet")``, ``repo_id``, ``owner``, and the filters of
+        :func:`cbsae_hub.cards.markdown.environment`. In the YAML, ``measures`` names entries of metrics.json
+        (``metric``, ``name``, ``key``, ``split``, ``meaning``), ``measured_on`` a dataset, ``measured_by`` a command;
+        the rest is metadata of the Hub.
+
+        Raises:
+            CardError: If an expression or the YAML is wrong, or the Hub would not take what it says.
+        """
+        path = Path(path)
+        source = read_text(path)
+        front = _FRONT.match(source)
+        if front is None:
+            raise CardError(f"{path} must begin with its metadata, YAML between two lines of ---")
+        files = {name: getattr(facts, name) for name in ("config", "metrics", "training", "evaluation", "pack")}
+        own = {"file": facts.file, "parameters": facts.parameters, "repo_id": repo_id}
+        if owner := repo_id.rpartition("/")[0]:
+            own["owner"] = owner
+        try:
+            text = environment().from_string(source).render(**files, **own)
+            front = _FRONT.match(text)
+            metadata = yaml.safe_load(front[1])
+            rows, command = metadata.pop("measures", []), metadata.pop("measured_by", None)
+            dataset = metadata.pop("measured_on", None)
+            if generated := sorted(metadata.keys() & set(GENERATED)):
+                raise CardError(f"{path}: {', '.join(generated)} is made of measures, do not write it")
+            measures = [
+                Measure(row["name"], row["key"], facts.metrics[row["metric"]], None, row["meaning"]) for row in rows
+            ]
+        except (TemplateError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+            raise CardError(f"{path}: {error!r}; metrics.json has {', '.join(facts.metrics) or 'nothing'}") from error
+        if unmeasured := [row["metric"] for row, one in zip(rows, measures) if not is_measured(one.value)]:
+            raise CardError(f"{path}: {', '.join(unmeasured)} of metrics.json cannot be measures, they are no numbers")
+        task = metadata.get("pipeline_tag") or (facts.model_class and TASK)
+        if rows and dataset and not task:
+            raise CardError(f"{path}: results on a data set need the task, pipeline_tag")
+        results = [
+            entry for row, one in zip(rows, measures) for entry in model_index([one], task, dataset, row.get("split"))
+        ]
+        return cls(metadata, text[front.end() :].strip(), measures, results, command)
+
+    @classmethod
+    def kept(cls, card: str, revision: str | None) -> "ByHand":
+        """The hand-written part of a card that this package wrote about the same weights; empty of any other."""
+        if edited_by_hand(card):
+            return cls()
+        texts = [text.strip() for of_weights, text in _MARKED.findall(card) if of_weights == str(revision)]
+        front = yaml.safe_load(_FRONT.match(card)[1]) if texts else {}
+        return cls({name: front[name] for name in LICENCES if name in front}, "\n\n".join(texts))
+
+    def marked(self, revision: str | None) -> tuple[str, str]:
+        """Story and sections, which :meth:`kept` finds by the marks around them; an empty one has none."""
+        story, heading, sections = f"\n{self.text}".partition("\n## ")
+        parts = (story.strip(), (heading + sections).strip())
+        return tuple(f"<!-- by hand, of {revision} -->\n{part}\n<!-- end -->\n" if part else "" for part in parts)

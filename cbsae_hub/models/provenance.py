@@ -1,0 +1,102 @@
+"""The record of a model's origin: the activations that it explains, and how it was made."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from cbsae_hub.models import checks
+
+CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "encoder_id": checks.text,
+    "encoder_revision": checks.text,
+    "layer": lambda name, value: None if value is None else checks.integer(name, value, -1000, 1000),
+    "tokens": checks.text,
+    "norm_factor": lambda name, value: None if value is None else checks.positive(name, value),
+}
+"""Checks of the entries that are no description, which is a text or a JSON object."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Record of the activations that a model explains. An entry is None where it is not known.
+
+    A model holds one as ``provenance``, its config.json holds the entries one by one. To change some:
+    ``model.provenance = dataclasses.replace(model.provenance, layer=3)``.
+
+    Attributes:
+        encoder_id: The encoder whose activations are explained, as ``VisionEncoder.provenance()`` gives it.
+        encoder_revision: Its revision.
+        layer: The block whose output is read, 0-based.
+        tokens: Which tokens: "cls", "patches", "all", "mean" or "random:n".
+        preprocessing: What was done to the images.
+        training_data: The data set, split and amount that the SAE was trained on.
+
+    Raises:
+        ValueError: If an entry is of the wrong type, out of range, or unreasonably large.
+    """
+
+    encoder_id: str | None = None
+    encoder_revision: str | None = None
+    layer: int | None = None
+    tokens: str | None = None
+    preprocessing: str | dict | None = None
+    training_data: str | dict | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).copy().items():
+            object.__setattr__(self, name, CHECKS.get(name, checks.description)(name, value))
+
+    def of_activations(self) -> dict[str, Any]:
+        """The entries that an SAE shares with a concept bottleneck SAE that is made of it."""
+        return {name: getattr(self, name) for name in SHARED}
+
+
+SHARED = tuple(field.name for field in fields(Provenance))
+
+
+@dataclass(frozen=True)
+class SAEProvenance(Provenance):
+    """Provenance of an SAE.
+
+    Attributes:
+        norm_factor: The input scale that was folded in by :meth:`cbsae_hub.models.sae.SAE.fold_input_scale`.
+        imported_from: Of somebody else's SAE: format, source, file, what was changed (``notes``) and what its config
+            says; written by :func:`cbsae_hub.formats.convert.import_sae`.
+    """
+
+    norm_factor: float | None = None
+    imported_from: dict | None = None
+
+
+@dataclass(frozen=True)
+class BottleneckProvenance(Provenance):
+    """Provenance of a concept bottleneck SAE.
+
+    Attributes:
+        parent: The SAE that was pruned: ``id``, ``revision``, ``sha256`` of its weights, ``d_sae``.
+        teacher: The image-text model that the concepts were learned from.
+        pruning: By which scores and how neurons were discarded.
+        trained_on: What the bottleneck was trained on, and how.
+    """
+
+    parent: str | dict | None = None
+    teacher: str | dict | None = None
+    pruning: str | dict | None = None
+    trained_on: str | dict | None = None
+
+
+def entry(name: str, meaning: str) -> property:
+    """A read-only attribute of a model: the entry ``name`` of its provenance.
+
+    Args:
+        name: Of the entry.
+        meaning: Its docstring.
+    """
+
+    def refuse(model: Any, value: Any) -> None:
+        raise AttributeError(
+            f"{name} is an entry of the provenance and cannot be set alone; write model.provenance = "
+            f"dataclasses.replace(model.provenance, {name}=...)"
+        )
+
+    return property(lambda model: getattr(model.provenance, name), refuse, doc=meaning)
