@@ -160,7 +160,7 @@ def test_folders_bring_their_neighbours_and_no_leftovers(tmp_path, own_hub, monk
         "cbsae_hub.studio.server.model.download", lambda *_: pytest.fail("the Hub was asked about a folder")
     )
     loaded = LoadedModel("hub/mine")
-    assert loaded.inspect(Image.new("RGB", (64, 64), "white")).shown and loaded.judge and loaded.evaluation == {}
+    assert loaded.inspect(Image.new("RGB", (64, 64), "white")).webp and loaded.judge and loaded.evaluation == {}
 
 
 def test_models_on_the_hub_stay_there(tmp_path, monkeypatch):

@@ -127,11 +127,10 @@ curl -s {address}/gradio_api/call/steer_caption/$id
 
 def as_typed(model: str) -> str:
     """Returns a model as one would type it: a Hub id, or a folder seen from where the page was started."""
-    folder = Path(model)
-    if not folder.is_dir():
+    if not Path(model).is_dir():
         return model
-    here = Path.cwd()
-    return str(folder.resolve().relative_to(here)) if folder.resolve().is_relative_to(here) else public_id(model)
+    folder, start = Path(model).resolve(), Path.cwd()
+    return str(folder.relative_to(start)) if folder.is_relative_to(start) else public_id(model)
 
 
 def recipe_of(model: LoadedModel, basket: Basket) -> dict[str, Any]:
