@@ -49,7 +49,7 @@ def cbsae_hub(setting: Setting) -> Step:
     """This package: Matryoshka BatchTopK."""
     from cbsae_hub import SAE
     from cbsae_hub.trainers.config import SAETrainConfig
-    from cbsae_hub.trainers.sae.trainer import TrainingState
+    from cbsae_hub.trainers.sae.state import SAEState
 
     config = SAETrainConfig(
         d_sae=setting.d_sae, k=setting.k, lr=LR, auxk_alpha=AUX_ALPHA, batch_size=setting.batch_size
@@ -57,7 +57,7 @@ def cbsae_hub(setting: Setting) -> Step:
     sae = SAE(setting.d_in, setting.d_sae, "batch_topk", setting.k, setting.group_sizes)
     sae.W_dec.data.copy_(setting.W_dec)
     sae.W_enc.data.copy_(setting.W_enc)
-    state = TrainingState(sae, config)
+    state = SAEState(sae, config)
     state.step = LATE_STEP
     state.dead_neurons.silent_tokens[setting.dead_mask] = config.dead_after_tokens
     return state.update

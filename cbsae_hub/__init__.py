@@ -14,8 +14,8 @@ if TYPE_CHECKING:  # for editors and type checkers, which run no __getattr__
     from cbsae_hub.formats.load import load as load
     from cbsae_hub.models.cbsae import CBSAE as CBSAE
     from cbsae_hub.models.sae import SAE as SAE
-    from cbsae_hub.neurons.pack import NeuronTable as NeuronTable
     from cbsae_hub.neurons.pack import Pack as Pack
+    from cbsae_hub.neurons.table import NeuronTable as NeuronTable
     from cbsae_hub.steering.edits import Edit as Edit
     from cbsae_hub.steering.edits import Steering as Steering
 
@@ -25,7 +25,7 @@ _HOME_OF = {
     "CBSAE": "cbsae_hub.models.cbsae",
     "VisionEncoder": "cbsae_hub.encoders.vision",
     "ConceptSet": "cbsae_hub.data.concepts",
-    "NeuronTable": "cbsae_hub.neurons.pack",
+    "NeuronTable": "cbsae_hub.neurons.table",
     "Pack": "cbsae_hub.neurons.pack",
     "Edit": "cbsae_hub.steering.edits",
     "Steering": "cbsae_hub.steering.edits",

@@ -8,12 +8,12 @@ from typing import Any
 def on_first_use(
     package: str, home_of: Mapping[str, str], names: list[str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """What the package takes for its ``__getattr__`` and ``__dir__``.
+    """A package's ``__getattr__`` and ``__dir__``.
 
     Args:
-        package: Its name.
-        home_of: The module of each name.
-        names: All that it has, its ``__all__``.
+        package: Name of the package.
+        home_of: Module of each name.
+        names: All names of the package, its ``__all__``.
     """
 
     def find(name: str) -> Any:

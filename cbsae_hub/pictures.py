@@ -1,4 +1,4 @@
-"""The one entrance for pictures: whatever a file holds, models and pages see it upright, in RGB, on white."""
+"""The one entrance for images: whatever a file holds, models and pages see it upright, in RGB, on white."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,8 +27,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     values of mode "I" count as 16 bits if one is above 255.
 
     Args:
-        image: Of any mode but "F". If its EXIF or XMP states an orientation, it is turned: a picture that was turned
-            by hand must have lost that tag, as after ``ImageOps.exif_transpose``.
+        image: Image of any mode but "F". If its EXIF or XMP states an orientation, it is turned: an image that was
+            turned by hand must have lost that tag, as after ``ImageOps.exif_transpose``.
 
     Returns:
         The image itself, if it is so already; else a new one, which states no orientation.
@@ -58,6 +58,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return canvas
 
 
+def white_image() -> Image.Image:
+    """The image on which neurons are set where no other is given.
+
+    It is square: some preprocessing pads other shapes with another colour. Its size does not matter to a model.
+    """
+    return Image.new("RGB", (336, 336), "white")
+
+
 def require_pictures(images: Sequence[Image.Image]) -> None:
     """Raises ValueError if there are no pictures, or one that is not in a list."""
     if isinstance(images, (Image.Image, str, Path)):
@@ -80,7 +88,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _differs(image: Image.Image, colour: Any) -> np.ndarray:
-    """Where an image of one colour to be left out shows another, bool ``[h, w]``."""
+    """Marks the pixels of an image that have another colour than the transparent one, bool ``[h, w]``."""
     pixels = np.asarray(image)
     if image.mode == "RGB":
         # PIL keeps 8 of a file's 16 bits of a pixel, but all 16 of this colour.

@@ -1,4 +1,4 @@
-"""The papers' figures, from neuron tables and scores: each function takes data and returns a matplotlib figure."""
+"""The papers' figures, of neuron tables and scores: each function takes data and returns a matplotlib figure."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -9,45 +9,22 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
+from cbsae_hub.metrics.quadrants import QUADRANTS, quadrants
+from cbsae_hub.neurons.table import require_columns
+
 # Okabe and Ito's colours, which all kinds of colour vision tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
-QUADRANTS = ("low / low", "high / low", "low / high", "high / high")  # interpretability / steerability
+TITLE, LEGEND = {"fontsize": 11}, {"fontsize": 9, "frameon": False}
 VARIANT_PANELS = ("CD", "MS", "zero-shot", "unit vector", "white image", "explained variance")
 MANY = 5000  # dots from which they are drawn smaller
 HEAT = "viridis"
 SMALLEST_SPAN = 0.05  # of an axis that shows variants, as a share of its largest value
 
 
-def quadrants(frame: pd.DataFrame, threshold: str | float = "mean") -> dict[str, Any]:
-    """How many neurons are interpretable, steerable, both or neither (CB-SAE paper, figure 3).
-
-    Args:
-        frame: With the columns ``interpretability`` and ``steerability``; neurons that lack either do not count.
-        threshold: Where "high" begins, on both axes: "mean", "median" or a number.
-
-    Returns:
-        ``thresholds`` (of both axes), ``counts`` and ``shares`` by the names of ``QUADRANTS``, and ``left_out``.
-
-    Raises:
-        ValueError: If a column is missing, no neuron has both, or the threshold is unknown.
-    """
-    both = _columns(frame, "interpretability", "steerability").dropna()
-    if both.empty:
-        raise ValueError("no neuron has both interpretability and steerability")
-    if isinstance(threshold, str) and threshold not in ("mean", "median"):
-        raise ValueError(f"threshold must be mean, median or a number, got {threshold!r}")
-    limits = [float(both[c].agg(threshold)) if isinstance(threshold, str) else float(threshold) for c in both]
-    high = both["interpretability"] >= limits[0], both["steerability"] >= limits[1]
-    which = high[0].astype(int) + 2 * high[1].astype(int)
-    counts = {name: int((which == i).sum()) for i, name in enumerate(QUADRANTS)}
-    shares = {name: count / len(both) for name, count in counts.items()}
-    return {"thresholds": limits, "counts": counts, "shares": shares, "left_out": len(frame) - len(both)}
-
-
 def plot_quadrants(frame: pd.DataFrame, threshold: str | float = "mean") -> Figure:
     """Interpretability against steerability, with the four quadrants, their counts and shares."""
-    found = quadrants(frame, threshold)
+    parts = quadrants(frame, threshold)
     figure, axes = _figure(6.4, 5.6)
     kinds = frame["kind"] if "kind" in frame else pd.Series("sae", index=frame.index)
     for i, (kind, marker, alpha) in enumerate((("sae", "o", 0.4), ("cb", "^", 0.9))):  # CB neurons are few
@@ -58,12 +35,12 @@ def plot_quadrants(frame: pd.DataFrame, threshold: str | float = "mean") -> Figu
                 part["interpretability"], part["steerability"], s=size, alpha=alpha, marker=marker, color=COLOURS[i],
                 linewidths=0, label=f"{kind.upper()} neurons", rasterized=True,
             )  # fmt: skip
-    axes.axvline(found["thresholds"][0], color="black", linewidth=0.8, linestyle="--")
-    axes.axhline(found["thresholds"][1], color="black", linewidth=0.8, linestyle="--")
+    axes.axvline(parts["thresholds"][0], color="black", linewidth=0.8, linestyle="--")
+    axes.axhline(parts["thresholds"][1], color="black", linewidth=0.8, linestyle="--")
     for i, name in enumerate(QUADRANTS):
         x, y = (0.98 if i % 2 else 0.02), (0.98 if i // 2 else 0.02)
         axes.text(
-            x, y, f"{found['counts'][name]:,}\n{found['shares'][name]:.1%}", transform=axes.transAxes, weight="bold",
+            x, y, f"{parts['counts'][name]:,}\n{parts['shares'][name]:.1%}", transform=axes.transAxes, weight="bold",
             ha="right" if i % 2 else "left", va="top" if i // 2 else "bottom",
             bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none"},
         )  # fmt: skip
@@ -71,9 +48,9 @@ def plot_quadrants(frame: pd.DataFrame, threshold: str | float = "mean") -> Figu
     axes.set(xlabel="interpretability", ylabel="steerability", xlim=(-0.02, 1.02), ylim=(-0.16, 1.16))
     axes.set_yticks(np.linspace(0, 1, 6))
     if kinds.nunique() > 1:
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, frameon=False)
-    left_out = f", {found['left_out']:,} neurons without both scores left out" if found["left_out"] else ""
-    axes.set_title(f"Interpretability and steerability{left_out}", fontsize=11)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, **LEGEND)
+    left_out = f", {parts['left_out']:,} neurons without both scores left out" if parts["left_out"] else ""
+    axes.set_title(f"Interpretability and steerability{left_out}", **TITLE)
     return figure
 
 
@@ -91,20 +68,20 @@ def plot_monosemanticity(scores: Mapping[str, pd.Series], population: float | No
         raise ValueError("there are no models to compare")
     figure, axes = _figure(6.4, 4.4)
     for i, (name, values) in enumerate(scores.items()):
-        known = np.sort(np.asarray(values, dtype=float)[~np.isnan(values)])[::-1]
-        undefined = len(values) - len(known)
-        label = f"{name} ({len(known):,} neurons" + (f", {undefined:,} undefined)" if undefined else ")")
-        axes.plot(np.linspace(0, 1, len(known)), known, color=COLOURS[i % len(COLOURS)], linestyle=DASHES[i % 4],
-                  label=label)  # fmt: skip
+        defined = np.sort(np.asarray(values, dtype=float)[~np.isnan(values)])[::-1]
+        undefined = len(values) - len(defined)
+        label = f"{name} ({len(defined):,} neurons" + (f", {undefined:,} undefined)" if undefined else ")")
+        axes.plot(np.linspace(0, 1, len(defined)), defined, label=label, **_line(i))
     if population is not None:
         axes.axhline(population, color="grey", linewidth=1, label=f"any two images ({population:.3f})")
-    axes.set(xlabel="neurons, best first (share)", ylabel="MonoSemanticity", title="Sorted MonoSemanticity")
-    axes.legend(frameon=False, fontsize=9)
+    axes.set(xlabel="neurons, best first (share)", ylabel="MonoSemanticity")
+    axes.set_title("Sorted MonoSemanticity", **TITLE)
+    axes.legend(**LEGEND)
     return figure
 
 
 def plot_coverage(coverage: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
-    """How many concepts of each set are some neuron's name: in all, and by what the name must be worth.
+    """The number of concepts of each set that are some neuron's name: in all, and by the least score of the name.
 
     Args:
         coverage: Name of a model to its ``coverage`` as in scores.json.
@@ -112,52 +89,52 @@ def plot_coverage(coverage: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Fi
     Raises:
         ValueError: If there is nothing to draw.
     """
-    sets = list(dict.fromkeys(name for found in coverage.values() for name in found))
+    sets = list(dict.fromkeys(name for of_model in coverage.values() for name in of_model))
     if not sets:
         raise ValueError("there is no coverage to draw")
     figure, (bars, lines) = _figure(10, 4.2, columns=2)
     width = 0.8 / len(coverage)
-    for i, (model, found) in enumerate(coverage.items()):
-        colour = COLOURS[i % len(COLOURS)]
-        places = [sets.index(name) + (i - (len(coverage) - 1) / 2) * width for name in found]
-        drawn = bars.bar(places, [part["share"] for part in found.values()], width * 0.95, label=model,
-                         color=colour, hatch="" if i % 2 == 0 else "//", edgecolor="white")  # fmt: skip
-        bars.bar_label(drawn, [f"{part['named']:,}\nof {part['concepts']:,}" for part in found.values()], fontsize=8)
-        for j, (name, part) in enumerate(found.items()):
+    for i, (model, of_model) in enumerate(coverage.items()):
+        colour, parts = COLOURS[i % len(COLOURS)], list(of_model.values())
+        places = [sets.index(name) + (i - (len(coverage) - 1) / 2) * width for name in of_model]
+        columns = bars.bar(places, [part["share"] for part in parts], width * 0.95, label=model,
+                           color=colour, hatch="" if i % 2 == 0 else "//", edgecolor="white")  # fmt: skip
+        bars.bar_label(columns, [f"{part['named']:,}\nof {part['concepts']:,}" for part in parts], fontsize=8)
+        for j, (name, part) in enumerate(of_model.items()):
             curve, label = part["by_threshold"], f"{model}: {name}" if len(coverage) > 1 else name
             lines.plot(curve["thresholds"], curve["share"], color=colour, linestyle=DASHES[j % 4], label=label)
     bars.set(xticks=range(len(sets)), xticklabels=sets, ylabel="share of the concepts", ylim=(0, 1.18))
-    bars.set_title("Concepts that are a neuron's name", fontsize=11)
+    bars.set_title("Concepts that are a neuron's name", **TITLE)
     if len(coverage) > 1:
-        bars.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
+        bars.legend(**LEGEND, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
     lines.set(xlabel="the name scores above this share of neurons with random images", ylim=(0, 1.02), xlim=(0, 1))
-    lines.set_title("Coverage by what a name is worth", fontsize=11)
-    lines.legend(frameon=False, fontsize=9)
+    lines.set_title("Coverage by what a name is worth", **TITLE)
+    lines.legend(**LEGEND)
     return figure
 
 
 def plot_histograms(frame: pd.DataFrame, l0: Mapping[str, Any]) -> Figure:
-    """How many latents are active on a token, and on how many tokens a neuron is.
+    """The number of latents that are active on a token, and of tokens on which a neuron is.
 
     Args:
         frame: With the column ``token_density``.
         l0: ``l0`` of scores.json: ``histogram`` with ``edges`` and ``counts``.
     """
     density = _columns(frame, "token_density")["token_density"]
-    figure, (left, right) = _figure(10, 4, columns=2)
+    figure, (by_token, by_neuron) = _figure(10, 4, columns=2)
     edges, counts = np.asarray(l0["histogram"]["edges"], float), np.asarray(l0["histogram"]["counts"], float)
     mean = (edges[:-1] * counts).sum() / counts.sum()
-    left.stairs(counts / counts.sum(), edges - 0.5, fill=True, color=COLOURS[0])
-    left.axvline(mean, color="black", linestyle="--", linewidth=1, label=f"mean {mean:.1f}")
-    left.set(xlabel="active latents (L0)", ylabel="share of tokens", title="L0 of a token")
-    left.legend(frameon=False)
+    by_token.stairs(counts / counts.sum(), edges - 0.5, fill=True, color=COLOURS[0])
+    by_token.axvline(mean, color="black", linestyle="--", linewidth=1, label=f"mean {mean:.1f}")
+    by_token.set(xlabel="active latents (L0)", ylabel="share of tokens")
+    by_token.set_title("L0 of a token", **TITLE)
+    by_token.legend(**LEGEND)
     alive = density[density > 0]
-    right.hist(np.log10(alive), bins=60, color=COLOURS[0])
-    right.set(
-        xlabel="log10 of the share of tokens on which it is active", ylabel="neurons", title="Density of a neuron"
-    )
-    right.text(0.98, 0.97, f"{len(density) - len(alive):,} of {len(density):,} are never active", ha="right", va="top",
-               transform=right.transAxes)  # fmt: skip
+    by_neuron.hist(np.log10(alive), bins=60, color=COLOURS[0])
+    by_neuron.set(xlabel="log10 of the share of tokens on which it is active", ylabel="neurons")
+    by_neuron.set_title("Density of a neuron", **TITLE)
+    never = f"{len(density) - len(alive):,} of {len(density):,} are never active"
+    by_neuron.text(0.98, 0.97, never, ha="right", va="top", transform=by_neuron.transAxes)
     return figure
 
 
@@ -165,8 +142,8 @@ def plot_zero_shot_steering(tables: Mapping[str, pd.DataFrame], gamma: float = 0
     """Share of the neurons that steer, against the strength ("Steering CLIP's vision transformer", section 6).
 
     Args:
-        tables: Name of a set of images to what :func:`cbsae_hub.metrics.zero_shot_steering.summarise` says of it.
-        gamma: The S_f that was asked for. Faintly drawn is what exceeds the loss of the answers by as much.
+        tables: Name of a set of images to its table by :func:`cbsae_hub.metrics.zero_shot_steering.summarise`.
+        gamma: Least S_f of a neuron that counts. The faint line counts those that exceed the answers' loss by as much.
 
     Raises:
         ValueError: If there is nothing to draw.
@@ -177,25 +154,25 @@ def plot_zero_shot_steering(tables: Mapping[str, pd.DataFrame], gamma: float = 0
     for axes, (title, table) in zip(np.ravel(panels), tables.items()):
         strengths = table["strength"].unique()
         for i, (name, part) in enumerate(table.groupby("neurons_of", sort=False)):
-            look = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % 4], "marker": "o", "markersize": 4}
+            look = {**_line(i), "marker": "o", "markersize": 4}
             label = f"{name} ({part['neurons'].iloc[0]:,})"
             axes.plot(range(len(part)), part["share_above_gamma"], label=label, **look)
             axes.plot(range(len(part)), part["share_beyond_loss"], alpha=0.4, **look)
         ticks = ["\N{INFINITY}" if np.isinf(strength) else f"{strength:g}" for strength in strengths]
         axes.set(xticks=range(len(ticks)), xticklabels=ticks, xlabel="strength (not to scale)", ylim=(-0.02, 1.02))
         axes.set_ylabel(f"neurons with S_f > {gamma:g}; faint: beyond loss (share)")
-        axes.set_title(title, fontsize=11)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+        axes.set_title(title, **TITLE)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, **LEGEND)
     return figure
 
 
 def plot_variants(rows: pd.DataFrame, column: str, title: str, sae: Mapping[str, Any]) -> Figure:
-    """What a setting of a concept bottleneck SAE changes, a panel for each measure (CB-SAE paper, figures 5 and 9).
+    """The effect of a setting of a concept bottleneck SAE, a panel for each measure (CB-SAE paper, figures 5 and 9).
 
     Args:
         rows: One model each: ``column``, and the measures, see :data:`VARIANT_PANELS`.
         column: Column of the setting.
-        title: What it is called.
+        title: Name of the setting.
         sae: The measures of the SAE alone, drawn as lines.
 
     Raises:
@@ -218,35 +195,35 @@ def plot_variants(rows: pd.DataFrame, column: str, title: str, sae: Mapping[str,
         low, high = panel.get_ylim()
         missing = max(0.0, SMALLEST_SPAN * abs(high) - (high - low)) / 2  # what hardly changes shall look like it
         panel.set(xlabel=title, ylim=(low - missing, high + missing))
-        panel.set_title(name, fontsize=11)
-    axes[0].legend(frameon=False, fontsize=9)
+        panel.set_title(name, **TITLE)
+    axes[0].legend(**LEGEND)
     return figure
 
 
 def plot_sheet(
     cells: Sequence[Sequence[tuple[Image.Image, str]]], rows: Sequence[str], columns: Sequence[str], caption: str
 ) -> Figure:
-    """Pictures in a grid, with what was said beside each.
+    """Images in a grid, each with a text beside it.
 
     Args:
-        cells: Row by row, picture and text.
+        cells: Row by row, image and text.
         rows: Titles of the rows.
         columns: Titles of the columns.
-        caption: What is seen.
+        caption: Text above the grid.
     """
     figure = Figure(figsize=(3.4 * len(columns), 1.15 * len(rows) + 0.8), layout="constrained", dpi=150)
     figure.suptitle(caption, fontsize=8.5, x=0.01, ha="left")
     grid = figure.subplots(len(rows), 2 * len(columns), squeeze=False, width_ratios=[1, 2] * len(columns))
     for i, (line, title) in enumerate(zip(cells, rows, strict=True)):
-        for j, (picture, text) in enumerate(line):
-            shown, said = grid[i, 2 * j], grid[i, 2 * j + 1]
-            shown.imshow(picture)
-            said.text(0, 0.5, textwrap.fill(text, 24, replace_whitespace=False), va="center", fontsize=8)
-            for one in (shown, said):
+        for j, (image, text) in enumerate(line):
+            image_axes, text_axes = grid[i, 2 * j], grid[i, 2 * j + 1]
+            image_axes.imshow(image)
+            text_axes.text(0, 0.5, textwrap.fill(text, 24, replace_whitespace=False), va="center", fontsize=8)
+            for one in (image_axes, text_axes):
                 one.set(xticks=[], yticks=[])
                 one.spines[:].set_visible(False)
             if i == 0:
-                shown.set_title(columns[j], loc="left", fontsize=10)
+                image_axes.set_title(columns[j], loc="left", fontsize=10)
         grid[i, 0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)
     return figure
 
@@ -256,7 +233,7 @@ def plot_examples(strips: Sequence[Sequence[Any]], titles: Sequence[str]) -> Fig
 
     Args:
         strips: Examples of each neuron, see :class:`cbsae_hub.neurons.pack.Example`.
-        titles: What the rows are called.
+        titles: Names of the rows.
 
     Raises:
         ValueError: If there is nothing to draw.
@@ -282,11 +259,11 @@ def plot_examples(strips: Sequence[Sequence[Any]], titles: Sequence[str]) -> Fig
 
 
 def plot_patch_map(patch_map: Any, image: Image.Image | None = None) -> Figure:
-    """Mean number of active latents at each patch, over a picture if one is given (ViT-Prisma's heat map).
+    """Mean number of active latents at each patch, over an image if there is one (ViT-Prisma's heat map).
 
     Args:
         patch_map: ``[rows, columns]``.
-        image: What to draw it over.
+        image: Background of the map.
 
     Raises:
         ValueError: If it is no map.
@@ -298,17 +275,22 @@ def plot_patch_map(patch_map: Any, image: Image.Image | None = None) -> Figure:
     extent = (0, heat.shape[1], heat.shape[0], 0)
     if image is not None:
         axes.imshow(image, extent=extent)
-    drawn = axes.imshow(heat, cmap=HEAT, extent=extent, alpha=1.0 if image is None else 0.55)
-    figure.colorbar(drawn, label="active latents, mean")
-    axes.set(title="L0 by place in the image", xlabel="column", ylabel="row")
+    layer = axes.imshow(heat, cmap=HEAT, extent=extent, alpha=1.0 if image is None else 0.55)
+    figure.colorbar(layer, label="active latents, mean")
+    axes.set(xlabel="column", ylabel="row")
+    axes.set_title("L0 by place in the image", **TITLE)
     axes.grid(False)
     return figure
 
 
 def _columns(frame: pd.DataFrame, *names: str) -> pd.DataFrame:
-    if missing := [name for name in names if name not in frame.columns]:
-        raise ValueError(f"the neuron table has no column {' and no column '.join(missing)}")
+    require_columns(frame, names, "score the neurons again")
     return frame[list(names)]
+
+
+def _line(number: int) -> dict[str, str]:
+    """Colour and dashes of one of several lines."""
+    return {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number % len(DASHES)]}
 
 
 def _figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, Any]:

@@ -12,10 +12,10 @@ def source_commit() -> str | None:
     if not (folder / ".git").exists():  # installed: whatever repository lies around is another one
         return None
     try:
-        said = subprocess.run(
+        result = subprocess.run(
             ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"],
             capture_output=True, text=True, timeout=10, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None
-    return said.stdout.strip()
+    return result.stdout.strip()

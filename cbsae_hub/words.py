@@ -47,7 +47,7 @@ def clean_name(name: str) -> str:
 
 
 def name_key(name: str) -> str:
-    """What all spellings of a name have in common: case, normal form, width and invisible characters do not count.
+    """One key for all spellings of a name: case, normal form, width and invisible characters do not count.
 
     Unicode's canonical caseless match (The Unicode Standard, D145), with these decisions:
 

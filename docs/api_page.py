@@ -1,5 +1,7 @@
 """Writes docs/api.md, the page of the public names, from their signatures and docstrings.
 
+Also writes the columns of the neuron table into docs/neuron-table.md, from their schema.
+
 python docs/api_page.py
 """
 
@@ -15,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import cbsae_hub
+from cbsae_hub.neurons.table import columns_in_markdown
 
 PAGE = Path(__file__).parent / "api.md"
+TABLE_PAGE, COLUMNS = PAGE.with_name("neuron-table.md"), re.compile(r"\| column \| type \|.*\n(?:\|.*\n)*")
 EVERY = "__all__"
 # What is public: module to names, by topic. Everything in `cbsae_hub.__all__` and in those of its packages is there.
 PUBLIC: dict[str, dict[str, tuple[str, ...] | str]] = {
@@ -37,7 +41,8 @@ PUBLIC: dict[str, dict[str, tuple[str, ...] | str]] = {
         "cbsae_hub.data.activations": ("ActivationStore", "StoreError"),
     },
     "Packs": {
-        "cbsae_hub.neurons.pack": ("Pack", "NeuronTable", "Example", "FindResult", "PackError"),
+        "cbsae_hub.neurons.pack": ("Pack", "Example", "FindResult"),
+        "cbsae_hub.neurons.table": ("NeuronTable", "PackError"),
         "cbsae_hub.neurons.search": ("Found",),
         "cbsae_hub.scoring.build_pack": ("build_pack",),
         "cbsae_hub.scoring.extend_pack": ("extend_pack",),
@@ -198,3 +203,5 @@ def _signature(value: Any) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    text = TABLE_PAGE.read_text(encoding="utf-8")
+    TABLE_PAGE.write_text(COLUMNS.sub(lambda _: columns_in_markdown(), text), encoding="utf-8")

@@ -1,8 +1,9 @@
-"""Scores the neurons of an SAE, computes what the page needs, beside the model in its folder, and renews its card.
+"""Computes what the page needs of a scored model, beside the model in its folder, and renews the model's card.
 
-    python training/build_pack.py --recipe training/recipes/emoji.yaml
+    python training/build_pack.py runs/emoji-scores
 
-Steerability is taken over from the scores in the recipe's ``output``, where ``score_neurons.py --steer`` put it.
+Takes the scores that score_neurons.py or evaluate.py wrote, with steerability if that was measured, and reads the
+example images once.
 """
 
 import logging
@@ -12,38 +13,42 @@ from typing import Annotated
 import typer
 
 from cbsae_hub.cards.write import write_card
+from cbsae_hub.data.images import load_images
+from cbsae_hub.encoders.explained import explained_encoder
+from cbsae_hub.formats.load import load
 from cbsae_hub.scoring import Scores, headline
 from cbsae_hub.scoring.build_pack import ALT_COLUMN, build_pack
 from cbsae_hub.scoring.card_pictures import write_pictures
-from recipe import read_recipe
-from score_neurons import make_scorer
 
 
 def main(
-    recipe: Annotated[Path | None, typer.Option(help="YAML file; its section `scores` is read.")] = None,
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value, over the recipe.")] = None,
-    model: Annotated[Path | None, typer.Option(help="Folder of the SAE; default as in the recipe.")] = None,
+    scored: Annotated[Path, typer.Argument(metavar="SCORES", help="Folder that score_neurons.py wrote.")],
+    model: Annotated[Path | None, typer.Option(help="Folder of the model; default the one that was scored.")] = None,
     alt_column: Annotated[str, typer.Option(help="Column that says what an image shows.")] = ALT_COLUMN,
-    device: Annotated[str, typer.Option(help="Where encoder and judges run.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Where the encoder runs.")] = "cpu",
 ) -> None:
-    """Score the neurons of an SAE and write its pack."""
+    """Build a model's pack from its scores."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        settings = read_recipe(recipe, "scores", overrides or [])
-        settings = {"truth": {}, **settings, **({"model": str(model)} if model else {})}
-        scored = Path(settings.pop("output", ""))
-        scorer, images = make_scorer(settings, device)
+        scores = Scores.load(scored)
+        settings = scores.summary["settings"]
+        folder = model or Path(settings["model"])
+        images = load_images(settings["images"], settings["split"], beside=folder)
+        if len(images) != scores.summary["n_images"]:
+            raise ValueError(f"the scores are of {scores.summary['n_images']} images, here are {len(images)}")
+        sae = load(folder).to(device)
         pack = build_pack(
-            scorer,
+            scores,
+            sae,
+            explained_encoder(sae, settings.get("encoder"), device, beside=folder),
             images,
-            settings["model"],
+            folder,
             source={"id": settings["images"], "split": settings["split"]},
             alt_column=alt_column,
             batch_size=settings.get("batch_size", 64),
-            steered=Scores.load(scored) if (scored / "scores.json").is_file() else None,
         )
-        write_pictures(settings["model"])
-        write_card(settings["model"])
+        write_pictures(folder)
+        write_card(folder)
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     for name, value in headline(pack.info["scores"]).items():

@@ -1,7 +1,10 @@
-"""Bytes that the steps of a recipe take on disk and in memory, from the shapes of what they make."""
+"""Disk and memory that the steps of a recipe take, from the shapes of what they make, and what this machine lacks."""
 
 import copy
-from collections.abc import Iterable
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,25 @@ from cbsae_hub.trainers.config import CBSAETrainConfig, SAETrainConfig
 
 FLOAT32 = 4
 TOKENS_AT_ONCE = 256  # whose latents inference holds, see cbsae_hub.models.calibration
+
+
+@dataclass
+class Step:
+    """The costs of one step of a recipe.
+
+    Attributes:
+        name: Section of the recipe.
+        shapes: Numbers of images, neurons, concepts and the like, in words.
+        disk: Folder and bytes, by what they are for.
+        memory: Bytes at the device; 0 if not known.
+        host: Bytes beside the device.
+    """
+
+    name: str
+    shapes: str = ""
+    disk: dict[str, tuple[Path, int]] = field(default_factory=dict)
+    memory: int = 0
+    host: int = 0
 
 
 def make_encoder(config: Any, pixels: int | None, layer: int, tokens: str, device: Any = "meta") -> VisionEncoder:
@@ -141,18 +163,61 @@ def _moments(cb: CBSAE, config: CBSAETrainConfig) -> int:
     return 2 * tensor_bytes([cb.W_enc_cb]) * sum(matrices[name] for name in config.objectives)
 
 
-def existing_folder(path: str | Path) -> Path:
-    """The nearest folder that exists: whose file system a path will be on."""
-    path = Path(path).resolve()
+def device_memory() -> int:
+    """Bytes of memory of the device that steps run on."""
+    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else host_memory()
+
+
+def host_memory() -> int:
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that are free on an existing folder's file system."""
+    return shutil.disk_usage(folder).free
+
+
+def shortages(steps: Sequence[Step]) -> list[str]:
+    """What this machine lacks, a line each: memory step by step, disk for all steps together."""
+    lacking = [
+        f"{step.name}: needs {spelled(needed)} of memory, the {where} has {spelled(size)}"
+        for step in steps
+        for where, needed, size in (("device", step.memory, device_memory()), ("host", step.host, host_memory()))
+        if needed > size
+    ]
+    parts: dict[int, list[tuple[int, str]]] = {}  # by file system
+    folders: dict[int, Path] = {}
+    for step in steps:
+        for purpose, (path, size) in step.disk.items():
+            folder = existing_folder(path)
+            place = folder.stat().st_dev
+            folders.setdefault(place, folder)
+            missing = max(0, size - (folder_bytes(path) if path.is_dir() else 0))
+            parts.setdefault(place, []).append((missing, purpose))
+    for place, needs in parts.items():
+        total, free = sum(size for size, _ in needs), free_bytes(folders[place])
+        if total > free:
+            largest = ", ".join(f"{purpose} {spelled(size)}" for size, purpose in sorted(needs, reverse=True)[:5])
+            lacking.append(
+                f"disk: {spelled(total)} are needed where {folders[place]} is, {spelled(free)} are free; "
+                f"the largest parts: {largest}"
+            )
+    return lacking
+
+
+def existing_folder(path: Path) -> Path:
+    """The nearest folder that exists: a path will be on its file system."""
+    path = path.resolve()
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
 
-def folder_bytes(path: str | Path) -> int:
+def folder_bytes(path: Path) -> int:
     """Bytes of the files that a folder holds already."""
-    return sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file())
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
-def spelled(size: float | None) -> str:
+def spelled(size: float) -> str:
     """Bytes in words."""
     if not size:
         return ""

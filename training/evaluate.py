@@ -18,6 +18,7 @@ from accelerate import Accelerator
 
 from cbsae_hub import CBSAE, SAE, ConceptSet
 from cbsae_hub.cards.write import write_card
+from cbsae_hub.data.hierarchy import ConceptTree
 from cbsae_hub.data.images import load_images
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.encoders.explained import explained_encoder
@@ -31,86 +32,72 @@ from cbsae_hub.scoring.probe import Probe
 from cbsae_hub.scoring.scorer import ImageEmbedder, image_model
 from cbsae_hub.studies.evaluation import Evaluator, designated, means, parts
 from cbsae_hub.words import number
-from recipe import read_recipe, require_keys
-from result_tables import markdown_table
-from score_neurons import steering_parts
-from train_cbsae import train_model
+from training.recipes import CBSAESection, EvaluationSection, ScoresSection, SteerabilitySection
+from training.result_tables import markdown_table
+from training.score_neurons import steering_parts
+from training.train_cbsae import train_model
 
-REQUIRED = ("judges", "seeds", "output")
-OPTIONAL = ("variants", "shares", "ks", "steps", "drawn", "concepts", "truth", "zero_shot")
-LEFT_OUT = ("clip", "neurons")  # of section `steerability`: Pach et al.'s variant is in no table, all neurons are in
 # The paper's figures 5 and 9: what is along the axis, its title, and the variants in the figure besides the first seed.
 FIGURES = {"retained": ("neurons retained", "share-"), "k": ("k of the bottleneck", "k-")}
 
 
-def variants(settings: dict[str, Any], base: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What is trained: name to the settings of section `cbsae`; all but the seeds have the first one."""
-    first = {**base, "seed": settings["seeds"][0]}
-    return {
-        **{f"seed-{seed}": {**base, "seed": seed} for seed in settings["seeds"]},
-        **{name: {**first, **changes} for name, changes in settings.get("variants", {}).items()},
-        **{
-            f"share-{s:g}": {**first, "prune": {"by": base["prune"]["by"], "share": s}}
-            for s in settings.get("shares", [])
-        },
-        **{f"k-{k}": {**first, "cb_k": k} for k in settings.get("ks", [])},
-    }
-
-
-def trained(settings: dict[str, Any], folder: Path, accelerator: Accelerator) -> CBSAE:
+def trained(settings: CBSAESection, folder: Path, accelerator: Accelerator) -> CBSAE:
     """The model that an earlier call left in the folder, or a new one.
 
     Raises:
         ValueError: If the folder has one of other settings.
     """
-    settings = {key: settings[key] for key in settings if key != "output"}
-    claim(folder, settings)
+    settings = settings.replace(output=folder)
+    claim(folder, {name: value for name, value in settings.to_dict(defaults=False).items() if name != "output"})
     if not (folder / "training.json").is_file():
         logging.info("%s", folder.name)
-        train_model({**settings, "output": str(folder)}, accelerator, resume=True)
+        train_model(settings, accelerator, resume=True)
     return CBSAE.from_pretrained(folder)
 
 
 def make_evaluator(
-    judges: dict[str, str], of_scores: dict[str, Any], of_steering: dict[str, Any], folder: Path, device: Any
+    settings: EvaluationSection, scores: ScoresSection, steering: SteerabilitySection, device: Any
 ) -> Evaluator:
     """What all models are scored with: images, judges and generators of the recipe."""
-    model, where = of_scores["model"], {"device": device, "beside": of_scores["model"]}
+    model, where = scores.model, {"device": device, "beside": scores.model}
     sae = SAE.from_pretrained(model)
-    encoder = explained_encoder(sae, of_scores.get("encoder"), **where)
-    images = load_images(of_scores["images"], of_scores["split"], beside=model)
-    truth = Truth.read(images, of_scores.get("truth", {}))
-    loaded = {name: ClipLike.from_pretrained(one, **where) for name, one in judges.items()}
-    similarity = image_model(of_scores.get("similarity", next(iter(judges.values()))), **where)
-    source = {"id": of_scores["images"], "split": of_scores["split"]}
-    probe = Probe.make(folder / "probe", encoder, images, source=source, judges=loaded, similarity=similarity)
-    templates = of_scores.get("zero_shot")
-    head = templates and ZeroShotHead.from_pretrained(
-        sae.encoder_id, truth.classes()[0], templates, sae.encoder_revision, beside=model
+    encoder = explained_encoder(sae, scores.encoder, **where)
+    images = load_images(scores.images, scores.split, beside=model)
+    truth = Truth.read(images, scores.truth or {})
+    loaded = {name: ClipLike.from_pretrained(one, **where) for name, one in settings.judges.items()}
+    similarity = image_model(scores.similarity or next(iter(settings.judges.values())), **where)
+    source = {"id": scores.images, "split": scores.split}
+    probe = Probe.make(settings.output / "probe", encoder, images, source=source, judges=loaded, similarity=similarity)
+    head = scores.zero_shot and ZeroShotHead.from_pretrained(
+        sae.encoder_id, truth.classes()[0], scores.zero_shot, sae.encoder_revision, beside=model
     )
-    steering = steering_parts(
-        {key: value for key, value in of_steering.items() if key not in LEFT_OUT}, of_scores, device
-    )
+    # Pach et al.'s variant, which needs a CLIP, is in no table; all neurons are in.
+    generators = steering_parts(steering.replace(clip=None, neurons=None), scores, device)
     return Evaluator(
         probe,
         encoder,
         loaded,
-        {name: ConceptSet.load(given) for name, given in of_scores["concepts"].items()},
+        {name: ConceptSet.load(source) for name, source in scores.concepts.items()},
         truth,
         head,
         ImageEmbedder(similarity),
-        steering.pop("llava"),
-        steering.pop("unclip"),
-        of_scores.get("top_k", 100),
-        steering,
+        generators.pop("llava"),
+        generators.pop("unclip"),
+        scores.top_k or 100,
+        generators,
+        tree=scores.tree and ConceptTree.load(scores.tree),
     )
 
 
-def scored(evaluator: Evaluator, model: SAE | CBSAE, folder: Path, judge: str, **steering: bool) -> Scores:
+def scored(
+    evaluator: Evaluator, model: SAE | CBSAE, folder: Path, judge: str, section: ScoresSection, **steering: bool
+) -> Scores:
     """The scores of a model by a judge, from the folder where an earlier call put them; see Evaluator.evaluate."""
     folder /= judge
     if not (folder / "scores.json").is_file():
-        evaluator.evaluate(model, judge, **steering).save(folder, judge_name=judge)
+        settings = section.replace(model=str(model.repo_id), judge=evaluator.judges[judge].repo_id).recorded()
+        scores = evaluator.evaluate(model, judge, **steering)
+        scores.save(folder, judge_name=judge, settings=settings, n_images=len(evaluator.probe))
     return Scores.load(folder)
 
 
@@ -189,28 +176,22 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     accelerator = Accelerator()
     try:
-        settings = read_recipe(recipe, "evaluate", overrides or [])
-        require_keys(settings, REQUIRED, OPTIONAL)
-        base, of_scores, of_steering = (read_recipe(recipe, part, []) for part in ("cbsae", "scores", "steerability"))
-        for section, keys in (
-            (base, ["steps"]),
-            (of_steering, ["drawn"]),
-            (of_scores, ["concepts", "truth", "zero_shot"]),
-        ):
-            section |= {key: settings[key] for key in keys if key in settings}
-        folder = Path(settings["output"])
-        evaluator = make_evaluator(settings["judges"], of_scores, of_steering, folder, accelerator.device)
-        judge, *others = settings["judges"]
-        seeds = [f"seed-{seed}" for seed in settings["seeds"]]
-        sae = SAE.from_pretrained(base["model"])
-        rows = [row("SAE", scored(evaluator, sae, folder / "sae", judge, draw=True), sae)]
-        for name, given in variants(settings, base).items():
-            cb = trained(given, folder / name, accelerator)
-            rows.append(row(name, scored(evaluator, cb, folder / name, judge, draw=name in seeds), cb))
+        settings = EvaluationSection.read(recipe, overrides)
+        base = CBSAESection.read(recipe, **settings.chosen("steps"))
+        steering = SteerabilitySection.read(recipe, **settings.chosen("drawn"))
+        scores = ScoresSection.read(recipe, **settings.chosen("concepts", "truth", "zero_shot"))
+        evaluator = make_evaluator(settings, scores, steering, accelerator.device)
+        folder, (judge, *others) = settings.output, settings.judges
+        seeds = [f"seed-{seed}" for seed in settings.seeds]
+        sae = SAE.from_pretrained(base.model)
+        rows = [row("SAE", scored(evaluator, sae, folder / "sae", judge, scores, draw=True), sae)]
+        for name, variant in settings.variants_of(base).items():
+            cb = trained(variant, folder / name, accelerator)
+            rows.append(row(name, scored(evaluator, cb, folder / name, judge, scores, draw=name in seeds), cb))
         first = CBSAE.from_pretrained(folder / seeds[0])
         judged = {
             one: {
-                name: scored(evaluator, model, where, one, speak=False)
+                name: scored(evaluator, model, where, one, scores, speak=False)
                 for name, model, where in (("SAE", sae, folder / "sae"), ("CB-SAE", first, folder / seeds[0]))
             }
             for one in (judge, *others)
@@ -219,13 +200,14 @@ def main(
         raise typer.BadParameter(str(error)) from error
     rows = pd.DataFrame(rows)
     made = tables(rows, judged, seeds, first)
-    told = {"settings": settings, "tables": {title: frame.to_dict("records") for title, frame in made.items()}}
+    records = {title: frame.to_dict("records") for title, frame in made.items()}
+    told = {"settings": settings.to_dict(defaults=False), "tables": records}
     for name, text in (
         ("evaluation.md", as_markdown(made)),
         ("evaluation.json", json.dumps(plain(told), indent=1) + "\n"),
     ):
         write_text(folder / name, text)
-    publish(Path(base["output"]), folder / seeds[0], told)
+    publish(base.output, folder / seeds[0], told)
     for column, (title, prefix) in FIGURES.items():
         shown = rows[(rows["model"] == seeds[0]) | rows["model"].str.startswith(prefix)]
         with replace_file(folder / f"{column}.png") as partial:

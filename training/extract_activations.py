@@ -15,31 +15,36 @@ from accelerate import Accelerator
 from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.data.images import commit_of_images, load_images
 from cbsae_hub.encoders.vision import VisionEncoder
-from recipe import function_of, read_recipe, require_keys
+from training.recipes import ActivationsSection, ImageSource, load_function
 
-REQUIRED = ("encoder", "layer", "tokens", "images", "output")
-OPTIONAL = ("encoder_revision", "images_revision", "images_args", "split")
 EXTRACTION = ("dtype", "images_per_shard", "batch_size", "seed", "readers")  # of extract_activations
 
 
-def open_images(settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The dataset that a recipe's ``images`` and ``split`` name, and what the manifest says of it.
+def open_images(source: ImageSource) -> tuple[Any, dict[str, Any]]:
+    """Opens the dataset that a recipe names.
 
-    ``images`` is a folder or a Hub id; or ``module:function``, a function of this checkout that returns a map-style
-    dataset and is called with the recipe's ``images_args``.
+    Returns:
+        The dataset, and its description for the manifest.
+
+    Raises:
+        ValueError: If there is no such function or no such split.
+        OSError: If there are no such images.
     """
-    source, arguments = str(settings["images"]), settings.get("images_args") or {}
-    if ":" in source:
-        try:
-            make = function_of(source)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"images: {source} is no function of this checkout: {error}") from error
-        return make(**arguments), {"id": source, **arguments}
-    require_keys(settings, ["split"], settings)
+    if source.is_function:
+        return load_function(source.images)(**source.images_args), {"id": source.images, **source.images_args}
     # The commit, so that a branch that has moved since is not taken for what was read before.
-    revision = commit_of_images(source, settings.get("images_revision"))
-    images = load_images(source, settings["split"], revision)
-    return images, {"id": source, "split": settings["split"], "revision": revision}
+    revision = commit_of_images(source.images, source.images_revision)
+    images = load_images(source.images, source.split, revision)
+    return images, {"id": source.images, "split": source.split, "revision": revision}
+
+
+def source_of(description: dict[str, Any]) -> ImageSource:
+    """The images that a manifest describes, at the revision that was read then."""
+    others = {key: value for key, value in description.items() if key != "id"}
+    source = description["id"]
+    if ":" in source:
+        return ImageSource(images=source, images_args=others)
+    return ImageSource(images=source, split=others["split"], images_revision=others.get("revision"))
 
 
 def main(
@@ -52,25 +57,22 @@ def main(
 
     accelerator = Accelerator()
     try:
-        settings = read_recipe(recipe, "activations", overrides or [])
-        if output is not None:
-            settings["output"] = str(output)
-        require_keys(settings, REQUIRED, (*OPTIONAL, *EXTRACTION))
+        settings = ActivationsSection.read(recipe, overrides, output=output)
         encoder = VisionEncoder.from_pretrained(
-            settings["encoder"],
-            layer=settings["layer"],
-            tokens=settings["tokens"],
-            revision=settings.get("encoder_revision"),
+            settings.encoder,
+            layer=settings.layer,
+            tokens=settings.tokens,
+            revision=settings.encoder_revision,
             device=accelerator.device,
         )
         images, source = open_images(settings)
         store = extract_activations(
             encoder,
             images,
-            settings["output"],
+            settings.output,
             source=source,
             accelerator=accelerator,
-            **{key: settings[key] for key in EXTRACTION if key in settings},
+            **settings.chosen(*EXTRACTION),
         )
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error

@@ -10,7 +10,7 @@ there are judged, by another judge for instance. docs/steering.md says what is m
 import logging
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import pandas as pd
 import torch
@@ -18,57 +18,56 @@ import typer
 
 from cbsae_hub.data.images import load_images
 from cbsae_hub.hub.files import replace_file, write_json
-from cbsae_hub.neurons.pack import NeuronTable
+from cbsae_hub.neurons.table import NeuronTable
 from cbsae_hub.steering import LlavaSteerer
 from cbsae_hub.studies.insertion import InsertionExperiment, as_markdown, judged, summary
 from cbsae_hub.studies.judges import ChatJudge, Judge
-from recipe import function_of, read_recipe, require_keys
+from training.recipes import ChatJudgeSettings, InsertionSection, load_function
 
-REQUIRED = ("model", "llava", "images", "split", "scores", "prompts", "judge", "output")
 EXPERIMENT = ("alpha", "beta", "keep_error", "max_new_tokens", "seed")  # of InsertionExperiment
-OPTIONAL = ("neurons", "where", "blanks", "batch", *EXPERIMENT)
 KEY = "JUDGE_API_KEY"
 
 
-def make_judge(given: str | dict[str, str]) -> Judge:
+def make_judge(settings: str | ChatJudgeSettings) -> Judge:
     """The judge that a recipe asks for: a function of this checkout, ``module:function``, or a language model.
 
     Raises:
-        ValueError: If it is neither.
+        ValueError: If there is no such function.
     """
-    if isinstance(given, dict):
-        require_keys(given, ("model",), ("base_url",))
-        return ChatJudge(given["model"], given.get("base_url"), os.environ.get(KEY))
+    if isinstance(settings, ChatJudgeSettings):
+        return ChatJudge(settings.model, settings.base_url, os.environ.get(KEY))
     try:
-        return function_of(str(given))
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"judge: {given!r} is no module:function of this checkout: {error}") from error
+        return load_function(settings)
+    except ValueError as error:
+        raise ValueError(f"judge: {error}") from error
 
 
-def ask(settings: dict[str, Any], device: str) -> pd.DataFrame:
+def ask(settings: InsertionSection, device: str) -> pd.DataFrame:
     """The answers that a recipe's section asks for."""
-    table, model = NeuronTable.read(settings["scores"]), settings["model"]
-    prompts, given = settings["prompts"], {key: settings[key] for key in EXPERIMENT if key in settings}
-    if "blanks" in settings:
-        scenes = load_images(settings["images"], settings["blanks"], beside=model).shuffle(settings.get("seed", 0))
-        given["blanks"] = [scene["image"] for scene in scenes.take(len(prompts))]
+    table, model = NeuronTable.read(settings.scores), settings.model
+    options = settings.chosen(*EXPERIMENT)
+    if settings.blanks:
+        scenes = load_images(settings.images, settings.blanks, beside=model).shuffle(settings.seed or 0)
+        options["blanks"] = [scene["image"] for scene in scenes.take(len(settings.prompts))]
     one = InsertionExperiment(
-        table.filter(**settings.get("where", {})).frame,
-        LlavaSteerer.from_pretrained(settings["llava"], model, device=device, beside=model),
-        load_images(settings["images"], settings["split"], beside=model),
-        prompts,
-        **given,
+        table.filter(**settings.where).frame,
+        LlavaSteerer.from_pretrained(settings.llava, model, device=device, beside=model),
+        load_images(settings.images, settings.split, beside=model),
+        settings.prompts,
+        **options,
     )
-    return one.run(one.choose(settings.get("neurons", 100)), settings.get("batch", 16))
+    return one.run(one.choose(settings.neurons), settings.batch)
 
 
-def answers(settings: dict[str, Any], folder: Path, device: str, again: bool) -> pd.DataFrame:
+def answers(settings: InsertionSection, device: str, again: bool) -> pd.DataFrame:
     """Asks LLaVA and writes answers.parquet, or reads what was written.
 
     Raises:
         ValueError: If those are answers of other settings.
     """
-    asked = {key: value for key, value in settings.items() if key != "judge"}
+    folder = settings.output
+    content = settings.to_dict(defaults=False)
+    asked = {key: content[key] for key in content if key not in ("judge", "output")}
     if again:
         frame = pd.read_parquet(folder / "answers.parquet")
         if frame.attrs != asked:
@@ -103,15 +102,14 @@ def main(
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        settings = read_recipe(recipe, "insertion", overrides or [])
-        settings |= {key: value for key, value in (("neurons", neurons), ("output", output)) if value is not None}
-        require_keys(settings, REQUIRED, OPTIONAL)
-        folder, judge = Path(settings.pop("output")), make_judge(settings["judge"])
+        settings = InsertionSection.read(recipe, overrides, neurons=neurons, output=output)
+        folder, judge = settings.output, make_judge(settings.judge)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        frame = judged(answers(settings, folder, device, again), judge)
+        frame = judged(answers(settings, device, again), judge)
         table = summary(frame)
         write(frame, folder / "insertion.parquet")
-        content = {"settings": settings, "neurons": frame["neuron"].nunique(), "summary": table.to_dict("records")}
+        recorded = {key: value for key, value in settings.to_dict(defaults=False).items() if key != "output"}
+        content = {"settings": recorded, "neurons": frame["neuron"].nunique(), "summary": table.to_dict("records")}
         write_json(folder / "insertion.json", content)
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error

@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 from cbsae_hub.publishing import PublishError, Upload, plan, plan_together, publish_together
-from space_folder import HUB, ROOT, make_space
+from training.space_folder import HUB, ROOT, make_space
 
 SOMEBODY = "OWNER"  # whose a dry run is, if nobody is named
 SPACE = "what-a-vision-model-knows"

@@ -3,7 +3,8 @@
     accelerate launch training/score_neurons.py --recipe training/recipes/emoji.yaml
     accelerate launch training/score_neurons.py --recipe training/recipes/emoji.yaml --steer
 
-Writes neurons.parquet, labels.parquet (where the truth is known) and scores.json. With ``--steer`` it sets each neuron
+Writes neurons.parquet, labels.parquet (where the truth is known), examples.parquet, vocabulary.safetensors and
+scores.json: all that build_pack.py needs. With ``--steer`` it sets each neuron
 and lets LLaVA speak and unCLIP draw (recipe section ``steerability``), and adds those scores to what is there. An
 interrupted run goes on where its last checkpoint was. docs/metrics.md says what each score is.
 """
@@ -24,65 +25,64 @@ from cbsae_hub.scoring.scorer import ImageEmbedder, image_model
 from cbsae_hub.scoring.steerability import SteerabilityScorer
 from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
 from cbsae_hub.steering.loading import load_sae
-from recipe import read_recipe, require_keys
+from training.recipes import ScoresSection, SteerabilitySection
 
-REQUIRED = ("model", "judge", "images", "split", "concepts")
-SCORER = ("similarity", "truth", "tree", "zero_shot", "encoder", "top_k")
-OPTIONAL = (*SCORER, "batch_size", "output")
+SCORER = ("judge", "concepts", "similarity", "truth", "tree", "zero_shot", "encoder", "top_k")
 STEERER = ("alpha", "unit", "prompt", "drawn", "seeds", "steps", "guidance", "main", "seed")
-STEERING = ("llava", "sentences", "clip", "unclip", "pictures", "neurons", *STEERER)
 
 
-def make_scorer(settings: dict[str, Any], device: Any) -> tuple[NeuronScorer, Any]:
+def make_scorer(settings: ScoresSection, device: Any) -> tuple[NeuronScorer, Any]:
     """The scorer that a recipe's section asks for, and its images."""
-    require_keys(settings, REQUIRED, OPTIONAL)
-    images = load_images(settings["images"], settings["split"], beside=settings["model"])
-    given = {key: settings[key] for key in ("judge", "concepts", *SCORER) if key in settings}
-    return NeuronScorer.from_pretrained(settings["model"], images, device=device, **given), images
+    images = load_images(settings.images, settings.split, beside=settings.model)
+    # The examples need the latents that are kept with truth.
+    options = {"truth": {}, **settings.chosen(*SCORER)}
+    return NeuronScorer.from_pretrained(settings.model, images, device=device, **options), images
 
 
-def steering_parts(given: dict[str, Any], settings: dict[str, Any], device: Any) -> dict[str, Any]:
-    """What a recipe's section ``steerability`` names, loaded, and its settings: arguments of SteerabilityScorer.
+def steering_parts(steering: SteerabilitySection, scores: ScoresSection, device: Any) -> dict[str, Any]:
+    """Loads what section ``steerability`` names; returns arguments of SteerabilityScorer.
 
     Args:
-        given: The section.
-        settings: Section ``scores``: the model, beside which the others may lie, and the images.
+        steering: The section.
+        scores: Section ``scores``: the model, beside which the others may lie, and the images.
         device: Where the models go.
     """
-    require_keys(given, (), STEERING)
-    model = settings["model"]
+    model = scores.model
     sae, where = load_sae(model), {"device": device, "beside": model}
     return {
-        "llava": given.get("llava") and LlavaSteerer.from_pretrained(given["llava"], sae, **where),
-        "sentences": given.get("sentences") and Sentences.from_pretrained(given["sentences"], device),
-        "clip": given.get("clip") and ClipLike.from_pretrained(given["clip"], **where),
-        "unclip": given.get("unclip") and UnclipSteerer.from_pretrained(given["unclip"], sae, **where),
-        "pictures": given.get("pictures") and ImageEmbedder(image_model(given["pictures"], **where)),
-        "images": load_images(settings["images"], settings["split"], beside=model),
-        **{key: given[key] for key in STEERER if key in given},
+        "llava": steering.llava and LlavaSteerer.from_pretrained(steering.llava, sae, **where),
+        "sentences": steering.sentences and Sentences.from_pretrained(steering.sentences, device),
+        "clip": steering.clip and ClipLike.from_pretrained(steering.clip, **where),
+        "unclip": steering.unclip and UnclipSteerer.from_pretrained(steering.unclip, sae, **where),
+        "pictures": steering.pictures and ImageEmbedder(image_model(steering.pictures, **where)),
+        "images": load_images(scores.images, scores.split, beside=model),
+        **steering.chosen(*STEERER),
     }
 
 
-def score(settings: dict[str, Any], folder: Path, accelerator: Accelerator) -> dict[str, float]:
+def score(settings: ScoresSection, folder: Path, accelerator: Accelerator) -> dict[str, float]:
     """Scores without a generator; returns the figures to look at first."""
     scorer, images = make_scorer(settings, accelerator.device)
-    scorer.run(images, settings.get("batch_size", 64), accelerator, folder / "partial", settings)
+    scorer.run(images, settings.batch_size, accelerator, folder / "partial", settings.recorded())
     scores = scorer.results()
     accelerator.wait_for_everyone()  # nobody needs a checkpoint any more
     if accelerator.is_main_process:
-        scores.save(folder, settings=settings, n_images=len(images))
+        scores.save(folder, settings=settings.recorded(), n_images=len(images))
         shutil.rmtree(folder / "partial")
     return headline(scores.summary)
 
 
-def steer(given: dict[str, Any], settings: dict[str, Any], folder: Path, accelerator: Accelerator) -> dict[str, float]:
+def steer(
+    steering: SteerabilitySection, settings: ScoresSection, folder: Path, accelerator: Accelerator
+) -> dict[str, float]:
     """Adds steerability to the scores in a folder; returns the figures to look at first."""
     scores = Scores.load(folder)
-    if scores.summary["settings"] != settings:
+    if scores.summary["settings"] != settings.recorded():
         raise ValueError(f"the scores in {folder} were made with other settings: run without --steer first")
-    scorer = SteerabilityScorer(scores.neurons, **steering_parts(given, settings, accelerator.device))
-    neurons = scorer.choose(given.get("neurons"))
-    found = scorer.run(neurons, folder / "steered", accelerator, {"scores": settings, "steerability": given})
+    scorer = SteerabilityScorer(scores.neurons, **steering_parts(steering, settings, accelerator.device))
+    neurons = scorer.choose(steering.neurons)
+    both = {"scores": settings.recorded(), "steerability": steering.to_dict(defaults=False)}
+    found = scorer.run(neurons, folder / "steered", accelerator, both)
     summary = scorer.summary(found)
     if accelerator.is_main_process:
         scores.with_steerability(found, summary).save(folder)
@@ -104,14 +104,14 @@ def main(
     accelerator = Accelerator()
     logging.basicConfig(level=logging.INFO if accelerator.is_main_process else logging.ERROR, format="%(message)s")
     try:
-        settings = read_recipe(recipe, "scores", [] if steer_too else overrides or [])
-        settings |= {key: value for key, value in (("model", model), ("output", output)) if value}
-        require_keys(settings, (*REQUIRED, "output"), OPTIONAL)
-        folder = Path(settings.pop("output"))
+        settings = ScoresSection.read(recipe, None if steer_too else overrides, model=model, output=output)
+        if settings.output is None:
+            raise ValueError("the recipe lacks output")
         if steer_too:
-            figures = steer(read_recipe(recipe, "steerability", overrides or []), settings, folder, accelerator)
+            steering = SteerabilitySection.read(recipe, overrides)
+            figures = steer(steering, settings, settings.output, accelerator)
         else:
-            figures = score(settings, folder, accelerator)
+            figures = score(settings, settings.output, accelerator)
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     if accelerator.is_main_process:

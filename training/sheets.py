@@ -10,69 +10,14 @@ discarded one's score. Writes sheet.png, and sheet.json with all sentences.
 import json
 import logging
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import pandas as pd
 import torch
 import typer
 
-from cbsae_hub import CBSAE, SAE, Edit, Steering
-from cbsae_hub.data.images import load_images
 from cbsae_hub.hub.files import replace_file, write_text
-from cbsae_hub.neurons.pack import NeuronTable
-from cbsae_hub.plots import plot_sheet
-from cbsae_hub.scoring.first_words import ONE_WORD
-from cbsae_hub.scoring.steerability import WHITE
-from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
-from recipe import read_recipe
-
-KINDS = ("discarded", "retained", "concept neuron")
-QUESTIONS = {"one word": ONE_WORD, "sentence": "Describe the image."}
-
-
-def choose(frame: pd.DataFrame, cb: CBSAE, count: int) -> pd.DataFrame:
-    """Concepts and their three neurons: ids in the parent SAE for the first two, in the CB-SAE for the third.
-
-    A discarded and a retained neuron stand for a concept if it is among the five names of theirs that score best; of
-    several the one is taken with which it scores best.
-
-    Args:
-        frame: Neuron table of the parent.
-        cb: Pruned by it.
-        count: How many concepts at most: the first ones of the bottleneck that have all three.
-
-    Raises:
-        ValueError: If no concept has all three.
-    """
-    retained = frame["neuron"].isin(cb.sae_neuron_ids)
-    found = {}
-    for kind, part in zip(KINDS, (frame[~retained], frame[retained])):
-        among = part[["neuron", "names", "scores"]].explode(["names", "scores"])
-        best = among.sort_values("scores", ascending=False, kind="stable").drop_duplicates("names")
-        found[kind] = dict(zip(best["names"], best["neuron"]))
-    rows = [
-        {"concept": name, **{kind: neurons[name] for kind, neurons in found.items()}, KINDS[2]: cb.d_sae + place}
-        for place, name in enumerate(cb.concepts)
-        if all(name in neurons for neurons in found.values())
-    ]
-    if not rows:
-        raise ValueError("no concept of the bottleneck has a discarded and a retained neuron")
-    return pd.DataFrame(rows[:count])
-
-
-def steered(
-    llava: LlavaSteerer, unclip: UnclipSteerer, scene: Any, neurons: list[int], alpha: float, guidance: float
-) -> list[dict]:
-    """What neurons of one model make of a white image and of a scene, and what they alone make unCLIP draw."""
-    alone = [Steering([Edit(neuron, alpha)], isolate=True) for neuron in neurons]
-    within = [Steering([Edit(neuron, alpha)]) for neuron in neurons]
-    pictures = unclip.generate([WHITE] * len(neurons), alone, guidance_scale=guidance)
-    word = llava.generate([WHITE] * len(neurons), QUESTIONS["one word"], within)
-    sentence = llava.generate([scene] * len(neurons), QUESTIONS["sentence"], within)
-    return [
-        {"picture": picture, "one word": said, "sentence": told}
-        for picture, said, told in zip(pictures, word, sentence, strict=True)
-    ]
+from cbsae_hub.studies.sheets import SheetSettings, SheetStudy
+from training.recipes import CBSAESection, ScoresSection, SteerabilitySection
 
 
 def main(
@@ -86,45 +31,16 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        settings, of_scores, given = (read_recipe(recipe, part, []) for part in ("cbsae", "scores", "steerability"))
-        where = {"device": device, "beside": settings["model"]}
-        sae, cb = SAE.from_pretrained(settings["model"]), CBSAE.from_pretrained(settings["output"])
-        chosen = choose(NeuronTable.read(settings["scores"]).frame, cb, count)
-        scene = load_images(of_scores["images"], of_scores["split"], beside=settings["model"])[image]["image"]
-        llava = LlavaSteerer.from_pretrained(given["llava"], sae, **where)
-        unclip = UnclipSteerer.from_pretrained(given["unclip"], sae, **where)
+        sections = (section.read(recipe).to_dict() for section in (CBSAESection, ScoresSection, SteerabilitySection))
+        settings = SheetSettings.of(*sections)
+        study = SheetStudy(settings, count, image, device)
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
-    alpha, guidance = given.get("alpha", 50.0), given.get("guidance", 10.0)
-    of_parent = llava, unclip
-    of_cb = LlavaSteerer(llava.model, llava.processor, cb), UnclipSteerer(unclip.pipeline, cb)
-    found = {
-        kind: steered(*steerers, scene, chosen[kind].tolist(), alpha, guidance)
-        for kind, steerers in zip(KINDS, (of_parent, of_parent, of_cb), strict=True)
-    }
-    unsteered = llava.generate([scene], QUESTIONS["sentence"])[0]
-    cells = [
-        [(found[kind][i]["picture"], f"“{found[kind][i]['one word']}”\n{found[kind][i]['sentence']}") for kind in KINDS]
-        for i in range(len(chosen))
-    ]
-    caption = f"Drawn by the neuron alone; “the word” for a white image; what becomes of: {unsteered}"
+    sheet = study.run()
     output.mkdir(parents=True, exist_ok=True)
     with replace_file(output / "sheet.png") as partial:
-        plot_sheet(cells, chosen["concept"].tolist(), KINDS, caption).savefig(partial, format="png")
-    told = {
-        "alpha": alpha,
-        "questions": QUESTIONS,
-        "scene": {"row": image, "unsteered": unsteered},
-        "concepts": [
-            {"concept": row["concept"]}
-            | {
-                kind: {"neuron": int(row[kind]), **{question: found[kind][i][question] for question in QUESTIONS}}
-                for kind in KINDS
-            }
-            for i, row in enumerate(chosen.to_dict("records"))
-        ],
-    }
-    write_text(output / "sheet.json", json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+        sheet.figure().savefig(partial, format="png")
+    write_text(output / "sheet.json", json.dumps(sheet.record(), indent=1, ensure_ascii=False) + "\n")
     logging.info("%s", output / "sheet.png")
 
 

@@ -31,24 +31,12 @@ from cbsae_hub.scoring.scorer import ImageEmbedder, image_model
 from cbsae_hub.trainers.config import REFERENCE_GROUPS, SAETrainConfig
 from cbsae_hub.trainers.sae.trainer import SAETrainer
 from cbsae_hub.trainers.sae.trainer import describe as describe_store
-from extract_activations import open_images
-from recipe import read_recipe, require_keys
-from result_tables import markdown_table
+from training.extract_activations import open_images
+from training.recipes import SweepSection
+from training.result_tables import markdown_table
 
 KINDS = {"BatchTopK": None, "Matryoshka": REFERENCE_GROUPS}
-REQUIRED = (
-    "encoder",
-    "layers",
-    "tokens",
-    "images",
-    "expansions",
-    "similarity",
-    "probe_images",
-    "probe_split",
-    "output",
-)
 TRAINING = ("k", "steps", "batch_size", "lr", "warmup_steps", "decay_start", "dead_after_tokens", "seed")
-OPTIONAL = (*TRAINING, "images_args", "split", "images_per_shard")
 
 
 def train_one(store: ActivationStore, output: Path, settings: dict[str, Any]) -> SAE:
@@ -97,11 +85,11 @@ class Scored:
 
 
 @torch.no_grad()
-def score(encoder: VisionEncoder, saes: dict[tuple, SAE], settings: dict[str, Any]) -> list[dict[str, Any]]:
+def score(encoder: VisionEncoder, saes: dict[tuple, SAE], settings: SweepSection) -> list[dict[str, Any]]:
     """Rows of one layer: all its SAEs from one pass over the probe images, which are seen whole."""
     encoder = VisionEncoder(encoder.model, encoder.processor, encoder.layer, whole_image(encoder.tokens))
-    images = load_images(settings["probe_images"], settings["probe_split"])
-    embed = ImageEmbedder(image_model(settings["similarity"], encoder.device))
+    images = load_images(settings.probe_images, settings.probe_split)
+    embed = ImageEmbedder(image_model(settings.similarity, encoder.device))
     scored: dict[tuple, Raw | Scored] = {}
     population = None
     for _, pictures in tqdm(image_batches(images, 64), total=-(-len(images) // 64), desc="score", unit="batch"):
@@ -153,22 +141,20 @@ def main(
     accelerator = Accelerator()
     rows: list[dict[str, Any]] = []
     try:
-        settings = read_recipe(recipe, "sweep", overrides or [])
-        require_keys(settings, REQUIRED, OPTIONAL)
-        output = Path(settings["output"])
-        common = {key: settings[key] for key in TRAINING if key in settings}
-        for layer in settings["layers"]:
+        settings = SweepSection.read(recipe, overrides)
+        common = settings.chosen(*TRAINING)
+        for layer in settings.layers:
             encoder = VisionEncoder.from_pretrained(
-                settings["encoder"], layer=layer, tokens=settings["tokens"], device=accelerator.device
+                settings.encoder, layer=layer, tokens=settings.tokens, device=accelerator.device
             )
             images, source = open_images(settings)
-            shard = {"images_per_shard": settings["images_per_shard"]} if "images_per_shard" in settings else {}
-            folder = output / f"layer-{encoder.layer}"
+            shard = settings.chosen("images_per_shard")
+            folder = settings.output / f"layer-{encoder.layer}"
             store = extract_activations(
                 encoder, images, folder / "activations", source=source, accelerator=accelerator, **shard
             )
             saes = {}
-            for kind, expansion in product(KINDS, settings["expansions"]):
+            for kind, expansion in product(KINDS, settings.expansions):
                 one = {**common, "expansion": expansion, "group_fractions": KINDS[kind]}
                 saes[kind, expansion] = train_one(store, folder / f"{kind}-x{expansion}".lower(), one)
             rows += score(encoder, saes, settings)
@@ -176,9 +162,12 @@ def main(
         raise typer.BadParameter(str(error)) from error
     for name, text in (
         ("sweep.md", as_markdown(rows)),
-        ("sweep.json", json.dumps(plain({"settings": settings, "rows": rows}), indent=1) + "\n"),
+        (
+            "sweep.json",
+            json.dumps(plain({"settings": settings.to_dict(defaults=False), "rows": rows}), indent=1) + "\n",
+        ),
     ):
-        write_text(output / name, text)
+        write_text(settings.output / name, text)
     typer.echo(as_markdown(rows))
 
 

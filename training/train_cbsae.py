@@ -2,7 +2,7 @@
 
     accelerate launch training/score_neurons.py --recipe training/recipes/emoji.yaml
     accelerate launch training/score_neurons.py --recipe training/recipes/emoji.yaml --steer
-    python training/build_pack.py --recipe training/recipes/emoji.yaml
+    python training/build_pack.py runs/emoji-scores
     accelerate launch training/train_cbsae.py --recipe training/recipes/emoji.yaml
 
 Reads the scores of the SAE's neurons from the neuron table in the folder `scores`, that of score_neurons.py or of a
@@ -15,7 +15,7 @@ nothing.
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import pandas as pd
 import typer
@@ -26,74 +26,68 @@ from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.data.embeddings import all_embeddings, extract_embeddings
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.hub.files import write_json
-from cbsae_hub.neurons.pack import NeuronTable
 from cbsae_hub.neurons.pruning import Pruned, prune
 from cbsae_hub.neurons.selection import select_concepts
+from cbsae_hub.neurons.table import NeuronTable
 from cbsae_hub.trainers.cbsae.trainer import BottleneckHeldout, CBSAETrainer
-from cbsae_hub.trainers.config import CBSAETrainConfig
 from cbsae_hub.trainers.loop import Interrupted
-from extract_activations import open_images
-from recipe import read_recipe, require_keys
-
-REQUIRED = ("model", "scores", "activations", "teacher", "embeddings", "concepts", "prune", "output")
-MODEL = ("names", "cb_k", "cb_activation", "min_percentile")
+from training.extract_activations import open_images, source_of
+from training.recipes import CBSAESection
 
 
-def choose(settings: dict[str, Any]) -> tuple[CBSAE, Pruned, pd.DataFrame]:
+def choose(settings: CBSAESection) -> tuple[CBSAE, Pruned, pd.DataFrame]:
     """The untrained model that a recipe asks for, with the reports of its pruning and of its concepts."""
-    sae = SAE.from_pretrained(settings["model"])
-    frame, named = (NeuronTable.read(settings.get(key, settings["scores"])).frame for key in ("scores", "names"))
+    sae = SAE.from_pretrained(settings.model)
+    frame, named = (NeuronTable.read(one).frame for one in (settings.scores, settings.names or settings.scores))
     if len(frame) != sae.d_sae or len(named) != sae.d_sae:
         raise ValueError(f"the scores are of {len(frame)} and {len(named)} neurons, the SAE has {sae.d_sae}")
-    pruned = prune(frame, **settings["prune"])
-    wanted = ConceptSet.load(settings["concepts"])
-    concepts, report = select_concepts(list(wanted), named, pruned.keep, settings.get("min_percentile", 0.0))
+    pruned = prune(frame, **settings.prune.to_dict(defaults=False))
+    wanted = ConceptSet.load(settings.concepts)
+    concepts, report = select_concepts(list(wanted), named, pruned.keep, settings.min_percentile)
     cb = CBSAE.from_sae(
         sae,
         pruned.keep,
         concepts,
-        settings.get("cb_k", 5),
-        cb_activation=settings.get("cb_activation", "topk_relu"),
+        settings.cb_k,
+        cb_activation=settings.cb_activation,
         names=named["name"].where(named["name"].notna(), None).tolist(),
         pruning=pruned.settings | {"concept_list": wanted.name, "concept_list_sha256": wanted.sha256},
-        seed=settings.get("seed", 0),
+        seed=settings.seed,
     )
     return cb, pruned, report
 
 
-def train_model(settings: dict[str, Any], accelerator: Accelerator, resume: bool = False) -> BottleneckHeldout:
+def train_model(settings: CBSAESection, accelerator: Accelerator, resume: bool = False) -> BottleneckHeldout:
     """Trains the model that a recipe's section asks for, and writes it with its selection.json.
 
     Raises:
         ValueError: If the settings, the scores or the activations do not fit.
         OSError: If something is missing.
     """
-    config = CBSAETrainConfig.from_dict({k: value for k, value in settings.items() if k not in (*REQUIRED, *MODEL)})
-    require_keys(settings, REQUIRED, tuple(settings))  # unknown ones the config has refused
+    config = settings.config()
     cb, pruned, report = choose(settings)
     logging.info("%s", pruned.report.to_string(index=False))
     logging.info("concepts: %s", report["where"].value_counts().to_dict())
-    store = ActivationStore.open(settings["activations"])
-    teacher = ClipLike.from_pretrained(settings["teacher"], device=accelerator.device, beside=settings["model"])
+    store = ActivationStore.open(settings.activations)
+    teacher = ClipLike.from_pretrained(settings.teacher, device=accelerator.device, beside=settings.model)
     cb.provenance = replace(cb.provenance, teacher={"id": teacher.repo_id, "revision": teacher.revision})
-    source = dict(store.manifest["images"])
-    images, _ = open_images({"images": source.pop("id"), "images_args": source, **source})
+    images, _ = open_images(source_of(store.manifest["images"]))
     embeddings = all_embeddings(
         extract_embeddings(
-            teacher, images, settings["embeddings"], source=store.manifest["images"], accelerator=accelerator
+            teacher, images, settings.embeddings, source=store.manifest["images"], accelerator=accelerator
         )
     )
     train, heldout = store.holdout(config.heldout_fraction, config.seed)
     texts = teacher.embed_texts(cb.concepts)
-    trainer = CBSAETrainer(config, cb, train, heldout, embeddings, texts, settings["output"])
+    trainer = CBSAETrainer(config, cb, train, heldout, embeddings, texts, settings.output)
     if accelerator.is_main_process:
-        Path(settings["output"]).mkdir(parents=True, exist_ok=True)
+        settings.output.mkdir(parents=True, exist_ok=True)
         selection = {
             "pruning": pruned.settings,
             "parts": pruned.report.to_dict("records"),
             "concepts": report.to_dict("records"),
         }
-        write_json(Path(settings["output"]) / "selection.json", selection)
+        write_json(settings.output / "selection.json", selection)
     return trainer.train(resume=resume)
 
 
@@ -107,8 +101,7 @@ def main(
     accelerator = Accelerator()
     logging.basicConfig(level=logging.INFO if accelerator.is_main_process else logging.ERROR, format="%(message)s")
     try:
-        settings = read_recipe(recipe, "cbsae", overrides or [])
-        final = train_model(settings | ({"output": str(output)} if output else {}), accelerator, resume)
+        final = train_model(CBSAESection.read(recipe, overrides, output=output), accelerator, resume)
     except (ValueError, OSError, FloatingPointError) as error:
         raise typer.BadParameter(str(error)) from error
     except Interrupted as stop:

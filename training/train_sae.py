@@ -13,9 +13,9 @@ from typing import Annotated
 import typer
 
 from cbsae_hub.data.activations import ActivationStore
-from cbsae_hub.trainers.config import SAETrainConfig
-from cbsae_hub.trainers.sae.trainer import Interrupted, SAETrainer, describe
-from recipe import read_recipe
+from cbsae_hub.trainers.loop import Interrupted
+from cbsae_hub.trainers.sae.trainer import SAETrainer, describe
+from training.recipes import SAESection
 
 
 def main(
@@ -28,15 +28,10 @@ def main(
     """Train a sparse autoencoder on stored activations."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        settings = read_recipe(recipe, "sae", overrides or [])
-        recipe_activations, recipe_output = settings.pop("activations", None), settings.pop("output", None)
-        activations, output = activations or recipe_activations, output or recipe_output
-        if not activations or not output:
-            raise ValueError("--activations and --output are needed, or `activations` and `output` in the recipe")
-        config = SAETrainConfig.from_dict(settings)
-        store = ActivationStore.open(activations)
+        settings = SAESection.read(recipe, overrides, activations=activations, output=output)
+        config, store = settings.config(), ActivationStore.open(settings.activations)
         train, heldout = store.holdout(config.heldout_fraction, config.seed)
-        trainer = SAETrainer(config, train, heldout, output, description=describe(store.manifest))
+        trainer = SAETrainer(config, train, heldout, settings.output, description=describe(store.manifest))
         final = trainer.train(resume=resume)
         trainer.accelerator.end_training()
     except (ValueError, OSError, FloatingPointError) as error:
@@ -46,7 +41,7 @@ def main(
         raise typer.Exit(stop.exit_code) from stop
     logging.info(
         "%s: explained variance %.4f, L0 %.2f, silent neurons %.2f %% of %d held-out tokens",
-        output,
+        settings.output,
         final.explained_variance,
         final.l0,
         100 * final.silent_share,

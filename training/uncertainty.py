@@ -7,6 +7,7 @@ there.
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,10 +19,10 @@ from cbsae_hub.hub.files import write_json
 from cbsae_hub.scoring import NeuronScorer, Scores
 from cbsae_hub.scoring.report import SURE
 from cbsae_hub.studies.evaluation import MEASURES
-from recipe import read_recipe
-from score_neurons import make_scorer
+from training.recipes import EvaluationSection, ScoresSection
+from training.score_neurons import make_scorer
 
-NEEDED = ("model", "judge", "images", "split", "concepts", "truth", "encoder", "top_k")  # of section `scores`
+UNUSED: dict[str, None] = {"similarity": None, "tree": None, "zero_shot": None}  # of section `scores`
 
 
 def above_chance(scorer: NeuronScorer, draws: int) -> list[float]:
@@ -56,7 +57,7 @@ def mean_and_error(values: pd.Series) -> dict[str, float]:
     return {"mean": float(values.mean()), "error": float(values.sem()), "neurons": int(values.count())}
 
 
-def steerability(folder: Path, judge: str, seeds: list[int], family: str) -> dict[str, dict[str, Any]]:
+def steerability(folder: Path, judge: str, seeds: Sequence[int], family: str) -> dict[str, dict[str, Any]]:
     """Text steerability with its standard errors, as evaluate.py has measured it.
 
     Args:
@@ -85,11 +86,13 @@ def main(
     """Measure how sure the figures of a recipe are."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        settings, of_evaluation = (read_recipe(recipe, part, []) for part in ("scores", "evaluate"))
-        folder, family = Path(of_evaluation["output"]), next(iter(settings["truth"]))
-        judge = next(iter(of_evaluation["judges"]))
-        told = {"steerability": steerability(folder, judge, of_evaluation["seeds"], family)}
-        scorer, images = make_scorer({key: settings[key] for key in NEEDED if key in settings}, device)
+        settings, evaluation = ScoresSection.read(recipe), EvaluationSection.read(recipe)
+        if not settings.truth:
+            raise ValueError("section `scores` of the recipe lacks truth")
+        folder, family = evaluation.output, next(iter(settings.truth))
+        judge = next(iter(evaluation.judges))
+        told = {"steerability": steerability(folder, judge, evaluation.seeds, family)}
+        scorer, images = make_scorer(settings.replace(**UNUSED), device)
         scorer.run(images)
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error

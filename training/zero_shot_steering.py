@@ -28,12 +28,9 @@ from cbsae_hub.models.checks import integer
 from cbsae_hub.plots import plot_zero_shot_steering
 from cbsae_hub.steering import ClipZeroShotSteerer
 from cbsae_hub.steering.clip import STRENGTHS
-from cbsae_hub.steering.latents import RawNeurons, neuron_count
-from recipe import read_recipe, require_keys
-from result_tables import markdown_table
-
-REQUIRED = ("model", "clip", "vocabulary", "images", "split", "images_count", "output")
-DEFAULTS = {"strengths": list(STRENGTHS), "neurons": "all", "gamma": 0.1, "beta": 0.5, "seed": 0}
+from cbsae_hub.steering.latents import RawNeurons
+from training.recipes import ZeroShotSteeringSection
+from training.result_tables import markdown_table
 
 
 def draw(count: int, of: int, what: str, seed: int) -> list[int]:
@@ -41,41 +38,46 @@ def draw(count: int, of: int, what: str, seed: int) -> list[int]:
     return sorted(np.random.default_rng(seed).choice(of, integer(what, count, 1, of), replace=False).tolist())
 
 
-def image_sets(settings: dict[str, Any]) -> dict[str, list[Image.Image]]:
+def image_sets(settings: ZeroShotSteeringSection) -> dict[str, list[Image.Image]]:
     """What is steered: images of the split, and a white one of their size."""
-    source = load_images(settings["images"], settings["split"], beside=settings["model"])
-    numbers = draw(settings["images_count"], len(source), "images_count", settings["seed"])
+    source = load_images(settings.images, settings.split, beside=settings.model)
+    numbers = draw(settings.images_count, len(source), "images_count", settings.seed)
     pictures = source.select(numbers)["image"][:]
     return {
-        f"{len(pictures)} images ({settings['split']})": pictures,
+        f"{len(pictures)} images ({settings.split})": pictures,
         "a white image": [Image.new("RGB", pictures[0].size, "white")],
     }
 
 
-def steerers(settings: dict[str, Any], device: Any) -> dict[str, ClipZeroShotSteerer]:
+def strengths(settings: ZeroShotSteeringSection) -> list[float]:
+    """The strengths that neurons are set to."""
+    return list(settings.strengths or STRENGTHS)
+
+
+def steerers(settings: ZeroShotSteeringSection, device: Any) -> dict[str, ClipZeroShotSteerer]:
     """One CLIP with the SAE, its raw neurons, and random directions at the same block."""
-    words = ConceptSet.load(settings["vocabulary"])
+    words = ConceptSet.load(settings.vocabulary)
     sae = ClipZeroShotSteerer.from_pretrained(
-        settings["clip"], settings["model"], words, device=device, beside=settings["model"]
+        settings.clip, settings.model, words, device=device, beside=settings.model
     )
     shared = sae.model, sae.image_processor, sae.tokenizer
     width, layer = sae.tower.sae.d_in, sae.tower.layer
     return {
         "SAE": sae,
         "raw neurons": ClipZeroShotSteerer(*shared, RawNeurons(width, layer), words),
-        "random directions": ClipZeroShotSteerer(*shared, RawNeurons(width, layer, settings["seed"]), words),
+        "random directions": ClipZeroShotSteerer(*shared, RawNeurons(width, layer, settings.seed), words),
     }
 
 
 def measure(
-    by_name: dict[str, ClipZeroShotSteerer], images: list[Image.Image], settings: dict[str, Any]
+    by_name: dict[str, ClipZeroShotSteerer], images: list[Image.Image], settings: ZeroShotSteeringSection
 ) -> tuple[dict[str, list[ZeroShotScores]], float]:
     """Sweeps on one set of images, and the S_f of answers that only become uniform."""
     chosen, sae = None, by_name["SAE"]
-    if settings["neurons"] != "all":
-        chosen = draw(settings["neurons"], neuron_count(sae.tower.sae), "neurons", settings["seed"])
+    if settings.neurons != "all":
+        chosen = draw(settings.neurons, sae.tower.sae.d_latent, "neurons", settings.seed)
     sweeps = {
-        name: one.sweep(images, chosen if one is sae else None, settings["strengths"]) for name, one in by_name.items()
+        name: one.sweep(images, chosen if one is sae else None, strengths(settings)) for name, one in by_name.items()
     }
     return sweeps, uniform_s_f(sae.distribution(sae.embed(sae.activations(images))))
 
@@ -112,13 +114,12 @@ def as_markdown(tables: dict[str, pd.DataFrame], uniform: dict[str, float], gamm
 
 
 def save(
-    folder: Path,
-    settings: dict[str, Any],
+    settings: ZeroShotSteeringSection,
     sweeps: dict[str, dict[str, list[ZeroShotScores]]],
     uniform: dict[str, float],
 ) -> str:
     """Writes everything that was measured, and returns the table."""
-    gamma, beta = settings["gamma"], settings["beta"]
+    folder, gamma, beta = settings.output, settings.gamma, settings.beta
     tables = {images: summarise(of_images, gamma, beta, uniform[images]) for images, of_images in sweeps.items()}
     neurons = pd.concat(
         [
@@ -130,7 +131,7 @@ def save(
     )
     text = as_markdown(tables, uniform, gamma, beta)
     told = {
-        "settings": settings,
+        "settings": settings.to_dict() | {"strengths": strengths(settings)},
         "uniform_s_f": uniform,
         "rows": [{"images": images, **row} for images, table in tables.items() for row in table.to_dict("records")],
     }
@@ -155,14 +156,12 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     sweeps, uniform = {}, {}
     try:
-        settings = read_recipe(recipe, "zero_shot_steering", overrides or [])
-        require_keys(settings, REQUIRED, tuple(DEFAULTS))
-        settings = {**DEFAULTS, **settings}
+        settings = ZeroShotSteeringSection.read(recipe, overrides)
         by_name = steerers(settings, Accelerator().device)
         for name, images in image_sets(settings).items():
             logging.info("%s", name)
             sweeps[name], uniform[name] = measure(by_name, images, settings)
-        text = save(Path(settings["output"]), settings, sweeps, uniform)
+        text = save(settings, sweeps, uniform)
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     typer.echo(text, nl=False)

@@ -71,7 +71,7 @@ def pack(
     from cbsae_hub.data.images import load_images
     from cbsae_hub.neurons.pack import INFO
     from cbsae_hub.scoring import NeuronScorer, Scores
-    from cbsae_hub.scoring.build_pack import build_pack
+    from cbsae_hub.scoring.build_pack import build_pack, caption_column
     from cbsae_hub.scoring.card_pictures import write_pictures
 
     if (folder / INFO).exists() and not overwrite:
@@ -79,27 +79,33 @@ def pack(
     probe = load_images(images, split, beside=model)
     if max_images is not None:
         probe = probe.select(range(min(max_images, len(probe))))
+    caption_column(probe, alt_column)  # an error comes before the scores take their time
     scorer = NeuronScorer.from_pretrained(
         model,
         probe,
         judge=judge,
         concepts=lists,
         similarity=similarity,
-        truth=labels,  # none is not None: image-level latents are kept for the examples
+        truth=labels,  # even without labels: the examples need the latents that are kept with truth
         encoder=encoder,
         top_k=top_k,
         device=device_of(device),
     )
     if folder.resolve() != Path(model).resolve():
         _save(scorer.sae, folder)
+    scorer.run(probe, batch_size)
+    results = scorer.results()
+    if scores is not None:
+        results = results.with_steerability_of(Scores.load(scores))
     new = build_pack(
-        scorer,
+        results,
+        scorer.sae,
+        scorer.encoder,
         probe,
         folder,
         source={"id": images, "split": split},
         alt_column=alt_column,
         batch_size=batch_size,
-        steered=None if scores is None else Scores.load(scores),
     )
     write_pictures(folder)
     write_card(folder)

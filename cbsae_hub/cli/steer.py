@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 QUESTION = "What is shown in this image? Use exactly one word!"  # first_words.ONE_WORD, without its imports
-CONTROL_SEED = 0
 PICTURE_TYPES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 GUIDANCE = 10.0  # of drawings, unless steerability was measured with another one
 OF_ANSWERS = ("prompt", "max_new_tokens")
@@ -83,14 +82,15 @@ def steer(
         _check_output(output)
     pairs = [_pair(text) for text in edit]
 
-    from cbsae_hub.steering import Edit, LlavaSteerer, RandomDirection, Steering, UnclipSteerer, resolve
+    from cbsae_hub.steering import Edit, LlavaSteerer, Steering, UnclipSteerer, resolve
+    from cbsae_hub.steering.controls import with_controls
 
     picture, (sae, pack) = open_picture(image), model_and_pack(model, revision)
     if pack is None and (unit == "p99" or any(isinstance(neuron, str) for neuron, _ in pairs)):
         typer.echo(f"{model} has no pack (`cbsae pack` builds one): names and percentiles are known from it", err=True)
     edits = [Edit(neuron, value, op) for neuron, value in pairs]
     steered = resolve(Steering(edits, isolate, keep_error, tokens, unit), sae, pack)
-    steerings = [None, Steering([], tokens=tokens), steered, RandomDirection(steered, CONTROL_SEED)]
+    steerings = [with_controls(steered)[version] for version in VERSIONS]
     target = device_of(device)
     answers = files = None
     if llava is not None:

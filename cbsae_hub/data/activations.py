@@ -75,8 +75,8 @@ class ActivationStore:
     """Rows of activations, one per token, in the order of the images; or those of some of the images.
 
     Attributes:
-        folder: Where it is.
-        manifest: What the numbers are, see docs/activation-store.md.
+        folder: Its place.
+        manifest: Description of the numbers, see docs/activation-store.md.
         d_in: Width of a row.
         tokens_per_image: Rows of an image; row ``i`` belongs to image ``images[i // tokens_per_image]``.
         images: Ids of the images whose rows these are.
@@ -92,7 +92,7 @@ class ActivationStore:
         """Opens a finished store; reads no activations yet.
 
         Args:
-            folder: Of the store.
+            folder: Folder of the store.
             check: Compare each shard with its checksum when it is first read. Costs one pass over the data.
 
         Raises:
@@ -124,7 +124,7 @@ class ActivationStore:
 
     @property
     def num_images(self) -> int:
-        """How many images' rows these are."""
+        """Number of images whose rows these are."""
         return len(self.images)
 
     def image_of(self, row: int) -> int:
@@ -181,11 +181,11 @@ class ActivationStore:
         Args:
             batch_size: Rows of a global batch.
             seed: With ``epoch``, decides the order.
-            epoch: Which pass.
+            epoch: Number of the pass.
             start_batch: Skip this many batches, without reading them.
             rank: This process.
             world: Number of processes.
-            dtype: What the rows are converted to.
+            dtype: Data type of the rows.
             drop_last: Leave out a last batch that is not full.
             memory: Bytes. A store up to this size is shuffled by one exact permutation; a larger one by mixing
                 random runs of 256 neighbouring rows in a buffer of half this size.
@@ -206,7 +206,7 @@ class ActivationStore:
     def labelled_batches(
         self, batch_size: int, seed: int, epoch: int, start_batch: int = 0, rank: int = 0, world: int = 1
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """As :meth:`batches`, and says of which image each row is.
+        """Does as :meth:`batches`, and says of which image each row is.
 
         Returns:
             Iterator of rows ``[batch_size / world, d_in]`` float32 and image ids ``[batch_size / world]``.
@@ -292,8 +292,8 @@ class _Shards:
         ordered = rows[order]
         cuts = np.searchsorted(ordered, self._ends)
         starts = np.concatenate([[0], cuts[:-1]])
-        for shard in np.flatnonzero(cuts > starts):
-            here = slice(starts[shard], cuts[shard])
+        for shard in np.flatnonzero(cuts > starts).tolist():
+            part = slice(starts[shard], cuts[shard])
             first = self._ends[shard] - len(self._maps[shard])
-            result[order[here]] = self._rows_of(shard)[ordered[here] - first]
+            result[order[part]] = self._rows_of(shard)[ordered[part] - first]
         return result

@@ -1,23 +1,23 @@
 """Reading ahead: what comes next is loaded while the last is used."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
 
 
-def load_ahead(load: Callable[[Item], Loaded], items: Iterable[Item], threads: int = 1) -> Iterator[Loaded]:
+def load_ahead(load: Callable[[Item], Loaded], items: Iterable[Item], threads: int = 1) -> Generator[Loaded]:
     """Yields ``load(item)`` for every item, in order, while threads load the next ones.
 
     Args:
         load: Called in other threads, in as many at a time as there are.
-        items: What to load.
+        items: Arguments of ``load``.
         threads: As many results are kept ahead. An error in ``load`` is raised where its result would have come.
     """
-    pending = deque()
+    pending: deque[Future[Loaded]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
             for item in items:

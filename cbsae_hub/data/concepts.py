@@ -29,13 +29,13 @@ def _values(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class PublishedList:
-    """Where a published list is, and how to know that it is the right one.
+    """A published list: its address, and how to know that a file is it.
 
     Attributes:
         url: The file at a fixed commit.
         sha256: First 16 hexadecimal digits of the file's hash.
         count: Concepts before duplicates are removed.
-        parse: What makes a list of the file's text.
+        parse: Makes a list of the file's text.
     """
 
     url: str
@@ -73,11 +73,11 @@ class ConceptSet:
 
     Args:
         concepts: The names.
-        name: What the set is called in reports.
+        name: Name of the set in reports.
 
     Attributes:
         concepts: The cleaned names.
-        duplicates_removed: How many were dropped as duplicates.
+        duplicates_removed: Number of names that were dropped as duplicates.
         sha256: Hash of the cleaned list, one concept a line.
 
     Raises:
@@ -132,7 +132,7 @@ class ConceptSet:
         part of this package.
 
         Args:
-            name: Of the list.
+            name: Name of the list.
             cache: Folder for the downloaded file; default ``cbsae_hub/concepts`` in Hugging Face's cache.
 
         Raises:
@@ -146,10 +146,10 @@ class ConceptSet:
         if not file.is_file():
             _download(source.url, file, name)
         content = file.read_bytes()
-        found = sha256(content)
-        if not found.startswith(source.sha256):
+        digest = sha256(content)
+        if not digest.startswith(source.sha256):
             raise ValueError(
-                f"{file} is not the published list {name!r} (sha256 {found[:16]}): delete it and try again"
+                f"{file} is not the published list {name!r} (sha256 {digest[:16]}): delete it and try again"
             )
         concepts = source.parse(content.decode("utf-8"))
         if len(concepts) != source.count:

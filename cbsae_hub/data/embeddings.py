@@ -13,7 +13,7 @@ from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.encoders.vision import VisionEncoder
 
-TOKENS = "embedding"  # what a store's manifest says of its rows
+TOKENS = "embedding"  # in a store's manifest
 
 
 class _Embedding:
@@ -32,8 +32,8 @@ class _Embedding:
     def pixel_values(self, images: Sequence[Image.Image]) -> torch.Tensor:
         return self._model.pixel_values(images)
 
-    def __call__(self, pixels: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
-        return self._embed(pixels)[:, None]
+    def __call__(self, images: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
+        return self._embed(images)[:, None]
 
 
 def extract_embeddings(
@@ -50,9 +50,9 @@ def extract_embeddings(
     Args:
         model: An image-text model, a teacher for instance; or a vision encoder, whatever its layer.
         images: See :func:`cbsae_hub.data.extraction.extract_activations`; so are errors.
-        folder: Where; created.
-        source: What the images are.
-        accelerator: Of several processes.
+        folder: Folder of the store; created.
+        source: Description of the images.
+        accelerator: The run's, if it has several processes.
         **options: ``dtype``, by default float16, and others of ``extract_activations``.
     """
     return extract_activations(_Embedding(model), images, folder, source=source, accelerator=accelerator, **options)

@@ -2,14 +2,16 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from PIL import Image
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
@@ -26,7 +28,6 @@ from cbsae_hub.data.activations import (
 )
 from cbsae_hub.data.ahead import load_ahead
 from cbsae_hub.data.images import read_pictures
-from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.hub.files import (
     OtherSettings,
     content_revision,
@@ -42,8 +43,27 @@ SETTINGS = "settings.json"
 SAMPLE = 16  # images whose pixels are the fingerprint of a dataset
 
 
+class TokenEncoder(Protocol):
+    """The methods of an encoder that extraction calls; :class:`cbsae_hub.VisionEncoder` has them."""
+
+    d_in: int
+
+    @property
+    def tokens_per_image(self) -> int:
+        """Number of rows that an image gives."""
+
+    def provenance(self) -> dict[str, Any]:
+        """Description of the activations, for the manifest."""
+
+    def pixel_values(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Preprocessed images, ``[images, 3, h, w]``."""
+
+    def __call__(self, images: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
+        """Activations ``[images, tokens, d_in]`` of pixel values, with a seed per image."""
+
+
 def extract_activations(
-    encoder: VisionEncoder,
+    encoder: TokenEncoder,
     images: Any,
     folder: str | Path,
     *,
@@ -60,18 +80,18 @@ def extract_activations(
     A shard is one call's work whichever process does it, so the store is the same for every number of processes.
 
     Args:
-        encoder: Says which layer and tokens.
+        encoder: The encoder, with its layer and tokens.
         images: Map-style dataset that is sliced as those of ``datasets``: ``images[a:b]["image"]`` are PIL images. Or
             an object with a length and ``pixel_batch(a, b)``, which gives the encoder's pixel values
             ``[b - a, 3, h, w]`` of pictures that never were PIL images.
-        folder: Where; created.
-        source: What the images are (id, split, ...): kept in the manifest, and compared when resuming.
+        folder: Folder of the store; created.
+        source: Description of the images (id, split, ...): stored in the manifest, and compared when resuming.
         dtype: "float16" or "float32".
         images_per_shard: Images of a shard.
         batch_size: Images a forward pass; shards are cut in batches of this size.
-        seed: Of the tokens that "random:n" draws; an image's tokens depend on it and the image's number alone.
+        seed: Seed of the random:n draw. The choice depends only on this seed and the image's number.
         readers: Threads that read and preprocess, each a batch, while the encoder works.
-        accelerator: Of the run, for more than one process.
+        accelerator: The run's, if it has several processes.
 
     Returns:
         The finished store.
@@ -142,13 +162,13 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
         write_json(path, settings, indent=2)
         return
     try:
-        there = json.loads(path.read_text(encoding="utf-8"))
+        existing = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError) as error:
         raise StoreError(
             f"{folder} holds shards, but no readable {SETTINGS}: choose another folder or empty this one"
         ) from error
     try:
-        require_same_settings({key: there.get(key) for key in settings}, settings, folder)
+        require_same_settings({key: existing.get(key) for key in settings}, settings, folder)
     except OtherSettings as error:
         raise StoreError(str(error)) from None
 
@@ -181,14 +201,14 @@ def _cut(ids: range, size: int) -> list[range]:
     return [ids[start : start + size] for start in range(0, len(ids), size)]
 
 
-def _read(encoder: VisionEncoder, images: Any, ids: range) -> torch.Tensor:
+def _read(encoder: TokenEncoder, images: Any, ids: range) -> torch.Tensor:
     """Pixel values of some images ``[images, 3, h, w]``."""
     if hasattr(images, "pixel_batch"):
         return images.pixel_batch(ids.start, ids.stop)
     return encoder.pixel_values(read_pictures(images, ids.start, ids.stop))
 
 
-def _encode(encoder: VisionEncoder, ids: range, pixels: torch.Tensor, seed: int, dtype: torch.dtype) -> np.ndarray:
+def _encode(encoder: TokenEncoder, ids: range, pixels: torch.Tensor, seed: int, dtype: torch.dtype) -> np.ndarray:
     """Rows of some images: ``[images * tokens, d_in]``."""
     # Hashed, because torch reads no more than 32 bits of a seed.
     seeds = [int(np.random.SeedSequence([seed, image]).generate_state(1)[0]) for image in ids]

@@ -19,7 +19,7 @@ class ConceptTree:
 
     Args:
         graph: Edges from the general to the special; leaves are the concepts.
-        name: What tree it is.
+        name: Name of the tree.
 
     Raises:
         ValueError: If it is empty or goes round in a circle.
@@ -35,12 +35,12 @@ class ConceptTree:
 
     @classmethod
     def from_edges(cls, edges: Iterable[tuple[str, str]], name: str = "tree") -> "ConceptTree":
-        """From pairs (kind, what is of that kind)."""
+        """Makes a tree of pairs (kind, member)."""
         return cls(nx.DiGraph([tuple(edge) for edge in edges]), name)
 
     @classmethod
     def load(cls, path: str | Path) -> "ConceptTree":
-        """From a JSON file: ``schema_version``, ``name``, ``edges`` as pairs (kind, what is of that kind).
+        """Reads a JSON file: ``schema_version``, ``name``, ``edges`` as pairs (kind, member).
 
         Raises:
             OSError: If there is no such file.
@@ -85,10 +85,10 @@ class ConceptTree:
         for text in synsets:
             try:
                 by_id = text[:1] == "n" and text[1:].isdigit()
-                found = wordnet.synset_from_pos_and_offset("n", int(text[1:])) if by_id else wordnet.synset(text)
+                synset = wordnet.synset_from_pos_and_offset("n", int(text[1:])) if by_id else wordnet.synset(text)
             except (WordNetError, ValueError) as error:
                 raise ValueError(f"WordNet has no synset {text!r}") from error
-            waiting.append(found)
+            waiting.append(synset)
         while waiting:
             node = waiting.pop()
             for kind in node.hypernyms() + node.instance_hypernyms():
@@ -121,15 +121,15 @@ class ConceptTree:
 
     def depth(self, node: str) -> int:
         """Steps from the nearest root."""
-        return self._depths[self._known(node)]
+        return self._depths[self._node(node)]
 
     def ancestors(self, node: str) -> dict[str, int]:
         """The kinds of a node, itself included, and how many steps up they are."""
-        return dict(nx.single_source_shortest_path_length(self.graph.reverse(copy=False), self._known(node)))
+        return dict(nx.single_source_shortest_path_length(self.graph.reverse(copy=False), self._node(node)))
 
     def leaves_under(self, node: str) -> set[str]:
         """The concepts of a kind; of a concept, itself."""
-        bits = self._leaf_bits[self._known(node)]
+        bits = self._leaf_bits[self._node(node)]
         return {leaf for i, leaf in enumerate(self.leaves) if bits >> i & 1}
 
     def lowest_common_hypernym(self, concepts: Sequence[str]) -> tuple[str, float]:
@@ -168,7 +168,7 @@ class ConceptTree:
             ValueError: If a concept is not in the tree.
         """
         place = {leaf: i for i, leaf in enumerate(self.leaves)}
-        rows = np.array([place.get(self._known(concept), -1) for concept in concepts])
+        rows = np.array([place.get(self._node(concept), -1) for concept in concepts])
         if (rows < 0).any():
             raise ValueError(f"{concepts[int((rows < 0).argmax())]!r} is a kind, not a concept of the tree")
         depths = np.full((len(self.leaves), len(self.leaves)), -1)
@@ -184,7 +184,7 @@ class ConceptTree:
             nodes.setdefault(name_key(str(node)), []).append(node)
         return nodes
 
-    def _known(self, node: str) -> str:
+    def _node(self, node: str) -> str:
         """The node of that name: as it is written, or else the only one with its key."""
         if node in self.graph:
             return node

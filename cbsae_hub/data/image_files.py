@@ -1,4 +1,4 @@
-"""Which files of an image dataset belong to which split.
+"""The files of each split of an image dataset.
 
 A picture's name never decides: "photo of a train.png" is no training data, and a folder "train" beside "cat" and "bus"
 is a class. What does decide: the card's ``configs``, else folders, else the names of Parquet files.
@@ -48,7 +48,7 @@ class Layout:
         kind: Builder of `datasets` that reads them: "imagefolder" or "parquet".
         splits: Names to paths of pictures and their metadata, of Parquet files, or of archives.
         left_out: Files with pictures that belong to no split.
-        options: Of the builder.
+        options: Arguments of the builder.
         config: Name of the card's configuration.
     """
 
@@ -74,14 +74,14 @@ def list_folder(folder: Path) -> list[str]:
         OSError: If a folder cannot be read.
     """
     files = []
-    for here, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
-        folders[:] = [name for name in folders if not _leads_back(Path(here), name)]
-        files += [Path(here, name).relative_to(folder).as_posix() for name in names]
+    for parent, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+        folders[:] = [name for name in folders if not _leads_back(Path(parent), name)]
+        files += [Path(parent, name).relative_to(folder).as_posix() for name in names]
     return visible(files)
 
 
 def visible(files: Iterable[str]) -> list[str]:
-    """Without what is hidden, or left by macOS and Python; sorted."""
+    """Drops hidden files and those of macOS and Python; sorted."""
     return sorted(
         file
         for file in files
@@ -93,14 +93,14 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _leads_back(here: Path, name: str) -> bool:
+def _leads_back(parent: Path, name: str) -> bool:
     """Whether a folder is a link to one that it lies in."""
-    inner = here / name
-    return inner.is_symlink() and any(inner.samefile(folder) for folder in (here, *here.parents))
+    inner = parent / name
+    return inner.is_symlink() and any(inner.samefile(folder) for folder in (parent, *parent.parents))
 
 
 def arrange(files: Sequence[str], card: Mapping[str, Any]) -> Layout:
-    """Which files hold the pictures, and of which split.
+    """Finds the files that hold the images, and their splits.
 
     With ``configs`` in the card, the files that its default configuration names. Else splits are folders at one depth
     that are all named after splits ("train", "val2017", "test_images"; "train" beside "cat" and "bus" is a class), or
@@ -144,17 +144,17 @@ def _by_card(files: Sequence[str], configs: MetadataConfigs, config: Mapping[str
     splits = {split: part for split, part in splits.items() if part}
     # What other configurations name is left out on purpose; of other kinds of files, the card need not speak.
     read = set().union(*splits.values())
-    named = {
+    listed = {
         file for other in configs.values() for part in _patterns(other).values() for file in _matching(files, part)
     }
     lost = set().union(*matched.values()) - read
-    lost |= {file for file in files if _suffix(file) in set(map(_suffix, data)) and file not in named}
+    lost |= {file for file in files if _suffix(file) in set(map(_suffix, data)) and file not in listed}
     depth = min(len(os.path.commonprefix([_parts(file)[:-1] for file in part])) for part in splits.values())
     return Layout(kind, splits, sorted(filter(_holds_pictures, lost)), _label_options(kind, sorted(read), depth))
 
 
 def _patterns(config: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Of each split, relative to the dataset; of a configuration without, everything in its folder."""
+    """Patterns of each split, relative to the dataset; without any, everything in the configuration's folder."""
     base = _folder(config)
     patterns = sanitize_patterns(config.get("data_files", "**"))
     return {split: [base + pattern.removeprefix("./") for pattern in part] for split, part in patterns.items()}
@@ -167,11 +167,11 @@ def _folder(config: Mapping[str, Any]) -> str:
 
 
 def _matching(files: Sequence[str], patterns: Iterable[str]) -> list[str]:
-    found: dict[str, None] = {}
+    matching: dict[str, None] = {}
     for pattern in patterns:
         matches = re.compile(glob_translate(pattern)).match
-        found |= dict.fromkeys(file for file in files if file == pattern or matches(file))
-    return list(found)
+        matching |= dict.fromkeys(file for file in files if file == pattern or matches(file))
+    return list(matching)
 
 
 # ------------------------------------------------------------------------------------------------------ without a card
@@ -180,8 +180,8 @@ def _matching(files: Sequence[str], patterns: Iterable[str]) -> list[str]:
 def _by_structure(files: Sequence[str]) -> Layout:
     kind, data = _kind(files)
     owners, depth = _split_folders(data)
-    named = {} if owners or _suffix(data[0]) in PICTURES else _split_names(data)
-    if not (owners or named):
+    by_name = {} if owners or _suffix(data[0]) in PICTURES else _split_names(data)
+    if not (owners or by_name):
         _warn_of_splits(data)
         owners = dict.fromkeys(data, "train")
     if kind == "imagefolder":  # a list of pictures belongs to the folder of a split that it lies in
@@ -189,9 +189,9 @@ def _by_structure(files: Sequence[str]) -> Layout:
         for file in filter(_is_metadata, files):
             if _parts(file)[:depth] in folders:
                 owners[file] = folders[_parts(file)[:depth]]
-    owners |= named
+    owners |= by_name
     order = [name for name in dict.fromkeys(SPLITS.values()) if name in owners.values()]
-    splits = {name: [] for name in [*order, *sorted(set(owners.values()) - set(order))]}
+    splits: dict[str, list[str]] = {name: [] for name in [*order, *sorted(set(owners.values()) - set(order))]}
     for file in sorted(owners):
         splits[owners[file]].append(file)
     left_out = [file for file in files if file not in owners and _holds_pictures(file)]
@@ -215,7 +215,7 @@ def _split_folders(data: Sequence[str]) -> tuple[dict[str, str], int]:
 
 def _split_names(data: Sequence[str]) -> dict[str, str]:
     """The split of each Parquet file or archive, by its own name."""
-    shards = {file: found["name"] for file in data if (found := _SHARD.fullmatch(_parts(file)[-1]))}
+    shards = {file: match["name"] for file in data if (match := _SHARD.fullmatch(_parts(file)[-1]))}
     if shards and all(_parts(file)[-2:-1] == ("data",) for file in shards):
         if all(map(_SPLIT_NAME.fullmatch, shards.values())):
             return shards
@@ -226,32 +226,32 @@ def _split_names(data: Sequence[str]) -> dict[str, str]:
 
 def _named_after_splits(names: Collection[str]) -> dict[str, str]:
     """The split of each name; nothing unless all are named after splits, and alike but for that."""
-    found = {name: _split_of(name) for name in names}
-    rests = {told and told[1] for told in found.values()}
+    meanings = {name: _split_of(name) for name in names}
+    rests = {meaning and meaning[1] for meaning in meanings.values()}
     if len(rests) != 1 or None in rests:
         return {}
-    splits = {name: told[0] for name, told in found.items() if told}
+    splits = {name: meaning[0] for name, meaning in meanings.items() if meaning}
     return {} if rests != {()} and len(set(splits.values())) == 1 else splits  # "toy train" alone
 
 
 def _split_of(name: str) -> tuple[str, tuple[str, ...]] | None:
     """The split that a name speaks of, and its other words: ("test", ("images",)) of "test-images 2"."""
     words = [word for word in re.split(r"[-._ \d]+", name.lower()) if word]
-    found = [word for word in words if word in SPLITS]
-    return (SPLITS[found[0]], tuple(word for word in words if word not in SPLITS)) if len(found) == 1 else None
+    of_splits = [word for word in words if word in SPLITS]
+    return (SPLITS[of_splits[0]], tuple(word for word in words if word not in SPLITS)) if len(of_splits) == 1 else None
 
 
 def _warn_of_splits(data: Sequence[str]) -> None:
     """Says so where some names are those of splits, and yet everything becomes one split."""
     folders = {part for file in data for part in _parts(file)[:-1]}
     own = {PurePosixPath(file).stem for file in data}
-    told = {name: _split_of(name) for name in folders | own}
-    named = {name: split[0] for name, split in told.items() if split and (name in folders or not split[1])}
-    if len(set(named.values())) > 1:
+    meanings = {name: _split_of(name) for name in folders | own}
+    splits = {name: split[0] for name, split in meanings.items() if split and (name in folders or not split[1])}
+    if len(set(splits.values())) > 1:
         logger.warning(
             "%s are not taken for splits, as there are others beside them: all pictures are in the split train; "
             "if they are splits, say so with `configs` in the README.md of the dataset",
-            some(sorted(named)),
+            some(sorted(splits)),
         )
 
 
@@ -264,14 +264,14 @@ def _kind(files: Sequence[str]) -> tuple[str, list[str]]:
     tables = [file for file in files if _suffix(file) == TABLE and not (pictures and _is_metadata(file))]
     if tables and len(tables) >= len(pictures):
         return "parquet", tables
-    if found := pictures or [file for file in files if _suffix(file) == ARCHIVE]:
-        return "imagefolder", found
+    if files_of_pictures := pictures or [file for file in files if _suffix(file) == ARCHIVE]:
+        return "imagefolder", files_of_pictures
     if not files:
         raise NoImages("it holds no files, or only hidden ones")
     counts = Counter(_suffix(file) or "without an extension" for file in files)
-    there = ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items()))
+    existing = ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items()))
     hint = ": save the pictures as PNG, JPEG or WebP" if counts.keys() & UNREAD else ""
-    raise NoImages(f"it is neither Parquet nor images, but has {there}{hint}")
+    raise NoImages(f"it is neither Parquet nor images, but has {existing}{hint}")
 
 
 def _readable(kind: str, files: Iterable[str]) -> list[str]:

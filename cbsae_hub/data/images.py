@@ -58,7 +58,9 @@ def load_images(
         if part not in layout.splits:
             raise ValueError(f"{source} has no split {part!r}; it has {', '.join(layout.splits)}")
     if layout.left_out:
-        logger.warning("%s: %d files are in no split and are left out: %s", source, *_told(layout.left_out))
+        logger.warning(
+            "%s: %d files are in no split and are left out: %s", source, len(layout.left_out), some(layout.left_out)
+        )
     try:
         builder = files.builder()
         builder.download_and_prepare()
@@ -86,8 +88,8 @@ class _Files:
 
     Attributes:
         root: A folder, or the address of a commit on the Hub: what the paths of the layout begin with.
-        commit: Of the Hub; None for a folder.
-        layout: Which files belong to which split.
+        commit: Commit on the Hub; None for a folder.
+        layout: The files of each split.
         card: YAML header of the README.md.
     """
 
@@ -97,15 +99,15 @@ class _Files:
     card: dict[str, Any]
 
     def builder(self) -> datasets.DatasetBuilder:
-        """What `datasets` reads these files with; no name among them is taken for a pattern."""
+        """The builder of `datasets` that reads these files; it takes no name among them for a pattern."""
         splits = {split: self._list(files) for split, files in self.layout.splits.items()}
         infos = DatasetInfosDict.from_dataset_card_data(self.card)
         info = infos.get(self.layout.config) or (next(iter(infos.values())) if len(infos) == 1 else None)
         features = info.features if info is not None and self.layout.kind == "parquet" else None
-        known = {key: hasattr(BUILDERS[self.layout.kind].BUILDER_CONFIG_CLASS, key) for key in self.layout.options}
-        if unknown := [key for key, is_known in known.items() if not is_known]:
+        config = BUILDERS[self.layout.kind].BUILDER_CONFIG_CLASS
+        options = {key: value for key, value in self.layout.options.items() if hasattr(config, key)}
+        if unknown := [key for key in self.layout.options if key not in options]:
             logger.warning("README.md says something that is not understood: %s", ", ".join(unknown))
-        options = {key: value for key, value in self.layout.options.items() if known[key]}
         return datasets.load_dataset_builder(
             self.layout.kind, data_files=DataFilesDict(splits), **{"features": features, **options}
         )
@@ -122,32 +124,33 @@ class _Files:
 
 
 def _find(source: str | Path, revision: str | None = None, beside: str | Path | None = None) -> _Files:
-    found = resolve_id(str(source), beside)
-    folder = Path(found)
+    place = resolve_id(str(source), beside)
+    folder, card = Path(place), None
     if folder.is_dir():
         root, commit, files = str(folder.resolve()), None, list_folder(folder)
         card = folder / CARD
-    elif folder.exists() or found.count("/") != 1 or found.startswith((".", "/")):
+    elif folder.exists() or place.count("/") != 1 or place.startswith((".", "/")):
         raise FileNotFoundError(f"no image dataset at {str(source)!r}: give an existing folder or a Hub id, owner/name")
     else:
         try:
             api = HfApi()
-            commit = api.dataset_info(found, revision=revision).sha
-            files = visible(api.list_repo_files(found, repo_type="dataset", revision=commit))
-            card = Path(hf_hub_download(found, CARD, repo_type="dataset", revision=commit)) if CARD in files else None
+            commit = api.dataset_info(place, revision=revision).sha
+            files = visible(api.list_repo_files(place, repo_type="dataset", revision=commit))
+            if CARD in files:
+                card = Path(hf_hub_download(place, CARD, repo_type="dataset", revision=commit))
         except (HfHubHTTPError, HFValidationError, httpx.HTTPError, ConnectionError) as error:
             raise FileNotFoundError(f"no image dataset at {str(source)!r}: {error}") from error
-        root = f"hf://datasets/{found}@{commit}"
+        root = f"hf://datasets/{place}@{commit}"
     try:
-        told = metadata_load(card) or {} if card is not None and card.is_file() else {}
-        return _Files(root, commit, arrange(files, told), told)
+        header = metadata_load(card) or {} if card is not None and card.is_file() else {}
+        return _Files(root, commit, arrange(files, header), header)
     except (NoImages, ValueError, YAMLError) as error:
         kind = FileNotFoundError if not files else ValueError
         raise kind(f"no image dataset at {str(source)!r}: {error}") from error
 
 
 def _with_pictures(dataset: datasets.Dataset) -> datasets.Dataset:
-    """With the column ``image`` as pictures, where it holds files: bytes, or records of them as pandas writes."""
+    """Makes images of the column ``image`` where it holds files: bytes, or records of them as pandas writes."""
     kind = dataset.features.get("image")
     content = kind.get("bytes") if isinstance(kind, dict) else kind
     if isinstance(content, datasets.Value) and content.dtype in ("binary", "large_binary"):
@@ -166,11 +169,8 @@ def _compare(source: str | Path, layout: Layout, parts: list[str], dataset: data
     paths = [PurePath(path or "").parts for path in _paths(dataset)]
     read = {"/".join(path[-depth:]) for path in paths for depth in depths}
     if missing := [file for file in pictures if file not in read]:
-        logger.warning("%s: %d pictures are left out, the metadata do not list them: %s", source, *_told(missing))
-
-
-def _told(files: list[str]) -> tuple[int, str]:
-    return len(files), some(files)
+        text = "%s: %d pictures are left out, the metadata do not list them: %s"
+        logger.warning(text, source, len(missing), some(missing))
 
 
 def _paths(dataset: datasets.Dataset) -> list[str | None]:

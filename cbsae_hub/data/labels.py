@@ -1,4 +1,4 @@
-"""What columns of an image dataset say in words: labels and captions, one or several a picture."""
+"""Words in the columns of an image dataset: labels and captions, one or several an image."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -38,7 +38,7 @@ def class_names(images: Any, column: str, field: str = "") -> list[str] | None:
     Args:
         images: Dataset; without ``features`` it has no classes.
         column: Its name.
-        field: Of the records, which may lie in lists.
+        field: Field of the records, which may lie in lists.
     """
     kind = _inner((getattr(images, "features", None) or {}).get(column))
     if field and isinstance(kind, Mapping):
@@ -47,7 +47,7 @@ def class_names(images: Any, column: str, field: str = "") -> list[str] | None:
 
 
 def _inner(kind: Any) -> Any:
-    """What a list holds, however deep."""
+    """The type of a list's items, however deep the list."""
     while isinstance(kind, list) or (hasattr(kind, "feature") and not isinstance(kind, Mapping)):
         kind = kind[0] if isinstance(kind, list) else kind.feature
     return kind

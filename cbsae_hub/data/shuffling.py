@@ -17,7 +17,7 @@ class ShuffledOrder:
         n: Number of rows.
         in_memory: Rows that fit in memory.
         seed: With the epoch, decides the order.
-        epoch: Which pass over the data.
+        epoch: Number of the pass over the data.
     """
 
     def __init__(self, n: int, in_memory: int, seed: int, epoch: int):

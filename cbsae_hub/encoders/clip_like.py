@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
-from cbsae_hub.encoders.prompts import fill, tell_unread
+from cbsae_hub.encoders.prompts import mean_embedding, tell_unread
 from cbsae_hub.encoders.vision import require_pictures, to_rgb
 from cbsae_hub.hub.files import replace_file
 from cbsae_hub.hub.locate import Located, OtherWeights, download_folder, locate
@@ -24,7 +24,7 @@ WEIGHTS = "open_clip_model.safetensors"
 
 
 def named_by_open_clip(repo_id: str) -> tuple[str, str] | None:
-    """Architecture and tag if an id names one of open_clip's own models, such as ``ViT-B-16/openai``."""
+    """Architecture and tag, if an id names one of open_clip's own models, such as ``ViT-B-16/openai``."""
     architecture, _, tag = repo_id.partition("/")
     return (architecture, tag) if (architecture, tag) in open_clip.list_pretrained() else None
 
@@ -34,10 +34,10 @@ class ClipLike:
 
     Args:
         model: An open_clip model.
-        preprocess: What makes a tensor of a PIL image.
-        tokenizer: What makes padded token ids of texts, cut at ``context_length`` if that is given: one of open_clip.
-        repo_id: Where the model came from.
-        revision: Which version of it.
+        preprocess: Makes a tensor of a PIL image.
+        tokenizer: Makes padded token ids of texts, cut at ``context_length`` if that is an argument: one of open_clip.
+        repo_id: Folder or Hub id of the model.
+        revision: Its version.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class ClipLike:
         repo_id: str,
         revision: str | None = None,
     ):
-        self.model = model.eval().requires_grad_(False)
+        self.model: Any = model.eval().requires_grad_(False)  # open_clip has a class for each architecture
         self.preprocess, self.tokenizer = preprocess, tokenizer
         self.repo_id, self.revision = repo_id, revision
 
@@ -67,7 +67,7 @@ class ClipLike:
                 format (``laion/CLIP-ViT-B-32-...``); or one of open_clip's own, ``ViT-B-16/openai``.
             revision: Of a Hub repository: branch, tag, commit or ``sha256:...``; of a folder ``sha256:...``. That is
                 compared with the weights.
-            device: Where the model goes.
+            device: Device of the model.
             beside: A model folder next to which this one may lie, see :func:`cbsae_hub.models.resolve_id`.
 
         Raises:
@@ -82,10 +82,10 @@ class ClipLike:
         for file in (CONFIG, WEIGHTS):
             if not (folder / file).is_file():
                 raise FileNotFoundError(f"{folder} lacks {file}: it is not a model in open_clip's format")
-        found = folder.name if located.folder is None else located.revision  # the cache names folders by their commit
+        version = folder.name if located.folder is None else located.revision  # the cache names folders by their commit
         name = f"local-dir:{folder}"
         model, _, preprocess = open_clip.create_model_and_transforms(name, device=device)
-        return cls(model, preprocess, open_clip.get_tokenizer(name), str(repo_id), found)
+        return cls(model, preprocess, open_clip.get_tokenizer(name), str(repo_id), version)
 
     @staticmethod
     def knows(repo_id: str | Path, beside: str | Path | None = None) -> bool:
@@ -97,7 +97,7 @@ class ClipLike:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return self.model.logit_scale.device
 
     @property
@@ -151,15 +151,11 @@ class ClipLike:
             empty = ", ".join(repr(text) for text, bad in zip(texts, unread.tolist()) if bad)
             raise ValueError(f"the judge's tokenizer finds nothing to read in {empty}: leave it out")
         tell_unread(self.tokenizer, int(nothing.mode().values), nothing.shape[1], texts, templates, self.repo_id)
-        total = 0
-        for template in templates:
-            lines = fill(template, texts)
-            parts = [
-                self.model.encode_text(self.tokenizer(lines[start : start + batch_size]).to(self.device))
-                for start in range(0, len(lines), batch_size)
-            ]
-            total = total + F.normalize(torch.cat(parts).float(), dim=-1)
-        return F.normalize(total, dim=-1).cpu()
+
+        def embed(lines: list[str]) -> torch.Tensor:
+            return self.model.encode_text(self.tokenizer(lines).to(self.device))
+
+        return mean_embedding(embed, texts, templates, batch_size).cpu()
 
 
 def _find(repo_id: str | Path, revision: str | None, beside: str | Path | None) -> tuple[Located, Path]:
@@ -191,7 +187,7 @@ def save_clip_like(
         tokenizer: Of transformers; its padding has id 0 and its end-of-text the largest id, as open_clip expects.
         model_cfg: open_clip's ``model_cfg``.
         preprocess_cfg: open_clip's ``preprocess_cfg``: ``mean``, ``std``, ...
-        folder: Where; created.
+        folder: Its place; created.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

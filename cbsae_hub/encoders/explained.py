@@ -27,7 +27,7 @@ def explained_encoder(
     Args:
         sae: The model.
         encoder: Instead of the one that the model's config names.
-        device: Where it goes.
+        device: Device of the encoder.
         beside: A model folder next to which it may lie.
 
     Raises:

@@ -6,21 +6,22 @@ from operator import attrgetter
 from typing import Any
 
 import torch
+from transformers import PreTrainedConfig
 
 
 @dataclass(frozen=True)
 class Family:
-    """What differs between families.
+    """The differences between families.
 
     Attributes:
-        model: The class of transformers to load.
+        model: Class of transformers to load.
         cls_token: Whether the first token is a CLS token.
-        pooled: Picks the image embedding from what the model returns.
-        pool: What the model does to get it from the tokens that leave its last block.
-        options: For the class.
-        head: Name of the module that makes the embedding and without which some checkpoints come.
-        bare: The class of transformers to load without the head.
-        bare_config: What the tower's config says then.
+        pooled: Picks the image embedding from the model's output.
+        pool: Makes the image embedding from the tokens that leave the last block, as the model does.
+        options: Arguments of the class.
+        head: Name of the module that makes the embedding; some checkpoints come without it.
+        bare: Class of transformers to load without the head.
+        bare_config: Settings of the tower's config without the head.
     """
 
     model: str
@@ -57,7 +58,7 @@ def _pool_dino(model: Any, v: torch.Tensor) -> torch.Tensor:
 
 
 def _dino(model: str, **options: Any) -> Family:
-    """Of a model whose pooled output is its normed CLS token."""
+    """A family whose pooled output is its normed CLS token."""
     return Family(model, True, lambda output: output.last_hidden_state[:, 0], _pool_dino, options)
 
 
@@ -90,11 +91,11 @@ FAMILIES = {
 }
 
 
-def family_of(config: Any) -> Family:
+def family_of(config: PreTrainedConfig) -> Family:
     """The family of a vision tower.
 
     Args:
-        config: Of the tower.
+        config: Config of the tower.
 
     Raises:
         ValueError: If it is unknown.
@@ -108,8 +109,8 @@ def tower_config(config: Any) -> Any:
     """The config of a vision tower with its projection, if any.
 
     Args:
-        config: Of the tower, or of a whole model: that alone says how wide its projections are, whatever the config of
-            its tower says (openai's do by chance, bigG's does not).
+        config: Config of the tower or of a whole model. Only that of the whole model says how wide its projections are;
+            the tower's may say something else (openai's agree by chance, bigG's does not).
     """
     tower = getattr(config, "vision_config", config)
     if tower is not config and hasattr(config, "projection_dim"):
@@ -117,11 +118,11 @@ def tower_config(config: Any) -> Any:
     return tower
 
 
-def prefix_tokens(config: Any) -> int:
-    """How many tokens of a vision tower come before the patches: CLS and registers.
+def prefix_tokens(config: PreTrainedConfig) -> int:
+    """Number of tokens of a vision tower that come before the patches: CLS and registers.
 
     Args:
-        config: Of the tower.
+        config: Config of the tower.
 
     Raises:
         ValueError: If the family is unknown.

@@ -1,4 +1,4 @@
-"""What an SAE sees in one picture."""
+"""The neurons that fire on one image."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from cbsae_hub.models import CBSAE, SAE, SparseLatents
 
 @dataclass(frozen=True)
 class Inspection:
-    """What an SAE sees in one picture.
+    """The neurons that fire on one image, and how much of its activations the SAE explains.
 
     Attributes:
         latents: ``[tokens, neurons]`` of the neurons in ``active``.
@@ -30,7 +30,7 @@ class Inspection:
     @classmethod
     @torch.inference_mode()
     def of(cls, sae: SAE | CBSAE, x: Tensor) -> "Inspection":
-        """Runs the SAE on the activations of one picture, ``[tokens, d_in]``."""
+        """Runs the SAE on the activations of one image, ``[tokens, d_in]``."""
         values, owners = sae.encode_sparse(x)
         decoded = sae.decode_sparse(values, owners, like=x)
         error, size = (x - decoded).square().sum(1), (x - sae.origin(like=x)).square().sum(1)

@@ -1,17 +1,17 @@
-"""Texts in prompts, and what a text tower does not get to read of them: nothing is cut or taken for another unsaid."""
+"""Texts in prompts, and warnings of all that a text tower does not read of them."""
 
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
-NAMED = 3  # of the texts that a warning is about
+EXAMPLES = 3  # of the texts that a warning is about
 # Makes padded token ids [texts, tokens] of texts, cut at a length.
 Tokenize = Callable[[list[str], int], Tensor]
 
@@ -27,7 +27,7 @@ def fill(template: str, texts: Sequence[str]) -> list[str]:
     return [template.replace("{}", text) for text in texts]
 
 
-def cutting(tokenizer: Any) -> Tokenize:
+def cutting(tokenizer: PreTrainedTokenizerBase) -> Tokenize:
     """A tokenizer of transformers, called as one of open_clip."""
 
     def tokenize(lines: list[str], length: int) -> Tensor:
@@ -46,15 +46,15 @@ def tell_unread(
 ) -> None:
     """Warns of texts that are longer than what a model reads, and of texts that differ, but to the model do not.
 
-    Who writes another capital letter means the same: such texts are not spoken of.
+    Texts that differ in capital letters mean the same: the warning leaves them out.
 
     Args:
         tokenize: Its tokenizer.
         padding: The id with which that fills up.
-        context: How many tokens it reads.
+        context: Number of tokens that it reads.
         texts: One or more.
         templates: Prompts with ``{}`` that are put around them.
-        reader: What the model is called; default "the text tower".
+        reader: Name of the model; default "the text tower".
     """
     cut, kinds = torch.zeros(len(texts), dtype=torch.bool), []
     for template in templates:
@@ -76,47 +76,62 @@ def tell_unread(
     for text, kind in zip(texts, torch.stack(kinds, 1).tolist()):
         alike[tuple(kind)].setdefault(text.casefold(), text)
     if groups := [list(group.values()) for group in alike.values() if len(group) > 1]:
-        shown = [" = ".join(_short(text) for text in group[:NAMED]) for group in groups]
+        examples = [" = ".join(_short(text) for text in group[:EXAMPLES]) for group in groups]
         logger.warning(
             "%s does not tell apart %d of %d texts, which share embeddings: %s",
-            name, sum(map(len, groups)), len(texts), _some(shown),
+            name, sum(map(len, groups)), len(texts), _some(examples),
         )  # fmt: skip
 
 
-@torch.no_grad()
-def embed_prompts(
-    model: Any, tokenizer: Any, texts: Sequence[str], templates: Sequence[str], reader: str | None, batch: int = 256
+def mean_embedding(
+    embed: Callable[[list[str]], Tensor], texts: Sequence[str], templates: Sequence[str], batch: int
 ) -> Tensor:
-    """Unit embeddings of texts by a CLIP or SigLIP of transformers, ``[texts, d]`` float32 on the model's device.
+    """Unit embeddings of texts, ``[texts, d]`` float32: means of the unit embeddings of a text's prompts.
 
     Args:
-        model: The whole model.
-        tokenizer: Its tokenizer.
+        embed: From prompts to their embeddings ``[prompts, d]``.
         texts: One or more.
-        templates: Prompts with one ``{}``; the unit embeddings of all are averaged and made unit again.
-        reader: What the model is called.
+        templates: Prompts with one ``{}``.
         batch: Prompts at once.
 
     Raises:
         ValueError: If a template has no ``{}``.
+    """
+    unit = []
+    for template in templates:
+        lines = fill(template, texts)
+        parts = [embed(lines[start : start + batch]).float() for start in range(0, len(lines), batch)]
+        unit.append(F.normalize(torch.cat(parts), dim=-1))
+    return F.normalize(torch.stack(unit).sum(0), dim=-1)
+
+
+@torch.no_grad()
+def embed_prompts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    templates: Sequence[str],
+    reader: str | None,
+    batch: int = 256,
+) -> Tensor:
+    """Unit embeddings of texts by a CLIP or SigLIP of transformers, ``[texts, d]`` float32 on the model's device.
+
+    Arguments and errors as :func:`mean_embedding`; ``reader`` is what warnings call the model.
     """
     # A tokenizer's own limit is without bound where its files say nothing.
     context = min(model.config.text_config.max_position_embeddings, tokenizer.model_max_length)
     padding = "max_length" if model.config.model_type == "siglip" else True  # as each was trained
     options = {"padding": padding, "truncation": True, "max_length": context, "return_tensors": "pt"}
     tell_unread(cutting(tokenizer), tokenizer.pad_token_id, context, texts, templates, reader)
-    total = 0
-    for template in templates:
-        lines, parts = fill(template, texts), []
-        for start in range(0, len(lines), batch):
-            inputs = tokenizer(lines[start : start + batch], **options)
-            parts.append(model.get_text_features(**inputs.to(model.device)).pooler_output.float())
-        total = total + F.normalize(torch.cat(parts), dim=-1)
-    return F.normalize(total, dim=-1)
+
+    def embed(lines: list[str]) -> Tensor:
+        return model.get_text_features(**tokenizer(lines, **options).to(model.device)).pooler_output
+
+    return mean_embedding(embed, texts, templates, batch)
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    return ", ".join(names[:EXAMPLES]) + (f" and {len(names) - EXAMPLES} more" if len(names) > EXAMPLES else "")
 
 
 def _short(text: str) -> str:

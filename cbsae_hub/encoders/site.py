@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 Edit = Callable[[torch.Tensor], torch.Tensor]
 
@@ -26,13 +27,13 @@ class EditError(RuntimeError):
 
 @dataclass
 class Capture:
-    """What passed a site: one tensor ``[batch, tokens, d]`` a forward pass, detached, on the model's device."""
+    """Activations that passed a site: one tensor ``[batch, tokens, d]`` a forward pass, detached, on its device."""
 
     activations: list[torch.Tensor] = field(default_factory=list)
 
 
 class _Enough(Exception):
-    """Ends a forward pass of which everything that is wanted has passed; carries it."""
+    """Ends a forward pass as soon as the wanted activations have passed; carries them."""
 
     def __init__(self, value: torch.Tensor):
         self.value = value
@@ -48,10 +49,10 @@ class _Stack:
 
     def __init__(self) -> None:
         self._handlers: list[tuple[int, Edit]] = []
-        self._hook = None
+        self._hook: RemovableHandle | None = None
         self._lock = threading.Lock()
 
-    def _run(self, _module: nn.Module, _inputs: tuple, output):
+    def _run(self, _module: nn.Module, _inputs: tuple, output: Any) -> Any:
         mine = self.of_this_thread()
         if not mine:
             return None
@@ -77,7 +78,7 @@ class _Stack:
         finally:
             with self._lock:
                 self._handlers = [other for other in self._handlers if other is not entry]
-                if not self._handlers:
+                if not self._handlers and self._hook is not None:
                     self._hook.remove()
                     self._hook = None
 
@@ -92,18 +93,18 @@ def _stack_of(block: nn.Module) -> _Stack:
 
 
 def find_blocks(model: Any) -> tuple[nn.ModuleList, str]:
-    """The blocks of the vision tower in a model or pipeline, and where they are.
+    """The blocks of the vision tower in a model or pipeline, and their place in it.
 
     Args:
         model: A vision model, CLIPModel, SiglipModel, LLaVA, or a diffusers pipeline with an image encoder.
 
     Raises:
-        ValueError: If no vision tower is found; names the class and where was looked.
+        ValueError: If there is no vision tower; names the class and the places that were searched.
     """
     return _find_tower(model)[1:]
 
 
-def _find_tower(model) -> tuple[nn.Module, nn.ModuleList, str]:
+def _find_tower(model: Any) -> tuple[nn.Module, nn.ModuleList, str]:
     """The vision tower, and what :func:`find_blocks` returns."""
     tower, path = model, type(model).__name__
     for _ in range(4):
@@ -124,13 +125,13 @@ def _find_tower(model) -> tuple[nn.Module, nn.ModuleList, str]:
 
 
 def run_blocks(
-    model, v: torch.Tensor, first: int, last: int | None = None, grid: tuple[int, int] | None = None
+    model: Any, v: torch.Tensor, first: int, last: int | None = None, grid: tuple[int, int] | None = None
 ) -> torch.Tensor:
     """Runs blocks of a vision tower on a residual stream, one after the other.
 
     Args:
         model: See :func:`find_blocks`.
-        v: What goes into the first of them, all tokens, ``[images, tokens, d]``.
+        v: Input of the first of them, all tokens, ``[images, tokens, d]``.
         first: The first block, from 0.
         last: The last one, included; default the tower's last.
         grid: Rows and columns of patches, which towers with rotary positions (DINOv3) need; default a square.
@@ -149,7 +150,7 @@ def run_blocks(
 
 def _rotations(rotary: nn.Module, v: torch.Tensor, grid: tuple[int, int] | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines and sines of the patches' places, which DINOv3 computes from its pictures' size once for all blocks."""
-    config = rotary.config
+    config: Any = rotary.config
     patches = v.shape[1] - 1 - config.num_register_tokens
     rows, columns = grid or (math.isqrt(max(patches, 0)),) * 2
     if patches < 1 or rows * columns != patches:
@@ -170,7 +171,7 @@ class ResidualSite:
 
     Attributes:
         layer: The block, counted from 0.
-        name: Where it is, for messages.
+        name: Its place in the model, for messages.
     """
 
     def __init__(self, block: nn.Module, layer: int, name: str):
@@ -198,29 +199,29 @@ class ResidualSite:
 
     @contextmanager
     def capture(self) -> Iterator[Capture]:
-        """Collects what passes, as the model's next block would see it were no later edit active.
+        """Collects the activations, as the model's next block would see them were no later edit active.
 
         Raises:
             EditError: On leaving, if no forward pass came by.
         """
-        seen = Capture()
+        capture = Capture()
 
         def keep(value: torch.Tensor) -> torch.Tensor:
-            seen.activations.append(value.detach())
+            capture.activations.append(value.detach())
             return value
 
         with _stack_of(self.block).entered(self.block, keep):
-            yield seen
-        if not seen.activations:
+            yield capture
+        if not capture.activations:
             raise EditError(f"nothing was captured: no forward pass of this thread came by {self.name}")
 
     def read(self, forward: Callable[[], Any]) -> torch.Tensor:
-        """What passes while ``forward`` runs the model once, ``[batch, tokens, d]``.
+        """The activations while ``forward`` runs the model once, ``[batch, tokens, d]``.
 
         The blocks after this one are spared, unless this thread captures or edits something at the time.
 
         Args:
-            forward: Runs the model; what it returns is not needed.
+            forward: Runs the model; its result is ignored.
 
         Raises:
             EditError: If no forward pass came by.
@@ -228,9 +229,9 @@ class ResidualSite:
         with _STACKS_LOCK:
             alone = not any(stack.of_this_thread() for stack in _STACKS.values())
         if not alone:
-            with self.capture() as seen:
+            with self.capture() as capture:
                 forward()
-            return seen.activations[0]
+            return capture.activations[0]
 
         def leave(value: torch.Tensor) -> torch.Tensor:
             raise _Enough(value.detach())
@@ -277,13 +278,13 @@ class ResidualSite:
     def _check(self, edited: torch.Tensor, value: torch.Tensor) -> None:
         form = (value.shape, value.dtype, value.device)
         if not isinstance(edited, torch.Tensor) or (edited.shape, edited.dtype, edited.device) != form:
-            got = (
-                f"{tuple(edited.shape)} {edited.dtype} on {edited.device}"
-                if isinstance(edited, torch.Tensor)
-                else type(edited).__name__
-            )
             raise EditError(
-                f"the edit at {self.name} must return {tuple(value.shape)} {value.dtype} on {value.device}, got {got}"
+                f"the edit at {self.name} must return {_described(value)}, got "
+                + (_described(edited) if isinstance(edited, torch.Tensor) else type(edited).__name__)
             )
         if not edited.isfinite().all():
             raise EditError(f"the edit at {self.name} returned NaN or infinite activations")
+
+
+def _described(value: torch.Tensor) -> str:
+    return f"{tuple(value.shape)} {value.dtype} on {value.device}"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from transformers import AutoConfig, AutoImageProcessor
+from transformers import AutoConfig, AutoImageProcessor, BaseImageProcessor, PreTrainedModel
 
 from cbsae_hub.encoders.families import family_of, prefix_tokens, tower_config
 from cbsae_hub.encoders.site import Edit, ResidualSite, find_blocks, run_blocks
@@ -19,6 +19,11 @@ from cbsae_hub.pictures import require_pictures, to_rgb
 ANY_SIZE = ("dinov2", "dinov2_with_registers", "dinov3_vit")  # families that fit their positions to the picture
 
 
+def preprocess(processor: BaseImageProcessor, images: Sequence[Image.Image]) -> torch.Tensor:
+    """PIL images of any mode as an image processor makes them, ``[images, 3, h, w]``."""
+    return processor(images=[to_rgb(image) for image in images], return_tensors="pt").pixel_values
+
+
 class VisionEncoder:
     """Activations of one layer of a vision encoder, for the tokens that are asked for.
 
@@ -28,8 +33,8 @@ class VisionEncoder:
         layer: Block whose output is read, from 0; negative numbers count from the end.
         tokens: "cls", "patches" (CLS and registers excluded), "all", "mean" (of all tokens) or "random:n" (n tokens
             drawn with replacement, CLS and registers included, as in sae-for-vlm's steering SAEs).
-        repo_id: Where the model came from.
-        revision: Which version of it.
+        repo_id: Folder or Hub id of the model.
+        revision: Its version.
 
     Raises:
         ValueError: If the family, the layer or the token selection is unknown, the family has no CLS token, or the
@@ -38,14 +43,14 @@ class VisionEncoder:
 
     def __init__(
         self,
-        model: torch.nn.Module,
-        processor: Any,
+        model: PreTrainedModel,
+        processor: BaseImageProcessor,
         layer: int = -2,
         tokens: str = "patches",
         repo_id: str | None = None,
         revision: str | None = None,
     ):
-        self.model = model.eval().requires_grad_(False)
+        self.model: Any = model.eval().requires_grad_(False)  # each family has its own class
         self.processor = processor
         self.family = family_of(model.config)
         if hasattr(model.config, "vision_config"):
@@ -84,7 +89,7 @@ class VisionEncoder:
             tokens: See the class.
             revision: Of a Hub repository: branch, tag, commit or ``sha256:...``; of a folder ``sha256:...``. That is
                 compared with the weights.
-            device: Where the model goes.
+            device: Device of the model.
             beside: A model folder next to which the encoder may lie, see :func:`cbsae_hub.models.resolve_id`.
 
         Raises:
@@ -122,24 +127,24 @@ class VisionEncoder:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return next(self.model.parameters()).device
 
     @property
     def num_tokens(self) -> int:
-        """How many tokens the model itself makes of an image, whichever of them are read."""
+        """Number of tokens that the model itself makes of an image, whichever of them are read."""
         return self._prefix + self.grid[0] * self.grid[1]
 
     @property
     def tokens_per_image(self) -> int:
-        """How many rows an image gives."""
+        """Number of rows that an image gives."""
         if self.tokens.startswith("random:"):
             return int(self.tokens.removeprefix("random:"))
         every = self.num_tokens
         return {"cls": 1, "mean": 1, "all": every, "patches": every - self._prefix}[self.tokens]
 
     def provenance(self) -> dict[str, Any]:
-        """What an SAE's config says about the activations that it was trained on."""
+        """Description of the activations, for the config of an SAE that is trained on them."""
         keys = ("size", "crop_size", "resample", "image_mean", "image_std", "do_center_crop")
         settings = self.processor.to_dict()
         preprocessing = {key: _plain(settings[key]) for key in keys if settings.get(key) is not None}
@@ -158,8 +163,7 @@ class VisionEncoder:
             ValueError: If there are no images, or they are not a list of PIL images.
         """
         require_pictures(images)
-        pictures = [to_rgb(image) for image in images]
-        return self.processor(images=pictures, return_tensors="pt").pixel_values.to(self.device)
+        return preprocess(self.processor, images).to(self.device)
 
     @torch.no_grad()
     def __call__(
@@ -259,30 +263,30 @@ class VisionEncoder:
     def _find_size(self) -> tuple[int, int]:
         """Height and width of every picture that the model gets to see.
 
-        What the processor makes of pictures counts: DINOv2's config says 518 pixels, its processor crops to 224.
+        The processor decides: DINOv2's config says 518 pixels, its processor crops to 224.
 
         Raises:
             ValueError: If they depend on the picture, or the model does not take them; says what to set.
         """
         config, name = self.model.config, type(self.processor).__name__
         shapes = [(n * config.patch_size, m * config.patch_size) for n, m in ((1, 1), (3, 1), (1, 3))]
-        sizes = {tuple(self.pixel_values([Image.new("RGB", shape)]).shape[-2:]) for shape in shapes}
+        sizes = {self.pixel_values([Image.new("RGB", shape)]).shape[-2:] for shape in shapes}
         if len(sizes) > 1:
             settings = self.processor.to_dict()
-            told = ", ".join(f"{key}={_plain(settings.get(key))}" for key in ("do_resize", "size", "do_center_crop"))
+            sizing = ", ".join(f"{key}={_plain(settings.get(key))}" for key in ("do_resize", "size", "do_center_crop"))
             raise ValueError(
-                f"{name} ({told}) keeps the shape of pictures, so that they would have different numbers of patches: "
+                f"{name} ({sizing}) keeps the shape of pictures, so that they would have different numbers of patches: "
                 "set do_center_crop to true with a crop_size, or give size a height and a width, in a copy of its "
                 "preprocessor_config.json"
             )
-        size = sizes.pop()
+        height, width = sizes.pop()
         takes = config.image_size if isinstance(config.image_size, (list, tuple)) else (config.image_size,) * 2
-        if config.model_type not in ANY_SIZE and size != tuple(takes):
+        if config.model_type not in ANY_SIZE and (height, width) != tuple(takes):
             raise ValueError(
-                f"{name} makes pictures of {size[0]} x {size[1]} pixels (height x width), {type(self.model).__name__} "
+                f"{name} makes pictures of {height} x {width} pixels (height x width), {type(self.model).__name__} "
                 f"takes {takes[0]} x {takes[1]}: set crop_size or size in a copy of its preprocessor_config.json"
             )
-        return size
+        return height, width
 
     def _check_tokens(self, tokens: str) -> str:
         if tokens is None:

@@ -10,7 +10,7 @@ import transformers
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' reports on a text tower left in the file, and on DINOv3's processor without PIL."""
+    """Silences transformers' reports on a text tower that stays in the file, and on DINOv3's processor without PIL."""
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     try:
@@ -25,10 +25,10 @@ def load_weights(
     """A model, and the names of the weights that it lacks, which are random.
 
     Args:
-        model: The class of transformers.
-        name: What it is called in errors.
-        pretrained_model_name_or_path: Where it is loaded from.
-        options: For ``from_pretrained``.
+        model: Class of transformers.
+        name: Name of the model in errors.
+        pretrained_model_name_or_path: Folder or Hub id.
+        options: Further arguments of ``from_pretrained``.
 
     Raises:
         OSError: If there are no safetensors weights.

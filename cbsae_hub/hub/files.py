@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what reads no weights does not wait for torch
     import torch
     from torch import Tensor
 

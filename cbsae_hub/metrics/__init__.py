@@ -1,9 +1,9 @@
 """Scores of neurons: classes over streams of batches, and plain functions of whole matrices."""
 
 from cbsae_hub.metrics.activity import ActiveLatents, NeuronActivity, Reconstruction
-from cbsae_hub.metrics.alignment import Alignment, HumanAlignment, human_alignment, read_pairs
-from cbsae_hub.metrics.coverage import best_by_concept, coverage, to_unit_interval
-from cbsae_hub.metrics.dissector import Dissector, Naming, cosine, cosine_cubed, rank_reorder, soft_wpmi
+from cbsae_hub.metrics.alignment import Alignment, human_alignment, read_pairs
+from cbsae_hub.metrics.coverage import best_by_concept, coverage
+from cbsae_hub.metrics.dissector import Dissector, Naming
 from cbsae_hub.metrics.downstream import DownstreamCost
 from cbsae_hub.metrics.ground_truth import GroundTruth, GroundTruthScores, ground_truth_scores, label_matrix
 from cbsae_hub.metrics.hierarchy import (
@@ -15,6 +15,10 @@ from cbsae_hub.metrics.hierarchy import (
 )
 from cbsae_hub.metrics.latents import mean_over_tokens
 from cbsae_hub.metrics.monosemanticity import MonosemanticityScore, monosemanticity_score
+from cbsae_hub.metrics.normalise import to_unit_interval
+from cbsae_hub.metrics.quadrants import quadrants
+from cbsae_hub.metrics.similarities import cosine, cosine_cubed, rank_reorder
+from cbsae_hub.metrics.soft_wpmi import soft_wpmi
 from cbsae_hub.metrics.top_images import TopImages
 from cbsae_hub.metrics.uniqueness import Overlaps, Uniqueness, overlaps
 
@@ -28,7 +32,6 @@ __all__ = [
     "GroundTruth",
     "GroundTruthScores",
     "HierarchyScore",
-    "HumanAlignment",
     "MonosemanticityScore",
     "Naming",
     "NeuronActivity",
@@ -48,6 +51,7 @@ __all__ = [
     "mean_over_tokens",
     "monosemanticity_score",
     "overlaps",
+    "quadrants",
     "rank_reorder",
     "read_pairs",
     "soft_wpmi",

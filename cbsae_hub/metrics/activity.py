@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from cbsae_hub.metrics.streaming import StreamingMetric
+from cbsae_hub.models.explained_variance import explained_variance
 
 BINS_PER_OCTAVE = 16
 OCTAVES = 40  # from 2^-20 to 2^20
@@ -91,8 +92,7 @@ class ActiveLatents(StreamingMetric):
 class Reconstruction(StreamingMetric):
     """Explained variance, cosine and L0 over tokens.
 
-    ``explained variance = 1 - sum |x - x_hat|^2 / sum |x - mean x|^2`` about the mean of all tokens per dimension,
-    with sums in float64: not a mean of batches, and not about a scalar.
+    The first is :func:`cbsae_hub.models.explained_variance.explained_variance`.
 
     Args:
         d_in: Width of the activations.
@@ -117,10 +117,8 @@ class Reconstruction(StreamingMetric):
     def compute(self) -> dict[str, float]:
         """``explained_variance``, ``cosine``, ``l0``; NaN without tokens or variance."""
         n = self.tokens.double()
-        variance = self.squares - self.total.square().sum() / n
-        explained = 1 - self.errors / variance if variance > 0 else torch.tensor(torch.nan)
         return {
-            "explained_variance": float(explained),
+            "explained_variance": explained_variance(self.total, self.squares, self.errors, self.tokens),
             "cosine": float(self.cosines / n),
             "l0": float(self.active / n),
         }

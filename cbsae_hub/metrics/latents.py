@@ -53,6 +53,17 @@ def check_batch(latents: Tensor, neurons: int, **others: Tensor) -> None:
             raise ValueError(f"{name} are NaN or infinite")
 
 
+def check_similarities(latents: Tensor, similarities: Tensor) -> None:
+    """Whether all latents and similarities of some images can be compared.
+
+    Raises:
+        ValueError: If there are no images; see also :func:`check_batch`.
+    """
+    if not len(latents):
+        raise ValueError("no images were given")
+    check_batch(latents, latents.shape[1], similarities=similarities)
+
+
 def transposed_product(latents: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """``latents.T @ x`` for the neurons that are stored in a batch: at the cost of what is active, not of all neurons.
 

@@ -5,7 +5,6 @@ Source: the CB-SAE paper, section 3, for both scores; Pach et al., 2025, section
 
 import string
 
-import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -63,13 +62,3 @@ def image_steerability(drawn: Tensor, examples: Tensor) -> Tensor:
     there = examples.any(-1)
     mean = F.normalize(examples, dim=-1).sum(1) / there.sum(1, keepdim=True)  # 0 / 0 is NaN
     return (F.normalize(drawn, dim=-1) @ mean[..., None]).mean((1, 2))
-
-
-def text_to_unit_interval(cosines: np.ndarray) -> np.ndarray:
-    """Text scores as 0..1: words that have less than nothing to do with the concept have nothing to do with it."""
-    return np.clip(cosines, 0.0, None)
-
-
-def image_to_unit_interval(cosines: np.ndarray) -> np.ndarray:
-    """Image scores as 0..1, ``(1 + cos) / 2``: the only reading of DINO's cosines that gives the paper's figures."""
-    return (1 + np.asarray(cosines)) / 2

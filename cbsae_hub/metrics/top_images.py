@@ -158,3 +158,15 @@ class TopImages(StreamingMetric):
 
 def _best(a: Tensor, b: Tensor, k: int) -> Tensor:
     return torch.cat([a, b], 1).topk(k, dim=1).values
+
+
+def strongest(latents: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Activations and rows of the k strongest images of each neuron, ``[neurons, min(k, images)]`` each.
+
+    Args:
+        latents: ``[images, neurons]``, dense or sparse COO.
+        k: Images per neuron.
+    """
+    top = TopImages(latents.shape[1], min(k, len(latents))).to(latents.device)
+    top.update(latents, torch.arange(len(latents), device=latents.device))
+    return top.compute()

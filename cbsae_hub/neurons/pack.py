@@ -7,9 +7,8 @@ docs/neuron-table.md describes the columns.
 import copy
 import io
 import json
-import operator
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +20,8 @@ from safetensors.numpy import load_file, save_file
 
 from cbsae_hub.hub.files import read_text, replace_file, sha256, write_text
 from cbsae_hub.hub.locate import download_folder, require_revision
-from cbsae_hub.neurons.search import ConceptIndex, Found
+from cbsae_hub.neurons.search import Found
+from cbsae_hub.neurons.table import NeuronTable, PackError
 from cbsae_hub.neurons.verdicts import STRONG
 from cbsae_hub.pictures import to_rgb
 from cbsae_hub.version import __version__
@@ -38,16 +38,6 @@ PARTS = {
 NONSENSE, NEARER_THAN = 200, 0.99
 """Near in meaning is what is nearer to a concept than this share of so many made-up words is to any."""
 STRIPS = ("top", "p75", "p50", "p25", "random")
-NEURON_COLUMNS = (
-    "neuron", "kind", "name", "score", "interpretability", "null_percentile", "names", "scores", "monosemanticity",
-    "nearest_overlap", "nearest_neuron", "group", "density", "token_density", "max", "p99", "p50", "histogram",
-    "histogram_low", "status", "truth", "truth_family", "truth_ap", "truth_auroc", "truth_agrees",
-)  # fmt: skip
-TEXTS = ("name", "common_kind", "truth", "truth_family", "truth_agrees")  # None where there is nothing
-
-
-class PackError(OSError):
-    """A pack that is missing, damaged, or of another schema version."""
 
 
 class PackMissing(PackError):
@@ -81,137 +71,6 @@ class StoredImage(NamedTuple):
     alt: str
     width: int
     height: int
-
-
-class NeuronTable:
-    """One row per neuron, see docs/neuron-table.md.
-
-    Attributes:
-        frame: The rows as a pandas DataFrame.
-
-    Raises:
-        PackError: If a column is missing.
-    """
-
-    def __init__(self, frame: pd.DataFrame):
-        if missing := [column for column in NEURON_COLUMNS if column not in frame.columns]:
-            raise PackError(f"the neuron table lacks the columns {', '.join(missing)}")
-        texts = {column: frame[column].astype(object) for column in TEXTS if column in frame.columns}
-        nothing = {column: values.where(values.notna(), None) for column, values in texts.items()}
-        self.frame = frame.assign(**nothing).reset_index(drop=True)
-        self._rows = {row.neuron: row for row in self.frame.itertuples(index=False, name="Neuron")}
-        self._index: ConceptIndex | None = None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.frame,)  # the class of the rows is made at run time: it cannot be pickled
-
-    @classmethod
-    def read(cls, path: str | Path) -> "NeuronTable":
-        """Reads ``neurons.parquet``, or that of a folder.
-
-        Raises:
-            PackError: If there is none, or it is damaged.
-        """
-        file = Path(path) / "neurons.parquet" if Path(path).is_dir() else Path(path)
-        try:
-            return cls(pd.read_parquet(file))
-        except FileNotFoundError as error:
-            raise PackError(f"there is no neuron table at {path}: make one with training/score_neurons.py") from error
-        except (OSError, ValueError) as error:
-            raise PackError(f"{file} is damaged: {error}") from error
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._rows.values())
-
-    def __getitem__(self, neuron: int) -> Any:
-        """The row of a neuron as a named tuple.
-
-        Args:
-            neuron: Its number, of any type of whole numbers: also what iterating a tensor gives.
-
-        Raises:
-            IndexError: If there is no such neuron.
-        """
-        if hasattr(neuron, "__index__"):
-            neuron = operator.index(neuron)
-        if neuron not in self._rows:
-            ids = self.frame["neuron"]
-            span = f"{len(ids)} neurons, {ids.min()} to {ids.max()}" if len(ids) else "no neurons"
-            raise IndexError(f"there is no neuron {neuron}: the table has {span}")
-        return self._rows[neuron]
-
-    def to_pandas(self) -> pd.DataFrame:
-        """A copy of the rows as a DataFrame."""
-        return self.frame.copy()
-
-    def filter(self, **conditions: Any) -> "NeuronTable":
-        """The neurons that meet all conditions.
-
-        Args:
-            **conditions: Column to what it must be: a value, a list or set of values, or a pair ``(low, high)`` of
-                bounds, both included, None being open. What is NaN lies within no bounds.
-
-        Raises:
-            ValueError: If there is no such column.
-        """
-        kept = pd.Series(True, index=self.frame.index)
-        for column, wanted in conditions.items():
-            values = self._column(column)
-            if isinstance(wanted, tuple):
-                low, high = wanted
-                kept &= values.notna() if low is None and high is None else True
-                kept &= values >= low if low is not None else True
-                kept &= values <= high if high is not None else True
-            elif isinstance(wanted, (list, set, frozenset)):
-                kept &= values.isin(list(wanted))
-            else:
-                kept &= values.isna() if wanted is None else values == wanted
-        return NeuronTable(self.frame[kept])
-
-    def sort(self, column: str, ascending: bool = False) -> "NeuronTable":
-        """The neurons by a column, largest first unless told otherwise; undefined ones last, ties by neuron.
-
-        Raises:
-            ValueError: If there is no such column.
-        """
-        self._column(column)
-        ordered = self.frame.sort_values("neuron").sort_values(column, ascending=ascending, kind="stable")
-        return NeuronTable(ordered)
-
-    def join(self, other: "NeuronTable", on: str = "neuron", suffixes: tuple[str, str] = ("_a", "_b")) -> pd.DataFrame:
-        """Rows of two tables side by side.
-
-        Args:
-            other: Of another model, or of the same on other images.
-            on: "neuron", for models that share neurons; or "name", every pair of neurons with the same name.
-            suffixes: What the columns of either table end on.
-
-        Raises:
-            ValueError: If ``on`` is another column.
-        """
-        if on not in ("neuron", "name"):
-            raise ValueError(f"tables are joined on neuron or name, not on {on!r}")
-        tables = (table.frame[table.frame[on].notna()] for table in (self, other))
-        return pd.merge(*tables, on=on, suffixes=suffixes, validate="one_to_one" if on == "neuron" else None)
-
-    def _column(self, column: str) -> pd.Series:
-        if column not in self.frame.columns:
-            raise ValueError(f"there is no column {column!r}; there are {', '.join(self.frame.columns)}")
-        return self.frame[column]
-
-    def find(self, query: str, limit: int = 20) -> list[Found]:
-        """Neurons that stand for a concept, best first: see :class:`cbsae_hub.neurons.search.ConceptIndex`."""
-        return self.index.find(query)[:limit]
-
-    @property
-    def index(self) -> ConceptIndex:
-        """The index of names, made at the first use."""
-        if self._index is None:
-            self._index = ConceptIndex(list(self._rows.values()))
-        return self._index
 
 
 @dataclass(frozen=True)

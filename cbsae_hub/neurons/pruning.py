@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cbsae_hub.models import checks
+from cbsae_hub.neurons.table import require_columns
 from cbsae_hub.words import name_key
 
 BOTH = ("interpretability", "steerability")
@@ -36,7 +37,7 @@ class Pruned:
 
 
 def prune(
-    neurons: Any,
+    neurons: pd.DataFrame,
     by: str | Sequence[str] = "both",
     *,
     count: int | None = None,
@@ -53,8 +54,7 @@ def prune(
     equal neurons the first are retained.
 
     Args:
-        neurons: NeuronTable or DataFrame: one row per neuron, with the column ``neuron``; by ``status`` it is known
-            which are dead.
+        neurons: The rows of a neuron table, with the column ``neuron``; ``status`` says which are dead.
         by: "both", a column, or several.
         count: How many to retain; or
         share: which share of all, above 0 and up to 1; or
@@ -67,16 +67,14 @@ def prune(
         ValueError: If a column is missing or has no scores, a setting is none of those, not exactly one of count, share
             and threshold is given, or nothing would be retained.
     """
-    frame = getattr(neurons, "frame", neurons)
     columns = list(BOTH) if by == "both" else [by] if isinstance(by, str) else list(by)
-    if missing := [column for column in ["neuron", *columns] if column not in frame.columns]:
-        raise ValueError(f"the neuron table has no {missing[0]!r}: score the neurons first, or prune by another column")
-    if not columns or len(set(columns)) < len(columns) or not frame["neuron"].is_unique:
+    require_columns(neurons, ["neuron", *columns], "score the neurons first, or prune by another column")
+    if not columns or len(set(columns)) < len(columns) or not neurons["neuron"].is_unique:
         raise ValueError("columns to prune by must be at least one and all different, and so must the neurons be")
     checks.choice("normalize", normalize, NORMALIZE)
     checks.choice("combine", combine, COMBINE)
     weights = _weights(weights, columns, combine)
-    frame = frame.sort_values("neuron")
+    frame = neurons.sort_values("neuron")
     dead = frame["status"].eq("dead") if "status" in frame else pd.Series(False, frame.index)
     parts = [weights.get(column, 1.0) * _normalized(frame[column].mask(dead), normalize) for column in columns]
     scores = pd.Series(COMBINE[combine](parts, axis=0), frame["neuron"].to_numpy())

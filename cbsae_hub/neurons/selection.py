@@ -7,20 +7,21 @@ import numpy as np
 import pandas as pd
 
 from cbsae_hub.models.checks import neuron_ids
+from cbsae_hub.neurons.table import require_columns
 from cbsae_hub.words import clean_name, name_key
 
 COLUMNS = ("concept", "where", "neuron", "score", "null_percentile", "why")
 
 
 def select_concepts(
-    wanted: Iterable[str], neurons: Any, keep: Iterable[int], min_percentile: float = 0.0
+    wanted: Iterable[str], neurons: pd.DataFrame, keep: Iterable[int], min_percentile: float = 0.0
 ) -> tuple[list[str], pd.DataFrame]:
     """The concepts of a bottleneck: what is wanted, minus the names of retained neurons (CB-SAE paper, section 5.2).
 
     Args:
         wanted: The user's concepts; case and white space do not count in comparisons.
-        neurons: The neuron table of the whole SAE (NeuronTable or DataFrame), named with these concepts, if they are
-            to be found there. A neuron's name is the best one it has.
+        neurons: The rows of the whole SAE's neuron table, named with these concepts, if they are to be found there. A
+            neuron's name is the best one it has.
         keep: Ids of the retained neurons.
         min_percentile: Only names with at least this ``null_percentile`` count: 0.95 leaves out neurons that are named
             no better than ones with random images. 0 is the paper's rule: every name counts.
@@ -35,7 +36,7 @@ def select_concepts(
     """
     if isinstance(wanted, str):
         raise ValueError(f"wanted must be a list of concepts, got {wanted!r:.80}")
-    owners = _owners(getattr(neurons, "frame", neurons), keep, min_percentile)
+    owners = _owners(neurons, keep, min_percentile)
     chosen: dict[str, str] = {}
     rows: list[dict[str, Any]] = []
     seen: set[str] = set()
@@ -58,8 +59,7 @@ def select_concepts(
 def _owners(frame: pd.DataFrame, keep: Iterable[int], min_percentile: float) -> dict[str, dict[str, Any]]:
     """For each name the best retained neuron that has it; of equal ones, the first."""
     columns = ["name", "neuron", "score", "null_percentile"]
-    if missing := [column for column in columns if column not in frame.columns]:
-        raise ValueError(f"the neuron table lacks {', '.join(missing)}")
+    require_columns(frame, columns, "score the neurons first")
     ids = neuron_ids("keep", keep, 2**62)
     if unknown := sorted(set(ids) - set(frame["neuron"])):
         raise ValueError(f"keep has neuron {unknown[0]}, which is not in the neuron table: that of another SAE?")

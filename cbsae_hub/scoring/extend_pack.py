@@ -14,7 +14,9 @@ from cbsae_hub.metrics import NeuronActivity, cosine_cubed
 from cbsae_hub.metrics.activity import occupied_bins, status
 from cbsae_hub.models import CBSAE
 from cbsae_hub.neurons.pack import Pack
-from cbsae_hub.scoring.build_pack import choose_examples, thumbnails
+from cbsae_hub.neurons.table import rows_of
+from cbsae_hub.scoring.build_pack import thumbnails
+from cbsae_hub.scoring.examples import choose_examples
 from cbsae_hub.words import name_key
 
 NAMES = 5
@@ -107,19 +109,15 @@ def _rows(
     names = [[concepts[i] for i in row] for row in best.indices.tolist()]
     histograms, edges = zip(*map(occupied_bins, found["histogram"]))
     fires = (density > 0).numpy()
-    return pd.DataFrame(
+    return rows_of(
         {
             "neuron": np.arange(len(added)) + cb.d_sae + first,
             "kind": "cb",
             "name": [row[0] if ok else None for row, ok in zip(names, fires)],
             "score": best.values[:, 0].numpy(),
-            "interpretability": np.nan,
             "null_percentile": (fits < own[:, None]).double().mean(1).numpy(),
             "names": [row if ok else [] for row, ok in zip(names, fires)],
             "scores": [row if ok else [] for row, ok in zip(best.values.tolist(), fires)],
-            "monosemanticity": np.nan,
-            "nearest_overlap": np.nan,
-            "nearest_neuron": -1,
             "group": cb.group_of[-len(added) :].numpy(),
             "density": density.numpy(),
             "token_density": found["density"].numpy(),

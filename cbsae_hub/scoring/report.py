@@ -3,12 +3,13 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from cbsae_hub.data.concepts import ConceptSet
@@ -23,13 +24,19 @@ from cbsae_hub.metrics import (
     to_unit_interval,
 )
 from cbsae_hub.metrics.activity import occupied_bins, status
+from cbsae_hub.neurons.table import STEERED, rows_of
 from cbsae_hub.scoring.truth import Truth
 from cbsae_hub.version import __version__
 from cbsae_hub.words import name_key
 
 SCHEMA_VERSION = 1
+TEXTS = "vocabulary.safetensors"
+MEASURED = (
+    "reconstruction", "shares", "l0", "interpretability", "coverage", "monosemanticity", "uniqueness", "hierarchy",
+    "downstream", "truth", "steerability",
+)  # fmt: skip
+"""What the summary says of the neurons, beside what it says of how they were scored."""
 CLEAR = 0.5  # average precision from which a neuron clearly detects a label
-STEERED = ("steer", "said_")  # beginnings of the columns that steering adds
 SURE = 0.95  # share of the null below a name's score from which it counts as more than chance
 
 
@@ -63,20 +70,27 @@ class Scores:
         neurons: One row per neuron, docs/neuron-table.md.
         labels: One row per known label: its best neuron; None without ground truth.
         summary: What is said of the whole model.
+        examples: See :func:`cbsae_hub.scoring.examples.choose_examples`; None if image-level latents were not kept.
+        texts: The judge's embeddings of the concepts that name neurons, ``[concepts, d]`` float16.
     """
 
     neurons: pd.DataFrame
     labels: pd.DataFrame | None
     summary: dict[str, Any]
+    examples: pd.DataFrame | None = None
+    texts: np.ndarray | None = None
 
     def save(self, folder: str | Path, **more: Any) -> None:
-        """Writes ``neurons.parquet``, ``labels.parquet`` and, last, ``scores.json`` with what else is to be said."""
+        """Writes the tables, the embeddings and, last, ``scores.json`` with what else is to be said."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, frame in (("neurons", self.neurons), ("labels", self.labels)):
+        for name, frame in (("neurons", self.neurons), ("labels", self.labels), ("examples", self.examples)):
             if frame is not None:
                 with replace_file(folder / f"{name}.parquet") as partial:
                     frame.to_parquet(partial, index=False)
+        if self.texts is not None:
+            with replace_file(folder / TEXTS) as partial:
+                save_file({"text_embeddings": self.texts}, partial)
         content = {**self.summary, **more, "schema_version": SCHEMA_VERSION, "package_version": __version__}
         write_json(folder / "scores.json", content)
 
@@ -93,16 +107,16 @@ class Scores:
         summary = json.loads(read_text(folder / "scores.json"))
         if summary.get("schema_version") != SCHEMA_VERSION:
             raise OSError(f"{folder} has scores of schema {summary.get('schema_version')}, not {SCHEMA_VERSION}")
-        labels = folder / "labels.parquet"
-        return cls(
-            pd.read_parquet(folder / "neurons.parquet"), pd.read_parquet(labels) if labels.is_file() else None, summary
-        )
+        files = {name: folder / f"{name}.parquet" for name in ("labels", "examples")}
+        frames = {name: pd.read_parquet(file) if file.is_file() else None for name, file in files.items()}
+        texts = load_file(folder / TEXTS)["text_embeddings"] if (folder / TEXTS).is_file() else None
+        return cls(pd.read_parquet(folder / "neurons.parquet"), summary=summary, texts=texts, **frames)
 
     def with_steerability(self, scores: pd.DataFrame, summary: Mapping[str, Any]) -> "Scores":
         """The same with the columns and the summary of :class:`SteerabilityScorer`, instead of older ones."""
         older = [name for name in self.neurons if name.startswith(STEERED)]
         frame = self.neurons.drop(columns=older).merge(scores, on="neuron", how="left", validate="one_to_one")
-        return Scores(frame, self.labels, {**self.summary, "steerability": dict(summary)})
+        return replace(self, neurons=frame, summary={**self.summary, "steerability": dict(summary)})
 
     def with_steerability_of(self, other: "Scores") -> "Scores":
         """The same with the steerability of another pass over the same images, if that has any.
@@ -143,81 +157,76 @@ def neuron_table(
     named = states != "dead"
     best = naming.scores[:, 0].double().numpy()
     names = [[vocabulary[i] for i in row] for row in naming.concepts.tolist()]
-    frame = pd.DataFrame(
-        {
-            "neuron": np.arange(len(groups)),
-            "kind": np.where(np.arange(len(groups)) < len(groups) - len(designated), "sae", "cb"),
-            "name": [row[0] if ok else None for row, ok in zip(names, named)],
-            "score": np.where(named, best, 0.0),
-            "interpretability": to_unit_interval(np.where(named, best, np.nan)),
-            "null_percentile": np.where(named, naming.percentile.numpy(), 0.0),
-            "names": [row if ok else [] for row, ok in zip(names, named)],
-            "scores": [row if ok else [] for row, ok in zip(naming.scores.tolist(), named)],
-            "monosemanticity": gathered.monosemanticity.numpy(),
-            "nearest_overlap": gathered.uniqueness.nearest,
-            "nearest_neuron": gathered.uniqueness.partner,
-            "top_images": gathered.uniqueness.images,
-            "group": groups,
-            "density": density,
-            "token_density": activity["density"],
-            "max": activity["max"],
-            "p99": activity["p99"],
-            "p50": activity["p50"],
-            "histogram": histograms,
-            "histogram_low": edges,
-            "status": states,
-        }
-    )
+    columns: dict[str, Any] = {
+        "neuron": np.arange(len(groups)),
+        "kind": np.where(np.arange(len(groups)) < len(groups) - len(designated), "sae", "cb"),
+        "name": [row[0] if ok else None for row, ok in zip(names, named)],
+        "score": np.where(named, best, 0.0),
+        "interpretability": to_unit_interval(np.where(named, best, np.nan)),
+        "null_percentile": np.where(named, naming.percentile.numpy(), 0.0),
+        "names": [row if ok else [] for row, ok in zip(names, named)],
+        "scores": [row if ok else [] for row, ok in zip(naming.scores.tolist(), named)],
+        "monosemanticity": gathered.monosemanticity.numpy(),
+        "nearest_overlap": gathered.uniqueness.nearest,
+        "nearest_neuron": gathered.uniqueness.partner,
+        "top_images": gathered.uniqueness.images,
+        "group": groups,
+        "density": density,
+        "token_density": activity["density"],
+        "max": activity["max"],
+        "p99": activity["p99"],
+        "p50": activity["p50"],
+        "histogram": histograms,
+        "histogram_low": edges,
+        "status": states,
+    }
     if gathered.kinds is not None:
-        frame = frame.assign(
-            covered_concepts=gathered.kinds.concepts,
-            common_kind=pd.Series(gathered.kinds.kind, dtype=object),
-            common_height=gathered.kinds.height,
-            common_coverage=gathered.kinds.coverage,
-            ancestor_depth=gathered.ancestor_depth,
-        )
-    frame = frame.assign(**_truth_columns(frame, gathered.truth, truth))
-    return frame.assign(**_designated_columns(frame, gathered.truth, truth, designated)) if designated else frame
+        columns |= {
+            "covered_concepts": gathered.kinds.concepts,
+            "common_kind": pd.Series(gathered.kinds.kind, dtype=object),
+            "common_height": gathered.kinds.height,
+            "common_coverage": gathered.kinds.coverage,
+            "ancestor_depth": gathered.ancestor_depth,
+        }
+    if gathered.truth is not None and truth is not None and truth.labels:
+        columns |= _truth_columns(columns["name"], gathered.truth, truth)
+    if designated:
+        columns |= _designated_columns(columns["names"], gathered.truth, truth, designated)
+    return rows_of(columns)
 
 
 def _designated_columns(
-    frame: pd.DataFrame, found: GroundTruthScores | None, truth: Truth | None, designated: Sequence[str]
+    names: Sequence[Sequence[str]], found: GroundTruthScores | None, truth: Truth | None, designated: Sequence[str]
 ) -> dict[str, Any]:
     """What a bottleneck's neurons were trained for, whether they are named so, and how well they detect just that."""
-    first = len(frame) - len(designated)
-    precision = np.full(len(frame), np.nan)
-    if found is not None:
+    first = len(names) - len(designated)
+    precision = np.full(len(names), np.nan)
+    if found is not None and truth is not None:
         column = {label: i for i, (_, label) in reversed(list(enumerate(truth.labels)))}
         for neuron, name in enumerate(designated, first):
             if name in column:
                 precision[neuron] = found.average_precision[neuron, column[name]]
-    best = [list(row) for row in frame["names"].iloc[first:]]  # five names
     nothing = [None] * first
     return {
         "designated": [*nothing, *designated],
-        "designated_first": [*nothing, *(row[:1] == [name] for row, name in zip(best, designated))],
-        "designated_among_five": [*nothing, *(name in row for row, name in zip(best, designated))],
+        "designated_first": [*nothing, *(five[:1] == [name] for five, name in zip(names[first:], designated))],
+        "designated_among_five": [*nothing, *(name in five for five, name in zip(names[first:], designated))],
         "designated_ap": precision,
     }
 
 
-def _truth_columns(frame: pd.DataFrame, found: GroundTruthScores | None, truth: Truth | None) -> dict[str, Any]:
+def _truth_columns(names: Sequence[str | None], found: GroundTruthScores, truth: Truth) -> dict[str, Any]:
     """The label that each neuron predicts best, by average precision above chance, and the best of each family."""
-    unknown = np.full(len(frame), np.nan)
-    nothing = np.full(len(frame), None)
-    if found is None or not truth.labels:
-        return {"truth": nothing, "truth_family": nothing, "truth_ap": unknown, "truth_auroc": unknown,
-                "truth_agrees": nothing}  # fmt: skip
-    named = frame["name"].notna().to_numpy()
-    rows, best = np.arange(len(frame)), np.nan_to_num(found.lift(), nan=-np.inf).argmax(1)
+    named = np.array([name is not None for name in names])
+    rows, best = np.arange(len(names)), np.nan_to_num(found.lift(), nan=-np.inf).argmax(1)
     families, labels = (np.array(part, dtype=object)[best] for part in zip(*truth.labels))
-    keys = [name_key(str(label)) for label in labels]
+    agree = np.array([name is not None and name_key(name) == name_key(label) for name, label in zip(names, labels)])
     columns = {
         "truth": np.where(named, labels, None),
         "truth_family": np.where(named, families, None),
         "truth_ap": np.where(named, found.average_precision[rows, best], np.nan),
         "truth_auroc": np.where(named, found.auroc[rows, best], np.nan),
-        "truth_agrees": np.where(named, frame["name"].fillna("").map(name_key) == keys, None),
+        "truth_agrees": np.where(named, agree, None),
     }
     for family in truth.families:
         precision = np.nan_to_num(found.average_precision[:, truth.columns(family)])

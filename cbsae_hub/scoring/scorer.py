@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from PIL import Image
@@ -36,6 +37,7 @@ from cbsae_hub.metrics import (
 from cbsae_hub.metrics.streaming import StreamingMetric
 from cbsae_hub.models import CBSAE, SAE, SparseLatents
 from cbsae_hub.scoring import checkpoint as checkpoints
+from cbsae_hub.scoring.examples import choose_examples
 from cbsae_hub.scoring.report import Gathered, Scores, label_table, neuron_table, origin_of, summary_of
 from cbsae_hub.scoring.truth import Truth
 
@@ -321,7 +323,7 @@ class NeuronScorer:
         return self.metrics["truth"].whole()[0]
 
     def results(self) -> Scores:
-        """All scores of what was gathered, on every process."""
+        """All scores of what was gathered, on every process; with examples, if there is truth."""
         metrics = self.metrics
         gathered = Gathered(
             naming=metrics["names"].name(NAMES),
@@ -330,15 +332,19 @@ class NeuronScorer:
         )
         concepts = getattr(self.sae, "concepts", [])
         neurons = neuron_table(gathered, self.sae.group_of.cpu().numpy(), self.concepts, self.truth, concepts)
-        sae = self.sae
+        sae, vocabulary = self.sae, next(iter(self.concepts.values()))
         facts = {
             "model": {"class": type(sae).__name__, "d_in": sae.d_in, "d_sae": sae.d_sae, "concepts": len(concepts),
-                      "activation": sae.activation, "k": sae.k, "group_sizes": sae.group_sizes},
+                      "activation": sae.activation, "k": sae.k, "group_sizes": sae.group_sizes,
+                      "revision": sae.revision},
             "encoder": self.encoder.provenance(),
             "judge": origin_of(self.judge),
             "naming": {"method": "soft_wpmi", "top_k": self.top_k, "count_silent": False, "pool": "mean"},
+            "concepts": {"name": vocabulary.name, "sha256": vocabulary.sha256, "names": list(vocabulary.concepts)},
         }  # fmt: skip
         grid = self.encoder.grid if self.encoder.tokens == "patches" else None
         summary = {**facts, **summary_of(gathered, neurons, self.concepts, self.truth, grid)}
         summary["monosemanticity"] = {"judge": origin_of(self.similarity or self.judge), **summary["monosemanticity"]}
-        return Scores(neurons, label_table(gathered.truth, self.truth), summary)
+        examples = None if self.truth is None else choose_examples(self.latents())
+        texts = next(iter(self.texts.values())).numpy().astype(np.float16)
+        return Scores(neurons, label_table(gathered.truth, self.truth), summary, examples, texts)

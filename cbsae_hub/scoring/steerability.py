@@ -18,14 +18,10 @@ from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.encoders.sentences import Sentences
 from cbsae_hub.encoders.site import EditError
 from cbsae_hub.hub.files import claim, replace_file
-from cbsae_hub.metrics.steerability import (
-    image_steerability,
-    image_to_unit_interval,
-    text_steerability,
-    text_to_unit_interval,
-)
+from cbsae_hub.metrics.normalise import image_to_unit_interval, text_to_unit_interval
+from cbsae_hub.metrics.quadrants import quadrants
+from cbsae_hub.metrics.steerability import image_steerability, text_steerability
 from cbsae_hub.pictures import to_rgb
-from cbsae_hub.plots import quadrants
 from cbsae_hub.scoring.first_words import ONE_WORD, FirstWords
 from cbsae_hub.scoring.report import describe, mean, origin_of
 from cbsae_hub.scoring.single_neurons import SingleNeurons

@@ -1,10 +1,12 @@
-"""Steering: latents of an SAE are changed inside a model, and the model is asked what it sees now."""
+"""Steering changes latents of an SAE inside a model, and asks the model what it sees now."""
 
 from typing import TYPE_CHECKING
 
 from cbsae_hub.lazy import on_first_use
 
 if TYPE_CHECKING:  # for editors and type checkers, which run no __getattr__
+    from cbsae_hub.steering.base import SteeredGenerator as SteeredGenerator
+    from cbsae_hub.steering.base import Steerer as Steerer
     from cbsae_hub.steering.clip import ClipZeroShotSteerer as ClipZeroShotSteerer
     from cbsae_hub.steering.edits import DiffMean as DiffMean
     from cbsae_hub.steering.edits import Edit as Edit
@@ -22,6 +24,8 @@ _HOME_OF = {
     "RandomDirection": "cbsae_hub.steering.edits",
     "apply": "cbsae_hub.steering.edits",
     "resolve": "cbsae_hub.steering.edits",
+    "Steerer": "cbsae_hub.steering.base",
+    "SteeredGenerator": "cbsae_hub.steering.base",
     "LlavaSteerer": "cbsae_hub.steering.llava",
     "UnclipSteerer": "cbsae_hub.steering.unclip",
     "ClipZeroShotSteerer": "cbsae_hub.steering.clip",

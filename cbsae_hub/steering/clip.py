@@ -6,28 +6,29 @@ After "Steering CLIP's vision transformer with sparse autoencoders", section 6.
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
-from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
+from transformers import AutoImageProcessor, AutoTokenizer, BaseImageProcessor, CLIPModel, PreTrainedTokenizerBase
 
+from cbsae_hub.encoders.families import tower_config
 from cbsae_hub.encoders.prompts import embed_prompts
-from cbsae_hub.encoders.vision import to_rgb
+from cbsae_hub.encoders.vision import preprocess
 from cbsae_hub.encoders.weights import load_complete
 from cbsae_hub.metrics.zero_shot_steering import Effect, ZeroShotScores, joined, score_neurons
-from cbsae_hub.steering.edits import AnySteering, per_image, steer
-from cbsae_hub.steering.latents import decoder_rows, neuron_count, read_latents, weight_dtype
+from cbsae_hub.steering.base import Steerer
+from cbsae_hub.steering.edits import PerImage
+from cbsae_hub.steering.latents import SteerableSAE, decoder_rows, read_latents, weight_dtype
 from cbsae_hub.steering.loading import load_sae, locate
-from cbsae_hub.steering.tower import SteeredTower
+from cbsae_hub.steering.neurons import AnyPack
 
 STRENGTHS = (0.0, 10.0, 25.0, 50.0, 100.0, 150.0)  # 150 is the paper's asymptote
 
 
-class ClipZeroShotSteerer:
+class ClipZeroShotSteerer(Steerer):
     """A CLIP with an SAE at a block of its vision tower, and a vocabulary that it finds in images.
 
     Activations at the SAE's block are computed once per image; steered ones run through the remaining blocks only.
@@ -38,7 +39,7 @@ class ClipZeroShotSteerer:
         tokenizer: Its tokenizer.
         sae: SAE, concept bottleneck SAE or :class:`cbsae_hub.steering.latents.RawNeurons`; moved to the model's device.
         vocabulary: The words, for instance a :class:`cbsae_hub.ConceptSet`. The paper has 5,000.
-        pack: What names and percentiles of neurons are looked up in: a NeuronTable, a Pack, or None.
+        pack: NeuronTable or Pack with the neurons' names and percentiles, or None.
         layer: The block at whose output the SAE works; default the SAE's own.
         template: Prompt with ``{}`` for the word.
 
@@ -53,34 +54,30 @@ class ClipZeroShotSteerer:
     def __init__(
         self,
         model: CLIPModel,
-        image_processor: Any,
-        tokenizer: Any,
-        sae: Any,
+        image_processor: BaseImageProcessor,
+        tokenizer: PreTrainedTokenizerBase,
+        sae: SteerableSAE,
         vocabulary: Sequence[str],
-        pack: Any = None,
+        pack: AnyPack = None,
         layer: int | None = None,
         template: str = "{}",
     ):
-        self.model, self.image_processor, self.tokenizer = (
-            model.eval().requires_grad_(False),
-            image_processor,
-            tokenizer,
-        )
-        self.tower = SteeredTower(model, model.config.vision_config, sae, pack, layer)
+        self.model = model.eval().requires_grad_(False)
+        self.image_processor, self.tokenizer = image_processor, tokenizer
+        super().__init__(model, tower_config(model.config), sae, pack, layer)
         self.vocabulary = tuple(vocabulary)
         if not self.vocabulary or "{}" not in template:
             raise ValueError("the vocabulary needs words, and the template one {} for the word")
         self.texts = embed_prompts(model, tokenizer, self.vocabulary, [template], model.config.name_or_path or None)
         self.logit_scale = float(model.logit_scale.exp())
-        self._last = self.tower.layer == model.config.vision_config.num_hidden_layers - 1
 
     @classmethod
     def from_pretrained(
         cls,
         repo_id: str | Path,
-        sae: Any,
+        sae: SteerableSAE | str | Path,
         vocabulary: Sequence[str],
-        pack: Any = None,
+        pack: AnyPack = None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         revision: str | None = None,
@@ -95,9 +92,9 @@ class ClipZeroShotSteerer:
             sae: An SAE, or its folder or Hub id.
             vocabulary: See the class.
             pack: See the class.
-            device: Where the model and the SAE go.
-            dtype: Of the model.
-            revision: Of a Hub repository: branch, tag or commit. Of a folder: its ``sha256:...``, which is checked.
+            device: Device of the model and the SAE.
+            dtype: Data type of the model.
+            revision: Branch, tag or commit of a Hub repository; of a folder its ``sha256:...``, which is checked.
             layer: See the class.
             template: See the class.
             beside: A model folder next to which CLIP may lie, see :func:`cbsae_hub.models.resolve_id`.
@@ -110,7 +107,9 @@ class ClipZeroShotSteerer:
         model = load_complete("CLIPModel", repo_id, **source, dtype=dtype)
         image_processor = AutoImageProcessor.from_pretrained(**source, backend="pil")
         tokenizer = AutoTokenizer.from_pretrained(**source)
-        return cls(model.to(device), image_processor, tokenizer, load_sae(sae), vocabulary, pack, layer, template)
+        steerer = cls(model.to(device), image_processor, tokenizer, load_sae(sae), vocabulary, pack, layer, template)
+        steerer.repo_id, steerer._source = str(repo_id), source
+        return steerer
 
     @torch.no_grad()
     def activations(self, images: Sequence[Image.Image], batch: int = 64) -> Tensor:
@@ -121,13 +120,8 @@ class ClipZeroShotSteerer:
         """
         if not len(images):
             raise ValueError("no images were given")
-        parts = []
-        for start in range(0, len(images), batch):
-            pictures = [to_rgb(image) for image in images[start : start + batch]]
-            pixels = self.image_processor(images=pictures, return_tensors="pt").pixel_values
-            pixels = pixels.to(self.model.device, self.model.dtype)
-            parts.append(self.tower.activations(lambda pixels=pixels: self.model.vision_model(pixels)))
-        return torch.cat(parts)
+        read = super().activations
+        return torch.cat([read(images[start : start + batch]) for start in range(0, len(images), batch)])
 
     @torch.no_grad()
     def embed(self, v: Tensor, batch: int = 64) -> Tensor:
@@ -142,9 +136,7 @@ class ClipZeroShotSteerer:
         return (self.logit_scale * embeddings.float() @ self.texts.T).softmax(-1)
 
     @torch.no_grad()
-    def effect(
-        self, images: Sequence[Image.Image], steering: AnySteering | Sequence[AnySteering], batch: int = 64
-    ) -> Effect:
+    def effect(self, images: Sequence[Image.Image], steering: PerImage, batch: int = 64) -> Effect:
         """The distributions of images before and after steering.
 
         Args:
@@ -157,12 +149,11 @@ class ClipZeroShotSteerer:
             EditError: If a steering leaves the embedding of its image as it was.
         """
         v = self.activations(images, batch)
-        steerings = per_image(steering, len(v))
+        steerings = self._resolved(steering, len(v))
         parts = [slice(start, start + batch) for start in range(0, len(v), batch)]
-        tower = self.tower
-        steered = [steer(steerings[part], v[part], tower.sae, tower.pack, tower.prefix) for part in parts]
+        steered = [self.tower.steer(steerings[part], v[part]) for part in parts]
         before, after = self.embed(v, batch), self.embed(torch.cat([part.activations for part in steered]), batch)
-        tower.require_effect(before, after, torch.cat([part.asked.any(-1) for part in steered]), steerings)
+        self.tower.require_effect(before, after, torch.cat([part.changes.any(-1) for part in steered]), steerings)
         return Effect(self.distribution(before), self.distribution(after))
 
     @torch.no_grad()
@@ -180,8 +171,8 @@ class ClipZeroShotSteerer:
 
         Args:
             images: PIL images.
-            neurons: Which; default all.
-            strength: What their latents are set to.
+            neurons: Numbers of the neurons; default all.
+            strength: Value to which their latents are set.
             batch: Steered images at once.
 
         Raises:
@@ -193,14 +184,14 @@ class ClipZeroShotSteerer:
     def asymptote(
         self, images: Sequence[Image.Image], neurons: Sequence[int] | None = None, batch: int = 256
     ) -> ZeroShotScores:
-        """What :meth:`scores` tends to as the strength grows, exactly and without running a block.
+        """The limit of :meth:`scores` as the strength grows, exactly and without running a block.
 
         Every block adds to the residual stream something that depends on the stream's direction alone, so it is bounded
         and loses against ``strength * d_j``: the embedding tends to that of ``d_j``, whatever the image.
 
         Args:
             images: PIL images, for the distributions before steering.
-            neurons: Which; default all.
+            neurons: Numbers of the neurons; default all.
             batch: Neurons, or images, at once.
         """
         before = self.distribution(self.embed(self._readable(images, batch), batch))
@@ -245,14 +236,19 @@ class ClipZeroShotSteerer:
     def _readable(self, images: Sequence[Image.Image], batch: int) -> Tensor:
         """Activations of the tokens that reach the embedding."""
         v = self.activations(images, batch)
-        return v[:, :1] if self._last else v
+        last = self.model.config.vision_config.num_hidden_layers - 1
+        return v[:, :1] if self.tower.layer == last else v
 
     def _numbers(self, neurons: Sequence[int] | None) -> Tensor:
-        count = neuron_count(self.tower.sae)
+        count = self.tower.sae.d_latent
         numbers = torch.arange(count) if neurons is None else torch.as_tensor(neurons, dtype=torch.long)
         if not len(numbers) or numbers.min() < 0 or numbers.max() >= count:
             raise ValueError(f"neurons must be some of 0 to {count - 1}, got {str(neurons):.80}")
         return numbers
+
+    def _see(self, images: Sequence[Image.Image]) -> Tensor:
+        pixels = preprocess(self.image_processor, images).to(self.model.device, self.model.dtype)
+        return self.model.vision_model(pixels).pooler_output
 
     def _head(self, pooled: Tensor) -> Tensor:
         return F.normalize(self.model.visual_projection(pooled).float(), dim=-1)

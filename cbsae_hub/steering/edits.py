@@ -1,17 +1,17 @@
-"""What is changed in a residual stream: latents of an SAE that are set, added to or scaled, or a direction added."""
+"""Changes of a residual stream: latents of an SAE are set, added to or scaled, or a direction is added."""
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 from cbsae_hub.models import checks
-from cbsae_hub.steering.latents import Latents, read_latents, weight_dtype
-from cbsae_hub.steering.neurons import Neurons
+from cbsae_hub.steering.latents import Latents, SteerableSAE, read_latents, weight_dtype
+from cbsae_hub.steering.neurons import AnyPack, Neurons
 
 OPS = ("set", "add", "scale")
 UNITS = ("absolute", "p99")
@@ -24,7 +24,7 @@ class Edit:
 
     Args:
         neuron: Its number, or the name of a concept, which :func:`resolve` looks up.
-        value: What the latent is set to, what is added to it, or what it is multiplied with.
+        value: The latent's new value, its summand, or its factor.
         op: "set", "add" or "scale".
 
     Raises:
@@ -49,29 +49,29 @@ class Edit:
 
 
 class Displacement(NamedTuple):
-    """What becomes of one image's activations: they are replaced by ``base + push``."""
+    """The change of one image's activations: ``base + push`` replaces them."""
 
     base: Tensor
-    """``[tokens, d]``: what the activations would be if the edited latents were left alone."""
+    """``[tokens, d]``: the activations without the change of the edited latents."""
     push: Tensor
-    """``[tokens, d]``: what the edited latents add to that."""
-    asked: Tensor
-    """``[tokens]`` bool: where a change was asked for; strength 0 of a sweep asks for none."""
+    """``[tokens, d]``: the edited latents' contribution."""
+    changes: Tensor
+    """``[tokens]`` bool: whether the steering asks for a change; strength 0 of a sweep asks for none."""
 
 
 @dataclass(frozen=True)
 class Steering:
-    """Changes of latents, and what is done with the rest of the activations.
+    """Changes of latents, and the treatment of the rest of the activations.
 
     With latents ``z = encode(x)`` and edited latents ``z'``, the activations ``x`` of the chosen tokens become
     ``decode(z')``, plus the SAE's error ``x - decode(z)`` if it is kept. No edits at all is the control
     "reconstruction only".
 
     Args:
-        edits: Of different neurons.
+        edits: One edit per neuron.
         isolate: All other latents are zero: "unit vector" steering of CB-SAE and sae-for-vlm (``pre_zero``).
         keep_error: The SAE's reconstruction error is added back, so that strength 0 is the identity.
-        tokens: Which are steered: "all", "cls", "patches", or numbers of patches, counted row by row.
+        tokens: The tokens to steer: "all", "cls", "patches", or numbers of patches, counted row by row.
         unit: "absolute", or "p99": values of "set" and "add" are multiples of the neuron's 99th percentile of positive
             activations. Values of "scale" are factors in any case.
 
@@ -97,7 +97,7 @@ class Steering:
 
     @property
     def reads_latents(self) -> bool:
-        """Whether the outcome depends on what the SAE sees in the image."""
+        """Whether the outcome depends on the image's latents."""
         return not self.isolate or self.keep_error or any(edit.op != "set" for edit in self.edits)
 
     def scaled(self, factor: float) -> "Steering":
@@ -111,9 +111,20 @@ class Steering:
         factor = _finite("factor", factor)
         return replace(self, edits=[replace(edit, value=factor * edit.value) for edit in self.edits])
 
+    def resolved(self, neurons: Neurons) -> "Steering":
+        """The same steering, with neurons by number and absolute values; see :func:`resolve`."""
+        edits: dict[int, Edit] = {}
+        for edit in self.edits:
+            number = neurons.number(edit.neuron)
+            if number in edits:
+                raise ValueError(f"neuron {number} is edited twice: make one edit of it")
+            factor = neurons.p99(number) if self.unit == "p99" and edit.op != "scale" else 1.0
+            edits[number] = replace(edit, neuron=number, value=factor * edit.value)
+        return replace(self, edits=tuple(edits.values()), unit="absolute")
+
     def displace(self, x: Tensor, latents: Latents) -> Displacement:
         """The displacement of one image's activations ``x [tokens, d]``; names and units are resolved."""
-        neurons = [edit.neuron for edit in self.edits]
+        neurons = [int(edit.neuron) for edit in self.edits]
         old = latents.columns(neurons)
         new = torch.stack([edit.of(column) for edit, column in zip(self.edits, old.unbind(-1))], -1) if neurons else old
         base, push = latents.decode_edited(neurons, new, self.isolate)
@@ -132,7 +143,7 @@ class DiffMean:
 
     Args:
         direction: ``[d]``, of any length but 0.
-        value: How far the activations are moved.
+        value: Distance by which the activations move.
         tokens: See :class:`Steering`.
 
     Raises:
@@ -160,13 +171,17 @@ class DiffMean:
         means = [activations.flatten(0, -2).double().mean(0) for activations in (with_concept, without)]
         return cls((means[0] - means[1]).float(), value, tokens)
 
+    def resolved(self, neurons: Neurons) -> "DiffMean":
+        """The same: it edits no neurons."""
+        return self
+
     def displace(self, x: Tensor, latents: Latents) -> Displacement:
         """See :meth:`Steering.displace`."""
         if len(self.direction) != x.shape[-1]:
             raise ValueError(f"the direction has {len(self.direction)} dimensions, the activations {x.shape[-1]}")
         unit = torch.nn.functional.normalize(self.direction.to(x.device, x.dtype), dim=0)
-        asked = torch.full((len(x),), self.value != 0, device=x.device)
-        return Displacement(x, (self.value * unit).expand_as(x), asked)
+        changes = torch.full((len(x),), self.value != 0, device=x.device)
+        return Displacement(x, (self.value * unit).expand_as(x), changes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,8 +189,8 @@ class RandomDirection:
     """The control of another steering: the same push, token by token as long, in a random direction.
 
     Args:
-        like: The steering that is controlled.
-        seed: Of the direction, which is the same for all tokens.
+        like: The steering that this controls.
+        seed: Seed of the direction. All tokens have the same direction.
 
     Raises:
         ValueError: If there is nothing to control, or the seed is no seed.
@@ -190,72 +205,65 @@ class RandomDirection:
         checks.integer("seed", self.seed, 0, 2**63 - 1)
 
     @property
-    def tokens(self) -> str | tuple[int, ...]:
-        """Those of the steering that is controlled."""
+    def tokens(self) -> str | Sequence[int]:
+        """The tokens of the controlled steering."""
         return self.like.tokens
 
     @property
     def reads_latents(self) -> bool:
-        """As the steering that is controlled."""
+        """Whether the controlled steering reads latents."""
         return self.like.reads_latents
+
+    def resolved(self, neurons: Neurons) -> "RandomDirection":
+        """The control of the resolved steering."""
+        return replace(self, like=self.like.resolved(neurons))
 
     def displace(self, x: Tensor, latents: Latents) -> Displacement:
         """See :meth:`Steering.displace`."""
-        base, push, asked = self.like.displace(x, latents)
+        base, push, changes = self.like.displace(x, latents)
         direction = torch.randn(x.shape[-1], generator=torch.Generator().manual_seed(self.seed))
         unit = torch.nn.functional.normalize(direction, dim=0).to(x.device, x.dtype)
-        return Displacement(base, push.norm(dim=-1, keepdim=True) * unit, asked)
+        return Displacement(base, push.norm(dim=-1, keepdim=True) * unit, changes)
 
 
 AnySteering: TypeAlias = Steering | DiffMean | RandomDirection
+PerImage: TypeAlias = AnySteering | Sequence[AnySteering | None] | None
+"""One for all images, or one per image; None leaves an image alone."""
+Kind = TypeVar("Kind", Steering, DiffMean, RandomDirection)
 
 
-def resolve(steering: AnySteering, sae: Any, pack: Any = None) -> AnySteering:
+def resolve(steering: Kind, sae: SteerableSAE, pack: AnyPack = None) -> Kind:
     """The same steering, with neurons by number and absolute values.
 
     Args:
-        steering: What is resolved.
-        sae: Whose neurons are meant.
+        steering: Steering with names or relative values.
+        sae: SAE of the neurons.
         pack: A NeuronTable or a Pack of that model; see :class:`cbsae_hub.steering.neurons.Neurons`.
 
     Raises:
         ValueError: If a neuron does not exist or is edited twice, or a name or percentile is not known.
     """
-    if isinstance(steering, RandomDirection):
-        return replace(steering, like=resolve(steering.like, sae, pack))
-    if not isinstance(steering, Steering):
-        return steering
-    neurons, edits = Neurons(sae, pack), []
-    for edit in steering.edits:
-        neuron = neurons.number(edit.neuron)
-        factor = neurons.p99(neuron) if steering.unit == "p99" and edit.op != "scale" else 1.0
-        edits.append(replace(edit, neuron=neuron, value=factor * edit.value))
-    numbers = [edit.neuron for edit in edits]
-    if twice := [number for number in numbers if numbers.count(number) > 1]:
-        raise ValueError(f"neuron {twice[0]} is edited twice: make one edit of it")
-    return replace(steering, edits=edits, unit="absolute")
+    return steering.resolved(Neurons(sae, pack))
 
 
 class Steered(NamedTuple):
-    """What :func:`steer` returns."""
+    """The result of :func:`steer`."""
 
     activations: Tensor
     """``[images, tokens, d]``"""
-    asked: Tensor
-    """``[images, tokens]`` bool: where a change was asked for."""
+    changes: Tensor
+    """``[images, tokens]`` bool: whether the steering asks for a change."""
 
 
-def apply(
-    steering: AnySteering | Sequence[AnySteering | None] | None, v: Tensor, sae: Any, pack: Any = None, prefix: int = 1
-) -> Tensor:
+def apply(steering: PerImage, v: Tensor, sae: SteerableSAE, pack: AnyPack = None, prefix: int = 1) -> Tensor:
     """Steers activations.
 
     Args:
         steering: One for all images, or one per image; None leaves an image alone.
         v: ``[images, tokens, d]``, floating point; nothing is changed in place.
         sae: An SAE on the device of ``v``, or a model with the same ``encode`` and ``decode``.
-        pack: What names and the unit "p99" are looked up in: a NeuronTable or a Pack.
-        prefix: How many of the tokens come before the patches: 1 for CLIP's CLS.
+        pack: NeuronTable or Pack with the neurons' names and percentiles, or None.
+        prefix: Number of tokens before the patches: 1 for CLIP's CLS.
 
     Returns:
         ``[images, tokens, d]`` in the dtype of ``v``.
@@ -264,47 +272,44 @@ def apply(
         ValueError: If the number of steerings is not that of the images, a neuron or a token does not exist, a name
             or percentile is not known, or ``v`` does not fit the SAE.
     """
-    return steer(steering, v, sae, pack, prefix).activations
+    if v.ndim != 3 or v.shape[-1] != sae.d_in:
+        raise ValueError(f"expected activations [images, tokens, {sae.d_in}], got {list(v.shape)}")
+    return steer(per_image(steering, len(v), Neurons(sae, pack)), v, sae, prefix).activations
 
 
 @torch.no_grad()
-def steer(
-    steering: AnySteering | Sequence[AnySteering | None] | None, v: Tensor, sae: Any, pack: Any = None, prefix: int = 1
-) -> Steered:
-    """As :func:`apply`, and says where a change was asked for."""
-    if v.ndim != 3 or v.shape[-1] != sae.d_in:
-        raise ValueError(f"expected activations [images, tokens, {sae.d_in}], got {list(v.shape)}")
-    steerings = [None if one is None else resolve(one, sae, pack) for one in per_image(steering, len(v))]
+def steer(steerings: Sequence[AnySteering | None], v: Tensor, sae: SteerableSAE, prefix: int = 1) -> Steered:
+    """Steers as :func:`apply` does, with one resolved steering per image; says where a steering asks for a change."""
     latents = read_latents(sae, v, any(one is not None and one.reads_latents for one in steerings))
-    result, asked = v.clone(), torch.zeros(v.shape[:2], dtype=torch.bool, device=v.device)
+    result, changes = v.clone(), torch.zeros(v.shape[:2], dtype=torch.bool, device=v.device)
     for image, one in enumerate(steerings):
         if one is None:
             continue
-        chosen = token_mask(one.tokens, v.shape[1], prefix).to(v.device)
-        base, push, wanted = one.displace(v[image].to(weight_dtype(sae)), latents[image])
-        result[image, chosen] = (base + push).to(v.dtype)[chosen]
-        asked[image] = wanted & chosen
-    return Steered(result, asked)
+        mask = token_mask(one.tokens, v.shape[1], prefix).to(v.device)
+        base, push, of_image = one.displace(v[image].to(weight_dtype(sae)), latents[image])
+        result[image, mask] = (base + push).to(v.dtype)[mask]
+        changes[image] = of_image & mask
+    return Steered(result, changes)
 
 
-def per_image(steering: AnySteering | Sequence[AnySteering | None] | None, images: int) -> list[AnySteering | None]:
-    """One steering per image, of one for all or as many as there are images.
+def per_image(steering: PerImage, images: int, neurons: Neurons) -> list[AnySteering | None]:
+    """One resolved steering per image; see :func:`resolve`.
 
     Raises:
-        ValueError: If there are more or fewer.
+        ValueError: If there are more or fewer steerings than images; or see :func:`resolve`.
     """
-    if steering is None or isinstance(steering, AnySteering):
-        return [steering] * images
+    one_for_all = steering is None or isinstance(steering, AnySteering)
     steerings = list(steering) if isinstance(steering, Iterable) else [steering]
     if bad := [one for one in steerings if one is not None and not isinstance(one, AnySteering)]:
         raise ValueError(f"a steering must be a Steering, DiffMean or RandomDirection, got {bad[0]!r:.80}")
-    if len(steerings) != images:
+    if not one_for_all and len(steerings) != images:
         raise ValueError(f"there are {len(steerings)} steerings for {images} images: give one for all or one per image")
-    return steerings
+    resolved = [None if one is None else one.resolved(neurons) for one in steerings]
+    return resolved * images if one_for_all else resolved
 
 
-def token_mask(tokens: str | tuple[int, ...], count: int, prefix: int) -> Tensor:
-    """Which of ``count`` tokens are meant, ``[count]`` bool.
+def token_mask(tokens: str | Sequence[int], count: int, prefix: int) -> Tensor:
+    """Marks the steered ones among ``count`` tokens, ``[count]`` bool.
 
     Raises:
         ValueError: If there is no CLS token or no such patch.
@@ -319,9 +324,10 @@ def token_mask(tokens: str | tuple[int, ...], count: int, prefix: int) -> Tensor
     elif tokens == "patches":
         mask[prefix:] = True
     else:
-        if max(tokens) >= count - prefix:
-            raise ValueError(f"there is no patch {max(tokens)}: an image has {count - prefix}, counted from 0")
-        mask[torch.tensor(tokens) + prefix] = True
+        patches = torch.tensor([int(patch) for patch in tokens])
+        if patches.max() >= count - prefix:
+            raise ValueError(f"there is no patch {patches.max()}: an image has {count - prefix}, counted from 0")
+        mask[patches + prefix] = True
     return mask
 
 

@@ -1,13 +1,43 @@
 """Latents of images, and reconstructions in which a few of them are changed."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from cbsae_hub.models import CBSAE, SAE, SparseLatents
+
+
+class SteerableSAE(Protocol):
+    """The methods that steering calls: those of an SAE, a CBSAE, :class:`RawNeurons`, or somebody else's module.
+
+    Steering also reads its ``layer`` (the block that it explains), ``neuron_names`` and ``sae_neuron_ids``, if any.
+    """
+
+    @property
+    def d_in(self) -> int:
+        """Width of the activations."""
+
+    @property
+    def d_latent(self) -> int:
+        """Number of its neurons."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Latents of activations, ``[..., d_in] -> [..., d_latent]``."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Activations of latents, ``[..., d_latent] -> [..., d_in]``."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Its weights; this and the next two as a module has them."""
+
+    def to(self, device: torch.device) -> "SteerableSAE":
+        """Itself, on a device."""
+
+    def eval(self) -> "SteerableSAE":
+        """Itself, for inference."""
 
 
 class Latents(ABC):
@@ -30,27 +60,27 @@ class Latents(ABC):
         """``decode`` of latents of which a few are replaced, in two parts ``[..., d]``.
 
         Args:
-            neurons: Which are replaced.
-            new: By what, ``[..., neurons]``.
+            neurons: Numbers of the edited neurons.
+            new: Their new latents, ``[..., neurons]``.
             isolate: All others are zero.
 
         Returns:
-            What is decoded without the change (isolated: of no latents at all), and what the change adds to it.
+            The activations without the change (isolated: those of no latents at all), and the change's contribution.
         """
 
     @abstractmethod
     def pushes(self, neurons: Sequence[int], values: Tensor, isolate: bool) -> Tensor:
-        """What is added if one neuron alone is set, for each of a few neurons: ``[neurons, ..., d]``.
+        """The contribution of one edited neuron alone, for each of a few neurons: ``[neurons, ..., d]``.
 
         Args:
-            neurons: Which.
-            values: What each is set to, ``[neurons]``.
+            neurons: Their numbers.
+            values: Their new latents, ``[neurons]``.
             isolate: All others are zero.
         """
 
 
 class _Active(Latents):
-    """Of an SAE: only the active latents are stored, and only the decoder rows that count are read."""
+    """Latents of an SAE: it stores the active ones only, and reads the decoder rows that count only."""
 
     def __init__(self, sae: SAE, active: SparseLatents, like: Tensor):
         self._sae, self._active, self._like = sae, active, like
@@ -83,7 +113,7 @@ class _Active(Latents):
 
 
 class _Bottleneck(Latents):
-    """Of a concept bottleneck SAE: active latents of its SAE, and all those of concepts, which the decoder selects."""
+    """Latents of a CBSAE: the active ones of its SAE, and those of all concepts, of which the decoder selects some."""
 
     def __init__(self, cb: CBSAE, active: Latents, concepts: Tensor, like: Tensor):
         self._cb, self._active, self._concepts, self._like = cb, active, concepts, like
@@ -105,17 +135,17 @@ class _Bottleneck(Latents):
         of_sae, concepts, in_sae = self._parted(neurons)
         base, push = self._active.decode_edited(of_sae, new[..., in_sae], isolate)
         before = torch.zeros_like(self._concepts) if isolate else self._concepts
-        said = self._cb.decode_concepts(before, self._like)
-        return base + said, push + (self._said(before, concepts, new[..., ~in_sae]) - said)
+        plain = self._cb.decode_concepts(before, self._like)
+        return base + plain, push + (self._decode(before, concepts, new[..., ~in_sae]) - plain)
 
     def pushes(self, neurons: Sequence[int], values: Tensor, isolate: bool) -> Tensor:
         of_sae, concepts, in_sae = self._parted(neurons)
         before = torch.zeros_like(self._concepts) if isolate else self._concepts
-        said = self._cb.decode_concepts(before, self._like)
-        pushes = said.new_empty(len(neurons), *said.shape)
+        plain = self._cb.decode_concepts(before, self._like)
+        pushes = plain.new_empty(len(neurons), *plain.shape)
         pushes[in_sae] = self._active.pushes(of_sae, values[in_sae], isolate)
         for place, concept in zip((~in_sae).nonzero()[:, 0], concepts):
-            pushes[place] = self._said(before, concept, values[place]) - said
+            pushes[place] = self._decode(before, concept, values[place]) - plain
         return pushes
 
     def _parted(self, neurons: Sequence[int]) -> tuple[list[int], Tensor, Tensor]:
@@ -124,17 +154,17 @@ class _Bottleneck(Latents):
         in_sae = ids < self._cb.d_sae
         return ids[in_sae].tolist(), ids[~in_sae] - self._cb.d_sae, in_sae
 
-    def _said(self, before: Tensor, concepts: Tensor, new: Tensor) -> Tensor:
-        """What the bottleneck adds to a reconstruction if some concepts are set before it selects."""
+    def _decode(self, before: Tensor, concepts: Tensor, new: Tensor) -> Tensor:
+        """The bottleneck's part of a reconstruction if some concepts are set before it selects."""
         after = before.clone()
         after[..., concepts] = new
         return self._cb.decode_concepts(after, self._like)
 
 
 class _Dense(Latents):
-    """Of any model with ``encode`` and ``decode``, whose decoder need not be linear."""
+    """Latents of any model with ``encode`` and ``decode``; its decoder need not be linear."""
 
-    def __init__(self, sae: Any, latents: Tensor):
+    def __init__(self, sae: SteerableSAE, latents: Tensor):
         self._sae, self._latents = sae, latents
 
     def __getitem__(self, image: int) -> "_Dense":
@@ -159,7 +189,7 @@ class _Dense(Latents):
         return torch.stack([self.decode_edited([n], value.expand(shape), isolate)[1] for n, value in each])
 
 
-def read_latents(sae: Any, v: Tensor, needed: bool = True) -> Latents:
+def read_latents(sae: SteerableSAE, v: Tensor, needed: bool = True) -> Latents:
     """Latents of activations.
 
     Args:
@@ -176,44 +206,39 @@ def read_latents(sae: Any, v: Tensor, needed: bool = True) -> Latents:
             return _Active(sae, sae.encode_sparse(v), v)
         nothing = v.new_zeros(*v.shape[:-1], 0)
         return _Active(sae, SparseLatents(nothing.to(weight_dtype(sae)), nothing.long()), v)
-    latents = sae.encode(v) if needed else v.new_zeros(*v.shape[:-1], neuron_count(sae), dtype=weight_dtype(sae))
+    latents = sae.encode(v) if needed else v.new_zeros(*v.shape[:-1], sae.d_latent, dtype=weight_dtype(sae))
     return _Dense(sae, latents)
 
 
-def decoder_rows(sae: Any, neurons: Sequence[int]) -> Tensor:
-    """What a latent of 1 adds to a reconstruction of nothing else, ``[neurons, d]``, in the units of the weights."""
-    chosen = torch.as_tensor(neurons, dtype=torch.long, device=next(sae.parameters()).device)
+def decoder_rows(sae: SteerableSAE, neurons: Sequence[int]) -> Tensor:
+    """The reconstruction by a latent of 1 alone, without the bias, ``[neurons, d]``, in the units of the weights."""
+    ids = torch.as_tensor(neurons, dtype=torch.long, device=next(sae.parameters()).device)
     if isinstance(sae, SAE):
-        return sae.W_dec[chosen]
+        return sae.W_dec[ids]
     if isinstance(sae, CBSAE):
-        return sae.decoder_rows(chosen)
-    alone = torch.zeros(len(chosen), neuron_count(sae), dtype=weight_dtype(sae), device=chosen.device)
-    return sae.decode(alone.scatter(1, chosen[:, None], 1.0)) - sae.decode(alone)
+        return sae.decoder_rows(ids)
+    alone = torch.zeros(len(ids), sae.d_latent, dtype=weight_dtype(sae), device=ids.device)
+    return sae.decode(alone.scatter(1, ids[:, None], 1.0)) - sae.decode(alone)
 
 
-def neuron_count(sae: Any) -> int:
-    """Neurons of an SAE, or SAE and concept neurons of a concept bottleneck SAE."""
-    return sae.d_latent if hasattr(sae, "d_latent") else sae.d_sae
-
-
-def weight_dtype(sae: Any) -> Any:
+def weight_dtype(sae: SteerableSAE) -> torch.dtype:
     """The dtype in which a model computes."""
     return next(sae.parameters()).dtype
 
 
 class RawNeurons(nn.Module):
-    """The dimensions of the residual stream themselves, in the place of an SAE: what SAEs are compared with.
+    """The dimensions of the residual stream themselves, in the place of an SAE, for comparison.
 
     Args:
         d_in: Width of the stream.
-        layer: The block whose output is meant.
-        seed: Of a random rotation of the dimensions: a control, as many random orthogonal directions instead. Default
-            none.
+        layer: The block that puts the stream out.
+        seed: Seed of a random rotation of the dimensions, for the control "as many random orthogonal directions".
+            None rotates nothing.
     """
 
     def __init__(self, d_in: int, layer: int, seed: int | None = None):
         super().__init__()
-        self.d_in = self.d_sae = d_in
+        self.d_in = self.d_latent = d_in
         self.layer = layer
         rows = torch.eye(d_in)
         if seed is not None:

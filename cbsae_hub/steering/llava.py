@@ -1,7 +1,6 @@
-"""LLaVA says what it sees after latents of its vision tower were changed."""
+"""LLaVA says what it sees after a change of latents in its vision tower."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +8,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import (
     AutoProcessor,
+    LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaProcessor,
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedConfig,
@@ -17,128 +18,89 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from cbsae_hub.encoders.vision import require_pictures, to_rgb
+from cbsae_hub.encoders.families import tower_config
+from cbsae_hub.encoders.vision import preprocess, require_pictures
 from cbsae_hub.encoders.weights import load_complete
-from cbsae_hub.steering.edits import AnySteering, per_image
+from cbsae_hub.steering.base import SteeredGenerator
+from cbsae_hub.steering.edits import PerImage
+from cbsae_hub.steering.latents import SteerableSAE
 from cbsae_hub.steering.llava_original import TEXT_CONFIGS, load_original
-from cbsae_hub.steering.loading import Origin, default_dtype, load_sae, locate
-from cbsae_hub.steering.tower import SteeredTower, Stopped
+from cbsae_hub.steering.loading import default_dtype
+from cbsae_hub.steering.neurons import AnyPack
+from cbsae_hub.steering.tower import Stopped
 
 # The conversation format of LLaVA-1.5, for processors that bring no chat template.
 PLAIN_TEMPLATE = "USER: {image}\n{prompt} ASSISTANT:"
 
 
-class LlavaSteerer(Origin):
+class LlavaSteerer(SteeredGenerator):
     """A LLaVA with an SAE at a block of its vision tower.
 
-    Several threads may use one steerer: a steering serves the thread that asked for it.
+    ``from_pretrained`` takes for instance "llava-hf/llava-1.5-7b-hf", or a checkpoint of the original code base, see
+    :func:`cbsae_hub.steering.llava_original.load_original`.
 
     Args:
         model: The LLaVA.
         processor: Its processor.
         sae: SAE or concept bottleneck SAE of the vision tower's activations; moved to the model's device.
-        pack: What names and percentiles of neurons are looked up in: a NeuronTable, a Pack, or None.
+        pack: NeuronTable or Pack with the neurons' names and percentiles, or None.
         layer: The block at whose output the SAE works. Default the SAE's own, which must then be the block that LLaVA
             reads (``vision_feature_layer`` of its config); an earlier one has to be asked for.
-
-    Attributes:
-        repo_id: Where it was loaded from, or None.
-        revision: Which version of it, or None.
 
     Raises:
         ValueError: If the SAE does not fit: width, or a block after the one that LLaVA reads.
     """
 
+    what, index = "LLaVA", "config.json"
+
     def __init__(
         self,
         model: LlavaForConditionalGeneration,
-        processor: Any,
-        sae: Any,
-        pack: Any = None,
+        processor: LlavaProcessor,
+        sae: SteerableSAE,
+        pack: AnyPack = None,
         layer: int | None = None,
     ):
         self.model, self.processor = model.eval().requires_grad_(False), processor
-        self._read = read = block_read(model.config)
-        asked = layer is not None
-        if not asked and getattr(sae, "layer", None) is None:
-            layer = read
-        self.tower = SteeredTower(model, model.config.vision_config, sae, pack, layer)
-        if self.tower.layer > read or (self.tower.layer < read and not asked):
+        self._block_read = block_read(model.config)
+        super().__init__(model, tower_config(model.config), sae, pack, layer)
+
+    def _place(self, sae: SteerableSAE, pack: AnyPack, layer: int | None) -> None:
+        read = self._block_read
+        super()._place(sae, pack, read if layer is None and getattr(sae, "layer", None) is None else layer)
+        if self.tower.layer > read or (self.tower.layer < read and layer is None):
             raise ValueError(
                 f"this LLaVA reads block {read} of its vision tower (vision_feature_layer="
-                f"{model.config.vision_feature_layer}), the SAE works at block {self.tower.layer}: "
+                f"{self.model.config.vision_feature_layer}), the SAE works at block {self.tower.layer}: "
                 + ("what happens there has no effect" if self.tower.layer > read else "give layer= to steer there")
             )
 
     @classmethod
-    def from_pretrained(
-        cls,
-        repo_id: str | Path,
-        sae: Any,
-        pack: Any = None,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype | None = None,
-        revision: str | None = None,
-        layer: int | None = None,
-        beside: str | Path | None = None,
-    ) -> "LlavaSteerer":
-        """Loads LLaVA from a folder or the Hub: safetensors only, no remote code, the PIL image processor.
-
-        Args:
-            repo_id: Folder or Hub id, for instance "llava-hf/llava-1.5-7b-hf", or a checkpoint of the original code
-                base, see :func:`cbsae_hub.steering.llava_original.load_original`.
-            sae: An SAE, or its folder or Hub id.
-            pack: See the class.
-            device: Where the model and the SAE go.
-            dtype: Of the model; default float32 on a CPU, elsewhere float16, or the dtype of an original checkpoint.
-            revision: Of a Hub repository: branch, tag or commit. Of a folder: its ``sha256:...``, which is checked.
-            layer: See the class.
-            beside: A model folder next to which LLaVA may lie, see :func:`cbsae_hub.models.resolve_id`.
-
-        Raises:
-            OSError: If there is no such model; says what to try.
-            ValueError: If it is no LLaVA, of another revision or lacks weights, or the SAE does not fit.
-        """
-        source = locate("LLaVA", repo_id, "config.json", revision, beside)
+    def _load(
+        cls, name: str, source: dict[str, Any], device: torch.device, dtype: torch.dtype | None
+    ) -> dict[str, Any]:
         kind = PreTrainedConfig.get_config_dict(**source)[0].get("model_type")
         if kind in TEXT_CONFIGS:  # Gemma2 does not bear float16: the checkpoint's own dtype, but on a CPU
-            own = torch.float32 if torch.device(device).type == "cpu" else None
+            own = torch.float32 if device.type == "cpu" else None
             model, processor = load_original(source, dtype=dtype or own)
         elif kind == "llava":
             dtype = dtype or default_dtype(device)
-            model = load_complete("LlavaForConditionalGeneration", repo_id, **source, dtype=dtype)
+            model = load_complete("LlavaForConditionalGeneration", name, **source, dtype=dtype)
             processor = AutoProcessor.from_pretrained(**source, backend="pil")
         else:
-            raise ValueError(f"{repo_id} is a model of type {kind!r}, not LLaVA")
-        steerer = cls(model.to(device), processor, load_sae(sae), pack, layer)
-        steerer._comes_from(str(repo_id), source)
-        return steerer
-
-    def with_sae(self, sae: Any) -> "LlavaSteerer":
-        """The same LLaVA with another SAE, at that one's own block."""
-        steerer = type(self)(self.model, self.processor, sae)
-        steerer._comes_from(self.repo_id, self._source)
-        return steerer
+            raise ValueError(f"{name} is a model of type {kind!r}, not LLaVA")
+        # mypy: transformers wraps `to` in a class that is no method
+        return {"model": model.to(device), "processor": processor}  # type: ignore[arg-type]
 
     @torch.no_grad()
-    def image_features(
-        self,
-        images: Sequence[Image.Image],
-        steering: AnySteering | Sequence[AnySteering | None] | None = None,
-    ) -> Tensor:
-        """What the language model gets to see of images: ``[images, image tokens, d_text]``, one batch.
+    def image_features(self, images: Sequence[Image.Image], steering: PerImage = None) -> Tensor:
+        """The language model's input for images: ``[images, image tokens, d_text]``, one batch.
 
         Raises:
             ValueError: See :func:`cbsae_hub.steering.apply`.
             EditError: If a steering leaves the features of its image as they were.
         """
-        steerings = per_image(steering, len(images))
-        return self.tower.run(lambda: torch.stack(list(self._see(images).pooler_output)), steerings)
-
-    @torch.no_grad()
-    def activations(self, images: Sequence[Image.Image]) -> Tensor:
-        """Activations at the SAE's block, ``[images, tokens, d]``, one batch."""
-        return self.tower.activations(lambda: self._see(images))
+        return self._read(images, self._resolved(steering, len(images)))
 
     @torch.no_grad()
     def features_of(self, v: Tensor) -> Tensor:
@@ -147,17 +109,17 @@ class LlavaSteerer(Origin):
         Args:
             v: ``[images, tokens, d]``. If its tokens are one vector expanded, that is projected once.
         """
-        once = v.stride(1) == 0 and self.tower.layer == self._read
-        seen = self.tower.onward(v[:, :1] if once else v, self._read)
+        tokens, once = v.shape[1], v.stride(1) == 0 and self.tower.layer == self._block_read
+        v = self.tower.onward(v[:, :1] if once else v, self._block_read)
         cut = int(self.model.config.vision_feature_select_strategy == "default")  # the class token
-        features = self.model.model.multi_modal_projector((seen if once else seen[:, cut:]).to(self.model.dtype))
-        return features.expand(-1, v.shape[1] - cut, -1) if once else features
+        features = self.model.model.multi_modal_projector((v if once else v[:, cut:]).to(self.model.dtype))
+        return features.expand(-1, tokens - cut, -1) if once else features
 
     def generate(
         self,
         images: Sequence[Image.Image],
         prompt: str | Sequence[str],
-        steering: AnySteering | Sequence[AnySteering | None] | None = None,
+        steering: PerImage = None,
         max_new_tokens: int = 32,
         batch: int = 16,
         temperature: float = 0.0,
@@ -168,20 +130,20 @@ class LlavaSteerer(Origin):
 
         Args:
             images: PIL images of any mode.
-            prompt: What the user says, one for all images or one per image; the conversation format and the image
+            prompt: The user's words, one for all images or one per image; the conversation format and the image
                 token are put around it.
             steering: One for all images or one per image; None steers nothing.
             max_new_tokens: Answers end there at the latest.
             batch: Images at once.
             temperature: 0 takes the most probable token each time, more samples.
             seeds: One per image, for sampling. An answer depends on its own seed alone.
-            stop: Asked after every token; once it says so, nothing more is computed.
+            stop: Called after every token; once it is true, nothing more is computed.
 
         Returns:
             One answer per image, without the prompt.
 
         Raises:
-            Stopped: If ``stop`` said so.
+            Stopped: If ``stop`` was true.
             ValueError: If there are no images; numbers of prompts, steerings or seeds are not that of the images;
                 temperature and seeds do not go together; or see :func:`cbsae_hub.steering.apply`.
             EditError: If a steering leaves the features of its image as they were.
@@ -192,11 +154,8 @@ class LlavaSteerer(Origin):
             raise ValueError(f"there are {len(prompts)} prompts for {len(images)} images: give one for all or one each")
         if (temperature > 0) != (seeds is not None) or seeds is not None and len(seeds) != len(images):
             raise ValueError("sampling takes a temperature above 0 and one seed per image; greedy answers take neither")
-        steerings = per_image(steering, len(images))
-        answers = []
-        for start in range(0, len(images), batch):
-            part = slice(start, start + batch)
-            features = self.image_features(images[part], steerings[part])
+        answers: list[str] = []
+        for part, features in self._batches(images, steering, batch):
             part_seeds = None if seeds is None else seeds[part]
             answers += self.answer(features, prompts[part], max_new_tokens, temperature, part_seeds, stop)
         return answers
@@ -211,7 +170,7 @@ class LlavaSteerer(Origin):
         seeds: Sequence[int] | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> list[str]:
-        """Answers to prompts about images of which the features are known; arguments as :meth:`generate`, one batch.
+        """Answers to prompts about images with these features; arguments as :meth:`generate`, one batch.
 
         Args:
             features: See :meth:`image_features`.
@@ -222,11 +181,11 @@ class LlavaSteerer(Origin):
             stop: See :meth:`generate`.
 
         Raises:
-            Stopped: If ``stop`` said so.
+            Stopped: If ``stop`` was true.
         """
         embeddings, attention_mask = self._embed(features, prompts)
         noise = [] if seeds is None else [_GumbelNoise(temperature, seeds)]
-        stopping = [] if stop is None else [_AskedToStop(stop)]
+        stopping = [] if stop is None else [_StopWhen(stop)]
         tokens = self.model.generate(
             inputs_embeds=embeddings,
             attention_mask=attention_mask,
@@ -243,7 +202,7 @@ class LlavaSteerer(Origin):
 
     @torch.no_grad()
     def probability(self, features: Tensor, prompt: str, answer: str) -> Tensor:
-        """How probable it is that an answer begins with a text, one batch.
+        """The probability that an answer begins with a text, one batch.
 
         Args:
             features: ``[images, image tokens, d_text]``, see :meth:`image_features`.
@@ -259,22 +218,22 @@ class LlavaSteerer(Origin):
         before, where = self.prompt_ids(prompt, features.shape[1])
         whole = self._with_places(prompt, features.shape[1]) + " " + answer.strip()
         ids = self.processor.tokenizer(whole, return_tensors="pt").input_ids[0].to(before.device)
-        said = ids[len(before) :]
-        fits = len(said) and ids[: len(before)].equal(before) and answer.strip()
-        if not fits or (said == self.model.config.image_token_id).any():
+        rest = ids[len(before) :]
+        fits = len(rest) and ids[: len(before)].equal(before) and answer.strip()
+        if not fits or (rest == self.model.config.image_token_id).any():
             raise ValueError(f"{answer!r:.80} is no text that an answer can begin with")
         embeddings = self.model.get_input_embeddings()(ids).expand(len(features), -1, -1).clone()
         embeddings[:, where] = features.to(embeddings)
         hidden = self.model.model.language_model(inputs_embeds=embeddings).last_hidden_state
         logits = self.model.lm_head(hidden[:, len(before) - 1 : -1]).float()
-        picked = said.expand(len(features), -1)[..., None]
+        picked = rest.expand(len(features), -1)[..., None]
         return logits.log_softmax(-1).gather(-1, picked)[..., 0].sum(-1).exp()
 
     def conversation(self, prompt: str) -> str:
         """A prompt in the conversation format of the model, with the image token in place."""
         if getattr(self.processor, "chat_template", None) is None:
             return PLAIN_TEMPLATE.format(image=self.processor.image_token, prompt=prompt)
-        content = [{"type": "image"}, {"type": "text", "text": prompt}]
+        content: Any = [{"type": "image"}, {"type": "text", "text": prompt}]
         return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
     def prompt_ids(self, prompt: str, image_tokens: int) -> tuple[Tensor, slice]:
@@ -295,10 +254,9 @@ class LlavaSteerer(Origin):
         image = self.processor.image_token
         return self.conversation(prompt).replace(image, image * image_tokens)
 
-    def _see(self, images: Sequence[Image.Image]) -> Any:
-        pictures = [to_rgb(image) for image in images]
-        pixels = self.processor.image_processor(images=pictures, return_tensors="pt").pixel_values
-        return self.model.get_image_features(pixel_values=pixels.to(self.model.device, self.model.dtype))
+    def _see(self, images: Sequence[Image.Image]) -> Tensor:
+        pixels = preprocess(self.processor.image_processor, images).to(self.model.device, self.model.dtype)
+        return torch.stack(list(self.model.get_image_features(pixel_values=pixels).pooler_output))
 
     def _embed(self, features: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Embeddings of conversations with image features in their places, padded on the left, and their mask."""
@@ -315,8 +273,8 @@ class LlavaSteerer(Origin):
         return embeddings.masked_scatter(places, features.to(embeddings)), inputs.attention_mask.to(self.model.device)
 
 
-class _AskedToStop(StoppingCriteria):
-    """Ends all answers once somebody says so."""
+class _StopWhen(StoppingCriteria):
+    """Ends all answers once a function is true."""
 
     def __init__(self, stop: Callable[[], bool]):
         self._stop, self.stopped = stop, False
@@ -343,18 +301,18 @@ class _GumbelNoise(LogitsProcessor):
         return scores / self._temperature + gumbel.to(scores)
 
 
-def block_read(config: Any) -> int:
+def block_read(config: LlavaConfig) -> int:
     """The block, from 0, whose output a LLaVA reads.
 
     ``vision_feature_layer`` counts hidden states, of which the first is the input of block 0.
 
     Args:
-        config: Of the LLaVA.
+        config: Config of the LLaVA.
 
     Raises:
         ValueError: If it reads several blocks, or none.
     """
-    read, blocks = config.vision_feature_layer, config.vision_config.num_hidden_layers
+    read, blocks = config.vision_feature_layer, tower_config(config).num_hidden_layers
     if isinstance(read, list) and len(read) == 1:
         (read,) = read
     if not isinstance(read, int):

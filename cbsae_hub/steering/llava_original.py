@@ -5,7 +5,7 @@ Such a checkpoint is a language model with a projector beside it, and names its 
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub import snapshot_download
@@ -23,9 +23,9 @@ from transformers import (
     PreTrainedConfig,
 )
 
-TEXT_CONFIGS = {"llava_gemma": Gemma2Config, "llava_llama": LlamaConfig}
+TEXT_CONFIGS: dict[str, type[PreTrainedConfig]] = {"llava_gemma": Gemma2Config, "llava_llama": LlamaConfig}
 PROJECTOR = "mlp2x_gelu"
-SELECTED = {"patch": "default", "cls_patch": "full"}
+SELECTED: dict[str, Literal["default", "full"]] = {"patch": "default", "cls_patch": "full"}
 IMAGE = "<image>"
 # LLaVA-MORE's form for Gemma 2; <bos> is left to the tokenizer. Others are asked in the form of LLaVA-1.5.
 GEMMA_TEMPLATE = (
@@ -43,10 +43,10 @@ def load_original(
     """Builds a LLaVA and its processor from a checkpoint of the original code base; only safetensors are read.
 
     Args:
-        source: Where it is, see :func:`cbsae_hub.steering.loading.locate`.
+        source: Its place, see :func:`cbsae_hub.steering.loading.locate`.
         vision_tower: Folder or Hub id; default what the checkpoint names. A path into the Hub client's cache on
             somebody else's machine is understood as the model that was kept there.
-        dtype: Of the model; default the checkpoint's.
+        dtype: Data type of the model; default the checkpoint's.
 
     Raises:
         OSError: If weights or the vision tower are missing, or the weights are pickles.
@@ -55,10 +55,10 @@ def load_original(
     """
     raw, _ = PreTrainedConfig.get_config_dict(**source)
     _check(raw)
-    named = {"pretrained_model_name_or_path": str(vision_tower)} if vision_tower else _named(raw["mm_vision_tower"])
+    place = {"pretrained_model_name_or_path": str(vision_tower)} if vision_tower else _source(raw["mm_vision_tower"])
     try:
-        whole = AutoModel.from_pretrained(**named, use_safetensors=True)
-        image_processor = AutoImageProcessor.from_pretrained(**named, backend="pil")
+        whole = AutoModel.from_pretrained(**place, use_safetensors=True)
+        image_processor = AutoImageProcessor.from_pretrained(**place, backend="pil")
     except OSError as error:
         raise OSError(
             f"the checkpoint's vision tower {raw['mm_vision_tower']!r} was not found: give load_original its folder or "
@@ -68,10 +68,10 @@ def load_original(
     tokenizer = AutoTokenizer.from_pretrained(**source)
     tokenizer.add_tokens([IMAGE], special_tokens=True)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    config = _config(raw, tower.config, tokenizer.convert_tokens_to_ids(IMAGE))
+    config = _config(raw, tower.config, tokenizer.get_vocab()[IMAGE])
     tensors = _renamed(_read(source), config)
     tensors |= {f"model.vision_tower.{name}": tensor for name, tensor in tower.state_dict().items()}
-    model, found = LlavaForConditionalGeneration.from_pretrained(
+    loaded: Any = LlavaForConditionalGeneration.from_pretrained(
         None,
         config=config,
         state_dict=tensors,
@@ -79,11 +79,13 @@ def load_original(
         output_loading_info=True,
         ignore_mismatched_sizes=True,
     )
-    if problems := {what: sorted(map(str, names)) for what, names in found.items() if names}:
+    model, report = loaded
+    text: Any = config.text_config
+    if problems := {what: sorted(map(str, names)) for what, names in report.items() if names}:
         raise ValueError(f"the tensors are not those that config.json describes: {str(problems):.500}")
-    if cap := getattr(config.text_config, "final_logit_softcapping", None):  # Gemma2's own head does it, LLaVA's not
+    if cap := getattr(text, "final_logit_softcapping", None):  # Gemma2's own head does it, LLaVA's not
         model.lm_head.register_forward_hook(lambda _head, _inputs, logits: cap * torch.tanh(logits / cap))
-    ends = config.text_config.eos_token_id
+    ends = text.eos_token_id
     turn = tokenizer.get_vocab().get("<end_of_turn>")
     ends = [*(ends if isinstance(ends, list) else [ends]), *([] if turn is None else [turn])]
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = ends, tokenizer.pad_token_id
@@ -99,7 +101,7 @@ def load_original(
 
 
 def _check(raw: dict[str, Any]) -> None:
-    known = {
+    supported: dict[str, tuple] = {
         "model_type": tuple(TEXT_CONFIGS),
         "mm_projector_type": (PROJECTOR,),
         "mm_vision_select_feature": tuple(SELECTED),
@@ -108,16 +110,16 @@ def _check(raw: dict[str, Any]) -> None:
         "mm_use_im_start_end": (None, False),
         "unfreeze_mm_vision_tower": (None, False),
     }
-    for key, values in known.items():
+    for key, values in supported.items():
         if raw.get(key) not in values:
             raise ValueError(f"{key} of this LLaVA is {raw.get(key)!r:.80}; known here: {', '.join(map(str, values))}")
 
 
-def _named(tower: str) -> dict[str, str]:
-    kept = _CACHED.search(tower)
-    if kept is None or Path(tower).is_dir():
+def _source(tower: str) -> dict[str, str]:
+    cached = _CACHED.search(tower)
+    if cached is None or Path(tower).is_dir():
         return {"pretrained_model_name_or_path": tower}
-    return {"pretrained_model_name_or_path": f"{kept[1]}/{kept[2]}", "revision": kept[3]}
+    return {"pretrained_model_name_or_path": f"{cached[1]}/{cached[2]}", "revision": cached[3]}
 
 
 def _config(raw: dict[str, Any], vision: PreTrainedConfig, image_token: int) -> LlavaConfig:
@@ -126,8 +128,8 @@ def _config(raw: dict[str, Any], vision: PreTrainedConfig, image_token: int) -> 
             f"the projector reads width {raw['mm_hidden_size']}, the vision tower has {vision.hidden_size}: another?"
         )
     kind = TEXT_CONFIGS[raw["model_type"]]
-    known = {*kind().to_dict(), "rope_theta", "rope_scaling"} - {"model_type", "architectures"}
-    text = kind.from_dict({key: value for key, value in raw.items() if key in known})
+    settings = {*kind().to_dict(), "rope_theta", "rope_scaling"} - {"model_type", "architectures"}
+    text = kind.from_dict({key: value for key, value in raw.items() if key in settings})
     text.vocab_size = max(text.vocab_size, image_token + 1)
     return LlavaConfig(
         vision_config=vision,
@@ -153,7 +155,8 @@ def _read(source: dict[str, Any]) -> dict[str, Tensor]:
 
 def _renamed(tensors: dict[str, Tensor], config: LlavaConfig) -> dict[str, Tensor]:
     """Tensors under the names of transformers, with a row for the image token, on the scale that Gemma2 reads."""
-    text, renamed = config.text_config, {}
+    text: Any = config.text_config
+    renamed = {}
     for name, tensor in tensors.items():
         if name.startswith("model.vision_tower."):  # a copy of the tower, which the original code passes over too
             continue

@@ -1,4 +1,4 @@
-"""Loading of what is steered, with errors that say what to try."""
+"""Loading of the models that are steered, with errors that say what to try."""
 
 from pathlib import Path
 from typing import Any
@@ -8,43 +8,25 @@ import torch
 from cbsae_hub.formats.load import load
 from cbsae_hub.hub import locate as hub
 from cbsae_hub.hub.locate import download, is_content
-from cbsae_hub.models import folder_revision, resolve_id
+from cbsae_hub.models import resolve_id
+from cbsae_hub.steering.latents import SteerableSAE
 
 # Stability AI took its Stable Diffusion 2 repositories off the Hub; the community keeps copies under these names.
 WITHDRAWN = "stabilityai/stable-diffusion-2"
 KEPT_BY = "sd2-community"
 
 
-class Origin:
-    """Where a steered model was loaded from: :attr:`repo_id` and :attr:`revision`, None of one that was not."""
-
-    repo_id: str | None = None
-    _source: dict[str, Any] | None = None
-
-    @property
-    def revision(self) -> str | None:
-        """The commit on the Hub, or :func:`cbsae_hub.models.folder_revision`, for which the weights are read once."""
-        if self._source is None:
-            return None
-        if "revision" not in self._source:  # shared by all that steer the same model
-            self._source["revision"] = folder_revision(self._source["pretrained_model_name_or_path"])
-        return self._source["revision"]
-
-    def _comes_from(self, repo_id: str | None, source: dict[str, Any] | None) -> None:
-        self.repo_id, self._source = repo_id, source
-
-
 def locate(
     what: str, repo_id: str | Path, index: str, revision: str | None, beside: str | Path | None
 ) -> dict[str, Any]:
-    """Where a model of transformers or diffusers is, before any of it is loaded.
+    """Finds a model of transformers or diffusers, before any of it is loaded.
 
     Args:
-        what: What is loaded, in words.
+        what: Kind of model, in words.
         repo_id: Folder or Hub id.
         index: The file that every such model has.
-        revision: Of a Hub repository: branch, tag, commit or ``sha256:...``; of a folder ``sha256:...``. That is
-            compared with the weights.
+        revision: Branch, tag or commit of a Hub repository; or ``sha256:...``, also of a folder, which is compared with
+            the weights.
         beside: See :func:`cbsae_hub.models.resolve_id`.
 
     Returns:
@@ -67,13 +49,13 @@ def locate(
     return hub.locate(source, revision).pretrained
 
 
-def load_sae(sae: Any) -> Any:
+def load_sae(sae: SteerableSAE | str | Path) -> SteerableSAE:
     """An SAE or concept bottleneck SAE as it is, or from a folder or Hub id."""
     return load(sae) if isinstance(sae, (str, Path)) else sae
 
 
 def default_dtype(device: str | torch.device) -> torch.dtype:
-    """In what a generator computes: float32 on a CPU, float16 elsewhere."""
+    """Data type in which a generator computes: float32 on a CPU, float16 elsewhere."""
     return torch.float32 if torch.device(device).type == "cpu" else torch.float16
 
 

@@ -1,13 +1,20 @@
-"""Which neuron a name means, and how strong a neuron gets."""
+"""Neurons by name, and their percentiles."""
 
 import math
+from collections import defaultdict
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias, cast
 
 from cbsae_hub.models import checks
-from cbsae_hub.neurons.search import SAME_WORDS
-from cbsae_hub.steering.latents import neuron_count
+from cbsae_hub.neurons.pack import Pack
+from cbsae_hub.neurons.search import SAME_WORDS, Found
+from cbsae_hub.neurons.table import NeuronTable
+from cbsae_hub.steering.latents import SteerableSAE
 from cbsae_hub.words import closest_names, name_key
+
+AnyPack: TypeAlias = NeuronTable | Pack | None
+"""Where names and percentiles of neurons are looked up."""
 
 
 class Neurons:
@@ -21,13 +28,13 @@ class Neurons:
         ValueError: If the pack is of another model, or the id of one.
     """
 
-    def __init__(self, sae: Any, pack: Any = None):
-        self._count = neuron_count(sae)
+    def __init__(self, sae: SteerableSAE, pack: AnyPack = None):
+        self._count = sae.d_latent
         self._names: list[str | None] = list(getattr(sae, "neuron_names", None) or [])
         self._concepts_from = len(getattr(sae, "sae_neuron_ids", self._names))
         if isinstance(pack, (str, Path)):
             raise ValueError(f"the pack has to be read first: pack=Pack.from_pretrained({str(pack)!r:.200})")
-        self._table = getattr(pack, "neurons", pack)
+        self._table = cast(NeuronTable | None, getattr(pack, "neurons", pack))
         if self._table is not None and len(self._table) != self._count:
             raise ValueError(
                 f"the pack is of another model: it has {len(self._table)} neurons, the SAE {self._count}; "
@@ -47,19 +54,18 @@ class Neurons:
         """
         if not isinstance(neuron, str):
             return checks.integer("neuron", neuron, 0, self._count - 1)
-        wanted = name_key(neuron)
-        owners = [number for number, name in enumerate(self._names) if name and name_key(name) == wanted]
+        owners = self._owners.get(name_key(neuron), [])
         if owners and owners[-1] >= self._concepts_from:
             return owners[-1]
-        found = [] if self._table is None else self._table.index.find(neuron)
-        best = next((match for match in found if match.match >= SAME_WORDS and match.rank == 0), None)
+        matches = [] if self._table is None else self._table.index.find(neuron)
+        best = next((match for match in matches if match.match >= SAME_WORDS and match.rank == 0), None)
         if best is not None:
             return best.neuron
         if len(owners) == 1:
             return owners[0]
         if owners:
             raise ValueError(f"the neurons {str(owners[:10])[1:-1]} are all called {neuron!r}: give a number")
-        raise ValueError(self._unknown(neuron, found))
+        raise ValueError(self._unknown(neuron, matches))
 
     def p99(self, neuron: int) -> float:
         """99th percentile of a neuron's positive activations.
@@ -74,10 +80,19 @@ class Neurons:
             raise ValueError(f"neuron {neuron} never fires and has no 99th percentile: give an absolute value")
         return p99
 
-    def _unknown(self, name: str, found: list[Any]) -> str:
+    @cached_property
+    def _owners(self) -> dict[str, list[int]]:
+        """Numbers of the neurons that the model itself calls by a name, by its key."""
+        owners = defaultdict(list)
+        for number, name in enumerate(self._names):
+            if name:
+                owners[name_key(name)].append(number)
+        return owners
+
+    def _unknown(self, name: str, matches: list[Found]) -> str:
         if not self._names and self._table is None:
             return f"to find neurons by name ({name!r:.80}) give pack=Pack.from_pretrained(...); or give their numbers"
-        near = [f"{match.concept} (neuron {match.neuron})" for match in found[:5]]
+        near = [f"{match.concept} (neuron {match.neuron})" for match in matches[:5]]
         if self._table is not None and not near:
             near = self._table.index.spelled_like(name, 5)
         near = near or closest_names(name, filter(None, self._names), 5)

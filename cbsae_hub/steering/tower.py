@@ -5,14 +5,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from cbsae_hub.encoders.families import prefix_tokens
 from cbsae_hub.encoders.site import EditError, ResidualSite, run_blocks
-from cbsae_hub.steering.edits import AnySteering, steer
+from cbsae_hub.steering.edits import AnySteering, Steered, steer
+from cbsae_hub.steering.latents import SteerableSAE
+from cbsae_hub.steering.neurons import AnyPack, Neurons
 
 
 class Stopped(RuntimeError):
-    """Whoever asked no longer wants the answer."""
+    """The answer is no longer wanted."""
 
 
 class SteeredTower:
@@ -22,16 +25,23 @@ class SteeredTower:
 
     Args:
         model: A model or pipeline with a vision tower, see :func:`cbsae_hub.encoders.site.find_blocks`.
-        config: Of the vision tower.
+        config: Config of the vision tower.
         sae: The SAE; it is moved to the tower's device.
-        pack: What names and percentiles of neurons are looked up in: a NeuronTable, a Pack, or None.
+        pack: NeuronTable or Pack with the neurons' names and percentiles, or None.
         layer: The block at whose output the SAE works; default the one that the SAE was trained on.
 
     Raises:
-        ValueError: If the layer is not known or does not exist, or the SAE has another width.
+        ValueError: If the layer is not known or does not exist, the SAE has another width, or the pack is of another.
     """
 
-    def __init__(self, model: Any, config: Any, sae: Any, pack: Any = None, layer: int | None = None):
+    def __init__(
+        self,
+        model: Any,
+        config: PreTrainedConfig,
+        sae: SteerableSAE,
+        pack: AnyPack = None,
+        layer: int | None = None,
+    ):
         layer = getattr(sae, "layer", None) if layer is None else layer
         if layer is None:
             raise ValueError("the SAE does not say at which layer it works: give layer=")
@@ -42,19 +52,24 @@ class SteeredTower:
                 "it is an SAE of another encoder"
             )
         self.prefix = prefix_tokens(config)
-        self.sae, self.pack = sae.to(next(self.site.block.parameters()).device).eval(), pack
+        self.neurons = Neurons(sae, pack)
+        self.sae = sae.to(next(self.site.block.parameters()).device).eval()
         self.layer = self.site.layer
         self._model = model
 
     @torch.no_grad()
     def activations(self, forward: Callable[[], Any]) -> Tensor:
-        """What passes the SAE's block while ``forward`` runs the tower once, ``[images, tokens, d]``."""
+        """Activations at the SAE's block while ``forward`` runs the tower once, ``[images, tokens, d]``."""
         return self.site.read(forward)
 
     @torch.no_grad()
     def onward(self, v: Tensor, last: int | None = None) -> Tensor:
         """Runs the blocks after the SAE's on activations ``[images, tokens, d]``, up to block ``last`` or the end."""
         return run_blocks(self._model, v, self.layer + 1, last)
+
+    def steer(self, steerings: Sequence[AnySteering | None], v: Tensor) -> Steered:
+        """Steers activations at the SAE's block, ``[images, tokens, d]``, by one resolved steering per image."""
+        return steer(steerings, v, self.sae, self.prefix)
 
     @torch.no_grad()
     def run(self, forward: Callable[[], Tensor], steerings: Sequence[AnySteering | None]) -> Tensor:
@@ -63,43 +78,41 @@ class SteeredTower:
         Args:
             forward: Runs the tower once on all images and returns what the rest of the model reads of it,
                 ``[images, ...]``.
-            steerings: One per image; None leaves an image alone.
+            steerings: One per image, resolved; None leaves an image alone.
 
         Returns:
             What ``forward`` returned, steered.
 
         Raises:
-            EditError: If a change was asked for, and what the rest of the model reads is what it is without.
+            EditError: If a steering asks for a change and has no effect.
         """
         if all(steering is None for steering in steerings):
             return forward()
-        plain = forward()
-        asked = None
+        plain, changes = forward(), []
 
         def edit(v: Tensor) -> Tensor:
-            nonlocal asked
-            steered = steer(steerings, v, self.sae, self.pack, self.prefix)
-            asked = steered.asked.any(-1)
-            return steered.activations
+            edited = self.steer(steerings, v)
+            changes.append(edited.changes.any(-1))
+            return edited.activations
 
         with self.site.edit(edit, allow_identity=True):
             steered = forward()
-        self.require_effect(plain, steered, asked, steerings)
+        self.require_effect(plain, steered, changes[-1], steerings)
         return steered
 
     def require_effect(
-        self, plain: Tensor, steered: Tensor, asked: Tensor, steerings: Sequence[AnySteering | None]
+        self, plain: Tensor, steered: Tensor, changes: Tensor, steerings: Sequence[AnySteering | None]
     ) -> None:
-        """Raises EditError if something was asked of an image and nothing became of it.
+        """Raises EditError if a steering asks for a change and has no effect.
 
         Args:
-            plain: What the model reads without steering, ``[images, ...]``.
+            plain: The model's input from the tower without steering, ``[images, ...]``.
             steered: The same with steering.
-            asked: ``[images]`` bool.
+            changes: Whether an image's steering asks for a change, ``[images]`` bool.
             steerings: One per image.
         """
         unchanged = (plain == steered).flatten(1).all(1)
-        for image in (asked & unchanged).nonzero().flatten().tolist():
+        for image in (changes & unchanged).nonzero().flatten().tolist():
             raise EditError(
                 f"steering had no effect: {str(steerings[image]):.200} at {self.site.name} leaves what the model reads "
                 f"of image {image} as it was. Are the tokens steered that it reads?"

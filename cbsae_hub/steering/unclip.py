@@ -1,10 +1,9 @@
-"""Stable unCLIP draws what its image encoder sees after latents in it were changed."""
+"""Stable unCLIP draws what its image encoder sees after a change of latents in it."""
 
 import copy
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import StableUnCLIPImg2ImgPipeline
@@ -13,100 +12,65 @@ from torch import Tensor
 from transformers import AutoImageProcessor
 
 from cbsae_hub.encoders.families import pool_clip
-from cbsae_hub.encoders.vision import require_pictures, to_rgb
+from cbsae_hub.encoders.vision import preprocess, require_pictures
 from cbsae_hub.models import checks
-from cbsae_hub.steering.edits import AnySteering, per_image
-from cbsae_hub.steering.loading import Origin, default_dtype, load_sae, locate
-from cbsae_hub.steering.tower import SteeredTower, Stopped
+from cbsae_hub.steering.base import SteeredGenerator
+from cbsae_hub.steering.edits import PerImage
+from cbsae_hub.steering.latents import SteerableSAE
+from cbsae_hub.steering.loading import default_dtype
+from cbsae_hub.steering.neurons import AnyPack
+from cbsae_hub.steering.tower import Stopped
 
 
-class UnclipSteerer(Origin):
+class UnclipSteerer(SteeredGenerator):
     """A Stable unCLIP pipeline with an SAE at a block of its image encoder.
 
     An edit acts at its block; what follows runs on to the image embedding, the one thing by which the image conditions
-    the drawing. Several threads may use one steerer: a steering serves the thread that asked for it.
+    the drawing. ``from_pretrained`` takes for instance "sd2-community/stable-diffusion-2-1-unclip-small".
 
     Args:
         pipeline: The pipeline.
         sae: SAE or concept bottleneck SAE of the image encoder's activations; moved to the encoder's device.
-        pack: What names and percentiles of neurons are looked up in: a NeuronTable, a Pack, or None.
+        pack: NeuronTable or Pack with the neurons' names and percentiles, or None.
         layer: The block at whose output the SAE works; default the SAE's own.
-
-    Attributes:
-        repo_id: Where it was loaded from, or None.
-        revision: Which version of it, or None.
 
     Raises:
         ValueError: If the SAE does not fit.
     """
 
-    def __init__(self, pipeline: StableUnCLIPImg2ImgPipeline, sae: Any, pack: Any = None, layer: int | None = None):
-        self.pipeline = pipeline
-        self.encoder = pipeline.image_encoder.eval().requires_grad_(False)
-        self.tower = SteeredTower(pipeline, self.encoder.config, sae, pack, layer)
+    what, index = "The unCLIP pipeline", "model_index.json"
+
+    def __init__(
+        self,
+        pipeline: StableUnCLIPImg2ImgPipeline,
+        sae: SteerableSAE,
+        pack: AnyPack = None,
+        layer: int | None = None,
+    ):
+        self.pipeline = cast(Any, pipeline)  # its parts are attributes that its class does not declare
+        self.encoder = self.pipeline.image_encoder.eval().requires_grad_(False)
+        super().__init__(pipeline, self.encoder.config, sae, pack, layer)
 
     @classmethod
-    def from_pretrained(
-        cls,
-        repo_id: str | Path,
-        sae: Any,
-        pack: Any = None,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype | None = None,
-        revision: str | None = None,
-        layer: int | None = None,
-        beside: str | Path | None = None,
-    ) -> "UnclipSteerer":
-        """Loads a pipeline from a folder or the Hub: safetensors only, no remote code, the PIL image processor.
-
-        Args:
-            repo_id: Folder or Hub id, for instance "sd2-community/stable-diffusion-2-1-unclip-small".
-            sae: An SAE, or its folder or Hub id.
-            pack: See the class.
-            device: Where the pipeline and the SAE go.
-            dtype: Of the pipeline; default float32 on a CPU, float16 elsewhere.
-            revision: Of a Hub repository: branch, tag or commit. Of a folder: its ``sha256:...``, which is checked.
-            layer: See the class.
-            beside: A model folder next to which the pipeline may lie, see :func:`cbsae_hub.models.resolve_id`.
-
-        Raises:
-            OSError: If there is no such pipeline; says what to try.
-            ValueError: If it is of another revision, or the SAE does not fit.
-        """
-        source = locate("The unCLIP pipeline", repo_id, "model_index.json", revision, beside)
+    def _load(
+        cls, name: str, source: dict[str, Any], device: torch.device, dtype: torch.dtype | None
+    ) -> dict[str, Any]:
         dtype = dtype or default_dtype(device)
-        pipeline = StableUnCLIPImg2ImgPipeline.from_pretrained(**source, dtype=dtype, use_safetensors=True)
+        pipeline: Any = StableUnCLIPImg2ImgPipeline.from_pretrained(**source, dtype=dtype, use_safetensors=True)
         pipeline.feature_extractor = AutoImageProcessor.from_pretrained(
             **source, subfolder="feature_extractor", backend="pil"
         )
-        steerer = cls(pipeline.to(device), load_sae(sae), pack, layer)
-        steerer._comes_from(str(repo_id), source)
-        return steerer
-
-    def with_sae(self, sae: Any) -> "UnclipSteerer":
-        """The same pipeline with another SAE, at that one's own block."""
-        steerer = type(self)(self.pipeline, sae)
-        steerer._comes_from(self.repo_id, self._source)
-        return steerer
+        return {"pipeline": pipeline.to(device)}
 
     @torch.no_grad()
-    def image_embeds(
-        self,
-        images: Sequence[Image.Image],
-        steering: AnySteering | Sequence[AnySteering | None] | None = None,
-    ) -> Tensor:
+    def image_embeds(self, images: Sequence[Image.Image], steering: PerImage = None) -> Tensor:
         """The embeddings by which images condition the drawing: ``[images, d_projection]``, one batch.
 
         Raises:
             ValueError: See :func:`cbsae_hub.steering.apply`.
             EditError: If a steering leaves the embedding of its image as it was.
         """
-        return self.tower.run(lambda: self._see(images), per_image(steering, len(images)))
-
-    @torch.no_grad()
-    def activations(self, images: Sequence[Image.Image]) -> Tensor:
-        """Activations at the SAE's block, ``[images, tokens, d]``, one batch."""
-        return self.tower.activations(lambda: self._see(images))
+        return self._read(images, self._resolved(steering, len(images)))
 
     @torch.no_grad()
     def embeds_of(self, v: Tensor) -> Tensor:
@@ -116,7 +80,7 @@ class UnclipSteerer(Origin):
     def generate(
         self,
         images: Sequence[Image.Image],
-        steering: AnySteering | Sequence[AnySteering | None] | None = None,
+        steering: PerImage = None,
         seeds: Sequence[int] = (0,),
         num_inference_steps: int = 20,
         guidance_scale: float = 10.0,
@@ -134,17 +98,17 @@ class UnclipSteerer(Origin):
             steering: One for all images or one per image; None steers nothing.
             seeds: Drawings of each image.
             num_inference_steps: Denoising steps.
-            guidance_scale: How closely the drawing follows the embedding; up to 1 there is no guidance.
+            guidance_scale: Strength of the guidance by the embedding; up to 1 there is none.
             batch: Drawings at once.
-            stop: Asked after every denoising step; once it says so, nothing more is computed.
-            noise_level: How much noise the embeddings get, from 0, which adds a little: the more, the freer the
-                drawing. In a Stable unCLIP as published at most 999.
+            stop: Called after every denoising step; once it is true, nothing more is computed.
+            noise_level: Noise of the embeddings, from 0, which adds a little: the more, the freer the drawing. In a
+                Stable unCLIP as published at most 999.
 
         Returns:
             ``len(images) * len(seeds)`` PIL images: first all drawings of the first image, in the order of the seeds.
 
         Raises:
-            Stopped: If ``stop`` said so.
+            Stopped: If ``stop`` was true.
             ValueError: If there are no images or seeds, no steps, a guidance that is no number, or no such noise level,
                 or see :func:`cbsae_hub.steering.apply`.
             EditError: If a steering leaves the embedding of its image as it was.
@@ -152,16 +116,12 @@ class UnclipSteerer(Origin):
         require_pictures(images)
         if not len(seeds):
             raise ValueError("generate needs at least one image and one seed")
-        steerings = per_image(steering, len(images))
-        parts = [slice(start, start + batch) for start in range(0, len(images), batch)]
-        embeddings = torch.cat([self.image_embeds(images[part], steerings[part]) for part in parts])
-        drawings = [(embedding, int(seed)) for embedding in embeddings for seed in seeds]
-        pictures = []
-        for start in range(0, len(drawings), batch):
-            chosen, chosen_seeds = zip(*drawings[start : start + batch])
-            pictures += self.draw(
-                torch.stack(chosen), chosen_seeds, num_inference_steps, guidance_scale, stop, noise_level
-            )
+        embeddings = torch.cat([embeddings for _, embeddings in self._batches(images, steering, batch)])
+        embeddings, seeds = embeddings.repeat_interleave(len(seeds), 0), [int(seed) for seed in seeds] * len(images)
+        pictures: list[Image.Image] = []
+        for start in range(0, len(seeds), batch):
+            part = slice(start, start + batch)
+            pictures += self.draw(embeddings[part], seeds[part], num_inference_steps, guidance_scale, stop, noise_level)
         return pictures
 
     def draw(
@@ -184,7 +144,7 @@ class UnclipSteerer(Origin):
             noise_level: See :meth:`generate`.
 
         Raises:
-            Stopped: If ``stop`` said so.
+            Stopped: If ``stop`` was true.
             ValueError: If there are no steps, the guidance is no number, or there is no such noise level.
         """
         checks.integer("num_inference_steps", num_inference_steps, 1, 1000)
@@ -211,6 +171,5 @@ class UnclipSteerer(Origin):
         ).images
 
     def _see(self, images: Sequence[Image.Image]) -> Tensor:
-        pictures = [to_rgb(image) for image in images]
-        pixels = self.pipeline.feature_extractor(images=pictures, return_tensors="pt").pixel_values
+        pixels = preprocess(self.pipeline.feature_extractor, images)
         return self.encoder(pixels.to(self.encoder.device, self.encoder.dtype)).image_embeds

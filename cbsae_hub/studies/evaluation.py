@@ -7,6 +7,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from cbsae_hub.data.concepts import ConceptSet
+from cbsae_hub.data.hierarchy import ConceptTree
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.encoders.zero_shot import ZeroShotHead
@@ -48,6 +49,7 @@ class Evaluator:
         top_k: See :class:`NeuronScorer`.
         steering: Other arguments of :class:`SteerabilityScorer`: ``sentences``, with ``unclip`` also ``pictures`` and
             ``images``, ``alpha`` and the like.
+        tree: See :class:`NeuronScorer`.
     """
 
     def __init__(
@@ -63,10 +65,12 @@ class Evaluator:
         unclip: UnclipSteerer | None = None,
         top_k: int = 100,
         steering: Mapping[str, Any] | None = None,
+        tree: ConceptTree | None = None,
     ):
         self.probe, self.encoder, self.judges, self.concepts = probe, encoder, dict(judges), dict(concepts)
         self.truth, self.zero_shot, self.similarity = truth, zero_shot, similarity
         self.llava, self.unclip, self.top_k, self.steering = llava, unclip, top_k, dict(steering or {})
+        self.tree = tree
 
     def evaluate(self, model: SAE | CBSAE, judge: str, speak: bool = True, draw: bool = False) -> Scores:
         """All scores of a model.
@@ -84,6 +88,7 @@ class Evaluator:
             self.concepts,
             similarity=self.similarity,
             truth=self.truth,
+            tree=self.tree,
             zero_shot=self.zero_shot,
             top_k=self.top_k,
         )

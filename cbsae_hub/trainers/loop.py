@@ -10,7 +10,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import accelerate
 import torch
@@ -22,11 +22,16 @@ from cbsae_hub.cards.write import write_card
 from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.hub.files import folder_revision, write_text
 from cbsae_hub.models.base import HubModel
-from cbsae_hub.trainers import tracking
-from cbsae_hub.trainers.checkpoint import CHECKPOINT_NAME, load_checkpoint, save_checkpoint
 from cbsae_hub.trainers.config import TrainConfig
-from cbsae_hub.trainers.interrupt import StopRequest
-from cbsae_hub.trainers.processes import Processes
+from cbsae_hub.trainers.run import (
+    CHECKPOINT_NAME,
+    LOG_NAME,
+    Processes,
+    StopRequest,
+    drop_lines_after,
+    load_checkpoint,
+    save_checkpoint,
+)
 from cbsae_hub.version import __version__, source_commit
 
 logger = logging.getLogger(__name__)
@@ -44,10 +49,28 @@ class Interrupted(Exception):
     exit_code = 130
 
 
+class State(Protocol):
+    """The state of a training run."""
+
+    step: int
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that is large, by name."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """Everything else, as JSON."""
+        ...
+
+    def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Continues from what :meth:`tensors` and :meth:`facts` returned."""
+        ...
+
+
 class Trainer(ABC):
     """A run whose batches are global: each of several processes computes its share.
 
-    A subclass sets :attr:`state`, an object with ``step``, ``tensors()``, ``facts()`` and ``restore(tensors, facts)``.
+    A subclass sets :attr:`state`.
 
     Args:
         config: The recipe.
@@ -57,7 +80,7 @@ class Trainer(ABC):
         accelerator: The run's; default a new one with the recipe's precision and trackers.
     """
 
-    state: Any
+    state: State
 
     def __init__(
         self,
@@ -235,14 +258,14 @@ class Trainer(ABC):
 
     def _save_checkpoint(self) -> None:
         if self.accelerator.is_main_process:
-            save_checkpoint(self.output, self.state.tensors(), self.state.facts())
+            save_checkpoint(self.output / CHECKPOINT_NAME, self.state.tensors(), self.state.facts())
         self.accelerator.wait_for_everyone()
 
     def _restore(self, resume: bool) -> bool:
         """Restores the checkpoint, if there is one; returns whether."""
         if (self.output / TRAINING_NAME).exists():
             raise FileExistsError(f"{self.output} holds a finished model: choose another output, or remove it first")
-        loaded = load_checkpoint(self.output, self.accelerator.device)
+        loaded = load_checkpoint(self.output / CHECKPOINT_NAME, self.accelerator.device)
         if loaded and not resume:
             raise FileExistsError(
                 f"{self.output} has the checkpoint of a run: continue it with --resume, or choose another output"
@@ -251,7 +274,7 @@ class Trainer(ABC):
             self.state.restore(*loaded)
             logger.info("continuing %s after step %d", self.output, self.state.step)
         if self.accelerator.is_main_process:
-            tracking.drop_lines_after(self.output / tracking.LOG_NAME, self.state.step)
+            drop_lines_after(self.output / LOG_NAME, self.state.step)
         return loaded is not None
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from small_hub import CONCEPTS, Pictures, make_hub
+from small_hub import CONCEPTS, Pictures, make_hub, make_pack
 
 from cbsae_hub import SAE
 from cbsae_hub.cards import write as cards
@@ -15,7 +15,6 @@ from cbsae_hub.cards.facts import Facts, Measure, model_index
 from cbsae_hub.cards.write import CardError, render_card, write_card
 from cbsae_hub.models import folder_revision
 from cbsae_hub.scoring import NeuronScorer, Truth
-from cbsae_hub.scoring.build_pack import build_pack
 from cbsae_hub.scoring.scorer import ImageEmbedder
 
 FRONT = "---\nlicense: mit\nmeasured_on: me/photos\n---\n"
@@ -249,7 +248,7 @@ def test_every_figure_of_a_pack_is_on_the_card(tmp_path):
     sae, encoder, judge, folder = make_hub(tmp_path)
     images = Pictures()
     scorer = NeuronScorer(sae, encoder, judge, {"colours": CONCEPTS}, truth=Truth.read(images, {}))
-    build_pack(scorer, images, folder, source={"id": "me/pictures", "split": "all"})
+    make_pack(scorer, images, folder, source={"id": "me/pictures", "split": "all"})
     write_card(folder, "me/sae")
     scores = json.loads((folder / "pack.json").read_text())["scores"]
     told = {result.metric_type: result for result in ModelCard.load(folder / "README.md").data.eval_results}
@@ -271,7 +270,7 @@ def test_each_measure_names_its_own_judge(tmp_path):
     scorer = NeuronScorer(
         sae, encoder, judge, {"colours": CONCEPTS}, similarity=similarity, truth=Truth.read(images, {})
     )
-    build_pack(scorer, images, folder, source={"id": "me/pictures", "split": "all"})
+    make_pack(scorer, images, folder, source={"id": "me/pictures", "split": "all"})
     facts = Facts.read(folder)
     facts.pack["scores"]["steerability"] = {
         "alpha": 5,

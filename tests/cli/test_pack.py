@@ -4,11 +4,10 @@ import shutil
 import datasets
 import pandas as pd
 import pytest
-from small_hub import CONCEPTS, Pictures, make_bottleneck, make_hub
+from small_hub import CONCEPTS, Pictures, make_bottleneck, make_hub, make_pack
 
 from cbsae_hub import CBSAE, SAE, Pack
 from cbsae_hub.scoring import NeuronScorer
-from cbsae_hub.scoring.build_pack import build_pack
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +38,7 @@ def test_pack_is_that_of_the_library(answer, world, given, tmp_path, model, cls)
         truth={"thing": "things.name"}, top_k=8,
     )  # fmt: skip
     shutil.copytree(world / model, tmp_path / "by-hand")
-    expected = build_pack(scorer, images, tmp_path / "by-hand", source={}, alt_column="caption", batch_size=16)
+    expected = make_pack(scorer, images, tmp_path / "by-hand", source={}, alt_column="caption", batch_size=16)
     found = Pack.from_pretrained(tmp_path / "new")
     pd.testing.assert_frame_equal(found.neurons.frame, expected.neurons.frame)
     neuron = int(found.neurons.sort("density").frame["neuron"][0])

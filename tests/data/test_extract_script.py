@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,15 +12,12 @@ from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.models import folder_revision
 
-TRAINING = Path(__file__).parents[2] / "training"
-
 
 @pytest.fixture
 def script(tmp_path, monkeypatch):
     """Calls training/extract_activations.py with a recipe for a tiny CLIP and five pictures, and with arguments."""
-    monkeypatch.syspath_prepend(str(TRAINING))
     monkeypatch.syspath_prepend(str(tmp_path))
-    from extract_activations import main
+    from training.extract_activations import main
 
     build("CLIPVisionModelWithProjection").save_pretrained(tmp_path / "clip")
     processor("CLIPVisionModelWithProjection").save_pretrained(tmp_path / "clip")

@@ -12,16 +12,16 @@ from cbsae_hub.data.hierarchy import ConceptTree
 from cbsae_hub.data.images import load_images
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.models import folder_revision
-from cbsae_hub.neurons.pack import NeuronTable
 from cbsae_hub.neurons.pruning import prune
 from cbsae_hub.neurons.selection import select_concepts
+from cbsae_hub.neurons.table import NeuronTable
 from training.emoji_world import evaluate
 from training.emoji_world.backgrounds import BACKGROUNDS
 from training.emoji_world.captions import kind_of
 from training.emoji_world.glyphs import Concept
 from training.emoji_world.make_images import FEATURES, LAND_ANIMALS, SPLITS, SPURIOUS, WATER_ANIMALS
 from training.emoji_world.paths import HUB, ROOT
-from training.recipe import read_recipe
+from training.recipes import CBSAESection
 
 
 @pytest.mark.parametrize("split", [*SPLITS, *SPURIOUS])
@@ -116,14 +116,14 @@ def test_the_bottleneck_is_what_is_left_of_the_sae_and_what_that_lacks():
 
 
 def test_the_bottleneck_was_pruned_by_the_table_that_is_published():
-    settings = read_recipe(ROOT / "training" / "recipes" / "emoji.yaml", "cbsae", [])
-    assert ROOT / settings["scores"] == HUB / "emoji-sae", "only a published table can be checked"
+    settings = CBSAESection.read(ROOT / "training" / "recipes" / "emoji.yaml")
+    assert ROOT / settings.scores == HUB / "emoji-sae", "only a published table can be checked"
     table, cb = NeuronTable.read(HUB / "emoji-sae"), CBSAE.from_pretrained(HUB / "emoji-cbsae")
-    pruned = prune(table, **settings["prune"])
+    pruned = prune(table, **settings.prune.to_dict(defaults=False))
     assert cb.sae_neuron_ids == pruned.keep
     assert cb.neuron_names[: cb.d_sae] == table.frame["name"][pruned.keep].tolist()
-    wanted = ConceptSet.load(ROOT / settings["concepts"])
-    concepts, report = select_concepts(list(wanted), table.frame, pruned.keep, settings.get("min_percentile", 0.0))
+    wanted = ConceptSet.load(ROOT / settings.concepts)
+    concepts, report = select_concepts(list(wanted), table.frame, pruned.keep, settings.min_percentile)
     assert cb.concepts == concepts
     told = json.loads((HUB / "emoji-cbsae" / "selection.json").read_text(encoding="utf-8"))
     assert told["pruning"] == pruned.settings

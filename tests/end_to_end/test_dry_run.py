@@ -1,8 +1,5 @@
-import json
 import re
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +7,6 @@ import typer
 import yaml
 from accelerate import Accelerator
 from emoji_files import require_emoji_files
-from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors.torch import load_file
 from small_hub import Pictures
 from tiny_models import build, processor
@@ -19,18 +15,12 @@ from typer.testing import CliRunner
 from cbsae_hub import CBSAE, SAE, VisionEncoder
 from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.trainers.cbsae.bottleneck import BottleneckState
-from cbsae_hub.trainers.checkpoint import CHECKPOINT_NAME, save_checkpoint
 from cbsae_hub.trainers.config import CBSAETrainConfig, SAETrainConfig
-from cbsae_hub.trainers.sae.state import TrainingState
+from cbsae_hub.trainers.run import CHECKPOINT_NAME, save_checkpoint
+from cbsae_hub.trainers.sae.state import SAEState
+from training import costs, dry_run
 
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "training"))  # where scripts find each other
-
-import costs  # noqa: E402
-import dry_run  # noqa: E402
-import machine  # noqa: E402
-import throughput  # noqa: E402
-
 REAL = ("llava-1.5-7b", "llava-more-dinov2", "unclip-2-1")
 
 
@@ -38,13 +28,13 @@ REAL = ("llava-1.5-7b", "llava-more-dinov2", "unclip-2-1")
 def large_machine(monkeypatch):
     """A machine with space for everything, in the folder that recipes are run in."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(machine, "free_bytes", lambda folder: 10**15)
-    monkeypatch.setattr(machine, "device_memory", lambda: ("a large device", 10**13))
-    monkeypatch.setattr(machine, "host_memory", lambda: 10**13)
+    monkeypatch.setattr(costs, "free_bytes", lambda folder: 10**15)
+    monkeypatch.setattr(costs, "device_memory", lambda: 10**13)
+    monkeypatch.setattr(costs, "host_memory", lambda: 10**13)
 
 
-def checked(path, measured=None):
-    run = dry_run.DryRun(path, measured)
+def checked(path):
+    run = dry_run.DryRun(path)
     run.run()
     return run
 
@@ -82,16 +72,17 @@ def test_the_real_ones_are_as_large_as_their_papers_say(name, tokens, every):
     run = checked(ROOT / "training" / "recipes" / f"{name}.yaml")
     steps = {step.name: step for step in run.steps}
     assert (run.encoder.d_in, run.encoder.num_layers, run.images) == (1024, 24, 1_281_167)
-    assert f"{tokens} of {every} tokens" in steps["activations"].remarks[0]
+    assert f"{tokens} of {every} tokens" in steps["activations"].shapes
     (_, size), *_ = steps["activations"].disk.values()
     assert size == 1_281_167 * tokens * 1024 * 2
     assert run.sae.group_sizes == (4096, 8192, 16384, 36864)
     if "cbsae" in steps:
-        assert steps["names"].command.endswith(f"--set 'concepts={{vlg-cbm: vlg-cbm}}' --output runs/{name}-names")
+        assert steps["names"].shapes == "scores again, by the bottleneck's 4729 concepts"
+        assert steps["names"].memory > steps["scores"].memory, "more concepts than those of the scores"
         assert (run.cb.d_sae, len(run.cb.concepts)) == (30_000, 4729)
         assert steps["cbsae"].disk["teacher's embeddings"][1] == 1_281_167 * 512 * 2
         assert steps["evaluate"].disk["what the encoder saw"][1] == 50_000 * every * 1024 * 4
-        assert "to train and score: 1;" in steps["evaluate"].remarks[0]
+        assert "to train and score: 1" in steps["evaluate"].shapes
         retained = 4 * (2 * 30_000 * 1024 + 30_000 + 1024 + 1 + 2 * 4729 * 1024)
         assert steps["evaluate"].disk["bottlenecks"][1] == pytest.approx(retained, rel=1e-4)
 
@@ -103,16 +94,16 @@ def test_the_real_ones_are_as_large_as_their_papers_say(name, tokens, every):
         ({"activations.tokens": "some"}, "activations: tokens must be"),
         ({"activations.layers": 3}, "activations: unknown settings layers"),
         ({"activations.encoder": None}, "activations: the recipe lacks encoder"),
-        ({"activations.dtype": "int8"}, "activations: dtype must be float16 or float32"),
+        ({"activations.dtype": "int8"}, "activations: dtype must be 'float16' or 'float32'"),
         ({"activations.encoder": "runs/nowhere"}, "activations: encoder: there is no folder runs/nowhere"),
         ({"activations.images": "no-owner"}, "activations: images: there is no folder no-owner"),
         ({"evaluate.judges": {"one": "no/such/id"}}, "evaluate: judges.one: there is no folder no/such/id"),
-        ({"evaluate.variants": {"slip": {"lr": -1}}}, "evaluate: slip: lr must be positive"),
+        ({"evaluate.variants": {"slip": {"lr": -1}}}, "evaluate: slip: lr must be greater than 0"),
         ({"evaluate.seed": 1}, "evaluate: unknown settings seed"),
         ({"dry_run.encoder": None}, "activations: .* is not here, so `dry_run.encoder` has to say"),
         ({"dry_run.images": None}, "activations: dry_run.images, the number of images of ILSVRC/imagenet-1k"),
         ({"dry_run.imags": 3}, "dry_run: unknown settings imags"),
-        ({"sae.k": "many"}, "sae: k must be int"),
+        ({"sae.k": "many"}, "sae: k must be a valid integer"),
         ({"sae.k": 65_537}, "sae: k 65537 is more than the 65536 neurons"),
         ({"sae.group_fractions": [0.5, 0.6]}, "sae: group_fractions must be positive and sum to 1"),
         ({"sae.stepz": 5}, "sae: unknown settings stepz"),
@@ -153,13 +144,13 @@ def test_a_recipe_with_several_mistakes_tells_all(tmp_path):
 
 def test_what_is_too_large_for_the_machine(tmp_path, monkeypatch):
     path = changed(tmp_path, {"dry_run.models_gb": None, "dry_run.images_gb": 20, "evaluate": None})
-    monkeypatch.setattr(machine, "free_bytes", lambda folder: 30 * 10**9)
+    monkeypatch.setattr(costs, "free_bytes", lambda folder: 30 * 10**9)
     (problem,) = checked(path).problems
     assert problem.startswith("disk: ") and "30.0 GB are free" in problem
     assert "store 5.2 GB" in problem and "the same as Arrow 20.0 GB" in problem
-    monkeypatch.setattr(machine, "free_bytes", lambda folder: 60 * 10**9)
+    monkeypatch.setattr(costs, "free_bytes", lambda folder: 60 * 10**9)
     assert checked(path).problems == []
-    monkeypatch.setattr(machine, "device_memory", lambda: ("a small device", 5 * 10**9))
+    monkeypatch.setattr(costs, "device_memory", lambda: 5 * 10**9)
     assert "sae: needs 5.9 GB of memory, the device has 5.0 GB" in checked(path).problems
 
 
@@ -168,7 +159,7 @@ def test_what_is_there_already_takes_no_more_space(tmp_path, monkeypatch):
     read = ("activations.output", "sae.activations", "cbsae.activations")
     path = changed(tmp_path, dict.fromkeys(read, str(store)), "llava-more-dinov2")
     needed = sum(size for step in checked(path).steps for _, size in step.disk.values())
-    monkeypatch.setattr(machine, "free_bytes", lambda folder: needed - 10**6)
+    monkeypatch.setattr(costs, "free_bytes", lambda folder: needed - 10**6)
     assert len(checked(path).problems) == 1
     store.mkdir()
     (store / "shard").write_bytes(bytes(2 * 10**6))
@@ -197,9 +188,9 @@ def test_bytes_of_an_sae_in_training(tmp_path, activation):
     config = SAETrainConfig.from_dict({**SETTINGS, "activation": activation})
     shape = costs.make_sae(config, 64)
     assert all(tensor.is_meta for tensor in shape.parameters())
-    state = TrainingState(costs.make_sae(config, 64, "cpu"), config, Accelerator(cpu=True))
+    state = SAEState(costs.make_sae(config, 64, "cpu"), config, Accelerator(cpu=True))
     state.update(torch.randn(50, 64))
-    save_checkpoint(tmp_path, state.tensors(), state.facts())
+    save_checkpoint(tmp_path / CHECKPOINT_NAME, state.tensors(), state.facts())
     size = (tmp_path / CHECKPOINT_NAME).stat().st_size
     assert costs.sae_checkpoint_bytes(shape) < size < costs.sae_checkpoint_bytes(shape) + 4000
     state.sae.save_pretrained(tmp_path / "model")
@@ -222,7 +213,7 @@ def test_bytes_of_a_bottleneck_in_training(tmp_path, objectives):
     config = CBSAETrainConfig.from_dict({"batch_size": 50, "objectives": objectives})
     state = BottleneckState(cb, config, torch.randn(50, 8), torch.randn(30, 8), Accelerator(cpu=True))
     state.update(torch.randn(50, 64), torch.arange(50))
-    save_checkpoint(tmp_path, state.tensors(), state.facts())
+    save_checkpoint(tmp_path / CHECKPOINT_NAME, state.tensors(), state.facts())
     shape = costs.make_bottleneck(costs.make_sae(SAETrainConfig.from_dict(SETTINGS), 64), 128, 30, 5)
     size, expected = (tmp_path / CHECKPOINT_NAME).stat().st_size, costs.bottleneck_checkpoint_bytes(shape, config)
     assert expected < size < expected + 4000
@@ -234,100 +225,15 @@ def test_bytes_of_a_bottleneck_in_training(tmp_path, objectives):
 # ---------------------------------------------------------------------------------------------------- the rest
 
 
-def small(tmp_path):
-    """A recipe of tiny shapes of an encoder that is nowhere."""
-    encoder = {"model_type": "clip_vision_model", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3,
-               "num_attention_heads": 2, "image_size": 16, "patch_size": 8}  # fmt: skip
-    changes = {
-        "activations.layer": 1, "dry_run.encoder": encoder, "sae.batch_size": 512, "sae.expansion": 8,
-        "cbsae.batch_size": 64, "cbsae.prune": {"by": "both", "count": 40},
-        "steerability.neurons": 5,
-    }  # fmt: skip
-    return changed(tmp_path, changes)
-
-
 def call(*arguments):
     app = typer.Typer()
     app.command()(dry_run.main)
     return CliRunner().invoke(app, list(map(str, arguments)))
 
 
-def test_times_are_those_of_measured_steps(tmp_path, monkeypatch):
-    recipe, figures = small(tmp_path), tmp_path / "figures" / "throughput.json"
-    done = call("--recipe", recipe, "--figures", figures, "--json")
-    assert done.exit_code == 0, done.output
-    assert {step["seconds"] for step in json.loads(done.stdout)["steps"]} == {None} and not figures.exists()
-    # As if a batch took too long: the SAE's is then scaled up from a smaller one, and the table says so.
-    monkeypatch.setattr(throughput, "PATIENCE", 0.0)
-    done = call("--recipe", recipe, "--figures", figures, "--json", "--measure")
-    assert done.exit_code == 0, done.output
-    (device, kept), *_ = json.loads(figures.read_text()).items()
-    assert device == throughput.device_name() and len(kept) == 3
-    seconds = {name.split()[0]: figure for name, figure in kept.items()}
-    steps = {step["name"]: step for step in json.loads(done.stdout)["steps"]}
-    assert steps["sae"]["seconds"] == pytest.approx(100_000 * seconds["sae"]["seconds"])
-    assert seconds["sae"]["batch_size"] == 256 and "scaled up from batches of 256" in " ".join(steps["sae"]["remarks"])
-    assert steps["cbsae"]["seconds"] == pytest.approx(110_000 * seconds["bottleneck"]["seconds"])
-    assert seconds["bottleneck"]["batch_size"] == 64
-    assert Accelerator().mixed_precision == "no"  # the SAE's bfloat16 is left to nobody else in this process
-    per_image = seconds["encoder"]
-    assert steps["activations"]["seconds"] >= 1_281_167 * per_image["seconds"] * 0.999
-    # Of other shapes nothing is known.
-    other = yaml.safe_load(recipe.read_text())
-    other["sae"]["k"] = 4
-    recipe.write_text(yaml.safe_dump(other))
-    table = call("--recipe", recipe, "--figures", figures).stdout
-    row = next(line for line in table.splitlines() if line.startswith("| sae "))
-    assert "not measured" in row
-
-
 def test_the_exit_code_and_the_lines_of_problems(tmp_path):
     recipe = changed(tmp_path, {"sae.k": 100_000, "cbsae.lr": -1})
-    done = call("--recipe", recipe, "--figures", tmp_path / "none.json")
-    assert done.exit_code == 1 and done.stdout.startswith("| step | command | disk | memory | time | remarks |")
+    done = call("--recipe", recipe)
+    assert done.exit_code == 1 and done.stdout.startswith("| step | shapes | disk | memory |")
     recipe.write_text("sae: [")
     assert call("--recipe", recipe).exit_code == 2
-
-
-class Hub:
-    """Knows every model but CLIP-B/32, which does not exist; LLaVA has no safetensors, ImageNet asks for a login."""
-
-    def model_info(self, name, revision=None):
-        self.asked = {**getattr(self, "asked", {}), name: revision}
-        if name == "openai/clip-vit-base-patch32":
-            raise RepositoryNotFoundError(
-                "401\n\nRepository Not Found.", response=SimpleNamespace(headers={}, request=None)
-            )
-        file = "pytorch_model.bin" if "llava" in name else "model.safetensors"
-        siblings = [SimpleNamespace(rfilename=file)]
-        return SimpleNamespace(siblings=siblings, gated="manual" if "imagenet" in name else False, sha="a" * 40)
-
-    dataset_info = model_info
-
-
-def test_the_hub_is_asked_for_ids_and_revisions():
-    path = ROOT / "training" / "recipes" / "llava-1.5-7b.yaml"
-    run = checked(path)
-    remarks = {step.name: " ".join(step.remarks) for step in run.steps}
-    assert "openai/clip-vit-large-patch14-336 not checked" in remarks["activations"]
-    hub = Hub()
-    run.ask_hub(hub)
-    assert run.problems == [
-        "scores: similarity: openai/clip-vit-base-patch32 on the Hub: Repository Not Found.",
-        "steerability: llava: llava-hf/llava-1.5-7b-hf has no safetensors weights at that revision",
-    ]
-    recipe = yaml.safe_load(path.read_text(encoding="utf-8"))["activations"]
-    assert hub.asked[recipe["encoder"]] == recipe["encoder_revision"]
-    assert "ViT-B-16/openai" not in hub.asked, "open_clip's own"
-    remarks = {step.name: " ".join(step.remarks) for step in run.steps}
-    assert "ILSVRC/imagenet-1k asks for a login" in remarks["activations"]
-    assert "patch14-336 not checked" not in remarks["activations"]
-
-
-def test_judges_of_an_evaluation_are_asked_for_too(tmp_path):
-    path = changed(tmp_path, {"evaluate.judges": {"other": "me/judge", "own": "ViT-B-32/openai"}})
-    run, hub = checked(path), Hub()
-    run.ask_hub(hub)
-    assert "me/judge" in hub.asked and "ViT-B-32/openai" not in hub.asked
-    remarks = " ".join(run.steps[-1].remarks)
-    assert "me/judge is there" in remarks and "me/judge not checked" not in remarks

@@ -4,7 +4,6 @@ Smaller than in the recipe: 2 of the encoder's 24 blocks, 4 images of 24 tokens,
 """
 
 import resource
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +22,9 @@ from cbsae_hub.neurons.pruning import prune
 from cbsae_hub.trainers.cbsae.trainer import CBSAETrainer
 from cbsae_hub.trainers.config import CBSAETrainConfig, SAETrainConfig
 from cbsae_hub.trainers.sae.trainer import SAETrainer, describe
+from training import costs
 
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "training"))  # where scripts find each other
-
-import costs  # noqa: E402
 
 NEEDED, MOST = 9e9, 12e9  # bytes
 D_IN, D_SAE, RETAINED, CONCEPTS, CB_K = 1024, 65_536, 30_000, 2_169, 5

@@ -15,13 +15,12 @@ from foreign_files import (
     saev_topk,
     sparsify,
 )
-from small_hub import CONCEPTS, Pictures, make_hub
+from small_hub import CONCEPTS, Pictures, make_hub, make_pack
 
 import cbsae_hub
 from cbsae_hub import CBSAE, Pack
 from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.scoring import NeuronScorer, Truth
-from cbsae_hub.scoring.build_pack import build_pack
 from cbsae_hub.scoring.scorer import explained_encoder
 from cbsae_hub.steering import Edit, Steering, apply
 from cbsae_hub.studio.server.model import LoadedModel
@@ -60,7 +59,7 @@ def test_an_imported_sae_goes_all_the_way(hub, theirs):
     # scores and pack
     scorer = NeuronScorer(sae, explained_encoder(sae, beside=folder), judge, {"colours": CONCEPTS},
                           truth=Truth.read(PICTURES, {"colour": "things.name"}))  # fmt: skip
-    pack = build_pack(scorer, PICTURES, folder, source={"id": "halves"}, alt_column="caption")
+    pack = make_pack(scorer, PICTURES, folder, source={"id": "halves"}, alt_column="caption")
     error, spread = (x - decoded).square().sum(), (x - x.flatten(0, 1).mean(0)).square().sum()
     facts = pack.info["scores"]["reconstruction"]
     assert facts["explained_variance"] == pytest.approx(1 - (error / spread).item(), rel=1e-3)

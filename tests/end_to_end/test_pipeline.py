@@ -27,7 +27,6 @@ from cbsae_hub.metrics import monosemanticity_score
 from cbsae_hub.steering import LlavaSteerer
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "training"))  # where scripts find each other, before packages of the same names
 
 
 @pytest.fixture(scope="module")
@@ -133,10 +132,12 @@ def test_a_sweep_over_drawn_tokens_is_scored_on_whole_images(workplace):
 
 
 def test_the_scripts_make_a_model_that_can_be_looked_up(workplace):
-    for script in ("extract_activations.py", "train_sae.py", "build_pack.py", "score_neurons.py"):
+    for script in ("extract_activations.py", "train_sae.py", "score_neurons.py"):
         done = run(workplace, script)
         assert done.returncode == 0, done.stderr
         assert done.stdout == "", "standard output is for results"
+    done = run_script("build_pack.py", "scores", cwd=workplace)
+    assert done.returncode == 0 and done.stdout == "", done.stderr
     sae = SAE.from_pretrained(workplace / "hub" / "mine")
     assert (sae.d_in, sae.d_sae, sae.k, sae.group_sizes) == (16, 32, 3, (8, 24))
     assert (sae.layer, sae.tokens, sae.encoder_id) == (1, "patches", "hub/encoder")
@@ -171,7 +172,7 @@ def test_steering_adds_to_the_scores_and_to_the_pack(workplace):
     done = run(workplace, "score_neurons.py", "--steer", "--model", "hub/other", "--output", "steered")
     assert done.returncode != 0 and "other settings" in done.stderr and "Traceback" not in done.stderr
 
-    done = run(workplace, "build_pack.py", "--set", "output=steered")
+    done = run_script("build_pack.py", "steered", cwd=workplace)
     assert done.returncode == 0, done.stderr
     pack = Pack.from_pretrained(workplace / "hub" / "mine")
     pd.testing.assert_frame_equal(pack.neurons.frame, frame)
@@ -229,6 +230,11 @@ def test_the_evaluation_is_one_command_that_goes_on_where_it_was(workplace):
     }  # fmt: skip
     for name in ("retained", "k"):
         assert (workplace / "evaluation" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    built = run_script("build_pack.py", "evaluation/seed-0/mine", cwd=workplace)
+    assert built.returncode == 0, built.stderr
+    pack = Pack.from_pretrained(workplace / "evaluation" / "seed-0")
+    pd.testing.assert_frame_equal(pack.neurons.frame, NeuronTable(one).frame)
+    assert pack.info["scores"]["steerability"]["alpha"] == 20 and pack.examples(int(one["density"].argmax()))
     weights = workplace / "evaluation" / "seed-1" / "model.safetensors"
     before = weights.stat().st_mtime_ns
     again = run(workplace, "evaluate.py", "--recipe", "evaluate.yaml")
@@ -334,7 +340,6 @@ def test_two_processes_score_as_one(workplace):
         "uncertainty": "scores",
         "extract_activations": "activations",
         "train_sae": "sae",
-        "build_pack": "scores",
         "score_neurons": "scores",
         "sweep": "sweep",
     }.items(),
@@ -342,6 +347,6 @@ def test_two_processes_score_as_one(workplace):
 def test_a_recipe_without_its_section_is_explained(tmp_path, script, section):
     (tmp_path / "other.yaml").write_text("other: {}\n")
     command = typer.Typer()
-    command.command()(import_module(script).main)
+    command.command()(import_module(f"training.{script}").main)
     done = CliRunner().invoke(command, ["--recipe", str(tmp_path / "other.yaml")], env={"COLUMNS": "1000"})
     assert done.exit_code == 2 and f"has no section '{section}'; it has other" in done.output

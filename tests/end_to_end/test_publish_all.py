@@ -1,7 +1,6 @@
 """Everything that is shipped goes to a Hub over HTTP, stops in the middle, goes on, and is loaded back."""
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,11 +14,9 @@ from cbsae_hub import CBSAE, SAE, Pack, VisionEncoder
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.models import folder_revision
 from cbsae_hub.studio.server.model import LoadedModel
+from training import publish
 
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "training"))  # where scripts find each other
-
-import publish  # noqa: E402
 
 NAMES = ("clip", "judge", "teacher", "dino", "llava", "unclip", "sae", "cbsae")
 MODELS = {f"emoji-{name}" for name in NAMES}

@@ -19,14 +19,11 @@ from packaging.requirements import Requirement
 from PIL import Image
 from typer.testing import CliRunner
 
+import app as page
 from cbsae_hub.studio.server.model import LoadedModel
+from training import publish, space_folder
 
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "training"))  # where scripts find each other
-
-import app as page  # noqa: E402
-import publish  # noqa: E402
-import space_folder  # noqa: E402
 
 SHIPPED = {
     "emoji-cbsae", "emoji-sae", "emoji-clip", "emoji-judge", "emoji-teacher", "emoji-images", "emoji-llava",

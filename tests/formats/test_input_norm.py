@@ -12,11 +12,10 @@ from cbsae_hub import CBSAE, SAE
 from cbsae_hub.scoring.single_neurons import SingleNeurons
 from cbsae_hub.steering import Edit, Steering, apply
 from cbsae_hub.trainers.cbsae.bottleneck import BottleneckState
-from cbsae_hub.trainers.cbsae.trainer import add_concepts
-from cbsae_hub.trainers.cbsae.trainer import evaluate as evaluate_bottleneck
+from cbsae_hub.trainers.cbsae.trainer import add_concepts, evaluate_bottleneck
 from cbsae_hub.trainers.config import CBSAETrainConfig, SAETrainConfig
-from cbsae_hub.trainers.sae.evaluate import evaluate
-from cbsae_hub.trainers.sae.state import TrainingState
+from cbsae_hub.trainers.sae.state import SAEState
+from cbsae_hub.trainers.sae.trainer import evaluate_sae
 
 NORMS = {"layer_norm": layer_norm, "constant_norm": constant_norm}
 
@@ -102,7 +101,7 @@ def test_what_cannot_be_right_is_refused(make_sae, norm):
     with pytest.raises(ValueError, match="none to fold"):
         sae.fold_input_scale(2.0)
     with pytest.raises(ValueError, match="not trained here"):
-        TrainingState(sae, SAETrainConfig(d_sae=48, steps=10, batch_size=8))
+        SAEState(sae, SAETrainConfig(d_sae=48, steps=10, batch_size=8))
     with pytest.raises(ValueError, match="input_norm must be one of layer_norm, constant_norm"):
         SAE(4, 8, input_norm="batch_norm")
 
@@ -111,7 +110,7 @@ def test_held_out_figures(make_sae, norm, rows):
     sae = make_sae("topk", input_norm=norm)
     error = rows.double().numpy() - by_hand(sae, rows)[1]
     expected = 1 - (error**2).sum() / ((rows - rows.mean(0)).double() ** 2).sum()
-    assert evaluate(sae, [rows[:30], rows[30:]]).explained_variance == pytest.approx(expected.item(), rel=1e-4)
+    assert evaluate_sae(sae, [rows[:30], rows[30:]]).explained_variance == pytest.approx(expected.item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("isolate", [False, True])

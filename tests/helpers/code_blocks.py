@@ -1,5 +1,6 @@
 """Blocks of code in Markdown, and what can be known of shell commands without running them."""
 
+import dataclasses
 import importlib.util
 import re
 import shlex
@@ -15,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import typer
-import yaml
 from click.exceptions import Exit
 from workplace import ROOT
+
+from training import recipes
 
 try:
     import tomllib
@@ -132,11 +134,11 @@ def _loaded(script: Path) -> Any:
     assert script.is_file(), f"there is no {script.relative_to(ROOT)}"
     spec = importlib.util.spec_from_file_location(f"documented_{script.stem}", script)
     module = importlib.util.module_from_spec(spec)
-    sys.path[:0] = [str(ROOT / "training"), str(script.parent)]  # where scripts find each other
+    sys.path.insert(0, str(script.parent))  # where benchmarks find each other
     try:
         spec.loader.exec_module(module)
     finally:
-        del sys.path[:2]
+        sys.path.pop(0)
     return module
 
 
@@ -159,15 +161,16 @@ def _check_script(module: Any, arguments: list[str]) -> tuple[Any, list[str]] | 
 
 
 def _check_recipe(module: Any, arguments: list[str]) -> None:
-    """The recipe has the sections that the script reads, and keys of ``--set`` are in one of them, or in the script."""
+    """The recipe has the sections that the script reads, and keys of ``--set`` are settings of one of them."""
     given = {option: [b for a, b in zip(arguments, arguments[1:]) if a == option] for option in ("--recipe", "--set")}
     source = Path(module.__file__).read_text(encoding="utf-8")
+    sections = [getattr(recipes, name) for name in re.findall(r"(\w+Section)\.read\(recipe", source)]
     for recipe in given["--recipe"]:
-        content = yaml.safe_load((ROOT / recipe).read_text(encoding="utf-8"))
-        for section in re.findall(r'read_recipe\(recipe, "(\w+)"', source):
-            assert section in content, f"{recipe} has no section {section!r}"
-        for key in (item.partition("=")[0] for item in given["--set"]):
-            assert f'"{key}"' in source or any(key in section for section in content.values()), f"no key {key!r}"
+        for section in sections:
+            section.read(ROOT / recipe)
+    known = {field.name for section in sections for field in dataclasses.fields(section)}
+    for key in (item.partition("=")[0] for item in given["--set"]):
+        assert key in known, f"no key {key!r}"
 
 
 def _parsed(command: Any, name: str, arguments: list[str]) -> tuple[Any, list[str]]:

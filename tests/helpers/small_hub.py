@@ -14,6 +14,9 @@ from cbsae_hub.data.concepts import ConceptSet
 from cbsae_hub.encoders.clip_like import ClipLike, save_clip_like
 from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.models import CBSAE, SAE
+from cbsae_hub.neurons.pack import Pack
+from cbsae_hub.scoring import NeuronScorer
+from cbsae_hub.scoring.build_pack import build_pack
 from training.emoji_world.captions import train_tokenizer
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 50, 220), "white": (250, 250, 250)}
@@ -80,3 +83,11 @@ def make_bottleneck(sae: SAE, encoder: VisionEncoder, folder: Path) -> CBSAE:
     cb.provenance = replace(cb.provenance, encoder_id=encoder.repo_id)
     cb.save_pretrained(folder / "bottleneck")
     return cb.eval()
+
+
+def make_pack(scorer: NeuronScorer, images: Any, folder: Path, batch_size: int = 64, **options: Any) -> Pack:
+    """Scores a model and builds its pack."""
+    scorer.run(images, batch_size)
+    return build_pack(
+        scorer.results(), scorer.sae, scorer.encoder, images, folder, batch_size=batch_size, **{"source": {}, **options}
+    )

@@ -14,7 +14,8 @@ import torch
 from cbsae_hub import CBSAE, SAE
 from cbsae_hub.trainers.cbsae.trainer import CBSAETrainer
 from cbsae_hub.trainers.config import CBSAETrainConfig, SAETrainConfig
-from cbsae_hub.trainers.sae.trainer import Interrupted, SAETrainer
+from cbsae_hub.trainers.loop import Interrupted
+from cbsae_hub.trainers.sae.trainer import SAETrainer
 
 D_IN = 12
 SETTINGS = {

@@ -35,7 +35,7 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from cbsae_hub.models import CBSAE, SAE
-from cbsae_hub.neurons.pack import NEURON_COLUMNS, NeuronTable
+from cbsae_hub.neurons.table import NEURON_COLUMNS, NeuronTable
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "<image>"]
 LETTERS = [chr(code) for code in range(32, 127)]

@@ -11,7 +11,7 @@ from huggingface_hub.utils import close_session
 from cbsae_hub import CBSAE, SAE, Pack, load
 from cbsae_hub.hub import locate as fetch
 from cbsae_hub.models.base import ConfigError, ModelFileError, folder_revision
-from cbsae_hub.neurons.pack import PackError
+from cbsae_hub.neurons.table import PackError
 from cbsae_hub.publishing import PublishError
 
 REPO = "me/sae"

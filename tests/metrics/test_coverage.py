@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from scipy.stats import rankdata
 
-from cbsae_hub.metrics.coverage import best_by_concept, coverage, to_unit_interval
+from cbsae_hub.metrics.coverage import best_by_concept, coverage
+from cbsae_hub.metrics.normalise import to_unit_interval
 
 
 def test_coverage_counts_names_by_what_they_are_worth():

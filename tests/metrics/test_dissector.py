@@ -6,15 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cbsae_hub.metrics import cosine, cosine_cubed, rank_reorder, soft_wpmi
 from cbsae_hub.metrics import dissector as dissect
-from cbsae_hub.metrics.dissector import (
-    Dissector,
-    cosine,
-    cosine_cubed,
-    rank_reorder,
-    rank_weights,
-    soft_wpmi,
-)
+from cbsae_hub.metrics.dissector import Dissector
+from cbsae_hub.metrics.soft_wpmi import rank_weights
 
 N, NEURONS, CONCEPTS, D = 150, 12, 9, 6
 PLAIN = {"soft_wpmi": soft_wpmi, "cosine": cosine, "cosine_cubed": cosine_cubed, "rank_reorder": rank_reorder}

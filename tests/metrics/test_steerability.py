@@ -4,13 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from cbsae_hub.metrics.steerability import (
-    first_word,
-    image_steerability,
-    image_to_unit_interval,
-    text_steerability,
-    text_to_unit_interval,
-)
+from cbsae_hub.metrics.normalise import image_to_unit_interval, text_to_unit_interval
+from cbsae_hub.metrics.steerability import first_word, image_steerability, text_steerability
 
 
 def cosine(a, b):

@@ -1,6 +1,7 @@
 import copy
 import json
 import pickle
+from dataclasses import replace
 
 import datasets
 import numpy as np
@@ -10,14 +11,15 @@ import torch
 from datasets import ClassLabel, Features, List, Value
 from PIL import Image
 from scipy import sparse
-from small_hub import CONCEPTS, Pictures, make_bottleneck, make_hub
+from small_hub import CONCEPTS, Pictures, make_bottleneck, make_hub, make_pack
 from tiny_models import processor
 
-from cbsae_hub import Pack
-from cbsae_hub.metrics.dissector import soft_wpmi
+from cbsae_hub import SAE, Pack
+from cbsae_hub.metrics import soft_wpmi
 from cbsae_hub.neurons.pack import FILES, NeuronTable, PackError
-from cbsae_hub.scoring import NeuronScorer, Truth
-from cbsae_hub.scoring.build_pack import STRIP_SIZES, build_pack, choose_examples, thumbnails
+from cbsae_hub.scoring import NeuronScorer, Scores, Truth
+from cbsae_hub.scoring.build_pack import build_pack, caption_column, thumbnails
+from cbsae_hub.scoring.examples import STRIP_SIZES, choose_examples
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def scorer_of(world, pictures):
 def pack(world):
     source = {"id": "halves", "split": "probe"}
     scorer = scorer_of(world, Pictures())
-    return build_pack(scorer, Pictures(), world[3], source=source, alt_column="caption", batch_size=10)
+    return make_pack(scorer, Pictures(), world[3], source=source, alt_column="caption", batch_size=10)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +131,7 @@ def test_random_examples_are_drawn_evenly_and_the_same_again():
 def test_images_without_a_caption_have_an_alternative_text_all_the_same(world, tmp_path):
     pictures = Pictures()
     pictures.columns["caption"][::2] = [None] * 24
-    pack = build_pack(scorer_of(world, pictures), pictures, tmp_path, source={}, alt_column="caption")
+    pack = make_pack(scorer_of(world, pictures), pictures, tmp_path, source={}, alt_column="caption")
     for image in pack.image_ids():
         assert pack.alt(image) == (pictures.columns["caption"][image] or f"probe image {image}")
 
@@ -150,19 +152,53 @@ def test_several_captions_are_joined_and_classes_are_named(kind, values, expecte
     assert alt.tolist() == expected and json.dumps(alt.tolist())
 
 
-def test_records_as_captions_are_refused_before_anything_is_scored(world, tmp_path):
-    pictures = Pictures()
-    scorer = scorer_of(world, pictures)
-    scorer.run = lambda *_: pytest.fail("scored")
+def test_records_as_captions_are_refused():
     with pytest.raises(ValueError, match=r"column 'things' cannot say what an image shows: here are records"):
-        build_pack(scorer, pictures, tmp_path, source={}, alt_column="things")
+        caption_column(Pictures(), "things")
 
 
-def test_a_column_of_captions_that_is_not_there_is_named(world, tmp_path):
-    scorer = scorer_of(world, Pictures())
-    scorer.run = lambda *_: pytest.fail("scored")
+def test_a_column_of_captions_that_is_not_there_is_named():
     with pytest.raises(ValueError, match=r"no column 'captoin' that says what they show; they have .*caption"):
-        build_pack(scorer, Pictures(), tmp_path, source={}, alt_column="captoin")
+        caption_column(Pictures(), "captoin")
+    pictures = Pictures()
+    del pictures.columns["caption"]
+    assert caption_column(pictures) is None, "the default need not be there"
+
+
+def test_scores_from_disk_make_the_same_pack_in_one_pass_over_the_examples(world, pack, tmp_path):
+    sae, encoder, _, folder = world
+    scorer = scorer_of(world, Pictures())
+    scorer.run(Pictures(), 10)
+    scorer.results().save(tmp_path / "scores", settings={"judge": "me/judge"}, n_images=48)
+    scores, read, pixel_values = Scores.load(tmp_path / "scores"), [], encoder.pixel_values
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encoder, "pixel_values", lambda pictures: read.append(len(pictures)) or pixel_values(pictures))
+        again = build_pack(scores, sae, encoder, Pictures(), tmp_path, source=pack.info["images"], batch_size=32)
+    assert sum(read) == scores.examples["image"].nunique() and max(read) == 32
+    pd.testing.assert_frame_equal(again.neurons.frame, pack.neurons.frame)
+    for file in ("examples.parquet", "images.parquet", "vocabulary.safetensors"):
+        assert (tmp_path / file).read_bytes() == (folder / file).read_bytes(), file
+    assert np.abs(again._maps.astype(int) - pack._maps.astype(int)).max() <= 1, "another batch size rounds otherwise"
+    strange = ("files", "model", "package_version")
+    assert {k: v for k, v in again.info.items() if k not in strange} == {
+        k: v for k, v in pack.info.items() if k not in strange
+    }
+
+
+def test_scores_of_something_else_make_no_pack(world, pack, tmp_path):
+    sae, encoder, judge, folder = world
+    scorer = scorer_of(world, Pictures())
+    scorer.run(Pictures())
+    scores = scorer.results()
+    with pytest.raises(ValueError, match="of other images: here are 5"):
+        build_pack(scores, sae, encoder, Pictures(5), tmp_path, source={})
+    other = replace(scores, summary={**scores.summary, "model": {**scores.summary["model"], "revision": "sha256:0"}})
+    with pytest.raises(ValueError, match="of another model, sha256:0, not of sha256:"):
+        build_pack(other, SAE.from_pretrained(folder), encoder, Pictures(), folder, source={})
+    blind = NeuronScorer(sae, encoder, judge, {"colours": CONCEPTS})
+    blind.run(Pictures())
+    with pytest.raises(ValueError, match="no examples: score with truth"):
+        build_pack(blind.results(), sae, encoder, Pictures(), tmp_path, source={})
 
 
 def test_it_reads_back_from_disk_and_hides_nothing(world, pack):
@@ -176,7 +212,7 @@ def test_it_reads_back_from_disk_and_hides_nothing(world, pack):
 def test_a_pack_of_a_concept_bottleneck_sae(world, tmp_path):
     sae, encoder, judge, folder = world
     cb = make_bottleneck(sae, encoder, folder.parent)
-    pack = build_pack(scorer_of((cb, encoder, judge, folder), Pictures()), Pictures(), tmp_path, source={})
+    pack = make_pack(scorer_of((cb, encoder, judge, folder), Pictures()), Pictures(), tmp_path, source={})
     z = cb.encode(encoder(Pictures()[:]["image"])).detach()
     read = cb.select_concepts(z[..., cb.d_sae :])
     for neuron in range(cb.d_sae, cb.d_latent):
@@ -260,7 +296,7 @@ def test_bad_requests_are_refused(world, pack):
     with pytest.raises(PackError, match="truth_ap"):
         NeuronTable(pack.neurons.frame.drop(columns="truth_ap"))
     with pytest.raises(ValueError, match="no probe images"):
-        build_pack(scorer_of(world, Pictures(0)), Pictures(0), world[3], source={})
+        make_pack(scorer_of(world, Pictures(0)), Pictures(0), world[3], source={})
     with pytest.raises(PackError, match="score_neurons"):
         NeuronTable.read("nowhere")
 
@@ -337,7 +373,7 @@ def test_patch_maps_need_not_be_square(tmp_path):
     """24 x 16 pixels are 3 rows of 2 patches; a map has its rows and columns as the picture has."""
     sae, encoder, judge, folder = make_hub(tmp_path, "Dinov2Model", processor("Dinov2Model", 24, 16))
     scorer = NeuronScorer(sae, encoder, judge, {"colours": CONCEPTS}, truth=Truth.read(Pictures(), {}))
-    built = build_pack(scorer, Pictures(), folder, source={})
+    built = make_pack(scorer, Pictures(), folder, source={})
     assert built.grid == (3, 2)
     latents = sae.encode(encoder(Pictures()[:]["image"])).detach()
     example = next(example for row in built.neurons for example in built.examples(row.neuron))

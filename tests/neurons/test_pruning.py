@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cbsae_hub.neurons.pack import NEURON_COLUMNS, NeuronTable
 from cbsae_hub.neurons.pruning import prune
+from cbsae_hub.neurons.table import NEURON_COLUMNS, NeuronTable
 
 RANDOM = np.random.default_rng(0)
 FRAME = pd.DataFrame(
@@ -124,9 +124,11 @@ def test_a_threshold():
         assert found.keep == [n for n, score in enumerate(scores) if score >= threshold]
 
 
-def test_a_neuron_table_is_as_good_as_its_frame():
-    frame = FRAME.reindex(columns=[*NEURON_COLUMNS, "steerability"])
-    assert prune(NeuronTable(frame), count=4).keep == prune(FRAME, count=4).keep
+def test_rows_of_a_neuron_table_are_pruned_and_the_table_itself_is_refused():
+    table = NeuronTable(FRAME.reindex(columns=[*NEURON_COLUMNS, "steerability"]))
+    assert prune(table.frame, count=4).keep == prune(FRAME, count=4).keep
+    with pytest.raises(TypeError, match="of a NeuronTable: its frame"):
+        prune(table, count=4)
 
 
 def test_the_report():
@@ -159,7 +161,7 @@ def test_the_report():
         ({"share": 0}, "share must be finite and above 0"),
         ({"threshold": 2.5}, "no neuron scores 2.5: the best one has"),
         ({"threshold": math.nan}, "no neuron scores nan"),
-        ({"count": 3, "by": "beauty"}, "no 'beauty': score the neurons first"),
+        ({"count": 3, "by": "beauty"}, "no column beauty: score the neurons first"),
         ({"count": 3, "by": []}, "at least one and all different"),
         ({"count": 3, "by": ["steerability"] * 2}, "all different"),
         ({"count": 3, "by": "silent"}, "'silent' has no score of any living neuron"),
@@ -179,5 +181,5 @@ def test_bad_arguments_are_named(arguments, message):
 def test_a_neuron_comes_once():
     with pytest.raises(ValueError, match="so must the neurons be"):
         prune(FRAME.assign(neuron=0), count=3)
-    with pytest.raises(ValueError, match="no 'neuron'"):
+    with pytest.raises(ValueError, match="no column neuron"):
         prune(FRAME.drop(columns="neuron"), count=3)

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cbsae_hub.neurons.pack import NEURON_COLUMNS, NeuronTable
 from cbsae_hub.neurons.selection import select_concepts
+from cbsae_hub.neurons.table import NEURON_COLUMNS, NeuronTable
 
 FRAME = pd.DataFrame(
     {
@@ -72,7 +72,7 @@ def test_it_is_the_difference_of_sets():
         }
     )
     keep = random.permutation(200)[:50]
-    chosen, report = select_concepts(words, NeuronTable(frame.reindex(columns=list(NEURON_COLUMNS))), keep)
+    chosen, report = select_concepts(words, NeuronTable(frame.reindex(columns=list(NEURON_COLUMNS))).frame, keep)
     named = set(frame["name"][keep])
     assert chosen == [word for word in words if word not in named]
     assert report["where"].value_counts().to_dict() == {"sae": len(named), "bottleneck": 60 - len(named)}
@@ -93,7 +93,7 @@ def test_what_the_sae_has_needs_no_bottleneck():
         ({"keep": []}, "keep is empty"),
         ({"keep": [10, 10]}, "neuron 10 twice"),
         ({"keep": [10, 3]}, "keep has neuron 3, which is not in the neuron table"),
-        ({"neurons": FRAME.drop(columns=["score", "name"])}, "lacks name, score"),
+        ({"neurons": FRAME.drop(columns=["score", "name"])}, "no column name and no column score: score the neurons"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

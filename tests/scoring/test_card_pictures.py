@@ -2,11 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from small_hub import CONCEPTS, Pictures, make_bottleneck, make_hub
+from small_hub import CONCEPTS, Pictures, make_bottleneck, make_hub, make_pack
 
-from cbsae_hub.neurons.pack import PackError
+from cbsae_hub.neurons.table import PackError
 from cbsae_hub.scoring import NeuronScorer, Truth
-from cbsae_hub.scoring.build_pack import build_pack
 from cbsae_hub.scoring.card_pictures import choose, write_pictures
 
 
@@ -30,7 +29,7 @@ def test_pictures_of_a_pack(tmp_path):
     with pytest.raises(PackError):
         write_pictures(folder)
     scorer = NeuronScorer(cb, encoder, judge, {"colours": CONCEPTS}, truth=Truth.read(Pictures(), {}))
-    build_pack(scorer, Pictures(), folder, source={"id": "pictures", "split": "all"})
+    make_pack(scorer, Pictures(), folder, source={"id": "pictures", "split": "all"})
     write_pictures(folder)
     sheet = np.asarray(Image.open(folder / "examples.webp").convert("RGB"))
     assert sheet.std() > 20 and not (folder / "quadrants.png").exists()  # no steerability was measured

@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from small_hub import CONCEPTS, Pictures, make_bottleneck, make_hub
+from small_hub import CONCEPTS, Pictures, make_bottleneck, make_hub, make_pack
 
 from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.scoring import NeuronScorer, Truth
-from cbsae_hub.scoring.build_pack import build_pack
 from cbsae_hub.scoring.extend_pack import extend_pack
 
 ADDED = ["blue", "up above"]
@@ -24,7 +23,7 @@ def world(tmp_path_factory):
     cb = make_bottleneck(sae, encoder, folder)
     images = Columns()
     scorer = NeuronScorer(cb, encoder, judge, {"c": CONCEPTS}, truth=Truth.read(images, {}))
-    pack = build_pack(scorer, images, folder / "bottleneck", source={}, alt_column="caption")
+    pack = make_pack(scorer, images, folder / "bottleneck", source={}, alt_column="caption")
     store = extract_activations(encoder, images, folder / "activations", source={}, dtype="float32")
     torch.manual_seed(1)
     wider = cb.with_concepts(ADDED)

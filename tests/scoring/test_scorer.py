@@ -19,7 +19,7 @@ from cbsae_hub.data.hierarchy import ConceptTree
 from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.encoders.zero_shot import ZeroShotHead
 from cbsae_hub.metrics import monosemanticity_score, overlaps, soft_wpmi
-from cbsae_hub.scoring import NeuronScorer, Truth, scorer
+from cbsae_hub.scoring import NeuronScorer, Scores, Truth, scorer
 from cbsae_hub.scoring.probe import Probe
 from cbsae_hub.scoring.scorer import ImageEmbedder, image_model
 
@@ -221,7 +221,13 @@ def test_results_on_disk(scores, tmp_path):
     told = json.loads((tmp_path / "scores.json").read_text(), parse_constant=lambda name: pytest.fail(name))
     assert told["seed"] == 3 and told["schema_version"] == 1
     assert told["reconstruction"] == pytest.approx(scores.summary["reconstruction"])
-    assert {path.name for path in tmp_path.iterdir()} == {"neurons.parquet", "labels.parquet", "scores.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "neurons.parquet", "labels.parquet", "examples.parquet", "vocabulary.safetensors", "scores.json"
+    }  # fmt: skip
+    again = Scores.load(tmp_path)
+    pd.testing.assert_frame_equal(again.examples, scores.examples)
+    np.testing.assert_array_equal(again.texts, scores.texts)
+    assert again.summary["concepts"]["names"] == list(CONCEPTS)
 
 
 def test_one_image_of_which_nothing_is_known(world, tmp_path):

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from cbsae_hub import CBSAE, SAE
 from cbsae_hub.steering import DiffMean, Edit, RandomDirection, Steering, apply, resolve
 from cbsae_hub.steering.edits import steer
-from cbsae_hub.steering.latents import RawNeurons, neuron_count
+from cbsae_hub.steering.latents import RawNeurons
 
 EDITS = [(3, 2.5, "set"), (7, -1.5, "add"), (0, 3.0, "scale"), (30, -4.0, "set")]
 OF_CONCEPTS = [(33, 0.9, "set"), (35, -9.0, "set"), (32, 1.5, "add"), (34, -2.0, "scale")]
@@ -115,18 +115,18 @@ def test_own_value_reproduces_the_reconstruction(v):
 @pytest.mark.parametrize("edit", [Edit(3, 0.0, "add"), Edit(-1, 1.0, "scale")])
 def test_strength_zero_with_the_error_kept_is_the_identity(v, kind, dtype, edit):
     v, sae = v.to(dtype), model(kind)
-    edit = replace(edit, neuron=edit.neuron % neuron_count(sae))  # the last one: of a bottleneck, a concept
-    steered = steer(Steering([edit], keep_error=True), v, sae)
+    edit = replace(edit, neuron=edit.neuron % sae.d_latent)  # the last one: of a bottleneck, a concept
+    steered = steer([Steering([edit], keep_error=True)] * len(v), v, sae)
     assert steered.activations.dtype == dtype and torch.equal(steered.activations, v)
-    assert not steered.asked.any()
+    assert not steered.changes.any()
 
 
 @torch.no_grad()
 def test_asked_says_where_a_latent_changes(v):
     sae = sae_for()
-    asked = steer(Steering([Edit(3, 0.0)], keep_error=True), v, sae).asked
-    assert torch.equal(asked, sae.encode(v)[..., 3] != 0) and asked.any() and not asked.all()
-    assert steer(Steering([], tokens="cls"), v, sae).asked.sum(1).tolist() == [1, 1, 1]
+    changes = steer([Steering([Edit(3, 0.0)], keep_error=True)] * len(v), v, sae).changes
+    assert torch.equal(changes, sae.encode(v)[..., 3] != 0) and changes.any() and not changes.all()
+    assert steer([Steering([], tokens="cls")] * len(v), v, sae).changes.sum(1).tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Insertion and suppression against one call of generate for each answer, and percentages counted by hand."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ from steerable_models import edited_by_hand, llava, pictures, sae_for
 from typer.testing import CliRunner
 
 from cbsae_hub.encoders.site import EditError
-from cbsae_hub.neurons.pack import NEURON_COLUMNS
+from cbsae_hub.neurons.table import NEURON_COLUMNS
 from cbsae_hub.scoring.steerability import WHITE
 from cbsae_hub.steering import DiffMean, Edit, LlavaSteerer, RandomDirection, Steering
 from cbsae_hub.studies.insertion import InsertionExperiment, as_markdown, judged, summary
@@ -282,9 +281,8 @@ def test_edits_without_effect_are_errors():
 
 
 @pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "training"))
-    from insertion import main
+def script():
+    from training.insertion import main
 
     app = typer.Typer()
     app.command()(main)

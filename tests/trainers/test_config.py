@@ -39,20 +39,26 @@ def test_numbers_that_yaml_reads_as_text_are_numbers():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"k": 2.5}, "k must be int, got 2.5"),
-        ({"k": True}, "k must be int"),
-        ({"k": 0}, "k must be positive"),
-        ({"lr": "auto"}, "lr must be float or 'auto_code' or 'auto_paper'"),
-        ({"lr": float("nan")}, "lr must be"),
+        ({"k": 2.5}, "k must be a valid integer, got 2.5"),
+        ({"k": True}, "k must be a valid integer, got True"),
+        ({"k": 0}, "k must be greater than 0, got 0"),
+        ({"lr": "auto"}, "lr must be a valid number or 'auto_code' or 'auto_paper', got 'auto'"),
+        ({"lr": float("nan")}, "lr must be a finite number"),
+        ({"lr": True}, "lr must be a valid number"),
+        ({"lr": 0}, "lr must be greater than 0"),
         ({"activation": "tanh"}, "activation must be 'relu'"),
-        ({"betas": [0.9]}, "betas must be"),
+        ({"betas": [0.9]}, "betas lacks item 2"),
+        ({"betas": [0.9, "x"]}, r"betas\[1\] must be a valid number, got 'x'"),
         ({"group_fractions": [0.5, 0.6]}, "group_fractions must be positive and sum to 1"),
         ({"group_fractions": []}, "group_fractions must be"),
-        ({"heldout_fraction": 1.0}, "heldout_fraction must be between"),
+        ({"heldout_fraction": 1.0}, "heldout_fraction must be less than 1"),
+        ({"heldout_fraction": 0}, "heldout_fraction must be greater than 0"),
         ({"decay_start": 5, "steps": 5}, "decay_start must be below steps"),
-        ({"kk": 1}, "unknown settings kk; known are steps, batch_size"),
+        ({"kk": 1}, r"unknown settings kk; known are steps, batch_size.*; did you mean k\?"),
     ],
 )
 def test_bad_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         SAETrainConfig.from_dict(settings)
+    with pytest.raises(ValueError):
+        SAETrainConfig(**settings)

@@ -4,15 +4,15 @@ from safetensors.torch import load_file
 from small_run import train
 
 from cbsae_hub.hub.files import ModelFileError
-from cbsae_hub.trainers.checkpoint import CHECKPOINT_NAME, load_checkpoint, save_checkpoint
-from cbsae_hub.trainers.sae.trainer import Interrupted
+from cbsae_hub.trainers.loop import Interrupted
+from cbsae_hub.trainers.run import CHECKPOINT_NAME, load_checkpoint, save_checkpoint
 
 
 def test_killed_and_resumed_run_equals_the_uninterrupted_one_to_the_bit(run_training, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     # Step 130 lies between two checkpoints, in the sixth epoch.
     assert run_training({"output": parts}, KILL_AT="130", KILL_WITH="SIGKILL") == [-9]
-    assert load_checkpoint(parts, torch.device("cpu"))[1]["step"] == 100
+    assert load_checkpoint(parts / CHECKPOINT_NAME, torch.device("cpu"))[1]["step"] == 100
     assert not (parts / "model.safetensors").exists()
     assert run_training({"output": parts, "resume": True}, {"output": whole}) == [0]
     assert_same_run(parts, whole)
@@ -47,21 +47,21 @@ def assert_same_run(folder, expected_folder):
 
 
 def test_kill_while_a_checkpoint_is_written_leaves_the_old_one(tmp_path, monkeypatch):
-    save_checkpoint(tmp_path, {"a": torch.zeros(3)}, {"step": 1})
+    save_checkpoint(tmp_path / CHECKPOINT_NAME, {"a": torch.zeros(3)}, {"step": 1})
 
     def killed(*arguments, **keywords):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("cbsae_hub.hub.files.os.replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        save_checkpoint(tmp_path, {"a": torch.ones(3)}, {"step": 2})
-    tensors, facts = load_checkpoint(tmp_path, torch.device("cpu"))
+        save_checkpoint(tmp_path / CHECKPOINT_NAME, {"a": torch.ones(3)}, {"step": 2})
+    tensors, facts = load_checkpoint(tmp_path / CHECKPOINT_NAME, torch.device("cpu"))
     assert facts == {"step": 1} and torch.equal(tensors["a"], torch.zeros(3))
 
 
 def test_damaged_checkpoint_is_named(tmp_path):
-    save_checkpoint(tmp_path, {"a": torch.zeros(3)}, {"step": 1})
+    save_checkpoint(tmp_path / CHECKPOINT_NAME, {"a": torch.zeros(3)}, {"step": 1})
     path = tmp_path / CHECKPOINT_NAME
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(ModelFileError, match=CHECKPOINT_NAME):
-        load_checkpoint(tmp_path, torch.device("cpu"))
+        load_checkpoint(tmp_path / CHECKPOINT_NAME, torch.device("cpu"))

@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +10,7 @@ from typer.testing import CliRunner
 from cbsae_hub import SAE
 from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.encoders.vision import VisionEncoder
-
-TRAINING = Path(__file__).parents[2] / "training"
+from training.train_sae import main
 
 
 class Pictures:
@@ -25,11 +23,8 @@ class Pictures:
 
 
 @pytest.fixture
-def train_sae(monkeypatch):
+def train_sae():
     """Calls training/train_sae.py with arguments."""
-    monkeypatch.syspath_prepend(str(TRAINING))
-    from train_sae import main
-
     app = typer.Typer()
     app.command()(main)
     return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
@@ -65,7 +60,7 @@ def test_recipe_and_overrides_train_an_sae_that_says_where_it_comes_from(train_s
     ("arguments", "message"),
     [
         (["--set", "learning_rate=1"], "unknown settings learning_rate"),
-        (["--set", "k=2.5"], "k must be int, got 2.5"),
+        (["--set", "k=2.5"], "k must be a valid integer, got 2.5"),
         (["--set", "k"], "key=value"),
         (["--set", "batch_size=100_000"], "fewer than one batch"),
         (["--activations", "nowhere"], "nowhere"),

@@ -11,7 +11,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from cbsae_hub.hub.files import write_text
-from cbsae_hub.plots import quadrants
+from cbsae_hub.metrics.quadrants import quadrants
 from cbsae_hub.studio.links import MAX_QUERY, SORTS, Link
 from cbsae_hub.studio.server import downloads
 from cbsae_hub.studio.server.model import LoadedModel

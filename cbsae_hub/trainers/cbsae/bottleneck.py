@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cbsae_hub.models.cbsae import CBSAE
 from cbsae_hub.trainers.config import CBSAETrainConfig
-from cbsae_hub.trainers.processes import Processes
+from cbsae_hub.trainers.run import Processes
 
 TINY = 1e-12
 RIDGE = 1e-3  # of the mean variance of an input

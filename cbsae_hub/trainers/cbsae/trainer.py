@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.models.cbsae import CBSAE
+from cbsae_hub.models.explained_variance import explained_variance
 from cbsae_hub.trainers.cbsae.bottleneck import BottleneckState, cosine_cubed_similarity
 from cbsae_hub.trainers.config import CBSAETrainConfig
 from cbsae_hub.trainers.loop import Trainer
@@ -87,7 +88,7 @@ class CBSAETrainer(Trainer):
 
     def evaluate(self) -> BottleneckHeldout:
         """Figures of the model as it is now, on held-out activations."""
-        return evaluate(self.state, self._heldout(self.heldout_data.labelled_batches))
+        return evaluate_bottleneck(self.state, self._heldout(self.heldout_data.labelled_batches))
 
     def _finish(self) -> BottleneckHeldout:
         trained_on = {
@@ -104,7 +105,7 @@ class CBSAETrainer(Trainer):
 
 
 @torch.no_grad()
-def evaluate(state: BottleneckState, batches: Iterator[tuple[Tensor, Tensor]]) -> BottleneckHeldout:
+def evaluate_bottleneck(state: BottleneckState, batches: Iterator[tuple[Tensor, Tensor]]) -> BottleneckHeldout:
     """Evaluates a model with its teacher; similarities are means over batches, as in training.
 
     Raises:
@@ -130,10 +131,8 @@ def evaluate(state: BottleneckState, batches: Iterator[tuple[Tensor, Tensor]]) -
     whole, retained, interpretability, steerability, tokens, count = sums.tolist()
     if not tokens:
         raise ValueError("no held-out tokens to evaluate on")
-    variance = (moments[1].sum() - moments[0].square().sum() / tokens).item()
-    return BottleneckHeldout(
-        1 - whole / variance, 1 - retained / variance, interpretability / count, steerability / count, int(tokens)
-    )
+    shares = [explained_variance(moments[0], moments[1].sum(), errors, tokens) for errors in (whole, retained)]
+    return BottleneckHeldout(*shares, interpretability / count, steerability / count, int(tokens))
 
 
 def require_fit(cb: CBSAE, activations: ActivationStore, embeddings: Tensor) -> None:

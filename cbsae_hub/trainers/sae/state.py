@@ -1,4 +1,4 @@
-"""What changes during training, how one batch changes it, and how it is stored and restored."""
+"""The state of an SAE's training: a batch changes it, a checkpoint stores it and restores it."""
 
 from typing import Any
 
@@ -8,14 +8,12 @@ from torch import Tensor
 
 from cbsae_hub.models.sae import SAE
 from cbsae_hub.trainers.config import SAETrainConfig
-from cbsae_hub.trainers.processes import Processes
-from cbsae_hub.trainers.sae.dead_neurons import DeadNeurons
-from cbsae_hub.trainers.sae.losses import Loss, penalised_loss
+from cbsae_hub.trainers.run import Processes
 from cbsae_hub.trainers.sae.optimizer import DictionaryAdam
-from cbsae_hub.trainers.sae.step import SparseStep, store_by_neuron_, sum_gradients_
+from cbsae_hub.trainers.sae.step import AutogradStep, DeadNeurons, Loss, SparseStep
 
 
-class TrainingState:
+class SAEState:
     """An SAE in training, with its optimiser and counters.
 
     Args:
@@ -41,13 +39,9 @@ class TrainingState:
         self.config = config
         self.accelerator = accelerator or Accelerator(cpu=sae.W_dec.device.type == "cpu")
         self.processes = Processes(self.accelerator)
-        store_by_neuron_(sae)
-        device = sae.W_dec.device
-        self.dead_neurons = DeadNeurons(sae.d_sae, config.dead_after_tokens, self.processes, device)
-        self.sparse_step = None
-        if sae.activation_function.selects_by_rank:
-            autocast = self.accelerator.autocast
-            self.sparse_step = SparseStep(sae, config, self.dead_neurons, self.processes, autocast)
+        self.dead_neurons = DeadNeurons(sae.d_sae, config.dead_after_tokens, self.processes, sae.W_dec.device)
+        kind = SparseStep if sae.activation_function.selects_by_rank else AutogradStep
+        self.gradients = kind(sae, config, self.dead_neurons, self.processes, self.accelerator.autocast)
         self.optimizer = DictionaryAdam(sae, config.betas, config.max_grad_norm)
         self.norm_factor = 1.0
         self.step = 0
@@ -62,29 +56,21 @@ class TrainingState:
             The loss of the global batch, and the norm of its gradient before clipping.
         """
         self.optimizer.set_lr(self.config.lr_at(self.step, self.sae.d_sae))
-        if self.sparse_step:
-            loss = self.sparse_step(x)
-            self._track_threshold(self.sparse_step.selector.smallest)
-        else:
-            loss = self._autograd_step(x)
+        loss = self.gradients(x)
+        self._track_threshold()
         gradient_norm = self.optimizer.step()
         self.step += 1
         return loss, gradient_norm
 
-    def _autograd_step(self, x: Tensor) -> Loss:
-        self.sae.zero_grad()
-        with self.accelerator.autocast():
-            loss, latents = penalised_loss(self.sae, x, self.config)
-        (loss.total / self.processes.count).backward()
-        sum_gradients_(self.sae, self.processes)
-        fired = (latents.detach() > 0).any(0).nonzero().squeeze(1)
-        self.dead_neurons.update(fired, len(x) * self.processes.count)
-        return Loss(*(self.processes.sum_(part.detach() / self.processes.count) for part in loss))
+    @property
+    def _smallest(self) -> float:
+        """The smallest active latent of the last batch; 0 if it is not known."""
+        return self.gradients.selector.smallest if isinstance(self.gradients, SparseStep) else 0.0
 
-    def _track_threshold(self, smallest: float) -> None:
+    def _track_threshold(self) -> None:
         tracked = self.config.activation == "batch_topk" and self.step > self.config.threshold_start
-        if tracked and smallest > 0:
-            estimate = torch.tensor(smallest, device=self.sae.W_dec.device)
+        if tracked and self._smallest > 0:
+            estimate = torch.tensor(self._smallest, device=self.sae.W_dec.device)
             self.sae.track_threshold_(estimate, self.config.threshold_decay)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -98,7 +84,7 @@ class TrainingState:
         return {
             "step": self.step,
             "norm_factor": self.norm_factor,
-            "smallest": self.sparse_step.selector.smallest if self.sparse_step else 0.0,
+            "smallest": self._smallest,
             "config": self.config.to_dict(),
         }
 
@@ -117,5 +103,5 @@ class TrainingState:
         self.optimizer.load_tensors(moments)
         self.dead_neurons.silent_tokens.copy_(tensors["silent_tokens"])
         self.norm_factor, self.step = facts["norm_factor"], facts["step"]
-        if self.sparse_step:
-            self.sparse_step.selector.smallest = facts["smallest"]
+        if isinstance(self.gradients, SparseStep):
+            self.gradients.selector.smallest = facts["smallest"]

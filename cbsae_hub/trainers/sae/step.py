@@ -1,4 +1,7 @@
-"""Gradients of a TopK or BatchTopK SAE, computed on the active latents only.
+"""One training step of an SAE: its loss and the gradients of its parameters.
+
+Those of a TopK or BatchTopK SAE are computed on the active latents only (:class:`SparseStep`); the others, of which
+every latent may be active, go through autograd (:class:`AutogradStep`).
 
 Of ``n * d_sae`` latents ``n * k`` are active. One product is dense, the encoder's forward one. Decoding, the
 gradients of both matrices and the auxiliary loss read and write only rows of active (or dead) neurons; the
@@ -13,6 +16,7 @@ so that, for an active latent ``z`` of neuron ``i`` in group ``j``: its own grad
 ``W_dec[i]`` receives ``z s_j``, and the column ``W_enc[:, i]`` that gradient times ``x - b_dec``.
 """
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
@@ -22,11 +26,83 @@ from torch import Tensor
 
 from cbsae_hub.models.sae import SAE
 from cbsae_hub.trainers.config import SAETrainConfig
-from cbsae_hub.trainers.processes import Processes
-from cbsae_hub.trainers.sae.dead_neurons import DeadNeurons
-from cbsae_hub.trainers.sae.losses import Loss, group_weight
+from cbsae_hub.trainers.run import Processes
 from cbsae_hub.trainers.sae.products import Entries, product, sampled_products
-from cbsae_hub.trainers.sae.selection import Selector
+
+# Candidates are what exceeds the last batch's smallest active latent times this. More of them cost little, too few
+# mean a search among all.
+MARGIN = 0.95
+
+
+class Loss(NamedTuple):
+    """A training loss and its parts, as means over the global batch."""
+
+    total: Tensor
+    reconstruction: Tensor
+    """Squared error, over Matryoshka groups as ``matryoshka_reduction`` says."""
+    penalty: Tensor
+    """L1 or L0, without its coefficient; 0 for topk and batch_topk."""
+    auxiliary: Tensor
+    """Of dead neurons (topk, batch_topk, without ``auxk_alpha``) or of the gate (gated)."""
+
+
+def group_weight(config: SAETrainConfig, groups: int) -> float:
+    """Weight of each Matryoshka group's mean squared error in the loss."""
+    power = {"sum": 0, "mean": 1, "dictionary_learning": 2}[config.matryoshka_reduction]
+    return groups**-power
+
+
+class DeadNeurons:
+    """Counts tokens since each neuron last fired, over all processes.
+
+    Args:
+        d_sae: Number of neurons.
+        after_tokens: A neuron is dead once it has not fired for so many tokens.
+        processes: The processes that share each batch.
+        device: Where to count.
+
+    Attributes:
+        silent_tokens: ``[d_sae]`` int64.
+    """
+
+    def __init__(
+        self,
+        d_sae: int,
+        after_tokens: int,
+        processes: Processes | None = None,
+        device: torch.device | str = "cpu",
+    ):
+        self.after_tokens = after_tokens
+        self.processes = processes or Processes()
+        self.silent_tokens = torch.zeros(d_sae, dtype=torch.int64, device=device)
+
+    def update(self, fired: Tensor, tokens: int) -> Tensor:
+        """Takes in a batch.
+
+        Args:
+            fired: Ids of the neurons that are active in this process's share, repeated or not.
+            tokens: Tokens in the global batch.
+
+        Returns:
+            Ids of the dead neurons, ascending, the same on every process.
+        """
+        if self.processes.count > 1:
+            mask = torch.zeros_like(self.silent_tokens, dtype=torch.int32)
+            mask[fired] = 1
+            fired = self.processes.sum_(mask).nonzero().squeeze(1)
+        self.silent_tokens += tokens
+        self.silent_tokens[fired] = 0
+        return self.dead
+
+    @property
+    def dead(self) -> Tensor:
+        """Ids of the dead neurons, ascending."""
+        return (self.silent_tokens >= self.after_tokens).nonzero().squeeze(1)
+
+    @property
+    def share(self) -> float:
+        """Share of the neurons that are dead."""
+        return len(self.dead) / len(self.silent_tokens)
 
 
 class Active(NamedTuple):
@@ -185,3 +261,136 @@ def sum_gradients_(sae: SAE, processes: Processes) -> None:
         # The transpose of W_enc is what is contiguous.
         transposed = parameter.ndim == 2 and not parameter.grad.is_contiguous()
         processes.sum_(parameter.grad.T if transposed else parameter.grad)
+
+
+class AutogradStep:
+    """Computes loss and gradients of a batch of a relu, jumprelu or gated SAE.
+
+    Args:
+        sae: The autoencoder.
+        config: Weights of the loss terms.
+        dead_neurons: Counter that every batch updates.
+        processes: The processes that share each batch; all of them get the gradients of the global batch.
+        autocast: Gives the context in which the loss is computed.
+    """
+
+    def __init__(
+        self,
+        sae: SAE,
+        config: SAETrainConfig,
+        dead_neurons: DeadNeurons,
+        processes: Processes,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+    ):
+        self.sae, self.config = sae, config
+        self.dead_neurons, self.processes, self.autocast = dead_neurons, processes, autocast
+        store_by_neuron_(sae)
+
+    def __call__(self, x: Tensor) -> Loss:
+        """Sets the ``.grad`` of all parameters, and returns the loss of the global batch.
+
+        Args:
+            x: ``[n, d_in]``, this process's share of the batch.
+        """
+        self.sae.zero_grad()
+        with self.autocast():
+            loss, latents = penalised_loss(self.sae, x, self.config)
+        (loss.total / self.processes.count).backward()
+        sum_gradients_(self.sae, self.processes)
+        fired = (latents.detach() > 0).any(0).nonzero().squeeze(1)
+        self.dead_neurons.update(fired, len(x) * self.processes.count)
+        return Loss(*(self.processes.sum_(part.detach() / self.processes.count) for part in loss))
+
+
+def penalised_loss(sae: SAE, x: Tensor, config: SAETrainConfig) -> tuple[Loss, Tensor]:
+    """The loss of relu, jumprelu and gated SAEs, for autograd; every latent may be active.
+
+    Args:
+        sae: The autoencoder.
+        x: ``[n, d_in]``.
+        config: Weights of the loss terms.
+
+    Returns:
+        The loss, and the latents ``[n, d_sae]``.
+    """
+    latents, penalty, auxiliary = sae.train_latents(x)
+    residuals = x - sae.prefix_reconstructions(latents)
+    weight = group_weight(config, len(residuals))
+    reconstruction = weight * residuals.square().sum(-1).mean(-1).sum()
+    total = reconstruction + config.sparsity_coefficient * penalty + auxiliary
+    return Loss(total, reconstruction, penalty, auxiliary), latents
+
+
+class Selector:
+    """Selects as ``sae.activation_function.select`` does, over the batches of all processes together.
+
+    For batch_topk the smallest latent that was active a step ago tells where to look: entries above a part of
+    it are few, and contain the answer if there are enough of them. If not, all entries are searched.
+
+    Attributes:
+        smallest: The smallest active latent of the last batch, over all processes; 0 before the first.
+    """
+
+    def __init__(self, sae: SAE, processes: Processes):
+        self.activation, self.k, self.d_sae = sae.activation, sae.k, sae.d_sae
+        self.processes = processes
+        self.smallest = 0.0
+
+    def select(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """The active latents of a batch.
+
+        Args:
+            hidden: ``[n, d_sae]``, contiguous: this process's products before the ReLU.
+
+        Returns:
+            ``(positions, values)``: flat positions ``token * d_sae + neuron``, ascending, and the latents there,
+            all positive. Over all processes, batch_topk selects ``k`` per token on average.
+        """
+        if self.activation == "batch_topk":
+            return self._select_of_batch(hidden.flatten())
+        return self._select_per_token(hidden)
+
+    def _select_per_token(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        values, neurons = hidden.topk(min(self.k, self.d_sae), sorted=False)
+        firsts = self.d_sae * torch.arange(len(hidden), device=hidden.device)
+        positions = (neurons + firsts[:, None])[values > 0].sort().values
+        return positions, hidden.flatten()[positions]
+
+    def _select_of_batch(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+        wanted = self.k * (len(flat) // self.d_sae) * self.processes.count
+        candidates = _true_positions(flat > MARGIN * self.smallest)
+        if self.processes.sum_(torch.tensor([len(candidates)], device=flat.device)).item() < wanted:
+            candidates = _true_positions(flat > 0)
+        values = flat[candidates]
+        keep = self._largest(values, wanted)
+        positions, values = candidates[keep], values[keep]
+        smallest = values.float().min() if len(values) else torch.tensor(torch.inf, device=flat.device)
+        smallest = self.processes.min_(smallest).item()
+        self.smallest = smallest if math.isfinite(smallest) else 0.0
+        return positions, values
+
+    def _largest(self, values: Tensor, wanted: int) -> Tensor:
+        """Mask of those among the ``wanted`` largest values of all processes; of equal ones the first are kept."""
+        contenders = values
+        if self.processes.count > 1 and len(values) > wanted:
+            contenders = values.topk(wanted, sorted=False).values
+        everyone = torch.cat(self.processes.gather(contenders))
+        if len(everyone) < wanted:
+            return torch.ones_like(values, dtype=torch.bool)
+        bound = everyone.kthvalue(len(everyone) - wanted + 1).values
+        keep = values > bound
+        missing = wanted - int((everyone > bound).sum())
+        ties = self.processes.gather((values == bound).nonzero().squeeze(1))
+        before = sum(len(positions) for positions in ties[: self.processes.rank])
+        keep[ties[self.processes.rank][: max(0, missing - before)]] = True
+        return keep
+
+
+def _true_positions(mask: Tensor) -> Tensor:
+    """Positions of what is set in a vector, ascending."""
+    if len(mask) % 8:
+        return mask.nonzero().squeeze(1)
+    # Few are set: eight at a time are looked at as one integer, which is several times faster.
+    words = mask.view(torch.int64).nonzero()
+    inside = mask.view(-1, 8)[words.squeeze(1)]
+    return (8 * words + torch.arange(8, device=mask.device))[inside]

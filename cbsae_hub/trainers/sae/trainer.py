@@ -1,22 +1,37 @@
 """Trains sparse autoencoders on stored activations, on one process or many."""
 
 import copy
-from collections.abc import Iterator
+import itertools
+import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from cbsae_hub.data.activations import ActivationStore
+from cbsae_hub.models.explained_variance import explained_variance
 from cbsae_hub.models.sae import SAE
 from cbsae_hub.trainers.config import SAETrainConfig
-from cbsae_hub.trainers.loop import Interrupted, Trainer
-from cbsae_hub.trainers.sae import initialise
-from cbsae_hub.trainers.sae.evaluate import Heldout, evaluate
-from cbsae_hub.trainers.sae.state import TrainingState
+from cbsae_hub.trainers.loop import Trainer
+from cbsae_hub.trainers.run import Processes
+from cbsae_hub.trainers.sae.state import SAEState
 
-__all__ = ["Interrupted", "SAETrainer", "describe"]
+SCALE_BATCHES = 100
+
+
+class Heldout(NamedTuple):
+    """Figures of an SAE on held-out tokens, by the inference rule."""
+
+    explained_variance: float
+    """About the mean of the held-out tokens."""
+    l0: float
+    """Active latents per token."""
+    silent_share: float
+    """Share of the neurons that are active on none of these tokens."""
+    tokens: int
 
 
 class SAETrainer(Trainer):
@@ -57,7 +72,7 @@ class SAETrainer(Trainer):
             seed=config.seed,
             **(description or {}),
         ).to(self.accelerator.device)
-        self.state = TrainingState(self.sae, config, self.accelerator)
+        self.state = SAEState(self.sae, config, self.accelerator)
 
     def _update(self, batch: Tensor) -> dict[str, Tensor]:
         x = batch.to(self.accelerator.device) / self.state.norm_factor
@@ -77,11 +92,11 @@ class SAETrainer(Trainer):
             return self.train_data.batches(self.config.batch_size, self.config.seed, 0)
 
         if self.config.normalize_inputs:
-            self.state.norm_factor = initialise.input_scale(whole_batches())
+            self.state.norm_factor = input_scale(whole_batches())
         if self.config.b_dec_init == "zero":
             return
         first = next(iter(whole_batches())) / self.state.norm_factor
-        centre = first.mean(0) if self.config.b_dec_init == "mean" else initialise.geometric_median(first)
+        centre = first.mean(0) if self.config.b_dec_init == "mean" else geometric_median(first)
         self.sae.b_dec.data.copy_(centre)
 
     def _heldout_batches(self) -> Iterator[Tensor]:
@@ -90,7 +105,7 @@ class SAETrainer(Trainer):
 
     def evaluate(self) -> Heldout:
         """Figures of the SAE as it is now, on held-out activations."""
-        return evaluate(self.sae, (x / self.state.norm_factor for x in self._heldout_batches()), self.processes)
+        return evaluate_sae(self.sae, (x / self.state.norm_factor for x in self._heldout_batches()), self.processes)
 
     def _finish(self) -> Heldout:
         """Folds the input scale in, calibrates the threshold, saves the SAE and training.json."""
@@ -101,7 +116,7 @@ class SAETrainer(Trainer):
             running = sae.threshold.tolist() if sae.threshold_is_set else None
             sae.calibrate_threshold(self._heldout_batches, reduce=self.processes.sum_)
             thresholds = {"running": running, "calibrated": sae.threshold.tolist()}
-        final = evaluate(sae, self._heldout_batches(), self.processes)
+        final = evaluate_sae(sae, self._heldout_batches(), self.processes)
         self._publish(
             sae,
             final,
@@ -115,3 +130,79 @@ class SAETrainer(Trainer):
 def describe(manifest: dict[str, Any]) -> dict[str, Any]:
     """What an activation store's manifest says about its activations, as arguments of :class:`SAE`."""
     return {**manifest["encoder"], "training_data": {**manifest["images"], "num_images": manifest["num_images"]}}
+
+
+@torch.no_grad()
+def evaluate_sae(sae: SAE, batches: Iterable[Tensor], processes: Processes | None = None) -> Heldout:
+    """Evaluates an SAE in one pass, with sums in double precision.
+
+    Args:
+        sae: The autoencoder.
+        batches: This process's share of the held-out tokens, ``[n, d_in]`` each, in the units of the SAE.
+        processes: Over which the figures are taken.
+
+    Raises:
+        ValueError: If there are no tokens, or they do not vary.
+    """
+    processes = processes or Processes()
+    device = sae.W_dec.device
+    sums = torch.zeros(sae.d_in, dtype=torch.float64, device=device)
+    totals = torch.zeros(4, dtype=torch.float64, device=device)  # squares, squared errors, active, tokens
+    fired = torch.zeros(sae.d_sae, dtype=torch.float64, device=device)
+    for batch in batches:
+        x = batch.to(device)
+        values, indices = sae.encode_sparse(x)
+        error = x.double() - sae.decode_sparse(values, indices, like=x).double()
+        sums += x.double().sum(0)
+        active = values > 0
+        totals += torch.stack(
+            [
+                x.double().square().sum(),
+                error.square().sum(),
+                active.sum().double(),
+                torch.tensor(float(len(x)), dtype=torch.float64, device=device),
+            ]
+        )
+        fired[indices[active]] = 1
+    for tensor in (sums, totals, fired):
+        processes.sum_(tensor)
+    squares, errors, active_count, tokens = totals.tolist()
+    if tokens == 0:
+        raise ValueError("no held-out tokens to evaluate on")
+    explained = explained_variance(sums, squares, errors, tokens)
+    if math.isnan(explained):
+        raise ValueError("the held-out tokens do not vary, so no share of their variance can be explained")
+    return Heldout(explained, active_count / tokens, (fired == 0).double().mean().item(), int(tokens))
+
+
+def input_scale(batches: Iterable[Tensor]) -> float:
+    """``sqrt(mean |x|^2)`` over at most 100 batches ``[n, d_in]``; activations divided by it have unit mean square."""
+    squares, tokens = 0.0, 0
+    for batch in itertools.islice(batches, SCALE_BATCHES):
+        squares += batch.double().square().sum().item()
+        tokens += len(batch)
+    if tokens == 0 or squares == 0:
+        raise ValueError("cannot estimate the scale of the activations: there are none, or all are zero")
+    return (squares / tokens) ** 0.5
+
+
+def geometric_median(points: Tensor, iterations: int = 100, tolerance: float = 1e-5) -> Tensor:
+    """The point with the smallest mean distance to ``points [n, d]``, by Weiszfeld's iteration.
+
+    Args:
+        points: ``[n, d]``.
+        iterations: At most so many.
+        tolerance: Stop once a step is shorter than this part of the points' mean distance.
+
+    Returns:
+        ``[d]``, in the dtype of ``points``.
+    """
+    exact = points.double()
+    median = exact.mean(0)
+    for _ in range(iterations):
+        distances = (exact - median).norm(dim=1).clamp_min(1e-12)
+        weights = 1 / distances
+        last, median = median, weights @ exact / weights.sum()
+        if (median - last).norm() <= tolerance * distances.mean():
+            break
+    return median.to(points.dtype)

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_hub import CONCEPTS, Pictures, make_hub
+from small_hub import CONCEPTS, Pictures, make_hub, make_pack
 from tiny_models import processor
 
 from cbsae_hub.scoring import NeuronScorer, Truth
-from cbsae_hub.scoring.build_pack import build_pack
 from cbsae_hub.studio.api import Api
 from cbsae_hub.studio.server.model import LoadedModel, public_id
 from cbsae_hub.studio.server.refusal import Refused
@@ -27,7 +26,7 @@ from cbsae_hub.studio.view import html
 def loaded(tmp_path_factory):
     sae, encoder, judge, folder = make_hub(tmp_path_factory.mktemp("hub"))
     scorer = NeuronScorer(sae, encoder, judge, {"colours": CONCEPTS}, truth=Truth.read(Pictures(), {}))
-    build_pack(scorer, Pictures(), folder, source={}, alt_column="caption")
+    make_pack(scorer, Pictures(), folder, source={}, alt_column="caption")
     info = (folder / "pack.json").read_text().replace(str(folder.parent / "judge"), "me/judge")
     (folder / "pack.json").write_text(info)
     return LoadedModel(folder)
@@ -109,7 +108,7 @@ def test_tall_pictures_have_tall_grids_and_maps(tmp_path):
     """24 x 16 pixels, 3 rows of 2 patches: what is shown, chosen and answered is at the right row and column."""
     sae, encoder, judge, folder = make_hub(tmp_path, "Dinov2Model", processor("Dinov2Model", 24, 16))
     scorer = NeuronScorer(sae, encoder, judge, {"colours": CONCEPTS}, truth=Truth.read(Pictures(), {}))
-    build_pack(scorer, Pictures(), folder, source={})
+    make_pack(scorer, Pictures(), folder, source={})
     info = json.loads((folder / "pack.json").read_text())
     tall = LoadedModel(folder)
     seen = tall.inspect(Pictures()[3]["image"])
@@ -133,7 +132,7 @@ def test_what_the_encoder_leaves_out_at_the_edge_is_not_shown(tmp_path):
     """Of 27 x 18 pixels it reads 3 x 2 patches of 8: only those are under the grid."""
     sae, encoder, judge, folder = make_hub(tmp_path, "Dinov2Model", processor("Dinov2Model", 27, 18))
     scorer = NeuronScorer(sae, encoder, judge, {"colours": CONCEPTS}, truth=Truth.read(Pictures(), {}))
-    build_pack(scorer, Pictures(), folder, source={})
+    make_pack(scorer, Pictures(), folder, source={})
     seen = LoadedModel(folder).inspect(Pictures()[3]["image"])
     with Image.open(io.BytesIO(seen.webp)) as shown:
         assert shown.width / shown.height == seen.ratio == 2 / 3

@@ -5,8 +5,8 @@ import torch
 
 from cbsae_hub import SAE
 from cbsae_hub.trainers.config import SAETrainConfig
-from cbsae_hub.trainers.sae.initialise import geometric_median
-from cbsae_hub.trainers.sae.state import TrainingState
+from cbsae_hub.trainers.sae.state import SAEState
+from cbsae_hub.trainers.sae.trainer import geometric_median
 
 reference = pytest.importorskip("dictionary_learning.trainers.matryoshka_batch_top_k")
 
@@ -33,7 +33,7 @@ def test_training_follows_the_reference_step_by_step():
     )
     trainer.ae.W_dec.data.copy_(sae.W_dec.data)
     trainer.ae.W_enc.data.copy_(sae.W_enc.data)
-    state = TrainingState(sae, config)
+    state = SAEState(sae, config)
     trainer.dead_feature_threshold = state.dead_neurons.after_tokens = 100
     generator = torch.Generator().manual_seed(0)
     for step in range(40):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from cbsae_hub.trainers.config import SAETrainConfig
-from cbsae_hub.trainers.sae.losses import penalised_loss
+from cbsae_hub.trainers.sae.step import penalised_loss
 
 
 @pytest.mark.parametrize(("reduction", "weight"), [("sum", 1), ("mean", 1 / 3), ("dictionary_learning", 1 / 9)])

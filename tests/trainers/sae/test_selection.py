@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from cbsae_hub import SAE
-from cbsae_hub.trainers.processes import Processes
-from cbsae_hub.trainers.sae.selection import Selector
+from cbsae_hub.trainers.run import Processes
+from cbsae_hub.trainers.sae.step import Selector
 
 
 def selector(k=3, activation="batch_topk", width=40):

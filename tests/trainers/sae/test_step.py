@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from cbsae_hub.trainers.config import SAETrainConfig
-from cbsae_hub.trainers.sae.dead_neurons import DeadNeurons
-from cbsae_hub.trainers.sae.step import SparseStep
+from cbsae_hub.trainers.sae.step import DeadNeurons, SparseStep
 
 VARIANTS = [("topk", False), ("topk", True), ("batch_topk", False), ("batch_topk", True)]
 

@@ -7,9 +7,9 @@ from accelerate.tracking import GeneralTracker, register_tracker_class
 from small_run import SETTINGS, sparse_combinations, train
 
 from cbsae_hub import SAE
-from cbsae_hub.trainers.checkpoint import load_checkpoint
 from cbsae_hub.trainers.config import SAETrainConfig
-from cbsae_hub.trainers.sae.state import TrainingState
+from cbsae_hub.trainers.run import CHECKPOINT_NAME, load_checkpoint
+from cbsae_hub.trainers.sae.state import SAEState
 from cbsae_hub.trainers.sae.trainer import SAETrainer
 
 PENALTIES = {"relu": 0.01, "gated": 0.01, "jumprelu": 0.002}
@@ -66,7 +66,7 @@ def test_auxiliary_loss_is_what_revives_dead_neurons(alpha):
     weak = torch.arange(48) >= 32
     with torch.no_grad():
         sae.W_enc[:, weak] *= 0.02
-    state = TrainingState(sae, config)
+    state = SAEState(sae, config)
     state.dead_neurons.silent_tokens[weak] = config.dead_after_tokens
     for epoch in range(6):
         for x in sparse_combinations()[0].batches(100, 0, epoch):
@@ -83,7 +83,7 @@ def test_batch_must_divide_among_data_and_processes(tmp_path):
 def test_diverged_run_ends_with_an_error_and_keeps_the_last_good_checkpoint(tmp_path):
     with pytest.raises(FloatingPointError, match="lower lr"):
         train(tmp_path, lr=1e38, checkpoint_every=1, log_every=300)
-    assert load_checkpoint(tmp_path, torch.device("cpu"))[1]["step"] < 5
+    assert load_checkpoint(tmp_path / CHECKPOINT_NAME, torch.device("cpu"))[1]["step"] < 5
     assert not (tmp_path / "model.safetensors").exists()
 
 

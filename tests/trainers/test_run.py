@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 from small_run import train
 
-from cbsae_hub.trainers.checkpoint import load_checkpoint
+from cbsae_hub.trainers.run import CHECKPOINT_NAME, load_checkpoint
 
 ACTIVATIONS = ("batch_topk", "topk", "gated")
 # Some neurons die within these steps, so the auxiliary loss and the shared counters are part of the curve.
@@ -21,7 +21,7 @@ def test_two_processes_give_the_loss_curve_of_one_and_stop_together(run_training
     # The last run is the only one with a step 50, after which one of the two processes gets a signal.
     codes = run_training(*runs, {"output": tmp_path / "stopped"}, processes=2, KILL_AT="50", KILL_WITH="SIGINT")
     assert codes == [130, 130]
-    assert load_checkpoint(tmp_path / "stopped", torch.device("cpu"))[1]["step"] == 50
+    assert load_checkpoint(tmp_path / "stopped" / CHECKPOINT_NAME, torch.device("cpu"))[1]["step"] == 50
     for name in ACTIVATIONS:
         one, two = tmp_path / f"one_{name}", tmp_path / f"two_{name}"
         train(one, **SETTINGS, activation=name)

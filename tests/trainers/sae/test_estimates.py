@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from cbsae_hub import SAE
-from cbsae_hub.trainers.sae.dead_neurons import DeadNeurons
-from cbsae_hub.trainers.sae.evaluate import evaluate
-from cbsae_hub.trainers.sae.initialise import geometric_median, input_scale
+from cbsae_hub.trainers.sae.step import DeadNeurons
+from cbsae_hub.trainers.sae.trainer import evaluate_sae, geometric_median, input_scale
 
 
 def test_input_scale_gives_unit_mean_square():
@@ -61,7 +60,7 @@ def test_heldout_figures_equal_their_definitions():
         sae.b_enc.uniform_(-1, 0.2)
         sae.b_enc[3] = -1000
         latents, reconstruction = sae(x)
-    result = evaluate(sae, x.split([13, 30, 7]))
+    result = evaluate_sae(sae, x.split([13, 30, 7]))
     x, reconstruction = x.double(), reconstruction.double()
     explained = 1 - (x - reconstruction).square().sum() / (x - x.mean(0)).square().sum()
     assert result.explained_variance == pytest.approx(explained.item(), rel=1e-4)
@@ -72,6 +71,6 @@ def test_heldout_figures_equal_their_definitions():
 
 def test_heldout_figures_need_tokens_that_vary():
     with pytest.raises(ValueError, match="no held-out tokens"):
-        evaluate(SAE(6, 24, "relu"), [])
+        evaluate_sae(SAE(6, 24, "relu"), [])
     with pytest.raises(ValueError, match="do not vary"):
-        evaluate(SAE(6, 24, "relu"), [torch.ones(4, 6)])
+        evaluate_sae(SAE(6, 24, "relu"), [torch.ones(4, 6)])
