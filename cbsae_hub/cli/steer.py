@@ -8,7 +8,7 @@ import typer
 
 from cbsae_hub.cli.options import Device, Model, Revision
 from cbsae_hub.cli.output import Data, command, facts
-from cbsae_hub.cli.sources import device_of, model_and_pack, name_of, open_picture
+from cbsae_hub.cli.sources import device_of, model_and_pack, name_of, open_image
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -85,7 +85,7 @@ def steer(
     from cbsae_hub.steering import Edit, LlavaSteerer, Steering, UnclipSteerer, resolve
     from cbsae_hub.steering.controls import with_controls
 
-    picture, (sae, pack) = open_picture(image), model_and_pack(model, revision)
+    picture, (sae, pack) = open_image(image), model_and_pack(model, revision)
     if pack is None and (unit == "p99" or any(isinstance(neuron, str) for neuron, _ in pairs)):
         typer.echo(f"{model} has no pack (`cbsae pack` builds one): names and percentiles are known from it", err=True)
     edits = [Edit(neuron, value, op) for neuron, value in pairs]
@@ -109,7 +109,7 @@ def steer(
     return {
         "model": model,
         "image": image,
-        "edits": [{**vars(edit), "name": name_of(edit.neuron, sae, pack)} for edit in steered.edits],
+        "edits": [{**vars(edit), "name": name_of(int(edit.neuron), sae, pack)} for edit in steered.edits],
         "prompt": prompt if llava else None,
         "answers": answers,
         "pictures": files,
