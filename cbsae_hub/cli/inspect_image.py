@@ -46,7 +46,7 @@ def _show_image(image: Data) -> str:
 def inspect(
     model: Model,
     images: Annotated[list[str], typer.Argument(help='Files of pictures, or "white".')],
-    limit: Annotated[int, typer.Option(min=1, help="At most so many neurons of each picture.")] = 10,
+    limit: Annotated[int, typer.Option(min=1, help="Largest number of neurons of each picture.")] = 10,
     density_below: Annotated[
         float | None,
         typer.Option(min=0, max=1, help="Only neurons that fire on a smaller share of the pack's images than this."),

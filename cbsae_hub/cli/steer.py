@@ -40,20 +40,21 @@ def steer(
         typer.Option(help="The neuron is set to the value, or the value is added, or a factor."),
     ] = "set",
     unit: Annotated[
-        Literal["absolute", "p99"], typer.Option(help="Of the values; p99: multiples of the neuron's 99th percentile.")
+        Literal["absolute", "p99"],
+        typer.Option(help="Unit of the values; p99: multiples of the neuron's 99th percentile."),
     ] = "absolute",
     isolate: Annotated[bool, typer.Option("--isolate", help="All other neurons are zero.")] = False,
     keep_error: Annotated[bool, typer.Option("--keep-error", help="Add back what the SAE loses.")] = False,
-    tokens: Annotated[Literal["all", "cls", "patches"], typer.Option(help="Which are steered.")] = "all",
+    tokens: Annotated[Literal["all", "cls", "patches"], typer.Option(help="Tokens that are steered.")] = "all",
     llava: Annotated[str | None, typer.Option(help="Folder or Hub id of the LLaVA that answers.")] = None,
-    prompt: Annotated[str, typer.Option(help="What LLaVA is asked.")] = QUESTION,
+    prompt: Annotated[str, typer.Option(help="Question to LLaVA.")] = QUESTION,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Answers end there at the latest.")] = 48,
     unclip: Annotated[str | None, typer.Option(help="Folder or Hub id of the Stable unCLIP that draws.")] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Of drawings: a folder; or a file, which gets all of them in a row.")
+        Path | None, typer.Option(help="Folder of the drawings; or a file, which gets all of them in a row.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the drawings' noise, the same for all.")] = 0,
-    steps: Annotated[int, typer.Option(min=1, help="Of denoising.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the drawings' noise, the same for all.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Number of steps of denoising.")] = 20,
     guidance: Annotated[
         float | None, typer.Option(help=f"Default that of the pack's measurements, else {GUIDANCE:g}.")
     ] = None,
