@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 WHITE = "white"
 
 
-def open_picture(source: str) -> "Image.Image":
+def open_image(source: str) -> "Image.Image":
     """Opens a picture of the disk, upright, in RGB; or makes a white one.
 
     Raises:
@@ -32,8 +32,8 @@ def open_picture(source: str) -> "Image.Image":
     if not Path(source).is_file():
         raise FileNotFoundError(f"there is no picture {source}")
     try:
-        with Image.open(source) as picture:
-            return to_rgb(picture)
+        with Image.open(source) as image:
+            return to_rgb(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{source} is no picture that can be opened: {error}") from error
 

@@ -33,6 +33,7 @@ STEPS = 20
 ZERO_GPU = "SPACES_ZERO_GPU"  # set by Spaces that borrow a GPU for each call
 
 Stop = Callable[[], bool]
+Steerings = Sequence[AnySteering | None]
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ class Experiments:
         return self._row(experiment, [None, steered, RandomDirection(steered, CONTROL_SEED)], seed, steps, None)
 
     def _row(
-        self, experiment: Experiment, steerings: Sequence[AnySteering | None], seed: int, steps: int, stop: Stop | None
+        self, experiment: Experiment, steerings: Steerings, seed: int, steps: int, stop: Stop | None
     ) -> list[Drawing]:
         """Returns drawings of one seed."""
         return self._drawings.of(
@@ -218,13 +219,7 @@ class Experiments:
         return self._alone.of((model.key, neuron), compute)
 
     def _say_now(
-        self,
-        key: str,
-        image: Image.Image,
-        steerings: Sequence[AnySteering | None],
-        question: str,
-        word: str,
-        stop: Stop | None,
+        self, key: str, image: Image.Image, steerings: Steerings, question: str, word: str, stop: Stop | None
     ) -> list[Answer]:
         """Returns answers with each steering, all in one batch."""
         llava = self._find(key).llava
@@ -236,14 +231,7 @@ class Experiments:
         return [Answer(*pair) for pair in zip(answers, probabilities)]
 
     def _draw_now(
-        self,
-        key: str,
-        image: Image.Image,
-        steerings: Sequence[AnySteering | None],
-        word: str,
-        seed: int,
-        steps: int,
-        stop: Stop | None,
+        self, key: str, image: Image.Image, steerings: Steerings, word: str, seed: int, steps: int, stop: Stop | None
     ) -> list[Drawing]:
         """Returns drawings with each steering and one seed, all in one batch; others are compared with the first."""
         model = self._find(key)
