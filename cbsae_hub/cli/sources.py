@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from cbsae_hub.hub.files import is_content
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -57,7 +59,7 @@ def pack_of(model: str, revision: str | None = None) -> "Pack | None":
 def of_other_weights(pack: "Pack", revision: str | None) -> bool:
     """Returns whether a pack is of other weights than a revision; a commit of the Hub is no hash of weights."""
     built_of = pack.info["model"].get("revision")
-    return built_of is not None and str(revision).startswith("sha256:") and built_of != revision
+    return built_of is not None and is_content(revision) and built_of != revision
 
 
 def model_and_pack(model: str, revision: str | None = None) -> "tuple[SAE | CBSAE, Pack | None]":

@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from cbsae_hub.hub.files import read_text, replace_file, sha256, write_text
-from cbsae_hub.hub.locate import download_folder, require_revision
+from cbsae_hub.hub.locate import download_folder, locate
 from cbsae_hub.neurons.search import Match
 from cbsae_hub.neurons.table import NeuronTable, PackError
 from cbsae_hub.neurons.verdicts import STRONG
@@ -130,7 +130,7 @@ class Pack:
         if not folder.is_dir():
             folder = download_folder(str(repo_id), revision, (INFO, *FILES))
         elif revision is not None:
-            require_revision(folder, revision)
+            locate(folder, revision)
         try:
             info = json.loads(read_text(folder / INFO))
         except FileNotFoundError as error:
