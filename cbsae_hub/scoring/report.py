@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
@@ -390,7 +391,7 @@ def headline(summary: Mapping[str, Any]) -> dict[str, float]:
     return {name: value for name, value in figures.items() if value is not None}
 
 
-def origin_of(model: Any) -> dict[str, Any] | None:
+def origin_of(model: object) -> dict[str, Any] | None:
     """Id and revision of a judge or generator; None if there is none."""
     if model is None:
         return None
@@ -411,7 +412,7 @@ def describe(values: Sequence[float]) -> dict[str, Any]:
     return {**summary, "n": len(values), "undefined": len(everything) - len(defined)}
 
 
-def mean(values: Any) -> float:
+def mean(values: ArrayLike) -> float:
     """The mean; NaN of nothing."""
-    values = np.asarray(values, dtype=np.float64)
-    return float(values.mean()) if len(values) else math.nan
+    numbers = np.asarray(values, dtype=np.float64)
+    return float(numbers.mean()) if len(numbers) else math.nan
