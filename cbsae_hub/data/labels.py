@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from cbsae_hub.pictures import ImageDataset
+
 
 def words_in(value: Any, classes: Sequence[str] | None = None) -> list[str]:
     """The texts in a cell of a column, each once.
@@ -31,7 +33,7 @@ def words_in(value: Any, classes: Sequence[str] | None = None) -> list[str]:
     return [text] if text else []
 
 
-def class_names(images: Any, column: str, field: str = "") -> list[str] | None:
+def class_names(images: ImageDataset, column: str, field: str = "") -> list[str] | None:
     """Names of the classes that a column, or a field of its records, holds numbers of; None if it holds none.
 
     Args:

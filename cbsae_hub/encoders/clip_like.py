@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
 from cbsae_hub.encoders.prompts import mean_embedding, tell_unread
-from cbsae_hub.encoders.vision import require_pictures, to_rgb
+from cbsae_hub.encoders.vision import require_images, to_rgb
 from cbsae_hub.hub.files import replace_file
 from cbsae_hub.hub.locate import Located, OtherWeights, download_folder, locate
 from cbsae_hub.lazy import needed
@@ -73,8 +73,7 @@ class ClipLike:
         Args:
             repo_id: A folder in open_clip's local-dir format with its tokenizer; a Hub repository in open_clip's
                 format (``laion/CLIP-ViT-B-32-...``); or one of open_clip's own, ``ViT-B-16/openai``.
-            revision: Of a Hub repository: branch, tag, commit or ``sha256:...``; of a folder ``sha256:...``. That is
-                compared with the weights.
+            revision: See :func:`cbsae_hub.hub.locate.locate`.
             device: Device of the model.
             beside: A model folder next to which this one may lie, see :func:`cbsae_hub.models.resolve_id`.
 
@@ -120,7 +119,7 @@ class ClipLike:
         Raises:
             ValueError: If there are no images.
         """
-        require_pictures(images)
+        require_images(images)
         starts = range(0, len(images), batch_size)
         return torch.cat([self.embed_pixels(self.pixel_values(images[i : i + batch_size])) for i in starts])
 
@@ -192,7 +191,7 @@ def save_clip_like(
 
     Args:
         model: An open_clip model built with ``open_clip.CLIP(**model_cfg)``.
-        tokenizer: Of transformers; its padding has id 0 and its end-of-text the largest id, as open_clip expects.
+        tokenizer: Tokenizer whose padding has id 0 and whose end-of-text has the largest id, as open_clip expects.
         model_cfg: open_clip's ``model_cfg``.
         preprocess_cfg: open_clip's ``preprocess_cfg``: ``mean``, ``std``, ...
         folder: Its place; created.

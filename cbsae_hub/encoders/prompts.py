@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import CLIPModel, PreTrainedTokenizerBase, SiglipModel
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +37,7 @@ def cutting(tokenizer: PreTrainedTokenizerBase) -> Tokenize:
 
 
 def tell_unread(
-    tokenize: Tokenize,
-    padding: int,
-    context: int,
-    texts: Sequence[str],
-    templates: Sequence[str],
-    reader: str | None,
+    tokenize: Tokenize, padding: int, context: int, texts: Sequence[str], templates: Sequence[str], reader: str | None
 ) -> None:
     """Warns of texts that are longer than what a model reads, and of texts that differ, but to the model do not.
 
@@ -107,7 +102,7 @@ def mean_embedding(
 
 @torch.no_grad()
 def embed_prompts(
-    model: PreTrainedModel,
+    model: CLIPModel | SiglipModel,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     templates: Sequence[str],

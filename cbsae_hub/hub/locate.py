@@ -97,7 +97,7 @@ class Located:
         return self.commit if self.folder is None else folder_revision(self.folder)
 
     @property
-    def pretrained(self) -> dict[str, str | None]:
+    def pretrained(self) -> dict[str, Any]:
         """Arguments of ``from_pretrained`` of transformers and diffusers."""
         if self.folder is not None:
             return {"pretrained_model_name_or_path": str(self.folder)}

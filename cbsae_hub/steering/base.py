@@ -42,16 +42,9 @@ class Steerer(ABC):
     """
 
     repo_id: str | None = None
-    _located: Located | None = None
+    _located: Located | None = None  # shared by all that steer the same model: a folder is hashed once
 
-    def __init__(
-        self,
-        model: Any,
-        config: PreTrainedConfig,
-        sae: SteerableSAE,
-        pack: AnyPack,
-        layer: int | None,
-    ):
+    def __init__(self, model: Any, config: PreTrainedConfig, sae: SteerableSAE, pack: AnyPack, layer: int | None):
         self._steered = model, config
         self._place(sae, pack, layer)
 
@@ -67,10 +60,7 @@ class Steerer(ABC):
 
     @property
     def revision(self) -> str | None:
-        """Version of the loaded model: its commit, or its :func:`cbsae_hub.models.folder_revision`; or None.
-
-        The weights of a folder are read once for it.
-        """
+        """Version of the loaded model: its commit, or the hash of its folder's weights; or None."""
         return None if self._located is None else self._located.revision
 
     @abstractmethod
@@ -124,16 +114,14 @@ class SteeredGenerator(Steerer):
             ValueError: If it is a model of another kind or revision or lacks weights, or the SAE does not fit.
         """
         located = locate_whole(cls.what, repo_id, cls.index, revision, beside)
-        parts = cls._load(str(repo_id), located.pretrained, torch.device(device), dtype)
+        parts = cls._load(located, torch.device(device), dtype)
         steerer = cls(**parts, sae=load_sae(sae), pack=pack, layer=layer)
         steerer.repo_id, steerer._located = str(repo_id), located
         return steerer
 
     @classmethod
     @abstractmethod
-    def _load(
-        cls, name: str, source: dict[str, Any], device: torch.device, dtype: torch.dtype | None
-    ) -> dict[str, Any]:
+    def _load(cls, located: Located, device: torch.device, dtype: torch.dtype | None) -> dict[str, Any]:
         """Model and processor, by the names that the class has for them."""
 
     def _read(self, images: Sequence[Image.Image], steerings: Sequence[AnySteering | None]) -> Tensor:

@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from cbsae_hub import CBSAE, SAE, Pack, load
 from cbsae_hub.hub.files import folder_revision
 from cbsae_hub.models import ConfigError, ModelFileError
-from cbsae_hub.neurons.pack import PackError
+from cbsae_hub.neurons.table import PackError
 from cbsae_hub.publishing import plan, publish
 
 REPO = "me/model"
