@@ -1,4 +1,4 @@
-"""How long ten concepts take to be added to a trained CB-SAE, from pictures to neurons, and what the neurons are worth.
+"""Times the addition of ten concepts to a trained CB-SAE, from pictures to neurons, and judges the neurons.
 
     python benchmarks/add_concepts.py
 
@@ -9,8 +9,6 @@ of the SAE neurons of the same names (the best one, if there are several) and of
 the teacher's text, which a ridge regression carries over to activations.
 """
 
-import json
-import platform
 import tempfile
 import time
 from pathlib import Path
@@ -19,8 +17,8 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from machine import THREADS, machine
 from torch import Tensor
-from torchmetrics.functional.classification import binary_average_precision
 from tqdm import tqdm
 
 from cbsae_hub import CBSAE, VisionEncoder
@@ -29,7 +27,8 @@ from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.data.images import load_images
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.encoders.explained import explained_encoder
-from cbsae_hub.hub.files import write_text
+from cbsae_hub.hub.files import write_json
+from cbsae_hub.metrics import ground_truth_scores
 from cbsae_hub.trainers.cbsae.trainer import add_concepts
 
 SEED = 0
@@ -37,9 +36,9 @@ SEED = 0
 
 def precision(scores: Tensor, concepts: list[str], images: Any) -> list[float]:
     """Average precision of each column of image-level scores ``[images, concepts]`` for its concept."""
-    shown = [{thing["name"] for thing in things} for things in images["objects"]]
-    truth = torch.tensor([[int(concept in names) for concept in concepts] for names in shown])
-    return [float(binary_average_precision(scores[:, i], truth[:, i])) for i in range(len(concepts))]
+    objects = [{thing["name"] for thing in things} for things in images["objects"]]
+    truth = np.array([[concept in names for concept in concepts] for names in objects])
+    return np.diagonal(ground_truth_scores(scores.numpy(), truth).average_precision).tolist()
 
 
 def image_activations(encoder: VisionEncoder, images: Any) -> Tensor:
@@ -62,14 +61,14 @@ def main(
     output: Annotated[Path, typer.Option(help="JSON file of the results.")] = Path("runs/benchmark-add-concepts.json"),
 ) -> None:
     """Measures, prints and writes JSON."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(THREADS)
     cb = CBSAE.from_pretrained(model)
     encoder = explained_encoder(cb, beside=model)
     teach = ClipLike.from_pretrained(teacher)
     probe, test = load_images(pictures, "probe"), load_images(pictures, "test")
     objects = {thing["name"] for things in test["objects"] for thing in things}
-    named = sorted(objects & set(cb.neuron_names[: cb.d_sae]))
-    concepts = [named[i] for i in np.random.default_rng(SEED).permutation(len(named))[:count]]
+    names = sorted(objects & set(cb.neuron_names[: cb.d_sae]))
+    concepts = [names[i] for i in np.random.default_rng(SEED).permutation(len(names))[:count]]
     source, seconds = {"id": str(pictures), "split": "probe"}, {}
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
@@ -80,35 +79,37 @@ def main(
         start = time.perf_counter()
         with tqdm(desc="add concepts") as bar:
             wider = add_concepts(
-                cb, concepts, store, embeddings, teach.embed_texts, progress=lambda done, _: bar.update(done - bar.n)
+                cb, concepts, store, embeddings, teach.embed_texts, progress=lambda steps, _: bar.update(steps - bar.n)
             )
         seconds["training"] = time.perf_counter() - start
         mean = store.read(0, len(store)).unflatten(0, (len(probe), -1)).mean(1)
-    seen = image_activations(encoder, test)
+    activations = image_activations(encoder, test)
     with torch.no_grad():
-        latents = torch.cat([wider.encode(part).mean(1) for part in seen.split(64)])
+        latents = torch.cat([wider.encode(part).mean(1) for part in activations.split(64)])
     of_name = [[i for i, name in enumerate(cb.neuron_names[: cb.d_sae]) if name == concept] for concept in concepts]
     directions = ridge(mean, embeddings.float(), teach.embed_texts(concepts))
-    found = {
+    precisions = {
         "added": precision(latents[:, -count:], concepts, test),
         "sae": [max(precision(latents[:, ids], [name] * len(ids), test)) for name, ids in zip(concepts, of_name)],
-        "untrained": precision(seen.mean(1) @ directions, concepts, test),
+        "untrained": precision(activations.mean(1) @ directions, concepts, test),
     }
-    beyond = np.subtract(found["added"], found["untrained"])  # concept by concept
-    told = {
+    beyond = np.subtract(precisions["added"], precisions["untrained"])  # concept by concept
+    results = {
         "concepts": concepts,
         "seconds": seconds | {"all": sum(seconds.values())},
-        "average_precision": {name: {"mean": float(np.mean(values)), "each": values} for name, values in found.items()},
+        "average_precision": {
+            name: {"mean": float(np.mean(values)), "each": values} for name, values in precisions.items()
+        },
         "added_beyond_untrained": {"mean": float(beyond.mean()), "error": float(beyond.std(ddof=1) / count**0.5)},
-        "machine": {"threads": 2, "torch": torch.__version__, "processor": platform.processor()},
+        "machine": machine(),
     }
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_text(output, json.dumps(told, indent=1) + "\n")
-    for name, value in told["seconds"].items():
+    write_json(output, results)
+    for name, value in results["seconds"].items():
         typer.echo(f"{name:12s} {value:6.1f} s")
-    for name, values in told["average_precision"].items():
+    for name, values in results["average_precision"].items():
         typer.echo(f"{name:12s} {values['mean']:6.3f} average precision")
-    gain = told["added_beyond_untrained"]
+    gain = results["added_beyond_untrained"]
     typer.echo(f"added beyond untrained {gain['mean']:+.3f}, standard error {gain['error']:.3f}")
 
 

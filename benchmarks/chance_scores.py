@@ -1,4 +1,4 @@
-"""What CLIP-Dissect's score is of neurons that know nothing, for lists of concepts of several lengths: a simulation.
+"""Simulates CLIP-Dissect's scores of neurons that know nothing, for lists of concepts of several lengths.
 
     python benchmarks/chance_scores.py
 

@@ -1,4 +1,4 @@
-"""How long a whole SAE training step takes, against the encoder's forward product alone and against other trainers.
+"""Times a whole SAE training step against the encoder's forward product alone and against other trainers.
 
     pip install "cbsae_hub[peers]"
     OMP_NUM_THREADS=2 python benchmarks/sae_training.py --output sae_training.json
@@ -7,9 +7,6 @@ All contenders see the same synthetic activations and start from the same weight
 that whatever else the machine does falls on all alike; read the ratios. Trainers that are not installed are named.
 """
 
-import json
-import os
-import platform
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,8 +15,11 @@ from typing import Annotated
 
 import torch
 import typer
+from machine import machine
 from sae_training_peers import CONTENDERS, Setting, Step
 from tqdm import tqdm
+
+from cbsae_hub.hub.files import write_json
 
 DISTRIBUTIONS = {
     "cbsae_hub": "cbsae_hub",
@@ -34,14 +34,14 @@ def synthetic_activations(setting: Setting, batches: int) -> list[torch.Tensor]:
     """Batches of low-rank data with noise, of unit mean square norm."""
     generator = torch.Generator().manual_seed(1)
     basis = torch.randn(setting.d_in // 4, setting.d_in, generator=generator)
-    made = []
+    all_batches = []
     for _ in range(batches):
         strengths = torch.randn(setting.batch_size, len(basis), generator=generator)
         x = strengths @ basis / len(basis) ** 0.5 + 0.5 * torch.randn(
             setting.batch_size, setting.d_in, generator=generator
         )
-        made.append(x / x.square().sum(1).mean().sqrt())
-    return made
+        all_batches.append(x / x.square().sum(1).mean().sqrt())
+    return all_batches
 
 
 def make_contenders(setting: Setting) -> tuple[dict[str, Step], list[str]]:
@@ -85,24 +85,17 @@ def main(
         typer.echo(f"{name:<22} not installed")
     if output:
         result = {
-            "setting": {
-                "d_in": d_in,
-                "d_sae": d_sae,
-                "k": k,
-                "batch_size": batch_size,
-                "dead_share": dead_share,
-            },
+            "setting": {"d_in": d_in, "d_sae": d_sae, "k": k, "batch_size": batch_size, "dead_share": dead_share},
             "median_ms": middle,
             "fastest_ms": {name: 1000 * min(times) for name, times in seconds.items()},
             "over_floor": {name: value / middle["floor"] for name, value in middle.items()},
             "over_ours": {name: value / middle["cbsae_hub"] for name, value in middle.items()},
             "not_installed": missing,
             "rounds": rounds,
-            "threads": torch.get_num_threads(),
-            "machine": {"processor": _processor(), "cores": os.cpu_count(), "torch": torch.__version__},
+            "machine": machine(),
             "versions": {name: _version(name) for name in steps if name in DISTRIBUTIONS},
         }
-        output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_json(output, result, indent=2)
 
 
 def _version(name: str) -> str | None:
@@ -110,15 +103,6 @@ def _version(name: str) -> str | None:
         return version(DISTRIBUTIONS[name])
     except PackageNotFoundError:
         return None
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ Step = Callable[[Tensor], None]
 
 @dataclass
 class Setting:
-    """What all trainers have in common."""
+    """The sizes and the first weights that all trainers share."""
 
     d_in: int
     d_sae: int

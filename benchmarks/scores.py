@@ -10,7 +10,6 @@ checked on a small case in full. Latents are dense (half of them active), or spa
 """
 
 import json
-import platform
 import subprocess
 import sys
 import time
@@ -22,9 +21,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import typer
+from machine import machine
 from tqdm import tqdm
 
-from cbsae_hub.hub.files import write_text
+from cbsae_hub.hub.files import write_json
 from cbsae_hub.metrics import Dissector, MonosemanticityScore, Uniqueness, monosemanticity_score, soft_wpmi
 
 IMAGES, NEURONS, WIDTH = 2000, 2048, 512
@@ -99,8 +99,8 @@ def against_published(rounds: int) -> dict[str, Any]:
     # The published form costs the same whatever is active; ours does not.
     sparse = sparse_batch(IMAGES, NEURONS, generator)
     result: dict[str, Any] = {}
-    for name, given in (("sparse", sparse), ("dense", latents)):
-        ours, dense = seconds(lambda x=given: monosemanticity_score(x, embeddings), 3 * rounds), given.to_dense()
+    for name, batch in (("sparse", sparse), ("dense", latents)):
+        ours, dense = seconds(lambda x=batch: monosemanticity_score(x, embeddings), 3 * rounds), batch.to_dense()
         row = result[f"monosemanticity_{name}"] = {"active_share": float((dense > 0).float().mean()), "ours_s": ours}
         for form, together, steps in (("definition", 1, 6), ("authors_code", 100, 40)):
             start = time.perf_counter()
@@ -185,8 +185,7 @@ def main(
         sys.stdout.write(json.dumps(grow(*map(int, one.split(",")))))
         return
     result = json.loads(output.read_text()) if output.is_file() else {}
-    result["machine"] = {"processor": platform.processor() or platform.machine(), "threads": threads,
-                         "torch": torch.__version__}  # fmt: skip
+    result["machine"] = machine()
     if part in ("all", "published"):
         result["published"] = against_published(rounds)
     if part in ("all", "growth"):
@@ -194,9 +193,9 @@ def main(
         for images, neurons in GROWTH:
             size = f"{images},{neurons},{CONCEPTS['vlg-cbm']}"
             command = [sys.executable, __file__, "--one", size, "--threads", str(threads)]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            result["growth"].append(json.loads(done.stdout))
-    write_text(output, json.dumps(result, indent=1) + "\n")
+            process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            result["growth"].append(json.loads(process.stdout))
+    write_json(output, result)
     typer.echo(json.dumps(result, indent=1))
 
 

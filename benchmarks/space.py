@@ -1,4 +1,4 @@
-"""How long visitors of the page wait, alone and with others, what a request costs, and what is left of it.
+"""Measures the page: how long visitors wait, alone and with others, and what a request costs and leaves behind.
 
     python benchmarks/space.py --output space.json
 
@@ -9,7 +9,6 @@ nothing is answered from memory. Ratios to the models alone, run in this process
 
 import base64
 import io
-import json
 import os
 import shutil
 import socket
@@ -31,7 +30,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from cbsae_hub import CBSAE, Edit, Pack, Steering
-from cbsae_hub.hub.files import write_text
+from cbsae_hub.hub.files import write_json
 from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.steering import LlavaSteerer, RandomDirection, UnclipSteerer
 
@@ -228,7 +227,8 @@ def alone(requests: Requests, pack: Pack, count: int = 20) -> dict[str, float]:
     cb = CBSAE.from_pretrained(HUB / "emoji-cbsae")
     llava = LlavaSteerer.from_pretrained(HUB / "emoji-llava", cb, pack)
     unclip = UnclipSteerer.from_pretrained(HUB / "emoji-unclip", cb, pack)
-    rng, taken = np.random.default_rng(3), {"sentence": [], "picture": []}
+    rng = np.random.default_rng(3)
+    times: dict[str, list[float]] = {"sentence": [], "picture": []}
     for _ in range(count + 1):
         _, name, question, edits, *_ = requests.sentence(rng)
         steering = Steering([Edit(**edit) for edit in edits])
@@ -237,11 +237,11 @@ def alone(requests: Requests, pack: Pack, count: int = 20) -> dict[str, float]:
         features = llava.image_features([picture] * 4, [None, Steering([]), steering, RandomDirection(steering, 0)])
         llava.answer(features, [question] * 4, 48)
         llava.probability(features, ONE_WORD, "thing")
-        taken["sentence"].append(time.perf_counter() - start)
+        times["sentence"].append(time.perf_counter() - start)
         start = time.perf_counter()
         unclip.generate([picture] * 3, [None, steering, RandomDirection(steering, 0)], [0], 20, GUIDANCE)
-        taken["picture"].append(time.perf_counter() - start)
-    return {name: float(np.median(values[1:])) for name, values in taken.items()}
+        times["picture"].append(time.perf_counter() - start)
+    return {name: float(np.median(values[1:])) for name, values in times.items()}
 
 
 def main(
@@ -251,30 +251,30 @@ def main(
 ) -> None:
     """Measures, prints and writes JSON."""
     pack = Pack.from_pretrained(HUB / "emoji-cbsae")
-    made = Requests(pack)
+    visitors = Requests(pack)
     figures: dict[str, float] = {}
     with page() as (address, pid, start):
         figures["start"] = start
         time.sleep(15)  # models are loaded in the background
-        waits(address, made.lookup, 2, 3)
+        waits(address, visitors.lookup, 2, 3)
         if shutil.which("chromium"):
             figures |= first_paint(address)
         for users in USERS:
             for name, make, count in (
-                ("lookup", made.lookup, each), ("sentence", made.sentence, max(2, 20 // users)),
-                ("picture", made.picture, max(2, 10 // users)),
+                ("lookup", visitors.lookup, each), ("sentence", visitors.sentence, max(2, 20 // users)),
+                ("picture", visitors.picture, max(2, 10 // users)),
             ):  # fmt: skip
                 seconds = waits(address, make, users, count)
                 figures |= {f"{name}_p{q}_at_{users}": float(np.percentile(seconds, q)) for q in (50, 95)}
         figures |= abandoned(address, pid)
-        figures |= growth(address, pid, made, requests)
-    models = alone(made, pack)
+        figures |= growth(address, pid, visitors, requests)
+    models = alone(visitors, pack)
     figures |= {f"{name}_over_model_alone": figures[f"{name}_p50_at_1"] / value for name, value in models.items()}
     for name, value in figures.items():
         target = f"  (at most {TARGETS[name]:g})" if name in TARGETS else ""
         typer.echo(f"{name:28} {value:10.3f}{target}")
     if output:
-        write_text(output, json.dumps(figures, indent=1) + "\n")
+        write_json(output, figures)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ score does it, with the check. The answers must be the same, word for word, or t
 ratios are those of median times.
 """
 
-import json
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -18,20 +16,21 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from machine import THREADS, machine
 from tqdm import tqdm
 
 from cbsae_hub import SAE, Edit, Steering
-from cbsae_hub.hub.files import write_text
+from cbsae_hub.hub.files import write_json
 from cbsae_hub.metrics.steerability import first_word
 from cbsae_hub.scoring.first_words import ONE_WORD, FirstWords
-from cbsae_hub.scoring.steerability import WHITE, Outcomes
+from cbsae_hub.scoring.outcomes import WHITE, Outcomes
 from cbsae_hub.steering import LlavaSteerer
 
 ALPHA, TOKENS = 50.0, 5
 
 
 def generate(llava: LlavaSteerer, neurons: list[int], isolate: bool) -> list[str]:
-    """What one would write with this package."""
+    """Asks one neuron after the other, the plain way of this package."""
     return [
         first_word(llava.generate([WHITE], ONE_WORD, Steering([Edit(n, ALPHA)], isolate=isolate), TOKENS)[0])
         for n in neurons
@@ -80,8 +79,8 @@ def compare(llava: LlavaSteerer, neurons: list[int], isolate: bool, rounds: int,
             start = time.perf_counter()
             words[name] = dict(zip(chosen, way(llava, chosen, isolate)))
             times[name].append((time.perf_counter() - start) / len(chosen))
-    for name, said in words.items():
-        if differ := [(n, word, words["at_once"][n]) for n, word in said.items() if word != words["at_once"][n]]:
+    for name, answers in words.items():
+        if differ := [(n, word, words["at_once"][n]) for n, word in answers.items() if word != words["at_once"][n]]:
             raise SystemExit(f"answers of {name} differ: {differ[:5]}")
     seconds = {name: statistics.median(values) for name, values in times.items()}
     return {
@@ -101,16 +100,16 @@ def main(
     output: Annotated[Path, typer.Option(help="JSON file of the results.")] = Path("runs/benchmark-steerability.json"),
 ) -> None:
     """Measures, compares the answers, prints and writes JSON."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(THREADS)
     sae = SAE.from_pretrained(model)
     steerer = LlavaSteerer.from_pretrained(llava, sae)
     ids = torch.linspace(0, sae.d_sae - 1, neurons).long().tolist()
     results = {
         name: compare(steerer, ids, isolate, rounds, plain) for name, isolate in (("unit", True), ("white", False))
     }
-    results["machine"] = {"threads": 2, "torch": torch.__version__, "processor": platform.processor()}
+    results["machine"] = machine()
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_text(output, json.dumps(results, indent=1) + "\n")
+    write_json(output, results)
     for name in ("unit", "white"):
         rates, ratios = results[name]["neurons_per_second"], results[name]["ratios"]
         for way, rate in rates.items():

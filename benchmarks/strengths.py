@@ -1,4 +1,4 @@
-"""How strong a neuron has to be set: what the band rests on that the page recommends.
+"""Measures how strong a neuron has to be set, which is the base of the band that the page recommends.
 
     python benchmarks/strengths.py --output strengths.json
 
@@ -7,7 +7,6 @@ pictures, to multiples of that strength; counted are the answers of one word tha
 long in a random direction, and how far activations are moved, relative to their median length.
 """
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +16,7 @@ import typer
 from tqdm import tqdm
 
 from cbsae_hub import CBSAE, Edit, Pack, Steering
-from cbsae_hub.hub.files import write_text
+from cbsae_hub.hub.files import write_json
 from cbsae_hub.scoring.first_words import FirstWords
 from cbsae_hub.steering import LlavaSteerer, RandomDirection
 
@@ -42,18 +41,18 @@ def main(
     chosen = frame.assign(concept=concept)[frame["said_unit"] == concept]
     alpha = float(pack.info["scores"]["steerability"]["alpha"])
     ids = np.random.default_rng(0).choice(pack.image_ids(), pictures, replace=False)
-    shown = [pack.image(int(image)) for image in ids]
-    length = float(steerer.activations(shown).norm(dim=-1).median())
+    images = [pack.image(int(image)) for image in ids]
+    length = float(steerer.activations(images).norm(dim=-1).median())
     rows = []
     for factor in tqdm(FACTORS, desc="strengths"):
-        said = {"sae": [], "cb": [], "random": []}
+        hits: dict[str, list[bool]] = {"sae": [], "cb": [], "random": []}
         for row in chosen.itertuples():
             steering = Steering([Edit(int(row.neuron), factor * alpha)])
             for name, one in ((row.kind, steering), ("random", RandomDirection(steering, int(row.neuron)))):
-                said[name] += [word == row.concept for word in listen(steerer.image_features(shown, one))]
-        shares = {name: float(np.mean(values)) for name, values in said.items()}
+                hits[name] += [word == row.concept for word in listen(steerer.image_features(images, one))]
+        shares = {name: float(np.mean(values)) for name, values in hits.items()}
         rows.append({"strength": factor * alpha, "of_alpha": factor, "of_length": factor * alpha / length, **shares})
-    told = {"alpha": alpha, "neurons": chosen["kind"].value_counts().to_dict(), "pictures": pictures, "rows": rows}
+    results = {"alpha": alpha, "neurons": chosen["kind"].value_counts().to_dict(), "pictures": pictures, "rows": rows}
     typer.echo("of alpha  strength  of length    sae     cb  random")
     for row in rows:
         typer.echo(
@@ -61,7 +60,7 @@ def main(
             f"{row['sae']:5.1%}  {row['cb']:5.1%}  {row['random']:6.1%}"
         )
     if output:
-        write_text(output, json.dumps(told, indent=1) + "\n")
+        write_json(output, results)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What "strong" is worth on Emoji World: the share of words by verdict, and how many strong ones are right.
+"""Measures the verdicts on Emoji World: the share of words by verdict, and how many strong ones are right.
 
     python benchmarks/verdicts.py
 
@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+import typer
 
-from cbsae_hub import NeuronTable, Pack, VisionEncoder, load
+from cbsae_hub import NeuronTable, Pack, load
 from cbsae_hub.data.images import image_batches, load_images
-from cbsae_hub.hub.files import write_text
+from cbsae_hub.encoders.explained import explained_encoder
+from cbsae_hub.hub.files import plain, write_json
 from cbsae_hub.metrics import ground_truth_scores
 from cbsae_hub.scoring.truth import Truth
 
@@ -36,15 +38,13 @@ def held_out(model: str) -> list[str]:
     images = load_images(IMAGES, SPLIT)
     truth = Truth.read(images, FAMILIES, AT_LEAST)
     sae = load(model)
-    encoder = VisionEncoder.from_pretrained(
-        sae.encoder_id, sae.layer, sae.tokens, revision=sae.encoder_revision, beside=model
-    )
+    encoder = explained_encoder(sae, beside=model)
     means = [sae.encode(encoder(pictures, list(ids))).mean(1) for ids, pictures in image_batches(images, 128)]
     scores = ground_truth_scores(torch.cat(means).numpy(), truth.matrix)
     return [truth.labels[i][1] for i in np.nan_to_num(scores.lift(), nan=-1.0).argmax(1)]
 
 
-def words(pack: Pack, table: NeuronTable, found_best: list[str], known: set[str]) -> pd.DataFrame:
+def words(pack: Pack, table: NeuronTable, best_labels: list[str], labels: set[str]) -> pd.DataFrame:
     """For each word of the vocabulary its best neuron, the verdict on it, and whether it is right."""
     rows = []
     for word in pack.vocabulary:
@@ -52,7 +52,7 @@ def words(pack: Pack, table: NeuronTable, found_best: list[str], known: set[str]
         if best is None or best.match < 1:
             rows.append({"word": word, "verdict": "not in this model"})
             continue
-        right = found_best[best.neuron] == word if word in known else None
+        right = best_labels[best.neuron] == word if word in labels else None
         is_truth = pack.neurons[best.neuron].truth == word
         rows.append({"word": word, "verdict": best.verdict, "is_truth": is_truth, "held_out": right})
     return pd.DataFrame(rows)
@@ -61,18 +61,18 @@ def words(pack: Pack, table: NeuronTable, found_best: list[str], known: set[str]
 def summary(frame: pd.DataFrame) -> dict[str, float]:
     """Shares of words by verdict, and precisions."""
     shares = frame["verdict"].value_counts(normalize=True)
-    told = {f"share {kind}": float(share) for kind, share in shares.items()}
+    figures = {f"share {kind}": float(share) for kind, share in shares.items()}
     for kind, part in frame.groupby("verdict"):
         if part["is_truth"].notna().any():
-            told[f"{kind}: the neuron's truth"] = float(part["is_truth"].astype(float).mean())
-            told[f"{kind}: right on held-out images"] = float(part["held_out"].dropna().astype(float).mean())
-    return told
+            figures[f"{kind}: the neuron's truth"] = float(part["is_truth"].astype(float).mean())
+            figures[f"{kind}: right on held-out images"] = float(part["held_out"].dropna().astype(float).mean())
+    return figures
 
 
-def thresholds(pack: Pack, found_best: list[str], known: set[str]) -> Iterator[dict[str, float | str]]:
-    """How the precision of first names depends on the thresholds; one neuron a name, the best by score."""
-    frame = pack.neurons.frame.assign(found=found_best)
-    frame = frame[frame["name"].isin(known) & (frame["null_percentile"] >= 0.99)]
+def thresholds(pack: Pack, best_labels: list[str], labels: set[str]) -> Iterator[dict[str, float | str]]:
+    """Precision of first names by threshold; one neuron a name, the best by score."""
+    frame = pack.neurons.frame.assign(best_label=best_labels)
+    frame = frame[frame["name"].isin(labels) & (frame["null_percentile"] >= 0.99)]
     frame = frame.sort_values("score", ascending=False)
     lead = 1 - frame["scores"].str[1] / frame["scores"].str[0]
     clear = (frame["status"] != "dense") & (lead >= 0.1)
@@ -86,26 +86,25 @@ def thresholds(pack: Pack, found_best: list[str], known: set[str]) -> Iterator[d
             "from": low,
             "words": len(part),
             "truth": float((part["truth"] == part["name"]).mean()),
-            "held_out": float((part["found"] == part["name"]).mean()),
+            "held_out": float((part["best_label"] == part["name"]).mean()),
         }
 
 
 def main() -> None:
     """Measures, prints and writes."""
-    known = {name for _, name in Truth.read(load_images(IMAGES, SPLIT), FAMILIES, AT_LEAST).labels}
-    told = {}
+    labels = {name for _, name in Truth.read(load_images(IMAGES, SPLIT), FAMILIES, AT_LEAST).labels}
+    results = {}
     for model in MODELS:
-        pack, found_best = Pack.from_pretrained(model), held_out(model)
+        pack, best_labels = Pack.from_pretrained(model), held_out(model)
         blind = NeuronTable(pack.neurons.frame.assign(truth=None, truth_ap=np.nan))
-        told[model] = {
+        results[model] = {
             "words": len(pack.vocabulary),
-            "with truth": summary(words(pack, pack.neurons, found_best, known)),
-            "by the name alone": summary(words(pack, blind, found_best, known)),
-            "thresholds": list(thresholds(pack, found_best, known)),
+            "with truth": summary(words(pack, pack.neurons, best_labels, labels)),
+            "by the name alone": summary(words(pack, blind, best_labels, labels)),
+            "thresholds": list(thresholds(pack, best_labels, labels)),
         }
-    text = json.dumps(told, indent=1)
-    write_text(RESULTS, text + "\n")
-    print(text)
+    write_json(RESULTS, results)
+    typer.echo(json.dumps(plain(results), indent=1))
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def bottleneck_checkpoint_bytes(cb: CBSAE, config: CBSAETrainConfig) -> int:
 
 
 def training_disk(model: torch.nn.Module, checkpoint: int) -> int:
-    """What a run needs while it runs: a checkpoint replaces another that is there until it is whole."""
+    """Bytes that a run needs while it runs: a new checkpoint lies beside the old one until it is whole."""
     return checkpoint + max(checkpoint, model_bytes(model))
 
 
@@ -131,8 +131,8 @@ def sae_memory(sae: SAE, config: SAETrainConfig) -> int:
     """
     weights = tensor_bytes(sae.parameters())
     latents = config.batch_size * sae.d_sae
-    held = 4 * weights + latents * (2 if config.mixed_precision == "bf16" else FLOAT32)
-    return held + max(3 * latents * FLOAT32, tensor_bytes([sae.W_enc]))
+    constant = 4 * weights + latents * (2 if config.mixed_precision == "bf16" else FLOAT32)
+    return constant + max(3 * latents * FLOAT32, tensor_bytes([sae.W_enc]))
 
 
 def bottleneck_memory(parent: SAE, cb: CBSAE, config: CBSAETrainConfig) -> int:
@@ -179,7 +179,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def shortages(steps: Sequence[Step]) -> list[str]:
-    """What this machine lacks, a line each: memory step by step, disk for all steps together."""
+    """Names the shortages of this machine, a line each: memory step by step, disk for all steps together."""
     lacking = [
         f"{step.name}: needs {spelled(needed)} of memory, the {where} has {spelled(size)}"
         for step in steps

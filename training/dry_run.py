@@ -31,6 +31,7 @@ from cbsae_hub.encoders.clip_like import named_by_open_clip
 from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.hub.files import read_text
 from cbsae_hub.models.checks import integer
+from cbsae_hub.studies.tables import markdown_table
 from training import costs
 from training.costs import Step
 from training.extract_activations import open_images
@@ -47,7 +48,6 @@ from training.recipes import (
     SteerabilitySection,
     read_sections,
 )
-from training.result_tables import markdown_table
 
 MODELS = {  # settings that are ids of models
     "activations": ("encoder",),
@@ -90,8 +90,7 @@ class DryRun:
     def run(self) -> None:
         """Checks every section that the recipe has."""
         for name in self.raw:
-            known = ", ".join(SECTIONS)
-            self._require(name in SECTIONS, str(name), f"no section of any script; known are {known}")
+            self._require(name in SECTIONS, str(name), f"no section of any script; known are {', '.join(SECTIONS)}")
         with self._noting("dry_run"):
             raw = self.raw.get("dry_run", {})
             self.facts = DryRunSection.from_dict({key: raw[key] for key in raw if hasattr(self.facts, str(key))})
@@ -265,7 +264,7 @@ class DryRun:
             return None
 
     def _count(self, source: ImageSource, key: str) -> int:
-        """How many images a section reads."""
+        """Number of images that a section reads."""
         if source.is_function:
             return len(open_images(source)[0])
         if Path(source.images).is_dir():
@@ -280,7 +279,7 @@ class DryRun:
         return self._count(ImageSource(images=scores.images, split=scores.split), "probe_images")
 
     def _concepts(self, source: str) -> int:
-        """How many concepts a list has; a published one before its duplicates are removed."""
+        """Number of concepts in a list; a published one before its duplicates are removed."""
         return PUBLISHED[source].count if source in PUBLISHED else len(ConceptSet.load(source))
 
     def _embedding_width(self, model: str) -> int:
@@ -291,7 +290,7 @@ class DryRun:
         return json.loads(read_text(config))["model_cfg"]["embed_dim"] if config.is_file() else 512
 
     def _retained(self, prune: PruneSettings) -> int:
-        """How many neurons pruning leaves, all of them at most where a threshold decides."""
+        """Number of neurons that pruning leaves, all of them at most where a threshold decides."""
         d_sae = self.sae.d_sae
         if prune.share is not None:
             return integer("the share of neurons to retain", round(prune.share * d_sae), 1, d_sae)
@@ -300,7 +299,7 @@ class DryRun:
     # ------------------------------------------------------------------------------------------------- ids
 
     def _fits(self, section: str, key: str, folder: str | Path, maker: str) -> None:
-        """A folder that an earlier step writes must be the one that this step reads."""
+        """Compares the folder that a step reads with the one that an earlier step writes."""
         output = self.outputs.get(maker)
         if output is not None and Path(folder) != Path(output):
             self.problems.append(f"{section}: {key} is {folder}, but section `{maker}` writes {output}")
@@ -313,7 +312,7 @@ class DryRun:
             self._id(section, key, self.raw[section].get(key))
 
     def _id(self, section: str, key: str, value: Any) -> None:
-        """A folder that exists or that a step writes, a model of open_clip, or an id as the Hub has them."""
+        """Checks an id: an existing folder or one that a step writes, a model of open_clip, or of the Hub's form."""
         name = str(value)
         if value is None or ":" in name or Path(name).is_dir() or name in self.outputs.values():
             return

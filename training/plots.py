@@ -27,7 +27,7 @@ def main(
         str, typer.Option(help="Where 'high' begins in the quadrants: mean, median, number.")
     ] = "mean",
 ) -> None:
-    """Draw what the scores allow, and say what they do not."""
+    """Draw the figures that the scores allow, and name the others."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         if format not in FORMATS:
@@ -40,19 +40,19 @@ def main(
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     limit = threshold if threshold in ("mean", "median") else float(threshold)
-    populations = {told["monosemanticity"]["population"] for told in scores.values()}
+    populations = {summary["monosemanticity"]["population"] for summary in scores.values()}
     figures = {
         "monosemanticity": lambda: plotting.plot_monosemanticity(
             {name: frame["monosemanticity"] for name, frame in tables.items()},
             populations.pop() if len(populations) == 1 else None,
         ),
-        "coverage": lambda: plotting.plot_coverage({name: told["coverage"] for name, told in scores.items()}),
+        "coverage": lambda: plotting.plot_coverage({name: summary["coverage"] for name, summary in scores.items()}),
     }
     for name, frame in tables.items():
         figures |= {
             f"{name}-quadrants": lambda frame=frame: plotting.plot_quadrants(frame, limit),
-            f"{name}-histograms": lambda frame=frame, told=scores[name]: plotting.plot_histograms(frame, told["l0"]),
-            f"{name}-l0-map": lambda told=scores[name]: plotting.plot_patch_map(told["l0"]["patch_map"] or [], picture),
+            f"{name}-histograms": lambda frame=frame, l0=scores[name]["l0"]: plotting.plot_histograms(frame, l0),
+            f"{name}-l0-map": lambda l0=scores[name]["l0"]: plotting.plot_patch_map(l0["patch_map"] or [], picture),
         }
     output.mkdir(parents=True, exist_ok=True)
     for name, draw in figures.items():

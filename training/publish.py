@@ -20,7 +20,7 @@ import typer
 from cbsae_hub.publishing import PublishError, Upload, plan, plan_together, publish_together
 from training.space_folder import HUB, ROOT, make_space
 
-SOMEBODY = "OWNER"  # whose a dry run is, if nobody is named
+SOMEBODY = "OWNER"  # the owner in a dry run that names nobody
 SPACE = "what-a-vision-model-knows"
 COLLECTION = "Concept bottleneck SAEs of a small world"
 CARDS = ROOT / "model_cards"  # the parts of cards that are written by hand
@@ -88,7 +88,7 @@ def _make_space(space: Path, model: list[str] | None, llava: str | None, unclip:
 
 
 def table(uploads: Sequence[Upload]) -> str:
-    """What goes where, one line each, and the sum."""
+    """Table of uploads, one line each, and their sum."""
     rows = [
         (upload.repo_id, upload.repo_type, f"{len(upload.files)}", f"{upload.size:,}", ", ".join(_renamed(upload)))
         for upload in uploads

@@ -218,8 +218,8 @@ class PruneSettings(Settings):
     def __post_init__(self) -> None:
         limits = self.count, self.share, self.threshold
         if sum(limit is not None for limit in limits) != 1:
-            given = self.to_dict(defaults=False)
-            raise ValueError(f"prune takes exactly one of count, share and threshold, got {given}")
+            settings = self.to_dict(defaults=False)
+            raise ValueError(f"prune takes exactly one of count, share and threshold, got {settings}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,13 +284,13 @@ class EvaluationSection(Section):
             **{f"share-{s:g}": first | {"prune": {"by": base.prune.by, "share": s}} for s in self.shares},
             **{f"k-{k}": first | {"cb_k": k} for k in self.ks},
         }
-        made = {}
+        variants = {}
         for name, one in changes.items():
             try:
-                made[name] = base.replace(**one)
+                variants[name] = base.replace(**one)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
-        return made
+        return variants
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -365,11 +365,11 @@ class ZeroShotSteeringSection(Section):
     vocabulary: str
     images: str
     split: str
-    images_count: Count
+    images_count: Integer
     output: Path
     strengths: tuple[float, ...] | None = None
     """Default :data:`cbsae_hub.steering.clip.STRENGTHS`."""
-    neurons: Count | Literal["all"] = "all"
+    neurons: Integer | Literal["all"] = "all"
     gamma: Number = 0.1
     beta: Number = 0.5
     seed: Natural = 0

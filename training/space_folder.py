@@ -1,4 +1,4 @@
-"""What a Space of the page consists of: code, card, and the models that are folders, with all that they refer to.
+"""The contents of a Space of the page: code, card, and the models that are folders, with all that they refer to.
 
 Models on the Hub stay there.
 """
@@ -16,7 +16,7 @@ from huggingface_hub import SpaceCard, try_to_load_from_cache
 from cbsae_hub import Pack
 from cbsae_hub.encoders.clip_like import named_by_open_clip
 from cbsae_hub.formats.load import load
-from cbsae_hub.hub.files import CONFIG_NAME, read_config, read_text, write_text
+from cbsae_hub.hub.files import CONFIG_NAME, is_content, read_config, read_text, write_text
 from cbsae_hub.hub.stamp import REPO_ID, edited_by_hand, stamped
 from cbsae_hub.hub.upload import files_of
 from cbsae_hub.models import folder_revision, resolve_id
@@ -33,11 +33,12 @@ MODELS_SECTION = re.compile(r"(?<=\n## The models\n\n).*?(?=\n## )", re.DOTALL)
 
 
 class Contents:
-    """What a Space holds and what it gets from the Hub.
+    """The contents of a Space, and the repositories that it gets from the Hub.
 
     Attributes:
-        folders: Those that it holds, by their names in it.
-        models: Repositories on the Hub, likewise ``datasets``.
+        folders: The folders that it holds, by their names in it.
+        models: Its models on the Hub.
+        datasets: Its datasets on the Hub.
     """
 
     def __init__(self) -> None:
@@ -46,7 +47,7 @@ class Contents:
         self.datasets: list[str] = []
 
     def add(self, source: str) -> str:
-        """Adds a folder or a repository; returns what it is called in the Space.
+        """Adds a folder or a repository; returns its name in the Space.
 
         Raises:
             ValueError: If another folder has the same name, or no variable can hold that name.
@@ -82,9 +83,9 @@ class Contents:
             config, info = _cached(source, CONFIG_NAME), _cached(source, INFO)
         encoder = {"id": config.get("encoder_id"), "revision": config.get("encoder_revision")}
         teacher = config.get("teacher")
-        for told in (encoder, info.get("judge"), teacher):
-            if isinstance(told, dict):
-                self._add_reference(told.get("id"), told.get("revision"), folder)
+        for model in (encoder, info.get("judge"), teacher):
+            if isinstance(model, dict):
+                self._add_reference(model.get("id"), model.get("revision"), folder)
         if isinstance(teacher, dict) and info:  # visitors can add concepts, which takes the pictures
             self._add_images(info["images"]["id"], folder)
         return name
@@ -110,23 +111,23 @@ class Contents:
         return name
 
     def _add_reference(self, source: str | None, revision: str | None, folder: Path) -> None:
-        """Adds what a model refers to; of a model on the Hub, only what is on the Hub too."""
+        """Adds a reference of a model; a model on the Hub can refer only to what is on the Hub too."""
         if source is None or named_by_open_clip(source):
             return
-        of_folder = str(revision).startswith("sha256:")
+        of_folder = is_content(revision)
         if not folder.is_dir():
             if REPO_ID.fullmatch(source) and not of_folder:
                 _add_once(self.models, source)
             return
-        found = resolve_id(source, folder)
-        if of_folder and (not Path(found).is_dir() or folder_revision(found) != revision):
+        neighbour = resolve_id(source, folder)
+        if of_folder and (not Path(neighbour).is_dir() or folder_revision(neighbour) != revision):
             raise FileNotFoundError(f"{folder} refers to {source} with weights {revision}, which are not beside it")
-        self.add(found)
+        self.add(neighbour)
 
     def _add_images(self, source: str, folder: Path) -> None:
-        found = resolve_id(source, folder)
-        if folder.is_dir() and Path(found).is_dir():
-            self.add(found)
+        neighbour = resolve_id(source, folder)
+        if folder.is_dir() and Path(neighbour).is_dir():
+            self.add(neighbour)
         elif REPO_ID.fullmatch(source):
             _add_once(self.datasets, source)
 
@@ -147,7 +148,7 @@ def space_card(contents: Contents, served: list[str] | None) -> str:
 
     Args:
         contents: What it holds.
-        served: What the page shows and steers; None for what is shipped.
+        served: Names of the models that the page shows and steers; None for those that are shipped.
     """
     card = SpaceCard.load(ROOT / "spaces" / CARD)
     if served is not None:
@@ -195,9 +196,9 @@ def _replaceable(space: Path) -> bool:
     """Whether nothing of anybody's is lost with the folder."""
     if not space.exists():
         return True
-    found = {path.name for path in space.iterdir()} if space.is_dir() else {""}
-    whole = found <= CONTENT and {PACKAGE, CARD} <= found
-    return not found or (whole and not edited_by_hand((space / CARD).read_text(encoding="utf-8")))
+    names = {path.name for path in space.iterdir()} if space.is_dir() else {""}
+    whole = names <= CONTENT and {PACKAGE, CARD} <= names
+    return not names or (whole and not edited_by_hand((space / CARD).read_text(encoding="utf-8")))
 
 
 def make_space(
@@ -219,7 +220,7 @@ def make_space(
         OSError: Likewise.
     """
     contents = Contents()
-    given = {"CBSAE_MODELS": model, "CBSAE_LLAVA": llava, "CBSAE_UNCLIP": unclip}
+    choices = {"CBSAE_MODELS": model, "CBSAE_LLAVA": llava, "CBSAE_UNCLIP": unclip}
     if not model:  # as app.py does
         *model, shipped_llava, shipped_unclip = (str(ROOT / HUB / name) for name in SHIPPED)
         llava, unclip = llava or shipped_llava, unclip or shipped_unclip
@@ -231,7 +232,7 @@ def make_space(
         values["CBSAE_LLAVA"] = contents.add_generator(llava, "config.json")
     if unclip:
         values["CBSAE_UNCLIP"] = contents.add_generator(unclip, "model_index.json")
-    needed = {name: value for name, value in values.items() if given[name]}
+    needed = {name: value for name, value in values.items() if choices[name]}
     served = ",".join(values.values()).split(",")
     assemble(space, contents, space_card(contents, served if needed else None))
     return contents, needed

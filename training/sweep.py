@@ -28,12 +28,12 @@ from cbsae_hub.metrics import MonosemanticityScore, Reconstruction, mean_over_to
 from cbsae_hub.models import SAE
 from cbsae_hub.scoring.report import describe
 from cbsae_hub.scoring.scorer import ImageEmbedder, image_model
+from cbsae_hub.studies.tables import markdown_table
 from cbsae_hub.trainers.config import REFERENCE_GROUPS, SAETrainConfig
 from cbsae_hub.trainers.sae.trainer import SAETrainer
 from cbsae_hub.trainers.sae.trainer import describe as describe_store
 from training.extract_activations import open_images
 from training.recipes import SweepSection
-from training.result_tables import markdown_table
 
 KINDS = {"BatchTopK": None, "Matryoshka": REFERENCE_GROUPS}
 TRAINING = ("k", "steps", "batch_size", "lr", "warmup_steps", "decay_start", "dead_after_tokens", "seed")
@@ -112,7 +112,7 @@ def score(encoder: VisionEncoder, saes: dict[tuple, SAE], settings: SweepSection
 def as_markdown(rows: list[dict[str, Any]]) -> str:
     """The table as it stands in the documentation."""
     frame = pd.DataFrame(rows)
-    shown = pd.DataFrame(
+    table = pd.DataFrame(
         {
             "layer": frame["layer"],
             "SAE": [kind if kind == "none" else f"{kind} x{e:g}" for kind, e in zip(frame["kind"], frame["expansion"])],
@@ -129,7 +129,7 @@ def as_markdown(rows: list[dict[str, Any]]) -> str:
             "undefined": [f"{undefined} of {n}" for undefined, n in zip(frame["undefined"], frame["n"])],
         }
     )
-    return markdown_table(shown)
+    return markdown_table(table)
 
 
 def main(

@@ -36,22 +36,22 @@ from training.recipes import CBSAESection
 
 
 def choose(settings: CBSAESection) -> tuple[CBSAE, Pruned, pd.DataFrame]:
-    """The untrained model that a recipe asks for, with the reports of its pruning and of its concepts."""
+    """Makes the untrained model of a recipe; returns it with the reports of its pruning and of its concepts."""
     sae = SAE.from_pretrained(settings.model)
-    frame, named = (NeuronTable.read(one).frame for one in (settings.scores, settings.names or settings.scores))
-    if len(frame) != sae.d_sae or len(named) != sae.d_sae:
-        raise ValueError(f"the scores are of {len(frame)} and {len(named)} neurons, the SAE has {sae.d_sae}")
+    frame, names = (NeuronTable.read(one).frame for one in (settings.scores, settings.names or settings.scores))
+    if len(frame) != sae.d_sae or len(names) != sae.d_sae:
+        raise ValueError(f"the scores are of {len(frame)} and {len(names)} neurons, the SAE has {sae.d_sae}")
     pruned = prune(frame, **settings.prune.to_dict(defaults=False))
-    wanted = ConceptSet.load(settings.concepts)
-    concepts, report = select_concepts(list(wanted), named, pruned.keep, settings.min_percentile)
+    concept_set = ConceptSet.load(settings.concepts)
+    concepts, report = select_concepts(list(concept_set), names, pruned.keep, settings.min_percentile)
     cb = CBSAE.from_sae(
         sae,
         pruned.keep,
         concepts,
         settings.cb_k,
         cb_activation=settings.cb_activation,
-        names=named["name"].where(named["name"].notna(), None).tolist(),
-        pruning=pruned.settings | {"concept_list": wanted.name, "concept_list_sha256": wanted.sha256},
+        names=names["name"].where(names["name"].notna(), None).tolist(),
+        pruning=pruned.settings | {"concept_list": concept_set.name, "concept_list_sha256": concept_set.sha256},
         seed=settings.seed,
     )
     return cb, pruned, report

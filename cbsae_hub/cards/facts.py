@@ -1,6 +1,5 @@
 """The facts of a model's card, which come from the files in its folder and from nothing else."""
 
-import json
 import logging
 import math
 import re
@@ -13,7 +12,7 @@ import pandas as pd
 from huggingface_hub import EvalResult
 from safetensors import safe_open
 
-from cbsae_hub.hub.files import ModelFileError, folder_revision, read_text
+from cbsae_hub.hub.files import ModelFileError, folder_revision, read_json
 from cbsae_hub.hub.results import revision_of_results
 
 logger = logging.getLogger(__name__)
@@ -252,10 +251,7 @@ def _object(path: Path) -> dict[str, Any]:
     """A JSON object; empty where there is no such file."""
     if not path.is_file():
         return {}
-    try:
-        content = json.loads(read_text(path))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}): write it again, or delete it") from None
+    content = read_json(path)
     if not isinstance(content, dict):
         raise ValueError(
             f"{path} must hold a JSON object, found {type(content).__name__}: write it again, or delete it"

@@ -117,7 +117,7 @@ def import_sae(
     return sae.eval()
 
 
-def export_saelens(sae: SAE, folder: str | Path) -> Path:
+def export_saelens(sae: SAE | CBSAE, folder: str | Path) -> Path:
     """Writes an SAE as SAELens 6 or later loads it and encodes the same: ``cfg.json`` and ``sae_weights.safetensors``.
 
     batch_topk, Matryoshka or not, becomes jumprelu with a vector of thresholds, as SAELens itself saves those.

@@ -332,7 +332,7 @@ def _write_card(folder: Path, repo_id: str | None) -> None:
     write_card(folder, repo_id)
 
 
-def _init_parameters(cls: type) -> dict[str, inspect.Parameter]:
+def _init_parameters(cls: type[HubModel]) -> dict[str, inspect.Parameter]:
     """The named parameters of ``__init__``."""
-    parameters = inspect.signature(cls).parameters
-    return {name: each for name, each in parameters.items() if each.kind is not inspect.Parameter.VAR_KEYWORD}
+    _, *parameters = inspect.signature(cls.__init__).parameters.values()  # without self
+    return {each.name: each for each in parameters if each.kind is not inspect.Parameter.VAR_KEYWORD}

@@ -1,4 +1,4 @@
-"""How much of the activations a reconstruction keeps."""
+"""The share of the activations' variance that a reconstruction keeps."""
 
 import math
 

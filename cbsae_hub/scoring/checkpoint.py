@@ -1,40 +1,45 @@
-"""Sums of a scoring run on disk, so that it can go on where it was interrupted."""
+"""The sums of a scoring run on disk, so that it can go on where it was interrupted."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from torch import Tensor
 
-from cbsae_hub.hub.files import replace_file, require_same_settings
+from cbsae_hub.hub.files import plain, require_same_settings
 from cbsae_hub.metrics.streaming import StreamingMetric
+from cbsae_hub.trainers.run import load_checkpoint, save_checkpoint
 
 
-def save(file: Path, metrics: Mapping[str, StreamingMetric], identity: Mapping[str, Any], done: int) -> None:
-    """The sums of one process after so many batches."""
-    tensors = {}
-    for name, metric in metrics.items():
-        for state, value in metric.metric_state.items():
-            if isinstance(value, list):
-                value = torch.cat(value) if value else None
-            if value is not None:
-                tensors[f"{name}.{state}"] = value.contiguous()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with replace_file(file) as partial:
-        save_file(tensors, partial, metadata={"done": str(done), "identity": json.dumps(identity, sort_keys=True)})
+def save(file: Path, metrics: Mapping[str, StreamingMetric], identity: Mapping[str, Any], batches: int) -> None:
+    """Saves the sums of one process after so many batches."""
+    states = {f"{name}.{state}": value for name, one in metrics.items() for state, value in one.metric_state.items()}
+    tensors = {
+        key: torch.cat(value) if isinstance(value, list) else value
+        for key, value in states.items()
+        if isinstance(value, Tensor) or value
+    }
+    save_checkpoint(file, tensors, {"batches": batches, "identity": plain(identity)})
 
 
 def load(file: Path, metrics: Mapping[str, StreamingMetric], identity: Mapping[str, Any]) -> int:
-    """Puts saved sums into the metrics; returns how many batches they are of."""
-    with safe_open(file, framework="pt") as saved:
-        facts = saved.metadata()
-        require_same_settings(json.loads(facts["identity"]), identity, file)
-        for key in saved.keys():
-            name, state = key.split(".", 1)
-            value = saved.get_tensor(key)
-            metric = metrics[name]
-            setattr(metric, state, [value] if isinstance(getattr(metric, state), list) else value)
-    return int(facts["done"])
+    """Puts saved sums into the metrics.
+
+    Returns:
+        The number of their batches; 0 if the file does not exist.
+
+    Raises:
+        OtherSettings: If they are of a run with other settings.
+        ModelFileError: If the file is damaged.
+    """
+    checkpoint = load_checkpoint(file, "cpu")
+    if checkpoint is None:
+        return 0
+    tensors, facts = checkpoint
+    require_same_settings(facts["identity"], identity, file)
+    for key, value in tensors.items():
+        name, state = key.split(".", 1)
+        metric = metrics[name]
+        setattr(metric, state, [value] if isinstance(getattr(metric, state), list) else value)
+    return facts["batches"]

@@ -116,7 +116,7 @@ def _place(location: tuple[int | str, ...], settings: Mapping[str, Any]) -> tupl
     return name, value
 
 
-# Settings that a continued run may have otherwise; all others would change what is computed.
+# Settings that a continued run may change; all others would change its results.
 FREE_SETTINGS = {"log_every", "eval_every", "checkpoint_every", "log_with", "eval_tokens"}
 # Matryoshka: shares of the neurons that each nested group adds.
 REFERENCE_GROUPS = (0.0625, 0.125, 0.25, 0.5625)
@@ -148,7 +148,7 @@ class TrainConfig(Settings):
     """Trackers of Accelerate: "jsonl" (no dependency), "trackio", "tensorboard", "wandb"."""
 
     def changed_from(self, stored: dict[str, Any]) -> list[str]:
-        """What a run with these settings cannot continue of one with others, in words; see :data:`FREE_SETTINGS`.
+        """Settings of another run that one with these settings cannot continue, in words; see :data:`FREE_SETTINGS`.
 
         Args:
             stored: :meth:`to_dict` of the other run.
@@ -163,7 +163,7 @@ class TrainConfig(Settings):
 
 @dataclass(frozen=True)
 class SAETrainConfig(TrainConfig):
-    """Everything that decides the weights of an SAE, beside the activations themselves.
+    """All settings that decide the weights of an SAE, beside the activations themselves.
 
     The defaults follow the public training code of Pach et al., "Sparse autoencoders learn monosemantic
     features in vision-language models", 2025, which is that of ``dictionary_learning``.
@@ -249,7 +249,7 @@ OBJECTIVES = ("reconstruction", "interpretability", "steerability")
 
 @dataclass(frozen=True)
 class CBSAETrainConfig(TrainConfig):
-    """Everything that decides the weights of a bottleneck, beside the SAE, the activations and the concepts.
+    """All settings that decide the weights of a bottleneck, beside the SAE, the activations and the concepts.
 
     The defaults are those of the CB-SAE paper, sections 5.2 and 6.
 
@@ -260,13 +260,13 @@ class CBSAETrainConfig(TrainConfig):
     steps: Count = 110_000
     lr: Positive = 2e-4
     objectives: tuple[str, ...] = OBJECTIVES
-    """Which are trained, in this order in every step: each with an Adam of its own."""
+    """The objectives that are trained, in this order in every step, each with an Adam of its own."""
     start: Literal["random", "ridge"] = "random"
-    """Where the weights come from: drawn with the model, or a ridge regression and its patterns, in closed form. The
-    paper does not say; from a regression a tenth of the steps suffices."""
+    """The first weights: drawn with the model, or those of a ridge regression and its patterns, in closed form. The
+    paper does not say. From a regression a tenth of the steps suffices."""
     unit_rows: Flag = False
     """Whether rows of the decoder have length 1, like those of an SAE, so that a strength means as much for a concept
-    as for a neuron. In the paper nothing holds them."""
+    as for a neuron. In the paper they have any length."""
     reconstruction_moves_encoder: Flag = True
     """Whether reconstruction trains both matrices, as in the paper, or the decoder alone, so that no concept neuron is
     drawn away from its concept by what the SAE leaves unexplained."""

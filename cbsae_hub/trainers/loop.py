@@ -1,4 +1,4 @@
-"""What a training run on stored activations is, whatever is trained: steps, log, checkpoints, resuming, stopping."""
+"""The loop of every training run on stored activations: steps, log, checkpoints, resuming, stopping."""
 
 import dataclasses
 import itertools
@@ -10,7 +10,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import accelerate
 import torch
@@ -43,7 +43,7 @@ class Interrupted(Exception):
     """Training was asked to stop, and has saved a checkpoint.
 
     Attributes:
-        exit_code: What a shell reports for a program that Ctrl-C ended.
+        exit_code: The exit code that a shell reports for a program that Ctrl-C ended.
     """
 
     exit_code = 130
@@ -67,24 +67,28 @@ class State(Protocol):
         ...
 
 
-class Trainer(ABC):
+ConfigType = TypeVar("ConfigType", bound=TrainConfig)
+StateType = TypeVar("StateType", bound=State)
+
+
+class Trainer(ABC, Generic[ConfigType, StateType]):
     """A run whose batches are global: each of several processes computes its share.
 
     A subclass sets :attr:`state`.
 
     Args:
-        config: The recipe.
+        config: The settings.
         train: Activations to train on.
         heldout: Activations of other images, for every reported figure.
         output: Folder of the checkpoint, the log and, in the end, the model.
-        accelerator: The run's; default a new one with the recipe's precision and trackers.
+        accelerator: The run's accelerator; default a new one with the recipe's precision and trackers.
     """
 
-    state: State
+    state: StateType
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: ConfigType,
         train: ActivationStore,
         heldout: ActivationStore,
         output: str | Path,
@@ -164,7 +168,7 @@ class Trainer(ABC):
 
     @abstractmethod
     def _gauges(self) -> dict[str, float]:
-        """What else goes into the log."""
+        """Returns further figures for the log."""
 
     @abstractmethod
     def evaluate(self) -> NamedTuple:
@@ -226,8 +230,8 @@ class Trainer(ABC):
         self.accelerator.log(metrics | self._gauges(), step=self.state.step)
         if self.accelerator.is_main_process:
             model.save_pretrained(self.output)
-            told = {"revision": folder_revision(self.output), **self._facts(), **facts, "heldout": final._asdict()}
-            write_text(self.output / TRAINING_NAME, json.dumps(told, indent=2) + "\n")
+            content = {"revision": folder_revision(self.output), **self._facts(), **facts, "heldout": final._asdict()}
+            write_text(self.output / TRAINING_NAME, json.dumps(content, indent=2) + "\n")
             write_card(self.output)
             (self.output / CHECKPOINT_NAME).unlink()
         self.accelerator.wait_for_everyone()

@@ -1,4 +1,4 @@
-"""What every training run needs: a checkpoint, sums over its processes, a stop between two steps, a log."""
+"""The parts of every training run: a checkpoint, sums over its processes, a stop between two steps, a log."""
 
 import json
 import signal
@@ -58,7 +58,7 @@ class Processes:
     """The processes among which a global batch is split.
 
     Args:
-        accelerator: The run's; None for a single process.
+        accelerator: The run's accelerator; None for a single process.
     """
 
     def __init__(self, accelerator: Accelerator | None = None):
@@ -79,13 +79,13 @@ class Processes:
             return [tensor]
         lengths = tensor.new_zeros(self.count, dtype=torch.int64)
         lengths[self.rank] = len(tensor)
-        lengths = self.sum_(lengths).tolist()
-        padded = torch.nn.functional.pad(tensor, (0, max(lengths) - len(tensor)))
-        parts = [torch.empty_like(padded) for _ in lengths]
+        sizes = self.sum_(lengths).tolist()
+        padded = torch.nn.functional.pad(tensor, (0, max(sizes) - len(tensor)))
+        parts = [torch.empty_like(padded) for _ in sizes]
         dist.all_gather(parts, padded)
-        return [part[:length] for part, length in zip(parts, lengths)]
+        return [part[:size] for part, size in zip(parts, sizes)]
 
-    def _reduce(self, tensor: Tensor, operation: dist.ReduceOp) -> Tensor:
+    def _reduce(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
         if self.count > 1:
             tensor = tensor.contiguous()
             dist.all_reduce(tensor, operation)
@@ -97,7 +97,7 @@ class StopRequest:
 
     Args:
         processes: A signal to any of them stops all after the same step.
-        device: Of the tensor that they agree through.
+        device: The device of the tensor by which they agree.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -106,7 +106,7 @@ class StopRequest:
         self.processes = processes
         self.device = device
         self.received = False
-        self.previous: dict[signal.Signals, Any] = {}
+        self.previous: dict[int, Any] = {}
 
     def requested(self) -> bool:
         """Whether to stop; all processes must ask after the same step, and get the same answer."""

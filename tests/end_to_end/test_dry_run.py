@@ -53,6 +53,7 @@ def changed(tmp_path, changes, name="llava-1.5-7b"):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", sorted((ROOT / "training" / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_passes(recipe):
     if recipe.stem not in REAL:

@@ -30,9 +30,12 @@ NEEDED, MOST = 9e9, 12e9  # bytes
 D_IN, D_SAE, RETAINED, CONCEPTS, CB_K = 1024, 65_536, 30_000, 2_169, 5
 FEW = {"steps": 2, "batch_size": 64, "heldout_fraction": 0.25, "mixed_precision": "no"}
 
-pytestmark = pytest.mark.skipif(
-    psutil.virtual_memory().available < NEEDED, reason=f"needs {NEEDED / 1e9:.0f} GB of free memory"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        psutil.virtual_memory().available < NEEDED, reason=f"needs {NEEDED / 1e9:.0f} GB of free memory"
+    ),
+]
 
 
 class Pictures:

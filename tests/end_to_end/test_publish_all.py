@@ -38,6 +38,7 @@ def untouched():
     return {path: path.stat().st_mtime_ns for path in (ROOT / "hub").rglob("*")}
 
 
+@pytest.mark.slow
 def test_all_fails_goes_on_and_is_loaded_back(hub, monkeypatch, tmp_path):
     before = untouched()
     hub.fail("POST /api/models/lab/emoji-llava/commit/", 403)
@@ -112,6 +113,7 @@ def load_everything():
     assert isinstance(loaded.sae, CBSAE) and loaded.inspect(picture).explained > 0 and loaded.evaluation
 
 
+@pytest.mark.slow
 def test_dry_run_needs_nobody(hub):
     told = published("--dry-run")
     assert told.exit_code == 0, told.output

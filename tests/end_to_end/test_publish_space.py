@@ -157,7 +157,7 @@ def test_folders_bring_their_neighbours_and_no_leftovers(tmp_path, own_hub, monk
         "cbsae_hub.studio.server.model.download", lambda *_: pytest.fail("the Hub was asked about a folder")
     )
     loaded = LoadedModel("hub/mine")
-    assert loaded.inspect(Image.new("RGB", (64, 64), "white")).shown and loaded.judge and loaded.evaluation == {}
+    assert loaded.inspect(Image.new("RGB", (64, 64), "white")).webp and loaded.judge and loaded.evaluation == {}
 
 
 def test_models_on_the_hub_stay_there(tmp_path, monkeypatch):
@@ -338,6 +338,7 @@ def call(url, endpoint, data):
     return json.loads(said.split("data: ")[-1])[0]
 
 
+@pytest.mark.slow
 def test_space_answers_where_only_its_own_files_are(made, address):
     url, log = address
     before = files(made[0])

@@ -1,7 +1,10 @@
 import dataclasses
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from training.recipes import (
     SECTIONS,
@@ -118,3 +121,23 @@ def test_variants_differ_in_what_they_say_and_a_wrong_one_is_named():
     assert variants["hardly trained"].config() == base.replace(steps=1).config()
     with pytest.raises(ValueError, match="slip: unknown settings stepz"):
         evaluation.replace(variants={"slip": {"stepz": 1}}).variants_of(base)
+
+
+@pytest.mark.parametrize(
+    ("script", "section"),
+    {
+        "train_cbsae": "cbsae",
+        "evaluate": "evaluate",
+        "uncertainty": "scores",
+        "extract_activations": "activations",
+        "train_sae": "sae",
+        "score_neurons": "scores",
+        "sweep": "sweep",
+    }.items(),
+)
+def test_a_recipe_without_its_section_is_explained(tmp_path, script, section):
+    (tmp_path / "other.yaml").write_text("other: {}\n")
+    command = typer.Typer()
+    command.command()(import_module(f"training.{script}").main)
+    done = CliRunner().invoke(command, ["--recipe", str(tmp_path / "other.yaml")], env={"COLUMNS": "1000"})
+    assert done.exit_code == 2 and f"has no section '{section}'; it has other" in done.output

@@ -76,6 +76,7 @@ def test_wheel_says_what_it_needs(wheel):
     assert said["License-Expression"] == "MIT" and said["Requires-Python"] == ">=3.10"
 
 
+@pytest.mark.slow
 def test_wheel_works_where_it_is_installed(wheel, tmp_path):
     python = empty_environment(tmp_path / "venv")
     empty, environment = tmp_path / "empty", variables(tmp_path)

@@ -15,6 +15,7 @@ from cbsae_hub.steering import ClipZeroShotSteerer, Edit, Steering
 from cbsae_hub.steering.latents import RawNeurons
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
 NEURONS, SCENES, WHITE = 12, "2 images (probe)", "a white image"
 
 

@@ -8,6 +8,7 @@ from cbsae_hub.trainers.loop import Interrupted
 from cbsae_hub.trainers.run import CHECKPOINT_NAME, load_checkpoint, save_checkpoint
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_run_equals_the_uninterrupted_one_to_the_bit(run_training, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     # Step 130 lies between two checkpoints, in the sixth epoch.

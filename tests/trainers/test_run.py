@@ -16,6 +16,7 @@ def log(folder):
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_loss_curve_of_one_and_stop_together(run_training, tmp_path):
     runs = [{"output": tmp_path / f"two_{name}", "settings": SETTINGS | {"activation": name}} for name in ACTIVATIONS]
     # The last run is the only one with a step 50, after which one of the two processes gets a signal.

@@ -27,7 +27,7 @@ from cbsae_hub.pictures import white_image
 from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
 from cbsae_hub.steering.latents import decoder_rows
 from cbsae_hub.studio.server.generators import Generators
-from cbsae_hub.studio.view.pictures import MAX_SIDE, as_webp
+from cbsae_hub.studio.view.images import MAX_SIDE, as_webp
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ START_BATCHES = 100  # more do not change a regression
 
 
 def cosine_cubed_similarity(u: Tensor, y: Tensor, processes: Processes | None = None) -> Tensor:
-    """How alike concept activations and the teacher's are over a batch: cosine of centred and cubed columns.
+    """Similarity of concept activations to the teacher's over a batch: the cosine of centred and cubed columns.
 
     Label-free CBM's similarity (Oikarinen et al., 2023), the paper's equation 11. Scales and offsets of a column do not
     matter, so each is divided by its deviation before it is cubed, for the sake of float32. A column that does not vary
@@ -32,7 +32,7 @@ def cosine_cubed_similarity(u: Tensor, y: Tensor, processes: Processes | None = 
     Args:
         u: ``[n, concepts]``.
         y: ``[n, concepts]``, without gradient.
-        processes: Over whose batches the similarity is.
+        processes: The processes over whose batches the similarity is taken.
 
     Returns:
         ``[concepts]``, -1 to 1.
@@ -70,11 +70,11 @@ class BottleneckState:
 
     Args:
         cb: The model, on the accelerator's device; its bottleneck is trained in place.
-        config: The recipe.
+        config: The settings.
         embeddings: The teacher's unit embeddings of all images, ``[images, e]``.
         texts: Its unit embeddings of the concepts, ``[concepts, e]``.
-        accelerator: Of the run; default one process.
-        first: Concepts before this number are not trained, and stay bit for bit.
+        accelerator: The run's accelerator; default one process.
+        first: Number of the first concept that is trained; those before it stay bit for bit.
 
     Attributes:
         step: Updates done.
@@ -119,7 +119,7 @@ class BottleneckState:
 
     @torch.no_grad()
     def initialise(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Starts where ``config.start`` says, unless the weights are to stay as they were drawn.
+        """Computes the first weights, unless ``config.start`` leaves them as they were drawn.
 
         From "ridge": the encoder is a ridge regression of the teacher's answers, each in units of its deviation, on
         activations. The decoder's row of a concept is its pattern ``cov(x, c_k)``, which is what a change of the
@@ -163,7 +163,7 @@ class BottleneckState:
 
         Args:
             x: ``[batch_size / processes, d_in]``.
-            images: Which image each row is of, ``[batch_size / processes]``.
+            images: The number of each row's image, ``[batch_size / processes]``.
 
         Returns:
             The objectives before their steps, over the global batch; only those that are trained.
@@ -184,7 +184,7 @@ class BottleneckState:
 
     @torch.no_grad()
     def prepare(self, x: Tensor, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What a batch is to the objectives: centred activations, what the SAE leaves of them, the teacher's answers.
+        """Computes the inputs of the objectives: centred activations, the SAE's error, the teacher's answers.
 
         All in the units of the weights: of an SAE with ``input_norm``, of tokens of one scale.
 

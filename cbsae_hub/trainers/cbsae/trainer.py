@@ -26,9 +26,9 @@ class BottleneckHeldout(NamedTuple):
     """Figures of a concept bottleneck SAE on held-out tokens."""
 
     explained_variance: float
-    """Of the whole; about the mean of the held-out tokens."""
+    """By the whole model; about the mean of the held-out tokens."""
     explained_variance_retained: float
-    """Of the retained neurons alone."""
+    """By the retained neurons alone."""
     interpretability: float
     """Mean similarity of the concept activations to the teacher's."""
     steerability: float
@@ -36,20 +36,20 @@ class BottleneckHeldout(NamedTuple):
     tokens: int
 
 
-class CBSAETrainer(Trainer):
+class CBSAETrainer(Trainer[CBSAETrainConfig, BottleneckState]):
     """Trains a bottleneck beside a frozen SAE as the CB-SAE paper does.
 
     With several processes the result is that of one, up to rounding: similarities are taken over global batches.
 
     Args:
-        config: The recipe.
+        config: The settings.
         cb: The model, with an untrained bottleneck; a copy is trained.
         train: Activations to train on.
         heldout: Activations of other images.
         embeddings: The teacher's unit embeddings of all images of the store, ``[images, e]``.
         texts: Its unit embeddings of the concepts, ``[concepts, e]``.
         output: Folder of the checkpoint, the log and, in the end, the model.
-        accelerator: The run's; default a new one.
+        accelerator: The run's accelerator; default a new one.
 
     Raises:
         ValueError: If embeddings, concepts and activations do not fit each other.
@@ -120,19 +120,25 @@ def evaluate_bottleneck(state: BottleneckState, batches: Iterator[tuple[Tensor, 
         centred, error, y = state.prepare(x, images)
         c = cb.concept_activations(x)
         unit = cb.sae.unit(x)
-        left, error = error * unit - cb.decode_concepts(c, like=x), error * unit
-        read = cb.concept_activations(x - left)
+        remainder, error = error * unit - cb.decode_concepts(c, like=x), error * unit
+        read = cb.concept_activations(x - remainder)
         moments += torch.stack([x.double().sum(0), x.double().square().sum(0)])
         similar = [cosine_cubed_similarity(part[:, state.first :], y, processes).mean() for part in (c, read)]
-        squares = [part.double().square().sum() for part in (left, error)]
+        squares = [part.double().square().sum() for part in (remainder, error)]
         sums += torch.stack([*squares, *similar, sums.new_tensor(len(x)), sums.new_ones(())]).to(sums)
     processes.sum_(moments)
     processes.sum_(sums)
     whole, retained, interpretability, steerability, tokens, count = sums.tolist()
     if not tokens:
         raise ValueError("no held-out tokens to evaluate on")
-    shares = [explained_variance(moments[0], moments[1].sum(), errors, tokens) for errors in (whole, retained)]
-    return BottleneckHeldout(*shares, interpretability / count, steerability / count, int(tokens))
+    total_squares = moments[1].sum()
+    return BottleneckHeldout(
+        explained_variance(moments[0], total_squares, whole, tokens),
+        explained_variance(moments[0], total_squares, retained, tokens),
+        interpretability / count,
+        steerability / count,
+        int(tokens),
+    )
 
 
 def require_fit(cb: CBSAE, activations: ActivationStore, embeddings: Tensor) -> None:
@@ -170,16 +176,16 @@ def add_concepts(
     Args:
         cb: The model, which stays as it is.
         concepts: Names that it does not have yet.
-        activations: Of the model's encoder and layer.
+        activations: Activations of the model's encoder and layer.
         embeddings: The teacher's unit embeddings of their images, ``[images, e]``.
         embed_texts: Its unit embeddings of texts, ``[n, e]``.
         config: Default a ridge regression, and from there 300 steps of 2,048 tokens in which no concept neuron is
             drawn away from its concept.
         progress: Called with steps done and steps in all.
-        stop: Asked after every step; if it says so, what is trained by then is returned.
+        stop: Called after every step; if it returns True, the model is returned as it is by then.
 
     Raises:
-        ValueError: If a concept is empty or there already, or the data does not fit.
+        ValueError: If a concept is empty or exists already, or the data does not fit.
     """
     require_fit(cb, activations, embeddings)
     config = config or CBSAETrainConfig(
@@ -194,11 +200,12 @@ def add_concepts(
     texts = embed_texts(wider.concepts)
     state = BottleneckState(wider, config, embeddings, texts, first=len(cb.concepts))
     state.initialise(activations.labelled_batches(config.batch_size, config.seed, 0))
-    for epoch in itertools.count():
-        for x, images in activations.labelled_batches(config.batch_size, config.seed, epoch):
-            state.update(x.to(wider.W_dec_cb.device), images)
-            if progress:
-                progress(state.step, config.steps)
-            if state.step == config.steps or stop():
-                logger.info("added %s in %d steps", ", ".join(concepts), state.step)
-                return wider
+    epochs = (activations.labelled_batches(config.batch_size, config.seed, epoch) for epoch in itertools.count())
+    for x, images in itertools.islice(itertools.chain.from_iterable(epochs), config.steps):
+        state.update(x.to(wider.W_dec_cb.device), images)
+        if progress:
+            progress(state.step, config.steps)
+        if stop():
+            break
+    logger.info("added %s in %d steps", ", ".join(concepts), state.step)
+    return wider

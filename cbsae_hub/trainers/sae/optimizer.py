@@ -35,13 +35,15 @@ class DictionaryAdam(torch.optim.Adam):
         self.found_inf = torch.zeros((), device=sae.W_dec.device)
 
     @torch.no_grad()
-    def step(self) -> Tensor:
+    def step(self) -> Tensor:  # type: ignore[override]  # takes no closure and returns a norm
         """One update from the ``.grad`` of the SAE's parameters.
 
         Returns:
             The norm of the gradient before clipping.
         """
         sae = self.sae
+        if sae.W_enc.grad is None or sae.W_dec.grad is None:
+            raise ValueError("the SAE has no gradients: compute them first")
         self.encoder_rows.grad = sae.W_enc.grad.T.contiguous()
         for gradient, rows in zip(sae.W_dec.grad.split(BLOCK_ROWS), sae.W_dec.split(BLOCK_ROWS)):
             gradient.addcmul_(rows, torch.linalg.vecdot(gradient, rows)[:, None], value=-1)

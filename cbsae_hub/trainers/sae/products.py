@@ -20,12 +20,12 @@ class Entries(NamedTuple):
 
     @classmethod
     def sorted(cls, rows: Tensor, columns: Tensor, values: Tensor, n_rows: int) -> "Entries":
-        """From coordinates; ``rows`` must be ascending."""
+        """Makes entries of coordinates; ``rows`` must be ascending."""
         counts = torch.bincount(rows, minlength=n_rows)
         return cls(torch.nn.functional.pad(counts.cumsum(0), (1, 0)), columns, values)
 
     def csr(self, n_columns: int) -> Tensor:
-        """As a sparse tensor of torch."""
+        """The matrix as a sparse tensor of torch."""
         _silence_beta_warning()
         shape = (len(self.row_starts) - 1, n_columns)
         return torch.sparse_csr_tensor(self.row_starts, self.columns, self.values, shape, check_invariants=False)
@@ -37,7 +37,7 @@ def product(entries: Entries, matrix: Tensor, out: Tensor | None = None) -> Tens
     Args:
         entries: The left factor.
         matrix: The right factor.
-        out: Where to write the result; it must hold finite numbers.
+        out: The tensor to write the result to; it must hold finite numbers.
     """
     if out is None:
         return entries.csr(len(matrix)) @ matrix
@@ -45,10 +45,10 @@ def product(entries: Entries, matrix: Tensor, out: Tensor | None = None) -> Tens
     return torch.addmm(out, entries.csr(len(matrix)), matrix, beta=0.0, out=out)
 
 
-def sampled_products(entries: Entries, left: Tensor, right: Tensor) -> Tensor:
-    """``left[row] . right[column]`` for each entry, in the order of ``entries``; its values are not read."""
-    pattern = entries._replace(values=torch.zeros_like(entries.values)).csr(len(right))
-    return torch.sparse.sampled_addmm(pattern, left, right.T, beta=0.0).values()
+def sampled_products(entries: Entries, rows: Tensor, columns: Tensor) -> Tensor:
+    """``rows[row] . columns[column]`` for each entry, in the order of ``entries``; its values are not read."""
+    pattern = entries._replace(values=torch.zeros_like(entries.values)).csr(len(columns))
+    return torch.sparse.sampled_addmm(pattern, rows, columns.T, beta=0.0).values()
 
 
 @functools.cache

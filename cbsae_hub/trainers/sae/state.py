@@ -18,12 +18,12 @@ class SAEState:
 
     Args:
         sae: The autoencoder, on the accelerator's device; trained in place.
-        config: The recipe.
-        accelerator: Of the run; default one process, full precision.
+        config: The settings.
+        accelerator: The run's accelerator; default one process, full precision.
 
     Attributes:
         step: Updates done.
-        norm_factor: What activations are divided by before :meth:`update`.
+        norm_factor: The divisor of activations before :meth:`update`.
 
     Raises:
         ValueError: If the SAE normalises each token (``input_norm``).

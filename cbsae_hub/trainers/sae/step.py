@@ -43,7 +43,7 @@ class Loss(NamedTuple):
     penalty: Tensor
     """L1 or L0, without its coefficient; 0 for topk and batch_topk."""
     auxiliary: Tensor
-    """Of dead neurons (topk, batch_topk, without ``auxk_alpha``) or of the gate (gated)."""
+    """The loss of dead neurons (topk, batch_topk, without ``auxk_alpha``) or of the gate (gated)."""
 
 
 def group_weight(config: SAETrainConfig, groups: int) -> float:
@@ -59,7 +59,7 @@ class DeadNeurons:
         d_sae: Number of neurons.
         after_tokens: A neuron is dead once it has not fired for so many tokens.
         processes: The processes that share each batch.
-        device: Where to count.
+        device: The device of the counts.
 
     Attributes:
         silent_tokens: ``[d_sae]`` int64.
@@ -145,8 +145,12 @@ class SparseStep:
         self.group_of = sae.group_of
         self.hidden = sae.W_dec.new_empty(0, sae.d_sae)
         store_by_neuron_(sae)
-        sae.W_enc.grad = torch.zeros_like(sae.W_dec).T
-        sae.W_dec.grad = torch.zeros_like(sae.W_dec)
+        if sae.b_enc is None:
+            raise ValueError(f"an SAE of activation {sae.activation!r} is trained by AutogradStep")
+        self.b_enc = sae.b_enc
+        self.grad_encoder = sae.W_enc.grad = torch.zeros_like(sae.W_dec).T
+        self.grad_decoder = sae.W_dec.grad = torch.zeros_like(sae.W_dec)
+        self.grad_bias = sae.b_enc.grad = torch.zeros_like(sae.b_enc)
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Loss:
@@ -177,13 +181,13 @@ class SparseStep:
         if len(dead) and self.config.auxk_alpha:
             auxiliary = self._add_auxiliary(hidden, centred, signal[:, -1], dead)
         # b_dec is added to every reconstruction and subtracted from every input of the encoder.
-        sae.b_dec.grad = signal[:, 0].sum(0).mul_(-2 * weight).addmv_(sae.W_enc, sae.b_enc.grad, alpha=-1)
+        sae.b_dec.grad = signal[:, 0].sum(0).mul_(-2 * weight).addmv_(sae.W_enc, self.grad_bias, alpha=-1)
         sum_gradients_(sae, self.processes)
         total = reconstruction + self.config.auxk_alpha * auxiliary
         return Loss(total, reconstruction, x.new_zeros(()), auxiliary)
 
     def _residuals(self, entries: Entries, centred: Tensor) -> Tensor:
-        """What the first 1, 2, ... groups leave unexplained, ``[n, groups, d_in]``."""
+        """Errors of the reconstructions by the first 1, 2, ... groups, ``[n, groups, d_in]``."""
         residuals = product(entries, self.sae.W_dec).view(len(centred), self.groups, -1)
         before = centred
         for group in residuals.unbind(1):
@@ -197,10 +201,10 @@ class SparseStep:
         sae = self.sae
         order = active.neurons.argsort(stable=True)
         by_neuron = Entries.sorted(active.neurons[order], active.tokens[order], grad_values[order], sae.d_sae)
-        product(by_neuron, centred, out=sae.W_enc.grad.T)
+        product(by_neuron, centred, out=self.grad_encoder.T)
         by_neuron = by_neuron._replace(columns=rows[order], values=scaled_values[order])
-        product(by_neuron, signal.flatten(0, 1), out=sae.W_dec.grad)
-        sae.b_enc.grad = torch.zeros_like(sae.b_enc).index_add_(0, active.neurons, grad_values)
+        product(by_neuron, signal.flatten(0, 1), out=self.grad_decoder)
+        self.grad_bias.zero_().index_add_(0, active.neurons, grad_values)
 
     def _hidden(self, centred: Tensor) -> Tensor:
         """The encoder's product ``[n, d_sae]`` before the ReLU, in one buffer that every step reuses."""
@@ -210,7 +214,7 @@ class SparseStep:
                 return torch.nn.functional.linear(centred, sae.W_enc.T, sae.b_enc)
         if len(self.hidden) != len(centred):
             self.hidden = centred.new_empty(len(centred), sae.d_sae)
-        return torch.addmm(sae.b_enc, centred, sae.W_enc, out=self.hidden)
+        return torch.addmm(self.b_enc, centred, sae.W_enc, out=self.hidden)
 
     def _add_auxiliary(self, hidden: Tensor, centred: Tensor, residual: Tensor, dead: Tensor) -> Tensor:
         """Adds the gradients of the loss for dead neurons; work in proportion to their number.
@@ -235,9 +239,9 @@ class SparseStep:
 
         signal = error.mul_(-2 * self.config.auxk_alpha / variance)
         grad_latents = (signal @ decoder.T).mul_(latents > 0)
-        sae.W_dec.grad.index_add_(0, dead, latents.T @ signal)
-        sae.W_enc.grad.T.index_add_(0, dead, grad_latents.T @ centred)
-        sae.b_enc.grad.index_add_(0, dead, grad_latents.sum(0))
+        self.grad_decoder.index_add_(0, dead, latents.T @ signal)
+        self.grad_encoder.T.index_add_(0, dead, grad_latents.T @ centred)
+        self.grad_bias.index_add_(0, dead, grad_latents.sum(0))
         return loss
 
 
@@ -257,10 +261,10 @@ def store_by_neuron_(sae: SAE) -> None:
 @torch.no_grad()
 def sum_gradients_(sae: SAE, processes: Processes) -> None:
     """Sums the gradients of all processes."""
-    for parameter in sae.parameters():
-        # The transpose of W_enc is what is contiguous.
-        transposed = parameter.ndim == 2 and not parameter.grad.is_contiguous()
-        processes.sum_(parameter.grad.T if transposed else parameter.grad)
+    for gradient in (parameter.grad for parameter in sae.parameters()):
+        if gradient is not None:
+            # Of W_enc the transpose is contiguous.
+            processes.sum_(gradient.T if gradient.ndim == 2 and not gradient.is_contiguous() else gradient)
 
 
 class AutogradStep:
@@ -357,29 +361,29 @@ class Selector:
         return positions, hidden.flatten()[positions]
 
     def _select_of_batch(self, flat: Tensor) -> tuple[Tensor, Tensor]:
-        wanted = self.k * (len(flat) // self.d_sae) * self.processes.count
+        count = self.k * (len(flat) // self.d_sae) * self.processes.count
         candidates = _true_positions(flat > MARGIN * self.smallest)
-        if self.processes.sum_(torch.tensor([len(candidates)], device=flat.device)).item() < wanted:
+        if self.processes.sum_(torch.tensor([len(candidates)], device=flat.device)).item() < count:
             candidates = _true_positions(flat > 0)
         values = flat[candidates]
-        keep = self._largest(values, wanted)
+        keep = self._largest(values, count)
         positions, values = candidates[keep], values[keep]
-        smallest = values.float().min() if len(values) else torch.tensor(torch.inf, device=flat.device)
-        smallest = self.processes.min_(smallest).item()
+        bound = values.float().min() if len(values) else torch.tensor(torch.inf, device=flat.device)
+        smallest = self.processes.min_(bound).item()
         self.smallest = smallest if math.isfinite(smallest) else 0.0
         return positions, values
 
-    def _largest(self, values: Tensor, wanted: int) -> Tensor:
-        """Mask of those among the ``wanted`` largest values of all processes; of equal ones the first are kept."""
+    def _largest(self, values: Tensor, count: int) -> Tensor:
+        """Mask of those among the ``count`` largest values of all processes; of equal ones the first are kept."""
         contenders = values
-        if self.processes.count > 1 and len(values) > wanted:
-            contenders = values.topk(wanted, sorted=False).values
+        if self.processes.count > 1 and len(values) > count:
+            contenders = values.topk(count, sorted=False).values
         everyone = torch.cat(self.processes.gather(contenders))
-        if len(everyone) < wanted:
+        if len(everyone) < count:
             return torch.ones_like(values, dtype=torch.bool)
-        bound = everyone.kthvalue(len(everyone) - wanted + 1).values
+        bound = everyone.kthvalue(len(everyone) - count + 1).values
         keep = values > bound
-        missing = wanted - int((everyone > bound).sum())
+        missing = count - int((everyone > bound).sum())
         ties = self.processes.gather((values == bound).nonzero().squeeze(1))
         before = sum(len(positions) for positions in ties[: self.processes.rank])
         keep[ties[self.processes.rank][: max(0, missing - before)]] = True

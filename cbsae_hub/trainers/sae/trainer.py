@@ -34,7 +34,7 @@ class Heldout(NamedTuple):
     tokens: int
 
 
-class SAETrainer(Trainer):
+class SAETrainer(Trainer[SAETrainConfig, SAEState]):
     """Trains an SAE as the reference recipe does.
 
     Batches are global: with several processes each computes its share, batch_topk selects over all of them, and the
@@ -42,11 +42,11 @@ class SAETrainer(Trainer):
     machine with the same number of processes and threads.
 
     Args:
-        config: The recipe.
+        config: The settings.
         train: Activations to train on.
         heldout: Activations of other images, for every reported figure and for the calibrated threshold.
         output: Folder of the checkpoint, the log and, in the end, the SAE.
-        accelerator: The run's; default a new one with the recipe's precision and trackers.
+        accelerator: The run's accelerator; default a new one with the recipe's precision and trackers.
         description: Arguments of :class:`SAE` that say what the activations are (encoder_id, layer, ...).
     """
 
@@ -112,7 +112,7 @@ class SAETrainer(Trainer):
         sae = copy.deepcopy(self.sae)
         sae.fold_input_scale(self.state.norm_factor)
         thresholds = {}
-        if self.config.activation == "batch_topk":
+        if self.config.activation == "batch_topk" and sae.threshold is not None:
             running = sae.threshold.tolist() if sae.threshold_is_set else None
             sae.calibrate_threshold(self._heldout_batches, reduce=self.processes.sum_)
             thresholds = {"running": running, "calibrated": sae.threshold.tolist()}
@@ -128,7 +128,7 @@ class SAETrainer(Trainer):
 
 
 def describe(manifest: dict[str, Any]) -> dict[str, Any]:
-    """What an activation store's manifest says about its activations, as arguments of :class:`SAE`."""
+    """The description of activations in a store's manifest, as arguments of :class:`SAE`."""
     return {**manifest["encoder"], "training_data": {**manifest["images"], "num_images": manifest["num_images"]}}
 
 
@@ -139,7 +139,7 @@ def evaluate_sae(sae: SAE, batches: Iterable[Tensor], processes: Processes | Non
     Args:
         sae: The autoencoder.
         batches: This process's share of the held-out tokens, ``[n, d_in]`` each, in the units of the SAE.
-        processes: Over which the figures are taken.
+        processes: The processes over which the figures are taken.
 
     Raises:
         ValueError: If there are no tokens, or they do not vary.
@@ -191,7 +191,7 @@ def geometric_median(points: Tensor, iterations: int = 100, tolerance: float = 1
 
     Args:
         points: ``[n, d]``.
-        iterations: At most so many.
+        iterations: The largest number of iterations.
         tolerance: Stop once a step is shorter than this part of the points' mean distance.
 
     Returns:

@@ -220,6 +220,7 @@ def test_killed_and_resumed_run_equals_the_uninterrupted_one_to_the_bit(tmp_path
     assert (parts / "log.jsonl").read_text() == (whole / "log.jsonl").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", STARTS, ids=["as in the paper", "from a regression"])
 def test_two_processes_are_one(run_training, tmp_path, start):
     settings = {"steps": 30, "log_every": 1, **start}
