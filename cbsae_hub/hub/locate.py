@@ -199,7 +199,7 @@ def list_files(repo_id: str, revision: str | None, options: dict[str, Any]) -> t
         info = HfApi(token=options.get("token")).model_info(repo_id, revision=revision)
     except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:
         raise ModelFileError(_explain(error, repo_id, "a list of files", revision)) from error
-    return sorted(file.rfilename for file in info.siblings), info.sha
+    return sorted(file.rfilename for file in info.siblings or []), str(info.sha)
 
 
 def _fetch(
