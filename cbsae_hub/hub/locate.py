@@ -129,7 +129,7 @@ def locate(repo_id: str | Path | Located, revision: str | None = None, beside: s
         else:
             located = Located(source, None, revision)
     if revision is not None and revision != located.revision:
-        if is_content(revision):
+        if revision.startswith("sha256:"):
             raise OtherWeights(
                 f"{located.id} holds weights {located.revision}, but {revision} is asked for: another model?"
             )
