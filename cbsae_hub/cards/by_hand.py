@@ -16,7 +16,7 @@ from cbsae_hub.hub.stamp import edited_by_hand
 
 TASK = "feature-extraction"  # of the models of this package
 GENERATED = ("model-index", "model_name", "eval_results")
-LICENCES = ("license", "license_name", "license_link", "language")  # of a hand-written part, what its card keeps
+LICENCES = ("license", "license_name", "license_link", "language")  # a card keeps them of its hand-written part
 _FRONT = re.compile(r"\A---\n(.*?\n)---\n", re.DOTALL)
 _MARKED = re.compile(r"<!-- by hand, of (\S+) -->\n(.*?)<!-- end -->\n", re.DOTALL)
 
@@ -30,7 +30,7 @@ class ByHand:
     """The hand-written part of a card.
 
     Attributes:
-        metadata: Of the Hub.
+        metadata: Metadata for the Hub.
         text: Markdown. What stands before its first heading is the story, which comes first in a card; the sections
             come last.
         measures: Entries of metrics.json with their meaning.

@@ -29,8 +29,8 @@ OWN_SECTIONS = (
     "concepts_sha256",
     "parent_group_sizes",
 )
-LONG = ("concepts", "sae_neuron_ids")  # of these only how long they are
-DATASET_TYPE = re.compile(r"([\w-]+/)?[\w.-]+", re.ASCII)  # what the Hub takes
+LONG = ("concepts", "sae_neuron_ids")  # the card has only their lengths
+DATASET_TYPE = re.compile(r"([\w-]+/)?[\w.-]+", re.ASCII)  # the Hub takes no other
 METRICS = "metrics.json"
 OF_WEIGHTS = {"training": "training.json", "evaluation": "evaluation.json", "pack": "pack.json", "metrics": METRICS}
 
@@ -55,7 +55,7 @@ class Facts:
 
     Attributes:
         folder: The folder, or None of a model that is in memory only.
-        config: Of the model, whichever library it is of; empty where there is none, as beside a dataset.
+        config: Config of a model of any library; empty where there is none, as beside a dataset.
         metrics: metrics.json: results of an evaluation script.
         training: Record of the training of an SAE or CB-SAE.
         evaluation: Results of training/evaluate.py.

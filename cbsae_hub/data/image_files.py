@@ -13,10 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from datasets.data_files import sanitize_patterns
-from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
-from datasets.utils.metadata import MetadataConfigs
 from fsspec.utils import glob_translate
+
+from cbsae_hub.lazy import needed
+
+with needed("datasets", "reading an image dataset"):
+    from datasets.data_files import sanitize_patterns
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+    from datasets.utils.metadata import MetadataConfigs
 
 logger = logging.getLogger(__name__)
 

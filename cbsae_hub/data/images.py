@@ -7,11 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-import datasets
-from datasets.data_files import DataFilesDict, DataFilesList
-from datasets.info import DatasetInfosDict
-from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
-from datasets.packaged_modules.parquet.parquet import Parquet
 from huggingface_hub import HfApi, hf_hub_download, metadata_load
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import httpx
@@ -20,8 +15,16 @@ from yaml import YAMLError
 
 from cbsae_hub.data.ahead import load_ahead
 from cbsae_hub.data.image_files import Layout, NoImages, arrange, list_folder, some, visible
+from cbsae_hub.lazy import needed
 from cbsae_hub.models import resolve_id
 from cbsae_hub.pictures import ImageDataset, to_rgb
+
+with needed("datasets", "reading an image dataset"):
+    import datasets
+    from datasets.data_files import DataFilesDict, DataFilesList
+    from datasets.info import DatasetInfosDict
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+    from datasets.packaged_modules.parquet.parquet import Parquet
 
 CARD = "README.md"
 BUILDERS = {"imagefolder": ImageFolder, "parquet": Parquet}

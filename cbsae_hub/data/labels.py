@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel
 
 from cbsae_hub.pictures import ImageDataset
 
@@ -45,6 +44,10 @@ def class_names(images: ImageDataset, column: str, field: str = "") -> list[str]
     kind = _inner((getattr(images, "features", None) or {}).get(column))
     if field and isinstance(kind, Mapping):
         kind = _inner(kind.get(field))
+    if kind is None:
+        return None
+    from datasets import ClassLabel  # who has classes has it
+
     return kind.names if isinstance(kind, ClassLabel) else None
 
 

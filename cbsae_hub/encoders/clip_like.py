@@ -3,9 +3,9 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from huggingface_hub import file_exists
@@ -17,6 +17,7 @@ from cbsae_hub.encoders.prompts import mean_embedding, tell_unread
 from cbsae_hub.encoders.vision import require_images, to_rgb
 from cbsae_hub.hub.files import replace_file
 from cbsae_hub.hub.locate import Located, OtherWeights, download_folder, locate
+from cbsae_hub.lazy import needed
 from cbsae_hub.models import resolve_id
 
 CONFIG = "open_clip_config.json"
@@ -26,7 +27,14 @@ WEIGHTS = "open_clip_model.safetensors"
 def named_by_open_clip(repo_id: str) -> tuple[str, str] | None:
     """Architecture and tag, if an id names one of open_clip's own models, such as ``ViT-B-16/openai``."""
     architecture, _, tag = repo_id.partition("/")
-    return (architecture, tag) if (architecture, tag) in open_clip.list_pretrained() else None
+    return (architecture, tag) if (architecture, tag) in _open_clip().list_pretrained() else None
+
+
+def _open_clip() -> ModuleType:
+    """Imports open_clip, which takes seconds and which only its judges need."""
+    with needed("open_clip_torch", "a judge of open_clip"):
+        import open_clip
+    return open_clip
 
 
 class ClipLike:
@@ -75,16 +83,16 @@ class ClipLike:
         """
         if own := named_by_open_clip(str(repo_id)):
             architecture, tag = own
-            model, _, preprocess = open_clip.create_model_and_transforms(architecture, tag, device=device)
-            return cls(model, preprocess, open_clip.get_tokenizer(architecture), str(repo_id), tag)
+            model, _, preprocess = _open_clip().create_model_and_transforms(architecture, tag, device=device)
+            return cls(model, preprocess, _open_clip().get_tokenizer(architecture), str(repo_id), tag)
         located, folder = _find(repo_id, revision, beside)
         for file in (CONFIG, WEIGHTS):
             if not (folder / file).is_file():
                 raise FileNotFoundError(f"{folder} lacks {file}: it is not a model in open_clip's format")
         version = folder.name if located.folder is None else located.revision  # the cache names folders by their commit
         name = f"local-dir:{folder}"
-        model, _, preprocess = open_clip.create_model_and_transforms(name, device=device)
-        return cls(model, preprocess, open_clip.get_tokenizer(name), str(repo_id), version)
+        model, _, preprocess = _open_clip().create_model_and_transforms(name, device=device)
+        return cls(model, preprocess, _open_clip().get_tokenizer(name), str(repo_id), version)
 
     @staticmethod
     def knows(repo_id: str | Path, beside: str | Path | None = None) -> bool:

@@ -3,6 +3,7 @@
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -113,8 +114,9 @@ def embed_prompts(
 
     Arguments and errors as :func:`mean_embedding`; ``reader`` is what warnings call the model.
     """
+    text_config: Any = model.config.text_config
     # A tokenizer's own limit is without bound where its files say nothing.
-    context = min(model.config.text_config.max_position_embeddings, tokenizer.model_max_length)
+    context = min(text_config.max_position_embeddings, tokenizer.model_max_length)
     padding = "max_length" if model.config.model_type == "siglip" else True  # as each was trained
     options = {"padding": padding, "truncation": True, "max_length": context, "return_tensors": "pt"}
     tell_unread(cutting(tokenizer), tokenizer.pad_token_id, context, texts, templates, reader)

@@ -35,7 +35,7 @@ def choose(source: Source, sae_id: str | None = None, format: str | None = None)
     """The one SAE that is meant.
 
     Args:
-        source: Where to look.
+        source: The place to search.
         sae_id: A sub-folder of it, or a file.
         format: One of :data:`LOOKED_FOR`; default any.
 

@@ -119,7 +119,7 @@ def read_tensors(path: Path | io.BytesIO, whose: str) -> Checkpoint:
 
     Args:
         path: The file, or its content.
-        whose: What an error calls it.
+        whose: Its name in errors.
 
     Raises:
         ModelFileError: If the file is damaged, of a torch older than 1.6, or holds no weights.

@@ -115,8 +115,8 @@ def require_same_settings(existing: Mapping[str, Any], settings: Mapping[str, An
     """Compares the settings of this run with those that an earlier one left behind.
 
     Args:
-        existing: What was read from JSON.
-        settings: Of this run.
+        existing: Settings of the earlier run, as JSON holds them.
+        settings: Settings of this run.
         owner: The file or folder that the earlier run left, for the error.
 
     Raises:
@@ -136,7 +136,7 @@ def claim(folder: Path, settings: Mapping[str, Any], name: str = "settings.json"
 
     Args:
         folder: The folder.
-        settings: What its content depends on.
+        settings: The settings on which its content depends.
         name: The file that holds them.
 
     Raises:

@@ -144,7 +144,7 @@ def download(repo_id: str, name: str, revision: str | None = None, options: dict
         repo_id: Its id.
         name: The file.
         revision: Branch, tag, commit or "sha256:...", which the caller compares.
-        options: Of ``hf_hub_download``.
+        options: Arguments of ``hf_hub_download``.
     """
     options = options or {}
 
@@ -165,8 +165,8 @@ def download_folder(
     Args:
         repo_id: Its id.
         revision: See :func:`download`.
-        patterns: Of the files.
-        options: Of ``snapshot_download``.
+        patterns: Patterns of the files' paths.
+        options: Arguments of ``snapshot_download``.
 
     Returns:
         Their folder in the cache.
@@ -185,7 +185,7 @@ def list_files(repo_id: str, revision: str | None, options: dict[str, Any]) -> t
     Args:
         repo_id: Its id.
         revision: Branch, tag or commit.
-        options: Of ``hf_hub_download``.
+        options: Arguments of ``hf_hub_download``.
 
     Raises:
         ModelFileError: If the Hub refuses or cannot be reached, or nothing is in the cache.

@@ -154,7 +154,7 @@ def publish(
         private: Whether a new repository is private.
         create_pr: Open a pull request instead.
         overwrite_card: Replace the README.md on the Hub even if it was edited by hand there.
-        message: Of the commit.
+        message: Message of the commit.
         branch: An existing branch; default main.
 
     Raises:

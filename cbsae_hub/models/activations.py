@@ -29,7 +29,7 @@ class Settings:
         k: Active latents per token (topk: each token; batch_topk: on average over a batch).
         bandwidth: Width of the window in which JumpReLU's thresholds get a gradient.
         threshold: A number or ``[d_sae]``; None where there is none, or none yet.
-        b_gate: Of gated, ``[d_sae]``, as the next two.
+        b_gate: Bias of the gate, ``[d_sae]``; this and the next two are those of gated.
         b_mag: Bias of the magnitudes.
         r_mag: Logarithm of the magnitudes' scale.
     """
@@ -96,7 +96,7 @@ class Activation(ABC):
 
         Args:
             hidden: ``[n, d_sae]``.
-            norms: Of decoder rows, ``[d_sae]``. With them in the penalty, scaling cannot evade it.
+            norms: Lengths of decoder rows, ``[d_sae]``. With them in the penalty, scaling cannot evade it.
             settings: See :class:`Settings`.
         """
 

@@ -39,7 +39,7 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         sae_config: Arguments of the retained :class:`SAE`, without those that follow below.
         sae_neuron_ids: Its neurons' ids in the parent, in the order of the latents.
         concepts: Names of the concept neurons, all different.
-        cb_k: How many concepts the decoder reads.
+        cb_k: Number of concepts that the decoder reads.
         cb_activation: Which: "topk_relu" the largest, if positive; "topk_signed" the largest; "topk_abs" those of the
             largest magnitude.
         concepts_sha256: Hash of the names, one a line; None takes it from the names.
@@ -58,7 +58,7 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
     parent = entry("parent", "The SAE that was pruned: ``id``, ``revision``, ``sha256`` of its weights, ``d_sae``.")
     teacher = entry("teacher", "The image-text model that the concepts were learned from.")
     pruning = entry("pruning", "By which scores and how neurons were discarded.")
-    trained_on = entry("trained_on", "What the bottleneck was trained on, and how.")
+    trained_on = entry("trained_on", "Data and settings of the bottleneck's training.")
     activation = _of_sae("activation", "Activation function of the retained SAE.")
     k = _of_sae("k", "Active latents per token of the retained SAE.")
     group_sizes = _of_sae("group_sizes", "Matryoshka groups of the retained SAE.")
@@ -124,7 +124,7 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
             sae: The parent, which stays as it is.
             keep: Ids of the neurons to retain, in the order that the latents shall have. At least one.
             concepts: Names of the concept neurons. At least one; without any, :func:`retain` is what is wanted.
-            cb_k: How many of them the decoder reads.
+            cb_k: Number of them that the decoder reads.
             names: Names of the parent's neurons, one per neuron; None or NaN for those without.
             **more: ``cb_activation``, ``teacher``, ``pruning``, ``trained_on`` and ``seed``, see the class.
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
-from diffusers import StableUnCLIPImg2ImgPipeline
 from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor
@@ -14,6 +13,7 @@ from transformers import AutoImageProcessor
 from cbsae_hub.encoders.families import pool_clip
 from cbsae_hub.encoders.vision import preprocess, require_images
 from cbsae_hub.hub.locate import Located
+from cbsae_hub.lazy import needed
 from cbsae_hub.models import checks
 from cbsae_hub.steering.base import SteeredGenerator
 from cbsae_hub.steering.edits import PerImage
@@ -21,6 +21,9 @@ from cbsae_hub.steering.latents import SteerableSAE
 from cbsae_hub.steering.loading import default_dtype
 from cbsae_hub.steering.neurons import AnyPack
 from cbsae_hub.steering.tower import Stopped
+
+with needed("diffusers", "drawing"):
+    from diffusers import StableUnCLIPImg2ImgPipeline
 
 
 class UnclipSteerer(SteeredGenerator):

@@ -190,7 +190,8 @@ class _Page:
             self.llava.answers, self.llava.strengths, self.draw.grid, self.find.verdict, self.own.report,
             self.inspect.grid,
         ]  # fmt: skip
-        changes = [component.change for component in (*components, *results)]
+        # Gradio gives its classes their events at run time.
+        changes = [component.change for component in (*components, *results)]  # type: ignore[attr-defined]
         gr.on(changes, None, components, None, js="(...values) => { window.cbPage?.changed(values); return []; }")
         choose = "(name, served) => { window.cbPage?.choose(name, served); return []; }"
         self.model.change(None, [self.model, session.model], None, js=choose)
