@@ -1,18 +1,26 @@
 # make app   sets up a virtual environment, installs, starts the page on the shipped models
 # make test  installs what the tests need and runs all of them
+# make quick  the tests that take no long time: under two minutes
 # make test-peers  installs other libraries of the field and compares with them
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: app test test-peers lint
+.PHONY: app test quick test-peers lint
 
 app: $(VENV)/app.stamp
 	$(BIN)/python app.py
 
 test: $(VENV)/test.stamp
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+
+quick: $(VENV)/test.stamp
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
 test-peers: $(VENV)/peers.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/formats/test_libraries.py tests/trainers/sae/test_dictionary_learning.py

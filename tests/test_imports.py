@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 OPTIONAL = "gradio", "diffusers", "open_clip", "datasets", "sentence_transformers"
 CORE = """

@@ -80,9 +80,7 @@ class ByHand:
         if rows and dataset and not task:
             raise CardError(f"{path}: results on a data set need the task, pipeline_tag")
         results = [
-            entry
-            for row, one in zip(rows, measures)
-            for entry in model_index([one], task, dataset, row.get("split"))
+            entry for row, one in zip(rows, measures) for entry in model_index([one], task, dataset, row.get("split"))
         ]
         return cls(metadata, text.strip(), measures, results, command)
 

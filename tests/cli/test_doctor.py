@@ -9,6 +9,8 @@ import pytest
 import torch
 import torchvision
 
+pytestmark = pytest.mark.slow
+
 Usage = namedtuple("Usage", "total used free")
 GOOD = {"torch": "2.9.0", "torchvision": "0.24.0", "built_for": None, "mps": False, "gpus": []}
 

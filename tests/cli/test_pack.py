@@ -9,6 +9,8 @@ from small_hub import CONCEPTS, Pictures, make_bottleneck, make_hub, make_pack
 from cbsae_hub import CBSAE, SAE, Pack
 from cbsae_hub.scoring import NeuronScorer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):

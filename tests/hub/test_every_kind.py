@@ -15,6 +15,8 @@ from cbsae_hub.models import ConfigError, ModelFileError
 from cbsae_hub.neurons.table import PackError
 from cbsae_hub.publishing import plan, publish
 
+pytestmark = pytest.mark.slow
+
 REPO = "me/model"
 HUB = Path(__file__).parents[2] / "hub"
 MODEL = ("config.json", "model.safetensors")

@@ -9,6 +9,8 @@ from cbsae_hub.scoring.first_words import FirstWords, _has_ended
 from cbsae_hub.scoring.single_neurons import SingleNeurons
 from cbsae_hub.steering import Edit, LlavaSteerer, Steering
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 12
 PROMPT = "What is this?"
 

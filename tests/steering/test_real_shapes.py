@@ -7,6 +7,8 @@ from torch.testing import assert_close
 
 from cbsae_hub.steering import Edit, LlavaSteerer, Steering, UnclipSteerer
 
+pytestmark = pytest.mark.slow
+
 # openai/clip-vit-large-patch14(-336)
 LARGE = {
     "hidden_size": 1024,

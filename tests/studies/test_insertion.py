@@ -18,6 +18,8 @@ from cbsae_hub.steering import DiffMean, Edit, LlavaSteerer, RandomDirection, St
 from cbsae_hub.studies.insertion import InsertionExperiment, as_markdown, judged, summary
 from cbsae_hub.studies.judges import Verdict
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["What?", "Tell a story.", "Why?"]
 ALPHA, BETA, SEED, TOKENS = 20.0, 9.0, 4, 12
 NEURONS = [3, 7, 8]

@@ -7,6 +7,8 @@ from cbsae_hub.hub.files import ModelFileError
 from cbsae_hub.trainers.loop import Interrupted
 from cbsae_hub.trainers.run import CHECKPOINT_NAME, load_checkpoint, save_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.slow
 def test_killed_and_resumed_run_equals_the_uninterrupted_one_to_the_bit(run_training, tmp_path):

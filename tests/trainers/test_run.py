@@ -7,6 +7,8 @@ from small_run import train
 
 from cbsae_hub.trainers.run import CHECKPOINT_NAME, load_checkpoint
 
+pytestmark = pytest.mark.slow
+
 ACTIVATIONS = ("batch_topk", "topk", "gated")
 # Some neurons die within these steps, so the auxiliary loss and the shared counters are part of the curve.
 SETTINGS = {"steps": 40, "log_every": 1, "dead_after_tokens": 500}

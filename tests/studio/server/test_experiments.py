@@ -13,6 +13,8 @@ from cbsae_hub.steering import Edit, RandomDirection, Steering
 from cbsae_hub.steering.tower import Stopped
 from cbsae_hub.studio.server.experiments import DRAWN_FACTORS, FACTORS, ZERO_GPU, Experiment, Experiments, on_gpu
 
+pytestmark = pytest.mark.slow
+
 QUESTION = "Describe the image."
 
 

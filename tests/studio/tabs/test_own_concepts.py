@@ -19,6 +19,8 @@ from cbsae_hub.studio.server.refusal import Refused
 from cbsae_hub.studio.server.session import TRAIN, WORK, SessionState
 from cbsae_hub.studio.tabs.own_concepts import OwnConceptsTab, archive, concepts_of, located, report
 
+pytestmark = pytest.mark.slow
+
 
 def test_concepts_are_lines_or_between_commas_each_once():
     assert concepts_of(" red  car\nRed Car,  dog;;\n\nünder ") == ["Red Car", "dog", "ünder"]

@@ -20,6 +20,8 @@ from cbsae_hub.studio.tabs.steer_image import SteerImageTab
 from cbsae_hub.studio.tabs.steer_llava import COLUMNS, SteerLlavaTab
 from cbsae_hub.words import name_key
 
+pytestmark = pytest.mark.slow
+
 VISITOR = SimpleNamespace(session_hash="me")
 MODELS = ("emoji-cbsae", "emoji-sae")
 QUOTED = r"(?:“(.*?)”|nothing)"

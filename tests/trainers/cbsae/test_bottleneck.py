@@ -16,6 +16,8 @@ from cbsae_hub.trainers.cbsae.trainer import add_concepts
 from cbsae_hub.trainers.config import CBSAETrainConfig
 from cbsae_hub.trainers.loop import Interrupted
 
+pytestmark = pytest.mark.slow
+
 CONFIG = CBSAETrainConfig(steps=1, batch_size=50, lr=0.1)
 
 
