@@ -23,7 +23,7 @@ from cbsae_hub import SAE, Edit, Steering
 from cbsae_hub.hub.files import write_json
 from cbsae_hub.metrics.steerability import first_word
 from cbsae_hub.scoring.first_words import ONE_WORD, FirstWords
-from cbsae_hub.scoring.steerability import WHITE, Outcomes
+from cbsae_hub.scoring.outcomes import WHITE, Outcomes
 from cbsae_hub.steering import LlavaSteerer
 
 ALPHA, TOKENS = 50.0, 5

@@ -1,6 +1,7 @@
-"""Names of a package that are imported on first use, so that importing the package costs nothing."""
+"""Names that are imported on first use, and libraries that the core does without."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -22,3 +23,21 @@ def on_first_use(
         return getattr(import_module(home_of[name]), name)
 
     return find, lambda: names
+
+
+@contextmanager
+def needed(package: str, use: str) -> Iterator[None]:
+    """Surrounds the import of a library that the core of this package does without.
+
+    Args:
+        package: The library's name on PyPI.
+        use: Purpose of the library, for the error.
+
+    Raises:
+        ImportError: If it is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        library = (error.name or package).partition(".")[0]
+        raise ImportError(f"{library} is not installed, and {use} needs it: pip install {package}") from error

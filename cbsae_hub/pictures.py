@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -18,6 +18,16 @@ TURNS = {
 }
 """What makes a picture upright, by the orientation that its file states (EXIF 2.32, tag 0x0112)."""
 ORIENTED = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # where PIL keeps what states it
+
+
+class ImageDataset(Protocol):
+    """A map-style dataset with the column ``image``, sliced as those of ``datasets``: ``images[a:b]["image"]``."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def __getitem__(self, rows: Any, /) -> Any:
+        """A row as a dictionary; rows, as a dictionary of lists; or a column by its name."""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -66,7 +76,7 @@ def white_image() -> Image.Image:
     return Image.new("RGB", (336, 336), "white")
 
 
-def require_pictures(images: Sequence[Image.Image]) -> None:
+def require_images(images: Sequence[Image.Image]) -> None:
     """Raises ValueError if there are no pictures, or one that is not in a list."""
     if isinstance(images, (Image.Image, str, Path)):
         raise ValueError(f"give pictures as a list, also a single one: [picture]; got {images!r:.80}")

@@ -37,7 +37,7 @@ from cbsae_hub.neurons.pack import INFO, Pack, PackError
 __all__ = ["Published", "PublishError", "Upload", "plan", "plan_together", "publish", "publish_together"]
 
 REPO_TYPES = ("model", "dataset", "space")
-INDICES = (CONFIG_NAME, "model_index.json", "open_clip_config.json")  # what says how to load a model
+INDICES = (CONFIG_NAME, "model_index.json", "open_clip_config.json")  # files that say how to load a model
 DATA = (".parquet", ".arrow", ".csv", ".jsonl", ".tar", ".webp", ".jpg", ".jpeg", ".png")
 
 
@@ -49,7 +49,7 @@ def plan(folder: str | Path, repo_id: str | None = None, *, repo_type: str | Non
 
     Args:
         folder: A model, data set or Space.
-        repo_id: Where it goes, "owner/name"; default the folder's name, with whoever is logged in as its owner.
+        repo_id: Its repository, "owner/name"; default the folder's name, with whoever is logged in as its owner.
         repo_type: "model", "dataset" or "space"; default what the folder looks like.
 
     Raises:
@@ -101,7 +101,7 @@ def publish_together(
     """Publishes one after the other. What is there already is left alone, so that it can be started again.
 
     Args:
-        uploads: Of :func:`plan_together`, say.
+        uploads: Results of :func:`plan_together`, say.
         collection: Title of a collection of the first one's owner that gathers them; made if needed.
         token: See :func:`publish`.
         private: Likewise, and of the collection.

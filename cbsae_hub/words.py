@@ -63,6 +63,11 @@ def name_key(name: str) -> str:
     return clean_name(folded).translate(_KEYBOARDS)
 
 
+def same_name(one: str, other: str) -> bool:
+    """Whether two texts spell one name, see :func:`name_key`."""
+    return name_key(one) == name_key(other)
+
+
 def words_of(text: str) -> list[str]:
     """Words in the form of :func:`name_key`, English plurals cut: ``"Striped dogs!" -> ["striped", "dog"]``.
 
@@ -110,7 +115,7 @@ def number(value: float | None, digits: int = 3, missing: str = "") -> str:
     Args:
         value: The number.
         digits: Decimals.
-        missing: What stands for None and NaN.
+        missing: Text for None and NaN.
     """
     if value is None or value != value:
         return missing

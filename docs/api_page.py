@@ -43,7 +43,7 @@ PUBLIC: dict[str, dict[str, tuple[str, ...] | str]] = {
     "Packs": {
         "cbsae_hub.neurons.pack": ("Pack", "Example", "FindResult"),
         "cbsae_hub.neurons.table": ("NeuronTable", "PackError"),
-        "cbsae_hub.neurons.search": ("Found",),
+        "cbsae_hub.neurons.search": ("Match",),
         "cbsae_hub.scoring.build_pack": ("build_pack",),
         "cbsae_hub.scoring.extend_pack": ("extend_pack",),
     },

@@ -19,10 +19,10 @@ sae = SAE.from_pretrained("hub/emoji-sae")
 latents = sae.encode(torch.randn(2, 3, sae.d_in))
 assert sae.decode(latents).shape == (2, 3, sae.d_in) and isinstance(load("hub/emoji-cbsae"), CBSAE)
 pack = Pack.from_pretrained("hub/emoji-cbsae")
-assert pack.find("pizza").verdict == "strong" and pack.examples(0)
+neuron = pack.find("pizza").matches[0].neuron
 encoder = VisionEncoder.from_pretrained("hub/emoji-clip", layer=3)
-with encoder.site.edit(lambda activations: activations):
-    encoder([pack.examples(0)[0].image])
+with encoder.site.edit(lambda activations: activations / 2):
+    encoder([pack.examples(neuron)[0].image])
 """
 
 
@@ -42,7 +42,7 @@ def loaded_by(code, *of):
         ("from cbsae_hub import Pack, NeuronTable", ("torch", "scipy", "transformers", "datasets")),
         ("import cbsae_hub.steering.llava", (*OPTIONAL, "torchmetrics", "matplotlib")),
         ("import cbsae_hub.trainers.sae.trainer", (*OPTIONAL, "torchvision", "transformers", "matplotlib")),
-        ("import cbsae_hub.scoring.scorer", (*OPTIONAL, "torchmetrics", "matplotlib", "timm")),
+        ("import cbsae_hub.scoring.scorer", ("gradio", "diffusers", "open_clip", "torchmetrics", "matplotlib", "timm")),
     ],
 )
 def test_an_import_brings_nothing_heavy_that_it_does_not_need(code, light_of):
@@ -72,12 +72,12 @@ def test_the_core_runs_where_what_is_optional_is_absent():
         (
             "open_clip",
             "from cbsae_hub.encoders import ClipLike; ClipLike.from_pretrained('hub/emoji-judge')",
-            "open_clip_torch is not installed",
+            "open_clip is not installed",
         ),
         (
             "sentence_transformers",
             "from cbsae_hub.encoders.sentences import Sentences; Sentences.from_pretrained('all-MiniLM-L6-v2')",
-            "sentence-transformers is not installed",
+            "sentence_transformers is not installed",
         ),
     ],
 )

@@ -31,6 +31,7 @@ from cbsae_hub.encoders.clip_like import named_by_open_clip
 from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.hub.files import read_text
 from cbsae_hub.models.checks import integer
+from cbsae_hub.studies.tables import markdown_table
 from training import costs
 from training.costs import Step
 from training.extract_activations import open_images
@@ -47,7 +48,6 @@ from training.recipes import (
     SteerabilitySection,
     read_sections,
 )
-from training.result_tables import markdown_table
 
 MODELS = {  # settings that are ids of models
     "activations": ("encoder",),

@@ -7,7 +7,6 @@ trained and scored in a folder of its own under the recipe's ``output``. Started
 evaluation.json, evaluation.md and the figures.
 """
 
-import json
 import logging
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,17 +22,15 @@ from cbsae_hub.data.images import load_images
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.encoders.explained import explained_encoder
 from cbsae_hub.encoders.zero_shot import ZeroShotHead
-from cbsae_hub.hub.files import CONFIG_NAME, claim, plain, replace_file, write_json, write_text
+from cbsae_hub.hub.files import CONFIG_NAME, claim, replace_file, write_json, write_text
 from cbsae_hub.models import folder_revision
 from cbsae_hub.models.base import EVALUATION_NAME
 from cbsae_hub.plots import plot_variants
 from cbsae_hub.scoring import Scores, Truth
 from cbsae_hub.scoring.probe import Probe
 from cbsae_hub.scoring.scorer import ImageEmbedder, image_model
-from cbsae_hub.studies.evaluation import Evaluator, designated, means, parts
-from cbsae_hub.words import number
+from cbsae_hub.studies.evaluation import Evaluator, as_markdown, row, tables
 from training.recipes import CBSAESection, EvaluationSection, ScoresSection, SteerabilitySection
-from training.result_tables import markdown_table
 from training.score_neurons import steering_parts
 from training.train_cbsae import train_model
 
@@ -58,7 +55,7 @@ def trained(settings: CBSAESection, folder: Path, accelerator: Accelerator) -> C
 def make_evaluator(
     settings: EvaluationSection, scores: ScoresSection, steering: SteerabilitySection, device: Any
 ) -> Evaluator:
-    """What all models are scored with: images, judges and generators of the recipe."""
+    """Loads the images, judges and generators of the recipe, with which all models are scored."""
     model, where = scores.model, {"device": device, "beside": scores.model}
     sae = SAE.from_pretrained(model)
     encoder = explained_encoder(sae, scores.encoder, **where)
@@ -101,68 +98,12 @@ def scored(
     return Scores.load(folder)
 
 
-def row(name: str, scores: Scores, model: SAE | CBSAE) -> dict[str, Any]:
-    """A model's line in a table."""
-    summary, bottleneck = scores.summary, isinstance(model, CBSAE)
-    return {
-        "model": name,
-        **({"retained": model.d_sae, "k": model.cb_k} if bottleneck else {}),
-        **means(scores.neurons),
-        "explained variance": summary["reconstruction"]["explained_variance"],
-        **({"zero-shot": 100 * cost["accuracy_reconstructed"]} if (cost := summary.get("downstream")) else {}),
-        **{f"coverage {part}": 100 * told["share"] for part, told in summary["coverage"].items()},
-        **(designated(scores.neurons) if bottleneck else {}),
-    }
-
-
-def tables(
-    rows: pd.DataFrame, judged: dict[str, dict[str, Scores]], seeds: list[str], first: CBSAE
-) -> dict[str, pd.DataFrame]:
-    """All tables.
-
-    Args:
-        rows: Of all models, by the first judge.
-        judged: Judge to the scores of "SAE" and "CB-SAE", that of the first seed.
-        seeds: Names of the rows that differ in nothing but the seed.
-        first: The model of the first of them.
-    """
-    of_seeds = rows[rows["model"].isin(seeds)].drop(columns="model")
-    sae = rows[rows["model"] == "SAE"].drop(columns="model").iloc[0]
-    main = pd.DataFrame(
-        [
-            {"model": "SAE", **sae},
-            {"model": "CB-SAE", **of_seeds.mean()},
-            {"model": "spread of seeds", **of_seeds.std(ddof=1)},
-        ]
-    )
-    by_first = next(iter(judged.values()))
-    return {
-        "SAE and CB-SAE": main.drop(columns=["retained", "k"]).dropna(axis=1, how="all"),
-        "parts": parts(by_first["SAE"].neurons, by_first["CB-SAE"].neurons, first.sae_neuron_ids),
-        "variants": rows[~rows["model"].isin(seeds[1:])].dropna(axis=1, how="all"),
-        "judges": pd.DataFrame(
-            {"judge": judge, **{name: means(scores.neurons)["CD"] for name, scores in of_judge.items()}}
-            for judge, of_judge in judged.items()
-        ),
-    }
-
-
-def as_markdown(frames: dict[str, pd.DataFrame]) -> str:
-    """The tables as they stand in the documentation."""
-    blocks = []
-    for title, frame in frames.items():
-        shown = frame.map(lambda value: number(value) if isinstance(value, float) else value)
-        blocks.append(f"**{title}**\n\n{markdown_table(shown.astype(str).replace('nan', ''))}")
-    return "\n".join(blocks)
-
-
-def publish(folder: Path, evaluated: Path, told: dict[str, Any]) -> None:
+def publish(folder: Path, evaluated: Path, content: dict[str, Any]) -> None:
     """Puts the tables beside the recipe's model and into its card, if it has the weights that were evaluated."""
     if not (folder / CONFIG_NAME).is_file():
         return
     if (revision := folder_revision(folder)) == folder_revision(evaluated):
-        told = {"revision": revision, **told}
-        write_json(folder / EVALUATION_NAME, told)
+        write_json(folder / EVALUATION_NAME, {"revision": revision, **content})
         write_card(folder)
     else:
         logging.warning("%s is not the model of the first seed: its card stays as it is", folder)
@@ -189,7 +130,7 @@ def main(
             cb = trained(variant, folder / name, accelerator)
             rows.append(row(name, scored(evaluator, cb, folder / name, judge, scores, draw=name in seeds), cb))
         first = CBSAE.from_pretrained(folder / seeds[0])
-        judged = {
+        by_judge = {
             one: {
                 name: scored(evaluator, model, where, one, scores, speak=False)
                 for name, model, where in (("SAE", sae, folder / "sae"), ("CB-SAE", first, folder / seeds[0]))
@@ -199,20 +140,17 @@ def main(
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     rows = pd.DataFrame(rows)
-    made = tables(rows, judged, seeds, first)
-    records = {title: frame.to_dict("records") for title, frame in made.items()}
-    told = {"settings": settings.to_dict(defaults=False), "tables": records}
-    for name, text in (
-        ("evaluation.md", as_markdown(made)),
-        ("evaluation.json", json.dumps(plain(told), indent=1) + "\n"),
-    ):
-        write_text(folder / name, text)
-    publish(base.output, folder / seeds[0], told)
+    results = tables(rows, by_judge, seeds, first)
+    records = {title: frame.to_dict("records") for title, frame in results.items()}
+    content = {"settings": settings.to_dict(defaults=False), "tables": records}
+    write_text(folder / "evaluation.md", as_markdown(results))
+    write_json(folder / "evaluation.json", content)
+    publish(base.output, folder / seeds[0], content)
     for column, (title, prefix) in FIGURES.items():
-        shown = rows[(rows["model"] == seeds[0]) | rows["model"].str.startswith(prefix)]
+        models = rows[(rows["model"] == seeds[0]) | rows["model"].str.startswith(prefix)]
         with replace_file(folder / f"{column}.png") as partial:
-            plot_variants(shown, column, title, rows.iloc[0]).savefig(partial, format="png")
-    typer.echo(as_markdown(made))
+            plot_variants(models, column, title, rows.iloc[0]).savefig(partial, format="png")
+    typer.echo(as_markdown(results))
 
 
 if __name__ == "__main__":

@@ -67,14 +67,14 @@ def answers(settings: InsertionSection, device: str, again: bool) -> pd.DataFram
     """
     folder = settings.output
     content = settings.to_dict(defaults=False)
-    asked = {key: content[key] for key in content if key not in ("judge", "output")}
+    decisive = {key: content[key] for key in content if key not in ("judge", "output")}
     if again:
         frame = pd.read_parquet(folder / "answers.parquet")
-        if frame.attrs != asked:
+        if frame.attrs != decisive:
             raise ValueError(f"the answers in {folder} are of other settings: run without --judge-again")
         return frame
     frame = ask(settings, device)
-    frame.attrs = asked  # pandas keeps it in the file
+    frame.attrs = decisive  # pandas keeps it in the file
     write(frame, folder / "answers.parquet")
     return frame
 

@@ -45,7 +45,7 @@ def steering_parts(steering: SteerabilitySection, scores: ScoresSection, device:
     Args:
         steering: The section.
         scores: Section ``scores``: the model, beside which the others may lie, and the images.
-        device: Where the models go.
+        device: Device of the models.
     """
     model = scores.model
     sae, where = load_sae(model), {"device": device, "beside": model}
@@ -82,10 +82,10 @@ def steer(
     scorer = SteerabilityScorer(scores.neurons, **steering_parts(steering, settings, accelerator.device))
     neurons = scorer.choose(steering.neurons)
     both = {"scores": settings.recorded(), "steerability": steering.to_dict(defaults=False)}
-    found = scorer.run(neurons, folder / "steered", accelerator, both)
-    summary = scorer.summary(found)
+    columns = scorer.run(neurons, folder / "steered", accelerator, both)
+    summary = scorer.summary(columns)
     if accelerator.is_main_process:
-        scores.with_steerability(found, summary).save(folder)
+        scores.with_steerability(columns, summary).save(folder)
         shutil.rmtree(folder / "steered")
     figures = {key: part["mean"] for key, part in summary.items() if isinstance(part, dict) and "mean" in part}
     return figures | {f"share {name}": share for name, share in summary["quadrants"]["shares"].items()}

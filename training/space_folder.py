@@ -16,7 +16,7 @@ from huggingface_hub import SpaceCard, try_to_load_from_cache
 from cbsae_hub import Pack
 from cbsae_hub.encoders.clip_like import named_by_open_clip
 from cbsae_hub.formats.load import load
-from cbsae_hub.hub.files import CONFIG_NAME, read_config, read_text, write_text
+from cbsae_hub.hub.files import CONFIG_NAME, is_content, read_config, read_text, write_text
 from cbsae_hub.hub.stamp import REPO_ID, edited_by_hand, stamped
 from cbsae_hub.hub.upload import files_of
 from cbsae_hub.models import folder_revision, resolve_id
@@ -114,7 +114,7 @@ class Contents:
         """Adds a reference of a model; a model on the Hub can refer only to what is on the Hub too."""
         if source is None or named_by_open_clip(source):
             return
-        of_folder = str(revision).startswith("sha256:")
+        of_folder = is_content(revision)
         if not folder.is_dir():
             if REPO_ID.fullmatch(source) and not of_folder:
                 _add_once(self.models, source)

@@ -27,12 +27,12 @@ from cbsae_hub.metrics import MonosemanticityScore, Reconstruction, mean_over_to
 from cbsae_hub.models import SAE
 from cbsae_hub.scoring.report import describe
 from cbsae_hub.scoring.scorer import ImageEmbedder, image_model
+from cbsae_hub.studies.tables import markdown_table
 from cbsae_hub.trainers.config import REFERENCE_GROUPS, SAETrainConfig
 from cbsae_hub.trainers.sae.trainer import SAETrainer
 from cbsae_hub.trainers.sae.trainer import describe as describe_store
 from training.extract_activations import open_images
 from training.recipes import SweepSection
-from training.result_tables import markdown_table
 
 KINDS = {"BatchTopK": None, "Matryoshka": REFERENCE_GROUPS}
 TRAINING = ("k", "steps", "batch_size", "lr", "warmup_steps", "decay_start", "dead_after_tokens", "seed")

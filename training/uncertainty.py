@@ -1,4 +1,4 @@
-"""How sure the figures of a recipe's scores and of its evaluation are: other draws, other seeds, standard errors.
+"""Uncertainty of a recipe's scores and of its evaluation: other draws, other seeds, standard errors.
 
     python training/uncertainty.py --recipe training/recipes/emoji.yaml
 
@@ -37,17 +37,17 @@ def best_neurons(scorer: NeuronScorer) -> dict[str, float]:
 
     ``silent`` is the share of the label's images on which the neuron with the best average precision is not active.
     """
-    found, (latents, labels) = scorer.metrics["truth"].compute(), scorer.metrics["truth"].whole()
+    scores, (latents, labels) = scorer.metrics["truth"].compute(), scorer.metrics["truth"].whole()
     own = scorer.truth.columns(next(iter(scorer.truth.families)))
-    precision, auroc = (np.nan_to_num(part[:, own], nan=-1.0) for part in (found.average_precision, found.auroc))
+    precision, auroc = (np.nan_to_num(part[:, own], nan=-1.0) for part in (scores.average_precision, scores.auroc))
     best, places = precision.argmax(0), np.arange(len(own))
     active = (latents[:, best] > 0).toarray()
-    shown = labels[:, own]
+    has_label = labels[:, own]
     return {
         "labels": len(own),
         "average_precision": float(precision[best, places].mean()),
         "auroc": float(auroc[best, places].mean()),
-        "silent": float(((shown & ~active).sum(0) / shown.sum(0)).mean()),
+        "silent": float(((has_label & ~active).sum(0) / has_label.sum(0)).mean()),
         "auroc_of_others": float(auroc.max(0).mean()),
     }
 
@@ -63,7 +63,7 @@ def steerability(folder: Path, judge: str, seeds: Sequence[int], family: str) ->
     Args:
         folder: The recipe's ``evaluate.output``.
         judge: The first of its judges.
-        seeds: Of the CB-SAEs.
+        seeds: Seeds of the CB-SAEs.
         family: The kind of truth that concepts are: of the SAE's neurons also those alone that are named after the
             label of that kind that they detect best, as the bottleneck's are concepts.
     """
@@ -91,20 +91,20 @@ def main(
             raise ValueError("section `scores` of the recipe lacks truth")
         folder, family = evaluation.output, next(iter(settings.truth))
         judge = next(iter(evaluation.judges))
-        told = {"steerability": steerability(folder, judge, evaluation.seeds, family)}
+        results: dict[str, Any] = {"steerability": steerability(folder, judge, evaluation.seeds, family)}
         scorer, images = make_scorer(settings.replace(**UNUSED), device)
         scorer.run(images)
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
-    told |= {"names above chance": above_chance(scorer, draws), "best neurons": best_neurons(scorer)}
-    write_json(folder / "uncertainty.json", told)
+    results |= {"names above chance": above_chance(scorer, draws), "best neurons": best_neurons(scorer)}
+    write_json(folder / "uncertainty.json", results)
     rows = [
-        {"part": part, **{f"{title}, {kind}": number for title, one in found.items() for kind, number in one.items()}}
-        for part, found in told["steerability"].items()
+        {"part": part, **{f"{title}, {kind}": number for title, one in figures.items() for kind, number in one.items()}}
+        for part, figures in results["steerability"].items()
     ]
     typer.echo(pd.DataFrame(rows).round(3).to_string(index=False))
-    typer.echo(f"names above chance: {', '.join(f'{share:.1%}' for share in told['names above chance'])}")
-    typer.echo(", ".join(f"{name} {value:.3g}" for name, value in told["best neurons"].items()))
+    typer.echo(f"names above chance: {', '.join(f'{share:.1%}' for share in results['names above chance'])}")
+    typer.echo(", ".join(f"{name} {value:.3g}" for name, value in results["best neurons"].items()))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from cbsae_hub.hub.stamp import edited_by_hand
 
 TASK = "feature-extraction"  # of the models of this package
 GENERATED = ("model-index", "model_name", "eval_results")
-LICENCES = ("license", "license_name", "license_link", "language")  # of a hand-written part, what its card keeps
+LICENCES = ("license", "license_name", "license_link", "language")  # a card keeps them of its hand-written part
 _FRONT = re.compile(r"\A---\n(.*?\n)---\n", re.DOTALL)
 _MARKED = re.compile(r"<!-- by hand, of (\S+) -->\n(.*?)<!-- end -->\n", re.DOTALL)
 
@@ -30,7 +30,7 @@ class ByHand:
     """The hand-written part of a card.
 
     Attributes:
-        metadata: Of the Hub.
+        metadata: Metadata for the Hub.
         text: Markdown. What stands before its first heading is the story, which comes first in a card; the sections
             come last.
         measures: Entries of metrics.json with their meaning.
@@ -90,7 +90,7 @@ class ByHand:
         return cls(metadata, text[front.end() :].strip(), measures, results, command)
 
     @classmethod
-    def kept(cls, card: str, revision: str | None) -> "ByHand":
+    def of_card(cls, card: str, revision: str | None) -> "ByHand":
         """The hand-written part of a card that this package wrote about the same weights; empty of any other."""
         if edited_by_hand(card):
             return cls()
@@ -99,7 +99,7 @@ class ByHand:
         return cls({name: front[name] for name in LICENCES if name in front}, "\n\n".join(texts))
 
     def marked(self, revision: str | None) -> tuple[str, str]:
-        """Story and sections, which :meth:`kept` finds by the marks around them; an empty one has none."""
+        """Story and sections, which :meth:`of_card` finds by the marks around them; an empty one has none."""
         story, heading, sections = f"\n{self.text}".partition("\n## ")
         parts = (story.strip(), (heading + sections).strip())
         return tuple(f"<!-- by hand, of {revision} -->\n{part}\n<!-- end -->\n" if part else "" for part in parts)

@@ -1,6 +1,5 @@
 """The facts of a model's card, which come from the files in its folder and from nothing else."""
 
-import json
 import logging
 import math
 import re
@@ -13,7 +12,7 @@ import pandas as pd
 from huggingface_hub import EvalResult
 from safetensors import safe_open
 
-from cbsae_hub.hub.files import ModelFileError, folder_revision, read_text
+from cbsae_hub.hub.files import ModelFileError, folder_revision, read_json
 from cbsae_hub.hub.results import revision_of_results
 
 logger = logging.getLogger(__name__)
@@ -30,8 +29,8 @@ OWN_SECTIONS = (
     "concepts_sha256",
     "parent_group_sizes",
 )
-LONG = ("concepts", "sae_neuron_ids")  # of these only how long they are
-DATASET_TYPE = re.compile(r"([\w-]+/)?[\w.-]+", re.ASCII)  # what the Hub takes
+LONG = ("concepts", "sae_neuron_ids")  # the card has only their lengths
+DATASET_TYPE = re.compile(r"([\w-]+/)?[\w.-]+", re.ASCII)  # the Hub takes no other
 METRICS = "metrics.json"
 OF_WEIGHTS = {"training": "training.json", "evaluation": "evaluation.json", "pack": "pack.json", "metrics": METRICS}
 
@@ -56,7 +55,7 @@ class Facts:
 
     Attributes:
         folder: The folder, or None of a model that is in memory only.
-        config: Of the model, whichever library it is of; empty where there is none, as beside a dataset.
+        config: Config of a model of any library; empty where there is none, as beside a dataset.
         metrics: metrics.json: results of an evaluation script.
         training: Record of the training of an SAE or CB-SAE.
         evaluation: Results of training/evaluate.py.
@@ -190,12 +189,12 @@ def _measures(pack: dict[str, Any]) -> Iterator[Measure]:
     steering = scores.get("steerability", {})
     strength = f"{steering.get('alpha')}" + ("" if steering.get("unit") == "absolute" else f" {steering.get('unit')}")
     by_words = (
-        f"cosine of the first word of {_named(steering.get('llava'))} and the neuron's name, "
+        f"cosine of the first word of {_label(steering.get('llava'))} and the neuron's name, "
         f"by {steering.get('sentences')}"
     )
     by_pictures = (
-        f"mean cosine of what {_named(steering.get('unclip'))} draws to the neuron's top images, "
-        f"judge {_named(steering.get('pictures'))}"
+        f"mean cosine of what {_label(steering.get('unclip'))} draws to the neuron's top images, "
+        f"judge {_label(steering.get('pictures'))}"
     )
     alone = f"the neuron alone set to {strength}"
     within = f"the neuron of a white image set to {strength}"
@@ -206,14 +205,14 @@ def _measures(pack: dict[str, Any]) -> Iterator[Measure]:
         ("dead neurons", "dead_share", at("shares", "dead"), None, "share that is active on none of the images"),
         ("interpretability", "clip_dissect", at("interpretability", "mean_score"),
          at("interpretability", "mean_score_of_chance"),
-         f"CLIP-Dissect: mean soft-WPMI of a neuron and its name, judge {_named(pack['judge'])}; "
+         f"CLIP-Dissect: mean soft-WPMI of a neuron and its name, judge {_label(pack['judge'])}; "
          "chance: random top images. "
          "It depends on the list of concepts"),
         ("names above chance", "names_above_chance", at("interpretability", "share_above_chance"), None,
          f"share of neurons whose name scores above {sure} of the names that random top images get"),
         ("MonoSemanticity", "monosemanticity", at("monosemanticity", "mean"), at("monosemanticity", "population"),
          "mean cosine of the images on which a neuron is active, weighted by how much; judge "
-         f"{_named(at('monosemanticity', 'judge'))}; "
+         f"{_label(at('monosemanticity', 'judge'))}; "
          "chance: any two images"),
         ("steerability, words, unit vector", "steerability_text_unit", at("steerability", "text_unit", "mean"),
          at("steerability", "text_unit_random", "mean"), f"{by_words}; {alone}; chance: a random direction as long"),
@@ -231,7 +230,7 @@ def _measures(pack: dict[str, Any]) -> Iterator[Measure]:
     return (Measure(*row) for row in table if is_measured(row[2]))
 
 
-def _named(model: Any) -> str:
+def _label(model: Any) -> str:
     """A judge or generator as a card names it: by id and revision."""
     if not isinstance(model, dict) or model.get("id") is None:
         return "(not recorded)"
@@ -252,10 +251,7 @@ def _object(path: Path) -> dict[str, Any]:
     """A JSON object; empty where there is no such file."""
     if not path.is_file():
         return {}
-    try:
-        content = json.loads(read_text(path))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}): write it again, or delete it") from None
+    content = read_json(path)
     if not isinstance(content, dict):
         raise ValueError(
             f"{path} must hold a JSON object, found {type(content).__name__}: write it again, or delete it"

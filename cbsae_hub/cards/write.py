@@ -30,7 +30,7 @@ def write_card(folder: str | Path, repo_id: str | None = None, by_hand: str | Pa
     """Writes the README.md of a folder from the results files in it; one that was edited by hand is kept.
 
     Args:
-        folder: That of a model.
+        folder: The folder of a model.
         repo_id: Hub id that the card's examples load; default the folder as it is given, or the name
             of one that is given with its whole path.
         by_hand: The hand-written part, see :meth:`ByHand.read`; default that of the card which is there already, if
@@ -47,7 +47,7 @@ def write_card(folder: str | Path, repo_id: str | None = None, by_hand: str | Pa
         return
     repo_id = repo_id or (folder.name if folder.is_absolute() else folder.as_posix())
     facts = Facts.read(folder)
-    hand = ByHand.read(by_hand, facts, repo_id) if by_hand else ByHand.kept(before or "", facts.revision)
+    hand = ByHand.read(by_hand, facts, repo_id) if by_hand else ByHand.of_card(before or "", facts.revision)
     try:
         text = render_card(facts, repo_id, hand)
     except (TemplateError, LookupError, TypeError, AttributeError) as error:
@@ -60,7 +60,7 @@ def render_card(facts: Facts, repo_id: str, by_hand: ByHand | None = None) -> st
 
     Args:
         facts: The results files.
-        repo_id: What the examples load.
+        repo_id: The id that the examples load.
         by_hand: The hand-written part.
     """
     by_hand = by_hand or ByHand()

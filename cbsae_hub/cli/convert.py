@@ -34,11 +34,13 @@ def convert(
     source_format: Annotated[
         str | None, typer.Option("--from", help="Format of SOURCE; default what its files look like.")
     ] = None,
-    sae_id: Annotated[str | None, typer.Option(help="Which SAE of a repository of several.")] = None,
+    sae_id: Annotated[str | None, typer.Option(help="Name of the SAE in a repository of several.")] = None,
     encoder_id: Annotated[str | None, typer.Option(help="Encoder that it explains, if its files do not say.")] = None,
-    encoder_revision: Annotated[str | None, typer.Option(help="Its revision.")] = None,
+    encoder_revision: Annotated[str | None, typer.Option(help="Revision of that encoder.")] = None,
     layer: Annotated[int | None, typer.Option(help="Block whose output is read, from 0.")] = None,
-    tokens: Annotated[str | None, typer.Option(help="Which tokens: cls, patches, all, mean or random:n.")] = None,
+    tokens: Annotated[
+        str | None, typer.Option(help="Tokens that are read: cls, patches, all, mean or random:n.")
+    ] = None,
     revision: Revision = None,
 ) -> Data:
     """Convert an SAE from other libraries' formats, or to SAELens'.

@@ -37,7 +37,7 @@ def _show(answer: Data) -> str:
 def find(
     model: Model,
     query: Annotated[str, typer.Argument(help='One or a few words, such as "striped fur".')],
-    limit: Annotated[int, typer.Option(min=1, help="At most so many neurons.")] = 10,
+    limit: Annotated[int, typer.Option(min=1, help="Largest number of neurons.")] = 10,
     meaning: Annotated[
         bool, typer.Option("--meaning", help="Load the judge and name concepts that are near in meaning.")
     ] = False,

@@ -6,7 +6,7 @@ import typer
 
 from cbsae_hub.cli.options import Device, Model, Revision
 from cbsae_hub.cli.output import Data, command, percent, printable, table
-from cbsae_hub.cli.sources import device_of, model_and_pack, name_of, open_picture
+from cbsae_hub.cli.sources import device_of, model_and_pack, name_of, open_image
 from cbsae_hub.words import number
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def _show_image(image: Data) -> str:
 def inspect(
     model: Model,
     images: Annotated[list[str], typer.Argument(help='Files of pictures, or "white".')],
-    limit: Annotated[int, typer.Option(min=1, help="At most so many neurons of each picture.")] = 10,
+    limit: Annotated[int, typer.Option(min=1, help="Largest number of neurons of each picture.")] = 10,
     density_below: Annotated[
         float | None,
         typer.Option(min=0, max=1, help="Only neurons that fire on a smaller share of the pack's images than this."),
@@ -62,14 +62,14 @@ def inspect(
     from cbsae_hub.encoders.explained import explained_encoder
     from cbsae_hub.encoders.inspection import Inspection
 
-    pictures = [open_picture(source) for source in images]
+    pictures = [open_image(source) for source in images]
     sae, pack = model_and_pack(model, revision)
     if pack is None and density_below is not None:
         raise ValueError(f"{model} has no pack, and densities are in it: build one with `cbsae pack`")
     encoder = explained_encoder(sae, device=device_of(device), beside=model)
     answers = []
-    for source, picture in zip(images, pictures):
-        x = encoder([picture], seeds=[0])[0].cpu()
+    for source, image in zip(images, pictures):
+        x = encoder([image], seeds=[0])[0].cpu()
         answers.append({"image": source, **_answer(sae, Inspection.of(sae, x), pack, limit, density_below)})
     return {"model": model, "encoder": encoder.repo_id, "images": answers}
 

@@ -34,7 +34,7 @@ def pack(
             help="Text file, one concept a line, or a published list (broden, 3k, 20k ...). The first is for names."
         ),
     ],
-    split: Annotated[str, typer.Option(help='Of the images; several with "+".')] = "train",
+    split: Annotated[str, typer.Option(help='Split of the images; several with "+".')] = "train",
     max_images: Annotated[int | None, typer.Option(min=1, help="Take only the first so many.")] = None,
     similarity: Annotated[
         str | None, typer.Option(help="Encoder that MonoSemanticity is measured with; default the judge.")

@@ -33,7 +33,7 @@ def publish(
     overwrite_card: Annotated[
         bool, typer.Option("--overwrite-card", help="Replace a README.md that was edited by hand on the Hub.")
     ] = False,
-    message: Annotated[str | None, typer.Option(help="Of the commit.")] = None,
+    message: Annotated[str | None, typer.Option(help="Message of the commit.")] = None,
 ) -> Data:
     """Publish a folder on the Hub in one commit: weights, pack and card together.
 

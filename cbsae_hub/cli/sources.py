@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from cbsae_hub.hub.files import is_content
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 WHITE = "white"
 
 
-def open_picture(source: str) -> "Image.Image":
+def open_image(source: str) -> "Image.Image":
     """Opens a picture of the disk, upright, in RGB; or makes a white one.
 
     Raises:
@@ -23,17 +25,17 @@ def open_picture(source: str) -> "Image.Image":
     """
     from PIL import Image
 
-    from cbsae_hub.pictures import to_rgb
+    from cbsae_hub.pictures import to_rgb, white_image
 
     if source == WHITE and not Path(source).exists():
-        return Image.new("RGB", (224, 224), WHITE)
+        return white_image()
     if Path(source).is_dir():
         raise IsADirectoryError(f"{source} is a folder: give the pictures in it, one by one")
     if not Path(source).is_file():
         raise FileNotFoundError(f"there is no picture {source}")
     try:
-        with Image.open(source) as picture:
-            return to_rgb(picture)
+        with Image.open(source) as image:
+            return to_rgb(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{source} is no picture that can be opened: {error}") from error
 
@@ -57,7 +59,7 @@ def pack_of(model: str, revision: str | None = None) -> "Pack | None":
 def of_other_weights(pack: "Pack", revision: str | None) -> bool:
     """Returns whether a pack is of other weights than a revision; a commit of the Hub is no hash of weights."""
     built_of = pack.info["model"].get("revision")
-    return built_of is not None and str(revision).startswith("sha256:") and built_of != revision
+    return built_of is not None and is_content(revision) and built_of != revision
 
 
 def model_and_pack(model: str, revision: str | None = None) -> "tuple[SAE | CBSAE, Pack | None]":

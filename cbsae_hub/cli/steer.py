@@ -8,7 +8,7 @@ import typer
 
 from cbsae_hub.cli.options import Device, Model, Revision
 from cbsae_hub.cli.output import Data, command, facts
-from cbsae_hub.cli.sources import device_of, model_and_pack, name_of, open_picture
+from cbsae_hub.cli.sources import device_of, model_and_pack, name_of, open_image
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,20 +40,21 @@ def steer(
         typer.Option(help="The neuron is set to the value, or the value is added, or a factor."),
     ] = "set",
     unit: Annotated[
-        Literal["absolute", "p99"], typer.Option(help="Of the values; p99: multiples of the neuron's 99th percentile.")
+        Literal["absolute", "p99"],
+        typer.Option(help="Unit of the values; p99: multiples of the neuron's 99th percentile."),
     ] = "absolute",
     isolate: Annotated[bool, typer.Option("--isolate", help="All other neurons are zero.")] = False,
     keep_error: Annotated[bool, typer.Option("--keep-error", help="Add back what the SAE loses.")] = False,
-    tokens: Annotated[Literal["all", "cls", "patches"], typer.Option(help="Which are steered.")] = "all",
+    tokens: Annotated[Literal["all", "cls", "patches"], typer.Option(help="Tokens that are steered.")] = "all",
     llava: Annotated[str | None, typer.Option(help="Folder or Hub id of the LLaVA that answers.")] = None,
-    prompt: Annotated[str, typer.Option(help="What LLaVA is asked.")] = QUESTION,
+    prompt: Annotated[str, typer.Option(help="Question to LLaVA.")] = QUESTION,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Answers end there at the latest.")] = 48,
     unclip: Annotated[str | None, typer.Option(help="Folder or Hub id of the Stable unCLIP that draws.")] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Of drawings: a folder; or a file, which gets all of them in a row.")
+        Path | None, typer.Option(help="Folder of the drawings; or a file, which gets all of them in a row.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the drawings' noise, the same for all.")] = 0,
-    steps: Annotated[int, typer.Option(min=1, help="Of denoising.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the drawings' noise, the same for all.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Number of steps of denoising.")] = 20,
     guidance: Annotated[
         float | None, typer.Option(help=f"Default that of the pack's measurements, else {GUIDANCE:g}.")
     ] = None,
@@ -85,7 +86,7 @@ def steer(
     from cbsae_hub.steering import Edit, LlavaSteerer, Steering, UnclipSteerer, resolve
     from cbsae_hub.steering.controls import with_controls
 
-    picture, (sae, pack) = open_picture(image), model_and_pack(model, revision)
+    picture, (sae, pack) = open_image(image), model_and_pack(model, revision)
     if pack is None and (unit == "p99" or any(isinstance(neuron, str) for neuron, _ in pairs)):
         typer.echo(f"{model} has no pack (`cbsae pack` builds one): names and percentiles are known from it", err=True)
     edits = [Edit(neuron, value, op) for neuron, value in pairs]
@@ -109,7 +110,7 @@ def steer(
     return {
         "model": model,
         "image": image,
-        "edits": [{**vars(edit), "name": name_of(edit.neuron, sae, pack)} for edit in steered.edits],
+        "edits": [{**vars(edit), "name": name_of(int(edit.neuron), sae, pack)} for edit in steered.edits],
         "prompt": prompt if llava else None,
         "answers": answers,
         "pictures": files,

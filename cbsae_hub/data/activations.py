@@ -27,7 +27,7 @@ class StoreError(OSError):
 
 def digest(array: np.ndarray) -> str:
     """sha256 of an array's bytes."""
-    return sha256(memoryview(np.ascontiguousarray(array)).cast("B"))
+    return sha256(np.ascontiguousarray(array).data.cast("B"))
 
 
 def read_header(path: Path) -> tuple[dict[str, Any], int]:

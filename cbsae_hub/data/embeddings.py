@@ -12,6 +12,7 @@ from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.encoders.vision import VisionEncoder
+from cbsae_hub.pictures import ImageDataset
 
 TOKENS = "embedding"  # in a store's manifest
 
@@ -38,7 +39,7 @@ class _Embedding:
 
 def extract_embeddings(
     model: ClipLike | VisionEncoder,
-    images: Any,
+    images: ImageDataset,
     folder: str | Path,
     *,
     source: dict[str, Any],

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,20 +27,26 @@ from cbsae_hub.data.activations import (
     read_header,
 )
 from cbsae_hub.data.ahead import load_ahead
-from cbsae_hub.data.images import read_pictures
-from cbsae_hub.hub.files import (
-    OtherSettings,
-    content_revision,
-    replace_file,
-    require_same_settings,
-    write_json,
-)
+from cbsae_hub.data.images import read_images
+from cbsae_hub.hub.files import OtherSettings, content_revision, replace_file, require_same_settings, write_json
+from cbsae_hub.pictures import ImageDataset
 from cbsae_hub.version import __version__
 
 logger = logging.getLogger(__name__)
 
 SETTINGS = "settings.json"
 SAMPLE = 16  # images whose pixels are the fingerprint of a dataset
+
+
+@runtime_checkable
+class PixelSource(Protocol):
+    """Images that never were PIL images, as pixel values of the encoder."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def pixel_batch(self, start: int, stop: int) -> torch.Tensor:
+        """Pixel values of images ``start`` to ``stop``, ``[stop - start, 3, h, w]``."""
 
 
 class TokenEncoder(Protocol):
@@ -64,7 +70,7 @@ class TokenEncoder(Protocol):
 
 def extract_activations(
     encoder: TokenEncoder,
-    images: Any,
+    images: ImageDataset | PixelSource,
     folder: str | Path,
     *,
     source: dict[str, Any],
@@ -81,9 +87,7 @@ def extract_activations(
 
     Args:
         encoder: The encoder, with its layer and tokens.
-        images: Map-style dataset that is sliced as those of ``datasets``: ``images[a:b]["image"]`` are PIL images. Or
-            an object with a length and ``pixel_batch(a, b)``, which gives the encoder's pixel values
-            ``[b - a, 3, h, w]`` of pictures that never were PIL images.
+        images: A dataset of PIL images, or one of pixel values.
         folder: Folder of the store; created.
         source: Description of the images (id, split, ...): stored in the manifest, and compared when resuming.
         dtype: "float16" or "float32".
@@ -201,11 +205,11 @@ def _cut(ids: range, size: int) -> list[range]:
     return [ids[start : start + size] for start in range(0, len(ids), size)]
 
 
-def _read(encoder: TokenEncoder, images: Any, ids: range) -> torch.Tensor:
+def _read(encoder: TokenEncoder, images: ImageDataset | PixelSource, ids: range) -> torch.Tensor:
     """Pixel values of some images ``[images, 3, h, w]``."""
-    if hasattr(images, "pixel_batch"):
+    if isinstance(images, PixelSource):
         return images.pixel_batch(ids.start, ids.stop)
-    return encoder.pixel_values(read_pictures(images, ids.start, ids.stop))
+    return encoder.pixel_values(read_images(images, ids.start, ids.stop))
 
 
 def _encode(encoder: TokenEncoder, ids: range, pixels: torch.Tensor, seed: int, dtype: torch.dtype) -> np.ndarray:
@@ -228,13 +232,13 @@ def _write_shard(path: Path, rows: np.ndarray) -> None:
         save_file({TENSOR: rows}, temporary, metadata={"sha256": digest(rows)})
 
 
-def _fingerprint(images: Any) -> str:
+def _fingerprint(images: ImageDataset | PixelSource) -> str:
     """sha256 of the pixels of 16 images, first to last: tells a dataset from another of the same name and size."""
     parts: list[str | bytes] = []
     for image in np.unique(np.linspace(0, len(images) - 1, SAMPLE).astype(int)).tolist():
-        if hasattr(images, "pixel_batch"):
+        if isinstance(images, PixelSource):
             pixels = images.pixel_batch(image, image + 1).cpu().numpy()
         else:
-            pixels = np.asarray(read_pictures(images, image, image + 1)[0])
+            pixels = np.asarray(read_images(images, image, image + 1)[0])
         parts += [repr(pixels.shape), pixels.tobytes()]
     return content_revision(*parts)

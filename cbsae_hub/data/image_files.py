@@ -13,10 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from datasets.data_files import sanitize_patterns
-from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
-from datasets.utils.metadata import MetadataConfigs
 from fsspec.utils import glob_translate
+
+from cbsae_hub.lazy import needed
+
+with needed("datasets", "reading an image dataset"):
+    from datasets.data_files import sanitize_patterns
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+    from datasets.utils.metadata import MetadataConfigs
 
 logger = logging.getLogger(__name__)
 
@@ -25,10 +29,10 @@ SPLITS = {
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
-PICTURES = frozenset(ImageFolder.EXTENSIONS)
+IMAGES = frozenset(ImageFolder.EXTENSIONS)
 METADATA = frozenset(ImageFolder.METADATA_FILENAMES)
 TABLE, ARCHIVE = ".parquet", ".zip"
-# Pictures, or archives of pictures, that `datasets` does not read: they are named where they are left out.
+# Images, or archives of images, that `datasets` does not read: they are named where they are left out.
 UNREAD = frozenset(
     ".heic .heif .avif .jxl .svg .dng .cr2 .cr3 .nef .arw .raf .orf .rw2 .tar .gz .tgz .bz2 .xz .7z .rar .arrow".split()
 )
@@ -37,7 +41,7 @@ _SPLIT_NAME = re.compile(r"\w+(?:\.\w+)*")
 
 
 class NoImages(ValueError):
-    """There is nothing in a dataset that could be read as pictures."""
+    """There is nothing in a dataset that could be read as images."""
 
 
 @dataclass
@@ -46,8 +50,8 @@ class Layout:
 
     Attributes:
         kind: Builder of `datasets` that reads them: "imagefolder" or "parquet".
-        splits: Names to paths of pictures and their metadata, of Parquet files, or of archives.
-        left_out: Files with pictures that belong to no split.
+        splits: Names to paths of images and their metadata, of Parquet files, or of archives.
+        left_out: Files with images that belong to no split.
         options: Arguments of the builder.
         config: Name of the card's configuration.
     """
@@ -58,12 +62,12 @@ class Layout:
     options: dict[str, Any] = field(default_factory=dict)
     config: str = "default"
 
-    def pictures(self, split: str) -> list[str]:
-        """Paths of the pictures of a split, as far as they are files of their own."""
-        return [file for file in self.splits[split] if _suffix(file) in PICTURES]
+    def images(self, split: str) -> list[str]:
+        """Paths of the images of a split, as far as they are files of their own."""
+        return [file for file in self.splits[split] if _suffix(file) in IMAGES]
 
     def has_metadata(self, split: str) -> bool:
-        """Whether pictures of a split are listed by a metadata file."""
+        """Whether images of a split are listed by a metadata file."""
         return self.kind == "imagefolder" and any(map(_is_metadata, self.splits[split]))
 
 
@@ -112,7 +116,7 @@ def arrange(files: Sequence[str], card: Mapping[str, Any]) -> Layout:
         card: YAML header of README.md.
 
     Raises:
-        NoImages: If there are neither pictures nor Parquet files.
+        NoImages: If there are neither images nor Parquet files.
         ValueError: If the card is damaged, or has several configurations and no default.
     """
     configs = MetadataConfigs.from_dataset_card_data(dict(card))
@@ -150,7 +154,7 @@ def _by_card(files: Sequence[str], configs: MetadataConfigs, config: Mapping[str
     lost = set().union(*matched.values()) - read
     lost |= {file for file in files if _suffix(file) in set(map(_suffix, data)) and file not in listed}
     depth = min(len(os.path.commonprefix([_parts(file)[:-1] for file in part])) for part in splits.values())
-    return Layout(kind, splits, sorted(filter(_holds_pictures, lost)), _label_options(kind, sorted(read), depth))
+    return Layout(kind, splits, sorted(filter(_holds_images, lost)), _label_options(kind, sorted(read), depth))
 
 
 def _patterns(config: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -180,11 +184,11 @@ def _matching(files: Sequence[str], patterns: Iterable[str]) -> list[str]:
 def _by_structure(files: Sequence[str]) -> Layout:
     kind, data = _kind(files)
     owners, depth = _split_folders(data)
-    by_name = {} if owners or _suffix(data[0]) in PICTURES else _split_names(data)
+    by_name = {} if owners or _suffix(data[0]) in IMAGES else _split_names(data)
     if not (owners or by_name):
         _warn_of_splits(data)
         owners = dict.fromkeys(data, "train")
-    if kind == "imagefolder":  # a list of pictures belongs to the folder of a split that it lies in
+    if kind == "imagefolder":  # a list of images belongs to the folder of a split that it lies in
         folders = {_parts(file)[:depth]: split for file, split in owners.items()}
         for file in filter(_is_metadata, files):
             if _parts(file)[:depth] in folders:
@@ -194,7 +198,7 @@ def _by_structure(files: Sequence[str]) -> Layout:
     splits: dict[str, list[str]] = {name: [] for name in [*order, *sorted(set(owners.values()) - set(order))]}
     for file in sorted(owners):
         splits[owners[file]].append(file)
-    left_out = [file for file in files if file not in owners and _holds_pictures(file)]
+    left_out = [file for file in files if file not in owners and _holds_images(file)]
     return Layout(kind, splits, left_out, _label_options(kind, list(owners), depth))
 
 
@@ -260,12 +264,12 @@ def _warn_of_splits(data: Sequence[str]) -> None:
 
 def _kind(files: Sequence[str]) -> tuple[str, list[str]]:
     """The kind that most files are of, and its files; archives count where there is nothing else."""
-    pictures = [file for file in files if _suffix(file) in PICTURES]
-    tables = [file for file in files if _suffix(file) == TABLE and not (pictures and _is_metadata(file))]
-    if tables and len(tables) >= len(pictures):
+    images = [file for file in files if _suffix(file) in IMAGES]
+    tables = [file for file in files if _suffix(file) == TABLE and not (images and _is_metadata(file))]
+    if tables and len(tables) >= len(images):
         return "parquet", tables
-    if files_of_pictures := pictures or [file for file in files if _suffix(file) == ARCHIVE]:
-        return "imagefolder", files_of_pictures
+    if image_files := images or [file for file in files if _suffix(file) == ARCHIVE]:
+        return "imagefolder", image_files
     if not files:
         raise NoImages("it holds no files, or only hidden ones")
     counts = Counter(_suffix(file) or "without an extension" for file in files)
@@ -276,21 +280,21 @@ def _kind(files: Sequence[str]) -> tuple[str, list[str]]:
 
 def _readable(kind: str, files: Iterable[str]) -> list[str]:
     """Those that the builder reads."""
-    suffixes = {TABLE} if kind == "parquet" else {*PICTURES, ARCHIVE}
+    suffixes = {TABLE} if kind == "parquet" else {*IMAGES, ARCHIVE}
     return [file for file in files if _suffix(file) in suffixes or (kind == "imagefolder" and _is_metadata(file))]
 
 
 def _label_options(kind: str, files: Sequence[str], depth: int) -> dict[str, Any]:
-    """Whether pictures are labelled by the folder that they lie in: of all, at one depth, below the splits' folders."""
-    pictures = [_parts(file) for file in files if _suffix(file) in PICTURES]
-    if kind != "imagefolder" or not pictures:  # `datasets` looks into archives
+    """Whether images are labelled by the folder that they lie in: of all, at one depth, below the splits' folders."""
+    images = [_parts(file) for file in files if _suffix(file) in IMAGES]
+    if kind != "imagefolder" or not images:  # `datasets` looks into archives
         return {}
-    depths, classes = {len(parts) - 1 for parts in pictures}, {parts[-2] for parts in pictures if len(parts) > 1}
+    depths, classes = {len(parts) - 1 for parts in images}, {parts[-2] for parts in images if len(parts) > 1}
     return {"drop_labels": not (len(depths) == 1 and min(depths) > depth and len(classes) > 1)}
 
 
-def _holds_pictures(file: str) -> bool:
-    return _suffix(file) in PICTURES | UNREAD | {TABLE, ARCHIVE} or _is_metadata(file)
+def _holds_images(file: str) -> bool:
+    return _suffix(file) in IMAGES | UNREAD | {TABLE, ARCHIVE} or _is_metadata(file)
 
 
 def _is_metadata(file: str) -> bool:

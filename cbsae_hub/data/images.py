@@ -7,11 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-import datasets
-from datasets.data_files import DataFilesDict, DataFilesList
-from datasets.info import DatasetInfosDict
-from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
-from datasets.packaged_modules.parquet.parquet import Parquet
 from huggingface_hub import HfApi, hf_hub_download, metadata_load
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import httpx
@@ -20,8 +15,16 @@ from yaml import YAMLError
 
 from cbsae_hub.data.ahead import load_ahead
 from cbsae_hub.data.image_files import Layout, NoImages, arrange, list_folder, some, visible
+from cbsae_hub.lazy import needed
 from cbsae_hub.models import resolve_id
-from cbsae_hub.pictures import to_rgb
+from cbsae_hub.pictures import ImageDataset, to_rgb
+
+with needed("datasets", "reading an image dataset"):
+    import datasets
+    from datasets.data_files import DataFilesDict, DataFilesList
+    from datasets.info import DatasetInfosDict
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+    from datasets.packaged_modules.parquet.parquet import Parquet
 
 CARD = "README.md"
 BUILDERS = {"imagefolder": ImageFolder, "parquet": Parquet}
@@ -34,14 +37,14 @@ def load_images(
     """Opens one split of an image dataset.
 
     The ``configs`` in the YAML header of its README.md say what its splits are. Without them, folders or Parquet files
-    that are all named after splits are splits, folders of pictures are classes (column ``label``), and
-    ``metadata.csv``, ``.jsonl`` or ``.parquet`` beside pictures gives their columns; everything is the split "train"
+    that are all named after splits are splits, folders of images are classes (column ``label``), and
+    ``metadata.csv``, ``.jsonl`` or ``.parquet`` beside images gives their columns; everything is the split "train"
     unless there are several. Pictures that are left out are named in a warning.
 
     Args:
-        source: A folder of Parquet files or pictures, or a Hub id.
+        source: A folder of Parquet files or images, or a Hub id.
         split: Name of the split, or several joined by "+", one after the other.
-        revision: Of a Hub dataset: branch, tag or commit.
+        revision: Branch, tag or commit of a Hub dataset.
         beside: A model folder next to which the dataset may lie, see :func:`cbsae_hub.models.resolve_id`.
 
     Returns:
@@ -69,7 +72,7 @@ def load_images(
         if isinstance(cause := error.__cause__, OSError) and cause.errno is not None:  # a full disk is no damaged file
             raise cause from None
         raise ValueError(f"{source} cannot be read: {error.__cause__ or error}") from error
-    dataset = _with_pictures(dataset)
+    dataset = _with_images(dataset)
     if not isinstance(dataset.features.get("image"), datasets.Image):
         columns = ", ".join(f"{name} ({type(kind).__name__})" for name, kind in dataset.features.items())
         raise ValueError(f"{source} has no column 'image' of images; it has {columns}")
@@ -149,7 +152,7 @@ def _find(source: str | Path, revision: str | None = None, beside: str | Path | 
         raise kind(f"no image dataset at {str(source)!r}: {error}") from error
 
 
-def _with_pictures(dataset: datasets.Dataset) -> datasets.Dataset:
+def _with_images(dataset: datasets.Dataset) -> datasets.Dataset:
     """Makes images of the column ``image`` where it holds files: bytes, or records of them as pandas writes."""
     kind = dataset.features.get("image")
     content = kind.get("bytes") if isinstance(kind, dict) else kind
@@ -159,16 +162,16 @@ def _with_pictures(dataset: datasets.Dataset) -> datasets.Dataset:
 
 
 def _compare(source: str | Path, layout: Layout, parts: list[str], dataset: datasets.Dataset) -> None:
-    """Names the pictures of a folder that were not read: those that its metadata does not list."""
-    pictures = [file for part in parts for file in layout.pictures(part)]
+    """Names the images of a folder that were not read: those that its metadata does not list."""
+    images = [file for part in parts for file in layout.images(part)]
     if not any(map(layout.has_metadata, parts)):
-        if pictures and len(pictures) != len(dataset):
-            raise ValueError(f"{source}: {len(dataset)} rows were read of {len(pictures)} pictures")
+        if images and len(images) != len(dataset):
+            raise ValueError(f"{source}: {len(dataset)} rows were read of {len(images)} pictures")
         return
-    depths = {len(PurePath(file).parts) for file in pictures}
+    depths = {len(PurePath(file).parts) for file in images}
     paths = [PurePath(path or "").parts for path in _paths(dataset)]
     read = {"/".join(path[-depth:]) for path in paths for depth in depths}
-    if missing := [file for file in pictures if file not in read]:
+    if missing := [file for file in images if file not in read]:
         text = "%s: %d pictures are left out, the metadata do not list them: %s"
         logger.warning(text, source, len(missing), some(missing))
 
@@ -178,7 +181,7 @@ def _paths(dataset: datasets.Dataset) -> list[str | None]:
     return [file and file["path"] for file in files]
 
 
-def read_pictures(images: Any, start: int, stop: int) -> list[Image.Image]:
+def read_images(images: ImageDataset, start: int, stop: int) -> list[Image.Image]:
     """Rows ``start`` to ``stop`` of a map-style dataset with a column ``image``, as every model sees them (RGB).
 
     Raises:
@@ -186,16 +189,16 @@ def read_pictures(images: Any, start: int, stop: int) -> list[Image.Image]:
             that rows keep their numbers.
     """
     try:
-        pictures = images[start:stop]["image"]
-        if any(picture is None for picture in pictures):
+        batch = images[start:stop]["image"]
+        if any(image is None for image in batch):
             raise ValueError("a picture is missing")
-        return [to_rgb(picture) for picture in pictures]
+        return [to_rgb(image) for image in batch]
     except Exception:  # PIL raises a dozen types, SyntaxError among them, for files that are no images
         for row in range(start, stop):
             try:
-                picture = images[row : row + 1]["image"][0]
-                if picture is not None:
-                    to_rgb(picture)
+                image = images[row : row + 1]["image"][0]
+                if image is not None:
+                    to_rgb(image)
                     continue
             except Exception as error:
                 raise ValueError(f"image {row}{_file_of(images, row)} cannot be read: {error}") from error
@@ -203,7 +206,7 @@ def read_pictures(images: Any, start: int, stop: int) -> list[Image.Image]:
         raise
 
 
-def _file_of(images: Any, row: int) -> str:
+def _file_of(images: ImageDataset, row: int) -> str:
     """The file name of a picture, if its dataset knows it."""
     if not isinstance(images, datasets.Dataset) or "image" not in images.features:
         return ""
@@ -212,12 +215,12 @@ def _file_of(images: Any, row: int) -> str:
 
 
 def image_batches(
-    images: Any, batch_size: int, first: int = 0, step: int = 1
+    images: ImageDataset, batch_size: int, first: int = 0, step: int = 1
 ) -> Iterator[tuple[range, list[Image.Image]]]:
     """The rows of a dataset in order: ids and PIL images, ``batch_size`` at a time, the next ones decoded ahead.
 
     Args:
-        images: Map-style dataset with a column ``image``.
+        images: The dataset.
         batch_size: Rows a batch.
         first: Batch to begin with.
         step: Take every ``step``-th batch from there, as one process of several does.
@@ -225,6 +228,6 @@ def image_batches(
 
     def load(start: int) -> tuple[range, list[Image.Image]]:
         ids = range(start, min(start + batch_size, len(images)))
-        return ids, read_pictures(images, ids.start, ids.stop)
+        return ids, read_images(images, ids.start, ids.stop)
 
     return load_ahead(load, range(first * batch_size, len(images), step * batch_size))

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel
+
+from cbsae_hub.pictures import ImageDataset
 
 
 def words_in(value: Any, classes: Sequence[str] | None = None) -> list[str]:
@@ -32,7 +33,7 @@ def words_in(value: Any, classes: Sequence[str] | None = None) -> list[str]:
     return [text] if text else []
 
 
-def class_names(images: Any, column: str, field: str = "") -> list[str] | None:
+def class_names(images: ImageDataset, column: str, field: str = "") -> list[str] | None:
     """Names of the classes that a column, or a field of its records, holds numbers of; None if it holds none.
 
     Args:
@@ -43,6 +44,10 @@ def class_names(images: Any, column: str, field: str = "") -> list[str] | None:
     kind = _inner((getattr(images, "features", None) or {}).get(column))
     if field and isinstance(kind, Mapping):
         kind = _inner(kind.get(field))
+    if kind is None:
+        return None
+    from datasets import ClassLabel  # who has classes has it
+
     return kind.names if isinstance(kind, ClassLabel) else None
 
 

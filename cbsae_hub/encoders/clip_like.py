@@ -3,9 +3,9 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from huggingface_hub import file_exists
@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
 from cbsae_hub.encoders.prompts import mean_embedding, tell_unread
-from cbsae_hub.encoders.vision import require_pictures, to_rgb
+from cbsae_hub.encoders.vision import require_images, to_rgb
 from cbsae_hub.hub.files import replace_file
 from cbsae_hub.hub.locate import Located, OtherWeights, download_folder, locate
+from cbsae_hub.lazy import needed
 from cbsae_hub.models import resolve_id
 
 CONFIG = "open_clip_config.json"
@@ -26,7 +27,14 @@ WEIGHTS = "open_clip_model.safetensors"
 def named_by_open_clip(repo_id: str) -> tuple[str, str] | None:
     """Architecture and tag, if an id names one of open_clip's own models, such as ``ViT-B-16/openai``."""
     architecture, _, tag = repo_id.partition("/")
-    return (architecture, tag) if (architecture, tag) in open_clip.list_pretrained() else None
+    return (architecture, tag) if (architecture, tag) in _open_clip().list_pretrained() else None
+
+
+def _open_clip() -> ModuleType:
+    """Imports open_clip, which takes seconds and which only its judges need."""
+    with needed("open_clip_torch", "a judge of open_clip"):
+        import open_clip
+    return open_clip
 
 
 class ClipLike:
@@ -65,8 +73,7 @@ class ClipLike:
         Args:
             repo_id: A folder in open_clip's local-dir format with its tokenizer; a Hub repository in open_clip's
                 format (``laion/CLIP-ViT-B-32-...``); or one of open_clip's own, ``ViT-B-16/openai``.
-            revision: Of a Hub repository: branch, tag, commit or ``sha256:...``; of a folder ``sha256:...``. That is
-                compared with the weights.
+            revision: See :func:`cbsae_hub.hub.locate.locate`.
             device: Device of the model.
             beside: A model folder next to which this one may lie, see :func:`cbsae_hub.models.resolve_id`.
 
@@ -76,16 +83,16 @@ class ClipLike:
         """
         if own := named_by_open_clip(str(repo_id)):
             architecture, tag = own
-            model, _, preprocess = open_clip.create_model_and_transforms(architecture, tag, device=device)
-            return cls(model, preprocess, open_clip.get_tokenizer(architecture), str(repo_id), tag)
+            model, _, preprocess = _open_clip().create_model_and_transforms(architecture, tag, device=device)
+            return cls(model, preprocess, _open_clip().get_tokenizer(architecture), str(repo_id), tag)
         located, folder = _find(repo_id, revision, beside)
         for file in (CONFIG, WEIGHTS):
             if not (folder / file).is_file():
                 raise FileNotFoundError(f"{folder} lacks {file}: it is not a model in open_clip's format")
         version = folder.name if located.folder is None else located.revision  # the cache names folders by their commit
         name = f"local-dir:{folder}"
-        model, _, preprocess = open_clip.create_model_and_transforms(name, device=device)
-        return cls(model, preprocess, open_clip.get_tokenizer(name), str(repo_id), version)
+        model, _, preprocess = _open_clip().create_model_and_transforms(name, device=device)
+        return cls(model, preprocess, _open_clip().get_tokenizer(name), str(repo_id), version)
 
     @staticmethod
     def knows(repo_id: str | Path, beside: str | Path | None = None) -> bool:
@@ -112,7 +119,7 @@ class ClipLike:
         Raises:
             ValueError: If there are no images.
         """
-        require_pictures(images)
+        require_images(images)
         starts = range(0, len(images), batch_size)
         return torch.cat([self.embed_pixels(self.pixel_values(images[i : i + batch_size])) for i in starts])
 
@@ -159,7 +166,7 @@ class ClipLike:
 
 
 def _find(repo_id: str | Path, revision: str | None, beside: str | Path | None) -> tuple[Located, Path]:
-    """Where a model in open_clip's format lies, and the folder of its weights, config and tokenizer on this machine."""
+    """Finds a model in open_clip's format, and the folder of its weights, config and tokenizer on this machine."""
     try:
         located = locate(repo_id, revision, beside)
         patterns = ("*.json", "*.txt", "*.model", WEIGHTS)
@@ -184,7 +191,7 @@ def save_clip_like(
 
     Args:
         model: An open_clip model built with ``open_clip.CLIP(**model_cfg)``.
-        tokenizer: Of transformers; its padding has id 0 and its end-of-text the largest id, as open_clip expects.
+        tokenizer: Tokenizer whose padding has id 0 and whose end-of-text has the largest id, as open_clip expects.
         model_cfg: open_clip's ``model_cfg``.
         preprocess_cfg: open_clip's ``preprocess_cfg``: ``mean``, ``std``, ...
         folder: Its place; created.

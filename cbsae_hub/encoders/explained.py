@@ -15,10 +15,7 @@ def whole_image(tokens: str) -> str:
 
 
 def explained_encoder(
-    sae: SAE | CBSAE,
-    encoder: str | None = None,
-    device: str | torch.device = "cpu",
-    beside: str | Path | None = None,
+    sae: SAE | CBSAE, encoder: str | None = None, device: str | torch.device = "cpu", beside: str | Path | None = None
 ) -> VisionEncoder:
     """The encoder that a model explains, with the tokens that scores are of.
 

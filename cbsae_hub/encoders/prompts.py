@@ -3,11 +3,12 @@
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import CLIPModel, PreTrainedTokenizerBase, SiglipModel
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +38,7 @@ def cutting(tokenizer: PreTrainedTokenizerBase) -> Tokenize:
 
 
 def tell_unread(
-    tokenize: Tokenize,
-    padding: int,
-    context: int,
-    texts: Sequence[str],
-    templates: Sequence[str],
-    reader: str | None,
+    tokenize: Tokenize, padding: int, context: int, texts: Sequence[str], templates: Sequence[str], reader: str | None
 ) -> None:
     """Warns of texts that are longer than what a model reads, and of texts that differ, but to the model do not.
 
@@ -107,7 +103,7 @@ def mean_embedding(
 
 @torch.no_grad()
 def embed_prompts(
-    model: PreTrainedModel,
+    model: CLIPModel | SiglipModel,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     templates: Sequence[str],
@@ -118,8 +114,9 @@ def embed_prompts(
 
     Arguments and errors as :func:`mean_embedding`; ``reader`` is what warnings call the model.
     """
+    text_config: Any = model.config.text_config
     # A tokenizer's own limit is without bound where its files say nothing.
-    context = min(model.config.text_config.max_position_embeddings, tokenizer.model_max_length)
+    context = min(text_config.max_position_embeddings, tokenizer.model_max_length)
     padding = "max_length" if model.config.model_type == "siglip" else True  # as each was trained
     options = {"padding": padding, "truncation": True, "max_length": context, "return_tensors": "pt"}
     tell_unread(cutting(tokenizer), tokenizer.pad_token_id, context, texts, templates, reader)

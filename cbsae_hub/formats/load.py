@@ -44,14 +44,14 @@ def load(
         source: A folder or Hub id; of somebody else's SAE also a file of weights.
         revision: See :meth:`cbsae_hub.models.HubModel.from_pretrained`.
         format: See :func:`cbsae_hub.formats.convert.detect`; by default any.
-        sae_id: Of several SAEs the one, see :func:`cbsae_hub.formats.convert.import_sae`.
+        sae_id: One of several SAEs, see :func:`cbsae_hub.formats.convert.import_sae`.
         encoder_id: Instead of the encoder that the files name, or where they name none.
         encoder_revision: Likewise.
         layer: Likewise.
         tokens: Likewise.
-        device: Where to load the weights.
+        device: Device of the weights.
         token: Access token of the Hub; default the stored one.
-        cache_dir: Where downloads are kept; default the Hub's cache.
+        cache_dir: Folder of downloads; default the Hub's cache.
         force_download: Download even what is in the cache.
         local_files_only: Use the cache only.
 

@@ -7,8 +7,9 @@ beside the weights, so that all their files are refused. For those there is an u
 takes any treatment and does nothing.
 
 torch alone could do it with a list of allowed names that stand for :class:`Inert` objects. But that list holds for the
-whole process, all threads of a server too. And torch refuses a file as a whole if it names a module that torch blocks,
-such as ``os``, although the weights in it are sound.
+whole process, all threads of a server too. And torch then still refuses a file as a whole, although the weights in it
+are sound, if its config is filled like a dictionary or list of another class (a ``defaultdict``), is pickled by another
+protocol, or names a module that torch blocks, such as ``os``.
 """
 
 import io
@@ -118,7 +119,7 @@ def read_tensors(path: Path | io.BytesIO, whose: str) -> Checkpoint:
 
     Args:
         path: The file, or its content.
-        whose: What an error calls it.
+        whose: Its name in errors.
 
     Raises:
         ModelFileError: If the file is damaged, of a torch older than 1.6, or holds no weights.

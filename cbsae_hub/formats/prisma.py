@@ -10,7 +10,7 @@ from cbsae_hub.formats.source import Source
 MARKS = {"hook_point_layer", "layer_subtype", "cls_token_only", "activation_fn_str", "hook_point"}
 """Keys, one of which tells such a config."""
 NORMS = {"layer_norm": "layer_norm", "constant_norm_rescale": "constant_norm", "none": None, None: None}
-KNOWN = """
+EXPECTED = """
 activation_fn_kwargs activation_fn_str b_dec_init_method cached_activations_path d_out dead_feature_threshold
 hook_point_head_index initialization_method is_transcoder layer_out_subtype lp_norm max_grad_norm normalize_activations
 out_hook_point_layer transcoder_with_skip_connection use_cached_activations
@@ -26,7 +26,7 @@ def read(source: Source, weights: str, config_name: str) -> Foreign:
     supported = ("standard SAEs with relu or topk", "gated SAEs with relu")
     if config.get("is_transcoder"):
         raise refuse("a transcoder", supported, source.name)
-    refuse_unknown(config, KNOWN, config_name)
+    refuse_unknown(config, EXPECTED, config_name)
     architecture, function = config.get("architecture", "standard"), config.get("activation_fn_str", "relu")
     # a class of Prisma's configs, not None, stands for what a config does not say
     norm = config.get("normalize_activations", "layer_norm")

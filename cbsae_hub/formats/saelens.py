@@ -19,6 +19,7 @@ from cbsae_hub.formats.foreign import (
 )
 from cbsae_hub.formats.source import Source
 from cbsae_hub.hub.files import ConfigError, replace_file, require_finite
+from cbsae_hub.models.sae import SAE
 from cbsae_hub.version import __version__
 
 CONFIG_FILE, WEIGHTS_FILE, SCALER_FILE = "cfg.json", "sae_weights.safetensors", "activation_scaler.json"
@@ -163,7 +164,7 @@ def _explained(config: dict[str, Any]) -> Explained:
     return at_hook(config.get("model_name"), hook, tokens if isinstance(tokens, str) else None)
 
 
-def write(sae: Any, folder: Path) -> None:
+def write(sae: SAE, folder: Path) -> None:
     """Writes an SAE; see :func:`cbsae_hub.formats.convert.export_saelens`."""
     config, weights = translated(sae)
     require_finite(weights, type(sae).__name__)
@@ -175,7 +176,7 @@ def write(sae: Any, folder: Path) -> None:
             (folder / CONFIG_FILE).unlink(missing_ok=True)
 
 
-def translated(sae: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def translated(sae: SAE) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Contents of cfg.json and of the weights' file."""
     names = {ours: theirs for theirs, ours in reversed(ARCHITECTURES.items())} | {"batch_topk": "jumprelu"}
     weights = {

@@ -13,7 +13,7 @@ from cbsae_hub.hub.files import ConfigError, ModelFileError
 MAX_HEADER = 2**20
 NEWEST = 5
 ACTIVATIONS = {"Relu": "relu", "TopK": "topk", "BatchTopK": "batch_topk"}
-KNOWN = """
+EXPECTED = """
 activation ghost_grads normalize_w_dec reinit_blend reinit_enc_dec_tranpose reinit_enc_dec_transpose
 remove_parallel_grads sparsity sparsity_coeff
 """.split()
@@ -37,7 +37,7 @@ def read(source: Source, weights: str, config_name: str | None = None) -> Foreig
         or not isinstance(config, dict)
     ):
         raise ConfigError(f"{weights} has schema {schema!r:.80}; those up to {NEWEST} are known")
-    refuse_unknown(config, KNOWN, weights)
+    refuse_unknown(config, EXPECTED, weights)
     activation = config.get("activation")
     first_code = schema == 0 or header.get("cls") in ACTIVATIONS
     if first_code:

@@ -14,7 +14,7 @@ from cbsae_hub.formats.foreign import (
 from cbsae_hub.formats.source import Source
 from cbsae_hub.hub.files import ConfigError
 
-KNOWN = ("activation", "normalize_decoder", "skip_connection", "transcode")
+EXPECTED = ("activation", "normalize_decoder", "skip_connection", "transcode")
 NAMES = ("encoder.weight", "encoder.bias", "W_dec", "b_dec")
 
 
@@ -25,7 +25,7 @@ def read(source: Source, weights: str, config_name: str) -> Foreign:
     for name in ("transcode", "skip_connection"):
         if config.get(name):
             raise refuse(f"a transcoder ({name})", supported, source.name)
-    refuse_unknown(config, KNOWN, config_name)
+    refuse_unknown(config, EXPECTED, config_name)
     if config.get("activation", "topk") != "topk":
         raise refuse(f"one with activation {config['activation']!r:.80}", supported, source.name)
     tensors = take(read_safetensors(source.path(weights)), NAMES, weights)

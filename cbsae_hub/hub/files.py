@@ -27,6 +27,7 @@ _MARKS = (  # UTF-32's begins as UTF-16's does
     ((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE), "utf-32"),
     ((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-16"),
 )
+_CONTENT = re.compile(r"sha256:[0-9a-f]{16}")
 MAIN_WEIGHTS = re.compile(r"(^|_)model(-\d+-of-\d+)?\.safetensors$")
 
 
@@ -100,12 +101,22 @@ def content_revision(*parts: "str | Path | bytes | memoryview") -> str:
     return f"sha256:{sha256(*parts)[:16]}"
 
 
+def is_content(revision: Any) -> bool:
+    """Whether a revision names contents, as :func:`content_revision` does, and no commit, branch or tag."""
+    return isinstance(revision, str) and _CONTENT.fullmatch(revision) is not None
+
+
+def content_tag(revision: str) -> str:
+    """The tag on the Hub of the commit that holds these weights; a ref cannot have a colon."""
+    return revision.replace(":", "-")
+
+
 def require_same_settings(existing: Mapping[str, Any], settings: Mapping[str, Any], owner: str | Path) -> None:
     """Compares the settings of this run with those that an earlier one left behind.
 
     Args:
-        existing: What was read from JSON.
-        settings: Of this run.
+        existing: Settings of the earlier run, as JSON holds them.
+        settings: Settings of this run.
         owner: The file or folder that the earlier run left, for the error.
 
     Raises:
@@ -125,7 +136,7 @@ def claim(folder: Path, settings: Mapping[str, Any], name: str = "settings.json"
 
     Args:
         folder: The folder.
-        settings: What its content depends on.
+        settings: The settings on which its content depends.
         name: The file that holds them.
 
     Raises:
@@ -133,7 +144,7 @@ def claim(folder: Path, settings: Mapping[str, Any], name: str = "settings.json"
         ValueError: If the file is damaged.
     """
     if (folder / name).is_file():
-        require_same_settings(json.loads(read_text(folder / name)), settings, folder)
+        require_same_settings(read_json(folder / name), settings, folder)
         return
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / name, settings)
@@ -157,6 +168,19 @@ def read_text(path: str | Path) -> str:
     if "\0" in text:  # as in UTF-16 without its mark
         raise ValueError(f"{path} is not UTF-8 text: save it again with the encoding UTF-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file that people may have written.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is not valid JSON; says what to do.
+    """
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}): write it again, or delete it") from None
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -22,7 +22,16 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import httpx
 
-from cbsae_hub.hub.files import CONFIG_NAME, WEIGHTS_NAME, ModelFileError, folder_revision, resolve_id, sha256
+from cbsae_hub.hub.files import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    ModelFileError,
+    content_tag,
+    folder_revision,
+    is_content,
+    resolve_id,
+    sha256,
+)
 
 CARD_NAME = "README.md"
 MODEL_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.safetensors")  # nothing that is unpickled or run
@@ -35,14 +44,8 @@ class OtherWeights(ModelFileError, ValueError):
     """A model holds other weights than were asked for."""
 
 
-_CONTENT = re.compile(r"sha256:[0-9a-f]{16}")
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
-def is_content(revision: str | None) -> bool:
-    """Whether a revision names weights, as :func:`folder_revision` does, and no commit, branch or tag."""
-    return revision is not None and _CONTENT.fullmatch(revision) is not None
 
 
 def is_commit(revision: str | None) -> bool:
@@ -50,29 +53,14 @@ def is_commit(revision: str | None) -> bool:
     return revision is not None and _COMMIT.fullmatch(revision) is not None
 
 
-def content_tag(revision: str) -> str:
-    """The tag on the Hub of the commit that holds these weights; a ref cannot have a colon."""
-    return revision.replace(":", "-")
-
-
-def find_in_folder(folder: Path, revision: str | None) -> tuple[Path, Path, str]:
+def find_in_folder(folder: Path, revision: str | None) -> tuple[Path, Path, str | None]:
     """The paths of config and weights in a folder, and its revision: ``revision``, if that is given."""
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         if not (folder / name).is_file():
             others = ", ".join(sorted(path.name for path in folder.glob("*.bin")))
             hint = f" {others} is a pickle and is not read." if others else " Was its saving interrupted?"
             raise ModelFileError(f"{folder} has no {name}.{hint} ({OTHERS})")
-    return folder / CONFIG_NAME, folder / WEIGHTS_NAME, require_revision(folder, revision)
-
-
-def require_revision(folder: Path, revision: str | None) -> str:
-    """The revision of a folder.
-
-    Raises:
-        OtherWeights: If another one is asked for.
-        ModelFileError: If there are no weights.
-    """
-    return locate(folder, revision).revision
+    return folder / CONFIG_NAME, folder / WEIGHTS_NAME, locate(folder, revision).revision
 
 
 def find_on_hub(repo_id: str, revision: str | None, options: dict[str, Any]) -> tuple[Path, Path, str]:
@@ -94,9 +82,9 @@ class Located:
     """A model, and where it lies.
 
     Attributes:
-        id: What it is called: the folder or Hub id that was asked for.
+        id: Its name: the folder or Hub id that came in.
         folder: The folder on this machine; None where it is on the Hub.
-        commit: On the Hub: branch, tag or commit to load, None for the newest.
+        commit: Branch, tag or commit to load from the Hub, None for the newest.
     """
 
     id: str
@@ -109,26 +97,23 @@ class Located:
         return self.commit if self.folder is None else folder_revision(self.folder)
 
     @property
-    def pretrained(self) -> dict[str, str | None]:
+    def pretrained(self) -> dict[str, Any]:
         """Arguments of ``from_pretrained`` of transformers and diffusers."""
         if self.folder is not None:
             return {"pretrained_model_name_or_path": str(self.folder)}
         return {"pretrained_model_name_or_path": self.id, "revision": self.commit}
 
 
-def locate(
-    repo_id: "str | Path | Located", revision: str | None = None, beside: str | Path | None = None, **options: Any
-) -> Located:
+def locate(repo_id: str | Path | Located, revision: str | None = None, beside: str | Path | None = None) -> Located:
     """Finds where a model lies. Call it once, where an id comes in, and hand the result on.
 
     What ``revision`` names by its weights, "sha256:...", is compared with them; a model on the Hub is downloaded as a
     whole first.
 
     Args:
-        repo_id: Folder or Hub id; or an answer of this function, which is returned as it is.
-        revision: Of a Hub repository: branch, tag, commit or "sha256:...". Of a folder: what its revision must be.
+        repo_id: Folder or Hub id; or a result of this function, which is returned as it is.
+        revision: Branch, tag, commit or "sha256:..." of a Hub repository; of a folder the revision that it must have.
         beside: A model folder that refers to this model, see :func:`resolve_id`.
-        **options: ``patterns`` and ``options`` of :func:`download_folder`.
 
     Raises:
         OtherWeights: If the weights are others than ``revision`` names.
@@ -140,7 +125,7 @@ def locate(
         if Path(source).is_dir():
             located = Located(str(repo_id), Path(source))
         elif is_content(revision):
-            located = Located(str(repo_id), download_folder(source, revision, **options))
+            located = Located(str(repo_id), download_folder(source, revision))
         else:
             located = Located(source, None, revision)
     if revision is not None and revision != located.revision:
@@ -159,7 +144,7 @@ def download(repo_id: str, name: str, revision: str | None = None, options: dict
         repo_id: Its id.
         name: The file.
         revision: Branch, tag, commit or "sha256:...", which the caller compares.
-        options: Of ``hf_hub_download``.
+        options: Arguments of ``hf_hub_download``.
     """
     options = options or {}
 
@@ -180,8 +165,8 @@ def download_folder(
     Args:
         repo_id: Its id.
         revision: See :func:`download`.
-        patterns: Of the files.
-        options: Of ``snapshot_download``.
+        patterns: Patterns of the files' paths.
+        options: Arguments of ``snapshot_download``.
 
     Returns:
         Their folder in the cache.
@@ -200,7 +185,7 @@ def list_files(repo_id: str, revision: str | None, options: dict[str, Any]) -> t
     Args:
         repo_id: Its id.
         revision: Branch, tag or commit.
-        options: Of ``hf_hub_download``.
+        options: Arguments of ``hf_hub_download``.
 
     Raises:
         ModelFileError: If the Hub refuses or cannot be reached, or nothing is in the cache.

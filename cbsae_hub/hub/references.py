@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cbsae_hub.hub.files import folder_revision, read_text, resolve_id
+from cbsae_hub.hub.files import folder_revision, is_content, read_json, resolve_id
 from cbsae_hub.hub.stamp import REPO_ID
 
 
@@ -43,7 +43,7 @@ def references(folder: Path, published: Mapping[Path, str]) -> dict[str, str]:
             continue
         if not REPO_ID.fullmatch(entry.value) and not _is_folder(entry.value):  # a text
             continue
-        by_content = str(entry.revision).startswith("sha256:")
+        by_content = is_content(entry.revision)
         if entry.revision is not None and not by_content:  # a commit: that is on the Hub already
             continue
         target = Path(resolve_id(entry.value, folder)).resolve()
@@ -80,8 +80,8 @@ def _is_folder(value: str) -> bool:
 def _entries(folder: Path) -> Iterator[Entry]:
     for file in sorted(folder.glob("*.json")):
         try:
-            content = json.loads(read_text(file))
-        except (ValueError, RecursionError):  # somebody else's; whoever loads it will say
+            content = read_json(file)
+        except ValueError:  # somebody else's; whoever loads it will say
             continue
         yield from (Entry(file, *entry) for entry in _strings(content))
 

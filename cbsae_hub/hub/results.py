@@ -1,12 +1,11 @@
 """Files that say something of the very weights they lie beside: packs, evaluations, records of training."""
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cbsae_hub.hub.files import folder_revision, read_text
+from cbsae_hub.hub.files import folder_revision, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -54,14 +53,7 @@ def without_results_of_other_weights(folder: Path, files: Mapping[str, int], cha
 
 def _results_of_other_weights(folder: Path) -> set[str]:
     """Files beside a model that name other weights than its."""
-    claims = {name: revision_of_results(name, _json(folder / name)) for name in CLAIMS if (folder / name).is_file()}
+    claims = {name: revision_of_results(name, read_json(folder / name)) for name in CLAIMS if (folder / name).is_file()}
     claims = {name: revision for name, revision in claims.items() if revision is not None}
     now = folder_revision(folder) if claims else None  # reads all weights
     return {file for name, revision in claims.items() if revision != now for file in CLAIMS[name]}
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(read_text(path))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}): write it again, or delete it") from None

@@ -30,8 +30,8 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import httpx
 
-from cbsae_hub.hub.files import MAIN_WEIGHTS, ModelFileError, folder_revision, is_left_out
-from cbsae_hub.hub.locate import CARD_NAME, content_hash, content_tag
+from cbsae_hub.hub.files import MAIN_WEIGHTS, ModelFileError, content_tag, folder_revision, is_left_out
+from cbsae_hub.hub.locate import CARD_NAME, content_hash
 from cbsae_hub.hub.references import foreign_ids
 from cbsae_hub.hub.results import RESULTS
 from cbsae_hub.hub.stamp import edited_by_hand
@@ -154,7 +154,7 @@ def publish(
         private: Whether a new repository is private.
         create_pr: Open a pull request instead.
         overwrite_card: Replace the README.md on the Hub even if it was edited by hand there.
-        message: Of the commit.
+        message: Message of the commit.
         branch: An existing branch; default main.
 
     Raises:

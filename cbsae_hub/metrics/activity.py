@@ -1,4 +1,4 @@
-"""What neurons do on a stream of tokens: how often they fire, how strongly, and what the SAE keeps of the input."""
+"""Activity of neurons on a stream of tokens: density, strength, L0, and the share of the input that the SAE keeps."""
 
 import math
 
@@ -10,7 +10,7 @@ from cbsae_hub.models.explained_variance import explained_variance
 
 BINS_PER_OCTAVE = 16
 OCTAVES = 40  # from 2^-20 to 2^20
-SHOWN_BINS_PER_OCTAVE = 4  # of histograms that are kept in tables and looked at
+SHOWN_BINS_PER_OCTAVE = 4  # for histograms in tables and on the page
 DENSE, RARE = 0.1, 1e-4
 
 
@@ -22,6 +22,10 @@ class NeuronActivity(StreamingMetric):
     Args:
         neurons: Number of neurons.
     """
+
+    histogram: Tensor
+    largest: Tensor
+    tokens: Tensor
 
     def __init__(self, neurons: int):
         super().__init__()
@@ -35,19 +39,19 @@ class NeuronActivity(StreamingMetric):
         """Adds tokens; ``values`` and ``neurons`` ``[tokens, K]`` as from ``SAE.encode_sparse``: 0 is inactive."""
         self.tokens += len(values)
         active = values > 0
-        found, owner = values[active].float(), neurons[active]
-        bins = ((found.log2() + OCTAVES / 2) * BINS_PER_OCTAVE).floor().long()
+        strengths, owner = values[active].float(), neurons[active]
+        bins = ((strengths.log2() + OCTAVES / 2) * BINS_PER_OCTAVE).floor().long()
         flat = owner * self.histogram.shape[1] + bins.clamp(0, self.histogram.shape[1] - 1)
         self.histogram.view(-1).index_add_(0, flat, torch.ones_like(flat))
-        self.largest.scatter_reduce_(0, owner, found, "amax")
+        self.largest.scatter_reduce_(0, owner, strengths, "amax")
 
     def compute(self) -> dict[str, Tensor]:
-        """What is known of each neuron, ``[neurons]`` unless said otherwise.
+        """The figures of each neuron, ``[neurons]`` unless stated otherwise.
 
         Returns:
             ``density`` (share of tokens), ``max``, quantiles ``p50`` and ``p99`` of positive activations (NaN: none),
             and ``histogram`` ``[neurons, bins]``: how many of those lie in each quarter of an octave from 2^-20 on. The
-            first and the last bin hold what lies beyond, too.
+            first and the last bin hold everything beyond them, too.
         """
         counts = self.histogram.sum(1)
         return {
@@ -65,12 +69,16 @@ class NeuronActivity(StreamingMetric):
 
 
 class ActiveLatents(StreamingMetric):
-    """How many latents are active: L0 as a histogram over tokens, and its mean at each place in the image.
+    """Number of active latents: L0 as a histogram over tokens, and its mean at each place in the image.
 
     Args:
         d_sae: Number of neurons.
         tokens: Tokens an image.
     """
+
+    histogram: Tensor
+    by_token: Tensor
+    images: Tensor
 
     def __init__(self, d_sae: int, tokens: int):
         super().__init__()
@@ -79,7 +87,7 @@ class ActiveLatents(StreamingMetric):
         self.add_state("images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, active: Tensor) -> None:
-        """Adds images: ``[images, tokens]``, how many latents are active by the inference rule."""
+        """Adds images: ``[images, tokens]``, the number of latents that are active by the inference rule."""
         self.histogram += torch.bincount(active.flatten(), minlength=len(self.histogram))
         self.by_token += active.sum(0)
         self.images += len(active)
@@ -98,6 +106,13 @@ class Reconstruction(StreamingMetric):
         d_in: Width of the activations.
     """
 
+    total: Tensor
+    squares: Tensor
+    errors: Tensor
+    cosines: Tensor
+    active: Tensor
+    tokens: Tensor
+
     def __init__(self, d_in: int):
         super().__init__()
         for name, shape in {"total": (d_in,), "squares": (), "errors": (), "cosines": (), "active": ()}.items():
@@ -105,7 +120,7 @@ class Reconstruction(StreamingMetric):
         self.add_state("tokens", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, x: Tensor, reconstruction: Tensor, active: Tensor) -> None:
-        """Adds tokens: ``x`` and ``reconstruction [tokens, d_in]``, and how many latents are active, ``[tokens]``."""
+        """Adds tokens: ``x`` and ``reconstruction [tokens, d_in]``, and the number of active latents, ``[tokens]``."""
         x, reconstruction = x.double(), reconstruction.double()
         self.total += x.sum(0)
         self.squares += x.square().sum()
@@ -128,7 +143,7 @@ def occupied_bins(histogram: Tensor) -> tuple[list[int], float]:
     """A neuron's histogram without the empty bins at both ends.
 
     Args:
-        histogram: ``[bins]``, a row of what :class:`NeuronActivity` counted.
+        histogram: ``[bins]``, a row of the histogram of :class:`NeuronActivity`.
 
     Returns:
         Counts, and the lower edge of the first of their bins; each is ``2 ** (1 / SHOWN_BINS_PER_OCTAVE)`` times as

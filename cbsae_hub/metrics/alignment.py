@@ -1,4 +1,4 @@
-"""Does a score agree with people? Pairs of neurons of which people said which one looks more of one piece.
+"""Agreement of a score with people, who chose the neuron of a pair that looks more of one piece.
 
 Source: the user study of Pach et al., 2025, and its published file ``pairs.csv``.
 """
@@ -17,7 +17,7 @@ BINS = 10
 
 @dataclass
 class Alignment:
-    """How often a score and people chose the same neuron.
+    """Share of pairs of which a score and people chose the same neuron.
 
     Attributes:
         overall: Share of all pairs; NaN without pairs.
@@ -32,7 +32,7 @@ def read_pairs(path: str | Path, judge: str) -> pd.DataFrame:
     """Reads the study's pairs.
 
     Args:
-        path: CSV with columns ``k_x, k_y, R_user`` (whom people chose) and ``MS_x_<judge>, MS_y_<judge>``.
+        path: CSV with columns ``k_x, k_y, R_user`` (the neuron that people chose) and ``MS_x_<judge>, MS_y_<judge>``.
         judge: "dino" or "clip" in the published file.
 
     Returns:
@@ -44,10 +44,10 @@ def read_pairs(path: str | Path, judge: str) -> pd.DataFrame:
     """
     frame = pd.read_csv(io.StringIO(read_text(path)))
     scores = {f"MS_x_{judge}": "MS_x", f"MS_y_{judge}": "MS_y"}
-    wanted = ["k_x", "k_y", "R_user", *scores]
-    if missing := [column for column in wanted if column not in frame.columns]:
+    columns = ["k_x", "k_y", "R_user", *scores]
+    if missing := [column for column in columns if column not in frame.columns]:
         raise ValueError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(frame.columns)}")
-    frame = frame[wanted].rename(columns=scores)
+    frame = frame[columns].rename(columns=scores)
     incomplete = ~np.isfinite(frame.apply(pd.to_numeric, errors="coerce")).all(axis=1)
     if incomplete.any():
         raise ValueError(f"{path}: row {int(incomplete.idxmax()) + 1} has a value that is missing or no number")

@@ -8,15 +8,15 @@ def best_by_concept(concepts: np.ndarray, scores: np.ndarray, total: int) -> np.
 
     Args:
         concepts: ``[neurons]``, the index of each neuron's name; -1 for none.
-        scores: ``[neurons]``, what the name is worth.
-        total: Number of concepts, without duplicates: of two equal strings only one could ever be a name.
+        scores: ``[neurons]``, the worth of the name.
+        total: Number of concepts, without duplicates: only one of two equal strings could ever be a name.
 
     Returns:
-        ``[total]``, -inf where no neuron is named so.
+        ``[total]``, -inf for a concept that is no neuron's name.
     """
     best = np.full(total, -np.inf)
-    named = np.asarray(concepts) >= 0
-    np.maximum.at(best, np.asarray(concepts)[named], np.asarray(scores, dtype=np.float64)[named])
+    has_name = np.asarray(concepts) >= 0
+    np.maximum.at(best, np.asarray(concepts)[has_name], np.asarray(scores, dtype=np.float64)[has_name])
     return best
 
 
@@ -25,7 +25,7 @@ def coverage(best: np.ndarray, thresholds: np.ndarray | float = -np.inf) -> np.n
 
     Args:
         best: ``[concepts]``, from :func:`best_by_concept`.
-        thresholds: Any number of scores; the default counts every name, whatever it is worth.
+        thresholds: Any number of scores; the default counts every name.
 
     Returns:
         Shares, in the form of the thresholds.

@@ -1,4 +1,4 @@
-"""CLIP-Dissect over a stream of images: names of neurons, and what a name is worth."""
+"""CLIP-Dissect over a stream of images: names of neurons, and the worth of a name."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from cbsae_hub.metrics.soft_wpmi import (
     rank_weights,
     silence,
 )
-from cbsae_hub.metrics.top_images import TopImages, ids_of, values_of
+from cbsae_hub.metrics.top_images import StrongestImages, ids_of, values_of
 
 METHODS = ("soft_wpmi", "cosine", "cosine_cubed", "rank_reorder")
 POWERS = {"cosine": (2, 1), "cosine_cubed": (6, 3)}  # up to which moments are streamed, see MomentSums
@@ -37,7 +37,7 @@ class Naming:
         scores: ``[neurons, count]``, best first.
         concepts: ``[neurons, count]``, indices into the concept set.
         chance: ``[neurons]`` mean best score of neurons with random top images, as many as count for this neuron, under
-            the same prior: what a neuron that knows nothing scores. NaN for methods other than soft-WPMI.
+            the same prior: the score of a neuron that knows nothing. NaN for methods other than soft-WPMI.
         percentile: ``[neurons]`` share of those that score less: a score in 0..1 that can be compared between concept
             sets, as the raw one cannot. NaN likewise.
         density: ``[neurons]`` share of the images on which a neuron is active. A neuron with 0 has no name.
@@ -50,7 +50,7 @@ class Naming:
     density: Tensor
 
 
-class Dissector(TopImages):
+class Dissector(StrongestImages):
     """CLIP-Dissect over a stream of image batches, in any order, on any number of processes.
 
     Keeps the top images of each neuron and the judge's image embeddings, or sums of products: never a matrix of all
@@ -70,6 +70,10 @@ class Dissector(TopImages):
         ValueError: If the method is unknown or there are no concepts.
     """
 
+    text_embeddings: Tensor
+    embeddings: list[Tensor]
+    embedded_ids: list[Tensor]
+
     def __init__(
         self,
         neurons: int,
@@ -84,7 +88,7 @@ class Dissector(TopImages):
             raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
         self.method, self.top_fraction, self.count_silent = method, top_fraction, count_silent
         self.named_sets = isinstance(text_embeddings, Mapping)
-        sets = dict(text_embeddings) if self.named_sets else {"": text_embeddings}
+        sets = dict(text_embeddings) if isinstance(text_embeddings, Mapping) else {"": text_embeddings}
         if not sets or not all(len(texts) for texts in sets.values()):
             raise ValueError("there is a concept set without concepts")
         self.set_sizes = {name: len(texts) for name, texts in sets.items()}
@@ -107,7 +111,7 @@ class Dissector(TopImages):
             ValueError: If lengths differ or values are not finite.
         """
         check_batch(latents, self.neurons, image_embeddings=image_embeddings)
-        super().update(latents, image_ids)
+        self.add_images(latents, image_ids)
         self.embeddings.append(image_embeddings.to(self.text_embeddings.dtype))
         self.embedded_ids.append(image_ids)
         if self.method in POWERS:
@@ -121,9 +125,8 @@ class Dissector(TopImages):
         MomentSums(*(getattr(self, name)[0][0] for name in MomentSums._fields)).add(latents, similarities)
 
     def _moments(self, columns: slice) -> list[MomentSums]:
-        """Of each process or merged metric, those of some concepts."""
-        states = (getattr(self, name) for name in MomentSums._fields)
-        parts = zip(*(torch.cat(state) if isinstance(state, list) else state for state in states))
+        """The sums of each process or merged metric for some concepts."""
+        parts = zip(*(torch.cat(getattr(self, name)) for name in MomentSums._fields))
         return [MomentSums(*part).of_concepts(columns) for part in parts]
 
     def compute(self) -> Tensor | dict[str, Tensor]:
@@ -140,7 +143,7 @@ class Dissector(TopImages):
         Args:
             count: Concepts a neuron.
             null_draws: Neurons with random images that the scores are compared with.
-            seed: Of those images.
+            seed: Seed of those images.
         """
         with self.sync_context():
             return self._by_set(lambda columns: self._name(columns, count, null_draws, seed))
@@ -159,20 +162,20 @@ class Dissector(TopImages):
         null = torch.full((min(self.k, len(self.ids())), draws), -torch.inf, dtype=texts.dtype, device=texts.device)
         start = 0
         for scores, null_best in self._scored(columns, draws, seed):
-            here = torch.arange(start, start + scores.shape[1], device=texts.device).expand(len(scores), -1)
+            numbers = torch.arange(start, start + scores.shape[1], device=texts.device).expand(len(scores), -1)
             start += scores.shape[1]
             pool = torch.cat([best, scores], 1)
             best, place = pool.topk(min(count, pool.shape[1]), dim=1)
-            which = torch.cat([which, here], 1).gather(1, place)
+            which = torch.cat([which, numbers], 1).gather(1, place)
             null = torch.maximum(null, null_best)
         density = self.fired / len(self.ids())
         if not draws:
             unknown = torch.full_like(best[:, 0], torch.nan)
             return Naming(best, which, unknown, unknown, density)
         # Compared with neurons that as many images count for.
-        used = images_that_count(values_of(self.filled_keys()), self.count_silent).clamp_min(1) - 1
-        percentile = (null[used] < best[:, :1]).to(best.dtype).mean(1)
-        return Naming(best, which, null.mean(1)[used], percentile, density)
+        last = images_that_count(values_of(self.filled_keys()), self.count_silent).clamp_min(1) - 1
+        percentile = (null[last] < best[:, :1]).to(best.dtype).mean(1)
+        return Naming(best, which, null.mean(1)[last], percentile, density)
 
     def _scored(self, columns: slice, draws: int = 0, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Blocks of columns of the scores of all neurons; and see :func:`best_of_random`."""
@@ -211,7 +214,5 @@ class Dissector(TopImages):
     def _embedded(self) -> tuple[Tensor, Tensor]:
         """Image ids, ascending, and the judge's embeddings in that order."""
         self.ids()  # or no images were given
-        ids = torch.cat(self.embedded_ids) if isinstance(self.embedded_ids, list) else self.embedded_ids
-        embeddings = torch.cat(self.embeddings) if isinstance(self.embeddings, list) else self.embeddings
-        ids, order = ids.sort()
-        return ids, embeddings[order]
+        ids, order = torch.cat(self.embedded_ids).sort()
+        return ids, torch.cat(self.embeddings)[order]

@@ -1,4 +1,4 @@
-"""What a model downstream loses when the SAE's reconstruction takes the place of the activations.
+"""The loss of a model downstream when the SAE's reconstruction takes the place of the activations.
 
 Zero-shot accuracy as in the CB-SAE paper, and cross-entropy with the share recovered as in ViT-Prisma (Joseph et al.,
 2025), there without the logit scale, which leaves all classes nearly equally likely; here with it.
@@ -16,7 +16,11 @@ CONDITIONS = ("original", "reconstructed", "zeroed")
 class DownstreamCost(StreamingMetric):
     """Accuracy and cross-entropy with the original activations, with reconstructed ones, and with zeros in place."""
 
-    def __init__(self):
+    hits: Tensor
+    entropy: Tensor
+    images: Tensor
+
+    def __init__(self) -> None:
         super().__init__()
         for name in ("hits", "entropy"):
             self.add_state(name, torch.zeros(len(CONDITIONS), dtype=torch.float64), dist_reduce_fx="sum")
@@ -36,11 +40,11 @@ class DownstreamCost(StreamingMetric):
             raise ValueError(f"logits of {', '.join(CONDITIONS)} are needed, got {', '.join(logits)}")
         counts = targets >= 0
         for row, name in enumerate(CONDITIONS):
-            given = logits[name][counts].double()
-            if not given.isfinite().all():
+            values = logits[name][counts].double()
+            if not values.isfinite().all():
                 raise ValueError(f"{name} logits are NaN or infinite")
-            self.hits[row] += (given.argmax(1) == targets[counts]).sum()
-            self.entropy[row] += F.cross_entropy(given, targets[counts], reduction="sum")
+            self.hits[row] += (values.argmax(1) == targets[counts]).sum()
+            self.entropy[row] += F.cross_entropy(values, targets[counts], reduction="sum")
         self.images += counts.sum()
 
     def compute(self) -> dict[str, float]:

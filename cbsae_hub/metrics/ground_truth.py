@@ -1,4 +1,4 @@
-"""How well neurons predict labels that are known: average precision and area under the ROC curve, of all pairs."""
+"""Neurons as detectors of labels: average precision and area under the ROC curve of every pair."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ NEURON_BLOCK = 4096
 
 @dataclass
 class GroundTruthScores:
-    """How well each neuron predicts each label.
+    """Scores of each neuron as a detector of each label.
 
     Attributes:
         average_precision: ``[neurons, labels]`` float64. ``sum over thresholds of (recall step) * precision``, the
@@ -95,9 +95,9 @@ def _score(columns: sparse.csc_matrix, truth: sparse.csr_matrix, totals: np.ndar
     rank = images - (first + last) / 2 + 1
 
     # One entry for each label of each stored image, sorted by pair of neuron and label, then by rank.
-    given = np.diff(truth.indptr)[rows]
-    entry = np.repeat(np.arange(len(rows)), given)
-    place = np.arange(len(entry)) - np.repeat(given.cumsum() - given, given)
+    per_image = np.diff(truth.indptr)[rows]
+    entry = np.repeat(np.arange(len(rows)), per_image)
+    place = np.arange(len(entry)) - np.repeat(per_image.cumsum() - per_image, per_image)
     pair = owner[entry].astype(np.int64) * labels + truth.indices[truth.indptr[rows[entry]] + place]
     by_pair = np.argsort(pair, kind="stable")
     pair, entry = pair[by_pair], entry[by_pair]
@@ -106,19 +106,19 @@ def _score(columns: sparse.csc_matrix, truth: sparse.csr_matrix, totals: np.ndar
     hits = end - start_of_pair + 1  # images with the label down to this activation
 
     size = neurons * labels
-    found = np.bincount(pair, minlength=size).reshape(neurons, labels)
+    stored_hits = np.bincount(pair, minlength=size).reshape(neurons, labels)
     precisions = np.bincount(pair, hits / last[entry], minlength=size).reshape(neurons, labels)
     ranks = np.bincount(pair, (rank - rank_of_silent[owner])[entry], minlength=size).reshape(neurons, labels)
-    known = np.where(totals > 0, totals, np.nan)
-    # What is left is found only by the threshold that lets every image through.
-    precision = (precisions + (totals - found) * totals / images) / known
+    positives = np.where(totals > 0, totals, np.nan)
+    # The other images with the label come in only with the threshold that lets every image through.
+    precision = (precisions + (totals - stored_hits) * totals / images) / positives
     ranks = ranks + totals * rank_of_silent[:, None]
     others = np.where(totals < images, images - totals, np.nan)
-    return precision, (ranks - totals * (totals + 1) / 2) / (known * others)
+    return precision, (ranks - totals * (totals + 1) / 2) / (positives * others)
 
 
 def _runs(major: np.ndarray, minor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For sorted pairs of keys, where the run of equal ones that each belongs to begins and ends (inclusive)."""
+    """Begin and end (inclusive) of the run of equal pairs that each of the sorted pairs of keys belongs to."""
     if not len(major):
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     new = np.r_[True, (major[1:] != major[:-1]) | (minor[1:] != minor[:-1])]
@@ -133,6 +133,12 @@ class GroundTruth(StreamingMetric):
     Args:
         neurons: Number of neurons.
     """
+
+    rows: list[Tensor]
+    owners: list[Tensor]
+    values: list[Tensor]
+    image_ids: list[Tensor]
+    labels: list[Tensor]
 
     def __init__(self, neurons: int):
         super().__init__()
@@ -153,7 +159,7 @@ class GroundTruth(StreamingMetric):
         """
         check_batch(latents, self.neurons, labels=labels, image_ids=image_ids)
         rows, owners, values = entries_of(latents)
-        # Signed neurons are wanted whole; of others what is silent need not be kept.
+        # Signed neurons are needed for every image; silence of the others need not be stored.
         active = values != 0 if not latents.is_sparse and not (values < 0).any() else torch.ones_like(values).bool()
         self.rows.append(image_ids[rows[active]].int())
         self.owners.append(owners[active].int())
@@ -169,10 +175,8 @@ class GroundTruth(StreamingMetric):
         """
         if not len(self.image_ids):
             raise ValueError("no images were given")
-        names = ("rows", "owners", "values", "image_ids", "labels")
-        parts = {name: getattr(self, name) for name in names}
-        whole = {name: torch.cat(part) if isinstance(part, list) else part for name, part in parts.items()}
-        rows, owners, values, ids, labels = (whole[name].cpu().numpy() for name in names)
+        states = self.rows, self.owners, self.values, self.image_ids, self.labels
+        rows, owners, values, ids, labels = (torch.cat(state).cpu().numpy() for state in states)
         order = np.argsort(ids)
         places = np.searchsorted(ids, rows, sorter=order)
         return sparse.csc_matrix((values, (places, owners)), (len(ids), self.neurons)), labels[order]

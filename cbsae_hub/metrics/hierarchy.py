@@ -1,4 +1,4 @@
-"""How general is what a neuron stands for? Measured by where its images' concepts meet in a tree of kinds.
+"""Generality of neurons, measured by the place in a tree of kinds at which the concepts of their images meet.
 
 Sources: Olson et al., Probing the representational power of sparse autoencoders in vision models, 2025 (lowest common
 hypernym height, ontological coverage); Pach et al., 2025 (depth of the lowest common ancestor per Matryoshka group).
@@ -14,7 +14,7 @@ from torch import Tensor
 from cbsae_hub.data.hierarchy import ConceptTree
 from cbsae_hub.metrics.latents import check_batch, transposed_product
 from cbsae_hub.metrics.streaming import StreamingMetric
-from cbsae_hub.metrics.top_images import TopImages, ids_of, values_of
+from cbsae_hub.metrics.top_images import StrongestImages, ids_of, values_of
 from cbsae_hub.metrics.uniqueness import TOP
 
 MAJORITY = 0.5  # a neuron covers a concept if it is active on at least this share of the concept's images
@@ -27,7 +27,7 @@ class CommonKinds:
     """The narrowest kind of each neuron's concepts.
 
     Attributes:
-        concepts: ``[neurons]``, how many concepts it covers.
+        concepts: ``[neurons]``, number of concepts that it covers.
         height: ``[neurons]``, mean steps from them up to their lowest common hypernym. NaN for neurons that cover fewer
             than two concepts, or more than half of all.
         coverage: ``[neurons]``, share of that hypernym's concepts that it covers; NaN likewise.
@@ -41,11 +41,11 @@ class CommonKinds:
 
 
 def common_kinds(covered: np.ndarray, tree: ConceptTree, concepts: Sequence[str]) -> CommonKinds:
-    """Lowest common hypernym of what each neuron covers, its height and its ontological coverage (Olson et al.).
+    """Lowest common hypernym of the concepts that each neuron covers, its height and its coverage (Olson et al.).
 
     Args:
         covered: ``[neurons, concepts]`` bool.
-        tree: Whose leaves the concepts are.
+        tree: The tree that has the concepts as leaves.
         concepts: Names of the columns.
 
     Raises:
@@ -54,13 +54,13 @@ def common_kinds(covered: np.ndarray, tree: ConceptTree, concepts: Sequence[str]
     counts = covered.sum(1)
     height, coverage = np.full(len(covered), np.nan), np.full(len(covered), np.nan)
     kinds: list[str | None] = [None] * len(covered)
-    found: dict[bytes, tuple[str, float]] = {}  # many neurons cover the same few concepts
+    meetings: dict[bytes, tuple[str, float]] = {}  # many neurons cover the same few concepts
     for neuron in np.flatnonzero((counts >= 2) & (counts <= EVERYTHING * len(concepts))):
         key = np.packbits(covered[neuron]).tobytes()
-        if key not in found:
-            found[key] = tree.lowest_common_hypernym([concepts[i] for i in np.flatnonzero(covered[neuron])])
-        kinds[neuron], height[neuron] = found[key]
-        coverage[neuron] = counts[neuron] / len(tree.leaves_under(kinds[neuron]))
+        if key not in meetings:
+            meetings[key] = tree.lowest_common_hypernym([concepts[i] for i in np.flatnonzero(covered[neuron]).tolist()])
+        kind, height[neuron] = meetings[key]
+        kinds[neuron], coverage[neuron] = kind, counts[neuron] / len(tree.leaves_under(kind))
     return CommonKinds(counts, height, coverage, kinds)
 
 
@@ -75,6 +75,9 @@ class HierarchyScore(StreamingMetric):
         tree: A tree of concepts.
         concepts: Names of the label columns: leaves of the tree.
     """
+
+    active: Tensor
+    images: Tensor
 
     def __init__(self, neurons: int, tree: ConceptTree, concepts: Sequence[str]):
         super().__init__()
@@ -133,7 +136,7 @@ def common_ancestor_depth(labels: np.ndarray, depths: np.ndarray) -> np.ndarray:
     return np.concatenate(result)
 
 
-class CommonAncestorDepth(TopImages):
+class CommonAncestorDepth(StrongestImages):
     """:func:`common_ancestor_depth` of each neuron's 16 top images, over a stream of batches.
 
     Args:
@@ -143,6 +146,8 @@ class CommonAncestorDepth(TopImages):
         k: Images per neuron.
     """
 
+    labels: list[Tensor]
+
     def __init__(self, neurons: int, tree: ConceptTree, concepts: Sequence[str], k: int = TOP):
         super().__init__(neurons, k)
         self.depths = tree.common_depths(concepts)
@@ -151,17 +156,17 @@ class CommonAncestorDepth(TopImages):
     def update(self, latents: Tensor, labels: Tensor, image_ids: Tensor) -> None:
         """Adds a batch: see :meth:`TopImages.update`; labels ``[images, concepts]`` bool."""
         check_batch(latents, self.neurons, labels=labels)
-        super().update(latents, image_ids)
+        self.add_images(latents, image_ids)
         self.labels.append(labels)
 
     def compute(self) -> np.ndarray:
         """``[neurons]``; NaN for neurons that are active on fewer than two images with a label."""
         keys = self.filled_keys()
-        ids, labels = (torch.cat(part) if isinstance(part, list) else part for part in (self.image_ids, self.labels))
+        ids, labels = torch.cat(self.image_ids), torch.cat(self.labels)
         order = ids.argsort()
         most = max(1, int(labels.sum(1).max()))
-        held, which = labels[order].int().topk(most, dim=1)  # the labels of each image, then none
-        by_image = torch.where(held > 0, which, -1)
+        has_label, which = labels[order].int().topk(most, dim=1)  # the labels of each image, then none
+        by_image = torch.where(has_label > 0, which, -1)
         rows = torch.searchsorted(ids[order], ids_of(keys))
         of_top = torch.where((values_of(keys) > 0)[..., None], by_image[rows], -1)
         return common_ancestor_depth(of_top.cpu().numpy(), self.depths)

@@ -9,7 +9,7 @@ def mean_over_tokens(values: Tensor, neurons: Tensor, count: int, signed_from: i
 
     Args:
         values: ``[images, tokens, K]``, as from ``encode_sparse``; 0 is inactive.
-        neurons: ``[images, tokens, K]``, whose they are.
+        neurons: ``[images, tokens, K]``, the neurons that they belong to.
         count: Number of neurons.
         signed_from: From this neuron on they are a bottleneck's: signed, and given for every token.
 
@@ -26,7 +26,7 @@ def mean_over_tokens(values: Tensor, neurons: Tensor, count: int, signed_from: i
 
 
 def entries_of(latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows, neurons and values of what is stored, each ``[entries]``: of dense latents everything, zeros too."""
+    """Rows, neurons and values of the stored entries, each ``[entries]``; dense latents store zeros too."""
     if latents.is_sparse:
         latents = latents.coalesce()
         return *latents.indices(), latents.values()
@@ -36,7 +36,7 @@ def entries_of(latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def check_batch(latents: Tensor, neurons: int, **others: Tensor) -> None:
-    """Whether a batch can be scored.
+    """Refuses a batch that cannot be scored.
 
     Raises:
         ValueError: If the number of neurons is another one, the numbers of images differ, or something is NaN or
@@ -54,7 +54,7 @@ def check_batch(latents: Tensor, neurons: int, **others: Tensor) -> None:
 
 
 def check_similarities(latents: Tensor, similarities: Tensor) -> None:
-    """Whether all latents and similarities of some images can be compared.
+    """Refuses latents and similarities that cannot be compared.
 
     Raises:
         ValueError: If there are no images; see also :func:`check_batch`.
@@ -65,7 +65,7 @@ def check_similarities(latents: Tensor, similarities: Tensor) -> None:
 
 
 def transposed_product(latents: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """``latents.T @ x`` for the neurons that are stored in a batch: at the cost of what is active, not of all neurons.
+    """``latents.T @ x`` for the neurons that a batch stores: at the cost of the active entries, not of all neurons.
 
     Args:
         latents: ``[images, neurons]``.

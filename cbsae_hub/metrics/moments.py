@@ -1,6 +1,6 @@
-"""Sums over images of powers of activations times powers of similarities: what CLIP-Dissect's cosines are made of."""
+"""Sums over images of powers of activations times powers of similarities, from which CLIP-Dissect's cosines follow."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import comb
 from typing import NamedTuple
 
@@ -120,20 +120,24 @@ class MomentSums(NamedTuple):
 
 def cosine_of_moments(parts: Sequence[MomentSums], similarities: Tensor) -> Tensor:
     """The cosine of activations and similarities from sums that are not shifted, ``[neurons, concepts]``."""
-    dot = sum(part.products[0, 0] for part in parts)
-    norm = sum(part.z_sums[2] for part in parts).sqrt()[:, None]
+    dot = _total(part.products[0, 0] for part in parts)
+    norm = _total(part.z_sums[2] for part in parts).sqrt()[:, None]
     return safe_divide(dot, norm * similarities.norm(dim=0))
 
 
 def cosine_cubed_of_moments(parts: Sequence[MomentSums], similarities: Tensor) -> Tensor:
     """The cosine of centred and cubed activations and similarities, ``[neurons, concepts]``."""
     n = len(similarities)
-    z_mean = sum(part.z_sums[1] + part.z_sums[0] * part.z_shift for part in parts) / n
+    z_mean = _total(part.z_sums[1] + part.z_sums[0] * part.z_shift for part in parts) / n
     s_mean = similarities.mean(0)
-    dot = sum(part.central(3, 3, z_mean, s_mean) for part in parts)
-    z_norm = sum(part.central_power(6, z_mean) for part in parts).clamp_min(0).sqrt()
+    dot = _total(part.central(3, 3, z_mean, s_mean) for part in parts)
+    z_norm = _total(part.central_power(6, z_mean) for part in parts).clamp_min(0).sqrt()
     s_norm = (similarities - s_mean).pow(6).sum(0).sqrt()
     return dot / (z_norm.clamp_min(MIN_NORM)[:, None] * s_norm.clamp_min(MIN_NORM))
+
+
+def _total(tensors: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(tensors)).sum(0)
 
 
 def safe_divide(a: Tensor, b: Tensor) -> Tensor:

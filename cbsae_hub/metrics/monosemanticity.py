@@ -48,17 +48,26 @@ class MonosemanticityScore(StreamingMetric):
         embedding_dim: Width of the judge's embeddings.
     """
 
+    weighted: Tensor
+    total: Tensor
+    squares: Tensor
+    lowest: Tensor
+    highest: Tensor
+    stored: Tensor
+    everything: Tensor
+    images: Tensor
+
     def __init__(self, neurons: int, embedding_dim: int):
         super().__init__()
         self.neurons = neurons
-        float64 = {"dtype": torch.float64}
-        self.add_state("weighted", torch.zeros(neurons, embedding_dim, **float64), dist_reduce_fx="sum")
-        self.add_state("total", torch.zeros(neurons, **float64), dist_reduce_fx="sum")
-        self.add_state("squares", torch.zeros(neurons, **float64), dist_reduce_fx="sum")
-        self.add_state("lowest", torch.full((neurons,), torch.inf, **float64), dist_reduce_fx="min")
-        self.add_state("highest", torch.full((neurons,), -torch.inf, **float64), dist_reduce_fx="max")
-        self.add_state("stored", torch.zeros(neurons, dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("everything", torch.zeros(embedding_dim, **float64), dist_reduce_fx="sum")
+        zeros = torch.zeros(neurons, dtype=torch.float64)
+        self.add_state("weighted", zeros.new_zeros(neurons, embedding_dim), dist_reduce_fx="sum")
+        self.add_state("total", zeros, dist_reduce_fx="sum")
+        self.add_state("squares", zeros, dist_reduce_fx="sum")
+        self.add_state("lowest", zeros + torch.inf, dist_reduce_fx="min")
+        self.add_state("highest", zeros - torch.inf, dist_reduce_fx="max")
+        self.add_state("stored", zeros.long(), dist_reduce_fx="sum")
+        self.add_state("everything", zeros.new_zeros(embedding_dim), dist_reduce_fx="sum")
         self.add_state("images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, latents: Tensor, embeddings: Tensor) -> None:

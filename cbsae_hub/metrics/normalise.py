@@ -24,15 +24,15 @@ def to_unit_interval(scores: np.ndarray, method: str = "minmax") -> np.ndarray:
     scores = np.asarray(scores, dtype=np.float64)
     if np.isinf(scores).any():
         raise ValueError("scores are infinite")
-    known = scores[~np.isnan(scores)]
-    if not len(known):
+    defined = scores[~np.isnan(scores)]
+    if not len(defined):
         return scores.copy()
     if method == "rank":
-        ascending = np.sort(known)
+        ascending = np.sort(defined)
         ties = np.searchsorted(ascending, scores, "left") + np.searchsorted(ascending, scores, "right") - 1
         scores = np.where(np.isnan(scores), np.nan, ties / 2)
-        known = scores[~np.isnan(scores)]
-    low, high = np.percentile(known, (0.5, 99.5)) if method == "robust" else (known.min(), known.max())
+        defined = scores[~np.isnan(scores)]
+    low, high = np.percentile(defined, (0.5, 99.5)) if method == "robust" else (defined.min(), defined.max())
     if high == low:
         return np.where(np.isnan(scores), np.nan, 0.0)
     return np.clip((scores - low) / (high - low), 0, 1)

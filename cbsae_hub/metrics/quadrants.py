@@ -1,4 +1,4 @@
-"""Which neurons are interpretable, steerable, both or neither."""
+"""Counts of neurons that are interpretable, steerable, both or neither."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ QUADRANTS = ("low / low", "high / low", "low / high", "high / high")  # interpre
 
 
 def quadrants(frame: pd.DataFrame, threshold: str | float = "mean") -> dict[str, Any]:
-    """How many neurons are interpretable, steerable, both or neither (CB-SAE paper, figure 3).
+    """Counts neurons that are interpretable, steerable, both or neither (CB-SAE paper, figure 3).
 
     Args:
         frame: With the columns ``interpretability`` and ``steerability``; neurons that lack either do not count.
-        threshold: Where "high" begins, on both axes: "mean", "median" or a number.
+        threshold: Value from which both axes count as high: "mean", "median" or a number.
 
     Returns:
         ``thresholds`` (of both axes), ``counts`` and ``shares`` by the names of ``QUADRANTS``, and ``left_out``.

@@ -52,7 +52,7 @@ def soft_wpmi(
         a: Inverse temperature of the softmax.
         lam: Weight of the prior.
         p_start: Probability that the strongest image belongs to the concept.
-        p_end: Where the probability falls to at rank ``top_k``.
+        p_end: Probability at rank ``top_k``.
         min_prob: Keeps the logarithm finite.
         prior: ``[concepts]``, Q of a run over more neurons instead of that of these neurons.
         count_silent: Whether images on which a neuron's activation is 0 may be among its top images.
@@ -99,8 +99,8 @@ def evidence_of(rows: Tensor, counts: Tensor, weights: list[float], probabilitie
     falling number of images, so that each rank is a product of those that still have one.
 
     Args:
-        rows: ``[neurons, k]``, which images.
-        counts: ``[neurons]``, how many of them count, from the first.
+        rows: ``[neurons, k]``, rows of the images.
+        counts: ``[neurons]``, number of them that count, from the first.
         weights: ``q_r`` of the k ranks.
         probabilities: ``[images, concepts]``.
 
@@ -142,7 +142,7 @@ def best_of_random(rows: Tensor, weights: list[float], probabilities: Tensor, pr
     """Best scores of neurons with random images if only the first, the first two, ... of them count.
 
     Args:
-        rows: ``[draws, k]``, which images.
+        rows: ``[draws, k]``, rows of the images.
         weights: ``q_r`` of the k ranks.
         probabilities: ``[images, concepts]``.
         prior: ``[concepts]``.
@@ -160,12 +160,12 @@ def best_of_random(rows: Tensor, weights: list[float], probabilities: Tensor, pr
 
 
 def log_normaliser(similarities: Tensor, a: float) -> Tensor:
-    """Logarithm of what the softmax over concepts divides by, ``[images]``; in blocks, or memory is what takes time."""
+    """Logarithm of the divisor of the softmax over concepts, ``[images]``; in blocks, as memory would take the time."""
     return torch.cat([(a * part).logsumexp(1) for part in similarities.split(IMAGE_BLOCK)])
 
 
 def _flush_after(weights: list[float], largest: float, limit: float) -> set[int]:
-    """The ranks after which to take the logarithm, so that no product of factors exceeds ``exp(limit)``."""
+    """Ranks after which the logarithm is taken, so that no product of factors exceeds ``exp(limit)``."""
     flush, size = {len(weights) - 1}, 0.0
     for rank, weight in enumerate(weights):
         factor = math.log1p(weight * largest)
@@ -185,12 +185,12 @@ def prior_of(evidence: Tensor, alive: Tensor) -> Tensor:
 
 
 def silence(scores: Tensor, alive: Tensor) -> Tensor:
-    """Scores with 0 for dead neurons, in place."""
+    """Sets the scores of dead neurons to 0, in place."""
     return scores if alive.all() else scores.mul_(alive[:, None])
 
 
 def images_that_count(top: Tensor, count_silent: bool) -> Tensor:
-    """How many of its top images count for each neuron, ``[neurons]``: activations ``top [neurons, k]`` descend."""
+    """Number of top images that count for each neuron, ``[neurons]``; activations ``top [neurons, k]`` descend."""
     return torch.full((len(top),), top.shape[1], device=top.device) if count_silent else (top != 0).sum(1)
 
 

@@ -24,6 +24,9 @@ class StreamingMetric(nn.Module):
     the sums of all processes, and each process gets the same score.
     """
 
+    update: Callable[..., None]
+    compute: Callable[..., Any]
+
     def __init__(self) -> None:
         super().__init__()
         self._defaults: dict[str, Tensor | list[Tensor]] = {}
@@ -39,9 +42,9 @@ class StreamingMetric(nn.Module):
             compute = cls.compute
 
             @functools.wraps(compute)
-            def over_all(self: "StreamingMetric", *arguments: Any, **named: Any) -> Any:
+            def over_all(self: "StreamingMetric", *arguments: Any, **options: Any) -> Any:
                 with torch.no_grad(), self.sync_context():
-                    return compute(self, *arguments, **named)
+                    return compute(self, *arguments, **options)
 
             cls.compute = over_all
 
@@ -56,7 +59,7 @@ class StreamingMetric(nn.Module):
         Args:
             name: Name of the attribute.
             default: Value before the first batch: a tensor, or an empty list that ``update`` appends tensors to.
-            dist_reduce_fx: How two values become one. "cat" is for lists. A function gets both, stacked.
+            dist_reduce_fx: The reduction of two values to one. "cat" is for lists. A function gets both, stacked.
         """
         self._defaults[name], self._reduce[name] = default, dist_reduce_fx
         if isinstance(default, Tensor):
@@ -84,7 +87,8 @@ class StreamingMetric(nn.Module):
         if self._over_all or not (dist.is_available() and dist.is_initialized()):
             yield
             return
-        own, everybody = self.metric_state, [None] * dist.get_world_size()
+        own = self.metric_state
+        everybody: list[Any] = [None] * dist.get_world_size()
         device = next((value.device for value in own.values() if isinstance(value, Tensor)), torch.device("cpu"))
         dist.all_gather_object(everybody, {name: _to(value, "cpu") for name, value in own.items()})
         self._over_all = True
@@ -101,11 +105,11 @@ class StreamingMetric(nn.Module):
     def _add(self, shard: dict[str, Tensor | list[Tensor]]) -> None:
         for name, reduce in self._reduce.items():
             mine, theirs = getattr(self, name), shard[name]
-            if isinstance(mine, list):
+            if isinstance(theirs, list):
                 setattr(self, name, [*mine, *theirs])
             else:
-                reduced = _REDUCE.get(reduce, reduce)(torch.stack([mine, theirs]))
-                setattr(self, name, reduced.to(mine.dtype))
+                function = _REDUCE[reduce] if isinstance(reduce, str) else reduce
+                setattr(self, name, function(torch.stack([mine, theirs])).to(mine.dtype))
 
     def _apply(self, change: Callable[[Tensor], Tensor], recurse: bool = True) -> "StreamingMetric":
         super()._apply(change, recurse)

@@ -1,4 +1,4 @@
-"""The images on which each neuron is most active, kept batch by batch: what names, uniqueness and examples rest on."""
+"""The images on which each neuron is most active, from which names, uniqueness and examples follow."""
 
 import torch
 from torch import Tensor
@@ -36,20 +36,27 @@ def ids_of(keys: Tensor) -> Tensor:
 
 
 def merge_keys(states: Tensor) -> Tensor:
-    """The best k of several states: ``[parts, neurons, k] -> [neurons, k]``, in whatever order they come."""
+    """The best k of several states, in any order: ``[parts, neurons, k] -> [neurons, k]``."""
     parts, neurons, k = states.shape
     return states.transpose(0, 1).reshape(neurons, parts * k).topk(k, dim=1).values
 
 
-class TopImages(StreamingMetric):
-    """The ``k`` strongest images of each neuron, ties by image id; equal whatever the order of batches and shards.
+class StrongestImages(StreamingMetric):
+    """A score of the ``k`` strongest images of each neuron, ties by image id.
 
-    Activations are compared as float32. State: 8 bytes a neuron and image, however many images there are.
+    Equal whatever the order of batches and shards. Activations are compared as float32. State: 8 bytes a neuron and
+    image, however many images there are.
 
     Args:
         neurons: Number of neurons.
         k: Images per neuron.
     """
+
+    keys: Tensor
+    stored: Tensor
+    fired: Tensor
+    negative: Tensor
+    image_ids: list[Tensor]
 
     def __init__(self, neurons: int, k: int):
         super().__init__()
@@ -62,11 +69,11 @@ class TopImages(StreamingMetric):
         self.add_state("negative", torch.zeros(neurons, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("image_ids", default=[], dist_reduce_fx="cat")
 
-    def update(self, latents: Tensor, image_ids: Tensor) -> None:
+    def add_images(self, latents: Tensor, image_ids: Tensor) -> None:
         """Adds a batch.
 
         Args:
-            latents: ``[images, neurons]``, dense or sparse COO. What a sparse one does not store is 0.
+            latents: ``[images, neurons]``, dense or sparse COO. A sparse one stores everything but zeros.
             image_ids: ``[images]`` int64, different for different images, from 0 to 2^32 - 1.
 
         Raises:
@@ -79,21 +86,6 @@ class TopImages(StreamingMetric):
         else:
             self._add_dense(latents, image_ids)
 
-    def compute(self) -> tuple[Tensor, Tensor]:
-        """The top images.
-
-        Silent images, of activation 0, fill up what is missing, lowest ids first.
-
-        Returns:
-            Activations ``[neurons, min(k, images)]``, descending, and image ids likewise.
-
-        Raises:
-            ValueError: If sparse latents held negative activations of a neuron, but not its activation on every image:
-                which images come between those two then is unknown. Give signed neurons densely.
-        """
-        keys = self.filled_keys()
-        return values_of(keys), ids_of(keys)
-
     def ids(self) -> Tensor:
         """All image ids, ascending.
 
@@ -102,11 +94,10 @@ class TopImages(StreamingMetric):
         """
         if not len(self.image_ids):
             raise ValueError("no images were given")
-        ids = torch.cat(self.image_ids) if isinstance(self.image_ids, list) else self.image_ids
-        return ids.sort().values
+        return torch.cat(self.image_ids).sort().values
 
     def filled_keys(self) -> Tensor:
-        """:meth:`compute` as sort keys."""
+        """Sort keys of the images, ``[neurons, min(k, images)]``, descending; see :meth:`TopImages.compute`."""
         ids = self.ids()
         k = min(self.k, len(ids))
         partly = self.stored < len(ids)
@@ -119,9 +110,9 @@ class TopImages(StreamingMetric):
         zeros = keys_of(torch.zeros(len(silent), device=ids.device), silent)
         for rows in short.split(4096):
             place = torch.searchsorted(silent, ids_of(keys[rows])).clamp_max(len(silent) - 1)
-            taken = torch.zeros(len(rows), len(silent), dtype=torch.int32, device=ids.device)
-            taken.scatter_add_(1, place, (silent[place] == ids_of(keys[rows])).int())
-            free = torch.where(taken > 0, NOTHING, zeros)
+            active = torch.zeros(len(rows), len(silent), dtype=torch.int32, device=ids.device)
+            active.scatter_add_(1, place, (silent[place] == ids_of(keys[rows])).int())
+            free = torch.where(active > 0, NOTHING, zeros)
             keys[rows] = torch.cat([keys[rows], free], 1).topk(k, dim=1).values
         return keys
 
@@ -154,6 +145,29 @@ class TopImages(StreamingMetric):
         batch = torch.full((len(touched), min(self.k, int(counts.max()) if len(counts) else 1)), NOTHING)
         batch = batch.to(keys.device).index_put_((row[fits], place[fits]), keys[by_neuron][fits])
         self.keys[touched] = _best(self.keys[touched], batch, self.k)
+
+
+class TopImages(StrongestImages):
+    """The ``k`` strongest images of each neuron; see :class:`StrongestImages`."""
+
+    def update(self, latents: Tensor, image_ids: Tensor) -> None:
+        """Adds a batch; arguments and errors are those of :meth:`StrongestImages.add_images`."""
+        self.add_images(latents, image_ids)
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """The top images.
+
+        Silent images, of activation 0, fill up what is missing, lowest ids first.
+
+        Returns:
+            Activations ``[neurons, min(k, images)]``, descending, and image ids likewise.
+
+        Raises:
+            ValueError: If sparse latents held negative activations of a neuron, but not its activation on every image:
+                which images come between those two then is unknown. Give signed neurons densely.
+        """
+        keys = self.filled_keys()
+        return values_of(keys), ids_of(keys)
 
 
 def _best(a: Tensor, b: Tensor, k: int) -> Tensor:

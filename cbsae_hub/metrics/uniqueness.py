@@ -1,4 +1,4 @@
-"""Do neurons repeat each other? Overlaps of the images that excite them most.
+"""Uniqueness of neurons: overlaps of the images that excite them most.
 
 Source: Pach et al., 2025, appendix on uniqueness: Jaccard index of the 16 most activating images, over all pairs.
 """
@@ -10,7 +10,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from cbsae_hub.metrics.top_images import TopImages, ids_of, values_of
+from cbsae_hub.metrics.top_images import StrongestImages, ids_of, values_of
 
 TOP = 16
 NEURON_BLOCK = 8192
@@ -21,11 +21,11 @@ class Overlaps:
     """Overlaps of all pairs of neurons.
 
     Attributes:
-        pairs: ``[k + 1]``: how many pairs share 0, 1, ... k of their images.
+        pairs: ``[k + 1]``: numbers of pairs that share 0, 1, ... k of their images.
         nearest: ``[neurons]``: the largest Jaccard index with another neuron; NaN for those left out.
-        partner: ``[neurons]``: with which; -1 for those left out, or if none shares an image.
+        partner: ``[neurons]``: the other neuron; -1 for those left out, or if none shares an image.
         left_out: Neurons with fewer than k active images.
-        images: Of each neuron the ids of its k images, the most active first; fewer if it is active on fewer.
+        images: Ids of each neuron's k images, the most active first; fewer if it is active on fewer.
     """
 
     pairs: np.ndarray
@@ -58,32 +58,33 @@ def overlaps(top_ids: Tensor, complete: Tensor | None = None) -> Overlaps:
 
     Args:
         top_ids: ``[neurons, k]``, different image ids in a row.
-        complete: ``[neurons]`` bool: which to compare; default all. Neurons active on fewer than k images have no set.
+        complete: ``[neurons]`` bool: the neurons to compare; default all. Neurons that are active on fewer
+            than k images have no set.
     """
     neurons, k = top_ids.shape
     ids = top_ids.cpu().numpy()
-    chosen = np.arange(neurons) if complete is None else np.flatnonzero(complete.cpu().numpy())
-    columns = np.unique(ids[chosen], return_inverse=True)[1].reshape(len(chosen), k)
+    compared = np.arange(neurons) if complete is None else np.flatnonzero(complete.cpu().numpy())
+    columns = np.unique(ids[compared], return_inverse=True)[1].reshape(len(compared), k)
     ones = np.ones(columns.size, dtype=np.int32)
     width = int(columns.max(initial=-1)) + 1
-    sets = sparse.csr_matrix((ones, columns.ravel(), np.arange(len(chosen) + 1) * k), (len(chosen), width))
+    sets = sparse.csr_matrix((ones, columns.ravel(), np.arange(len(compared) + 1) * k), (len(compared), width))
     counts = np.zeros(k + 1, dtype=np.int64)
     nearest, partner = np.full(neurons, np.nan), np.full(neurons, -1)
-    nearest[chosen] = 0.0
-    for start in range(0, len(chosen), NEURON_BLOCK):
+    nearest[compared] = 0.0
+    for start in range(0, len(compared), NEURON_BLOCK):
         shared = (sets[start : start + NEURON_BLOCK] @ sets.T).tocoo()
         rows, others, size = shared.row + start, shared.col, shared.data
         counts += np.bincount(size[others > rows], minlength=k + 1)
         rows, others, size = (part[others != rows] for part in (rows, others, size))
         order = np.lexsort((others, -size, rows))
         first = order[np.unique(rows[order], return_index=True)[1]]  # of each neuron, the other that shares most
-        nearest[chosen[rows[first]]] = size[first] / (2 * k - size[first])
-        partner[chosen[rows[first]]] = chosen[others[first]]
-    counts[0] = len(chosen) * (len(chosen) - 1) // 2 - counts[1:].sum()
-    return Overlaps(counts, nearest, partner, neurons - len(chosen), ids.tolist())
+        nearest[compared[rows[first]]] = size[first] / (2 * k - size[first])
+        partner[compared[rows[first]]] = compared[others[first]]
+    counts[0] = len(compared) * (len(compared) - 1) // 2 - counts[1:].sum()
+    return Overlaps(counts, nearest, partner, neurons - len(compared), ids.tolist())
 
 
-class Uniqueness(TopImages):
+class Uniqueness(StrongestImages):
     """:func:`overlaps` over a stream of image batches.
 
     Args:
@@ -94,6 +95,10 @@ class Uniqueness(TopImages):
     def __init__(self, neurons: int, k: int = TOP):
         super().__init__(neurons, k)
 
+    def update(self, latents: Tensor, image_ids: Tensor) -> None:
+        """Adds a batch: see :meth:`TopImages.update`."""
+        self.add_images(latents, image_ids)
+
     def compute(self) -> Overlaps:
         """Overlaps of all pairs of neurons that are active on at least k images.
 
@@ -102,6 +107,6 @@ class Uniqueness(TopImages):
         """
         keys = self.filled_keys()
         active = values_of(keys) > 0
-        found = overlaps(ids_of(keys), active.all(1) & torch.tensor(keys.shape[1] == self.k))
-        found.images = [row[:count] for row, count in zip(found.images, active.sum(1).tolist())]
-        return found
+        result = overlaps(ids_of(keys), active.all(1) & torch.tensor(keys.shape[1] == self.k))
+        result.images = [row[:count] for row, count in zip(result.images, active.sum(1).tolist())]
+        return result

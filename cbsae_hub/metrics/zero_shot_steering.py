@@ -1,4 +1,4 @@
-"""How precisely neurons move CLIP's distribution over a vocabulary: the scores of "Steering CLIP's vision transformer".
+"""Effects of neurons on CLIP's distribution over a vocabulary: the scores of "Steering CLIP's vision transformer".
 
 P are distributions before steering and P~ after it, ``[images, vocabulary]``.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Effect:
-    """What steering did to the distributions of some images.
+    """Effect of steering on the distributions of some images.
 
     Attributes:
         before: P, ``[images, vocabulary]``.
@@ -45,12 +45,12 @@ class ZeroShotScores:
     """Scores of neurons at one strength; all tensors are ``[neurons]``.
 
     Attributes:
-        neurons: Which.
-        strength: What their latents were set to; infinite for the asymptote.
+        neurons: Ids.
+        strength: Value that their latents were set to; infinite for the asymptote.
         s_f: See :attr:`Effect.s_f`.
         largest_delta: The largest ``|delta_p|`` of a word.
         total_variation: See :attr:`Effect.total_variation`.
-        concept: The word that gains most, as its place in the vocabulary.
+        concept: Place in the vocabulary of the word that gains most.
         distance: D_f of equation 11, ``sum_v P(v|f) |v - mean of all v|``, where P(v|f) is the mean P~.
         vocabulary: The words.
     """
@@ -78,17 +78,17 @@ class ZeroShotScores:
         return int((self.s_f > beta).sum())
 
     def concept_coverage(self, beta: float = 0.5) -> float:
-        """What figure 7 shows: the share of the vocabulary that gains most by some neuron with S_f above beta."""
+        """Figure 7: the share of the vocabulary that gains most by some neuron with S_f above beta."""
         return len(self.concept[self.s_f > beta].unique()) / len(self.vocabulary)
 
     def summary(self, gamma: float = 0.1, beta: float = 0.5, lost: float = 0.0) -> dict[str, float]:
-        """What is said of all neurons together: the layer-level scores, and means of the others.
+        """Figures of all neurons together: the layer-level scores, and means of the others.
 
         Args:
             gamma: See :meth:`share_above`.
             beta: See :meth:`count_above`.
-            lost: What S_f owes to the loss of the answers, see :func:`uniform_s_f`; ``share_beyond_loss`` is the share
-                of neurons with S_f above gamma and this.
+            lost: The part of S_f that comes from the loss of the answers, see :func:`uniform_s_f`.
+                ``share_beyond_loss`` is the share of neurons with S_f above gamma and this.
         """
         return {
             "strength": self.strength,
@@ -123,7 +123,7 @@ def score_neurons(
 
     Args:
         neurons: ``[neurons]``.
-        strength: What their latents were set to.
+        strength: Value that their latents were set to.
         before: P, ``[images, vocabulary]``.
         after: P~, ``[neurons, images, vocabulary]``; or ``[neurons, 1, vocabulary]`` if all images have the same.
         texts: Embeddings of the vocabulary, ``[vocabulary, d]``.
@@ -174,7 +174,7 @@ def summarise(
     strengths = [[scores.strength for scores in sweep] for sweep in sweeps.values()]
     if not any(strengths) or any(one != strengths[0] for one in strengths):
         raise ValueError(f"sweeps must be of the same strengths to be compared, got {strengths}")
-    parts = []
+    parts: list[pd.DataFrame] = []
     for name, sweep in sweeps.items():
         part = pd.DataFrame([scores.summary(gamma, beta, lost) for scores in sweep])
         part.insert(0, "neurons_of", name)
@@ -186,9 +186,9 @@ def summarise(
 
 
 def uniform_s_f(before: Tensor) -> float:
-    """S_f of a steering that makes all words equally likely: what S_f owes to the loss of the answers alone.
+    """S_f of a steering that makes all words equally likely: the part that comes from the loss of the answers alone.
 
-    Of a steering to other words than before, S_f is this and the 1/n of its n words.
+    A steering to n other words than before has an S_f of this plus 1/n.
 
     Args:
         before: P, ``[images, vocabulary]``.

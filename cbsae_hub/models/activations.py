@@ -29,7 +29,7 @@ class Settings:
         k: Active latents per token (topk: each token; batch_topk: on average over a batch).
         bandwidth: Width of the window in which JumpReLU's thresholds get a gradient.
         threshold: A number or ``[d_sae]``; None where there is none, or none yet.
-        b_gate: Of gated, ``[d_sae]``, as the next two.
+        b_gate: Bias of the gate, ``[d_sae]``; this and the next two are those of gated.
         b_mag: Bias of the magnitudes.
         r_mag: Logarithm of the magnitudes' scale.
     """
@@ -96,7 +96,7 @@ class Activation(ABC):
 
         Args:
             hidden: ``[n, d_sae]``.
-            norms: Of decoder rows, ``[d_sae]``. With them in the penalty, scaling cannot evade it.
+            norms: Lengths of decoder rows, ``[d_sae]``. With them in the penalty, scaling cannot evade it.
             settings: See :class:`Settings`.
         """
 
@@ -121,11 +121,9 @@ class ReLU(Activation):
     name = "relu"
 
     def infer(self, hidden, settings):
-        """See :meth:`Activation.infer`."""
         return hidden.relu()
 
     def train(self, hidden, norms, settings):
-        """See :meth:`Activation.train`."""
         latents = hidden.relu()
         return Trained(latents, (latents @ norms).mean())
 
@@ -136,7 +134,6 @@ class _ByRank(Activation):
     selects_by_rank = True
 
     def train(self, hidden, norms, settings):
-        """See :meth:`Activation.train`."""
         preactivations = hidden.relu()
         mask = torch.zeros_like(preactivations).flatten()
         mask[self.select(preactivations.detach(), settings)] = 1
@@ -149,17 +146,14 @@ class TopK(_ByRank):
     name = "topk"
 
     def infer(self, hidden, settings):
-        """See :meth:`Activation.infer`."""
         return _keep_top_k(hidden, settings.k)
 
     def infer_sparse(self, hidden, settings, max_active):
-        """See :meth:`Activation.infer_sparse`."""
         k = settings.k if max_active is None else min(settings.k, max_active)
         values, indices = _top_k(hidden.relu(), k)
         return SparseLatents(values, indices.masked_fill(values <= 0, 0))
 
     def select(self, preactivations, settings, count=None):
-        """See :meth:`Activation.select`."""
         values, indices = _top_k(preactivations, settings.k)
         first = torch.arange(len(preactivations), device=indices.device) * preactivations.shape[-1]
         return (indices + first[:, None])[values > 0]
@@ -176,13 +170,12 @@ class BatchTopK(_ByRank):
     name = "batch_topk"
 
     def infer(self, hidden, settings):
-        """See :meth:`Activation.infer`. No threshold yet means the k largest of each token."""
+        """No threshold yet means the k largest of each token."""
         if settings.threshold is None:
             return _keep_top_k(hidden, settings.k)
         return _gate(hidden, settings.threshold)
 
     def select(self, preactivations, settings, count=None):
-        """See :meth:`Activation.select`."""
         flat = preactivations.flatten()
         count = settings.k * len(preactivations) if count is None else count
         values, positions = flat.topk(min(count, len(flat)), sorted=False)
@@ -199,11 +192,10 @@ class JumpReLU(Activation):
     name = "jumprelu"
 
     def infer(self, hidden, settings):
-        """See :meth:`Activation.infer`. A threshold that training pushed below zero acts as zero."""
+        """A threshold that training pushed below zero acts as zero."""
         return _gate(hidden, settings.threshold.clamp_min(0))
 
     def train(self, hidden, norms, settings):
-        """See :meth:`Activation.train`."""
         latents = jump_gate(hidden, settings.threshold, settings.bandwidth)
         return Trained(latents, step(hidden, settings.threshold, settings.bandwidth).sum(-1).mean())
 
@@ -218,15 +210,13 @@ class Gated(Activation):
     parameters = ("b_gate", "b_mag", "r_mag")
 
     def preactivations(self, hidden, settings):
-        """See :meth:`Activation.preactivations`."""
         return (hidden * settings.r_mag.exp() + settings.b_mag).relu()
 
     def infer(self, hidden, settings):
-        """See :meth:`Activation.infer`."""
         return torch.where(hidden + settings.b_gate > 0, self.preactivations(hidden, settings), 0.0)
 
     def train(self, hidden, norms, settings):
-        """See :meth:`Activation.train`. The penalty and the loss of its reconstruction train the gate."""
+        """The penalty and the loss of its reconstruction train the gate."""
         gate = (hidden + settings.b_gate).relu()
         return Trained(self.infer(hidden, settings), (gate @ norms).mean(), gate)
 

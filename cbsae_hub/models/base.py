@@ -39,7 +39,7 @@ __all__ = ["ConfigError", "HubModel", "ModelFileError", "folder_revision", "reso
 logger = logging.getLogger(__name__)
 
 EVALUATION_NAME = "evaluation.json"
-WORKED_NAME = "worked_examples.json"  # of the page
+WORKED_NAME = "worked_examples.json"  # the page reads it
 SCHEMA_VERSION = 1
 OLDEST_SCHEMA_VERSION = 1
 T = TypeVar("T", bound="HubModel")
@@ -54,9 +54,9 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
     take. It has persistent buffers only: loading builds it on the meta device and then puts the file's tensors in.
 
     Attributes:
-        repo_id: Where the model was loaded from, or None.
+        repo_id: Folder or Hub id from which the model was loaded, or None.
         revision: The commit on the Hub, or :func:`folder_revision` of the folder it came from, or None.
-        provenance: Where the model comes from, a ``provenance_class``. Its entries are read-only attributes of the
+        provenance: Record of the model's origin, a ``provenance_class``. Its entries are read-only attributes of the
             model, too. None of a class that has no such record.
     """
 
@@ -108,9 +108,9 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
             pretrained_model_name_or_path: An existing folder, or an id on the Hub.
             revision: Branch, tag or commit on the Hub. Of a folder, and also on the Hub: what
                 :func:`folder_revision` must say.
-            device: Where to load the weights.
+            device: Device of the weights.
             token: Access token of the Hub; default the stored one.
-            cache_dir: Where downloads are kept; default the Hub's cache.
+            cache_dir: Folder of downloads; default the Hub's cache.
             force_download: Download even what is in the cache.
             local_files_only: Use the cache only.
 
@@ -332,7 +332,7 @@ def _write_card(folder: Path, repo_id: str | None) -> None:
     write_card(folder, repo_id)
 
 
-def _init_parameters(cls: type) -> dict[str, inspect.Parameter]:
+def _init_parameters(cls: type[HubModel]) -> dict[str, inspect.Parameter]:
     """The named parameters of ``__init__``."""
-    parameters = inspect.signature(cls).parameters
-    return {name: each for name, each in parameters.items() if each.kind is not inspect.Parameter.VAR_KEYWORD}
+    _, *parameters = inspect.signature(cls.__init__).parameters.values()  # without self
+    return {each.name: each for each in parameters if each.kind is not inspect.Parameter.VAR_KEYWORD}

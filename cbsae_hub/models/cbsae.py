@@ -20,6 +20,10 @@ from cbsae_hub.words import name_key
 CB_ACTIVATIONS = ("topk_relu", "topk_signed", "topk_abs")
 
 
+def _of_sae(name: str, meaning: str) -> property:
+    return property(lambda model: getattr(model.sae, name), doc=meaning)
+
+
 class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
     """Concept bottleneck sparse autoencoder (CB-SAE paper, section 5).
 
@@ -35,7 +39,7 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         sae_config: Arguments of the retained :class:`SAE`, without those that follow below.
         sae_neuron_ids: Its neurons' ids in the parent, in the order of the latents.
         concepts: Names of the concept neurons, all different.
-        cb_k: How many concepts the decoder reads.
+        cb_k: Number of concepts that the decoder reads.
         cb_activation: Which: "topk_relu" the largest, if positive; "topk_signed" the largest; "topk_abs" those of the
             largest magnitude.
         concepts_sha256: Hash of the names, one a line; None takes it from the names.
@@ -54,7 +58,13 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
     parent = entry("parent", "The SAE that was pruned: ``id``, ``revision``, ``sha256`` of its weights, ``d_sae``.")
     teacher = entry("teacher", "The image-text model that the concepts were learned from.")
     pruning = entry("pruning", "By which scores and how neurons were discarded.")
-    trained_on = entry("trained_on", "What the bottleneck was trained on, and how.")
+    trained_on = entry("trained_on", "Data and settings of the bottleneck's training.")
+    activation = _of_sae("activation", "Activation function of the retained SAE.")
+    k = _of_sae("k", "Active latents per token of the retained SAE.")
+    group_sizes = _of_sae("group_sizes", "Matryoshka groups of the retained SAE.")
+    input_norm = _of_sae("input_norm", "Normalisation of each token before all else; see :class:`SAE`.")
+    norm_factor = _of_sae("norm_factor", "The input scale that was folded into the retained SAE.")
+    imported_from = _of_sae("imported_from", "Source and changes of somebody else's SAE, of which the neurons are.")
 
     def __init__(
         self,
@@ -114,7 +124,7 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
             sae: The parent, which stays as it is.
             keep: Ids of the neurons to retain, in the order that the latents shall have. At least one.
             concepts: Names of the concept neurons. At least one; without any, :func:`retain` is what is wanted.
-            cb_k: How many of them the decoder reads.
+            cb_k: Number of them that the decoder reads.
             names: Names of the parent's neurons, one per neuron; None or NaN for those without.
             **more: ``cb_activation``, ``teacher``, ``pruning``, ``trained_on`` and ``seed``, see the class.
 
@@ -205,36 +215,6 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         groups = torch.searchsorted(sizes.cumsum(0), torch.tensor(self.sae_neuron_ids), right=True)
         own = groups.new_full((len(self.concepts),), len(sizes))
         return torch.cat([groups, own]).to(self.b_dec.device)
-
-    @property
-    def activation(self) -> str:
-        """Activation function of the retained SAE."""
-        return self.sae.activation
-
-    @property
-    def k(self) -> int:
-        """Active latents per token of the retained SAE."""
-        return self.sae.k
-
-    @property
-    def group_sizes(self) -> tuple[int, ...] | None:
-        """Matryoshka groups of the retained SAE."""
-        return self.sae.group_sizes
-
-    @property
-    def input_norm(self) -> str | None:
-        """Normalisation of each token before all else; see :class:`SAE`."""
-        return self.sae.input_norm
-
-    @property
-    def norm_factor(self) -> float | None:
-        """The input scale that was folded into the retained SAE."""
-        return self.sae.norm_factor
-
-    @property
-    def imported_from(self) -> dict | None:
-        """Source and changes of somebody else's SAE, if the retained neurons are of one."""
-        return self.sae.imported_from
 
     def to_sae_part(self) -> SAE:
         """The retained neurons alone, as an SAE of its own that can be trained."""

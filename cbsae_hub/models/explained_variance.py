@@ -1,4 +1,4 @@
-"""How much of the activations a reconstruction keeps."""
+"""The share of the activations' variance that a reconstruction keeps."""
 
 import math
 
@@ -15,7 +15,7 @@ def explained_variance(total: Tensor, squares: Tensor | float, errors: Tensor | 
         total: ``[d_in]``, the sum of x over all tokens.
         squares: The sum of ``|x|^2``.
         errors: The sum of ``|x - x_hat|^2``.
-        tokens: How many there are.
+        tokens: Number of tokens.
 
     Returns:
         The share; NaN without tokens, or if they do not vary.

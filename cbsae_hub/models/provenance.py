@@ -27,8 +27,8 @@ class Provenance:
         encoder_id: The encoder whose activations are explained, as ``VisionEncoder.provenance()`` gives it.
         encoder_revision: Its revision.
         layer: The block whose output is read, 0-based.
-        tokens: Which tokens: "cls", "patches", "all", "mean" or "random:n".
-        preprocessing: What was done to the images.
+        tokens: Tokens that are read: "cls", "patches", "all", "mean" or "random:n".
+        preprocessing: Preprocessing of the images.
         training_data: The data set, split and amount that the SAE was trained on.
 
     Raises:
@@ -60,8 +60,8 @@ class SAEProvenance(Provenance):
 
     Attributes:
         norm_factor: The input scale that was folded in by :meth:`cbsae_hub.models.sae.SAE.fold_input_scale`.
-        imported_from: Of somebody else's SAE: format, source, file, what was changed (``notes``) and what its config
-            says; written by :func:`cbsae_hub.formats.convert.import_sae`.
+        imported_from: Origin of somebody else's SAE: format, source, file, changes (``notes``) and entries of its
+            config; written by :func:`cbsae_hub.formats.convert.import_sae`.
     """
 
     norm_factor: float | None = None
@@ -76,7 +76,7 @@ class BottleneckProvenance(Provenance):
         parent: The SAE that was pruned: ``id``, ``revision``, ``sha256`` of its weights, ``d_sae``.
         teacher: The image-text model that the concepts were learned from.
         pruning: By which scores and how neurons were discarded.
-        trained_on: What the bottleneck was trained on, and how.
+        trained_on: Data and settings of the bottleneck's training.
     """
 
     parent: str | dict | None = None
@@ -89,7 +89,7 @@ def entry(name: str, meaning: str) -> property:
     """A read-only attribute of a model: the entry ``name`` of its provenance.
 
     Args:
-        name: Of the entry.
+        name: Name of the entry.
         meaning: Its docstring.
     """
 

@@ -56,8 +56,8 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
         group_sizes: Sizes of the nested groups of a Matryoshka SAE, coarsest first; their sum is ``d_sae``.
         threshold_per_neuron: batch_topk only: ``threshold`` is a vector instead of one number.
         bandwidth: jumprelu only: width of the window in which thresholds get a gradient, in units of ``x``.
-        input_norm: How each token is normalised first: "layer_norm", "constant_norm", or None as in every SAE trained
-            here; see :mod:`cbsae_hub.models.input_norm`.
+        input_norm: Normalisation of each token before all else: "layer_norm", "constant_norm", or None as in every SAE
+            that is trained here; see :mod:`cbsae_hub.models.input_norm`.
         seed: Seed of the initial weights (and of training); None draws from torch's global generator.
         **provenance: Entries of :class:`cbsae_hub.models.provenance.SAEProvenance`: ``encoder_id``, ``layer``, ...
 

@@ -1,1 +1,1 @@
-"""Reads what is known of neurons: packs, names, verdicts, search, pruning."""
+"""Readers of neurons: tables, packs, verdicts, search, pruning."""

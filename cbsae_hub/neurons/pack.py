@@ -1,4 +1,4 @@
-"""What a page needs to know of a model, computed beforehand: the neuron table, example images, and where they fire.
+"""The pack of a model, computed beforehand: its neuron table, example images, and maps of the neurons' activations.
 
 A pack lies beside the model in its Hub folder: Parquet, safetensors and WebP, with a schema version and checksums.
 docs/neuron-table.md describes the columns.
@@ -9,6 +9,7 @@ import io
 import json
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +20,8 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from cbsae_hub.hub.files import read_text, replace_file, sha256, write_text
-from cbsae_hub.hub.locate import download_folder, require_revision
-from cbsae_hub.neurons.search import Found
+from cbsae_hub.hub.locate import download_folder, locate
+from cbsae_hub.neurons.search import Match
 from cbsae_hub.neurons.table import NeuronTable, PackError
 from cbsae_hub.neurons.verdicts import STRONG
 from cbsae_hub.pictures import to_rgb
@@ -30,11 +31,11 @@ from cbsae_hub.words import clean_name
 SCHEMA_VERSION = 3
 INFO = "pack.json"
 FILES = ("neurons.parquet", "examples.parquet", "images.parquet", "patch_maps.safetensors", "vocabulary.safetensors")
-PARTS = {
+PARTS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("files", "model", "encoder", "judge", "naming", "images", "concepts", "scores"), dict),
     "grid": (list, type(None)),
 }
-"""What pack.json holds, beside the versions."""
+"""Parts of pack.json, beside the versions, and their types."""
 NONSENSE, NEARER_THAN = 200, 0.99
 """Near in meaning is what is nearer to a concept than this share of so many made-up words is to any."""
 STRIPS = ("top", "p75", "p50", "p25", "random")
@@ -49,11 +50,11 @@ class Example:
     """One image of a neuron.
 
     Attributes:
-        image_id: Which image of the probe split.
+        image_id: Row of the image in the probe split.
         activation: The neuron's mean over the image's tokens.
         patch_map: ``[rows, columns]`` in 0..1 of the neuron's largest activation; None for SAEs without a grid.
         image: The picture.
-        alt: What it shows, in words.
+        alt: Description of the image.
     """
 
     image_id: int
@@ -75,17 +76,17 @@ class StoredImage(NamedTuple):
 
 @dataclass(frozen=True)
 class FindResult:
-    """What a search found.
+    """Result of a search.
 
     Attributes:
         matches: Best first.
         verdict: "strong", "weak" or "not in this model": that of the best match.
         nearest: Concepts of the vocabulary that are closest to the query, where nothing or little was found.
         reason: Why the verdict, as a clause that tells of the best match; "" without one.
-        near_by: What ``nearest`` is by, "meaning" or "spelling".
+        near_by: The kind of nearness, "meaning" or "spelling".
     """
 
-    matches: list[Found]
+    matches: list[Match]
     verdict: str
     nearest: list[str]
     reason: str = ""
@@ -129,7 +130,7 @@ class Pack:
         if not folder.is_dir():
             folder = download_folder(str(repo_id), revision, (INFO, *FILES))
         elif revision is not None:
-            require_revision(folder, revision)
+            locate(folder, revision)
         try:
             info = json.loads(read_text(folder / INFO))
         except FileNotFoundError as error:
@@ -171,7 +172,7 @@ class Pack:
         """Writes a pack; ``pack.json`` comes last, so that a half-written one is noticed.
 
         Args:
-            folder: Of the model.
+            folder: Folder of the model.
             info: Everything of ``pack.json`` but versions and checksums; ``concepts.names`` is the vocabulary.
             neurons: The neuron table.
             examples: neuron, strip, rank, image, activation; row i has map i.
@@ -198,7 +199,7 @@ class Pack:
         Args:
             neurons: Rows of the neuron table that come after those that are there.
             examples: See :meth:`write`; row i has map i.
-            images: That the pack does not hold yet.
+            images: Images that the pack does not hold yet.
             maps: ``[examples, tokens]`` uint8.
         """
         other = copy.copy(self)
@@ -217,7 +218,7 @@ class Pack:
         """Images of a neuron.
 
         Args:
-            neuron: Which.
+            neuron: The neuron's number.
             strip: "top" (strongest first), or "p75", "p50", "p25": images around that quantile of those on which the
                 neuron is active. Top images alone mislead about what a neuron does.
             limit: At most so many.
@@ -246,11 +247,11 @@ class Pack:
         return self._images[image_id].webp
 
     def alt(self, image_id: int) -> str:
-        """What an image shows, in words."""
+        """Description of an image."""
         return self._images[image_id].alt
 
     def has_image(self, image_id: int) -> bool:
-        """Whether the pack holds an image."""
+        """True if the pack holds an image."""
         return image_id in self._images
 
     def image_ids(self) -> list[int]:
@@ -280,13 +281,13 @@ class Pack:
         self, query: str, embed_texts: Callable[[list[str]], Any] | None, count: int = 5
     ) -> tuple[list[str], str]:
         """Concepts near the query, nearest first, and what that is by."""
-        try:
-            embedding = None if embed_texts is None else embed_texts([query])[0]
-        except ValueError:  # there is nothing to read for it: an invisible character, perhaps
-            embedding = None
-        if embedding is None:
+        embedding = None
+        if embed_texts is not None:
+            with suppress(ValueError):  # there is nothing to read for it: an invisible character, perhaps
+                embedding = embed_texts([query])[0]
+        if embed_texts is None or embedding is None:
             return self.neurons.index.spelled_like(query, count), "spelling"
-        concepts, texts = self._named_texts()
+        concepts, texts = self._texts_of_names()
         if not concepts:
             return [], "meaning"
         if self._noise is None:
@@ -295,10 +296,10 @@ class Pack:
         ranked = np.argsort(-similarity, kind="stable")[:count]
         return [concepts[i] for i in ranked if similarity[i] > self._noise], "meaning"
 
-    def _named_texts(self) -> tuple[list[str], np.ndarray]:
+    def _texts_of_names(self) -> tuple[list[str], np.ndarray]:
         """Concepts of the vocabulary that are some neuron's name, and the judge's embeddings of them."""
-        named = self.neurons.index.concepts
-        places = [place for place, concept in enumerate(self.vocabulary) if concept in named]
+        names = self.neurons.index.concepts
+        places = [place for place, concept in enumerate(self.vocabulary) if concept in names]
         return [self.vocabulary[place] for place in places], self._texts[places]
 
     def _map(self, row: int) -> np.ndarray | None:
@@ -312,7 +313,7 @@ def _noise_level(texts: np.ndarray, vocabulary: list[str], embed_texts: Callable
 
     Args:
         texts: ``[concepts, d]``, unit embeddings.
-        vocabulary: Whose letters are drawn.
+        vocabulary: Names whose letters are drawn.
         embed_texts: The judge that made ``texts``.
     """
     rng = random.Random(0)

@@ -1,6 +1,6 @@
-"""Which neurons of an SAE to retain: by interpretability, steerability, both, or any score."""
+"""Pruning: the neurons of an SAE to retain, by interpretability, steerability, both, or any score."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from cbsae_hub.words import name_key
 
 BOTH = ("interpretability", "steerability")
 NORMALIZE = ("minmax", "rank", "none")
-COMBINE = {"sum": np.sum, "product": np.prod, "min": np.min}
+COMBINE: dict[str, Callable[..., np.ndarray]] = {"sum": np.sum, "product": np.prod, "min": np.min}
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Pruned:
     Attributes:
         keep: Ids of the retained neurons, ascending.
         scores: Combined score of every neuron, indexed by its id.
-        settings: How they were chosen, for the config of the model.
+        settings: Settings of the choice, for the config of the model.
         report: One row per part (all, retained, discarded): ``neurons``, how many are ``dead`` and ``unnamed``, how
             many ``concepts`` name them, the mean of each column over the neurons that have a value.
         lost_concepts: Names that no retained neuron has, in alphabetical order.
@@ -56,12 +56,12 @@ def prune(
     Args:
         neurons: The rows of a neuron table, with the column ``neuron``; ``status`` says which are dead.
         by: "both", a column, or several.
-        count: How many to retain; or
-        share: which share of all, above 0 and up to 1; or
-        threshold: all whose combined score is at least that.
+        count: Number of neurons to retain; or
+        share: share of all neurons to retain, above 0 and up to 1; or
+        threshold: combined score from which a neuron is retained.
         normalize: "minmax" (0 to 1), "rank" (the share of the other neurons that are worse), or "none".
         combine: "sum", "product" or "min" of the columns.
-        weights: Of columns in a sum, default 1.
+        weights: Weights of columns in a sum, default 1.
 
     Raises:
         ValueError: If a column is missing or has no scores, a setting is none of those, not exactly one of count, share
@@ -78,13 +78,13 @@ def prune(
     dead = frame["status"].eq("dead") if "status" in frame else pd.Series(False, frame.index)
     parts = [weights.get(column, 1.0) * _normalized(frame[column].mask(dead), normalize) for column in columns]
     scores = pd.Series(COMBINE[combine](parts, axis=0), frame["neuron"].to_numpy())
-    kept = scores.sort_values(ascending=False, kind="stable").index[: _how_many(scores, count, share, threshold)]
-    asked = {"count": count, "share": share, "threshold": threshold}
-    settings = {"by": columns, "normalize": normalize, "combine": combine, "weights": weights, "retained": len(kept)}
-    settings |= {name: value for name, value in asked.items() if value is not None}
-    retained = frame["neuron"].isin(kept)
+    keep = scores.sort_values(ascending=False, kind="stable").index[: _how_many(scores, count, share, threshold)]
+    limits = {"count": count, "share": share, "threshold": threshold}
+    settings = {"by": columns, "normalize": normalize, "combine": combine, "weights": weights, "retained": len(keep)}
+    settings |= {name: value for name, value in limits.items() if value is not None}
+    retained = frame["neuron"].isin(keep)
     return Pruned(
-        sorted(kept.tolist()), scores, settings, _report(frame, dead, retained, columns), _lost(frame, retained)
+        sorted(keep.tolist()), scores, settings, _report(frame, dead, retained, columns), _lost(frame, retained)
     )
 
 
@@ -96,9 +96,11 @@ def _weights(weights: Mapping[str, float] | None, columns: Sequence[str], combin
 
 def _normalized(values: pd.Series, how: str) -> np.ndarray:
     scores = pd.to_numeric(values).astype("float64")
-    known = scores.notna()
-    if not known.any() or np.isinf(scores).any():
-        raise ValueError(f"{values.name!r} has {'infinite scores' if known.any() else 'no score of any living neuron'}")
+    defined = scores.notna()
+    if not defined.any() or np.isinf(scores).any():
+        raise ValueError(
+            f"{values.name!r} has {'infinite scores' if defined.any() else 'no score of any living neuron'}"
+        )
     if how == "rank":
         scores = scores.rank(method="average")
     if how != "none":
@@ -109,7 +111,7 @@ def _normalized(values: pd.Series, how: str) -> np.ndarray:
 
 
 def _how_many(scores: pd.Series, count: int | None, share: float | None, threshold: float | None) -> int:
-    if sum(given is not None for given in (count, share, threshold)) != 1:
+    if sum(limit is not None for limit in (count, share, threshold)) != 1:
         raise ValueError("give exactly one of count, share and threshold")
     if count is not None:
         return checks.integer("count", count, 1, len(scores))
@@ -124,12 +126,12 @@ def _how_many(scores: pd.Series, count: int | None, share: float | None, thresho
 
 def _report(frame: pd.DataFrame, dead: pd.Series, retained: pd.Series, columns: Sequence[str]) -> pd.DataFrame:
     rows = []
-    for part, chosen in (("all", retained | True), ("retained", retained), ("discarded", ~retained)):
-        row: dict[str, Any] = {"part": part, "neurons": int(chosen.sum()), "dead": int(dead[chosen].sum())}
+    for part, mask in (("all", retained | True), ("retained", retained), ("discarded", ~retained)):
+        row: dict[str, Any] = {"part": part, "neurons": int(mask.sum()), "dead": int(dead[mask].sum())}
         if "name" in frame:
-            names = frame.loc[chosen, "name"]
+            names = frame.loc[mask, "name"]
             row |= {"unnamed": int(names.isna().sum()), "concepts": names.dropna().map(name_key).nunique()}
-        rows.append(row | {column: pd.to_numeric(frame.loc[chosen, column]).mean() for column in columns})
+        rows.append(row | {column: pd.to_numeric(frame.loc[mask, column]).mean() for column in columns})
     return pd.DataFrame(rows)
 
 

@@ -4,26 +4,25 @@ import difflib
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from cbsae_hub.neurons.verdicts import STRONG, WEAK, Judge, Verdict
+from cbsae_hub.neurons.verdicts import STRONG, WEAK, NeuronRow, Verdict, Verdicts
 from cbsae_hub.words import closest_names, has_part, name_key, words_of
 
 EXACT, SAME_WORDS, CONTAINS, PREFIX, TYPO = 1.0, 0.95, 0.75, 0.6, 0.5
 
 
 @dataclass(frozen=True)
-class Found:
+class Match:
     """A neuron that stands for a concept.
 
     Attributes:
-        neuron: Which.
+        neuron: Its number.
         concept: The name that matched.
         rank: 0 if it is the neuron's first name, 1 the second, ...
         match: 0..1, how well the query's words fit the concept's.
         score: The neuron's score for that name.
-        verdict: "strong" if all words match and :class:`cbsae_hub.neurons.verdicts.Judge` finds the neuron to stand
-            for the concept; else "weak".
+        verdict: "strong" if all words match and :class:`cbsae_hub.neurons.verdicts.Verdicts` finds the neuron to
+            stand for the concept; else "weak".
         reason: Why, as a clause that tells of the neuron.
     """
 
@@ -43,59 +42,58 @@ class ConceptIndex:
         rows: Neurons with the columns of the neuron table.
     """
 
-    def __init__(self, rows: Iterable[Any]):
+    def __init__(self, rows: Iterable[NeuronRow]):
         rows = list(rows)
-        judge = Judge(rows)
+        verdicts = Verdicts(rows)
         self._owners: dict[str, list[tuple[int, int, float, Verdict]]] = defaultdict(list)
         for row in rows:
             for rank, (name, score) in enumerate(zip(row.names, row.scores)):
-                self._owners[name].append((row.neuron, rank, float(score), judge.of(row, name)))
+                self._owners[name].append((row.neuron, rank, float(score), verdicts.of(row, name)))
             # A concept neuron is found by what it was trained for, even if it was found to fire on something else.
             trained_for = getattr(row, "designated", None)
             if isinstance(trained_for, str) and name_key(trained_for) not in map(name_key, row.names):
-                self._owners[trained_for].append((row.neuron, len(row.names), 0.0, judge.of(row, trained_for)))
+                self._owners[trained_for].append((row.neuron, len(row.names), 0.0, verdicts.of(row, trained_for)))
         self.concepts = {name: words_of(name) for name in self._owners}
         self._keys = {name: name_key(name) for name in self._owners}
         self._vocabulary = sorted({word for words in self.concepts.values() for word in words})
 
-    def find(self, query: str) -> list[Found]:
+    def find(self, query: str) -> list[Match]:
         """Neurons whose names fit the query, best first: by match, strong ones first, by the name's rank, by score."""
-        wanted = words_of(query)
-        if not wanted:
+        words = words_of(query)
+        if not words:
             return []
-        matches = self._matching(query, wanted)
-        found = [
-            Found(neuron, concept, rank, match, score, *self._verdict(concept, match, verdict))
-            for concept, match in matches.items()
+        matches = [
+            Match(neuron, concept, rank, match, score, *self._verdict(concept, match, verdict))
+            for concept, match in self._matching(query, words).items()
             for neuron, rank, score, verdict in self._owners[concept]
         ]
-        return sorted(found, key=lambda f: (-f.match, f.verdict != STRONG, f.rank, -f.score, f.neuron))
+        return sorted(matches, key=lambda m: (-m.match, m.verdict != STRONG, m.rank, -m.score, m.neuron))
 
     def spelled_like(self, query: str, count: int) -> list[str]:
         """Concepts whose spelling is closest to the query."""
         return closest_names(query, self.concepts, count)
 
-    def _matching(self, query: str, wanted: list[str]) -> dict[str, float]:
-        matches = self._by_words(query, wanted)
+    def _matching(self, query: str, words: list[str]) -> dict[str, float]:
+        matches = self._by_words(query, words)
         if matches:
             return matches
         # No word is known: perhaps they are mistyped.
-        corrected = [next(iter(difflib.get_close_matches(w, self._vocabulary, 1, cutoff=0.8)), w) for w in wanted]
-        if corrected == wanted:
+        corrected = [next(iter(difflib.get_close_matches(w, self._vocabulary, 1, cutoff=0.8)), w) for w in words]
+        if corrected == words:
             return {}
         return {concept: TYPO * match for concept, match in self._by_words(query, corrected).items()}
 
-    def _by_words(self, query: str, wanted: list[str]) -> dict[str, float]:
+    def _by_words(self, query: str, words: list[str]) -> dict[str, float]:
         matches, key = {}, name_key(query)
-        for concept, words in self.concepts.items():
+        for concept, own in self.concepts.items():
             if self._keys[concept] == key:
                 match = EXACT
-            elif sorted(words) == sorted(wanted):
+            elif sorted(own) == sorted(words):
                 match = SAME_WORDS
-            elif common := set(words) & set(wanted):
-                match = CONTAINS * 2 * len(common) / (len(words) + len(wanted))
-            elif any(has_part(word, want) for want in wanted for word in words):
-                match = PREFIX / max(len(words), len(wanted))
+            elif common := set(own) & set(words):
+                match = CONTAINS * 2 * len(common) / (len(own) + len(words))
+            elif any(has_part(one, word) for word in words for one in own):
+                match = PREFIX / max(len(own), len(words))
             else:
                 continue
             matches[concept] = match
@@ -103,5 +101,5 @@ class ConceptIndex:
 
     @staticmethod
     def _verdict(concept: str, match: float, verdict: Verdict) -> Verdict:
-        """That on the neuron, if all words match."""
+        """The verdict on the neuron, if all words match."""
         return verdict if match >= SAME_WORDS else Verdict(WEAK, f"“{concept}” has not all of these words, or others")

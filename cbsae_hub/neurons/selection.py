@@ -1,4 +1,4 @@
-"""Which of the user's concepts a bottleneck has to add: those that no retained neuron stands for."""
+"""Selection of the concepts of a bottleneck: those for which no retained neuron stands."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,12 +14,12 @@ COLUMNS = ("concept", "where", "neuron", "score", "null_percentile", "why")
 
 
 def select_concepts(
-    wanted: Iterable[str], neurons: pd.DataFrame, keep: Iterable[int], min_percentile: float = 0.0
+    concepts: Iterable[str], neurons: pd.DataFrame, keep: Iterable[int], min_percentile: float = 0.0
 ) -> tuple[list[str], pd.DataFrame]:
-    """The concepts of a bottleneck: what is wanted, minus the names of retained neurons (CB-SAE paper, section 5.2).
+    """The concepts of a bottleneck: the user's, minus the names of retained neurons (CB-SAE paper, section 5.2).
 
     Args:
-        wanted: The user's concepts; case and white space do not count in comparisons.
+        concepts: The user's concepts; case and white space do not count in comparisons.
         neurons: The rows of the whole SAE's neuron table, named with these concepts, if they are to be found there. A
             neuron's name is the best one it has.
         keep: Ids of the retained neurons.
@@ -27,46 +27,46 @@ def select_concepts(
             no better than ones with random images. 0 is the paper's rule: every name counts.
 
     Returns:
-        The concepts of the bottleneck in the order in which they were given, and a report: one row per wanted concept
+        The concepts of the bottleneck in the order in which they were given, and a report: one row per concept
         with ``where`` it is ("sae", "bottleneck", "dropped"); of the best retained neuron of that name ``neuron`` (-1
         for none), ``score`` and ``null_percentile``; and ``why`` it was dropped ("empty", "duplicate").
 
     Raises:
-        ValueError: If the table lacks a column or a retained neuron, or something wanted is no text.
+        ValueError: If the table lacks a column or a retained neuron, or a concept is no text.
     """
-    if isinstance(wanted, str):
-        raise ValueError(f"wanted must be a list of concepts, got {wanted!r:.80}")
+    if isinstance(concepts, str):
+        raise ValueError(f"concepts must be a list, got {concepts!r:.80}")
     owners = _owners(neurons, keep, min_percentile)
-    chosen: dict[str, str] = {}
+    selected: dict[str, str] = {}
     rows: list[dict[str, Any]] = []
-    seen: set[str] = set()
-    for concept in wanted:
+    keys: set[str] = set()
+    for concept in concepts:
         if not isinstance(concept, str):
             raise ValueError(f"concepts must be strings, got {concept!r:.80}")
         name, key = clean_name(concept), name_key(concept)
         row = {"concept": name, "where": "bottleneck", "neuron": -1, "score": np.nan, "null_percentile": np.nan}
-        if not name or key in seen:
+        if not name or key in keys:
             row |= {"where": "dropped", "why": "duplicate" if name else "empty"}
         elif key in owners:
             row |= {"where": "sae"} | owners[key]
         else:
-            chosen[key] = name
-        seen.add(key)
+            selected[key] = name
+        keys.add(key)
         rows.append({"why": "", **row})
-    return list(chosen.values()), pd.DataFrame(rows, columns=list(COLUMNS))
+    return list(selected.values()), pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _owners(frame: pd.DataFrame, keep: Iterable[int], min_percentile: float) -> dict[str, dict[str, Any]]:
-    """For each name the best retained neuron that has it; of equal ones, the first."""
+    """The best retained neuron of each name; of equal ones, the first."""
     columns = ["name", "neuron", "score", "null_percentile"]
     require_columns(frame, columns, "score the neurons first")
     ids = neuron_ids("keep", keep, 2**62)
     if unknown := sorted(set(ids) - set(frame["neuron"])):
         raise ValueError(f"keep has neuron {unknown[0]}, which is not in the neuron table: that of another SAE?")
-    named = frame.loc[frame["neuron"].isin(ids) & frame["name"].notna(), columns]
-    named = named[named["null_percentile"].fillna(0) >= min_percentile]
-    named = named.sort_values("neuron").sort_values("score", ascending=False, kind="stable")
+    rows = frame.loc[frame["neuron"].isin(ids) & frame["name"].notna(), columns]
+    rows = rows[rows["null_percentile"].fillna(0) >= min_percentile]
+    rows = rows.sort_values("neuron").sort_values("score", ascending=False, kind="stable")
     owners: dict[str, dict[str, Any]] = {}
-    for row in named.to_dict("records"):
+    for row in rows.to_dict("records"):
         owners.setdefault(name_key(row.pop("name")), row)
     return owners

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from cbsae_hub.neurons.search import ConceptIndex, Found
+from cbsae_hub.neurons.search import ConceptIndex, Match
 
 EMPTY: Mapping[str, Any] = {"int": -1, "float": np.nan, "bool": None, "text": None}
-"""What stands in a column of each type where nothing is known; the plural of a type is a list of it: an empty one."""
+"""Value of an unknown cell by the column's type; the plural of a type is a list of it, by default an empty one."""
 STEERED = ("steer", "said_")
 """Columns that steering adds begin with one of these."""
 
@@ -32,7 +32,7 @@ class Column(NamedTuple):
     Attributes:
         name: The name; of a family of columns the pattern, with ``<...>`` for any word.
         dtype: "int", "float", "bool" or "text", or the plural for a list of those.
-        meaning: What a value says, in Markdown.
+        meaning: Meaning of a value, in Markdown.
         required: Whether every table has it.
     """
 
@@ -42,12 +42,12 @@ class Column(NamedTuple):
     required: bool = False
 
     def describes(self, name: str) -> bool:
-        """Whether a column of that name is this one, or one of this family."""
+        """True if a column of that name is this one, or one of this family."""
         pattern = self.name.replace("<mode>", "(unit|white)").replace("<family>", ".+")
         return re.fullmatch(pattern, name) is not None
 
     def empty(self, count: int) -> pd.Series:
-        """As many values that say that nothing is known."""
+        """A column of unknown values."""
         dtype = self.dtype if self.dtype in ("int", "float") else object
         return pd.Series([EMPTY.get(self.dtype, []) for _ in range(count)], dtype=dtype)
 
@@ -57,120 +57,71 @@ COLUMNS = (
     Column("neuron", "int", "id, the column of `W_enc`", required=True),
     Column("kind", "text", "`sae`, or `cb`: a concept neuron of a CB-SAE", required=True),
     Column("name", "text", "best concept by CLIP-Dissect (soft-WPMI); null if dead", required=True),
-    Column(
-        "score", "float",
-        "its soft-WPMI, relative to the other neurons of this model and this vocabulary", required=True,
-    ),
-    Column(
-        "interpretability", "float",
-        "`score` between the smallest, 0, and the largest, 1, of the named neurons; NaN if dead", required=True,
-    ),
-    Column(
-        "null_percentile", "float",
-        "share of 500 neurons with as many random top images whose best score is lower: what the name is "
-        "worth", required=True,
-    ),
+    Column("score", "float", "its soft-WPMI, relative to the other neurons of this model and this vocabulary",
+           required=True),
+    Column("interpretability", "float", "`score` between the smallest, 0, and the largest, 1, of the named neurons; "
+           "NaN if dead", required=True),
+    Column("null_percentile", "float", "share of 500 neurons with as many random top images whose best score is lower: "
+           "what the name is worth", required=True),
     Column("names", "texts", "the five best concepts, best first", required=True),
     Column("scores", "floats", "their scores", required=True),
-    Column(
-        "monosemanticity", "float",
-        "how alike the images are on which it is active; NaN if undefined (docs/metrics.md)", required=True,
-    ),
-    Column(
-        "nearest_overlap", "float",
-        "largest Jaccard index of its 16 top images with another neuron's; NaN if it fires on fewer than 16",
-        required=True,
-    ),
+    Column("monosemanticity", "float", "how alike the images are on which it is active; NaN if undefined "
+           "(docs/metrics.md)", required=True),
+    Column("nearest_overlap", "float", "largest Jaccard index of its 16 top images with another neuron's; NaN if it "
+           "fires on fewer than 16", required=True),
     Column("nearest_neuron", "int", "the neuron with that index; -1 if there is none", required=True),
     Column("top_images", "ints", "rows of up to 16 images on which it is most active, best first"),
     Column("group", "int", "Matryoshka group, 0 the coarsest", required=True),
     Column("density", "float", "share of probe images on which it fires", required=True),
     Column("token_density", "float", "share of tokens on which it fires", required=True),
     Column("max", "float", "largest activation of a token", required=True),
-    Column(
-        "p99", "float",
-        "99th percentile of its positive token activations, from a histogram, right to 2.2 %", required=True,
-    ),
+    Column("p99", "float", "99th percentile of its positive token activations, from a histogram, right to 2.2 %",
+           required=True),
     Column("p50", "float", "median of those, likewise", required=True),
-    Column(
-        "histogram", "ints",
-        "counts of its positive token activations in bins of a quarter of an octave, from the first bin to "
-        "the last that is not empty; an empty list if it never fires", required=True,
-    ),
-    Column(
-        "histogram_low", "float",
-        "lower edge of the first of those bins, in units of activation; NaN if it never fires", required=True,
-    ),
-    Column(
-        "status", "text",
-        "`dead` (never fires on the probe images), `rare` (below 1e-4 of tokens), `dense` (above 10 %), else "
-        "`alive`", required=True,
-    ),
+    Column("histogram", "ints", "counts of its positive token activations in bins of a quarter of an octave, from the "
+           "first bin to the last that is not empty; an empty list if it never fires", required=True),
+    Column("histogram_low", "float", "lower edge of the first of those bins, in units of activation; NaN if it never "
+           "fires", required=True),
+    Column("status", "text", "`dead` (never fires on the probe images), `rare` (below 1e-4 of tokens), `dense` (above "
+           "10 %), else `alive`", required=True),
     Column("covered_concepts", "int", "number of concepts on whose images it is active, at least on half of each"),
-    Column(
-        "common_kind", "text",
-        "the narrowest kind that all of those are of; empty for neurons of one concept or of more than half "
-        "of all",
-    ),
+    Column("common_kind", "text", "the narrowest kind that all of those are of; empty for neurons of one concept or of "
+           "more than half of all"),
     Column("common_height", "float", "mean steps from them up to that kind"),
     Column("common_coverage", "float", "share of the kind's concepts that they are"),
-    Column(
-        "ancestor_depth", "float",
-        "mean depth at which the concepts of its 16 top images meet; the deeper, the more special",
-    ),
-    Column(
-        "truth", "text",
-        "the label that its activation predicts best, by average precision above chance", required=True,
-    ),
+    Column("ancestor_depth", "float", "mean depth at which the concepts of its 16 top images meet; the deeper, the "
+           "more special"),
+    Column("truth", "text", "the label that its activation predicts best, by average precision above chance",
+           required=True),
     Column("truth_family", "text", "the kind of that label", required=True),
     Column("truth_ap", "float", "average precision of its activation for that label", required=True),
     Column("truth_auroc", "float", "area under the ROC curve, likewise", required=True),
     Column("truth_agrees", "bool", "whether `name` is `truth`", required=True),
-    Column(
-        "ap_<family>", "float",
-        "average precision of its best label of each kind: `ap_concept`, `ap_background`, ...",
-    ),
-    Column(
-        "designated", "text",
-        "concept neurons only, here and in the next three: the concept that it was trained for",
-    ),
+    Column("ap_<family>", "float", "average precision of its best label of each kind: `ap_concept`, `ap_background`, "
+           "..."),
+    Column("designated", "text", "concept neurons only, here and in the next three: the concept that it was trained "
+           "for"),
     Column("designated_first", "bool", "whether that is its `name`"),
     Column("designated_among_five", "bool", "whether that is among its `names`"),
-    Column(
-        "designated_ap", "float",
-        "average precision of its activation for that label; empty where nothing is known of the images",
-    ),
-    Column(
-        "added", "bool",
-        "true for a concept neuron that came after the pack was built: its `scores` are cosines cubed, and "
-        "its `null_percentile` is the share of all concepts that the judge finds to fit less than "
-        "`designated`",
-    ),
+    Column("designated_ap", "float", "average precision of its activation for that label; empty where nothing is known "
+           "of the images"),
+    Column("added", "bool", "true for a concept neuron that came after the pack was built: its `scores` are cosines "
+           "cubed, and its `null_percentile` is the share of all concepts that the judge finds to fit less than "
+           "`designated`"),
     Column("steer_value", "float", "what it was set to when it was steered"),
-    Column(
-        "steer_push_<mode>", "float",
-        "how far activations were moved, relative to the median length of an activation over 64 of the scored "
-        "images",
-    ),
+    Column("steer_push_<mode>", "float", "how far activations were moved, relative to the median length of an "
+           "activation over 64 of the scored images"),
     Column("said_<mode>", "text", "first word of LLaVA"),
     Column("steer_text_<mode>", "float", "cosine of that word to `name`"),
-    Column(
-        "steer_clip_<mode>", "float",
-        "cosine of CLIP's embedding of that word to those of the top images; only where the scorer was given "
-        "a `clip` (emoji-sae's table, not emoji-cbsae's)",
-    ),
-    Column(
-        "steer_image_<mode>", "float",
-        "mean cosine of what unCLIP drew to the top images; empty for neurons that were not drawn",
-    ),
+    Column("steer_clip_<mode>", "float", "cosine of CLIP's embedding of that word to those of the top images; only "
+           "where the scorer was given a `clip` (emoji-sae's table, not emoji-cbsae's)"),
+    Column("steer_image_<mode>", "float", "mean cosine of what unCLIP drew to the top images; empty for neurons that "
+           "were not drawn"),
     Column("said_<mode>_random", "text", "the same with a random direction of the same length"),
     Column("steer_text_<mode>_random", "float", "the same with a random direction of the same length"),
     Column("steer_image_<mode>_random", "float", "the same with a random direction of the same length"),
-    Column(
-        "steerability", "float",
-        "how well it steers, 0..1: which of the scores above that is, scores.json says under "
-        "`steerability.main`",
-    ),
+    Column("steerability", "float", "how well it steers, 0..1: which of the scores above that is, scores.json says "
+           "under `steerability.main`"),
 )
 # fmt: on
 NEURON_COLUMNS = tuple(column.name for column in COLUMNS if column.required)
@@ -195,11 +146,11 @@ def rows_of(columns: Mapping[str, Any]) -> pd.DataFrame:
     if unknown := [name for name in columns if describe_column(name) is None]:
         raise ValueError(f"the neuron table has no column {', '.join(unknown)}: describe it in COLUMNS")
     count = len(next(iter(columns.values())))
-    given = {column.name: [name for name in columns if column.describes(name)] for column in COLUMNS}
+    names = {column.name: [name for name in columns if column.describes(name)] for column in COLUMNS}
     values: dict[str, Any] = {}
     for column in COLUMNS:
-        values |= {name: columns[name] for name in given[column.name]}
-        if column.required and not given[column.name]:
+        values |= {name: columns[name] for name in names[column.name]}
+        if column.required and not names[column.name]:
             values[column.name] = column.empty(count)
     return pd.DataFrame(values)
 
@@ -291,28 +242,28 @@ class NeuronTable:
         """The neurons that meet all conditions.
 
         Args:
-            **conditions: Column to what it must be: a value, a list or set of values, or a pair ``(low, high)`` of
-                bounds, both included, None being open. What is NaN lies within no bounds.
+            **conditions: Column to its value, a list or set of values, or a pair ``(low, high)`` of bounds, both
+                included, None being open. NaN lies within no bounds.
 
         Raises:
             ValueError: If there is no such column.
         """
-        kept = pd.Series(True, index=self.frame.index)
-        for column, wanted in conditions.items():
+        meets = pd.Series(True, index=self.frame.index)
+        for column, condition in conditions.items():
             values = self._column(column)
-            if isinstance(wanted, tuple):
-                low, high = wanted
-                kept &= values.notna() if low is None and high is None else True
-                kept &= values >= low if low is not None else True
-                kept &= values <= high if high is not None else True
-            elif isinstance(wanted, (list, set, frozenset)):
-                kept &= values.isin(list(wanted))
+            if isinstance(condition, tuple):
+                low, high = condition
+                meets &= values.notna() if low is None and high is None else True
+                meets &= values >= low if low is not None else True
+                meets &= values <= high if high is not None else True
+            elif isinstance(condition, (list, set, frozenset)):
+                meets &= values.isin(list(condition))
             else:
-                kept &= values.isna() if wanted is None else values == wanted
-        return NeuronTable(self.frame[kept])
+                meets &= values.isna() if condition is None else values == condition
+        return NeuronTable(self.frame[meets])
 
     def sort(self, column: str, ascending: bool = False) -> "NeuronTable":
-        """The neurons by a column, largest first unless told otherwise; undefined ones last, ties by neuron.
+        """The neurons by a column, largest first by default; undefined ones last, ties by neuron.
 
         Raises:
             ValueError: If there is no such column.
@@ -325,9 +276,9 @@ class NeuronTable:
         """Rows of two tables side by side.
 
         Args:
-            other: Of another model, or of the same on other images.
+            other: Table of another model, or of the same on other images.
             on: "neuron", for models that share neurons; or "name", every pair of neurons with the same name.
-            suffixes: What the columns of either table end on.
+            suffixes: Endings of the columns of either table.
 
         Raises:
             ValueError: If ``on`` is another column.
@@ -342,7 +293,7 @@ class NeuronTable:
             raise ValueError(f"there is no column {column!r}; there are {', '.join(self.frame.columns)}")
         return self.frame[column]
 
-    def find(self, query: str, limit: int = 20) -> list[Found]:
+    def find(self, query: str, limit: int = 20) -> list[Match]:
         """Neurons that stand for a concept, best first: see :class:`cbsae_hub.neurons.search.ConceptIndex`."""
         return self.index.find(query)[:limit]
 

@@ -1,25 +1,24 @@
-"""What a neuron's name is worth: strong or weak, and why.
+"""The worth of a neuron's name: strong or weak, and why.
 
 The truth decides where the neuron table has it: labels of images, which the judge that named the neurons never saw.
-Where there is none, the name's own figures have to do. How the thresholds were found: docs/metrics.md.
+Elsewhere the name's own figures have to do. docs/metrics.md tells where the thresholds come from.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 from cbsae_hub.words import name_key
 
 STRONG, WEAK = "strong", "weak"
-FINDS = (
-    0.3  # average precision from which a neuron finds a label: nine in ten of those find it best on other images too
-)
+# Average precision from which a neuron finds a label: nine in ten of those find it best on other images too.
+FINDS = 0.3
 HINTS = 0.15  # average precision from which a neuron finds something: a name that is no label has to go with it
 PERCENTILE = 0.99  # a name is no chance if fewer than 1 % of neurons that know nothing score as high
 FITS = 0.9  # interpretability, and ...
 LEAD = 0.1  # ... the share of its score by which the name leads the second: 95 % of such names are the truth
-_KNOWN = "on images whose content is known"
+_WITH_TRUTH = "on images whose content is known"
 
 
 class Verdict(NamedTuple):
@@ -30,22 +29,38 @@ class Verdict(NamedTuple):
 
     @property
     def strong(self) -> bool:
-        """Whether the neuron stands for the concept."""
+        """True if the neuron stands for the concept."""
         return self.kind == STRONG
 
 
-class Judge:
-    """Says of neurons whether they stand for a concept.
+class NeuronRow(Protocol):
+    """A row of the neuron table, as far as verdicts need it; other columns may be missing."""
+
+    @property
+    def neuron(self) -> int:
+        """Its number."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Its names, best first."""
+
+    @property
+    def scores(self) -> Sequence[float]:
+        """Their scores."""
+
+
+class Verdicts:
+    """Verdicts on neurons: whether they stand for a concept.
 
     Args:
         rows: All neurons of a model with the columns of the neuron table. Columns that are missing say nothing.
     """
 
-    def __init__(self, rows: Iterable[Any]):
+    def __init__(self, rows: Iterable[NeuronRow]):
         self._key = cache(name_key)  # neurons share their names
         self._labels = {self._key(truth) for row in rows if (truth := _text(row, "truth"))}
 
-    def of(self, row: Any, concept: str) -> Verdict:
+    def of(self, row: NeuronRow, concept: str) -> Verdict:
         """The verdict on a neuron as one that stands for one of its names, or for what it was trained for.
 
         Args:
@@ -53,34 +68,38 @@ class Judge:
             concept: Its first name, another of its names, or what it was trained for.
         """
         key, first = self._key(concept), row.names[0] if len(row.names) else ""
-        trained, named = self._key(_text(row, "designated")) == key, self._key(first) == key
+        trained, first_name = self._key(_text(row, "designated")) == key, self._key(first) == key
         if trained and _number(row, "added") == 1:
-            return _of_added(row, first, named)
-        if not trained and not named:
+            return _of_added(row, first, first_name)
+        if not trained and not first_name:
             return Verdict(WEAK, f"“{concept}” is not what fits it best, “{first}” is")
-        truth, found = _text(row, "truth"), _number(row, "truth_ap")
+        truth, precision = _text(row, "truth"), _number(row, "truth_ap")
         if self._key(truth) == key:
-            return _of_truth(concept, found)
-        if truth and (key in self._labels or found >= HINTS):
+            return _of_truth(concept, precision)
+        if truth and (key in self._labels or precision >= HINTS):
             own = _number(row, "designated_ap") if trained else math.nan
             beside = "" if math.isnan(own) else f", “{concept}” with {own:.2f}"
-            return _of_other_truth(truth, found, beside)
-        if not named:
+            return _of_other_truth(truth, precision, beside)
+        if not first_name:
             return Verdict(WEAK, f"it was trained for it, but found to fire on {f'“{first}”' if first else 'nothing'}")
         return _of_name(row)
 
 
-def _of_truth(concept: str, found: float) -> Verdict:
-    told = f"{_KNOWN}, “{concept}” is what it finds best, with an average precision of {found:.2f}"
-    return Verdict(STRONG, told) if found >= FINDS else Verdict(WEAK, f"{told}: strong ones have {FINDS} or more")
+def _of_truth(concept: str, precision: float) -> Verdict:
+    reason = f"{_WITH_TRUTH}, “{concept}” is what it finds best, with an average precision of {precision:.2f}"
+    return (
+        Verdict(STRONG, reason) if precision >= FINDS else Verdict(WEAK, f"{reason}: strong ones have {FINDS} or more")
+    )
 
 
-def _of_other_truth(truth: str, found: float, beside: str) -> Verdict:
-    return Verdict(WEAK, f"{_KNOWN}, “{truth}” is what it finds best, with an average precision of {found:.2f}{beside}")
+def _of_other_truth(truth: str, precision: float, beside: str) -> Verdict:
+    return Verdict(
+        WEAK, f"{_WITH_TRUTH}, “{truth}” is what it finds best, with an average precision of {precision:.2f}{beside}"
+    )
 
 
-def _of_added(row: Any, first: str, named: bool) -> Verdict:
-    """Of a neuron that was added to a pack: ``null_percentile`` says how many concepts the judge finds to fit less."""
+def _of_added(row: NeuronRow, first: str, first_name: bool) -> Verdict:
+    """Judges a neuron that was added to a pack; its ``null_percentile`` is the share of concepts that fit less."""
     share = _number(row, "null_percentile")
     if not first:
         return Verdict(WEAK, "it was trained for it, but never fires")
@@ -90,13 +109,13 @@ def _of_added(row: Any, first: str, named: bool) -> Verdict:
             f"it was trained for it, but the judge finds {1 - share:.0%} of all concepts to fit better what it fires "
             f"on, most of all “{first}”: perhaps no picture shows it, or the teacher does not know the word",
         )
-    if not named:
+    if not first_name:
         return Verdict(WEAK, f"it was trained for it, but the judge finds “{first}” to fit better what it fires on")
     return Verdict(STRONG, "it was trained for it, and the judge finds nothing to fit better what it fires on")
 
 
-def _of_name(row: Any) -> Verdict:
-    """Without truth: by the name alone."""
+def _of_name(row: NeuronRow) -> Verdict:
+    """Judges a neuron without truth by its name alone."""
     share, fit = _number(row, "null_percentile"), _number(row, "interpretability")
     scores = [float(score) for score in row.scores[:2]]
     alone = "what the images show is not known, so this rests on the name alone"
@@ -115,11 +134,11 @@ def _of_name(row: Any) -> Verdict:
     return Verdict(STRONG, f"its name fits well, and no other comes near: {alone}")
 
 
-def _text(row: Any, column: str) -> str:
+def _text(row: NeuronRow, column: str) -> str:
     value = getattr(row, column, None)
     return value if isinstance(value, str) else ""
 
 
-def _number(row: Any, column: str) -> float:
+def _number(row: NeuronRow, column: str) -> float:
     value = getattr(row, column, None)
     return math.nan if value is None else float(value)

@@ -12,12 +12,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from cbsae_hub.data.ahead import load_ahead
-from cbsae_hub.data.images import read_pictures
+from cbsae_hub.data.images import read_images
 from cbsae_hub.data.labels import class_names, words_in
 from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.hub.files import plain
 from cbsae_hub.models import CBSAE, SAE, folder_revision
 from cbsae_hub.neurons.pack import Pack
+from cbsae_hub.pictures import ImageDataset
 from cbsae_hub.scoring.report import MEASURED, Scores
 
 ALT_COLUMN = "caption"
@@ -29,7 +30,7 @@ def build_pack(
     scores: Scores,
     sae: SAE | CBSAE,
     encoder: VisionEncoder,
-    images: Any,
+    images: ImageDataset,
     folder: str | Path,
     *,
     source: dict[str, Any],
@@ -79,16 +80,21 @@ def build_pack(
 
 
 def _draw_maps(
-    sae: SAE | CBSAE, encoder: VisionEncoder, images: Any, examples: pd.DataFrame, largest: np.ndarray, batch_size: int
+    sae: SAE | CBSAE,
+    encoder: VisionEncoder,
+    images: ImageDataset,
+    examples: pd.DataFrame,
+    largest: np.ndarray,
+    batch_size: int,
 ) -> np.ndarray:
-    """Where the neuron of each example fires, ``[examples, tokens]`` uint8, 255 being its largest activation."""
+    """Maps of the examples' activations, ``[examples, tokens]`` uint8; 255 is the neuron's largest activation."""
     maps = np.zeros((len(examples), encoder.tokens_per_image), dtype=np.uint8)
     examples_of = {int(image): part for image, part in examples.groupby("image")[["neuron"]]}
     numbers = sorted(examples_of)
 
     def read(start: int) -> tuple[list[int], list[Image.Image]]:
         batch = numbers[start : start + batch_size]
-        return batch, [read_pictures(images, image, image + 1)[0] for image in batch]
+        return batch, [read_images(images, image, image + 1)[0] for image in batch]
 
     with tqdm(total=len(numbers), desc="maps", unit="image") as bar:
         for batch, pictures in load_ahead(read, range(0, len(numbers), batch_size)):
@@ -104,11 +110,11 @@ def _draw_maps(
     return maps
 
 
-def thumbnails(images: Any, ids: Sequence[int], alt_column: str | None) -> pd.DataFrame:
+def thumbnails(images: ImageDataset, ids: Sequence[int], alt_column: str | None) -> pd.DataFrame:
     """Thumbnails of the examples as WebP, with what the column says of them."""
     rows = []
     for image in ids:
-        picture = read_pictures(images, int(image), int(image) + 1)[0]
+        picture = read_images(images, int(image), int(image) + 1)[0]
         picture.thumbnail((THUMBNAIL, THUMBNAIL))
         buffer = io.BytesIO()
         picture.save(buffer, "WEBP", quality=WEBP_QUALITY)
@@ -118,7 +124,7 @@ def thumbnails(images: Any, ids: Sequence[int], alt_column: str | None) -> pd.Da
     return pd.DataFrame(rows)
 
 
-def caption_column(images: Any, column: str | None = ALT_COLUMN) -> str | None:
+def caption_column(images: ImageDataset, column: str | None = ALT_COLUMN) -> str | None:
     """The column that says what images show, if it can be read.
 
     Args:
@@ -133,17 +139,19 @@ def caption_column(images: Any, column: str | None = ALT_COLUMN) -> str | None:
     """
     if column is None or not len(images):
         return None
-    there = list(getattr(images, "column_names", images[0]))
-    if column not in there:
+    columns = list(getattr(images, "column_names", images[0]))
+    if column not in columns:
         if column == ALT_COLUMN:
             return None
-        raise ValueError(f"the images have no column {column!r} that says what they show; they have {', '.join(there)}")
+        raise ValueError(
+            f"the images have no column {column!r} that says what they show; they have {', '.join(columns)}"
+        )
     _alt_text(images, 0, column)
     return column
 
 
-def _alt_text(images: Any, image: int, column: str) -> str:
-    """What a column says of an image, several captions joined; "" if nothing."""
+def _alt_text(images: ImageDataset, image: int, column: str) -> str:
+    """The text of an image in a column, several captions joined; "" if there is none."""
     try:
         return "; ".join(words_in(images[image][column], class_names(images, column)))
     except ValueError as error:

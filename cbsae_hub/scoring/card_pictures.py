@@ -8,8 +8,8 @@ from cbsae_hub.hub.files import replace_file
 from cbsae_hub.neurons.pack import Pack
 from cbsae_hub.plots import plot_examples, plot_quadrants
 
-SHOWN = 8  # neurons
-IMAGES = 8  # of each of them
+NEURONS = 8  # neurons
+IMAGES = 8  # per neuron
 
 
 def write_pictures(folder: str | Path) -> None:
@@ -24,9 +24,9 @@ def write_pictures(folder: str | Path) -> None:
     folder = Path(folder)
     pack = Pack.from_pretrained(folder)
     frame = pack.neurons.frame
-    chosen = choose(frame)
-    strips = [pack.examples(int(neuron), "top", IMAGES) for neuron in chosen["neuron"]]
-    titles = [f"{row.name or 'unnamed'}\n#{row.neuron}" for row in chosen[["neuron", "name"]].itertuples(index=False)]
+    rows = choose(frame)
+    strips = [pack.examples(int(neuron), "top", IMAGES) for neuron in rows["neuron"]]
+    titles = [f"{row.name or 'unnamed'}\n#{row.neuron}" for row in rows[["neuron", "name"]].itertuples(index=False)]
     drawings = {"examples.webp": plot_examples(strips, titles)}
     if {"interpretability", "steerability"} <= set(frame) and frame["steerability"].notna().any():
         drawings["quadrants.png"] = plot_quadrants(frame)
@@ -35,17 +35,17 @@ def write_pictures(folder: str | Path) -> None:
             figure.savefig(partial, format=Path(name).suffix[1:], dpi=100)
 
 
-def choose(frame: pd.DataFrame, count: int = SHOWN) -> pd.DataFrame:
+def choose(frame: pd.DataFrame, count: int = NEURONS) -> pd.DataFrame:
     """Neurons for the examples, by rule: evenly spread over those that are active, from the best name to the worst.
 
-    Only the best would promise more than the model keeps. Of a concept bottleneck half of them are concept neurons.
+    The best alone would promise too much. Half of a concept bottleneck's are concept neurons.
 
     Args:
         frame: A neuron table.
-        count: How many.
+        count: Number of neurons.
     """
-    known = frame[frame["status"] != "dead"].sort_values("score", ascending=False, kind="stable")
-    parts = [part for _, part in known.groupby("kind", sort=True)]
+    alive = frame[frame["status"] != "dead"].sort_values("score", ascending=False, kind="stable")
+    parts = [part for _, part in alive.groupby("kind", sort=True)]
     shares = [count // len(parts) + (i < count % len(parts)) for i in range(len(parts))]
     return pd.concat([_spread(part, share) for part, share in zip(parts, shares)])
 

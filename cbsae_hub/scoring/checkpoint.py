@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cbsae_hub.hub.files import plain, require_same_settings
 from cbsae_hub.metrics.streaming import StreamingMetric
@@ -13,13 +14,12 @@ from cbsae_hub.trainers.run import load_checkpoint, save_checkpoint
 
 def save(file: Path, metrics: Mapping[str, StreamingMetric], identity: Mapping[str, Any], batches: int) -> None:
     """Saves the sums of one process after so many batches."""
-    tensors = {}
-    for name, metric in metrics.items():
-        for state, value in metric.metric_state.items():
-            if isinstance(value, list):
-                value = torch.cat(value) if value else None
-            if value is not None:
-                tensors[f"{name}.{state}"] = value
+    states = {f"{name}.{state}": value for name, one in metrics.items() for state, value in one.metric_state.items()}
+    tensors = {
+        key: torch.cat(value) if isinstance(value, list) else value
+        for key, value in states.items()
+        if isinstance(value, Tensor) or value
+    }
     save_checkpoint(file, tensors, {"batches": batches, "identity": plain(identity)})
 
 
@@ -27,7 +27,7 @@ def load(file: Path, metrics: Mapping[str, StreamingMetric], identity: Mapping[s
     """Puts saved sums into the metrics.
 
     Returns:
-        How many batches they are of; 0 if the file is not there.
+        The number of their batches; 0 if the file does not exist.
 
     Raises:
         OtherSettings: If they are of a run with other settings.

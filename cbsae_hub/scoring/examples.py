@@ -23,10 +23,10 @@ def choose_examples(latents: sparse.csc_matrix) -> pd.DataFrame:
         values, ids = latents.data[start:stop], latents.indices[start:stop]
         values, ids = values[values > 0], ids[values > 0]  # signed concept neurons are stored for every image
         order = np.lexsort((ids, -values))
-        taken: set[int] = set()
+        earlier: set[int] = set()
         for strip in STRIP_SIZES:
-            places = _places(strip, neuron, len(order), taken)
-            taken.update(places)
+            places = _places(strip, neuron, len(order), earlier)
+            earlier.update(places)
             rows += [
                 (neuron, strip, rank, ids[order[place]], values[order[place]]) for rank, place in enumerate(places)
             ]
@@ -34,19 +34,19 @@ def choose_examples(latents: sparse.csc_matrix) -> pd.DataFrame:
     return frame.astype({"neuron": "int32", "rank": "int16", "image": "int32", "activation": "float32"})
 
 
-def _places(strip: str, neuron: int, active: int, taken: set[int]) -> list[int]:
-    """Which images a strip shows, as places among those on which the neuron is active, strongest first.
+def _places(strip: str, neuron: int, active: int, earlier: set[int]) -> list[int]:
+    """Images of a strip, as places among those on which the neuron is active, strongest first.
 
     Args:
-        strip: Which. "random" leaves out images of the other strips only if enough are left.
+        strip: Name of the strip. "random" leaves out images of the other strips only if enough are left.
         neuron: Its number is the seed of "random".
-        active: On how many images it is active.
-        taken: Places of earlier strips.
+        active: Number of images on which it is active.
+        earlier: Places of earlier strips.
     """
     size = STRIP_SIZES[strip]
     if strip == "random":
-        others = [place for place in range(active) if place not in taken]
+        others = [place for place in range(active) if place not in earlier]
         pool = others if len(others) >= size else range(active)
         return sorted(np.random.default_rng(neuron).choice(pool, min(size, active), replace=False).tolist())
     start = 0 if strip == "top" else max(0, int((1 - QUANTILES[strip]) * active) - size // 2)
-    return [place for place in range(start, min(active, start + size)) if place not in taken]
+    return [place for place in range(start, min(active, start + size)) if place not in earlier]

@@ -1,7 +1,6 @@
-"""What a pack says of concept neurons that were added after it was built."""
+"""Rows, examples and maps of concept neurons that were added after a pack was built."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +14,7 @@ from cbsae_hub.metrics.activity import occupied_bins, status
 from cbsae_hub.models import CBSAE
 from cbsae_hub.neurons.pack import Pack
 from cbsae_hub.neurons.table import rows_of
+from cbsae_hub.pictures import ImageDataset
 from cbsae_hub.scoring.build_pack import thumbnails
 from cbsae_hub.scoring.examples import choose_examples
 from cbsae_hub.words import name_key
@@ -27,7 +27,7 @@ def extend_pack(
     pack: Pack,
     cb: CBSAE,
     activations: ActivationStore,
-    images: Any,
+    images: ImageDataset,
     image_embeddings: Tensor,
     embed_texts: Callable[[list[str]], Tensor],
     alt_column: str | None = "caption",
@@ -41,9 +41,9 @@ def extend_pack(
     added compete with them for the decoder's places.
 
     Args:
-        pack: Of the model before; stays as it is.
+        pack: Pack of the model before; it stays as it is.
         cb: The model, with concepts added at the end.
-        activations: Of its encoder, of the images.
+        activations: Activations of its encoder for the images.
         images: The first ones of the pack's: image ``i`` of the pack is image ``i`` here.
         image_embeddings: The judge's unit embeddings of them, ``[images, e]``.
         embed_texts: Its unit embeddings of texts.
@@ -102,12 +102,12 @@ def _rows(
     tokens: NeuronActivity,
 ) -> pd.DataFrame:
     """The neuron table's rows."""
-    found = tokens.compute()
+    figures = tokens.compute()
     best = fits.topk(min(NAMES, len(concepts)), dim=1)
     density = (latents > 0).double().mean(0)
     own = fits[torch.arange(len(added)), torch.tensor([concepts.index(name) for name in added])]
     names = [[concepts[i] for i in row] for row in best.indices.tolist()]
-    histograms, edges = zip(*map(occupied_bins, found["histogram"]))
+    histograms, edges = zip(*map(occupied_bins, figures["histogram"]))
     fires = (density > 0).numpy()
     return rows_of(
         {
@@ -120,13 +120,13 @@ def _rows(
             "scores": [row if ok else [] for row, ok in zip(best.values.tolist(), fires)],
             "group": cb.group_of[-len(added) :].numpy(),
             "density": density.numpy(),
-            "token_density": found["density"].numpy(),
-            "max": found["max"].numpy(),
-            "p99": found["p99"].numpy(),
-            "p50": found["p50"].numpy(),
+            "token_density": figures["density"].numpy(),
+            "max": figures["max"].numpy(),
+            "p99": figures["p99"].numpy(),
+            "p50": figures["p50"].numpy(),
             "histogram": histograms,
             "histogram_low": edges,
-            "status": [status(*pair) for pair in zip(found["density"].tolist(), density.tolist())],
+            "status": [status(*pair) for pair in zip(figures["density"].tolist(), density.tolist())],
             "designated": list(added),
             "added": True,
         }
@@ -134,7 +134,7 @@ def _rows(
 
 
 def _maps(cb: CBSAE, first: int, activations: ActivationStore, examples: pd.DataFrame, largest: Tensor) -> np.ndarray:
-    """Where the neuron of each example fires, ``[examples, tokens]`` uint8, 255 being its largest activation."""
+    """Maps of the examples' activations, ``[examples, tokens]`` uint8; 255 is the neuron's largest activation."""
     maps = np.zeros((len(examples), activations.tokens_per_image), dtype=np.uint8)
     for image, part in examples.groupby("image"):
         latents = _read(cb, first, activations, int(image), int(image) + 1)[0] / largest

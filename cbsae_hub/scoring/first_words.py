@@ -46,21 +46,21 @@ class FirstWords:
         cache.batch_repeat_interleave(len(features))
         hidden = self._read(torch.cat([features.to(after), after.expand(len(features), -1, -1)], 1), cache)
         tokens = torch.empty(len(features), 0, dtype=torch.long, device=features.device)
-        words, left = [""] * len(features), torch.arange(len(features), device=features.device)
+        words, rows = [""] * len(features), torch.arange(len(features), device=features.device)
         for step in range(self._limit):
             new = self._head(hidden).argmax(-1, keepdim=True)
             tokens = torch.cat([tokens, new], 1)
             ended = torch.isin(new[:, 0], self._ends)
-            said = self.llava.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-            over = ended | torch.tensor([_has_ended(text) for text in said], device=ended.device)
+            answers = self.llava.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+            over = ended | torch.tensor([_has_ended(answer) for answer in answers], device=ended.device)
             if step == self._limit - 1:
                 over[:] = True
             for row in over.nonzero().flatten().tolist():
-                words[left[row]] = first_word(said[row])
+                words[rows[row]] = first_word(answers[row])
             if over.all():
                 break
             stay = (~over).nonzero().flatten()
-            left, tokens = left[stay], tokens[stay]
+            rows, tokens = rows[stay], tokens[stay]
             if over.any():
                 cache.batch_select_indices(stay)
             hidden = self._read(self._language.get_input_embeddings()(tokens[:, -1:]), cache)
@@ -71,7 +71,7 @@ class FirstWords:
         return self._language(inputs_embeds=embeddings, past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
 
     def _around(self, image_tokens: int) -> tuple:
-        """What the model keeps of the prompt before the image, and the embeddings of what comes after."""
+        """The cache of the prompt before the image, and the embeddings of the rest."""
         if image_tokens not in self._parts:
             ids, where = self.llava.prompt_ids(self.prompt, image_tokens)
             embeddings = self.llava.model.get_input_embeddings()(ids)[None]
@@ -80,6 +80,6 @@ class FirstWords:
         return self._parts[image_tokens]
 
 
-def _has_ended(said: str) -> bool:
-    """Whether the first word is followed by white space."""
-    return len(said.split(maxsplit=1)) > 1 or (bool(said.strip()) and said[-1].isspace())
+def _has_ended(answer: str) -> bool:
+    """True if white space follows the first word."""
+    return len(answer.split(maxsplit=1)) > 1 or (bool(answer.strip()) and answer[-1].isspace())

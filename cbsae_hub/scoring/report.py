@@ -1,14 +1,15 @@
-"""From what was gathered to tables and figures: one row per neuron, one per label, and what is said of the model."""
+"""Tables and figures from the measurements: one row per neuron, one per label, and a summary of the model."""
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
@@ -27,7 +28,7 @@ from cbsae_hub.metrics.activity import occupied_bins, status
 from cbsae_hub.neurons.table import STEERED, rows_of
 from cbsae_hub.scoring.truth import Truth
 from cbsae_hub.version import __version__
-from cbsae_hub.words import name_key
+from cbsae_hub.words import same_name
 
 SCHEMA_VERSION = 1
 TEXTS = "vocabulary.safetensors"
@@ -35,17 +36,17 @@ MEASURED = (
     "reconstruction", "shares", "l0", "interpretability", "coverage", "monosemanticity", "uniqueness", "hierarchy",
     "downstream", "truth", "steerability",
 )  # fmt: skip
-"""What the summary says of the neurons, beside what it says of how they were scored."""
+"""Parts of the summary that are figures of the neurons; the others say how they were scored."""
 CLEAR = 0.5  # average precision from which a neuron clearly detects a label
 SURE = 0.95  # share of the null below a name's score from which it counts as more than chance
 
 
 @dataclass
-class Gathered:
+class Measurements:
     """Results of the metrics of a pass, named as those; see each metric's ``compute``.
 
     Attributes:
-        naming: Of each concept set; the first one names the neurons.
+        naming: Names by each concept set; the first one's are those of the neurons.
         population: Mean cosine of all pairs of images, by MonoSemanticity's judge.
     """
 
@@ -64,12 +65,12 @@ class Gathered:
 
 @dataclass
 class Scores:
-    """What a pass over the images tells.
+    """Results of a pass over the images.
 
     Attributes:
         neurons: One row per neuron, docs/neuron-table.md.
         labels: One row per known label: its best neuron; None without ground truth.
-        summary: What is said of the whole model.
+        summary: Figures of the whole model.
         examples: See :func:`cbsae_hub.scoring.examples.choose_examples`; None if image-level latents were not kept.
         texts: The judge's embeddings of the concepts that name neurons, ``[concepts, d]`` float16.
     """
@@ -81,7 +82,7 @@ class Scores:
     texts: np.ndarray | None = None
 
     def save(self, folder: str | Path, **more: Any) -> None:
-        """Writes the tables, the embeddings and, last, ``scores.json`` with what else is to be said."""
+        """Writes the tables, the embeddings and, last, ``scores.json`` with what else is given."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name, frame in (("neurons", self.neurons), ("labels", self.labels), ("examples", self.examples)):
@@ -96,7 +97,7 @@ class Scores:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Scores":
-        """Reads what :meth:`save` wrote; what else was said there is part of ``summary``.
+        """Reads the files of :meth:`save`; what else was given there is part of ``summary``.
 
         Raises:
             OSError: If it is missing or of another schema version.
@@ -122,19 +123,19 @@ class Scores:
         """The same with the steerability of another pass over the same images, if that has any.
 
         Raises:
-            ValueError: If its neurons have other names: what steering gave was compared with those.
+            ValueError: If its neurons have other names: the steered answers were compared with those.
         """
         if "steerability" not in other.summary:
             return self
         if self.neurons["name"].fillna("").tolist() != other.neurons["name"].fillna("").tolist():
             raise ValueError("steerability was measured with other names of the neurons: score and steer again")
         columns = [name for name in other.neurons if name.startswith(STEERED)]
-        found = other.neurons.loc[other.neurons["steerability"].notna(), ["neuron", *columns]]
-        return self.with_steerability(found, other.summary["steerability"])
+        rows = other.neurons.loc[other.neurons["steerability"].notna(), ["neuron", *columns]]
+        return self.with_steerability(rows, other.summary["steerability"])
 
 
 def neuron_table(
-    gathered: Gathered,
+    measured: Measurements,
     groups: np.ndarray,
     concepts: Mapping[str, ConceptSet],
     truth: Truth | None,
@@ -143,33 +144,33 @@ def neuron_table(
     """One row per neuron: docs/neuron-table.md.
 
     Args:
-        gathered: Results of the metrics.
-        groups: Of each neuron.
+        measured: Results of the metrics.
+        groups: ``[neurons]``, the group of each neuron.
         concepts: Concept sets by name; the first one names the neurons.
-        truth: What is known of the images.
-        designated: What the last neurons were trained to stand for: the concepts of a bottleneck.
+        truth: Labels of the images.
+        designated: Concepts of a bottleneck, for which the last neurons were trained.
     """
-    naming, vocabulary = next(iter(gathered.naming.values())), next(iter(concepts.values()))
-    activity = {name: values.numpy() for name, values in gathered.activity.items()}
-    histograms, edges = zip(*map(occupied_bins, gathered.activity["histogram"]))
+    naming, vocabulary = next(iter(measured.naming.values())), next(iter(concepts.values()))
+    activity = {name: values.numpy() for name, values in measured.activity.items()}
+    histograms, edges = zip(*map(occupied_bins, measured.activity["histogram"]))
     density = naming.density.numpy()
     states = np.array([status(*pair) for pair in zip(activity["density"], density)], dtype=object)
-    named = states != "dead"
+    alive = states != "dead"
     best = naming.scores[:, 0].double().numpy()
     names = [[vocabulary[i] for i in row] for row in naming.concepts.tolist()]
     columns: dict[str, Any] = {
         "neuron": np.arange(len(groups)),
         "kind": np.where(np.arange(len(groups)) < len(groups) - len(designated), "sae", "cb"),
-        "name": [row[0] if ok else None for row, ok in zip(names, named)],
-        "score": np.where(named, best, 0.0),
-        "interpretability": to_unit_interval(np.where(named, best, np.nan)),
-        "null_percentile": np.where(named, naming.percentile.numpy(), 0.0),
-        "names": [row if ok else [] for row, ok in zip(names, named)],
-        "scores": [row if ok else [] for row, ok in zip(naming.scores.tolist(), named)],
-        "monosemanticity": gathered.monosemanticity.numpy(),
-        "nearest_overlap": gathered.uniqueness.nearest,
-        "nearest_neuron": gathered.uniqueness.partner,
-        "top_images": gathered.uniqueness.images,
+        "name": [row[0] if ok else None for row, ok in zip(names, alive)],
+        "score": np.where(alive, best, 0.0),
+        "interpretability": to_unit_interval(np.where(alive, best, np.nan)),
+        "null_percentile": np.where(alive, naming.percentile.numpy(), 0.0),
+        "names": [row if ok else [] for row, ok in zip(names, alive)],
+        "scores": [row if ok else [] for row, ok in zip(naming.scores.tolist(), alive)],
+        "monosemanticity": measured.monosemanticity.numpy(),
+        "nearest_overlap": measured.uniqueness.nearest,
+        "nearest_neuron": measured.uniqueness.partner,
+        "top_images": measured.uniqueness.images,
         "group": groups,
         "density": density,
         "token_density": activity["density"],
@@ -180,32 +181,32 @@ def neuron_table(
         "histogram_low": edges,
         "status": states,
     }
-    if gathered.kinds is not None:
+    if measured.kinds is not None:
         columns |= {
-            "covered_concepts": gathered.kinds.concepts,
-            "common_kind": pd.Series(gathered.kinds.kind, dtype=object),
-            "common_height": gathered.kinds.height,
-            "common_coverage": gathered.kinds.coverage,
-            "ancestor_depth": gathered.ancestor_depth,
+            "covered_concepts": measured.kinds.concepts,
+            "common_kind": pd.Series(measured.kinds.kind, dtype=object),
+            "common_height": measured.kinds.height,
+            "common_coverage": measured.kinds.coverage,
+            "ancestor_depth": measured.ancestor_depth,
         }
-    if gathered.truth is not None and truth is not None and truth.labels:
-        columns |= _truth_columns(columns["name"], gathered.truth, truth)
+    if measured.truth is not None and truth is not None and truth.labels:
+        columns |= _truth_columns(columns["name"], measured.truth, truth)
     if designated:
-        columns |= _designated_columns(columns["names"], gathered.truth, truth, designated)
+        columns |= _designated_columns(columns["names"], measured.truth, truth, designated)
     return rows_of(columns)
 
 
 def _designated_columns(
-    names: Sequence[Sequence[str]], found: GroundTruthScores | None, truth: Truth | None, designated: Sequence[str]
+    names: Sequence[Sequence[str]], scores: GroundTruthScores | None, truth: Truth | None, designated: Sequence[str]
 ) -> dict[str, Any]:
-    """What a bottleneck's neurons were trained for, whether they are named so, and how well they detect just that."""
+    """Columns of a bottleneck's neurons: their concepts, whether those are their names, and the detection of them."""
     first = len(names) - len(designated)
     precision = np.full(len(names), np.nan)
-    if found is not None and truth is not None:
+    if scores is not None and truth is not None:
         column = {label: i for i, (_, label) in reversed(list(enumerate(truth.labels)))}
         for neuron, name in enumerate(designated, first):
             if name in column:
-                precision[neuron] = found.average_precision[neuron, column[name]]
+                precision[neuron] = scores.average_precision[neuron, column[name]]
     nothing = [None] * first
     return {
         "designated": [*nothing, *designated],
@@ -215,67 +216,67 @@ def _designated_columns(
     }
 
 
-def _truth_columns(names: Sequence[str | None], found: GroundTruthScores, truth: Truth) -> dict[str, Any]:
+def _truth_columns(names: Sequence[str | None], scores: GroundTruthScores, truth: Truth) -> dict[str, Any]:
     """The label that each neuron predicts best, by average precision above chance, and the best of each family."""
-    named = np.array([name is not None for name in names])
-    rows, best = np.arange(len(names)), np.nan_to_num(found.lift(), nan=-np.inf).argmax(1)
+    has_name = np.array([name is not None for name in names])
+    rows, best = np.arange(len(names)), np.nan_to_num(scores.lift(), nan=-np.inf).argmax(1)
     families, labels = (np.array(part, dtype=object)[best] for part in zip(*truth.labels))
-    agree = np.array([name is not None and name_key(name) == name_key(label) for name, label in zip(names, labels)])
+    agree = [None if name is None else same_name(name, label) for name, label in zip(names, labels)]
     columns = {
-        "truth": np.where(named, labels, None),
-        "truth_family": np.where(named, families, None),
-        "truth_ap": np.where(named, found.average_precision[rows, best], np.nan),
-        "truth_auroc": np.where(named, found.auroc[rows, best], np.nan),
-        "truth_agrees": np.where(named, agree, None),
+        "truth": np.where(has_name, labels, None),
+        "truth_family": np.where(has_name, families, None),
+        "truth_ap": np.where(has_name, scores.average_precision[rows, best], np.nan),
+        "truth_auroc": np.where(has_name, scores.auroc[rows, best], np.nan),
+        "truth_agrees": np.array(agree, dtype=object),
     }
     for family in truth.families:
-        precision = np.nan_to_num(found.average_precision[:, truth.columns(family)])
-        columns[f"ap_{family}"] = np.where(named, precision.max(1, initial=0.0), np.nan)
+        precision = np.nan_to_num(scores.average_precision[:, truth.columns(family)])
+        columns[f"ap_{family}"] = np.where(has_name, precision.max(1, initial=0.0), np.nan)
     return columns
 
 
-def label_table(found: GroundTruthScores | None, truth: Truth | None) -> pd.DataFrame | None:
+def label_table(scores: GroundTruthScores | None, truth: Truth | None) -> pd.DataFrame | None:
     """The best neuron of each label, by average precision and by AUROC; None if nothing is known."""
-    if found is None or not truth.labels:
+    if scores is None or truth is None or not truth.labels:
         return None
     families, labels = zip(*truth.labels)
-    by_ap, by_auroc = (np.nan_to_num(part, nan=-1.0).argmax(0) for part in (found.average_precision, found.auroc))
+    by_ap, by_auroc = (np.nan_to_num(part, nan=-1.0).argmax(0) for part in (scores.average_precision, scores.auroc))
     columns = np.arange(len(labels))
     return pd.DataFrame(
         {
             "family": families,
             "label": labels,
-            "prevalence": found.prevalence,
+            "prevalence": scores.prevalence,
             "neuron": by_ap,
-            "ap": found.average_precision[by_ap, columns],
+            "ap": scores.average_precision[by_ap, columns],
             "auroc_neuron": by_auroc,
-            "auroc": found.auroc[by_auroc, columns],
+            "auroc": scores.auroc[by_auroc, columns],
         }
     )
 
 
 def summary_of(
-    gathered: Gathered,
+    measured: Measurements,
     frame: pd.DataFrame,
     concepts: Mapping[str, ConceptSet],
     truth: Truth | None,
     grid: tuple[int, int] | None,
 ) -> dict[str, Any]:
-    """What is said of the whole model.
+    """Figures of the whole model.
 
     Args:
-        gathered: Results of the metrics.
+        measured: Results of the metrics.
         frame: The neuron table.
         concepts: Concept sets by name.
-        truth: What is known of the images.
+        truth: Labels of the images.
         grid: Rows and columns of the tokens, if they are patches.
     """
     states = frame["status"].value_counts()
-    naming = next(iter(gathered.naming.values()))
+    naming = next(iter(measured.naming.values()))
     summary = {
-        "reconstruction": gathered.reconstruction,
+        "reconstruction": measured.reconstruction,
         "shares": {state: float(states.get(state, 0) / len(frame)) for state in ("dead", "rare", "dense", "alive")},
-        "l0": _l0(gathered.active, grid),
+        "l0": _l0(measured.active, grid),
         "interpretability": {
             "mean_score": mean(frame.loc[frame["status"] != "dead", "score"]),
             "mean_score_of_chance": mean(naming.chance[naming.density > 0]),
@@ -283,28 +284,28 @@ def summary_of(
             "sure": SURE,
         },
         "coverage": {
-            name: {"sha256": given.sha256, **_coverage(gathered.naming[name], len(given))}
-            for name, given in concepts.items()
+            name: {"sha256": names.sha256, **_coverage(measured.naming[name], len(names))}
+            for name, names in concepts.items()
         },
         "monosemanticity": {
-            "population": gathered.population,
+            "population": measured.population,
             **describe(frame["monosemanticity"]),
             "by_group": [describe(part) for _, part in frame.groupby("group")["monosemanticity"]],
         },
         "uniqueness": {
-            "pairs": int(gathered.uniqueness.pairs.sum()),
-            "mean_jaccard": gathered.uniqueness.mean(),
-            "share_overlapping": gathered.uniqueness.share_above(0),
-            "share_above_half": gathered.uniqueness.share_above(0.5),
-            "left_out": gathered.uniqueness.left_out,
+            "pairs": int(measured.uniqueness.pairs.sum()),
+            "mean_jaccard": measured.uniqueness.mean(),
+            "share_overlapping": measured.uniqueness.share_above(0),
+            "share_above_half": measured.uniqueness.share_above(0.5),
+            "left_out": measured.uniqueness.left_out,
         },
     }
-    if gathered.kinds is not None:
+    if measured.kinds is not None:
         summary["hierarchy"] = _hierarchy(frame)
-    if gathered.downstream is not None:
-        summary["downstream"] = gathered.downstream
-    if gathered.truth is not None and truth.labels:
-        summary["truth"] = _agreement(frame, gathered.truth, truth)
+    if measured.downstream is not None:
+        summary["downstream"] = measured.downstream
+    if measured.truth is not None and truth is not None and truth.labels:
+        summary["truth"] = _agreement(frame, measured.truth, truth)
     return summary
 
 
@@ -319,7 +320,7 @@ def _l0(active: Mapping[str, Tensor], grid: tuple[int, int] | None) -> dict[str,
 
 
 def _coverage(naming: Naming, total: int) -> dict[str, Any]:
-    """How many concepts are some neuron's name: all of them, and by how much more than chance the name is worth."""
+    """Coverage: the concepts that are some neuron's name, all of them and those whose name is above chance."""
     concepts = np.where(naming.density.numpy() > 0, naming.concepts[:, 0].numpy(), -1)
     best = best_by_concept(concepts, naming.percentile.numpy(), total)
     thresholds = np.linspace(0, 1, 101).round(2)
@@ -333,7 +334,7 @@ def _coverage(naming: Naming, total: int) -> dict[str, Any]:
 
 
 def _hierarchy(frame: pd.DataFrame) -> dict[str, Any]:
-    """How general neurons are: those of several concepts (Olson et al.), and where top images meet (Pach et al.)."""
+    """Generality of neurons: those of several concepts (Olson et al.), and the depth of top images (Pach et al.)."""
     several = frame[frame["common_height"].notna()]
     return {
         "neurons_of_several_concepts": len(several),
@@ -346,33 +347,33 @@ def _hierarchy(frame: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _agreement(frame: pd.DataFrame, found: GroundTruthScores, truth: Truth) -> dict[str, Any]:
-    """How often names are true, what is detected, and what neurons detect beside what their names claim."""
-    named = frame[frame["name"].notna()]
-    clear = named[named["truth_ap"] >= CLEAR]
+def _agreement(frame: pd.DataFrame, scores: GroundTruthScores, truth: Truth) -> dict[str, Any]:
+    """Agreement of names with the truth, detected labels, and detected kinds of labels beside those of the names."""
+    rows = frame[frame["name"].notna()]
+    clear = rows[rows["truth_ap"] >= CLEAR]
     detected = {}
     for family in truth.families:
-        best = np.nan_to_num(found.average_precision[:, truth.columns(family)]).max(0, initial=0.0)
+        best = np.nan_to_num(scores.average_precision[:, truth.columns(family)]).max(0, initial=0.0)
         detected[family] = {
             "labels": len(best),
             "too_rare": truth.too_rare[family],
             "detected": mean(best >= CLEAR),
             "mean_best_ap": mean(best),
         }
-    claims = named["name"].map({name: family for family, name in reversed(truth.labels)}).fillna("none")
+    claims = rows["name"].map({name: family for family, name in reversed(truth.labels)}).fillna("none")
     return {
-        "name_agreement": mean(named["truth_agrees"]),
+        "name_agreement": mean(rows["truth_agrees"]),
         "name_agreement_clear": mean(clear["truth_agrees"]),
-        "clear_share": len(clear) / max(1, len(named)),
-        "best_ap_mean": mean(named["truth_ap"]),
+        "clear_share": len(clear) / max(1, len(rows)),
+        "best_ap_mean": mean(rows["truth_ap"]),
         "labels": detected,
-        "detects_by_claim": pd.crosstab(claims, named["truth_family"]).to_dict("index"),
+        "detects_by_claim": pd.crosstab(claims, rows["truth_family"]).to_dict("index"),
     }
 
 
 def headline(summary: Mapping[str, Any]) -> dict[str, float]:
     """The figures to look at first, by name."""
-    chosen = {
+    places = {
         "explained variance": ("reconstruction", "explained_variance"),
         "L0": ("reconstruction", "l0"),
         "dead share": ("shares", "dead"),
@@ -386,27 +387,32 @@ def headline(summary: Mapping[str, Any]) -> dict[str, float]:
         "  where truth is clear": ("truth", "name_agreement_clear"),
         "  share of such neurons": ("truth", "clear_share"),
     }
-    found = {name: summary.get(part, {}).get(key) for name, (part, key) in chosen.items()}
-    return {name: value for name, value in found.items() if value is not None}
+    figures = {name: summary.get(part, {}).get(key) for name, (part, key) in places.items()}
+    return {name: value for name, value in figures.items() if value is not None}
 
 
-def origin_of(model: Any) -> dict[str, Any] | None:
-    """By which id and revision a judge or generator was loaded; None if there is none."""
+def origin_of(model: object) -> dict[str, Any] | None:
+    """Id and revision of a judge or generator; None if there is none."""
     if model is None:
         return None
     return {"id": getattr(model, "repo_id", None), "revision": getattr(model, "revision", None)}
 
 
 def describe(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, median, best and worst of what is defined, and how many are not: those are never averaged in."""
-    values = np.asarray(values, dtype=np.float64)
-    known = values[~np.isnan(values)]
-    figures = {"mean": np.mean, "median": np.median, "best": np.max, "worst": np.min}
-    summary = {name: float(of(known)) if len(known) else math.nan for name, of in figures.items()}
-    return {**summary, "n": len(values), "undefined": int(np.isnan(values).sum())}
+    """Mean, median, best and worst of the defined values, and the number of the others."""
+    everything = np.asarray(values, dtype=np.float64)
+    defined = everything[~np.isnan(everything)]
+    figures: dict[str, Callable[[np.ndarray], float]] = {
+        "mean": np.mean,
+        "median": np.median,
+        "best": np.max,
+        "worst": np.min,
+    }
+    summary = {name: float(function(defined)) if len(defined) else math.nan for name, function in figures.items()}
+    return {**summary, "n": len(values), "undefined": len(everything) - len(defined)}
 
 
-def mean(values: Any) -> float:
+def mean(values: ArrayLike) -> float:
     """The mean; NaN of nothing."""
-    values = np.asarray(values, dtype=np.float64)
-    return float(values.mean()) if len(values) else math.nan
+    numbers = np.asarray(values, dtype=np.float64)
+    return float(numbers.mean()) if len(numbers) else math.nan

@@ -36,9 +36,10 @@ from cbsae_hub.metrics import (
 )
 from cbsae_hub.metrics.streaming import StreamingMetric
 from cbsae_hub.models import CBSAE, SAE, SparseLatents
+from cbsae_hub.pictures import ImageDataset
 from cbsae_hub.scoring import checkpoint as checkpoints
 from cbsae_hub.scoring.examples import choose_examples
-from cbsae_hub.scoring.report import Gathered, Scores, label_table, neuron_table, origin_of, summary_of
+from cbsae_hub.scoring.report import Measurements, Scores, label_table, neuron_table, origin_of, summary_of
 from cbsae_hub.scoring.truth import Truth
 
 NAMES = 5
@@ -75,44 +76,44 @@ class ImageEmbedder:
 
     @property
     def repo_id(self) -> str | None:
-        """Where the model came from."""
+        """Folder or Hub id of the model."""
         return self.model.repo_id
 
     @property
     def revision(self) -> str | None:
-        """Which version of it."""
+        """Its version."""
         return self.model.revision
 
 
-class Seen(NamedTuple):
-    """What encoder and judges make of a batch of images."""
+class Observation(NamedTuple):
+    """Activations and embeddings of a batch of images, which do not depend on the SAE."""
 
     activations: Tensor
-    """``[images, all tokens, d_in]``, what leaves the block that the SAE explains."""
-    judged: Tensor
-    """``[images, d]``, embeddings of the judge of names."""
-    similar: Tensor
-    """``[images, e]``, embeddings of the judge of MonoSemanticity."""
+    """``[images, all tokens, d_in]``, the output of the block that the SAE explains."""
+    embeddings: Tensor
+    """``[images, d]``, of the judge of names."""
+    similarity: Tensor
+    """``[images, e]``, of the judge of MonoSemanticity."""
 
 
 class NeuronScorer:
-    """Scores of all neurons of an SAE or concept bottleneck SAE, gathered batch by batch.
+    """Scores of all neurons of an SAE or concept bottleneck SAE, over a stream of batches.
 
     Args:
         sae: The model.
-        encoder: Whose activations it explains, with the SAE's layer and tokens.
+        encoder: The encoder that it explains, with the SAE's layer and tokens.
         judge: Embeds images and concepts for CLIP-Dissect.
         concepts: Concept sets by name; the first one names the neurons, coverage is reported of all.
         similarity: ``images -> [images, d]``, the judge of MonoSemanticity; default the embeddings of ``judge``.
-        truth: What is known of the images; with it, if it be nothing, all image-level latents are kept.
-        tree: Kinds of the labels of the first kind of truth: then it is measured how general neurons are.
+        truth: Labels of the images. With it, even without labels, all image-level latents are kept.
+        tree: Kinds of the labels of the first kind of truth; with it the generality of neurons is measured.
         zero_shot: Classifies embeddings of the encoder into ``truth.classes()``: then the downstream cost is measured,
             which takes two more passes through the encoder.
         top_k: Images that a neuron is named by. CLIP-Dissect's 100 suits 50,000 images; with fewer, a concept may be
             on fewer images than that, and most of a neuron's would be images on which it is silent.
 
     Attributes:
-        metrics: The metrics that gather, by name.
+        metrics: The streaming metrics, by name.
 
     Raises:
         ValueError: If the encoder does not fit the SAE, there is no concept set, or ``zero_shot`` or ``tree`` come
@@ -142,17 +143,20 @@ class NeuronScorer:
             encoder.require_embedding()
         self.sae, self.encoder, self.judge, self.concepts = sae, encoder, judge, dict(concepts)
         self.similarity, self.truth, self.zero_shot, self.top_k = similarity, truth, zero_shot, top_k
-        self.texts = {name: judge.embed_texts(list(given)) for name, given in self.concepts.items()}
+        self.texts = {name: judge.embed_texts(list(names)) for name, names in self.concepts.items()}
+        self.names = Dissector(sae.d_latent, self.texts, top_k=top_k, count_silent=False)
+        self.monosemanticity = MonosemanticityScore(sae.d_latent, self._similarity_width())
+        self.ground_truth = None if truth is None else GroundTruth(sae.d_latent)
         self.metrics: dict[str, StreamingMetric] = {
             "activity": NeuronActivity(sae.d_latent),
             "reconstruction": Reconstruction(sae.d_in),
             "active": ActiveLatents(sae.d_latent, encoder.tokens_per_image),
-            "names": Dissector(sae.d_latent, self.texts, top_k=top_k, count_silent=False),
-            "monosemanticity": MonosemanticityScore(sae.d_latent, self._similarity_width()),
+            "names": self.names,
+            "monosemanticity": self.monosemanticity,
             "uniqueness": Uniqueness(sae.d_latent),
         }
-        if truth is not None:
-            self.metrics["truth"] = GroundTruth(sae.d_latent)
+        if truth is not None and self.ground_truth is not None:
+            self.metrics["truth"] = self.ground_truth
             classes, targets = truth.classes()
             self._targets = torch.from_numpy(targets)
         if tree is not None:
@@ -165,7 +169,7 @@ class NeuronScorer:
     def from_pretrained(
         cls,
         model: str | Path,
-        images: Any,
+        images: ImageDataset,
         *,
         judge: str,
         concepts: Mapping[str, str],
@@ -182,36 +186,38 @@ class NeuronScorer:
         Args:
             model: Folder or Hub id of the SAE.
             images: The dataset that will be scored: the truth is read from it.
-            judge: Of CLIP-Dissect, see :meth:`ClipLike.from_pretrained`.
+            judge: Judge of CLIP-Dissect, see :meth:`ClipLike.from_pretrained`.
             concepts: Name to file, or to the name of a published list, see :meth:`ConceptSet.load`.
             similarity: Judge of MonoSemanticity, a vision encoder or a model of open_clip; default ``judge``.
-            truth: See :attr:`Truth.families`; none for images of which nothing is known.
+            truth: See :attr:`Truth.families`; none for images without labels.
             tree: File of a :class:`ConceptTree` of the labels of the first kind of truth.
             zero_shot: Templates with which the encoder's text tower names the classes of the first kind of truth; none
                 to leave out the downstream cost.
-            encoder: Instead of the one that the SAE's config names.
+            encoder: Encoder instead of the one that the SAE's config names.
             top_k: See the class.
-            device: Where the models go.
+            device: Device of the models.
 
         Raises:
-            ValueError: See the class and what is loaded.
+            ValueError: See the class and the models.
             OSError: If something is missing.
         """
         sae = load(model).to(device)
         explained = explained_encoder(sae, encoder, device, beside=model)
-        known = None if truth is None else Truth.read(images, truth)
-        classes = known.classes()[0] if known else []
-        head = zero_shot and ZeroShotHead.from_pretrained(
-            encoder or sae.encoder_id, classes, zero_shot, sae.encoder_revision, beside=model
-        )
+        labels = None if truth is None else Truth.read(images, truth)
+        classes = labels.classes()[0] if labels else []
+        head = None
+        if zero_shot:
+            head = ZeroShotHead.from_pretrained(
+                encoder or sae.encoder_id, classes, zero_shot, sae.encoder_revision, beside=model
+            )
         return cls(
             sae,
             explained,
             ClipLike.from_pretrained(judge, device=device, beside=model),
             {name: ConceptSet.load(source) for name, source in concepts.items()},
-            similarity=similarity and ImageEmbedder(image_model(similarity, device, beside=model)),
-            truth=known,
-            tree=tree and ConceptTree.load(tree),
+            similarity=ImageEmbedder(image_model(similarity, device, beside=model)) if similarity else None,
+            truth=labels,
+            tree=ConceptTree.load(tree) if tree else None,
             zero_shot=head,
             top_k=top_k,
         )
@@ -223,7 +229,7 @@ class NeuronScorer:
 
     def run(
         self,
-        images: Any,
+        images: ImageDataset,
         batch_size: int = 64,
         accelerator: Accelerator | None = None,
         checkpoint: Path | None = None,
@@ -234,9 +240,9 @@ class NeuronScorer:
         Args:
             images: Map-style dataset with a column ``image``.
             batch_size: Images a forward pass.
-            accelerator: Of several processes.
+            accelerator: The accelerator of several processes.
             checkpoint: Folder to save the sums in every hundred batches, and to go on from; one file a process.
-            settings: What the sums depend on besides the number of images; a checkpoint of others is refused.
+            settings: Settings that decide the sums, besides the number of images; a checkpoint of others is refused.
 
         Raises:
             ValueError: If there are no images, one cannot be read, activations are not finite, or the checkpoint is
@@ -247,62 +253,63 @@ class NeuronScorer:
         rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
         identity = {**(settings or {}), "images": len(images), "batch_size": batch_size, "processes": world}
         file = checkpoint / f"process-{rank}.safetensors" if checkpoint else None
-        done = checkpoints.load(file, self.metrics, identity) if file and file.is_file() else 0
+        batch = checkpoints.load(file, self.metrics, identity) if file else 0
         total = len(range(rank, -(-len(images) // batch_size), world))
-        batches = image_batches(images, batch_size, rank + done * world, world)
-        bar = tqdm(batches, initial=done, total=total, desc="score", unit="batch", disable=rank != 0)
+        batches = image_batches(images, batch_size, rank + batch * world, world)
+        bar = tqdm(batches, initial=batch, total=total, desc="score", unit="batch", disable=rank != 0)
         for ids, pictures in bar:
             self.update(torch.tensor(ids), pictures)
-            done += 1
-            if file and (done % CHECKPOINT_EVERY == 0 or done == total):
-                checkpoints.save(file, self.metrics, identity, done)
+            batch += 1
+            if file and (batch % CHECKPOINT_EVERY == 0 or batch == total):
+                checkpoints.save(file, self.metrics, identity, batch)
 
     def update(self, ids: Tensor, pictures: list[Image.Image]) -> None:
         """Adds a batch of images and their ids, rows of ``truth``."""
-        self.add(ids, self.look(pictures))
+        self.add(ids, self.observe(pictures))
 
     @torch.no_grad()
-    def look(self, pictures: list[Image.Image]) -> Seen:
-        """What encoder and judges make of images, whichever model is scored."""
+    def observe(self, pictures: list[Image.Image]) -> Observation:
+        """Runs encoder and judges on images."""
         pixels = self.encoder.pixel_values(pictures)
         activations = self.encoder.site.read(lambda: self.encoder.model(pixels))
-        judged = self.judge.embed_images(pictures)
-        return Seen(activations, judged, self.similarity(pictures) if self.similarity else judged)
+        embeddings = self.judge.embed_images(pictures)
+        return Observation(activations, embeddings, self.similarity(pictures) if self.similarity else embeddings)
 
     @torch.no_grad()
-    def add(self, ids: Tensor, seen: Seen) -> None:
-        """Adds a batch of images that were looked at before, and their ids.
+    def add(self, ids: Tensor, observation: Observation) -> None:
+        """Adds an observation of a batch of images, and their ids.
 
         Raises:
             ValueError: If activations are not finite.
         """
-        v = self.encoder.select(seen.activations.float(), ids.tolist())
+        v = self.encoder.select(observation.activations.float(), ids.tolist())
         if not (finite := v.isfinite().flatten(1).all(1)).all():
             raise ValueError(f"the encoder's activations of image {int(ids[~finite.cpu()][0])} are NaN or infinite")
         values, owners = self.sae.encode_sparse(v)
         active = SparseLatents(*(part.cpu() for part in self.sae.only_active(SparseLatents(values, owners))))
         count = (active.values != 0).sum(-1)
         decoded = self.sae.decode_sparse(values, owners, like=v).cpu()
-        v, values, owners = v.cpu(), values.cpu(), owners.cpu()  # metrics gather there
+        v, values, owners = v.cpu(), values.cpu(), owners.cpu()  # the metrics' device
         latents = mean_over_tokens(values, owners, self.sae.d_latent, signed_from=self.sae.d_sae)
         metrics = self.metrics
         metrics["activity"].update(active.values.flatten(0, 1), active.indices.flatten(0, 1))
         metrics["active"].update(count)
         metrics["reconstruction"].update(v.flatten(0, 1), decoded.flatten(0, 1), count.flatten())
-        metrics["names"].update(latents, seen.judged, ids)
-        metrics["monosemanticity"].update(latents, seen.similar)
+        metrics["names"].update(latents, observation.embeddings, ids)
+        metrics["monosemanticity"].update(latents, observation.similarity)
         metrics["uniqueness"].update(latents, ids)
         if self.truth is not None:
             labels = torch.from_numpy(self.truth.matrix[ids.numpy()])
             metrics["truth"].update(latents, labels, ids)
-        if "kinds" in metrics:
-            own = labels[:, self.truth.columns(next(iter(self.truth.families)))]
-            metrics["kinds"].update(latents, own)
-            metrics["ancestor_depth"].update(latents, own, ids)
+            if "kinds" in metrics:
+                own = labels[:, self.truth.columns(next(iter(self.truth.families)))]
+                metrics["kinds"].update(latents, own)
+                metrics["ancestor_depth"].update(latents, own, ids)
         if self.zero_shot is not None:
-            metrics["downstream"].update(self._targets[ids], **self._conditions(seen.activations))
+            logits = self._conditions(self.zero_shot, observation.activations)
+            metrics["downstream"].update(self._targets[ids], **logits)
 
-    def _conditions(self, v: Tensor) -> dict[str, Tensor]:
+    def _conditions(self, head: ZeroShotHead, v: Tensor) -> dict[str, Tensor]:
         """Zero-shot logits with the activations as they are, reconstructed, and zero at the SAE's tokens."""
         edits = {
             "original": lambda v: v,
@@ -310,28 +317,29 @@ class NeuronScorer:
             "zeroed": torch.zeros_like,
         }
         embeddings = {name: self.encoder.embed_from(self.encoder.on_tokens(edit)(v)) for name, edit in edits.items()}
-        return {name: self.zero_shot(e).cpu() for name, e in embeddings.items()}
+        return {name: head(e).cpu() for name, e in embeddings.items()}
 
     def latents(self) -> sparse.csc_matrix:
-        """Image-level latents of all images, ``[images, neurons]``, by id.
+        """Image-level latents of all images of all processes, ``[images, neurons]``, by id.
 
         Raises:
             ValueError: If the scorer was made without ``truth``: they are kept for its sake.
         """
-        if self.truth is None:
+        if self.ground_truth is None:
             raise ValueError("latents are kept only with truth; if nothing is known, give Truth.read(images, {})")
-        return self.metrics["truth"].whole()[0]
+        with self.ground_truth.sync_context():
+            return self.ground_truth.whole()[0]
 
     def results(self) -> Scores:
-        """All scores of what was gathered, on every process; with examples, if there is truth."""
+        """All scores of the images so far, on every process; with examples, if there is truth."""
         metrics = self.metrics
-        gathered = Gathered(
-            naming=metrics["names"].name(NAMES),
-            population=metrics["monosemanticity"].population(),
+        measured = Measurements(
+            naming=self.names.name(NAMES),
+            population=self.monosemanticity.population(),
             **{name: metrics[name].compute() for name in metrics if name != "names"},
         )
         concepts = getattr(self.sae, "concepts", [])
-        neurons = neuron_table(gathered, self.sae.group_of.cpu().numpy(), self.concepts, self.truth, concepts)
+        neurons = neuron_table(measured, self.sae.group_of.cpu().numpy(), self.concepts, self.truth, concepts)
         sae, vocabulary = self.sae, next(iter(self.concepts.values()))
         facts = {
             "model": {"class": type(sae).__name__, "d_in": sae.d_in, "d_sae": sae.d_sae, "concepts": len(concepts),
@@ -343,8 +351,8 @@ class NeuronScorer:
             "concepts": {"name": vocabulary.name, "sha256": vocabulary.sha256, "names": list(vocabulary.concepts)},
         }  # fmt: skip
         grid = self.encoder.grid if self.encoder.tokens == "patches" else None
-        summary = {**facts, **summary_of(gathered, neurons, self.concepts, self.truth, grid)}
+        summary = {**facts, **summary_of(measured, neurons, self.concepts, self.truth, grid)}
         summary["monosemanticity"] = {"judge": origin_of(self.similarity or self.judge), **summary["monosemanticity"]}
         examples = None if self.truth is None else choose_examples(self.latents())
         texts = next(iter(self.texts.values())).numpy().astype(np.float16)
-        return Scores(neurons, label_table(gathered.truth, self.truth), summary, examples, texts)
+        return Scores(neurons, label_table(measured.truth, self.truth), summary, examples, texts)

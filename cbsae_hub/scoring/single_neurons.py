@@ -1,21 +1,20 @@
-"""Activations of one picture with one neuron at a time set: what a score of all neurons is made of."""
+"""Activations of one picture with one neuron set at a time, from which all neurons are scored."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cbsae_hub.steering.latents import read_latents
+from cbsae_hub.steering.latents import SteerableSAE, read_latents
 
 
 class SingleNeurons:
     """A picture's activations with one neuron at a time set, for many neurons without a pass of the SAE for each.
 
     Isolated, the picture does not matter: ``b_dec + value * d_j`` at every token (unit vector). In context the SAE's
-    reconstruction of the picture is changed by ``(value - z_j) d_j``. Both are what a :class:`Steering` of one
-    :class:`Edit` gives, with nothing of the SAE's error kept.
+    reconstruction of the picture is changed by ``(value - z_j) d_j``. Both equal a :class:`Steering` of one
+    :class:`Edit` without the SAE's error.
 
     Args:
         sae: SAE or concept bottleneck SAE.
@@ -23,7 +22,7 @@ class SingleNeurons:
         isolate: Unit vector instead of in context.
     """
 
-    def __init__(self, sae: Any, v: Tensor, isolate: bool):
+    def __init__(self, sae: SteerableSAE, v: Tensor, isolate: bool):
         self.sae, self.isolate, self._tokens = sae, isolate, len(v)
         # Isolated, all tokens are one vector, which is kept once and expanded, unless each has a scale of its own.
         self._once = isolate and getattr(sae, "input_norm", None) is None
@@ -38,12 +37,12 @@ class SingleNeurons:
 
     @torch.no_grad()
     def pushed_randomly(self, neurons: Sequence[int], values: Sequence[float], seed: int) -> Tensor:
-        """The control of :meth:`set`: every token is moved as far, in a random direction that each neuron has its own.
+        """The control of :meth:`set`: every token is moved as far, in a random direction of each neuron's own.
 
         Args:
-            neurons: Which.
-            values: Of them.
-            seed: With a neuron's number, the seed of its direction.
+            neurons: Ids.
+            values: The neurons' values.
+            seed: Added to a neuron's number, it is the seed of the neuron's direction.
         """
         pushes = self._pushes(neurons, values)
         directions = [
@@ -54,13 +53,13 @@ class SingleNeurons:
 
     @torch.no_grad()
     def displacement(self, neurons: Sequence[int], values: Sequence[float]) -> Tensor:
-        """How far the activations are moved, mean over tokens, ``[neurons]``."""
+        """Length of the activations' displacement, mean over tokens, ``[neurons]``."""
         return self._pushes(neurons, values).norm(dim=-1).mean(1)
 
     def _base(self) -> Tensor:
         return self.plain[:, :1] if self._once else self.plain
 
     def _pushes(self, neurons: Sequence[int], values: Sequence[float]) -> Tensor:
-        """What setting adds, ``[neurons, tokens, d]``, or ``[neurons, 1, d]`` if they are the same at all."""
-        values = torch.as_tensor(values, dtype=self.plain.dtype, device=self.plain.device).expand(len(neurons))
-        return self._latents.pushes([int(neuron) for neuron in neurons], values, self.isolate)
+        """Displacements by setting, ``[neurons, tokens, d]``, or ``[neurons, 1, d]`` if all tokens have the same."""
+        strengths = torch.as_tensor(values, dtype=self.plain.dtype, device=self.plain.device).expand(len(neurons))
+        return self._latents.pushes([int(neuron) for neuron in neurons], strengths, self.isolate)

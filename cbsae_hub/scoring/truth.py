@@ -1,4 +1,4 @@
-"""Labels of probe images, by kind: what neurons can be held against where the truth is known."""
+"""Labels of probe images, by kind, with which neurons are compared."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ import numpy as np
 
 from cbsae_hub.data.labels import class_names, words_in
 from cbsae_hub.metrics.ground_truth import label_matrix
+from cbsae_hub.pictures import ImageDataset
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +19,7 @@ MIN_IMAGES = 10
 
 @dataclass
 class Truth:
-    """What is known of the images.
+    """Labels of the images.
 
     Attributes:
         families: Name of a kind of label ("concept", "background", ...) to the column that holds it: ``background`` (a
@@ -27,7 +28,7 @@ class Truth:
             is none).
         labels: The (family, name) of each column of ``matrix``.
         matrix: ``[images, labels]`` bool.
-        too_rare: Of each family, how many labels were left out because too few images have them.
+        too_rare: Number of labels of each family that are left out because too few images have them.
     """
 
     families: dict[str, str]
@@ -36,7 +37,7 @@ class Truth:
     too_rare: dict[str, int]
 
     @classmethod
-    def read(cls, images: Any, families: Mapping[str, str], min_images: int = MIN_IMAGES) -> "Truth":
+    def read(cls, images: ImageDataset, families: Mapping[str, str], min_images: int = MIN_IMAGES) -> "Truth":
         """Reads the labels of a dataset; those on fewer images are left out, with a warning if none remains.
 
         Raises:
@@ -45,16 +46,16 @@ class Truth:
         labels, blocks, too_rare = [], [np.zeros((len(images), 0), dtype=bool)], {}
         for family, column in families.items():
             matrix, names = label_matrix(_label_sets(images, column))
-            kept = np.flatnonzero(matrix.sum(0) >= min_images)
-            if not len(kept):
+            frequent = np.flatnonzero(matrix.sum(0) >= min_images)
+            if not len(frequent):
                 logger.warning("%s: neurons are not compared with any", _lack_of_labels(column, matrix, min_images))
-            labels += [(family, names[i]) for i in kept]
-            blocks.append(matrix[:, kept])
-            too_rare[family] = len(names) - len(kept)
+            labels += [(family, names[i]) for i in frequent]
+            blocks.append(matrix[:, frequent])
+            too_rare[family] = len(names) - len(frequent)
         return cls(dict(families), labels, np.concatenate(blocks, 1), too_rare)
 
     def columns(self, family: str) -> np.ndarray:
-        """Which columns of the matrix hold a family's labels."""
+        """Numbers of the matrix's columns that hold a family's labels."""
         return np.array([i for i, (kind, _) in enumerate(self.labels) if kind == family], dtype=int)
 
     def classes(self) -> tuple[list[str], np.ndarray]:
@@ -72,14 +73,14 @@ def _lack_of_labels(column: str, matrix: np.ndarray, min_images: int) -> str:
     return f"no label of the column {column!r} is on {min_images} images or more (the most frequent one is on {most})"
 
 
-def _label_sets(images: Any, column: str) -> list[set[str]]:
+def _label_sets(images: ImageDataset, column: str) -> list[set[str]]:
     path = column.removesuffix("?")
     name, _, record_field = path.partition(".")
     try:
         values = images[name]
     except (KeyError, ValueError) as error:
-        there = ", ".join(getattr(images, "column_names", ()))
-        raise ValueError(f"the images have no column {name!r}" + (there and f"; they have {there}")) from error
+        columns = ", ".join(getattr(images, "column_names", ()))
+        raise ValueError(f"the images have no column {name!r}" + (columns and f"; they have {columns}")) from error
     if record_field:
         try:
             values = [_field(value, record_field) for value in values]
@@ -87,7 +88,7 @@ def _label_sets(images: Any, column: str) -> list[set[str]]:
             raise ValueError(f"the column {name!r} of the images has no records with {record_field!r}") from error
     classes = class_names(images, name, record_field)
     if column.endswith("?"):
-        return [{path} if _is_there(value, classes) else set() for value in values]
+        return [{path} if _is_label(value, classes) else set() for value in values]
     if classes is not None:
         short = [one.partition(",")[0] for one in classes]  # "tench, Tinca tinca"
         # ImageNet has two cranes: a name that comes twice stands whole.
@@ -107,9 +108,9 @@ def _field(value: Any, field: str) -> Any:
     return value[field]
 
 
-def _is_there(value: Any, classes: Sequence[str] | None) -> bool:
+def _is_label(value: Any, classes: Sequence[str] | None) -> bool:
     if isinstance(value, (list, tuple, np.ndarray)):
-        return any(_is_there(item, classes) for item in value)
+        return any(_is_label(item, classes) for item in value)
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
     return isinstance(value, Mapping) or bool(words_in(value, classes))

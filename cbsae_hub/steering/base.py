@@ -12,10 +12,10 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from typing_extensions import Self
 
-from cbsae_hub.models import folder_revision
+from cbsae_hub.hub.locate import Located
 from cbsae_hub.steering.edits import AnySteering, PerImage, per_image
 from cbsae_hub.steering.latents import SteerableSAE
-from cbsae_hub.steering.loading import load_sae, locate
+from cbsae_hub.steering.loading import load_sae, locate_whole
 from cbsae_hub.steering.neurons import AnyPack
 from cbsae_hub.steering.tower import SteeredTower
 
@@ -42,16 +42,9 @@ class Steerer(ABC):
     """
 
     repo_id: str | None = None
-    _source: dict[str, Any] | None = None
+    _located: Located | None = None  # shared by all that steer the same model: a folder is hashed once
 
-    def __init__(
-        self,
-        model: Any,
-        config: PreTrainedConfig,
-        sae: SteerableSAE,
-        pack: AnyPack,
-        layer: int | None,
-    ):
+    def __init__(self, model: Any, config: PreTrainedConfig, sae: SteerableSAE, pack: AnyPack, layer: int | None):
         self._steered = model, config
         self._place(sae, pack, layer)
 
@@ -67,15 +60,8 @@ class Steerer(ABC):
 
     @property
     def revision(self) -> str | None:
-        """Version of the loaded model: its commit, or its :func:`cbsae_hub.models.folder_revision`; or None.
-
-        The weights of a folder are read once for it.
-        """
-        if self._source is None:
-            return None
-        if "revision" not in self._source:  # shared by all that steer the same model
-            self._source["revision"] = folder_revision(self._source["pretrained_model_name_or_path"])
-        return self._source["revision"]
+        """Version of the loaded model: its commit, or the hash of its folder's weights; or None."""
+        return None if self._located is None else self._located.revision
 
     @abstractmethod
     def _see(self, images: Sequence[Image.Image]) -> Tensor:
@@ -127,17 +113,15 @@ class SteeredGenerator(Steerer):
             OSError: If there is no such model; says what to try.
             ValueError: If it is a model of another kind or revision or lacks weights, or the SAE does not fit.
         """
-        source = locate(cls.what, repo_id, cls.index, revision, beside)
-        parts = cls._load(str(repo_id), source, torch.device(device), dtype)
+        located = locate_whole(cls.what, repo_id, cls.index, revision, beside)
+        parts = cls._load(located, torch.device(device), dtype)
         steerer = cls(**parts, sae=load_sae(sae), pack=pack, layer=layer)
-        steerer.repo_id, steerer._source = str(repo_id), source
+        steerer.repo_id, steerer._located = str(repo_id), located
         return steerer
 
     @classmethod
     @abstractmethod
-    def _load(
-        cls, name: str, source: dict[str, Any], device: torch.device, dtype: torch.dtype | None
-    ) -> dict[str, Any]:
+    def _load(cls, located: Located, device: torch.device, dtype: torch.dtype | None) -> dict[str, Any]:
         """Model and processor, by the names that the class has for them."""
 
     def _read(self, images: Sequence[Image.Image], steerings: Sequence[AnySteering | None]) -> Tensor:

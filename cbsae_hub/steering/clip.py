@@ -22,7 +22,7 @@ from cbsae_hub.metrics.zero_shot_steering import Effect, ZeroShotScores, joined,
 from cbsae_hub.steering.base import Steerer
 from cbsae_hub.steering.edits import PerImage
 from cbsae_hub.steering.latents import SteerableSAE, decoder_rows, read_latents, weight_dtype
-from cbsae_hub.steering.loading import load_sae, locate
+from cbsae_hub.steering.loading import load_sae, locate_whole
 from cbsae_hub.steering.neurons import AnyPack
 
 STRENGTHS = (0.0, 10.0, 25.0, 50.0, 100.0, 150.0)  # 150 is the paper's asymptote
@@ -103,12 +103,13 @@ class ClipZeroShotSteerer(Steerer):
             OSError: If there is no such model; says what to try.
             ValueError: See the class.
         """
-        source = locate("CLIP", repo_id, "config.json", revision, beside)
+        located = locate_whole("CLIP", repo_id, "config.json", revision, beside)
+        source = located.pretrained
         model = load_complete("CLIPModel", repo_id, **source, dtype=dtype)
         image_processor = AutoImageProcessor.from_pretrained(**source, backend="pil")
         tokenizer = AutoTokenizer.from_pretrained(**source)
         steerer = cls(model.to(device), image_processor, tokenizer, load_sae(sae), vocabulary, pack, layer, template)
-        steerer.repo_id, steerer._source = str(repo_id), source
+        steerer.repo_id, steerer._located = str(repo_id), located
         return steerer
 
     @torch.no_grad()

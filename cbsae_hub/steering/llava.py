@@ -19,8 +19,9 @@ from transformers import (
 )
 
 from cbsae_hub.encoders.families import tower_config
-from cbsae_hub.encoders.vision import preprocess, require_pictures
+from cbsae_hub.encoders.vision import preprocess, require_images
 from cbsae_hub.encoders.weights import load_complete
+from cbsae_hub.hub.locate import Located
 from cbsae_hub.steering.base import SteeredGenerator
 from cbsae_hub.steering.edits import PerImage
 from cbsae_hub.steering.latents import SteerableSAE
@@ -76,19 +77,18 @@ class LlavaSteerer(SteeredGenerator):
             )
 
     @classmethod
-    def _load(
-        cls, name: str, source: dict[str, Any], device: torch.device, dtype: torch.dtype | None
-    ) -> dict[str, Any]:
+    def _load(cls, located: Located, device: torch.device, dtype: torch.dtype | None) -> dict[str, Any]:
+        source = located.pretrained
         kind = PreTrainedConfig.get_config_dict(**source)[0].get("model_type")
         if kind in TEXT_CONFIGS:  # Gemma2 does not bear float16: the checkpoint's own dtype, but on a CPU
             own = torch.float32 if device.type == "cpu" else None
             model, processor = load_original(source, dtype=dtype or own)
         elif kind == "llava":
             dtype = dtype or default_dtype(device)
-            model = load_complete("LlavaForConditionalGeneration", name, **source, dtype=dtype)
+            model = load_complete("LlavaForConditionalGeneration", located.id, **source, dtype=dtype)
             processor = AutoProcessor.from_pretrained(**source, backend="pil")
         else:
-            raise ValueError(f"{name} is a model of type {kind!r}, not LLaVA")
+            raise ValueError(f"{located.id} is a model of type {kind!r}, not LLaVA")
         # mypy: transformers wraps `to` in a class that is no method
         return {"model": model.to(device), "processor": processor}  # type: ignore[arg-type]
 
@@ -148,7 +148,7 @@ class LlavaSteerer(SteeredGenerator):
                 temperature and seeds do not go together; or see :func:`cbsae_hub.steering.apply`.
             EditError: If a steering leaves the features of its image as they were.
         """
-        require_pictures(images)
+        require_images(images)
         prompts = [prompt] * len(images) if isinstance(prompt, str) else list(prompt)
         if len(prompts) != len(images):
             raise ValueError(f"there are {len(prompts)} prompts for {len(images)} images: give one for all or one each")

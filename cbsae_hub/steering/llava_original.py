@@ -43,7 +43,7 @@ def load_original(
     """Builds a LLaVA and its processor from a checkpoint of the original code base; only safetensors are read.
 
     Args:
-        source: Its place, see :func:`cbsae_hub.steering.loading.locate`.
+        source: Its place, as arguments of ``from_pretrained``.
         vision_tower: Folder or Hub id; default what the checkpoint names. A path into the Hub client's cache on
             somebody else's machine is understood as the model that was kept there.
         dtype: Data type of the model; default the checkpoint's.

@@ -8,7 +8,7 @@ from typing import TypeAlias, cast
 
 from cbsae_hub.models import checks
 from cbsae_hub.neurons.pack import Pack
-from cbsae_hub.neurons.search import SAME_WORDS, Found
+from cbsae_hub.neurons.search import SAME_WORDS, Match
 from cbsae_hub.neurons.table import NeuronTable
 from cbsae_hub.steering.latents import SteerableSAE
 from cbsae_hub.words import closest_names, name_key
@@ -89,7 +89,7 @@ class Neurons:
                 owners[name_key(name)].append(number)
         return owners
 
-    def _unknown(self, name: str, matches: list[Found]) -> str:
+    def _unknown(self, name: str, matches: list[Match]) -> str:
         if not self._names and self._table is None:
             return f"to find neurons by name ({name!r:.80}) give pack=Pack.from_pretrained(...); or give their numbers"
         near = [f"{match.concept} (neuron {match.neuron})" for match in matches[:5]]

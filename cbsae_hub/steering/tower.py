@@ -35,12 +35,7 @@ class SteeredTower:
     """
 
     def __init__(
-        self,
-        model: Any,
-        config: PreTrainedConfig,
-        sae: SteerableSAE,
-        pack: AnyPack = None,
-        layer: int | None = None,
+        self, model: Any, config: PreTrainedConfig, sae: SteerableSAE, pack: AnyPack = None, layer: int | None = None
     ):
         layer = getattr(sae, "layer", None) if layer is None else layer
         if layer is None:

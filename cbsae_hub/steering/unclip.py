@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
-from diffusers import StableUnCLIPImg2ImgPipeline
 from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor
 
 from cbsae_hub.encoders.families import pool_clip
-from cbsae_hub.encoders.vision import preprocess, require_pictures
+from cbsae_hub.encoders.vision import preprocess, require_images
+from cbsae_hub.hub.locate import Located
+from cbsae_hub.lazy import needed
 from cbsae_hub.models import checks
 from cbsae_hub.steering.base import SteeredGenerator
 from cbsae_hub.steering.edits import PerImage
@@ -20,6 +21,9 @@ from cbsae_hub.steering.latents import SteerableSAE
 from cbsae_hub.steering.loading import default_dtype
 from cbsae_hub.steering.neurons import AnyPack
 from cbsae_hub.steering.tower import Stopped
+
+with needed("diffusers", "drawing"):
+    from diffusers import StableUnCLIPImg2ImgPipeline
 
 
 class UnclipSteerer(SteeredGenerator):
@@ -41,20 +45,15 @@ class UnclipSteerer(SteeredGenerator):
     what, index = "The unCLIP pipeline", "model_index.json"
 
     def __init__(
-        self,
-        pipeline: StableUnCLIPImg2ImgPipeline,
-        sae: SteerableSAE,
-        pack: AnyPack = None,
-        layer: int | None = None,
+        self, pipeline: StableUnCLIPImg2ImgPipeline, sae: SteerableSAE, pack: AnyPack = None, layer: int | None = None
     ):
         self.pipeline = cast(Any, pipeline)  # its parts are attributes that its class does not declare
         self.encoder = self.pipeline.image_encoder.eval().requires_grad_(False)
         super().__init__(pipeline, self.encoder.config, sae, pack, layer)
 
     @classmethod
-    def _load(
-        cls, name: str, source: dict[str, Any], device: torch.device, dtype: torch.dtype | None
-    ) -> dict[str, Any]:
+    def _load(cls, located: Located, device: torch.device, dtype: torch.dtype | None) -> dict[str, Any]:
+        source = located.pretrained
         dtype = dtype or default_dtype(device)
         pipeline: Any = StableUnCLIPImg2ImgPipeline.from_pretrained(**source, dtype=dtype, use_safetensors=True)
         pipeline.feature_extractor = AutoImageProcessor.from_pretrained(
@@ -113,16 +112,16 @@ class UnclipSteerer(SteeredGenerator):
                 or see :func:`cbsae_hub.steering.apply`.
             EditError: If a steering leaves the embedding of its image as it was.
         """
-        require_pictures(images)
+        require_images(images)
         if not len(seeds):
             raise ValueError("generate needs at least one image and one seed")
         embeddings = torch.cat([embeddings for _, embeddings in self._batches(images, steering, batch)])
         embeddings, seeds = embeddings.repeat_interleave(len(seeds), 0), [int(seed) for seed in seeds] * len(images)
-        pictures: list[Image.Image] = []
+        drawings: list[Image.Image] = []
         for start in range(0, len(seeds), batch):
             part = slice(start, start + batch)
-            pictures += self.draw(embeddings[part], seeds[part], num_inference_steps, guidance_scale, stop, noise_level)
-        return pictures
+            drawings += self.draw(embeddings[part], seeds[part], num_inference_steps, guidance_scale, stop, noise_level)
+        return drawings
 
     def draw(
         self,

@@ -1,9 +1,12 @@
-"""SAE and CB-SAE side by side, neuron by neuron: what the tables of the CB-SAE paper are made of."""
+"""The evaluation of the CB-SAE paper: SAE and CB-SAE side by side, neuron by neuron."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
+from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from cbsae_hub.data.concepts import ConceptSet
@@ -19,6 +22,8 @@ from cbsae_hub.scoring.steerability import SteerabilityScorer
 from cbsae_hub.scoring.truth import Truth
 from cbsae_hub.steering.llava import LlavaSteerer
 from cbsae_hub.steering.unclip import UnclipSteerer
+from cbsae_hub.studies.tables import markdown_table
+from cbsae_hub.words import number
 
 # Titles of the paper's columns, and those of the neuron table.
 MEASURES = {
@@ -33,16 +38,17 @@ MEASURES = {
 TEXT_STEERING = ("steer_text_unit", "steer_text_white")
 
 
+@dataclass(frozen=True)
 class Evaluator:
     """Scores models of one encoder alike: one look at the images, one LLaVA, one sentence transformer.
 
-    Args:
-        probe: What encoder and judges saw.
-        encoder: Of the models, with their layer and tokens.
-        judges: Of names, by the names that ``probe`` has for them.
+    Attributes:
+        probe: Activations and embeddings of the images.
+        encoder: The models' encoder, with their layer and tokens.
+        judges: Judges of names, by the names that ``probe`` has for them.
         concepts: Concept sets by name; the first one names the neurons.
-        truth: Of the probe's images.
-        zero_shot: Measures what reconstructions cost.
+        truth: Labels of the probe's images.
+        zero_shot: Measures the cost of reconstructions.
         similarity: Judge of MonoSemanticity.
         llava: Speaks; its own SAE is not used. None to leave steering out.
         unclip: Draws, in the same way.
@@ -52,32 +58,25 @@ class Evaluator:
         tree: See :class:`NeuronScorer`.
     """
 
-    def __init__(
-        self,
-        probe: Probe,
-        encoder: VisionEncoder,
-        judges: Mapping[str, ClipLike],
-        concepts: Mapping[str, ConceptSet],
-        truth: Truth,
-        zero_shot: ZeroShotHead | None,
-        similarity: Callable,
-        llava: LlavaSteerer | None = None,
-        unclip: UnclipSteerer | None = None,
-        top_k: int = 100,
-        steering: Mapping[str, Any] | None = None,
-        tree: ConceptTree | None = None,
-    ):
-        self.probe, self.encoder, self.judges, self.concepts = probe, encoder, dict(judges), dict(concepts)
-        self.truth, self.zero_shot, self.similarity = truth, zero_shot, similarity
-        self.llava, self.unclip, self.top_k, self.steering = llava, unclip, top_k, dict(steering or {})
-        self.tree = tree
+    probe: Probe
+    encoder: VisionEncoder
+    judges: Mapping[str, ClipLike]
+    concepts: Mapping[str, ConceptSet]
+    truth: Truth
+    zero_shot: ZeroShotHead | None
+    similarity: Callable[[list[Image.Image]], Tensor]
+    llava: LlavaSteerer | None = None
+    unclip: UnclipSteerer | None = None
+    top_k: int = 100
+    steering: Mapping[str, Any] = field(default_factory=dict)
+    tree: ConceptTree | None = None
 
     def evaluate(self, model: SAE | CBSAE, judge: str, speak: bool = True, draw: bool = False) -> Scores:
         """All scores of a model.
 
         Args:
-            model: Of the encoder.
-            judge: Which judge names its neurons.
+            model: A model of the encoder.
+            judge: Name of the judge that names its neurons.
             speak: Whether LLaVA is steered, if there is one.
             draw: Whether unCLIP is steered, if there is one; takes long.
         """
@@ -93,23 +92,23 @@ class Evaluator:
             top_k=self.top_k,
         )
         size = 64
-        for ids, seen in tqdm(self.probe.batches(judge, size), total=-(-len(self.probe) // size), desc="score"):
-            scorer.add(ids, seen)
+        for ids, observation in tqdm(self.probe.batches(judge, size), total=-(-len(self.probe) // size), desc="score"):
+            scorer.add(ids, observation)
         scores = scorer.results()
         llava = self.llava.with_sae(model) if speak and self.llava else None
         unclip = self.unclip.with_sae(model) if draw and self.unclip else None
         if llava is None and unclip is None:
             return scores
         steered = SteerabilityScorer(scores.neurons, llava=llava, unclip=unclip, **self.steering)
-        found = steered.run(steered.choose())
-        return scores.with_steerability(found, steered.summary(found))
+        columns = steered.run(steered.choose())
+        return scores.with_steerability(columns, steered.summary(columns))
 
 
 def means(frame: pd.DataFrame) -> dict[str, float]:
     """Mean of each measure over the neurons that have it, and the number of neurons that have a name."""
     columns = {title: column for title, column in MEASURES.items() if column in frame}
-    named = frame[frame["name"].notna()]
-    return {"neurons": len(named), **{title: mean(named[column].dropna()) for title, column in columns.items()}}
+    rows = frame[frame["name"].notna()]
+    return {"neurons": len(rows), **{title: mean(rows[column].dropna()) for title, column in columns.items()}}
 
 
 def parts(sae: pd.DataFrame, cb: pd.DataFrame, keep: Sequence[int]) -> pd.DataFrame:
@@ -120,7 +119,7 @@ def parts(sae: pd.DataFrame, cb: pd.DataFrame, keep: Sequence[int]) -> pd.DataFr
 
     Args:
         sae: The neuron table of the SAE.
-        cb: That of the CB-SAE.
+        cb: The neuron table of the CB-SAE.
         keep: Ids of the retained neurons.
     """
     retained = sae["neuron"].isin(list(keep))
@@ -135,7 +134,7 @@ def parts(sae: pd.DataFrame, cb: pd.DataFrame, keep: Sequence[int]) -> pd.DataFr
 
 
 def designated(cb: pd.DataFrame) -> dict[str, float]:
-    """Of concept neurons alone: steerability, how many are named as they should be, and how well they detect it."""
+    """Figures of concept neurons alone: steerability, right names, and detection of their concepts."""
     own = cb[cb["kind"] == "cb"]
     steered = {title: column for title, column in MEASURES.items() if column in TEXT_STEERING and column in own}
     return {
@@ -146,3 +145,58 @@ def designated(cb: pd.DataFrame) -> dict[str, float]:
         "average_precision": mean(own["designated_ap"].dropna()),
         "clear": mean(own["designated_ap"].dropna() >= 0.5),
     }
+
+
+def row(name: str, scores: Scores, model: SAE | CBSAE) -> dict[str, Any]:
+    """A model's line in a table."""
+    summary, bottleneck = scores.summary, isinstance(model, CBSAE)
+    return {
+        "model": name,
+        **({"retained": model.d_sae, "k": model.cb_k} if bottleneck else {}),
+        **means(scores.neurons),
+        "explained variance": summary["reconstruction"]["explained_variance"],
+        **({"zero-shot": 100 * cost["accuracy_reconstructed"]} if (cost := summary.get("downstream")) else {}),
+        **{f"coverage {part}": 100 * figures["share"] for part, figures in summary["coverage"].items()},
+        **(designated(scores.neurons) if bottleneck else {}),
+    }
+
+
+def tables(
+    rows: pd.DataFrame, by_judge: Mapping[str, Mapping[str, Scores]], seeds: Sequence[str], first: CBSAE
+) -> dict[str, pd.DataFrame]:
+    """The tables of the study, by their titles.
+
+    Args:
+        rows: The lines of all models by the first judge, see :func:`row`.
+        by_judge: Each judge's scores of "SAE" and of "CB-SAE", the model of the first seed.
+        seeds: Names of the rows that differ in nothing but the seed.
+        first: The model of the first seed.
+    """
+    of_seeds = rows[rows["model"].isin(seeds)].drop(columns="model")
+    sae = rows[rows["model"] == "SAE"].drop(columns="model").iloc[0]
+    main = pd.DataFrame(
+        [
+            {"model": "SAE", **sae},
+            {"model": "CB-SAE", **of_seeds.mean()},
+            {"model": "spread of seeds", **of_seeds.std(ddof=1)},
+        ]
+    )
+    by_first = next(iter(by_judge.values()))
+    return {
+        "SAE and CB-SAE": main.drop(columns=["retained", "k"]).dropna(axis=1, how="all"),
+        "parts": parts(by_first["SAE"].neurons, by_first["CB-SAE"].neurons, first.sae_neuron_ids),
+        "variants": rows[~rows["model"].isin(seeds[1:])].dropna(axis=1, how="all"),
+        "judges": pd.DataFrame(
+            {"judge": judge, **{name: means(scores.neurons)["CD"] for name, scores in of_judge.items()}}
+            for judge, of_judge in by_judge.items()
+        ),
+    }
+
+
+def as_markdown(frames: Mapping[str, pd.DataFrame]) -> str:
+    """The tables as they stand in the documentation."""
+    blocks = []
+    for title, frame in frames.items():
+        cells = frame.map(lambda value: number(value) if isinstance(value, float) else value)
+        blocks.append(f"**{title}**\n\n{markdown_table(cells.astype(str).replace('nan', ''))}")
+    return "\n".join(blocks)

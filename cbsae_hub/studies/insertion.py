@@ -6,7 +6,6 @@ and strengths are our choice, see docs/steering.md.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,11 +14,13 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from cbsae_hub.scoring.steerability import WHITE
+from cbsae_hub.pictures import ImageDataset
+from cbsae_hub.scoring.outcomes import WHITE
 from cbsae_hub.steering.edits import AnySteering, DiffMean, Edit, RandomDirection, Steering
 from cbsae_hub.steering.latents import read_latents, weight_dtype
 from cbsae_hub.steering.llava import LlavaSteerer
 from cbsae_hub.studies.judges import TASKS, Case, Judge
+from cbsae_hub.studies.tables import markdown_table
 
 TOKENS = "patches"  # LLaVA reads no others
 METHODS = ("sae", "diffmean", "random", "reconstruction", "plain")
@@ -33,13 +34,13 @@ class Trial:
     """One neuron tried on one picture with one prompt.
 
     Attributes:
-        neuron: Which.
+        neuron: The neuron's number.
         concept: Its name.
         tops: Its top pictures. Pictures are numbered through: first the blanks, then the data set.
         task: One of TASKS.
-        value: What the neuron is set to.
+        value: Value of the neuron.
         picture: The number of the picture.
-        prompt: What is asked.
+        prompt: The question.
     """
 
     neuron: int
@@ -71,14 +72,14 @@ class InsertionExperiment:
             ``images``.
         llava: Speaks.
         images: The data set whose rows ``top_images`` are.
-        prompts: What LLaVA is asked: open questions.
-        alpha: What neurons are set to for insertion.
-        beta: They are set to minus this for suppression.
+        prompts: Open questions to LLaVA.
+        alpha: Value of neurons for insertion.
+        beta: Minus their value for suppression.
         keep_error: Whether the SAE's error is added back; in the paper it is lost.
         blanks: Images for insertion, taken in turns by the prompts; default a white one.
-        others: How many random images the difference of means is taken from.
+        others: Number of random images for the difference of means.
         max_new_tokens: Answers end there at the latest.
-        seed: Of random images, directions, and the choice of neurons.
+        seed: Seed of random images, directions, and the choice of neurons.
 
     Raises:
         ValueError: If a column is missing, there are no prompts or images, a prompt comes twice, or a strength is not
@@ -89,7 +90,7 @@ class InsertionExperiment:
         self,
         frame: pd.DataFrame,
         llava: LlavaSteerer,
-        images: Any,
+        images: ImageDataset,
         prompts: Sequence[str],
         *,
         alpha: float = 50.0,
@@ -121,7 +122,7 @@ class InsertionExperiment:
         """Neurons to try, drawn with the seed among those that are not dead and have a name.
 
         Args:
-            count: How many; default, or if there are fewer, all.
+            count: Number of neurons; default, or if there are fewer, all.
 
         Raises:
             ValueError: If there is none.
@@ -132,10 +133,10 @@ class InsertionExperiment:
         return sorted(fit["neuron"].sample(min(count or len(fit), len(fit)), random_state=self.seed).tolist())
 
     def run(self, neurons: Sequence[int], batch: int = 16) -> pd.DataFrame:
-        """Tries neurons, for :func:`judged` to see what became of it.
+        """Tries neurons; :func:`judged` judges the answers.
 
         Args:
-            neurons: Which.
+            neurons: Ids.
             batch: Images at once.
 
         Returns:
@@ -145,7 +146,7 @@ class InsertionExperiment:
 
         Raises:
             ValueError: If a neuron does not exist, has no name or no top images.
-            EditError: If a steering changes nothing of what LLaVA reads.
+            EditError: If a steering changes nothing of LLaVA's input.
         """
         trials = self.trials(neurons)
         means, pushes = self._look(trials, batch)
@@ -168,7 +169,7 @@ class InsertionExperiment:
         )
 
     def trials(self, neurons: Sequence[int]) -> list[Trial]:
-        """What is tried: every neuron with every prompt, for both tasks.
+        """Trials of every neuron with every prompt, for both tasks.
 
         Raises:
             ValueError: See :meth:`run`.
@@ -186,9 +187,9 @@ class InsertionExperiment:
                     "give the images that it was scored on"
                 )
             tops = tuple(row + len(self.blanks) for row in rows)
-            for task, shown in zip(TASKS, (range(len(self.blanks)), tops)):
+            for task, pictures in zip(TASKS, (range(len(self.blanks)), tops)):
                 trials += [
-                    Trial(neuron, name, tops, task, self.values[task], shown[i % len(shown)], prompt)
+                    Trial(neuron, name, tops, task, self.values[task], pictures[i % len(pictures)], prompt)
                     for i, prompt in enumerate(self.prompts)
                 ]
         if not trials:
@@ -218,8 +219,10 @@ class InsertionExperiment:
             v = self.llava.activations(self._pictures(numbers))[:, tower.prefix :].to(weight_dtype(tower.sae))
             for number, x in zip(numbers, v):
                 means[number] = x.mean(0)
-                latents = read_latents(tower.sae, x) if number in edits else None
-                for neuron, value in edits.get(number, {}).items():
+                if number not in edits:
+                    continue
+                latents = read_latents(tower.sae, x)
+                for neuron, value in edits[number].items():
                     step = self._edit(neuron, value).displace(x, latents).push
                     pushes[number, neuron] = float(step.norm(dim=-1).mean())
         return means, pushes
@@ -230,14 +233,14 @@ class InsertionExperiment:
     def _steerings(
         self, trials: Sequence[Trial], means: Mapping[int, Tensor], pushes: Mapping[tuple[int, int], float]
     ) -> dict[tuple, AnySteering | None]:
-        """What is asked of LLaVA, every question once: by :func:`_key`."""
+        """Steerings of the questions to LLaVA, each once, by :func:`_key`."""
         without = torch.stack([means[number] for number in self._others])
         steerings: dict[tuple, AnySteering | None] = {}
         for trial in trials:
             edit, push = self._edit(trial.neuron, trial.value), pushes[trial.picture, trial.neuron]
             with_concept = torch.stack([means[number] for number in trial.tops])
             step = push if trial.task == "insertion" else -push
-            one = {
+            one: dict[str, AnySteering | None] = {
                 "sae": edit,
                 "diffmean": DiffMean.fit(with_concept, without, step, TOKENS),
                 "random": RandomDirection(edit, self.seed + trial.neuron),
@@ -248,13 +251,14 @@ class InsertionExperiment:
         return steerings
 
     def _answers(self, steerings: Mapping[tuple, AnySteering | None], batch: int) -> dict[tuple, str]:
-        answers, keys = {}, list(steerings)
+        answers: dict[tuple, str] = {}
+        keys = list(steerings)
         for start in tqdm(range(0, len(keys), batch), desc="ask", unit=f"x {batch} answers"):
             part = keys[start : start + batch]
             pictures = self._pictures([picture for picture, *_ in part])
             prompts = [prompt for _, prompt, *_ in part]
-            said = self.llava.generate(pictures, prompts, [steerings[key] for key in part], self.max_new_tokens, batch)
-            answers |= dict(zip(part, said))
+            texts = self.llava.generate(pictures, prompts, [steerings[key] for key in part], self.max_new_tokens, batch)
+            answers |= dict(zip(part, texts))
         return answers
 
 
@@ -264,7 +268,7 @@ def _key(trial: Trial, method: str) -> tuple[int, str, str, int | None]:
 
 
 def judged(frame: pd.DataFrame, judge: Judge) -> pd.DataFrame:
-    """The answers of :meth:`InsertionExperiment.run` with what a judge says of them.
+    """Adds a judge's verdicts to the answers of :meth:`InsertionExperiment.run`.
 
     Returns:
         The same rows with the columns ``concept_found`` (it is in the answer, whatever the task) and ``rest_kept``
@@ -289,7 +293,7 @@ def summary(frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
     Args:
         frame: See :func:`judged`.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
 
     Returns:
         One row per ``task``, ``method`` and ``measure``: ``percent``, ``low``, ``high``, and the numbers of ``neurons``
@@ -311,13 +315,13 @@ def summary(frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 
 def _names_it(frame: pd.DataFrame) -> pd.Series:
-    """Of every row, whether the plain answer of the same trial names the concept."""
+    """True for every row of a trial whose plain answer names the concept."""
     plain = frame["concept_found"] & (frame["method"] == "plain")
     return plain.groupby([frame[column] for column in ("neuron", "task", "prompt")]).transform("any")
 
 
 def _interval(outcome: pd.Series, neurons: pd.Series, seed: int) -> dict[str, float]:
-    """Per cent of true outcomes, and between what they lie if other neurons had been drawn."""
+    """Per cent of true outcomes, and the interval for other draws of neurons."""
     if outcome.empty:
         return dict.fromkeys(("percent", "low", "high"), float("nan"))
     each = outcome.groupby(neurons).agg(["sum", "count"]).to_numpy()
@@ -329,12 +333,11 @@ def _interval(outcome: pd.Series, neurons: pd.Series, seed: int) -> dict[str, fl
 
 def as_markdown(table: pd.DataFrame) -> str:
     """A summary as a table: one row per task and method."""
-    lines = []
+    blocks = []
     for task, measures in MEASURES.items():
-        part = table[table["task"] == task]
-        lines += [f"| {task} | {' | '.join(measures)} | cases |", "|---|" + "---|" * (len(measures) + 1)]
-        for method, rows in part.groupby("method", sort=False):
+        lines = []
+        for method, rows in table[table["task"] == task].groupby("method", sort=False):
             cells = [f"{row.percent:.1f} ({row.low:.1f} to {row.high:.1f})" for row in rows.itertuples()]
-            lines.append(f"| {method} | {' | '.join(cells)} | {rows['cases'].iloc[0]} |")
-        lines.append("")
-    return "\n".join(lines)
+            lines.append({task: method, **dict(zip(measures, cells)), "cases": rows["cases"].iloc[0]})
+        blocks.append(markdown_table(pd.DataFrame(lines, columns=[task, *measures, "cases"])))
+    return "\n".join(blocks)

@@ -1,4 +1,4 @@
-"""Who judges an answer of a steered model: is the concept there or gone, and is the rest as it should be."""
+"""Judges of a steered model's answer: is the concept there or gone, and is the rest as it should be?"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,11 +28,11 @@ class Case:
     """One answer to be judged.
 
     Attributes:
-        kind: What was tried, "insertion" or "suppression".
-        concept: Of what.
-        prompt: What the model was asked.
-        answer: What it said, steered.
-        plain: What it says of the same image to the same prompt without steering.
+        kind: The task, "insertion" or "suppression".
+        concept: The concept.
+        prompt: The question to the model.
+        answer: The answer of the steered model.
+        plain: The answer to the same prompt about the same image without steering.
 
     Raises:
         ValueError: If the kind is none of those.
@@ -50,7 +50,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a case.
+    """The outcome of a case.
 
     Attributes:
         concept: Insertion: it appears in the answer. Suppression: it is gone from it.
@@ -71,8 +71,9 @@ class ChatJudge:
 
     Args:
         model: Its name at the endpoint, or a Hub id.
-        base_url: Of the endpoint, for instance "https://api.openai.com/v1"; default Hugging Face's inference providers.
-        api_key: For the endpoint. Without one, an endpoint of your own gets none (the Hub's saved token goes to the
+        base_url: Address of the endpoint, for instance "https://api.openai.com/v1"; default Hugging Face's inference
+            providers.
+        api_key: Key of the endpoint. Without one, an endpoint of your own gets none (the Hub's saved token goes to the
             Hub alone).
     """
 
@@ -109,7 +110,7 @@ class ChatJudge:
 
 
 def _yes_or_no(text: Any, model: str) -> bool:
-    said = str(text or "").strip().removesuffix(".").lower()
-    if said not in ("yes", "no"):
+    answer = str(text or "").strip().removesuffix(".").lower()
+    if answer not in ("yes", "no"):
         raise ValueError(f"{model} was to answer yes or no and said {text!r:.80}: take another judge")
-    return said == "yes"
+    return answer == "yes"

@@ -126,7 +126,7 @@ def choose(frame: pd.DataFrame, cb: CBSAE, count: int) -> pd.DataFrame:
     Args:
         frame: Neuron table of the parent.
         cb: Pruned by it.
-        count: How many concepts at most: the first ones of the bottleneck that have all three.
+        count: Concepts at most: the first ones of the bottleneck that have all three.
 
     Raises:
         ValueError: If no concept has all three.

@@ -16,7 +16,7 @@ from cbsae_hub.studio.server.refusal import Refused, kindly
 from cbsae_hub.studio.server.serving import Serving
 from cbsae_hub.studio.server.session import LOOKUP, WORK, row_of
 from cbsae_hub.studio.tabs.steer_image import whole
-from cbsae_hub.studio.view.pictures import as_webp, data_uri, from_text
+from cbsae_hub.studio.view.images import as_webp, data_uri, from_text
 
 MAX_RESULTS = 50
 ENDPOINTS: dict[str, dict[str, Any]] = {  # methods of Api, and the queues that they wait in
@@ -260,8 +260,8 @@ def _experiment(
     if not isinstance(alone, bool) or not isinstance(keep_error, bool) or op not in OPS:
         raise Refused('alone and keep_error must be true or false, op must be "set" or "add".')
     basket = Basket(checked([(edit["neuron"], edit["value"]) for edit in edits], loaded_model))
-    picture, steering = from_text(image, loaded_model.pack), basket.steering(alone, op, keep_error)
-    return Experiment(loaded_model, picture, steering, watched_word(loaded_model, basket, word))
+    image, steering = from_text(image, loaded_model.pack), basket.steering(alone, op, keep_error)
+    return Experiment(loaded_model, image, steering, watched_word(loaded_model, basket, word))
 
 
 def _text(name: str, value: Any, limit: int, empty: bool = False) -> str:

@@ -14,7 +14,7 @@ from cbsae_hub.studio.basket import UNITS, Basket, checked, range_of
 from cbsae_hub.studio.server.experiments import STEPS
 from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import Refused
-from cbsae_hub.studio.view.pictures import WHITE, is_sample
+from cbsae_hub.studio.view.images import WHITE, is_sample
 
 TABS = ("start", "inspect", "find", "neuron", "llava", "draw", "scores", "own", "use")
 OPS = ("set", "add")

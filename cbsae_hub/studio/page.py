@@ -29,6 +29,7 @@ from cbsae_hub.studio.tabs.scores import ScoresTab
 from cbsae_hub.studio.tabs.start import StartTab
 from cbsae_hub.studio.tabs.steer_image import SteerImageTab
 from cbsae_hub.studio.tabs.steer_llava import SteerLlavaTab
+from cbsae_hub.studio.tabs.tab import Tab
 from cbsae_hub.studio.tabs.use_it import UseItTab
 from cbsae_hub.studio.view import html
 from cbsae_hub.studio.view.image_box import preview
@@ -189,7 +190,8 @@ class _Page:
             self.llava.answers, self.llava.strengths, self.draw.grid, self.find.verdict, self.own.report,
             self.inspect.grid,
         ]  # fmt: skip
-        changes = [component.change for component in (*components, *results)]
+        # Gradio gives its classes their events at run time.
+        changes = [component.change for component in (*components, *results)]  # type: ignore[attr-defined]
         gr.on(changes, None, components, None, js="(...values) => { window.cbPage?.changed(values); return []; }")
         choose = "(name, served) => { window.cbPage?.choose(name, served); return []; }"
         self.model.change(None, [self.model, session.model], None, js=choose)
@@ -219,7 +221,7 @@ class _Page:
         )
 
     @property
-    def _tabs(self) -> list[Any]:
+    def _tabs(self) -> list[Tab]:
         return [self.start, self.find, self.inspect, self.neuron, self.llava, self.draw, self.scores, self.own]
 
     @kindly
@@ -227,7 +229,7 @@ class _Page:
         """Shows the state of an address; of all that the page shows, only what differs from it is touched."""
         request = AddressRequest.of(event)
         model, of_model = request.model(self.serving)
-        texts, uploads, of_images = request.images(self.serving.pictures)
+        texts, uploads, of_images = request.images(self.serving.images)
         link, bad = read({**request.texts, **texts}, model)
         link = replace(link, **uploads)
         problems = [*of_model, *of_images]

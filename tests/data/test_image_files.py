@@ -105,7 +105,7 @@ def test_metadata_go_with_the_folder_of_their_split():
     assert layout.splits == {"train": ["train/0.png", "train/1.png", "train/metadata.csv"], "test": ["test/0.png"]}
     assert layout.left_out == ["metadata.jsonl"]
     assert layout.has_metadata("train") and not layout.has_metadata("test")
-    assert layout.pictures("train") == ["train/0.png", "train/1.png"]
+    assert layout.images("train") == ["train/0.png", "train/1.png"]
     layout = arrange(["metadata.csv", "test.zip", "train.zip"], {})
     assert (set(layout.splits), layout.left_out) == ({"train", "test"}, ["metadata.csv"])
     assert arrange(["metadata.parquet", "a.png"], {}).splits == {"train": ["a.png", "metadata.parquet"]}

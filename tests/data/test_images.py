@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cbsae_hub.data.images import commit_of_images, image_batches, load_images, read_pictures
+from cbsae_hub.data.images import commit_of_images, image_batches, load_images, read_images
 
 CARD = """---
 configs:
@@ -162,7 +162,7 @@ def test_an_empty_file_is_named(tmp_path):
     fill(tmp_path / "a", "0.png", "1.png")
     write(tmp_path / "a" / "2.png", b"")
     with pytest.raises(ValueError, match=r"image 2 \(.*2.png\) cannot be read"):
-        read_pictures(load_images(tmp_path / "a", "train"), 0, 3)
+        read_images(load_images(tmp_path / "a", "train"), 0, 3)
 
 
 def test_a_link_to_nothing_is_named(tmp_path):
@@ -243,12 +243,12 @@ def test_parquet_of_pandas_holds_pictures(tmp_path, wrap):
     pd.DataFrame({"image": images, "caption": ["a", "b", "c"]}).to_parquet(folder / "pictures.parquet")
     shutil.rmtree(folder / "x")
     images = load_images(folder, "train")
-    assert [np.asarray(picture)[0, 0].tolist() for picture in read_pictures(images.select([0, 2]), 0, 2)] == [
+    assert [np.asarray(picture)[0, 0].tolist() for picture in read_images(images.select([0, 2]), 0, 2)] == [
         [0] * 3,
         [1] * 3,
     ]
     with pytest.raises(ValueError, match="image 1 is missing"):
-        read_pictures(images, 0, 3)
+        read_images(images, 0, 3)
     assert list(images["caption"]) == ["a", "b", "c"]
 
 
@@ -358,9 +358,9 @@ def test_a_broken_image_is_named(folder_of_images, damage):
     victim = folder_of_images / "cat" / "2.png"
     victim.write_bytes(damage(victim.read_bytes()))
     images = load_images(folder_of_images, "train")
-    assert len(read_pictures(images, 2, 3)) == 1
+    assert len(read_images(images, 2, 3)) == 1
     with pytest.raises(ValueError, match=r"image 1 \(.*cat/2.png\) cannot be read"):
-        read_pictures(images, 0, 3)
+        read_images(images, 0, 3)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 50])
@@ -392,14 +392,14 @@ def test_a_missing_image_is_named(tmp_path):
     rows = [Image.fromarray(p) for p in pixels(3)]
     images = datasets.Dataset.from_dict({"image": [rows[0], None, rows[2]]}, features)
     with pytest.raises(ValueError, match="image 1 is missing"):
-        read_pictures(images, 0, 3)
-    assert len(read_pictures(images, 2, 3)) == 1
+        read_images(images, 0, 3)
+    assert len(read_images(images, 2, 3)) == 1
 
 
 def test_a_picture_that_has_no_white_is_named_by_its_row():
     pictures = [Image.new("RGB", (4, 4)), Image.fromarray(np.full((4, 4), 0.5, np.float32))]
     with pytest.raises(ValueError, match=r"image 1 cannot be read: .*scale"):
-        read_pictures(ListOfPictures(pictures), 0, 2)
+        read_images(ListOfPictures(pictures), 0, 2)
 
 
 class ListOfPictures(list):

@@ -368,6 +368,8 @@ def test_two_processes_score_as_one(scored):
     assert done.returncode == 0, done.stderr
     one, two = (NeuronTable.read(workplace / name).frame for name in ("scores", "scores-of-two"))
     pd.testing.assert_frame_equal(two, one, atol=1e-6, rtol=1e-6)
+    one, two = (pd.read_parquet(workplace / name / "examples.parquet") for name in ("scores", "scores-of-two"))
+    pd.testing.assert_frame_equal(two, one, atol=1e-6, rtol=1e-6)
     one, two = (json.loads((workplace / n / "scores.json").read_text()) for n in ("scores", "scores-of-two"))
     assert two["coverage"] == one["coverage"] and two["l0"] == one["l0"]
     assert two["reconstruction"] == pytest.approx(one["reconstruction"])

@@ -8,10 +8,9 @@ import torch
 from huggingface_hub import ModelCard, constants
 from huggingface_hub.utils import close_session
 
-from cbsae_hub import CBSAE, SAE, Pack, load
+from cbsae_hub import CBSAE, SAE, Pack
 from cbsae_hub.hub import locate as fetch
 from cbsae_hub.models.base import ConfigError, ModelFileError, folder_revision
-from cbsae_hub.neurons.table import PackError
 from cbsae_hub.publishing import PublishError
 
 REPO = "me/sae"
@@ -411,23 +410,6 @@ def test_what_is_not_on_the_hub(hub, make_sae):
         SAE.from_pretrained("me/other", local_files_only=True)
 
 
-@pytest.mark.parametrize("read", [SAE.from_pretrained, load, Pack.from_pretrained])
-def test_offline_a_mistyped_folder_is_told_to_be_none(hub, read, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelFileError, match="hub/my-sea is no folder here, and .*; HF_HUB_OFFLINE is set"):
-        read("hub/my-sea")
-
-
-@pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
-def test_a_missing_file_is_an_error_even_beside_a_pickle(hub, make_sae, missing):
-    make_sae("topk").push_to_hub(REPO)
-    files = hub.files[REPO]["main"]
-    files["pytorch_model.bin"] = files.pop(missing)
-    with pytest.raises(ModelFileError, match=f"has no {missing}"):
-        SAE.from_pretrained(REPO)
-    assert not any("pytorch_model" in call for call in hub.requests)
-
-
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
 @pytest.mark.parametrize(
     ("status", "headers", "message"),
@@ -509,19 +491,6 @@ def test_what_is_in_the_cache_is_not_hashed_again(hub, make_sae, monkeypatch):
     monkeypatch.setattr(fetch, "content_hash", lambda *_: pytest.fail("hashed again"))
     SAE.from_pretrained(REPO)
     monkeypatch.undo()
-
-
-def test_a_damaged_pack_file_is_downloaded_again(hub, make_sae):
-    make_sae("topk").push_to_hub(REPO)
-    hub.files[REPO]["main"]["pack.json"] = b'{"schema_version": 3, "files": {}}'
-    hub.damage("GET .*pack.json")
-    with pytest.raises(ModelFileError, match="arrived damaged"):
-        Pack.from_pretrained(REPO)
-    hub.heal()
-    with pytest.raises(PackError, match="lacks neurons.parquet"):  # read, and found wanting
-        Pack.from_pretrained(REPO)
-    with pytest.raises(ModelFileError, match="does not exist or needs a token"):
-        Pack.from_pretrained("me/nothing")
 
 
 # --------------------------------------------------------------------------------------------------- tokens

@@ -88,8 +88,8 @@ def test_what_the_sae_has_needs_no_bottleneck():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"wanted": "dog"}, "wanted must be a list"),
-        ({"wanted": ["dog", 5]}, "concepts must be strings, got 5"),
+        ({"concepts": "dog"}, "concepts must be a list"),
+        ({"concepts": ["dog", 5]}, "concepts must be strings, got 5"),
         ({"keep": []}, "keep is empty"),
         ({"keep": [10, 10]}, "neuron 10 twice"),
         ({"keep": [10, 3]}, "keep has neuron 3, which is not in the neuron table"),
@@ -98,4 +98,4 @@ def test_what_the_sae_has_needs_no_bottleneck():
 )
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        select_concepts(**{"wanted": WANTED, "neurons": FRAME, "keep": [10]} | arguments)
+        select_concepts(**{"concepts": WANTED, "neurons": FRAME, "keep": [10]} | arguments)

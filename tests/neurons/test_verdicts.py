@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cbsae_hub import NeuronTable, Pack
-from cbsae_hub.neurons.verdicts import Judge
+from cbsae_hub.neurons.verdicts import Verdicts
 
 HUB = Path(__file__).parents[2] / "hub"
 COLUMNS = (
@@ -27,7 +27,7 @@ def row(names=("pizza", "egg"), scores=(5.0, 3.0), **given):
 
 
 def verdict(one, concept="pizza", others=()):
-    return Judge([one, *others]).of(one, concept)
+    return Verdicts([one, *others]).of(one, concept)
 
 
 def test_the_truth_decides_where_there_is_one():

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from cbsae_hub.encoders.site import EditError
 from cbsae_hub.neurons.table import NEURON_COLUMNS
-from cbsae_hub.scoring.steerability import WHITE
+from cbsae_hub.scoring.outcomes import WHITE
 from cbsae_hub.steering import DiffMean, Edit, LlavaSteerer, RandomDirection, Steering
 from cbsae_hub.studies.insertion import InsertionExperiment, as_markdown, judged, summary
 from cbsae_hub.studies.judges import Verdict

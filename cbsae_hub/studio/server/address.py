@@ -9,9 +9,9 @@ from cbsae_hub.studio.links import PARTS, split_secret
 from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import Refused
 from cbsae_hub.studio.server.serving import Serving
-from cbsae_hub.studio.view.pictures import MINE, Pictures, from_data
+from cbsae_hub.studio.view.images import MINE, ImageStore, from_data
 
-NO_PICTURE = (
+NO_IMAGE = (
     "The picture of this link was uploaded: it is in the browser of whoever did that, and not part of the link. "
     "Choose one again."
 )
@@ -62,7 +62,7 @@ class AddressRequest:
             return serving.of(public), [NO_CONCEPTS]
         return serving.first, ["This page does not have the model of this link."]
 
-    def images(self, pictures: Pictures) -> tuple[dict[str, str], dict[str, Any], list[str]]:
+    def images(self, images: ImageStore) -> tuple[dict[str, str], dict[str, Any], list[str]]:
         """Brings the visitor's own images back.
 
         Returns:
@@ -79,10 +79,10 @@ class AddressRequest:
             thing = self._thing(split_secret(self.texts[key])[1])
             name = thing.get("name")
             try:
-                if not (isinstance(name, str) and pictures.has(name)):
+                if not (isinstance(name, str) and images.has(name)):
                     if "data" not in thing:
-                        raise Refused(NO_PICTURE)
-                    name = thing["name"] = pictures.keep(from_data(thing["data"]))
+                        raise Refused(NO_IMAGE)
+                    name = thing["name"] = images.keep(from_data(thing["data"]))
                 names[PARTS[key].name] = name
             except Refused as refusal:
                 messages.append(str(refusal))

@@ -66,7 +66,7 @@ def contents(outputs: list[Any]) -> list[TextContent | ImageContent]:
     Args:
         outputs: Outputs of an endpoint; pictures are data addresses.
     """
-    pictures: list[ImageContent] = []
+    images: list[ImageContent] = []
 
     def with_names(value: Any) -> Any:
         if isinstance(value, dict):
@@ -74,9 +74,9 @@ def contents(outputs: list[Any]) -> list[TextContent | ImageContent]:
         if isinstance(value, list):
             return [with_names(part) for part in value]
         if isinstance(value, str) and (match := _PICTURE.fullmatch(value)):
-            pictures.append(ImageContent(type="image", data=match[2], mimeType=match[1]))
-            return f"image {len(pictures)}"
+            images.append(ImageContent(type="image", data=match[2], mimeType=match[1]))
+            return f"image {len(images)}"
         return value
 
     texts = [TextContent(type="text", text=json.dumps(with_names(output), ensure_ascii=False)) for output in outputs]
-    return [*texts, *pictures]
+    return [*texts, *images]

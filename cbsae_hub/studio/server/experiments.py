@@ -13,8 +13,10 @@ from typing import Any
 from PIL import Image
 
 from cbsae_hub.hub.files import sha256
+from cbsae_hub.pictures import white_image
 from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.steering import Edit, RandomDirection, Steering
+from cbsae_hub.steering.controls import CONTROL_SEED, with_controls
 from cbsae_hub.steering.edits import AnySteering
 from cbsae_hub.studio.basket import concept_of, range_of
 from cbsae_hub.studio.server.generators import Unavailable
@@ -24,7 +26,6 @@ from cbsae_hub.studio.server.model import LoadedModel
 FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)  # of a sweep: multiples of all strengths in the basket
 DRAWN_FACTORS = (0.5, 1.0, 1.5)
 MAX_NEW_TOKENS = 48
-CONTROL_SEED = 0
 GUIDANCE = 10.0  # unless steerability was measured with another one
 MAX_ANSWERS = 512  # that are remembered
 MAX_ROWS, MAX_ICONS = 24, 128  # drawings: of a real unCLIP, 1.8 MB each
@@ -32,6 +33,7 @@ STEPS = 20
 ZERO_GPU = "SPACES_ZERO_GPU"  # set by Spaces that borrow a GPU for each call
 
 Stop = Callable[[], bool]
+Steerings = Sequence[AnySteering | None]
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ class Experiments:
         def compute() -> Answers:
             start = time.perf_counter()
             steered = experiment.steering
-            steerings = [None, Steering([]), steered, RandomDirection(steered, CONTROL_SEED)]
+            steerings = list(with_controls(steered).values())
             original, sae, answer, control = self._say(
                 experiment.model.key, experiment.image, steerings, question, experiment.word, stop
             )
@@ -188,7 +190,7 @@ class Experiments:
         return self._row(experiment, [None, steered, RandomDirection(steered, CONTROL_SEED)], seed, steps, None)
 
     def _row(
-        self, experiment: Experiment, steerings: Sequence[AnySteering | None], seed: int, steps: int, stop: Stop | None
+        self, experiment: Experiment, steerings: Steerings, seed: int, steps: int, stop: Stop | None
     ) -> list[Drawing]:
         """Returns drawings of one seed."""
         return self._drawings.of(
@@ -206,7 +208,7 @@ class Experiments:
         def compute() -> tuple[Answer | None, Drawing | None]:
             word = concept_of(model, neuron) or ""
             alone = [Steering([Edit(neuron, range_of(model, neuron).start)], isolate=True)]
-            blank = Image.new("RGB", (64, 64), "white")
+            blank = white_image()
             answer = drawing = None
             with suppress(Unavailable):
                 answer = self._say(model.key, blank, alone, ONE_WORD, word, None)[0]
@@ -217,13 +219,7 @@ class Experiments:
         return self._alone.of((model.key, neuron), compute)
 
     def _say_now(
-        self,
-        key: str,
-        image: Image.Image,
-        steerings: Sequence[AnySteering | None],
-        question: str,
-        word: str,
-        stop: Stop | None,
+        self, key: str, image: Image.Image, steerings: Steerings, question: str, word: str, stop: Stop | None
     ) -> list[Answer]:
         """Returns answers with each steering, all in one batch."""
         llava = self._find(key).llava
@@ -235,14 +231,7 @@ class Experiments:
         return [Answer(*pair) for pair in zip(answers, probabilities)]
 
     def _draw_now(
-        self,
-        key: str,
-        image: Image.Image,
-        steerings: Sequence[AnySteering | None],
-        word: str,
-        seed: int,
-        steps: int,
-        stop: Stop | None,
+        self, key: str, image: Image.Image, steerings: Steerings, word: str, seed: int, steps: int, stop: Stop | None
     ) -> list[Drawing]:
         """Returns drawings with each steering and one seed, all in one batch; others are compared with the first."""
         model = self._find(key)

@@ -12,7 +12,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cbsae_hub.studio.view.pictures import MAX_BYTES
+from cbsae_hub.studio.view.images import MAX_BYTES
 
 logger = logging.getLogger(__name__)
 

@@ -2,19 +2,23 @@
 
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from cbsae_hub.models import resolve_id
+from cbsae_hub.models import CBSAE, SAE, resolve_id
 from cbsae_hub.neurons.pack import Pack
 from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
 from cbsae_hub.studio.server.refusal import Refused
 
 logger = logging.getLogger(__name__)
+
+Steerer = TypeVar("Steerer", LlavaSteerer, UnclipSteerer)
 
 MAX_CPU_BYTES = 3 * 2**30  # of weights that are run without a GPU: beyond, an answer takes minutes
 
@@ -39,25 +43,27 @@ class Generators:
         self._refused: dict[str, str] = {}
         self._lock = threading.Lock()
 
-    def llava(self, sae: Any, pack: Pack, beside: str) -> LlavaSteerer:
+    def llava(self, sae: SAE | CBSAE, pack: Pack, beside: str) -> LlavaSteerer:
         """Returns LLaVA with an SAE; all SAEs share its weights.
 
         Raises:
             Unavailable: If none was given, it cannot be loaded or carried, or the SAE does not fit.
         """
         first = self._load("llava", LlavaSteerer, sae, pack, beside)
-        return self._fitting(lambda: LlavaSteerer(first.model, first.processor, sae, pack), "LLaVA")
+        with _fitting("LLaVA"):
+            return LlavaSteerer(first.model, first.processor, sae, pack)
 
-    def unclip(self, sae: Any, pack: Pack, beside: str) -> UnclipSteerer:
+    def unclip(self, sae: SAE | CBSAE, pack: Pack, beside: str) -> UnclipSteerer:
         """Returns Stable unCLIP with an SAE; all SAEs share its weights.
 
         Raises:
             Unavailable: If none was given, it cannot be loaded or carried, or the SAE does not fit.
         """
         first = self._load("unclip", UnclipSteerer, sae, pack, beside)
-        return self._fitting(lambda: UnclipSteerer(first.pipeline, sae, pack), "unCLIP")
+        with _fitting("unCLIP"):
+            return UnclipSteerer(first.pipeline, sae, pack)
 
-    def _load(self, which: str, kind: Any, sae: Any, pack: Pack, beside: str) -> Any:
+    def _load(self, which: str, kind: type[Steerer], sae: SAE | CBSAE, pack: Pack, beside: str) -> Steerer:
         name = self.ids[which]
         if name is None:
             raise Unavailable(f"This page was started without a model for it: start it with --{which}.")
@@ -87,12 +93,13 @@ class Generators:
                 f"{Path(name).name} has {size / 2**30:.0f} GB of weights, which this machine cannot run without a GPU."
             )
 
-    @staticmethod
-    def _fitting(make: Any, what: str) -> Any:
-        try:
-            return make()
-        except ValueError as error:
-            raise Unavailable(f"This SAE does not go with the page's {what}: {error}.") from error
+
+@contextmanager
+def _fitting(generator: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise Unavailable(f"This SAE does not go with the page's {generator}: {error}.") from error
 
 
 def weight_bytes(source: str) -> int:

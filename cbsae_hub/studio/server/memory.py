@@ -9,55 +9,51 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 
-class Memory(Generic[T]):
-    """The last few things by unguessable keys: a visitor's state holds a key, and nobody sees what is another's.
+class _Last(Generic[T]):
+    """The things that were needed last.
 
     Args:
-        size: Largest number of things; the oldest are forgotten.
-    """
-
-    def __init__(self, size: int):
-        self._items: OrderedDict[str, T] = OrderedDict()
-        self._size, self._lock = size, Lock()
-
-    def keep(self, item: T) -> str:
-        """Keeps a thing and returns its key."""
-        key = secrets.token_urlsafe(16)
-        with self._lock:
-            self._items[key] = item
-            while len(self._items) > self._size:
-                self._items.popitem(last=False)
-        return key
-
-    def get(self, key: Any) -> T | None:
-        """Returns the thing of a key, or None if it is unknown or forgotten."""
-        with self._lock:
-            if not isinstance(key, str) or key not in self._items:
-                return None
-            self._items.move_to_end(key)
-            return self._items[key]
-
-
-class Results(Generic[T]):
-    """The last few results of costly work by what they were made of, which are the same for everybody.
-
-    Args:
-        size: Largest number of results; those that nobody has needed for longest are forgotten.
+        size: Largest number of things; those that nobody has needed for longest are forgotten.
     """
 
     def __init__(self, size: int):
         self._items: OrderedDict[Hashable, T] = OrderedDict()
         self._size, self._lock = size, Lock()
 
-    def of(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """Returns the result of a key, computed if nobody needed it lately."""
+    def _store(self, key: Hashable, item: T) -> None:
+        with self._lock:
+            self._items[key] = item
+            while len(self._items) > self._size:
+                self._items.popitem(last=False)
+
+    def _find(self, key: Hashable) -> T | None:
         with self._lock:
             if key in self._items:
                 self._items.move_to_end(key)
-                return self._items[key]
-        result = compute()
-        with self._lock:
-            self._items[key] = result
-            while len(self._items) > self._size:
-                self._items.popitem(last=False)
+            return self._items.get(key)
+
+
+class Memory(_Last[T]):
+    """Things by unguessable keys: a visitor's state holds a key, and nobody sees what is another's."""
+
+    def keep(self, item: T) -> str:
+        """Keeps a thing and returns its key."""
+        key = secrets.token_urlsafe(16)
+        self._store(key, item)
+        return key
+
+    def get(self, key: Any) -> T | None:
+        """Returns the thing of a key, or None if it is unknown or forgotten."""
+        return self._find(key) if isinstance(key, str) else None
+
+
+class Results(_Last[T]):
+    """Results of costly work by their settings, which are the same for everybody; None is no result."""
+
+    def of(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Returns the result of a key, computed if nobody needed it lately."""
+        result = self._find(key)
+        if result is None:
+            result = compute()
+            self._store(key, result)
         return result

@@ -23,10 +23,11 @@ from cbsae_hub.hub.locate import download
 from cbsae_hub.models import CBSAE
 from cbsae_hub.models.base import EVALUATION_NAME, WORKED_NAME
 from cbsae_hub.neurons.pack import Pack
+from cbsae_hub.pictures import white_image
 from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
 from cbsae_hub.steering.latents import decoder_rows
 from cbsae_hub.studio.server.generators import Generators
-from cbsae_hub.studio.view.pictures import MAX_SIDE, as_webp
+from cbsae_hub.studio.view.images import MAX_SIDE, as_webp
 
 logger = logging.getLogger(__name__)
 
@@ -174,7 +175,7 @@ class LoadedModel:
     def warm_up(self) -> None:
         """Loads encoder and judge before anybody waits for them."""
         with self._lock:
-            self.inspect(Image.new("RGB", (64, 64), "white"))
+            self.inspect(white_image())
             if self.judge is not None:
                 self.pack.find("warming up", 1, self.judge.embed_texts)  # finds out what nonsense scores, too
 

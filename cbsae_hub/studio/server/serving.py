@@ -13,7 +13,7 @@ from cbsae_hub.studio.server.jobs import Jobs
 from cbsae_hub.studio.server.memory import Memory
 from cbsae_hub.studio.server.model import LoadedModel, public_id
 from cbsae_hub.studio.server.refusal import Refused
-from cbsae_hub.studio.view.pictures import Pictures
+from cbsae_hub.studio.view.images import ImageStore
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Serving:
         if len(self.models) < len(models):
             raise ValueError(f"two of the models have the same name: {', '.join(map(str, models))}")
         self.generators = Generators(llava, unclip)
-        self.pictures, self.jobs = Pictures(), Jobs()
+        self.images, self.jobs = ImageStore(), Jobs()
         self.experiments = Experiments(self.of)
         self._loaded: dict[str, LoadedModel] = {}
         self._own: Memory[LoadedModel] = Memory(KEPT_OWN)

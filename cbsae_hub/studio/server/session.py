@@ -12,7 +12,7 @@ from cbsae_hub.studio.basket import UNITS, Basket, dock
 from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import Refused
 from cbsae_hub.studio.server.serving import Serving
-from cbsae_hub.studio.view.pictures import WHITE, data_uri
+from cbsae_hub.studio.view.images import WHITE, data_uri
 from cbsae_hub.studio.view.style import script
 
 # Hidden from the API, which does not close them: every handler checks what it gets.

@@ -21,8 +21,8 @@ from cbsae_hub.studio.server.concept_training import ConceptTraining
 from cbsae_hub.studio.server.experiments import STEPS, Answer, Answers, Experiment
 from cbsae_hub.studio.server.model import LoadedModel, public_id
 from cbsae_hub.studio.server.serving import Serving
-from cbsae_hub.studio.view.pictures import WHITE
-from cbsae_hub.words import name_key, words_of
+from cbsae_hub.studio.view.images import WHITE
+from cbsae_hub.words import name_key, same_name, words_of
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class ExampleChooser:
 
     def _experiment(self, neurons: Sequence[int], word: str = "") -> Experiment:
         """Returns an experiment on a white image, with neurons set as the page sets them at first."""
-        white = self.serving.pictures.get(WHITE, self.model.pack)
+        white = self.serving.images.get(WHITE, self.model.pack)
         edits = [Edit(neuron, range_of(self.model, neuron).start) for neuron in neurons]
         return Experiment(self.model, white, Steering(edits), word)
 
@@ -226,4 +226,4 @@ def nearer_and_nearer(cosines: list[float | None]) -> bool:
 
 
 def _is(answer: Answer, name: str) -> bool:
-    return name_key(answer.text.strip().strip(".!")) == name_key(name)
+    return same_name(answer.text.strip().strip(".!"), name)

@@ -10,27 +10,21 @@ from cbsae_hub.neurons.verdicts import STRONG
 from cbsae_hub.studio.links import MAX_QUERY, Link, as_text
 from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import kindly
-from cbsae_hub.studio.server.session import LOOKUP, SessionState, row_of, unremembered
+from cbsae_hub.studio.server.session import LOOKUP, row_of, unremembered
+from cbsae_hub.studio.tabs.tab import Tab
 from cbsae_hub.studio.view import html
 from cbsae_hub.studio.view.templates import template
-from cbsae_hub.words import clean_name, name_key
+from cbsae_hub.words import clean_name, same_name
 
 LIMIT = 20
 _TEMPLATE = template("find")
 
 
-class FindTab:
-    """Search by words; all answers come from the pack.
-
-    Args:
-        session: The state that the tabs share.
-    """
-
-    def __init__(self, session: SessionState):
-        self.session = session
+class FindTab(Tab):
+    """Search by words; all answers come from the pack."""
 
     def render(self) -> None:
-        """Adds the tab's components and events to the page that is being built."""
+        """See :meth:`Tab.render`."""
         examples = _example_queries(self.session.serving.first)
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=280):
@@ -45,6 +39,8 @@ class FindTab:
             with gr.Column(scale=7, min_width=280):
                 self.show_heat = gr.Checkbox(True, label="Show where it fires", elem_id="show-heat")
                 self.card = self.session.card(_TEMPLATE.invitation(), "card")
+        self.outputs = [self.query, self.verdict, self.results, self.suggestions, self.card, self.show_heat]
+        self.parts = {"q": self.query, "found": self.results, "heat": self.show_heat}
         answer = [self.verdict, self.results, self.suggestions, self.card]
         inputs = [self.session.model, self.query]
         gr.on([self.button.click, self.query.submit], self.search, inputs, answer, **LOOKUP)
@@ -68,7 +64,7 @@ class FindTab:
             return [_verdict("not in this model", "Type a word or two.", key, query), *_nothing(model)]
         answer = model.pack.find(text, LIMIT, None if model.judge is None else model.judge.embed_texts)
         ids = list(dict.fromkeys(match.neuron for match in answer.matches))
-        near = [concept for concept in answer.nearest if name_key(concept) != name_key(text)]
+        near = [concept for concept in answer.nearest if not same_name(concept, text)]
         label = _NEAR[answer.near_by] if near else _TRY
         suggestions = gr.Radio(near or _example_queries(model), value=None, label=label)
         verdict = _verdict(answer.verdict, _sentence(text, answer, len(ids)), key, query)
@@ -89,16 +85,6 @@ class FindTab:
         if not link.query:
             return ["", "", *_nothing(model), link.show_heat]
         return [link.query, *self._search(model, model.key, link.query, link.match), link.show_heat]
-
-    @property
-    def outputs(self) -> list[Any]:
-        """The components that :meth:`restore` sets."""
-        return [self.query, self.verdict, self.results, self.suggestions, self.card, self.show_heat]
-
-    @property
-    def parts(self) -> dict[str, Any]:
-        """The components that the address describes, by the address's keys."""
-        return {"q": self.query, "found": self.results, "heat": self.show_heat}
 
 
 _TRY = "Or try one of these"

@@ -11,9 +11,10 @@ from cbsae_hub.studio.server.memory import Results
 from cbsae_hub.studio.server.model import ImageInspection, LoadedModel
 from cbsae_hub.studio.server.refusal import Refused, kindly
 from cbsae_hub.studio.server.session import LOOKUP, PRIVATE, SessionState, state, unremembered, upload_record
+from cbsae_hub.studio.tabs.tab import Tab
 from cbsae_hub.studio.view import html
 from cbsae_hub.studio.view.image_box import bind_upload, sample_box, sample_name, sample_strip, upload_box
-from cbsae_hub.studio.view.pictures import data_uri, read_picture
+from cbsae_hub.studio.view.images import data_uri, read_image
 from cbsae_hub.studio.view.style import script
 from cbsae_hub.studio.view.templates import template
 
@@ -23,7 +24,7 @@ _TEMPLATE = template("inspect_image")
 _EMPTY = html.PIECES.empty("Upload a picture, paste one, or take a sample.")
 
 
-class InspectTab:
+class InspectTab(Tab):
     """Upload or sample, strongest neurons, where one fires, what fires at a patch, and what the SAE loses.
 
     Args:
@@ -31,11 +32,11 @@ class InspectTab:
     """
 
     def __init__(self, session: SessionState):
-        self.session = session
+        super().__init__(session)
         self.inspections: Results[ImageInspection] = Results(MAX_INSPECTIONS)
 
     def render(self) -> None:
-        """Adds the tab's components and events to the page that is being built."""
+        """See :meth:`Tab.render`."""
         self.image, self.patch = state("", "seen"), state("", "patch")
         self.grid = gr.HTML(_EMPTY, js_on_load=script("patches"), elem_id="grid", render=False)
         self.error = gr.HTML("", elem_id="error", render=False)
@@ -69,6 +70,7 @@ class InspectTab:
         self.whole.click(self.overview, inputs, view, **LOOKUP)
         self.hide_dense.input(self.overview, [*inputs, self.patch], view, **LOOKUP)
         self.outputs = [self.samples, self.hide_dense, *view]
+        self.parts = {"seen": self.image, "patch": self.patch, "fires": self.neurons, "dense": self.hide_dense}
 
     @kindly
     def sample(self, event: gr.EventData, key: Any, hide_dense: Any) -> list[Any]:
@@ -80,11 +82,11 @@ class InspectTab:
     @kindly
     def inspect(self, key: Any, path: Any, hide_dense: Any = True) -> list[Any]:
         """Inspects an upload; what is no image gets a sentence, and the page goes on."""
-        model, pictures = self.session.model_of(key), self.session.serving.pictures
+        model, images = self.session.model_of(key), self.session.serving.images
         if path is None:
             return [gr.skip()] * 8
-        name = pictures.keep(read_picture(str(path)))
-        record = upload_record(name, pictures.get(name, model.pack))
+        name = images.keep(read_image(str(path)))
+        record = upload_record(name, images.get(name, model.pack))
         return [record, name, *self._view(model, name, hide_dense)]
 
     @kindly
@@ -109,11 +111,6 @@ class InspectTab:
             return [samples, link.hide_dense, "", "", _EMPTY, "", gr.Radio([], value=None, label="Neurons"), ""]
         view = self._view(model, link.inspected_image, link.hide_dense, link.patch, link.firing_neuron)
         return [samples, link.hide_dense, *view]
-
-    @property
-    def parts(self) -> dict[str, Any]:
-        """The components that the address describes, by the address's keys."""
-        return {"seen": self.image, "patch": self.patch, "fires": self.neurons, "dense": self.hide_dense}
 
     def _view(
         self, model: LoadedModel, image: Any, hide_dense: Any, patch: Any = None, neuron: Any = None
@@ -141,7 +138,7 @@ class InspectTab:
     def _inspection(self, model: LoadedModel, image: Any) -> ImageInspection:
         if image in ("", None):
             raise Refused("Choose a picture first.")
-        pixels = self.session.serving.pictures.get(image, model.pack)
+        pixels = self.session.serving.images.get(image, model.pack)
         return self.inspections.of((model.key, str(image)), lambda: model.inspect(pixels))
 
 

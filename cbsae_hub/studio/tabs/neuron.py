@@ -14,26 +14,20 @@ from cbsae_hub.studio.basket import range_of
 from cbsae_hub.studio.links import Link
 from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import kindly
-from cbsae_hub.studio.server.session import LOOKUP, SessionState, pulse, row_of, state
+from cbsae_hub.studio.server.session import LOOKUP, pulse, row_of, state
+from cbsae_hub.studio.tabs.tab import Tab
 from cbsae_hub.studio.view import html
-from cbsae_hub.studio.view.pictures import as_webp, data_uri
+from cbsae_hub.studio.view.images import as_webp, data_uri
 from cbsae_hub.studio.view.templates import template
 
 _TEMPLATE = template("neuron")
 
 
-class NeuronTab:
-    """One neuron after the other, by number, by name from other tabs, or at random.
-
-    Args:
-        session: The state that the tabs share.
-    """
-
-    def __init__(self, session: SessionState):
-        self.session = session
+class NeuronTab(Tab):
+    """One neuron after the other, by number, by name from other tabs, or at random."""
 
     def render(self) -> None:
-        """Adds the tab's components and events to the page that is being built."""
+        """See :meth:`Tab.render`."""
         first = self.session.serving.first
         best = _best(first)
         with gr.Row(elem_id="neuron-bar"):
@@ -50,6 +44,8 @@ class NeuronTab:
                 self.page = self.session.card(self._page(first, best), "neuron-page")
             with gr.Column(scale=3, min_width=240):
                 self.live = gr.HTML(_TEMPLATE.waiting(), elem_id="neuron-live")
+        self.outputs = [self.number, self.neuron, self.page, self.live]
+        self.parts = {"neuron": self.neuron}
         key, outputs = self.session.model, [*self.outputs, self.session.pulse]
         self.number.submit(self.turn, [key, self.number], outputs, **LOOKUP)
         for button, step in ((self.previous, -1), (self.next, 1), (self.random, 0)):
@@ -76,16 +72,6 @@ class NeuronTab:
         number = _best(model) if link.neuron is None else link.neuron
         text = "" if link.neuron is None else str(number)
         return [gr.Number(number, label=number_label(model)), text, self._page(model, number), _TEMPLATE.waiting()]
-
-    @property
-    def outputs(self) -> list[Any]:
-        """The components that :meth:`restore` sets."""
-        return [self.number, self.neuron, self.page, self.live]
-
-    @property
-    def parts(self) -> dict[str, Any]:
-        """The components that the address describes, by the address's keys."""
-        return {"neuron": self.neuron}
 
     def _page(self, model: LoadedModel, neuron: int) -> Markup:
         return neuron_page(model, neuron, self.session.serving.pruned_from(model, neuron))

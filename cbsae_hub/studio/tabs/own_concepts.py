@@ -13,7 +13,7 @@ import gradio as gr
 from markupsafe import Markup
 
 from cbsae_hub.hub.files import sha256
-from cbsae_hub.neurons.search import Found
+from cbsae_hub.neurons.search import Match
 from cbsae_hub.neurons.verdicts import STRONG
 from cbsae_hub.steering.tower import Stopped
 from cbsae_hub.studio.links import MAX_CONCEPTS, MAX_LETTERS, MAX_WORDS, Link, as_text
@@ -22,9 +22,10 @@ from cbsae_hub.studio.server.concept_training import ConceptTraining
 from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import REFUSALS, Refused, kindly
 from cbsae_hub.studio.server.session import LOOKUP, PRIVATE, SessionState
+from cbsae_hub.studio.tabs.tab import Tab
 from cbsae_hub.studio.view import html
 from cbsae_hub.studio.view.templates import template
-from cbsae_hub.words import clean_name, name_key, words_of
+from cbsae_hub.words import clean_name, name_key, same_name, words_of
 
 logger = logging.getLogger(__name__)
 
@@ -42,19 +43,23 @@ _FAILED = "Something went wrong; the model stays as it was. The log says what."
 _STOPPED = "Stopped before it began: nothing was trained."
 
 
-class OwnConceptsTab:
+class OwnConceptsTab(Tab):
     """Check, train, use, download; nobody else's page changes.
 
     Args:
         session: The state that the tabs share.
         training: Trains concepts.
+
+    Attributes:
+        training_outputs: The components that :meth:`add` sets.
     """
 
     def __init__(self, session: SessionState, training: ConceptTraining):
-        self.session, self.training = session, training
+        super().__init__(session)
+        self.training = training
 
     def render(self) -> None:
-        """Adds the tab's components and events to the page that is being built."""
+        """See :meth:`Tab.render`."""
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=280):
                 self.words = gr.Textbox(
@@ -75,13 +80,11 @@ class OwnConceptsTab:
             with gr.Column(scale=7, min_width=280):
                 self.progress = gr.HTML("", elem_id="own-progress", min_height=44)
                 self.report = self.session.card(_EMPTY, "own-report")
+        self.outputs = [self.words, self.anyway, self.progress, self.download]
+        self.parts = {"words": self.words, "anyway": self.anyway}
+        self.training_outputs = [self.progress, self.report, self.download, self.session.model]
         self.check.click(self.which, [self.session.model, self.words], self.report, **LOOKUP)
         self.stop.click(self._stop, None, None, queue=False, **PRIVATE)
-
-    @property
-    def training_outputs(self) -> list[Any]:
-        """The components that :meth:`add` sets."""
-        return [self.progress, self.report, self.download, self.session.model]
 
     @kindly
     def which(self, key: Any, words: Any) -> str:
@@ -126,16 +129,6 @@ class OwnConceptsTab:
         if not new:
             return [link.words, link.anyway, gr.skip(), gr.skip()]
         return [link.words, link.anyway, "", _download(model) if model.own else ""]
-
-    @property
-    def outputs(self) -> list[Any]:
-        """The components that :meth:`restore` sets."""
-        return [self.words, self.anyway, self.progress, self.download]
-
-    @property
-    def parts(self) -> dict[str, Any]:
-        """The components that the address describes, by the address's keys."""
-        return {"words": self.words, "anyway": self.anyway}
 
     def _stop(self, request: gr.Request) -> None:
         self.session.serving.jobs.stop(request.session_hash)
@@ -207,23 +200,23 @@ def concepts_of(words: Any) -> list[str]:
     return concepts
 
 
-def located(model: LoadedModel, concepts: list[str]) -> list[tuple[str, Found | None]]:
+def located(model: LoadedModel, concepts: list[str]) -> list[tuple[str, Match | None]]:
     """Returns the neuron of each concept: of the bottleneck, else the best SAE neuron of that name."""
     return [(concept, _match(model, concept)) for concept in concepts]
 
 
-def _match(model: LoadedModel, concept: str) -> Found | None:
+def _match(model: LoadedModel, concept: str) -> Match | None:
     matches = model.pack.neurons.index.find(concept)
-    same = [match for match in matches if name_key(match.concept) == name_key(concept)]
+    same = [match for match in matches if same_name(match.concept, concept)]
     of_bottleneck = [match for match in same if _is_own(model, match)]
     of_sae = [match for match in same if match.rank == 0 and model.pack.neurons[match.neuron].kind != "cb"]
     return next(iter(of_bottleneck + of_sae), None)
 
 
-def _is_own(model: LoadedModel, match: Found) -> bool:
+def _is_own(model: LoadedModel, match: Match) -> bool:
     """Returns whether a neuron was trained for the concept that it matches."""
     row = model.pack.neurons[match.neuron]
-    return row.kind == "cb" and name_key(row.designated) == name_key(match.concept)
+    return row.kind == "cb" and same_name(row.designated, match.concept)
 
 
 def report(model: LoadedModel, concepts: list[str], note: str = "") -> Markup:
@@ -232,7 +225,7 @@ def report(model: LoadedModel, concepts: list[str], note: str = "") -> Markup:
     return _TEMPLATE.report(rows, note)
 
 
-def _row(model: LoadedModel, concept: str, match: Found | None) -> dict[str, Any]:
+def _row(model: LoadedModel, concept: str, match: Match | None) -> dict[str, Any]:
     if match is None:
         return {"concept": concept, "neuron": None}
     return {

@@ -16,7 +16,8 @@ from cbsae_hub.studio.links import MAX_QUERY, SORTS, Link
 from cbsae_hub.studio.server import downloads
 from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import Refused, kindly
-from cbsae_hub.studio.server.session import LOOKUP, SessionState
+from cbsae_hub.studio.server.session import LOOKUP
+from cbsae_hub.studio.tabs.tab import Tab
 from cbsae_hub.studio.view import html
 from cbsae_hub.studio.view.style import script
 from cbsae_hub.studio.view.templates import template
@@ -27,18 +28,11 @@ ROWS = 100
 _TEMPLATE = template("scores")
 
 
-class ScoresTab:
-    """All scores of all neurons.
-
-    Args:
-        session: The state that the tabs share.
-    """
-
-    def __init__(self, session: SessionState):
-        self.session = session
+class ScoresTab(Tab):
+    """All scores of all neurons."""
 
     def render(self) -> None:
-        """Adds the tab's components and events to the page that is being built."""
+        """See :meth:`Tab.render`."""
         first = self.session.serving.first
         self.maps = gr.HTML(self._maps(first), elem_id="maps", js_on_load=script("map"))
         gr.HTML(_TEMPLATE.all_neurons())
@@ -48,6 +42,8 @@ class ScoresTab:
             self.csv = gr.HTML(_csv_link(first), elem_id="csv", min_height=0)
         self.rows = self.session.card(rows_of(first, "", "score"), "rows")
         self.evaluation = gr.HTML(evaluation_of(first), elem_id="evaluation")
+        self.outputs = [self.maps, self.words, self.sort, self.rows, self.csv, self.evaluation]
+        self.parts = {"named": self.words, "sort": self.sort}
         inputs = [self.session.model, self.words, self.sort]
         changes = [self.words.submit, self.words.input, self.sort.change]
         gr.on(changes, self.filter, inputs, self.rows, **LOOKUP, trigger_mode="always_last")
@@ -66,16 +62,6 @@ class ScoresTab:
         if not new:
             return [gr.skip(), *rows, gr.skip(), gr.skip()]
         return [self._maps(model), *rows, _csv_link(model), evaluation_of(model)]
-
-    @property
-    def outputs(self) -> list[Any]:
-        """The components that :meth:`restore` sets."""
-        return [self.maps, self.words, self.sort, self.rows, self.csv, self.evaluation]
-
-    @property
-    def parts(self) -> dict[str, Any]:
-        """The components that the address describes, by the address's keys."""
-        return {"named": self.words, "sort": self.sort}
 
     def _maps(self, model: LoadedModel) -> Markup:
         """Returns the maps of the SAE that a CB-SAE was made of, if the page has it, and of the model."""

@@ -16,9 +16,9 @@ from cbsae_hub.steering import Edit
 from cbsae_hub.studio.basket import Basket, range_of
 from cbsae_hub.studio.links import Link, setting
 from cbsae_hub.studio.server.model import LoadedModel, public_id
-from cbsae_hub.studio.server.session import SessionState
+from cbsae_hub.studio.tabs.tab import Tab
 from cbsae_hub.studio.view import html
-from cbsae_hub.studio.view.pictures import WHITE
+from cbsae_hub.studio.view.images import WHITE
 from cbsae_hub.studio.view.style import script
 from cbsae_hub.studio.view.templates import template
 from cbsae_hub.words import name_key, words_of
@@ -45,34 +45,18 @@ class Example:
     link: Link
 
 
-class StartTab:
-    """Cards that set everything up and open the right tab.
-
-    Args:
-        session: The state that the tabs share.
-    """
-
-    def __init__(self, session: SessionState):
-        self.session = session
+class StartTab(Tab):
+    """Cards that set everything up and open the right tab."""
 
     def render(self) -> None:
-        """Adds the tab's components to the page that is being built; the buttons say where they lead."""
+        """See :meth:`Tab.render`."""
         gr.HTML(_TEMPLATE.introduction())
         self.cards = gr.HTML(cards(self.session.serving.first), elem_id="examples", js_on_load=script("acts"))
+        self.outputs, self.parts = [self.cards], {}
 
     def restore(self, model: LoadedModel, link: Link, new: bool) -> list[Any]:
         """Returns values of :attr:`outputs`: the model's own examples."""
         return [cards(model)]
-
-    @property
-    def parts(self) -> dict[str, Any]:
-        """The components that the address describes: none."""
-        return {}
-
-    @property
-    def outputs(self) -> list[Any]:
-        """The components that :meth:`restore` sets."""
-        return [self.cards]
 
 
 def examples(model: LoadedModel) -> list[Example]:

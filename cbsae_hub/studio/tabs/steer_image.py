@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any
 
 import gradio as gr
@@ -17,7 +18,7 @@ from cbsae_hub.studio.server.session import PRIVATE, WORK, SessionState
 from cbsae_hub.studio.tabs.steering import SteeringTab
 from cbsae_hub.studio.tabs.unavailable import instead_of
 from cbsae_hub.studio.view.html import PIECES
-from cbsae_hub.studio.view.pictures import as_webp, data_uri
+from cbsae_hub.studio.view.images import as_webp, data_uri
 from cbsae_hub.studio.view.templates import template
 
 COLUMNS = ("Unsteered", *(f"{factor:.0%}" for factor in DRAWN_FACTORS), "Random control")
@@ -25,17 +26,13 @@ _TEMPLATE = template("steer_image")
 
 
 class SteerImageTab(SteeringTab):
-    """A grid of drawings that all start from the same noise in each row.
-
-    Args:
-        session: The state that the tabs share.
-    """
+    """A grid of drawings that all start from the same noise in each row."""
 
     def __init__(self, session: SessionState):
         super().__init__(session, "draw", "draw.")
 
     def render(self) -> None:
-        """Adds the tab's components and events to the page that is being built."""
+        """See :meth:`Tab.render`."""
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=280):
                 self.image.render()
@@ -54,8 +51,12 @@ class SteerImageTab(SteeringTab):
                     True, label="Draw again when the basket or the picture changes", elem_id="draw-live"
                 )
                 self.grid = gr.HTML(_TEMPLATE.empty(), elem_id="drawings", min_height=260)
+        numbers = {"seed": self.seed, "seeds": self.seeds, "steps": self.steps}
+        self.settings |= {**self.edit_settings, **numbers}
+        self.parts = {"pic": self.session.image, **self.edit_settings, **numbers, "draw.live": self.live}
+        self.outputs = [*self.image.outputs, *self.edit_settings.values(), *numbers.values(), self.live]
         run = self.draw_button.click(self.draw, list(self.settings.values()), self.grid, **WORK)
-        self.stop.click(self._stop, None, self.grid, cancels=[run], queue=False, **PRIVATE)
+        self.stop.click(self._stop_job, None, self.grid, cancels=[run], queue=False, **PRIVATE)
 
     @kindly
     def draw(self, request: gr.Request, *values: Any) -> Iterator[str]:
@@ -95,26 +96,6 @@ class SteerImageTab(SteeringTab):
         )
         return [*self.image.restore(model, link, new), *edits, link.seed, link.seeds, link.steps, link.draw_live]
 
-    @property
-    def settings(self) -> dict[str, gr.components.Component]:
-        """See :attr:`SteeringTab.settings`."""
-        return {**super().settings, "seed": self.seed, "seeds": self.seeds, "steps": self.steps}
-
-    @property
-    def parts(self) -> dict[str, Any]:
-        """The components that the address describes, by the address's keys."""
-        numbers = {"seed": self.seed, "seeds": self.seeds, "steps": self.steps}
-        return {"pic": self.session.image, **self.edit_settings, **numbers, "draw.live": self.live}
-
-    @property
-    def outputs(self) -> list[Any]:
-        """The components that :meth:`restore` sets."""
-        return [*self.image.outputs, *self.edit_settings.values(), self.seed, self.seeds, self.steps, self.live]
-
-    def _stop(self, request: gr.Request) -> str:
-        self.session.serving.jobs.stop(request.session_hash)
-        return PIECES.stopped()
-
 
 def whole(value: Any, low: int, high: int) -> int:
     """Returns a whole number within bounds.
@@ -131,7 +112,7 @@ def drawings(rows: list[list[Drawing]], seeds: list[int], word: str) -> Markup:
     """Returns the grid; rows that are still missing have their places already."""
     cells = [
         (seed, [_cell(row[place], seed, name) if row else None for place, name in enumerate(COLUMNS)])
-        for seed, row in zip(seeds, [*rows, *([None] * (len(seeds) - len(rows)))])
+        for seed, row in zip_longest(seeds, rows)
     ]
     return _TEMPLATE.drawings(["", *COLUMNS], cells, word, data_uri(sheet(rows)) if rows else None)
 

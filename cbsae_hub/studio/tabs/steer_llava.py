@@ -1,20 +1,20 @@
 """The tab "Steer LLaVA": answers about an image before and after neurons are set, beside everything to compare with."""
 
 import difflib
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import gradio as gr
 from markupsafe import Markup
 
 from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.studio.links import MAX_QUESTION, Link
-from cbsae_hub.studio.server.experiments import Answer, Answers, SweepRow
+from cbsae_hub.studio.server.experiments import Answer, Answers, Experiment, SweepRow
 from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import Refused, kindly
 from cbsae_hub.studio.server.session import PRIVATE, WORK, SessionState
 from cbsae_hub.studio.tabs.steering import SteeringTab
 from cbsae_hub.studio.tabs.unavailable import instead_of
-from cbsae_hub.studio.view.html import PIECES
 from cbsae_hub.studio.view.templates import template
 
 QUESTIONS = (ONE_WORD, "Describe the image.", "Write a headline about this image.")
@@ -26,19 +26,17 @@ COLUMNS = {
 }
 _TEMPLATE = template("steer_llava")
 
+T = TypeVar("T")
+
 
 class SteerLlavaTab(SteeringTab):
-    """One button, four answers; and a sweep over strengths.
-
-    Args:
-        session: The state that the tabs share.
-    """
+    """One button, four answers; and a sweep over strengths."""
 
     def __init__(self, session: SessionState):
         super().__init__(session, "llava")
 
     def render(self) -> None:
-        """Adds the tab's components and events to the page that is being built."""
+        """See :meth:`Tab.render`."""
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=280):
                 self.image.render()
@@ -61,6 +59,9 @@ class SteerLlavaTab(SteeringTab):
             None, [self.presets, self.question], [self.presets, self.question],
             js="(chosen, question) => [null, chosen ?? question]",
         )  # fmt: skip
+        self.settings |= {"ask": self.question, **self.edit_settings}
+        self.parts = {"pic": self.session.image, "ask": self.question, **self.edit_settings, "live": self.live}
+        self.outputs = [*self.image.outputs, self.question, *self.edit_settings.values(), self.live]
         inputs = list(self.settings.values())
         run = gr.on([self.ask_button.click, self.question.submit], self.ask, inputs, self.answers, **WORK)
         sweep = self.sweep_button.click(self.sweep, inputs, self.strengths, **WORK)
@@ -69,14 +70,7 @@ class SteerLlavaTab(SteeringTab):
     @kindly
     def ask(self, request: gr.Request, *values: Any) -> str:
         """Returns four answers side by side."""
-        settings = self.by_key(values)
-        experiment, question = self.experiment(settings), self._question(settings)
-        if problem := instead_of(experiment.model, "llava"):
-            return problem
-        with self.session.serving.jobs.of(request.session_hash) as stop:
-            answers = self.session.serving.experiments.ask(experiment, question, stop)
-        content = answers_html(answers, experiment.word, bool(experiment.steering.edits))
-        return self.result(content, settings, "ask")
+        return self._run(request, values, "ask", self.session.serving.experiments.ask, answers_html)
 
     @kindly
     def ask_again(self, request: gr.Request, live: Any, *values: Any) -> Any:
@@ -86,58 +80,41 @@ class SteerLlavaTab(SteeringTab):
     @kindly
     def sweep(self, request: gr.Request, *values: Any) -> str:
         """Returns answers at several multiples of all strengths."""
+        return self._run(request, values, "sweep", self.session.serving.experiments.sweep, _sweep)
+
+    def _run(
+        self, request: gr.Request, values: Iterable[Any], button: str, run: Callable[..., T],
+        show: Callable[[T, Experiment], Markup],
+    ) -> str:  # fmt: skip
         settings = self.by_key(values)
-        experiment, question = self.experiment(settings), self._question(settings)
+        experiment, question = self.experiment(settings), _question(settings["ask"])
         if problem := instead_of(experiment.model, "llava"):
             return problem
         with self.session.serving.jobs.of(request.session_hash) as stop:
-            rows = self.session.serving.experiments.sweep(experiment, question, stop)
-        return self.result(_sweep(rows, experiment.word), settings, "sweep")
+            answers = run(experiment, question, stop)
+        return self.result(show(answers, experiment), settings, button)
 
     def restore(self, model: LoadedModel, link: Link, new: bool) -> list[Any]:
         """Returns values of :attr:`outputs` for a link; answers stay, marked if they are others."""
         edits = self.edit_values(link.alone, link.op, link.keep_error, link.word)
         return [*self.image.restore(model, link, new), link.question, *edits, link.live]
 
-    @property
-    def settings(self) -> dict[str, gr.components.Component]:
-        """See :attr:`SteeringTab.settings`."""
-        shared = {"m": self.session.model, "b": self.session.basket, "pic": self.session.image}
-        return {**shared, "ask": self.question, **self.edit_settings}
-
-    @property
-    def parts(self) -> dict[str, Any]:
-        """The components that the address describes, by the address's keys."""
-        return {"pic": self.session.image, "ask": self.question, **self.edit_settings, "live": self.live}
-
-    @property
-    def outputs(self) -> list[Any]:
-        """The components that :meth:`restore` sets."""
-        return [*self.image.outputs, self.question, *self.edit_settings.values(), self.live]
-
     def _stop(self, request: gr.Request) -> list[str]:
-        self.session.serving.jobs.stop(request.session_hash)
-        return [PIECES.stopped(), ""]
-
-    @staticmethod
-    def _question(settings: dict[str, Any]) -> str:
-        text = " ".join(str(settings["ask"] or "").split())[:MAX_QUESTION] or ONE_WORD
-        if "<image>" in text:
-            raise Refused("The question must not contain <image>: the picture's place in it is fixed.")
-        return text
+        return [self._stop_job(request), ""]
 
 
-def answers_html(answers: Answers, word: str, steered: bool) -> Markup:
-    """Returns four answers side by side.
+def _question(typed: Any) -> str:
+    text = " ".join(str(typed or "").split())[:MAX_QUESTION] or ONE_WORD
+    if "<image>" in text:
+        raise Refused("The question must not contain <image>: the picture's place in it is fixed.")
+    return text
 
-    Args:
-        answers: The answers.
-        word: The word whose probability is shown; "" for none.
-        steered: True if any neuron was set.
-    """
-    if word:
+
+def answers_html(answers: Answers, experiment: Experiment) -> Markup:
+    """Returns four answers side by side."""
+    if word := experiment.word:
         note = f"One word asked for, how probable is “{word}”? The bars say so."
-    elif steered:
+    elif experiment.steering.edits:
         note = "The neurons of the basket have no name: type the word whose probability you want."
     else:
         note = "Nothing is set: the basket is empty, or all in it is muted."
@@ -164,7 +141,9 @@ def _difference(before: str, after: str) -> list[tuple[str, bool]]:
     return [(" ".join(new[start:stop]), kind != "equal") for kind, _, _, start, stop in blocks if start < stop]
 
 
-def _sweep(rows: list[SweepRow], word: str) -> Markup:
+def _sweep(rows: list[SweepRow], experiment: Experiment) -> Markup:
+    word = experiment.word
+
     def spelled(answer: Answer) -> list[str]:
         return [f"“{answer.text}”", "" if answer.probability is None else f"{answer.probability:.1%}"]
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 from markupsafe import Markup
 
 from cbsae_hub.studio.basket import watched_word
@@ -11,26 +12,35 @@ from cbsae_hub.studio.links import HOW, MAX_WORD, WHERE, as_text, basket_of
 from cbsae_hub.studio.server.experiments import Experiment
 from cbsae_hub.studio.server.refusal import Refused
 from cbsae_hub.studio.server.session import SessionState
+from cbsae_hub.studio.tabs.tab import Tab
 from cbsae_hub.studio.view import html
 from cbsae_hub.studio.view.image_box import ImageBox
-from cbsae_hub.studio.view.pictures import WHITE
+from cbsae_hub.studio.view.images import WHITE
 
 
-class SteeringTab:
+class SteeringTab(Tab):
     """A tab whose experiment is set up by components; each has a key in the address.
 
     Args:
         session: The state that the tabs share.
         name: Id of the tab, before all element ids.
         prefix: Prefix of the settings' keys in the address.
+
+    Attributes:
+        edit_settings: The components that say how neurons are edited, by their keys in the address.
+        settings: All components that an experiment depends on: the inputs of its handlers.
     """
 
+    edit_settings: dict[str, Component]
+    settings: dict[str, Component]
+
     def __init__(self, session: SessionState, name: str, prefix: str = ""):
-        self.session, self.name, self.prefix = session, name, prefix
+        super().__init__(session)
+        self.name, self.prefix = name, prefix
         self.image = ImageBox(session, name)
 
     def render_edit_settings(self) -> None:
-        """Adds the components that say how neurons are edited to the page that is being built."""
+        """Adds :attr:`edit_settings` to the page that is being built."""
         self.where = gr.Radio(list(WHERE), value=next(iter(WHERE)), label="Where", elem_id=f"{self.name}-where")
         with gr.Accordion("More settings", open=False):
             self.how = gr.Radio(list(HOW), value=next(iter(HOW)), label="How", elem_id=f"{self.name}-how")
@@ -41,17 +51,9 @@ class SteeringTab:
             self.keep_error = gr.Checkbox(
                 False, label="Put back what the SAE loses of the picture", elem_id=f"{self.name}-keep"
             )
-
-    @property
-    def edit_settings(self) -> dict[str, gr.components.Component]:
-        """The components that say how neurons are edited, by their keys in the address."""
         components = {"alone": self.where, "op": self.how, "keep": self.keep_error, "word": self.word}
-        return {f"{self.prefix}{key}": component for key, component in components.items()}
-
-    @property
-    def settings(self) -> dict[str, gr.components.Component]:
-        """All components that an experiment depends on, by their keys in the address: the inputs of its handlers."""
-        return {"m": self.session.model, "b": self.session.basket, "pic": self.session.image, **self.edit_settings}
+        self.edit_settings = {f"{self.prefix}{key}": component for key, component in components.items()}
+        self.settings = {"m": self.session.model, "b": self.session.basket, "pic": self.session.image}
 
     @staticmethod
     def edit_values(alone: bool, op: str, keep_error: bool, word: str) -> list[Any]:
@@ -74,7 +76,7 @@ class SteeringTab:
         if alone not in WHERE or op not in HOW:
             raise Refused("There is no such setting.")
         basket = basket_of(settings["b"], model)
-        image = self.session.serving.pictures.get(settings["pic"] or WHITE, model.pack)
+        image = self.session.serving.images.get(settings["pic"] or WHITE, model.pack)
         steering = basket.steering(WHERE[alone] == "1", HOW[op], bool(keep_error))
         return Experiment(model, image, steering, watched_word(model, basket, word))
 
@@ -86,3 +88,7 @@ class SteeringTab:
     def result(content: Markup, settings: Mapping[str, Any], button: str) -> Markup:
         """Returns a result that is marked as soon as the page has other settings; see :func:`html.result`."""
         return html.result(content, {key: as_text(key, value) for key, value in settings.items()}, button)
+
+    def _stop_job(self, request: gr.Request) -> Markup:
+        self.session.serving.jobs.stop(request.session_hash)
+        return html.PIECES.stopped()

@@ -16,6 +16,7 @@ from cbsae_hub.studio.server import downloads
 from cbsae_hub.studio.server.model import LoadedModel, public_id
 from cbsae_hub.studio.server.refusal import kindly
 from cbsae_hub.studio.server.session import SessionState
+from cbsae_hub.studio.tabs.tab import Tab
 from cbsae_hub.studio.view import html
 from cbsae_hub.studio.view.templates import template
 from cbsae_hub.version import __version__
@@ -34,7 +35,7 @@ LANGUAGES: dict[str, tuple[str, Literal["python", "shell", "json"]]] = {
 }
 
 
-class UseItTab:
+class UseItTab(Tab):
     """Code that does what the page does, with the model and the basket that are on screen.
 
     Args:
@@ -43,10 +44,11 @@ class UseItTab:
     """
 
     def __init__(self, session: SessionState, endpoints: list[list[str]]):
-        self.session, self.endpoints = session, endpoints
+        super().__init__(session)
+        self.endpoints = endpoints
 
     def render(self) -> None:
-        """Adds the tab's components and events to the page that is being built."""
+        """See :meth:`Tab.render`."""
         first = self.session.serving.first
         code = snippets(first, Basket(), LOCAL)
         gr.Markdown("Everything on this page without the page. The code follows the model and the basket.")
@@ -56,20 +58,16 @@ class UseItTab:
         gr.HTML(template("use_it").endpoints(self.endpoints), elem_id="use-endpoints")
         with gr.Row():
             self.recipe = gr.HTML(_recipe_link(first, Basket()), elem_id="use-recipe")
+        self.outputs, self.parts = [*self.codes, self.recipe], {}
         gr.Code(CITATION, label="Citation", elem_id="use-citation", buttons=["copy"])
 
     @kindly
     def show(self, request: gr.Request, key: Any, edits: Any) -> list[Any]:
-        """Returns code for a model and a basket."""
+        """Returns values of :attr:`outputs` for a model and a basket."""
         model = self.session.model_of(key)
         basket = basket_of(edits, model)
         code = snippets(model, basket, str(request.headers.get("origin") or LOCAL))
         return [*(code[name] for name in LANGUAGES), _recipe_link(model, basket)]
-
-    @property
-    def outputs(self) -> list[Any]:
-        """The components that :meth:`show` sets."""
-        return [*self.codes, self.recipe]
 
 
 def snippets(model: LoadedModel, basket: Basket, address: str) -> dict[str, str]:
@@ -127,11 +125,10 @@ curl -s {address}/gradio_api/call/steer_caption/$id
 
 def as_typed(model: str) -> str:
     """Returns a model as one would type it: a Hub id, or a folder seen from where the page was started."""
-    folder = Path(model)
-    if not folder.is_dir():
+    if not Path(model).is_dir():
         return model
-    here = Path.cwd()
-    return str(folder.resolve().relative_to(here)) if folder.resolve().is_relative_to(here) else public_id(model)
+    folder, start = Path(model).resolve(), Path.cwd()
+    return str(folder.relative_to(start)) if folder.is_relative_to(start) else public_id(model)
 
 
 def recipe_of(model: LoadedModel, basket: Basket) -> dict[str, Any]:

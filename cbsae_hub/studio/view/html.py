@@ -9,7 +9,7 @@ import numpy as np
 from markupsafe import Markup
 
 from cbsae_hub.neurons.pack import Example, Pack
-from cbsae_hub.studio.view.pictures import data_uri
+from cbsae_hub.studio.view.images import data_uri
 from cbsae_hub.studio.view.templates import template
 
 # Five colours of viridis, dark to light: order is readable without telling colours apart.

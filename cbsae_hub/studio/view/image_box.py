@@ -13,7 +13,7 @@ from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import Refused, kindly
 from cbsae_hub.studio.server.session import LOOKUP, PRIVATE, SessionState, pulse, upload_record
 from cbsae_hub.studio.view.html import PIECES
-from cbsae_hub.studio.view.pictures import WHITE, as_webp, data_uri, is_sample, read_picture
+from cbsae_hub.studio.view.images import WHITE, as_webp, data_uri, is_sample, read_image
 from cbsae_hub.studio.view.style import script
 
 SAMPLES = 7
@@ -119,9 +119,9 @@ class ImageBox:
         def choose_upload(key: Any, path: Any) -> list[Any]:
             if path is None:
                 return [gr.skip()] * (count + 3)
-            pack, pictures = self.session.model_of(key).pack, self.session.serving.pictures
-            name = pictures.keep(read_picture(str(path)))
-            record = upload_record(name, pictures.get(name, pack))
+            pack, images = self.session.model_of(key).pack, self.session.serving.images
+            name = images.keep(read_image(str(path)))
+            record = upload_record(name, images.get(name, pack))
             return [record, name, pulse(self.tab), *[preview(self.session, pack, name)] * count]
 
         return choose_upload
@@ -130,7 +130,7 @@ class ImageBox:
 def preview(session: SessionState, pack: Pack, name: Any) -> Markup:
     """Returns the image that is steered, small."""
     name = str(name or WHITE)
-    small = session.serving.pictures.get(name, pack).copy()
+    small = session.serving.images.get(name, pack).copy()
     small.thumbnail((256, 256))
     alt = "a white picture" if name == WHITE else "your picture"
     if re.fullmatch(r"s\d+", name):

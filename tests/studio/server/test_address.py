@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cbsae_hub.studio.server.address import NO_CONCEPTS, NO_PICTURE, AddressRequest
+from cbsae_hub.studio.server.address import NO_CONCEPTS, NO_IMAGE, AddressRequest
 from cbsae_hub.studio.server.session import upload_record
-from cbsae_hub.studio.view.pictures import Pictures
+from cbsae_hub.studio.view.images import ImageStore
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_anything_may_be_sent(serving, bad):
     found = AddressRequest.of(event)
     assert all(isinstance(text, str) for text in found.texts.values()) and found.keys <= {"q"}
     assert found.model(serving) == (serving.first, [])
-    assert found.images(Pictures()) == ({}, {}, [])
+    assert found.images(ImageStore()) == ({}, {}, [])
     assert AddressRequest.of(SimpleNamespace()).texts == {}
 
 
@@ -48,14 +48,14 @@ def test_models_are_those_of_the_page_or_the_visitors_own(serving, shipped):
 
 
 def test_a_picture_is_brought_back_exactly_and_once(picture):
-    pictures = Pictures()
+    pictures = ImageStore()
     name = pictures.keep(picture)
     kept = json.loads(upload_record(name, pictures.get(name, None)))
     found = asked({"pic": "mine~k3f9", "seen": "mine~k3f9"}, {"k3f9": kept})
     texts, names, messages = found.images(pictures)
     assert (texts, messages) == ({"pic": "white", "seen": ""}, [])
     assert names == {"image": name, "inspected_image": name}, "it is still there"
-    after = Pictures()  # the server was started anew
+    after = ImageStore()  # the server was started anew
     found = asked({"pic": "mine~k3f9", "seen": "mine~k3f9"}, {"k3f9": dict(kept)})
     _, names, messages = found.images(after)
     assert messages == []
@@ -66,12 +66,12 @@ def test_a_picture_is_brought_back_exactly_and_once(picture):
 @pytest.mark.parametrize(
     ("mine", "told"),
     [
-        ({}, NO_PICTURE), ({"k3f9": {"name": "mine~guess"}}, NO_PICTURE), ({"k3f9": {"data": "http://x/a.png"}}, "PNG"),
-        ({"k3f9": {"name": ["x"], "data": {"path": "/etc/passwd"}}}, "PNG"), ({"k3f9": 7}, NO_PICTURE),
+        ({}, NO_IMAGE), ({"k3f9": {"name": "mine~guess"}}, NO_IMAGE), ({"k3f9": {"data": "http://x/a.png"}}, "PNG"),
+        ({"k3f9": {"name": ["x"], "data": {"path": "/etc/passwd"}}}, "PNG"), ({"k3f9": 7}, NO_IMAGE),
     ],
 )  # fmt: skip
 def test_what_is_not_there_any_more_is_told_once(mine, told):
     found = asked({"pic": "mine~k3f9", "seen": "mine~k3f9"}, mine)
-    instead, names, said = found.images(Pictures())
+    instead, names, said = found.images(ImageStore())
     assert instead == {"pic": "white", "seen": ""} and names == {}
     assert len(said) == 1 and told in said[0]

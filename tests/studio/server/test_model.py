@@ -65,7 +65,7 @@ def test_a_model_of_drawn_tokens_is_inspected_on_all_of_them(loaded):
         of_patches = plain.latents[:, plain.active == neuron].ravel()
         np.testing.assert_allclose(seen.latents[1:, place], of_patches if len(of_patches) else 0, atol=1e-5)
     pictures = SimpleNamespace(get=lambda name, pack: Pictures()[7]["image"])
-    page = InspectTab(SimpleNamespace(model_of=lambda _: drawn, serving=SimpleNamespace(pictures=pictures)))
+    page = InspectTab(SimpleNamespace(model_of=lambda _: drawn, serving=SimpleNamespace(images=pictures)))
     neuron = next(n for n, strengths in zip(seen.active, seen.latents.T) if strengths[1:].any())
     _, patch, grid, *_ = page.where(None, "s7", False, "", str(neuron))
     strengths = seen.latents[:, seen.active == neuron].ravel()

@@ -2,7 +2,8 @@
 
 import pytest
 
-from cbsae_hub.studio.server.experiments import Answer, Answers
+from cbsae_hub.steering import Edit, Steering
+from cbsae_hub.studio.server.experiments import Answer, Answers, Experiment
 from cbsae_hub.studio.tabs.steer_llava import answers_html
 
 
@@ -16,4 +17,5 @@ from cbsae_hub.studio.tabs.steer_llava import answers_html
 )
 def test_the_note_says_what_is_in_the_basket(word, steered, said):
     one = Answer("a dog", 0.5 if word else None)
-    assert said in answers_html(Answers(one, one, one, one, 0.1), word, steered)
+    experiment = Experiment(None, None, Steering([Edit(3, 1.0)] if steered else []), word)
+    assert said in answers_html(Answers(one, one, one, one, 0.1), experiment)

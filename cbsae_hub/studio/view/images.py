@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 from cbsae_hub.neurons.pack import Pack
-from cbsae_hub.pictures import to_rgb
+from cbsae_hub.pictures import to_rgb, white_image
 from cbsae_hub.studio.server.memory import Memory
 from cbsae_hub.studio.server.refusal import Refused
 
@@ -22,7 +22,7 @@ WHITE = "white"
 MINE = "mine~"  # before the secret name of an upload; an address says something else behind it
 
 
-def read_picture(source: str | BinaryIO) -> Image.Image:
+def read_image(source: str | BinaryIO) -> Image.Image:
     """Opens an upload as an upright RGB picture.
 
     Args:
@@ -34,16 +34,16 @@ def read_picture(source: str | BinaryIO) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            with Image.open(source, formats=FORMATS) as picture:
-                if picture.width * picture.height > MAX_PIXELS:
+            with Image.open(source, formats=FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
                     raise Refused(
-                        f"This picture has {picture.width} x {picture.height} pixels. Please take one of at most "
+                        f"This picture has {image.width} x {image.height} pixels. Please take one of at most "
                         f"{MAX_PIXELS // 1_000_000} million."
                     )
-                if min(picture.size) < 2:
+                if min(image.size) < 2:
                     raise Refused("This picture is only a line of pixels. Please take another one.")
-                picture.draft("RGB", (2 * MAX_SIDE, 2 * MAX_SIDE))  # JPEG only: decodes to about what is needed
-                return to_rgb(picture)
+                image.draft("RGB", (2 * MAX_SIDE, 2 * MAX_SIDE))  # JPEG only: decodes to about what is needed
+                return to_rgb(image)
         except Refused:
             raise
         except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -52,10 +52,10 @@ def read_picture(source: str | BinaryIO) -> Image.Image:
             raise Refused("This picture is damaged and cannot be opened. Please take another one.") from error
 
 
-def as_webp(picture: Image.Image, quality: int = 90) -> bytes:
+def as_webp(image: Image.Image, quality: int = 90) -> bytes:
     """Returns a picture as the page sends it."""
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=quality)
+    image.save(buffer, "WEBP", quality=quality)
     return buffer.getvalue()
 
 
@@ -64,15 +64,15 @@ def data_uri(webp: bytes) -> str:
     return "data:image/webp;base64," + base64.b64encode(webp).decode()
 
 
-class Pictures:
+class ImageStore:
     """Pictures by short names: "white", "s12" for image 12 of a pack, or "mine~" and the secret key of an upload."""
 
     def __init__(self) -> None:
         self._uploads: Memory[Image.Image] = Memory(MAX_UPLOADS)
 
-    def keep(self, picture: Image.Image) -> str:
+    def keep(self, image: Image.Image) -> str:
         """Keeps an upload, made smaller, and returns its name."""
-        small = picture.copy()
+        small = image.copy()
         small.thumbnail((MAX_SIDE, MAX_SIDE))
         return MINE + self._uploads.keep(small)
 
@@ -88,7 +88,7 @@ class Pictures:
         """
         name = str(name)
         if name == WHITE:
-            return Image.new("RGB", (224, 224), "white")
+            return white_image()
         if is_sample(name, pack):
             return pack.image(int(name[1:]))
         upload = self._uploads.get(name.removeprefix(MINE)) if name.startswith(MINE) else None
@@ -113,7 +113,7 @@ def from_text(text: Any, pack: Pack) -> Image.Image:
     if not isinstance(text, str):
         raise Refused("A picture is given as text: white, s12 for image 12 of the pack, or base64 of a file.")
     if text == WHITE or is_sample(text, pack):
-        return Pictures().get(text, pack)
+        return ImageStore().get(text, pack)
     return from_data(text)
 
 
@@ -133,4 +133,4 @@ def from_data(text: Any) -> Image.Image:
             "A picture is white, s12 for image 12 of the pack, or base64 of a PNG, JPEG or WebP; addresses are not "
             "fetched."
         ) from error
-    return read_picture(io.BytesIO(decoded))
+    return read_image(io.BytesIO(decoded))

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cbsae_hub.studio.server.refusal import Refused
-from cbsae_hub.studio.view.pictures import WHITE, Pictures, from_text, read_picture
+from cbsae_hub.studio.view.images import WHITE, ImageStore, from_text, read_image
 
 
 class Pack:
@@ -56,7 +56,7 @@ def test_bad_uploads_get_a_sentence(tmp_path, content, message):
     path = tmp_path / "upload.png"
     path.write_bytes(content)
     with pytest.raises(Refused, match=message):
-        read_picture(str(path))
+        read_image(str(path))
 
 
 def test_good_uploads_are_upright_rgb(tmp_path):
@@ -64,14 +64,14 @@ def test_good_uploads_are_upright_rgb(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter
     picture.save(tmp_path / "a.jpg", exif=exif)
-    assert read_picture(str(tmp_path / "a.jpg")).size == (20, 40)
+    assert read_image(str(tmp_path / "a.jpg")).size == (20, 40)
     Image.new("LA", (8, 8), (0, 0)).save(tmp_path / "b.png")
-    found = read_picture(str(tmp_path / "b.png"))
+    found = read_image(str(tmp_path / "b.png"))
     assert found.mode == "RGB" and found.getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_names_lead_to_pictures_and_nobody_finds_anothers_upload():
-    pictures = Pictures()
+    pictures = ImageStore()
     assert pictures.get(WHITE, Pack()).getextrema() == ((255, 255),) * 3
     assert pictures.get("s12", Pack()).getpixel((0, 0)) == (0, 12, 0)
     large = Image.radial_gradient("L").convert("RGB").resize((3000, 1500))
