@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import cast, get_args
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError
@@ -25,6 +26,7 @@ from cbsae_hub.hub.results import without_results_of_other_weights
 from cbsae_hub.hub.upload import (
     Published,
     PublishError,
+    RepoType,
     Upload,
     explained,
     files_of,
@@ -36,7 +38,7 @@ from cbsae_hub.neurons.pack import INFO, Pack, PackError
 
 __all__ = ["Published", "PublishError", "Upload", "plan", "plan_together", "publish", "publish_together"]
 
-REPO_TYPES = ("model", "dataset", "space")
+REPO_TYPES = get_args(RepoType)
 INDICES = (CONFIG_NAME, "model_index.json", "open_clip_config.json")  # files that say how to load a model
 DATA = (".parquet", ".arrow", ".csv", ".jsonl", ".tar", ".webp", ".jpg", ".jpeg", ".png")
 
@@ -155,7 +157,7 @@ def _plan(folder: Path, repo_id: str, repo_type: str | None, others: Mapping[str
     if repo_type == "model" and INFO in files and _is_ours(folder):
         _check_pack(folder)
     sizes = {path: len(text) for path, text in rewritten.items()}
-    return Upload(folder, repo_id, repo_type, files | sizes, rewritten, others)
+    return Upload(folder, repo_id, cast(RepoType, repo_type), files | sizes, rewritten, others)
 
 
 def _card(

@@ -138,7 +138,8 @@ def _member(name: str, member: Any) -> str:
     """A public method or property as an item of a list, with its arguments below it."""
     if isinstance(member, (property, functools.cached_property)) and name[0] != "_":
         getter = member.fget if isinstance(member, property) else member.func
-        return f"- **{name}** `{ast.unparse(_source(getter).returns)}`: {_first(getter)}\n"
+        returned = getattr(_source(getter), "returns", None)  # an entry of a provenance has none
+        return f"- **{name}**{f' `{ast.unparse(returned)}`' if returned else ''}: {_first(member)}\n"
     function = getattr(member, "__func__", member)
     if not inspect.isfunction(function) or (name[0] == "_" and name != "__call__") or not function.__doc__:
         return ""

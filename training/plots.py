@@ -12,7 +12,7 @@ import typer
 
 from cbsae_hub import NeuronTable
 from cbsae_hub import plots as plotting
-from cbsae_hub.cli.sources import open_picture
+from cbsae_hub.cli.sources import open_image
 from cbsae_hub.hub.files import read_text, replace_file
 
 FORMATS = ("png", "svg", "pdf")
@@ -36,7 +36,7 @@ def main(
             raise ValueError("two folders have the same name: figures could not tell them apart")
         tables = {folder.resolve().name: NeuronTable.read(folder).frame for folder in folders}
         scores = {folder.resolve().name: json.loads(read_text(folder / "scores.json")) for folder in folders}
-        picture = image and open_picture(str(image))
+        picture = image and open_image(str(image))
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     limit = threshold if threshold in ("mean", "median") else float(threshold)

@@ -58,18 +58,13 @@ class ByHand:
             CardError: If an expression or the YAML is wrong, or the Hub would not take what it says.
         """
         path = Path(path)
-        source = read_text(path)
-        front = _FRONT.match(source)
-        if front is None:
-            raise CardError(f"{path} must begin with its metadata, YAML between two lines of ---")
         files = {name: getattr(facts, name) for name in ("config", "metrics", "training", "evaluation", "pack")}
         own = {"file": facts.file, "parameters": facts.parameters, "repo_id": repo_id}
         if owner := repo_id.rpartition("/")[0]:
             own["owner"] = owner
         try:
-            text = environment().from_string(source).render(**files, **own)
-            front = _FRONT.match(text)
-            metadata = yaml.safe_load(front[1])
+            front, text = _split(environment().from_string(read_text(path)).render(**files, **own), path)
+            metadata = yaml.safe_load(front)
             rows, command = metadata.pop("measures", []), metadata.pop("measured_by", None)
             dataset = metadata.pop("measured_on", None)
             if generated := sorted(metadata.keys() & set(GENERATED)):
@@ -81,13 +76,15 @@ class ByHand:
             raise CardError(f"{path}: {error!r}; metrics.json has {', '.join(facts.metrics) or 'nothing'}") from error
         if unmeasured := [row["metric"] for row, one in zip(rows, measures) if not is_measured(one.value)]:
             raise CardError(f"{path}: {', '.join(unmeasured)} of metrics.json cannot be measures, they are no numbers")
-        task = metadata.get("pipeline_tag") or (facts.model_class and TASK)
+        task = metadata.get("pipeline_tag") or (TASK if facts.model_class else "")
         if rows and dataset and not task:
             raise CardError(f"{path}: results on a data set need the task, pipeline_tag")
         results = [
-            entry for row, one in zip(rows, measures) for entry in model_index([one], task, dataset, row.get("split"))
+            entry
+            for row, one in zip(rows, measures)
+            for entry in model_index([one], task, dataset, row.get("split"))
         ]
-        return cls(metadata, text[front.end() :].strip(), measures, results, command)
+        return cls(metadata, text.strip(), measures, results, command)
 
     @classmethod
     def of_card(cls, card: str, revision: str | None) -> "ByHand":
@@ -95,11 +92,22 @@ class ByHand:
         if edited_by_hand(card):
             return cls()
         texts = [text.strip() for of_weights, text in _MARKED.findall(card) if of_weights == str(revision)]
-        front = yaml.safe_load(_FRONT.match(card)[1]) if texts else {}
+        front = yaml.safe_load(_split(card, "the card")[0]) if texts else {}
         return cls({name: front[name] for name in LICENCES if name in front}, "\n\n".join(texts))
 
     def marked(self, revision: str | None) -> tuple[str, str]:
         """Story and sections, which :meth:`of_card` finds by the marks around them; an empty one has none."""
         story, heading, sections = f"\n{self.text}".partition("\n## ")
-        parts = (story.strip(), (heading + sections).strip())
-        return tuple(f"<!-- by hand, of {revision} -->\n{part}\n<!-- end -->\n" if part else "" for part in parts)
+
+        def mark(part: str) -> str:
+            return f"<!-- by hand, of {revision} -->\n{part}\n<!-- end -->\n" if part else ""
+
+        return mark(story.strip()), mark((heading + sections).strip())
+
+
+def _split(card: str, owner: str | Path) -> tuple[str, str]:
+    """The metadata of a card, YAML, and the rest of it."""
+    front = _FRONT.match(card)
+    if front is None:
+        raise CardError(f"{owner} must begin with its metadata, YAML between two lines of ---")
+    return front[1], card[front.end() :]

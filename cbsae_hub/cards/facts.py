@@ -106,7 +106,7 @@ class Facts:
     @property
     def sae(self) -> dict[str, Any] | None:
         """The settings of the SAE, or of the one in a CB-SAE; None of what is neither."""
-        return {"SAE": self.config, "CBSAE": self.config.get("sae_config")}.get(self.model_class)
+        return {"SAE": self.config, "CBSAE": self.config.get("sae_config")}.get(self.model_class or "")
 
     @property
     def parent(self) -> dict[str, Any]:
@@ -132,7 +132,7 @@ class Facts:
         """The concept that an example steers with: the first of a bottleneck, else the best steered neuron's name."""
         if self.config.get("concepts"):
             return self.config["concepts"][0]
-        frame = pd.read_parquet(self.folder / "neurons.parquet", columns=["name", "steerability", "score"]).dropna()
+        frame = pd.read_parquet(self._path("neurons.parquet"), columns=["name", "steerability", "score"]).dropna()
         return frame.sort_values(["steerability", "score"], ascending=False)["name"].iloc[0]
 
     def has(self, name: str) -> bool:
@@ -141,11 +141,16 @@ class Facts:
 
     def file(self, name: str) -> dict[str, Any]:
         """Another JSON file of the folder."""
-        return _object(self.folder / name)
+        return _object(self._path(name))
 
     def parameters(self, part: str = ".") -> int:
         """Number of weights in the safetensors files of a sub-folder."""
-        return sum(_elements(file) for file in sorted((self.folder / part).glob("*.safetensors")))
+        return sum(_elements(file) for file in sorted(self._path(part).glob("*.safetensors")))
+
+    def _path(self, name: str) -> Path:
+        if self.folder is None:
+            raise ValueError(f"a model that is in memory only has no {name}")
+        return self.folder / name
 
     def measures(self) -> list[Measure]:
         """The pack's figures of all neurons, with the controls."""

@@ -105,8 +105,9 @@ def _metadata(facts: Facts, repo_id: str, by_hand: ByHand, measures: list[Measur
         }
         if len(derived["base_model"]) < 2:
             derived["base_model"] = (derived["base_model"] or [None])[0]
-    index = {"model_name": repo_id.rsplit("/", 1)[-1], "eval_results": results} if results else {}
-    return ModelCardData(**index, **derived | own)
+    if results:
+        derived |= {"model_name": repo_id.rsplit("/", 1)[-1], "eval_results": results}
+    return ModelCardData(**derived | own)
 
 
 def _tags(facts: Facts) -> list[str]:

@@ -4,6 +4,7 @@ docs/formats.md describes the formats.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from cbsae_hub.models.sae import SAE
 
 logger = logging.getLogger(__name__)
 
-READERS = {
+READERS: dict[str, Callable[..., Foreign]] = {
     "saelens": saelens.read,
     "dictionary_learning": dictionary_learning.read,
     "sparsify": sparsify.read,
@@ -160,7 +161,8 @@ def _build(foreign: Foreign, where: dict[str, Any]) -> SAE:
     """The SAE with these weights."""
     dtype = _dtype(foreign)
     with torch.device("meta"):
-        sae = SAE(*foreign.weights["W_enc"].shape, **foreign.settings, **where)
+        d_in, d_sae = foreign.weights["W_enc"].shape
+        sae = SAE(d_in, d_sae, **foreign.settings, **where)
     weights = {name: _own(tensor, dtype) for name, tensor in foreign.weights.items()}
     require_finite(weights, foreign.file)
     sae.load_state_dict(weights, assign=True)

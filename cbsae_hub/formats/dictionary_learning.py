@@ -77,8 +77,8 @@ def read(source: Source, weights: str, config_name: str | None) -> Foreign:
         settings["k"] = whole_number(counts, "k", weights)
     if layout.activation == "batch_topk":
         foreign.take_threshold(counters["threshold"])
-    if counters.get("group_sizes") is not None:
-        settings["group_sizes"] = [int(size) for size in counters["group_sizes"]]
+    if (sizes := counters.get("group_sizes")) is not None:
+        settings["group_sizes"] = [int(size) for size in sizes]
     if not layout.subtracts:
         foreign.keep_input()
     if layout.cls == "AutoEncoder":

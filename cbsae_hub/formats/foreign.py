@@ -55,7 +55,7 @@ class Foreign:
         if self.weights["W_enc"].ndim != 2:
             raise ModelFileError(f"{self.file}: the encoder has shape {list(self.weights['W_enc'].shape)}")
         d_in, d_sae = self.weights["W_enc"].shape
-        shapes = dict.fromkeys(self.weights, (d_sae,))
+        shapes: dict[str, tuple[int, ...]] = dict.fromkeys(self.weights, (d_sae,))
         shapes |= {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
         actual = {name: tuple(tensor.shape) for name, tensor in self.weights.items()}
         if wrong := [f"{n} is {list(actual[n])}, not {list(s)}" for n, s in shapes.items() if actual[n] != s]:
@@ -139,7 +139,7 @@ def refuse_unknown(config: dict[str, Any], settings: Iterable[str], whose: str) 
         ConfigError: If there is such a setting and it is on.
     """
     expected = set(settings)
-    off = (None, False, 0, "", "none", [], {})
+    off: tuple[Any, ...] = (None, False, 0, "", "none", [], {})
     strange = [f"{key} = {value!r:.80}" for key, value in config.items() if key not in expected and value not in off]
     if strange := [text for text in strange if MATTERS.search(text.split(" = ")[0].lower())]:
         raise ConfigError(

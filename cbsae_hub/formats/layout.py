@@ -86,8 +86,8 @@ def find(source: Source, format: str | None = None) -> list[SAEFiles]:
     for root, names in sorted(checkpoints.items()):
         newest = _newest(names)
         for name in newest:
-            kind, config = _kind(source, name, format)
-            saes.append(SAEFiles(kind, root or "." if len(newest) == 1 else name, name, config))
+            kind, above = _kind(source, name, format)
+            saes.append(SAEFiles(kind, root or "." if len(newest) == 1 else name, name, above))
     return [one for one in saes if format in (None, one.format)]
 
 
@@ -97,7 +97,7 @@ def _newest(names: list[str]) -> list[str]:
         if posixpath.basename(name) in ("ae.pt", "sae.pt", "weights.pt"):
             return [name]
     steps = {name: int(match[1]) for name in names if (match := _STEP.fullmatch(posixpath.basename(name)))}
-    return [max(steps, key=steps.get)] if steps else sorted(names)
+    return [max(steps, key=lambda name: steps[name])] if steps else sorted(names)
 
 
 def _kind(source: Source, name: str, format: str | None) -> tuple[str, str | None]:
@@ -109,7 +109,7 @@ def _kind(source: Source, name: str, format: str | None) -> tuple[str, str | Non
     for config in (posixpath.join(posixpath.dirname(name), up, CONFIG_NAME) for up in ("", "..")):
         if source.has(config):
             try:
-                keys = source.json(config).keys()
+                keys = set(source.json(config))
             except ConfigError:
                 if format is None:
                     raise

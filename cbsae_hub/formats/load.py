@@ -61,9 +61,14 @@ def load(
         ValueError: If an argument is out of range.
     """
     checks.tokens("tokens", tokens)
-    downloads = {"token": token, "cache_dir": cache_dir, "force_download": force_download}
+    downloads: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "force_download": force_download}
     downloads["local_files_only"] = local_files_only
-    overrides = {"encoder_id": encoder_id, "encoder_revision": encoder_revision, "layer": layer, "tokens": tokens}
+    overrides: dict[str, Any] = {
+        "encoder_id": encoder_id,
+        "encoder_revision": encoder_revision,
+        "layer": layer,
+        "tokens": tokens,
+    }
     if format not in (None, OURS) or sae_id is not None or not (name := _our_class(source, revision, downloads)):
         sae = import_sae(source, format=format, revision=revision, sae_id=sae_id, **overrides, **downloads)
         return sae.to(device)

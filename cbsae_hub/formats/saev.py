@@ -40,6 +40,7 @@ def read(source: Source, weights: str, config_name: str | None = None) -> Foreig
     refuse_unknown(config, EXPECTED, weights)
     activation = config.get("activation")
     first_code = schema == 0 or header.get("cls") in ACTIVATIONS
+    k: Any
     if first_code:
         kind, k = header.get("cls", "Relu"), config
     elif isinstance(activation, dict):

@@ -51,12 +51,14 @@ class Source:
 
     def has(self, name: str) -> bool:
         """Whether there is such a file; ``..`` leads out of a local folder, as a config may lie above a checkpoint."""
-        return (self._root / name).is_file() if self.is_local else posixpath.normpath(name) in self.names
+        if self._root is None:
+            return posixpath.normpath(name) in self.names
+        return (self._root / name).is_file()
 
     def path(self, name: str) -> Path:
         """The file on this machine, downloaded if need be."""
         name = posixpath.normpath(name)
-        return self._root / name if self.is_local else download(self.name, name, self.revision, self._options)
+        return download(self.name, name, self.revision, self._options) if self._root is None else self._root / name
 
     def json(self, name: str) -> dict[str, Any]:
         """A JSON object; see :func:`cbsae_hub.hub.files.read_config`."""

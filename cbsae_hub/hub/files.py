@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from safetensors import SafetensorError, safe_open
 
@@ -101,7 +101,7 @@ def content_revision(*parts: "str | Path | bytes | memoryview") -> str:
     return f"sha256:{sha256(*parts)[:16]}"
 
 
-def is_content(revision: Any) -> bool:
+def is_content(revision: Any) -> "TypeGuard[str]":
     """Whether a revision names contents, as :func:`content_revision` does, and no commit, branch or tag."""
     return isinstance(revision, str) and _CONTENT.fullmatch(revision) is not None
 

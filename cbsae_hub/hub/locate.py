@@ -129,7 +129,7 @@ def locate(repo_id: str | Path | Located, revision: str | None = None, beside: s
         else:
             located = Located(source, None, revision)
     if revision is not None and revision != located.revision:
-        if is_content(revision):
+        if revision.startswith("sha256:"):
             raise OtherWeights(
                 f"{located.id} holds weights {located.revision}, but {revision} is asked for: another model?"
             )
@@ -199,7 +199,7 @@ def list_files(repo_id: str, revision: str | None, options: dict[str, Any]) -> t
         info = HfApi(token=options.get("token")).model_info(repo_id, revision=revision)
     except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:
         raise ModelFileError(_explain(error, repo_id, "a list of files", revision)) from error
-    return sorted(file.rfilename for file in info.siblings), info.sha
+    return sorted(file.rfilename for file in info.siblings or []), str(info.sha)
 
 
 def _fetch(

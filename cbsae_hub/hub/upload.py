@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from huggingface_hub import (
@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 _SHARD = re.compile(r"(-\d+-of-\d+)?\.safetensors$")
 GITIGNORE = ".gitignore"
+RepoType = Literal["model", "dataset", "space"]
 
 
 class PublishError(OSError):
@@ -62,7 +63,7 @@ class Upload:
 
     folder: Path
     repo_id: str
-    repo_type: str
+    repo_type: RepoType
     files: Mapping[str, int]
     rewritten: Mapping[str, bytes] = field(default_factory=dict)
     references: Mapping[str, str] = field(default_factory=dict)
@@ -165,22 +166,23 @@ def publish(
     with explained(f"{upload.repo_id} was not published", upload):
         repo = _create(api, upload, private)
         repo_id = repo.repo_id
-        about = {"repo_id": repo_id, "repo_type": upload.repo_type}
+        about: dict[str, Any] = {"repo_id": repo_id, "repo_type": upload.repo_type}
         head = api.repo_info(**about, revision=branch)
         if private and head.private is False:
             raise PublishError(f"{repo_id} exists and is public: make it private in its settings, or publish openly")
-        existing = _existing_files(api, about, head.sha)
+        newest = str(head.sha)
+        existing = _existing_files(api, about, newest)
         before, is_model = _written(upload), upload.repo_type == "model" and _has_weights(upload.files)
         tag = content_tag(folder_revision(upload.folder)) if is_model else None
         changed = [path for path in upload.files if _differs(upload.source(path), existing.get(path))]
-        if CARD_NAME in changed and not overwrite_card and _keeps_card(upload, repo_id, existing, head.sha, token):
+        if CARD_NAME in changed and not overwrite_card and _keeps_card(upload, repo_id, existing, newest, token):
             changed.remove(CARD_NAME)
         outdated = _outdated(upload, existing, changed)
-        url, commit = f"{repo.url}/commit/{head.sha}", head.sha
+        url, commit = f"{repo.url}/commit/{newest}", newest
         if changed or outdated:
             details = {
                 "commit_message": message or f"Upload with cbsae_hub {__version__}",
-                "parent_commit": head.sha,
+                "parent_commit": newest,
                 "revision": branch,
                 "create_pr": create_pr,
             }
@@ -215,7 +217,9 @@ def _create(api: HfApi, upload: Upload, private: bool | None) -> RepoUrl:
     return api.create_repo(upload.repo_id, repo_type=upload.repo_type, private=private, exist_ok=True, **more)
 
 
-def _keeps_card(upload: Upload, repo_id: str, existing: Mapping[str, RepoFile], commit: str, token: str | None) -> bool:
+def _keeps_card(
+    upload: Upload, repo_id: str, existing: Mapping[str, RepoFile], commit: str, token: str | bool | None
+) -> bool:
     """Whether somebody has edited the existing card."""
     made_by_hub = upload.repo_type == "space" and set(existing) <= {CARD_NAME, ".gitattributes"}
     if CARD_NAME not in existing or made_by_hub:
@@ -237,9 +241,9 @@ def _commit(
     details: Mapping[str, Any],
 ) -> tuple[str, str]:
     """Makes the commit, or the pull request, and returns its URL and hash; if the answer is lost, it is looked for."""
-    about = {"repo_id": repo.repo_id, "repo_type": upload.repo_type}
+    about: dict[str, Any] = {"repo_id": repo.repo_id, "repo_type": upload.repo_type}
     additions = [CommitOperationAdd(path, upload.source(path)) for path in changed]
-    operations = [*additions, *(CommitOperationDelete(path) for path in outdated)]
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [*additions, *map(CommitOperationDelete, outdated)]
     try:
         if GITIGNORE in existing:
             _refuse_ignored(api, about, additions, details)
@@ -256,7 +260,7 @@ def _commit(
                 f"{repo.url}/discussions before you try again"
             ) from error
         with explained(f"the answer was lost, so {repo.repo_id} may be published or not", upload):
-            commit = api.repo_info(**about, revision=details["revision"]).sha
+            commit = str(api.repo_info(**about, revision=details["revision"]).sha)
             now = _existing_files(api, about, commit)
         if any(_differs(upload.source(path), now.get(path)) for path in changed) or now.keys() & set(outdated):
             raise
@@ -264,7 +268,7 @@ def _commit(
 
 
 def _refuse_ignored(
-    api: HfApi, about: Mapping[str, str], additions: Sequence[CommitOperationAdd], details: Mapping[str, Any]
+    api: HfApi, about: Mapping[str, Any], additions: Sequence[CommitOperationAdd], details: Mapping[str, Any]
 ) -> None:
     """Raises PublishError if the Hub would leave out files, without a word, for the sake of a .gitignore there."""
     options = {name: details[name] for name in ("revision", "create_pr")}
@@ -278,13 +282,12 @@ def _refuse_ignored(
 
 def _answer_lost(error: httpx.HTTPError) -> bool:
     """Whether a commit was sent, and perhaps made although it failed: no answer arrived, or that of a gateway."""
-    answered = isinstance(error, HfHubHTTPError)
-    if answered and error.response.status_code not in (502, 504):
-        return False
-    return "/commit/" in (error.response.request if answered else error.request).url.path
+    if not isinstance(error, HfHubHTTPError):
+        return "/commit/" in error.request.url.path
+    return error.response.status_code in (502, 504) and "/commit/" in error.response.request.url.path
 
 
-def _existing_files(api: HfApi, about: Mapping[str, str], commit: str) -> dict[str, RepoFile]:
+def _existing_files(api: HfApi, about: Mapping[str, Any], commit: str) -> dict[str, RepoFile]:
     tree = api.list_repo_tree(**about, recursive=True, revision=commit)
     return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
 
@@ -369,5 +372,5 @@ def _advice(error: Exception, upload: Upload) -> str:
     return _one_line(cause)
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return re.sub(r"\s+", " ", str(error)).strip()

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from cbsae_hub.metrics.soft_wpmi import (
 )
 from cbsae_hub.metrics.top_images import StrongestImages, ids_of, values_of
 
+Result = TypeVar("Result")
 METHODS = ("soft_wpmi", "cosine", "cosine_cubed", "rank_reorder")
 POWERS = {"cosine": (2, 1), "cosine_cubed": (6, 3)}  # up to which moments are streamed, see MomentSums
 
@@ -135,7 +136,7 @@ class Dissector(StrongestImages):
         Raises:
             ValueError: See :meth:`TopImages.compute`.
         """
-        return self._by_set(lambda columns: torch.cat([scores for scores, _ in self._scored(columns)], 1))
+        return self._one_or_all(self._by_set(lambda part: torch.cat([scores for scores, _ in self._scored(part)], 1)))
 
     def name(self, count: int = 5, null_draws: int = 500, seed: int = 0) -> Naming | dict[str, Naming]:
         """The best concepts of each neuron, of each concept set, without ever holding all scores.
@@ -145,13 +146,18 @@ class Dissector(StrongestImages):
             null_draws: Neurons with random images that the scores are compared with.
             seed: Seed of those images.
         """
-        with self.sync_context():
-            return self._by_set(lambda columns: self._name(columns, count, null_draws, seed))
+        return self._one_or_all(self.name_by_set(count, null_draws, seed))
 
-    def _by_set(self, of_columns: Callable[[slice], Any]) -> Any:
+    def name_by_set(self, count: int = 5, null_draws: int = 500, seed: int = 0) -> dict[str, Naming]:
+        """:meth:`name` by the names of the concept sets."""
+        with self.sync_context():
+            return self._by_set(lambda part: self._name(part, count, null_draws, seed))
+
+    def _by_set(self, of_columns: Callable[[slice], Result]) -> dict[str, Result]:
         ends = list(accumulate(self.set_sizes.values()))
-        starts = [0, *ends[:-1]]
-        results = {name: of_columns(slice(*ends)) for name, *ends in zip(self.set_sizes, starts, ends)}
+        return {name: of_columns(slice(*ends)) for name, *ends in zip(self.set_sizes, [0, *ends[:-1]], ends)}
+
+    def _one_or_all(self, results: dict[str, Result]) -> Result | dict[str, Result]:
         return results if self.named_sets else results[""]
 
     def _name(self, columns: slice, count: int, draws: int, seed: int) -> Naming:

@@ -91,7 +91,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
     # --------------------------------------------------------------------------------------------- loading
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]  # unknown arguments are errors, and go to no model
         cls: type[T],
         pretrained_model_name_or_path: str | Path,
         *,
@@ -223,7 +223,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
         _write_card(folder, repo_id)
         return None
 
-    def push_to_hub(
+    def push_to_hub(  # type: ignore[override]  # no patterns of files to delete, and no settings of cards
         self,
         repo_id: str,
         *,
@@ -287,7 +287,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
         changed = before not in (None, folder_revision(folder))
         if origin == folder:
             return without_results_of_other_weights(folder, files_of(folder), changed)
-        if before is not None:
+        if origin is not None and before is not None:
             files = files_of(origin)
             if is_commit(self.revision):  # others may have downloaded more of it
                 files = {path: size for path, size in files.items() if path in (CARD_NAME, *RESULTS)}

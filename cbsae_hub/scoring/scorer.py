@@ -334,7 +334,7 @@ class NeuronScorer:
         """All scores of the images so far, on every process; with examples, if there is truth."""
         metrics = self.metrics
         measured = Measurements(
-            naming=self.names.name(NAMES),
+            naming=self.names.name_by_set(NAMES),
             population=self.monosemanticity.population(),
             **{name: metrics[name].compute() for name in metrics if name != "names"},
         )

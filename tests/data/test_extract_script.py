@@ -67,14 +67,14 @@ def test_a_function_can_make_the_pictures(script, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--set", "batchsize=4"], "unknown settings batchsize; known are encoder, layer"),
+        (["--set", "batchsize=4"], "readers; did you mean batch_size?"),
         (["--set", "encoder=null"], "the recipe lacks encoder"),
         (["--set", "split=null"], "the recipe lacks split"),
         (["--set", "split=test"], "no split 'test'; it has train"),
         (["--set", "layer=9"], "layer"),
         (["--set", "tokens=some"], "tokens must be"),
-        (["--set", "dtype=int8"], "dtype must be float16 or float32"),
-        (["--set", "images=nowhere:make"], "no function of this checkout"),
+        (["--set", "dtype=int8"], "dtype must be 'float16' or 'float32', got 'int8'"),
+        (["--set", "images=nowhere:make"], "'nowhere:make' is no module:function of this checkout"),
         (["--set", "batch_size"], "key=value"),
     ],
 )

@@ -1,11 +1,14 @@
 """Which models are served to whom, and what happens where LLaVA and unCLIP cannot run."""
 
+import copy
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 from huggingface_hub.errors import HfHubHTTPError
 
+from cbsae_hub import NeuronTable
 from cbsae_hub.models import SAE
 from cbsae_hub.studio.server import generators
 from cbsae_hub.studio.server.generators import Generators, Unavailable, weight_bytes
@@ -35,7 +38,10 @@ def test_a_list_needs_models_of_different_names():
 
 def test_an_extended_model_is_its_makers_alone(serving, shipped):
     wider = shipped.sae.with_concepts(["my own"])
-    own = serving.keep_own(shipped.extended(wider, shipped.pack))
+    last = shipped.pack.neurons.frame.tail(1).assign(neuron=len(shipped.pack.neurons), designated="my own")
+    pack = copy.copy(shipped.pack)
+    pack.neurons = NeuronTable(pd.concat([shipped.pack.neurons.frame, last]))
+    own = serving.keep_own(shipped.extended(wider, pack))
     assert serving.of(own.key) is own and own.own == 1 and own.label == "emoji-cbsae + 1 of yours"
     assert own.judge is shipped.judge and own.encoder is shipped.encoder
     assert own.llava.model is shipped.llava.model and own.llava.tower.sae is not shipped.llava.tower.sae
