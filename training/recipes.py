@@ -393,18 +393,4 @@ class DryRunSection(Section):
     """What a person has to do before anything can be downloaded."""
 
 
-SECTIONS: dict[str, type[Section]] = {
-    one.section: one
-    for one in (
-        ActivationsSection,
-        SAESection,
-        ScoresSection,
-        SteerabilitySection,
-        CBSAESection,
-        EvaluationSection,
-        InsertionSection,
-        SweepSection,
-        ZeroShotSteeringSection,
-        DryRunSection,
-    )
-}
+SECTIONS: dict[str, type[Section]] = {one.section: one for one in Section.__subclasses__()}

@@ -6,7 +6,6 @@ The form is that of table 1 of Pach et al. (2025). Run it again to go on where i
 models and rows are kept.
 """
 
-import json
 import logging
 from itertools import product
 from pathlib import Path
@@ -23,7 +22,7 @@ from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.data.images import image_batches, load_images
 from cbsae_hub.encoders.explained import whole_image
 from cbsae_hub.encoders.vision import VisionEncoder
-from cbsae_hub.hub.files import plain, write_text
+from cbsae_hub.hub.files import write_json, write_text
 from cbsae_hub.metrics import MonosemanticityScore, Reconstruction, mean_over_tokens
 from cbsae_hub.models import SAE
 from cbsae_hub.scoring.report import describe
@@ -160,14 +159,8 @@ def main(
             rows += score(encoder, saes, settings)
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
-    for name, text in (
-        ("sweep.md", as_markdown(rows)),
-        (
-            "sweep.json",
-            json.dumps(plain({"settings": settings.to_dict(defaults=False), "rows": rows}), indent=1) + "\n",
-        ),
-    ):
-        write_text(settings.output / name, text)
+    write_text(settings.output / "sweep.md", as_markdown(rows))
+    write_json(settings.output / "sweep.json", {"settings": settings.to_dict(defaults=False), "rows": rows})
     typer.echo(as_markdown(rows))
 
 
