@@ -31,7 +31,7 @@ from cbsae_hub.hub.files import (
 from cbsae_hub.hub.locate import CARD_NAME, OTHERS, download_folder, find_in_folder, find_on_hub, is_commit
 from cbsae_hub.hub.results import RESULTS, without_results_of_other_weights
 from cbsae_hub.hub.upload import PublishError, Upload, files_of, publish, warn_of_foreign_ids
-from cbsae_hub.models.provenance import Provenance, entry
+from cbsae_hub.models.provenance import Provenance
 from cbsae_hub.version import __version__
 
 __all__ = ["ConfigError", "HubModel", "ModelFileError", "folder_revision", "resolve_id"]
@@ -43,6 +43,27 @@ WORKED_NAME = "worked_examples.json"  # the page reads it
 SCHEMA_VERSION = 1
 OLDEST_SCHEMA_VERSION = 1
 T = TypeVar("T", bound="HubModel")
+
+
+def entry(name: str, meaning: str) -> property:
+    """A read-only attribute of a model: the entry ``name`` of its provenance.
+
+    Args:
+        name: Name of the entry.
+        meaning: Its docstring.
+    """
+
+    def read(model: "HubModel") -> Any:
+        return getattr(model.provenance, name)
+
+    def refuse(model: "HubModel", value: object) -> None:
+        raise AttributeError(
+            f"{name} is an entry of the provenance and cannot be set alone; write model.provenance = "
+            f"dataclasses.replace(model.provenance, {name}=...)"
+        )
+
+    read.__doc__ = meaning
+    return property(read, refuse)
 
 
 class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeline_tag="feature-extraction"):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from cbsae_hub.hub.files import sha256
 from cbsae_hub.models import checks
-from cbsae_hub.models.base import HubModel
-from cbsae_hub.models.provenance import SHARED, BottleneckProvenance, entry
+from cbsae_hub.models.base import HubModel, entry
+from cbsae_hub.models.provenance import SHARED, BottleneckProvenance
 from cbsae_hub.models.retained import retain
 from cbsae_hub.models.sae import MAX_D_SAE, MAX_MATRIX, SAE, SAEOutput
 from cbsae_hub.models.sparse_latents import SparseLatents, gather_rows
@@ -21,7 +21,11 @@ CB_ACTIVATIONS = ("topk_relu", "topk_signed", "topk_abs")
 
 
 def _of_sae(name: str, meaning: str) -> property:
-    return property(lambda model: getattr(model.sae, name), doc=meaning)
+    def read(model: "CBSAE") -> Any:
+        return getattr(model.sae, name)
+
+    read.__doc__ = meaning
+    return property(read)
 
 
 class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):

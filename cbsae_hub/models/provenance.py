@@ -83,20 +83,3 @@ class BottleneckProvenance(Provenance):
     teacher: str | dict | None = None
     pruning: str | dict | None = None
     trained_on: str | dict | None = None
-
-
-def entry(name: str, meaning: str) -> property:
-    """A read-only attribute of a model: the entry ``name`` of its provenance.
-
-    Args:
-        name: Name of the entry.
-        meaning: Its docstring.
-    """
-
-    def refuse(model: Any, value: Any) -> None:
-        raise AttributeError(
-            f"{name} is an entry of the provenance and cannot be set alone; write model.provenance = "
-            f"dataclasses.replace(model.provenance, {name}=...)"
-        )
-
-    return property(lambda model: getattr(model.provenance, name), refuse, doc=meaning)

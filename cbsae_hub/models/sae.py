@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from cbsae_hub.models import checks
 from cbsae_hub.models.activations import ACTIVATIONS, IN_INPUT_UNITS, PER_NEURON, Activation, Settings, TrainingLatents
-from cbsae_hub.models.base import HubModel
+from cbsae_hub.models.base import HubModel, entry
 from cbsae_hub.models.calibration import exact_threshold, token_chunks
 from cbsae_hub.models.input_norm import KINDS, denormalize, normalize, scale
-from cbsae_hub.models.provenance import SAEProvenance, entry
+from cbsae_hub.models.provenance import SAEProvenance
 from cbsae_hub.models.sparse_latents import SparseLatents, gather_rows, mostly_zero_product
 
 logger = logging.getLogger(__name__)

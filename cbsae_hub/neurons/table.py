@@ -114,7 +114,7 @@ COLUMNS = (
     Column("said_<mode>", "text", "first word of LLaVA"),
     Column("steer_text_<mode>", "float", "cosine of that word to `name`"),
     Column("steer_clip_<mode>", "float", "cosine of CLIP's embedding of that word to those of the top images; only "
-           "where the scorer was given a `clip` (emoji-sae's table, not emoji-cbsae's)"),
+           "where the scorer was given a `clip`"),
     Column("steer_image_<mode>", "float", "mean cosine of what unCLIP drew to the top images; empty for neurons that "
            "were not drawn"),
     Column("said_<mode>_random", "text", "the same with a random direction of the same length"),
