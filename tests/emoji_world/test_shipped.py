@@ -119,7 +119,7 @@ def test_the_bottleneck_was_pruned_by_the_table_that_is_published():
     settings = CBSAESection.read(ROOT / "training" / "recipes" / "emoji.yaml")
     assert ROOT / settings.scores == HUB / "emoji-sae", "only a published table can be checked"
     table, cb = NeuronTable.read(HUB / "emoji-sae"), CBSAE.from_pretrained(HUB / "emoji-cbsae")
-    pruned = prune(table, **settings.prune.to_dict(defaults=False))
+    pruned = prune(table.frame, **settings.prune.to_dict(defaults=False))
     assert cb.sae_neuron_ids == pruned.keep
     assert cb.neuron_names[: cb.d_sae] == table.frame["name"][pruned.keep].tolist()
     wanted = ConceptSet.load(ROOT / settings.concepts)

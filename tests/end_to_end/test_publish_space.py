@@ -170,7 +170,7 @@ def test_models_on_the_hub_stay_there(tmp_path, monkeypatch):
     config = {
         "encoder_id": "me/encoder",
         "encoder_revision": commit,
-        "teacher": {"id": "hub/mine", "revision": "sha256:1"},
+        "teacher": {"id": "hub/mine", "revision": "sha256:0123456789abcdef"},
     }
     info = {"judge": {"id": "ViT-B-16/openai", "revision": "openai"}, "images": {"id": "me/images"}}
     (known / "snapshots" / "abc" / "config.json").write_text(json.dumps(config))
