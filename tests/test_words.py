@@ -116,6 +116,7 @@ def test_keys_of_ascii_names_are_small_letters_and_single_spaces(text):
     assert clean_name(text) == " ".join(text.split())
 
 
+@pytest.mark.slow
 def test_the_case_of_no_letter_counts():
     """But for letters that one cannot tell from their capitals: ẞ and SS, ı and I, ŉ and ʼN."""
     for letter in map(chr, range(sys.maxunicode + 1)):

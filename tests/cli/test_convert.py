@@ -32,6 +32,7 @@ def test_to_saelens_and_back_encodes_the_same(answer, world, tmp_path):
     torch.testing.assert_close(latents(tmp_path / "back"), latents(world / "sae"))
 
 
+@pytest.mark.slow
 def test_imported_sae_gets_a_pack_and_is_looked_into(answer, cbsae, world, picture, tmp_path):
     saelens = world / "saelens"
     assert answer("convert", world / "sae", saelens, "--to", "saelens")

@@ -9,6 +9,8 @@ from cbsae_hub.cli import steer
 from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.steering import LlavaSteerer, RandomDirection, UnclipSteerer
 
+pytestmark = pytest.mark.slow
+
 HUB = Path(__file__).parents[2] / "hub"
 LLAVA, UNCLIP = ("--llava", "hub/emoji-llava"), ("--unclip", "hub/emoji-unclip", "--steps", 2)
 WHITE = Image.new("RGB", (224, 224), "white")

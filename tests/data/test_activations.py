@@ -323,6 +323,7 @@ print(kill_at - 1)
 """
 
 
+@pytest.mark.slow
 def test_extraction_killed_anywhere_goes_on_and_gives_the_same_store(tmp_path):
     """kill -9 after each tensor is written, before each flush, and after each renaming."""
     names = {"here": str(Path(__file__).parent), "helpers": str(ROOT / "tests/helpers"), "folder": str(tmp_path)}
@@ -342,6 +343,7 @@ def test_extraction_killed_anywhere_goes_on_and_gives_the_same_store(tmp_path):
         assert all(path.stat().st_mtime_ns == time for path, time in finished.items())
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_store(tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in each of the two: sums of floats depend on how many share them

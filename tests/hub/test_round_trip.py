@@ -13,6 +13,8 @@ from cbsae_hub.hub import locate as fetch
 from cbsae_hub.models.base import ConfigError, ModelFileError, folder_revision
 from cbsae_hub.publishing import PublishError
 
+pytestmark = pytest.mark.slow
+
 REPO = "me/sae"
 
 

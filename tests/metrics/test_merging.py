@@ -3,6 +3,7 @@
 from dataclasses import asdict, is_dataclass
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -119,6 +120,7 @@ def streams(draw):
     return images, [(batch, owner, form) for batch, owner, form in zip(batches, owners, sparse)]
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(streams())
 def test_a_merged_metric_is_the_metric_of_all_images(stream):

@@ -23,6 +23,8 @@ from cbsae_hub.models import folder_revision
 from cbsae_hub.steering import DiffMean, Edit, RandomDirection, Steering, UnclipSteerer
 from cbsae_hub.steering.tower import Stopped
 
+pytestmark = pytest.mark.slow
+
 STEPS = 3
 
 

@@ -20,6 +20,8 @@ from cbsae_hub.studio.server import downloads
 from cbsae_hub.studio.server.blocks import Page, complete, contents
 from cbsae_hub.studio.server.gate import HEADERS, MAX_BODY
 
+pytestmark = pytest.mark.slow
+
 FOREIGN = "http://files.example/x.png"
 META = {"_type": "gradio.FileData"}
 FETCHERS = [

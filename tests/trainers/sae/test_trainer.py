@@ -12,6 +12,8 @@ from cbsae_hub.trainers.run import CHECKPOINT_NAME, load_checkpoint
 from cbsae_hub.trainers.sae.state import SAEState
 from cbsae_hub.trainers.sae.trainer import SAETrainer
 
+pytestmark = pytest.mark.slow
+
 PENALTIES = {"relu": 0.01, "gated": 0.01, "jumprelu": 0.002}
 
 
