@@ -75,7 +75,7 @@ class StreamingMetric(nn.Module):
     def reset(self) -> None:
         """Forgets all batches."""
         for name, default in self._defaults.items():
-            setattr(self, name, default.to(getattr(self, name)) if isinstance(default, Tensor) else [])
+            setattr(self, name, default.to(getattr(self, name), copy=True) if isinstance(default, Tensor) else [])
 
     def merge_state(self, other: "StreamingMetric") -> None:
         """Adds the sums of another metric of the same kind and size."""
