@@ -90,12 +90,7 @@ class Facts:
                 logger.warning("%s is of other weights: the card is written without it", folder / OF_WEIGHTS[name])
                 parts[name] = {}
         configs = [folder / name for name in CONFIGS if (folder / name).is_file()]
-        return cls(
-            folder,
-            config=_object(configs[0]) if configs else {},
-            revision=revision,
-            **parts,
-        )
+        return cls(folder, config=_object(configs[0]) if configs else {}, revision=revision, **parts)
 
     @property
     def model_class(self) -> str | None:

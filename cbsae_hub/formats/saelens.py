@@ -9,14 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from cbsae_hub.formats.encoders import Explained, at_hook
-from cbsae_hub.formats.foreign import (
-    Foreign,
-    read_safetensors,
-    refuse,
-    refuse_unknown,
-    take,
-    whole_number,
-)
+from cbsae_hub.formats.foreign import Foreign, read_safetensors, refuse, refuse_unknown, take, whole_number
 from cbsae_hub.formats.source import Source
 from cbsae_hub.hub.files import ConfigError, replace_file, require_finite
 from cbsae_hub.models.sae import SAE

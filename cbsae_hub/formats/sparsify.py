@@ -3,14 +3,7 @@
 import posixpath
 
 from cbsae_hub.formats.encoders import at_hook
-from cbsae_hub.formats.foreign import (
-    Foreign,
-    read_safetensors,
-    refuse,
-    refuse_unknown,
-    take,
-    whole_number,
-)
+from cbsae_hub.formats.foreign import Foreign, read_safetensors, refuse, refuse_unknown, take, whole_number
 from cbsae_hub.formats.source import Source
 from cbsae_hub.hub.files import ConfigError
 

@@ -187,8 +187,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """Reads a config.json.
 
     Raises:
-        ConfigError: If it is too large, no JSON object, or has a key twice or a number that JSON does not
-            know.
+        ConfigError: If it is too large, no JSON object, or has a key twice or a number that JSON does not know.
     """
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ConfigError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes: not a config of this package")
@@ -260,9 +259,8 @@ def folder_revision(folder: str | Path) -> str:
 def resolve_id(repo_id: str, beside: str | Path | None = None) -> str:
     """The source of ``repo_id``: a folder if there is one, else the Hub.
 
-    Models that are published together refer to each other by Hub id, and find each other as neighbouring
-    folders before they are published: with ``beside="hub/my-sae"``, "somebody/my-encoder" is
-    ``hub/my-encoder`` if that exists.
+    Models that are published together refer to each other by Hub id, and find each other as neighbouring folders before
+    they are published: with ``beside="hub/my-sae"``, "somebody/my-encoder" is ``hub/my-encoder`` if that exists.
 
     Args:
         repo_id: A folder or a Hub id.

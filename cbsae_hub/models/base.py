@@ -96,11 +96,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
     @property
     def config(self) -> dict[str, Any]:
         """Content of config.json: class, versions, every argument of ``__init__``. A new dict each time."""
-        stamp = {
-            "model_class": type(self).__name__,
-            "schema_version": SCHEMA_VERSION,
-            "package_version": __version__,
-        }
+        stamp = {"model_class": type(self).__name__, "schema_version": SCHEMA_VERSION, "package_version": __version__}
         return json.loads(json.dumps(stamp | self.arguments))
 
     @property

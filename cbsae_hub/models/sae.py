@@ -41,11 +41,10 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
     happens to normalised tokens. A reconstruction then gets back the mean and scale of its token, which :meth:`decode`
     takes as ``like=x``.
 
-    Parameters: ``W_enc [d_in, d_sae]``, ``b_enc [d_sae]``, ``W_dec [d_sae, d_in]`` (rows of unit norm at the
-    start), ``b_dec [d_in]``; jumprelu: ``threshold [d_sae]``; gated: ``b_gate``, ``b_mag``, ``r_mag
-    [d_sae]`` and no ``b_enc``. Buffer of batch_topk: ``threshold``, scalar or ``[d_sae]``, negative while
-    unset. ``threshold`` is None for relu, topk and gated. Saved weights act on raw activations
-    (:meth:`fold_input_scale`).
+    Parameters: ``W_enc [d_in, d_sae]``, ``b_enc [d_sae]``, ``W_dec [d_sae, d_in]`` (rows of unit norm at the start),
+    ``b_dec [d_in]``; jumprelu: ``threshold [d_sae]``; gated: ``b_gate``, ``b_mag``, ``r_mag [d_sae]`` and no ``b_enc``.
+    Buffer of batch_topk: ``threshold``, scalar or ``[d_sae]``, negative while unset. ``threshold`` is None for relu,
+    topk and gated. Saved weights act on raw activations (:meth:`fold_input_scale`).
 
     Args:
         d_in: Width of the activations.
@@ -319,8 +318,7 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
     ) -> float:
         """Sets the threshold such that held-out tokens have ``target_l0`` active latents on average, exactly.
 
-        Two passes over the data and no ``[n, d_sae]`` matrix. A vector of thresholds is multiplied by one
-        factor.
+        Two passes over the data and no ``[n, d_sae]`` matrix. A vector of thresholds is multiplied by one factor.
 
         Args:
             activations: A tensor ``[..., d_in]``; or batches of it that can be iterated twice (a list, a
