@@ -80,6 +80,12 @@ class Foreign:
             self.weights[name] = self.weights[name].double() * norms.double()
         self.weights["W_dec"] = self.weights["W_dec"].double() / norms.double()[:, None]
 
+    def normalise_tokens(self, kind: str | None) -> None:
+        """Has each token normalised, see :mod:`cbsae_hub.models.input_norm`, or with None left as it is."""
+        self.settings["input_norm"] = kind
+        if kind:
+            self.notes.append(f"each token is normalised before encoding ({kind}): decode(latents, like=x)")
+
     def take_threshold(self, threshold: Tensor | None, unset_at_zero: bool = False) -> None:
         """Takes a threshold of batch_topk, or the marker that training has not reached one."""
         if threshold is not None and threshold.numel() != 1:

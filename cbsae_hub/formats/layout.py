@@ -17,6 +17,12 @@ LOOKED_FOR = {
     "saev": "sae.pt that begins with a line of JSON",
     "prisma": ".pt file beside a config.json with hook_point_layer",
 }
+PAIRS = (
+    (OURS, WEIGHTS_NAME, CONFIG_NAME),
+    ("saelens", "sae_weights.safetensors", "cfg.json"),
+    ("sparsify", "sae.safetensors", "cfg.json"),
+)
+"""Formats of which an SAE is two files of these names in a folder: weights and config."""
 MANY = 40
 _STEP = re.compile(r"(?:ae|n_images)_(\d+)\.pt")
 
@@ -71,16 +77,10 @@ def find(source: Source, format: str | None = None) -> list[SAEFiles]:
     saes: list[SAEFiles] = []
     checkpoints: dict[str, list[str]] = {}
     for folder, files in sorted(folders.items()):
-
-        def entry(kind: str, weights: str, config: str, folder: str = folder) -> SAEFiles:
-            return SAEFiles(kind, folder or ".", posixpath.join(folder, weights), posixpath.join(folder, config))
-
-        config = posixpath.join(folder, CONFIG_NAME)
-        if {CONFIG_NAME, WEIGHTS_NAME} <= files and "model_class" in source.json(config):
-            saes.append(entry(OURS, WEIGHTS_NAME, CONFIG_NAME))
-        for kind, weights in (("saelens", "sae_weights.safetensors"), ("sparsify", "sae.safetensors")):
-            if {"cfg.json", weights} <= files:
-                saes.append(entry(kind, weights, "cfg.json"))
+        for kind, *pair in PAIRS:
+            weights, config = (posixpath.join(folder, file) for file in pair)
+            if files.issuperset(pair) and (kind != OURS or "model_class" in source.json(config)):
+                saes.append(SAEFiles(kind, folder or ".", weights, config))
         root = posixpath.dirname(folder) if posixpath.basename(folder) == "checkpoints" else folder
         checkpoints.setdefault(root, []).extend(posixpath.join(folder, file) for file in files if file.endswith(".pt"))
     for root, names in sorted(checkpoints.items()):

@@ -226,6 +226,17 @@ def read_weights(path: Path, shapes: dict[str, tuple[int, ...]], device: "str | 
     return tensors
 
 
+def write_model(config: Path, content: Mapping[str, Any], weights: Path, tensors: "dict[str, Tensor]") -> None:
+    """Writes a config and weights: at every moment there are both old ones, both new ones, or no config."""
+    from safetensors.torch import save_file
+
+    with replace_file(config) as new_config:
+        new_config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        with replace_file(weights) as new_weights:
+            save_file(tensors, new_weights, metadata={"format": "pt"})
+            config.unlink(missing_ok=True)
+
+
 def require_finite(tensors: "dict[str, Tensor]", owner: str) -> None:
     """Raises ModelFileError, naming the first tensor that holds NaN or infinite values."""
     for name, tensor in sorted(tensors.items()):

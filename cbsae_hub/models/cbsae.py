@@ -20,14 +20,6 @@ from cbsae_hub.words import name_key
 CB_ACTIVATIONS = ("topk_relu", "topk_signed", "topk_abs")
 
 
-def _of_sae(name: str, meaning: str) -> property:
-    def read(model: "CBSAE") -> Any:
-        return getattr(model.sae, name)
-
-    read.__doc__ = meaning
-    return property(read)
-
-
 class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
     """Concept bottleneck sparse autoencoder (CB-SAE paper, section 5).
 
@@ -63,12 +55,14 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
     teacher = entry("teacher", "The image-text model that the concepts were learned from.")
     pruning = entry("pruning", "By which scores and how neurons were discarded.")
     trained_on = entry("trained_on", "Data and settings of the bottleneck's training.")
-    activation = _of_sae("activation", "Activation function of the retained SAE.")
-    k = _of_sae("k", "Active latents per token of the retained SAE.")
-    group_sizes = _of_sae("group_sizes", "Matryoshka groups of the retained SAE.")
-    input_norm = _of_sae("input_norm", "Normalisation of each token before all else; see :class:`SAE`.")
-    norm_factor = _of_sae("norm_factor", "The input scale that was folded into the retained SAE.")
-    imported_from = _of_sae("imported_from", "Source and changes of somebody else's SAE, of which the neurons are.")
+    activation = entry("activation", "Activation function of the retained SAE.", part="sae")
+    k = entry("k", "Active latents per token of the retained SAE.", part="sae")
+    group_sizes = entry("group_sizes", "Matryoshka groups of the retained SAE.", part="sae")
+    input_norm = entry("input_norm", "Normalisation of each token before all else; see :class:`SAE`.", part="sae")
+    norm_factor = entry("norm_factor", "The input scale that was folded into the retained SAE.", part="sae")
+    imported_from = entry(
+        "imported_from", "Source and changes of somebody else's SAE, of which the neurons are.", part="sae"
+    )
 
     def __init__(
         self,
