@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError
@@ -122,10 +122,8 @@ def publish_together(
             if collection is not None:
                 with explained(f"{upload.repo_id} was published, but is not in the collection {collection!r}", upload):
                     if slug is None:
-                        owner = published.repo_id.split("/")[0]
-                        slug = api.create_collection(
-                            collection, namespace=owner, private=bool(private), exists_ok=True
-                        ).slug
+                        about: dict[str, Any] = {"namespace": published.repo_id.split("/")[0], "private": bool(private)}
+                        slug = api.create_collection(collection, exists_ok=True, **about).slug
                     api.add_collection_item(slug, published.repo_id, upload.repo_type, exists_ok=True)
         except PublishError as error:
             before, after = (", ".join(part.repo_id for part in parts) or "nothing" for parts in
@@ -203,9 +201,8 @@ def _check_model(folder: Path, files: Mapping[str, int]) -> None:
         with safe_open(folder / WEIGHTS_NAME, framework="pt"):
             pass
     except SafetensorError as error:
-        raise ValueError(
-            f"{folder / WEIGHTS_NAME} is damaged or half-written ({error}): save or download it again"
-        ) from error
+        damaged = f"{folder / WEIGHTS_NAME} is damaged or half-written ({error})"
+        raise ValueError(f"{damaged}: save or download it again") from error
 
 
 def _check_pack(folder: Path) -> None:

@@ -69,19 +69,17 @@ class ByHand:
             dataset = metadata.pop("measured_on", None)
             if generated := sorted(metadata.keys() & set(GENERATED)):
                 raise CardError(f"{path}: {', '.join(generated)} is made of measures, do not write it")
-            measures = [
-                Measure(row["name"], row["key"], facts.metrics[row["metric"]], None, row["meaning"]) for row in rows
-            ]
+            values = [facts.metrics[row["metric"]] for row in rows]
+            measures = [Measure(row["name"], row["key"], one, None, row["meaning"]) for row, one in zip(rows, values)]
         except (TemplateError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
             raise CardError(f"{path}: {error!r}; metrics.json has {', '.join(facts.metrics) or 'nothing'}") from error
-        if unmeasured := [row["metric"] for row, one in zip(rows, measures) if not is_measured(one.value)]:
+        if unmeasured := [row["metric"] for row, one in zip(rows, values) if not is_measured(one)]:
             raise CardError(f"{path}: {', '.join(unmeasured)} of metrics.json cannot be measures, they are no numbers")
         task = metadata.get("pipeline_tag") or (TASK if facts.model_class else "")
         if rows and dataset and not task:
             raise CardError(f"{path}: results on a data set need the task, pipeline_tag")
-        results = [
-            entry for row, one in zip(rows, measures) for entry in model_index([one], task, dataset, row.get("split"))
-        ]
+        pairs = zip(rows, measures)
+        results = [entry for row, one in pairs for entry in model_index([one], task, dataset, row.get("split"))]
         return cls(metadata, text.strip(), measures, results, command)
 
     @classmethod

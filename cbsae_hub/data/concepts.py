@@ -45,22 +45,14 @@ class PublishedList:
 
 
 _DISSECT = f"{RAW}/Trustworthy-ML-Lab/CLIP-dissect/21e7697/data"
+_VLG_CBM = f"{RAW}/Trustworthy-ML-Lab/VLG-CBM/376a768/concept_files/imagenet_per_class.json"
+_DECIDER = f"{RAW}/kowshikthopalli/DECIDER/9c744b9/core_concepts/imagenet_core_concepts.json"
 PUBLISHED = {
     "broden": PublishedList(f"{_DISSECT}/broden_labels_clean.txt", "603036d4b138c664", 1197),
     "3k": PublishedList(f"{_DISSECT}/3k.txt", "425845cf228cf912", 3000),
     "20k": PublishedList(f"{_DISSECT}/20k.txt", "4ed6e5336d7760d2", 20000),
-    "vlg-cbm": PublishedList(
-        f"{RAW}/Trustworthy-ML-Lab/VLG-CBM/376a768/concept_files/imagenet_per_class.json",
-        "6ce98f1ee1060291",
-        4729,
-        _values,
-    ),
-    "decider": PublishedList(
-        f"{RAW}/kowshikthopalli/DECIDER/9c744b9/core_concepts/imagenet_core_concepts.json",
-        "2117ed591aa408db",
-        7827,
-        _values,
-    ),
+    "vlg-cbm": PublishedList(_VLG_CBM, "6ce98f1ee1060291", 4729, _values),
+    "decider": PublishedList(_DECIDER, "2117ed591aa408db", 7827, _values),
 }
 
 
@@ -145,13 +137,9 @@ class ConceptSet:
         file = Path(cache or Path(constants.HF_HOME) / "cbsae_hub" / "concepts") / source.url.rsplit("/", 1)[1]
         if not file.is_file():
             _download(source.url, file, name)
-        content = file.read_bytes()
-        digest = sha256(content)
-        if not digest.startswith(source.sha256):
-            raise ValueError(
-                f"{file} is not the published list {name!r} (sha256 {digest[:16]}): delete it and try again"
-            )
-        concepts = source.parse(content.decode("utf-8"))
+        if (digest := sha256(file)[:16]) != source.sha256:
+            raise ValueError(f"{file} is not the published list {name!r} (sha256 {digest}): delete it and try again")
+        concepts = source.parse(file.read_text(encoding="utf-8"))
         if len(concepts) != source.count:
             raise ValueError(f"{file} holds {len(concepts)} concepts, the published list {name!r} has {source.count}")
         return cls(concepts, name)

@@ -92,10 +92,7 @@ FAMILIES = {
 
 
 def family_of(config: PreTrainedConfig) -> Family:
-    """The family of a vision tower.
-
-    Args:
-        config: Config of the tower.
+    """The family of a vision tower, by its config.
 
     Raises:
         ValueError: If it is unknown.
@@ -119,10 +116,7 @@ def tower_config(config: Any) -> Any:
 
 
 def prefix_tokens(config: PreTrainedConfig) -> int:
-    """Number of tokens of a vision tower that come before the patches: CLS and registers.
-
-    Args:
-        config: Config of the tower.
+    """Number of tokens of a vision tower, by its config, that come before the patches: CLS and registers.
 
     Raises:
         ValueError: If the family is unknown.

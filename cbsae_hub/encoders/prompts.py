@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPModel, PreTrainedTokenizerBase, SiglipModel
 
+from cbsae_hub.words import some
+
 logger = logging.getLogger(__name__)
 
 EXAMPLES = 3  # of the texts that a warning is about
@@ -66,7 +68,7 @@ def tell_unread(
     if longer := [_short(text) for text, lost in zip(texts, cut.tolist()) if lost]:
         logger.warning(
             "%s reads the first %d tokens of a text: %d of %d are longer, and what comes later does not count: %s",
-            name, context, len(longer), len(texts), _some(longer),
+            name, context, len(longer), len(texts), some(longer, EXAMPLES),
         )  # fmt: skip
     alike: dict[tuple[int, ...], dict[str, str]] = defaultdict(dict)
     for text, kind in zip(texts, torch.stack(kinds, 1).tolist()):
@@ -75,7 +77,7 @@ def tell_unread(
         examples = [" = ".join(_short(text) for text in group[:EXAMPLES]) for group in groups]
         logger.warning(
             "%s does not tell apart %d of %d texts, which share embeddings: %s",
-            name, sum(map(len, groups)), len(texts), _some(examples),
+            name, sum(map(len, groups)), len(texts), some(examples, EXAMPLES),
         )  # fmt: skip
 
 
@@ -125,10 +127,6 @@ def embed_prompts(
         return model.get_text_features(**tokenizer(lines, **options).to(model.device)).pooler_output
 
     return mean_embedding(embed, texts, templates, batch)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:EXAMPLES]) + (f" and {len(names) - EXAMPLES} more" if len(names) > EXAMPLES else "")
 
 
 def _short(text: str) -> str:

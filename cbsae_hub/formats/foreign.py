@@ -136,10 +136,7 @@ def refuse(what: str, supported: Iterable[str], whose: str) -> ConfigError:
 def refuse_unknown(config: dict[str, Any], settings: Iterable[str], whose: str) -> None:
     """Refuses a config with a setting that its reader does not know and that may change what the SAE computes.
 
-    Args:
-        config: Content of the file.
-        settings: Names of those that the reader heeds, or that concern the training only.
-        whose: The file.
+    Known are ``settings``: those that the reader heeds, or that concern the training only.
 
     Raises:
         ConfigError: If there is such a setting and it is on.

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from cbsae_hub.formats import prisma, saev
 from cbsae_hub.formats.source import Source
 from cbsae_hub.hub.files import CONFIG_NAME, WEIGHTS_NAME, ConfigError, ModelFileError
+from cbsae_hub.words import some
 
 OURS = "cbsae_hub"
 LOOKED_FOR = {
@@ -23,7 +24,6 @@ PAIRS = (
     ("sparsify", "sae.safetensors", "cfg.json"),
 )
 """Formats of which an SAE is two files of these names in a folder: weights and config."""
-MANY = 40
 _STEP = re.compile(r"(?:ae|n_images)_(\d+)\.pt")
 
 
@@ -38,12 +38,7 @@ class SAEFiles(NamedTuple):
 
 
 def choose(source: Source, sae_id: str | None = None, format: str | None = None) -> SAEFiles:
-    """The one SAE that is meant.
-
-    Args:
-        source: The place to search.
-        sae_id: A sub-folder of it, or a file.
-        format: One of :data:`LOOKED_FOR`; default any.
+    """The one SAE that is meant: that in a sub-folder or file ``sae_id``, of a format in :data:`LOOKED_FOR`.
 
     Raises:
         ValueError: If the format is unknown.
@@ -124,5 +119,4 @@ def _kind(source: Source, name: str, format: str | None) -> tuple[str, str | Non
 def _listed(saes: list[SAEFiles]) -> str:
     if [one.sae_id for one in saes] == ["."]:
         return "it holds one, without a name: leave sae_id out"
-    names = ", ".join(one.sae_id for one in saes[:MANY])
-    return f"there are {names}" + (f" and {len(saes) - MANY} more" if len(saes) > MANY else "")
+    return f"there are {some([one.sae_id for one in saes], limit=40)}"

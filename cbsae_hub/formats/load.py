@@ -72,11 +72,7 @@ def load(
 
 
 def require_encoder(sae: SAE | CBSAE, encoder: str | None = None) -> None:
-    """Checks that a model knows which activations it explains.
-
-    Args:
-        sae: The model.
-        encoder: Instead of the encoder that its config names.
+    """Checks that a model knows which activations it explains; ``encoder`` is instead of the one that its config names.
 
     Raises:
         ValueError: If it does not; the error names the missing arguments of :func:`load`.

@@ -115,11 +115,7 @@ class _TensorsOnly(pickle.Unpickler):
 
 
 def read_tensors(path: Path | io.BytesIO, whose: str) -> Checkpoint:
-    """The weights in a file of ``torch.save``: a state dict, or one of the usual checkpoints around one.
-
-    Args:
-        path: The file, or its content.
-        whose: Its name in errors.
+    """Weights in a file (or its content) of ``torch.save``: a state dict, or one of the usual checkpoints around one.
 
     Raises:
         ModelFileError: If the file is damaged, of a torch older than 1.6, or holds no weights.

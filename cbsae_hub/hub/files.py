@@ -112,12 +112,7 @@ def content_tag(revision: str) -> str:
 
 
 def require_same_settings(existing: Mapping[str, Any], settings: Mapping[str, Any], owner: str | Path) -> None:
-    """Compares the settings of this run with those that an earlier one left behind.
-
-    Args:
-        existing: Settings of the earlier run, as JSON holds them.
-        settings: Settings of this run.
-        owner: The file or folder that the earlier run left, for the error.
+    """Compares the settings of this run with those that an earlier one left, as JSON, in its file or folder ``owner``.
 
     Raises:
         OtherSettings: If they differ; names where.
@@ -132,12 +127,7 @@ def require_same_settings(existing: Mapping[str, Any], settings: Mapping[str, An
 
 
 def claim(folder: Path, settings: Mapping[str, Any], name: str = "settings.json") -> None:
-    """Marks a folder as the one of a run, by its settings; made if needed.
-
-    Args:
-        folder: The folder.
-        settings: The settings on which its content depends.
-        name: The file that holds them.
+    """Marks a folder, made if needed, as the one of a run, by the settings on which its content depends.
 
     Raises:
         OtherSettings: If it is the folder of a run with other settings.
@@ -252,10 +242,9 @@ def is_left_out(path: PurePath) -> bool:
 def folder_revision(folder: str | Path) -> str:
     """The revision of a local model folder: "sha256:" and the first 16 hex digits of the hash of its weights.
 
-    Of the ``*.safetensors`` files, also in sub-folders, those named as model weights count
-    (``model.safetensors``, ``open_clip_model.safetensors``, shards, ...), in the order of their paths; other
-    tensors that lie beside a model, a pack for instance, do not change its revision. Where no file is named
-    so, all of them count. Checkpoints and hidden files, which are not published, never do.
+    Of the ``*.safetensors`` files, also in sub-folders, those named as model weights count (``model.safetensors``,
+    ``open_clip_model.safetensors``, shards, ...), in the order of their paths, and not a pack beside them. Where no
+    file is named so, all of them count. Checkpoints and hidden files, which are not published, never do.
 
     Raises:
         ModelFileError: If there are no weight files.
@@ -275,11 +264,7 @@ def resolve_id(repo_id: str, beside: str | Path | None = None) -> str:
 
     Args:
         repo_id: A folder or a Hub id.
-        beside: The folder of the model that refers to ``repo_id``.
-
-    Returns:
-        ``repo_id`` itself if it is an existing folder; else the sibling folder of ``beside`` that is named
-        as the last component of ``repo_id``; else ``repo_id``, a Hub id.
+        beside: The folder of the model that refers to ``repo_id``; only where that is no folder, its siblings count.
     """
     if Path(repo_id).is_dir() or beside is None or not Path(beside).is_dir():
         return str(repo_id)

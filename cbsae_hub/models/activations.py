@@ -92,22 +92,15 @@ class Activation(ABC):
 
     @abstractmethod
     def train(self, hidden: Tensor, norms: Tensor, settings: Settings) -> Trained:
-        """Latents and penalty of a training step, by plain dense autograd.
+        """Latents and penalty of a training step from ``hidden [n, d_sae]``, by plain dense autograd.
 
-        Args:
-            hidden: ``[n, d_sae]``.
-            norms: Lengths of decoder rows, ``[d_sae]``. With them in the penalty, scaling cannot evade it.
-            settings: See :class:`Settings`.
+        ``norms [d_sae]`` are the lengths of decoder rows. With them in the penalty, scaling cannot evade it.
         """
 
     def select(self, preactivations: Tensor, settings: Settings, count: int | None = None) -> Tensor:
         """Positions of the pre-activations ``[n, d_sae]`` that training keeps (topk and batch_topk only).
 
-        Args:
-            preactivations: See :meth:`preactivations`.
-            settings: See :class:`Settings`.
-            count: For batch_topk, how many to keep instead of ``k * n``: a process that takes part in a
-                selection over several processes passes its own share. For topk it has no meaning.
+        batch_topk keeps ``count`` of them instead of ``k * n``: the share of one of several processes. topk ignores it.
 
         Returns:
             Flat positions ``token * d_sae + neuron``, int64, of positive pre-activations only.

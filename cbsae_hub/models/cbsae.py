@@ -132,16 +132,14 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         if isinstance(sae, CBSAE):
             raise ValueError("that is a CBSAE already: take its to_sae_part(), or with_concepts(more)")
         ids = checks.neuron_ids("keep", keep, sae.d_sae - 1)
-        if names is not None:
-            names = _names("names", names, sae.d_sae)
-            names = [names[i] for i in ids]
+        all_names = None if names is None else _names("names", names, sae.d_sae)
         retained = retain(sae, ids)
         arguments = {
             "sae_config": _without_shared(retained.arguments),
             "sae_neuron_ids": ids,
             "concepts": concepts,
             "cb_k": cb_k,
-            "sae_names": names,
+            "sae_names": all_names and [all_names[i] for i in ids],
             "parent": {"id": sae.repo_id, "revision": sae.revision, "sha256": _sha256(sae), "d_sae": sae.d_sae},
             "parent_group_sizes": sae.group_sizes,
         }
@@ -262,9 +260,7 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         return self.sae.decode(z, like) + self.decode_concepts(c, like)
 
     def decode_sparse(self, values: Tensor, indices: Tensor, like: Tensor | None = None) -> Tensor:
-        """Reconstruction from ``(values, indices)`` of :meth:`encode_sparse`: ``[..., K + concepts] -> [..., d_in]``.
-
-        ``like`` as in :meth:`SAE.decode`.
+        """:meth:`decode` of ``(values, indices)`` from :meth:`encode_sparse`: ``[..., K + concepts] -> [..., d_in]``.
 
         Raises:
             ValueError: If they do not end on all concepts in their order, or ``like`` is needed and missing.

@@ -74,8 +74,7 @@ class ConceptIndex:
         return closest_names(query, self.concepts, count)
 
     def _matching(self, query: str, words: list[str]) -> dict[str, float]:
-        matches = self._by_words(query, words)
-        if matches:
+        if matches := self._by_words(query, words):
             return matches
         # No word is known: perhaps they are mistyped.
         corrected = [next(iter(difflib.get_close_matches(w, self._vocabulary, 1, cutoff=0.8)), w) for w in words]
