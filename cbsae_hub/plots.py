@@ -83,8 +83,7 @@ def plot_monosemanticity(scores: Mapping[str, pd.Series], population: float | No
 def plot_coverage(coverage: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
     """The number of concepts of each set that are some neuron's name: in all, and by the least score of the name.
 
-    Args:
-        coverage: Name of a model to its ``coverage`` as in scores.json.
+    ``coverage`` maps the name of a model to its ``coverage`` as in scores.json.
 
     Raises:
         ValueError: If there is nothing to draw.
@@ -114,12 +113,7 @@ def plot_coverage(coverage: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Fi
 
 
 def plot_histograms(frame: pd.DataFrame, l0: Mapping[str, Any]) -> Figure:
-    """The number of latents that are active on a token, and of tokens on which a neuron is.
-
-    Args:
-        frame: With the column ``token_density``.
-        l0: ``l0`` of scores.json: ``histogram`` with ``edges`` and ``counts``.
-    """
+    """The number of latents that are active on a token (``l0`` of scores.json), and of tokens on which a neuron is."""
     require_columns(frame, ["token_density"], "score the neurons again")
     density = frame["token_density"]
     figure, (by_token, by_neuron) = _figure(10, 4, columns=2)

@@ -87,19 +87,12 @@ def commit_of_images(source: str | Path, revision: str | None = None) -> str | N
 
 @dataclass
 class _Files:
-    """The files of a dataset.
+    """The files of a dataset."""
 
-    Attributes:
-        root: A folder, or the address of a commit on the Hub: what the paths of the layout begin with.
-        commit: Commit on the Hub; None for a folder.
-        layout: The files of each split.
-        card: YAML header of the README.md.
-    """
-
-    root: str
+    root: str  # a folder, or the address of a commit on the Hub: what the paths of the layout begin with
     commit: str | None
     layout: Layout
-    card: dict[str, Any]
+    card: dict[str, Any]  # the YAML header of the README.md
 
     def builder(self) -> datasets.DatasetBuilder:
         """The builder of `datasets` that reads these files; it takes no name among them for a pattern."""

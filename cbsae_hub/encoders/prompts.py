@@ -44,15 +44,8 @@ def tell_unread(
 ) -> None:
     """Warns of texts that are longer than what a model reads, and of texts that differ, but to the model do not.
 
-    Texts that differ in capital letters mean the same: the warning leaves them out.
-
-    Args:
-        tokenize: Its tokenizer.
-        padding: The id with which that fills up.
-        context: Number of tokens that it reads.
-        texts: One or more.
-        templates: Prompts with ``{}`` that are put around them.
-        reader: Name of the model; default "the text tower".
+    Texts that differ in capital letters mean the same: the warning leaves them out. ``padding`` is the id with which
+    the tokenizer fills up, ``context`` the number of tokens that the model called ``reader`` reads.
     """
     cut, kinds = torch.zeros(len(texts), dtype=torch.bool), []
     for template in templates:
@@ -86,11 +79,7 @@ def mean_embedding(
 ) -> Tensor:
     """Unit embeddings of texts, ``[texts, d]`` float32: means of the unit embeddings of a text's prompts.
 
-    Args:
-        embed: From prompts to their embeddings ``[prompts, d]``.
-        texts: One or more.
-        templates: Prompts with one ``{}``.
-        batch: Prompts at once.
+    ``embed`` makes embeddings ``[prompts, d]`` of prompts, ``batch`` at once.
 
     Raises:
         ValueError: If a template has no ``{}``.

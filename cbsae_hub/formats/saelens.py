@@ -71,7 +71,9 @@ def read(source: Source, weights: str, config_name: str) -> Foreign:
         tensors["threshold"] = tensors.pop("log_threshold").exp()
     foreign = Foreign(weights, take(tensors, _names(settings["activation"]), weights), settings, config)
     if "topk" in architecture:
-        settings["k"] = _k(config, config_name)
+        k = config.get("k")  # that of a batchtopk may be no whole number
+        k = round(k) if isinstance(k, float) and k >= 1 else k
+        settings["k"] = whole_number({"k": k}, "k", config_name)
     if config.get("rescale_acts_by_decoder_norm"):
         foreign.scale_neurons(foreign.weights["W_dec"].double().norm(dim=-1))
         foreign.notes.append("rescale_acts_by_decoder_norm: the norms of decoder rows were folded into the encoder")
@@ -91,14 +93,6 @@ def _names(activation: str) -> tuple[str, ...]:
     if activation == "gated":
         return (*MATRICES, "b_gate", "b_mag", "r_mag")
     return (*MATRICES, "b_enc", *(["threshold"] if activation == "jumprelu" else []))
-
-
-def _k(config: dict[str, Any], whose: str) -> int:
-    """SAELens' batchtopk may have a k that is not whole."""
-    k = config.get("k")
-    if isinstance(k, float) and k >= 1:
-        config = {**config, "k": round(k)}
-    return whole_number(config, "k", whose)
 
 
 def _normalisation(foreign: Foreign, config: dict[str, Any], source: Source) -> None:

@@ -36,11 +36,7 @@ class Match:
 
 
 class ConceptIndex:
-    """An index over the names of neurons; a look-up costs the number of concepts, not of neurons.
-
-    Args:
-        rows: Neurons with the columns of the neuron table.
-    """
+    """An index over the names in rows of a neuron table; a look-up costs the number of concepts, not of neurons."""
 
     def __init__(self, rows: Iterable[NeuronRow]):
         rows = list(rows)

@@ -134,11 +134,9 @@ def describe_column(name: str) -> Column | None:
 
 
 def rows_of(columns: Mapping[str, Any]) -> pd.DataFrame:
-    """Rows of a neuron table, in the schema's order.
+    """Rows of a neuron table from values by the name of the column, in the schema's order.
 
-    Args:
-        columns: Values by the name of the column, as long as there are rows. Required columns that are missing are
-            filled up with what stands for nothing.
+    Required columns that are missing are filled up with what stands for nothing.
 
     Raises:
         ValueError: If the schema does not know a column.

@@ -49,11 +49,7 @@ class NeuronRow(Protocol):
 
 
 class Verdicts:
-    """Verdicts on neurons: whether they stand for a concept.
-
-    Args:
-        rows: All neurons of a model with the columns of the neuron table. Columns that are missing say nothing.
-    """
+    """Verdicts on neurons, rows of a neuron table: whether they stand for a concept. Missing columns say nothing."""
 
     def __init__(self, rows: Iterable[NeuronRow]):
         self._key = cache(name_key)  # neurons share their names
