@@ -29,20 +29,14 @@ class CardError(ValueError):
 class ByHand:
     """The hand-written part of a card.
 
-    Attributes:
-        metadata: Metadata for the Hub.
-        text: Markdown. What stands before its first heading is the story, which comes first in a card; the sections
-            come last.
-        measures: Entries of metrics.json with their meaning.
-        results: The same for the Hub's model-index.
-        measured_by: The command that measured them.
+    What stands before the first heading of its text is the story, which comes first in a card; the sections come last.
     """
 
-    metadata: dict[str, Any] = field(default_factory=dict)
-    text: str = ""
-    measures: list[Measure] = field(default_factory=list)
-    results: list[EvalResult] = field(default_factory=list)
-    measured_by: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)  # for the Hub
+    text: str = ""  # Markdown
+    measures: list[Measure] = field(default_factory=list)  # entries of metrics.json with their meaning
+    results: list[EvalResult] = field(default_factory=list)  # the same for the Hub's model-index
+    measured_by: str | None = None  # the command that measured them
 
     @classmethod
     def read(cls, path: str | Path, facts: Facts, repo_id: str) -> "ByHand":

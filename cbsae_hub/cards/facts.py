@@ -43,24 +43,15 @@ class Facts:
     """The results files of a folder. Those of other weights count as missing, with a warning.
 
     All must name their weights but metrics.json, which may be of somebody else's script.
-
-    Attributes:
-        folder: The folder, or None of a model that is in memory only.
-        config: Config of a model of any library; empty where there is none, as beside a dataset.
-        metrics: metrics.json: results of an evaluation script.
-        training: Record of the training of an SAE or CB-SAE.
-        evaluation: Results of training/evaluate.py.
-        pack: pack.json: scores of its neurons.
-        revision: :func:`folder_revision` of the weights, None where there are none.
     """
 
-    folder: Path | None = None
-    config: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, Any] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)
-    evaluation: dict[str, Any] = field(default_factory=dict)
-    pack: dict[str, Any] = field(default_factory=dict)
-    revision: str | None = None
+    folder: Path | None = None  # None of a model that is in memory only
+    config: dict[str, Any] = field(default_factory=dict)  # of a model of any library; empty beside a dataset, say
+    metrics: dict[str, Any] = field(default_factory=dict)  # metrics.json: results of an evaluation script
+    training: dict[str, Any] = field(default_factory=dict)  # record of the training of an SAE or CB-SAE
+    evaluation: dict[str, Any] = field(default_factory=dict)  # results of training/evaluate.py
+    pack: dict[str, Any] = field(default_factory=dict)  # pack.json: scores of its neurons
+    revision: str | None = None  # the folder_revision, None where there are no weights
 
     @classmethod
     def read(cls, folder: str | Path) -> "Facts":

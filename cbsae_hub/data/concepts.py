@@ -29,19 +29,12 @@ def _values(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class PublishedList:
-    """A published list: its address, and how to know that a file is it.
+    """A published list: its address, and how to know that a file is it."""
 
-    Attributes:
-        url: The file at a fixed commit.
-        sha256: First 16 hexadecimal digits of the file's hash.
-        count: Concepts before duplicates are removed.
-        parse: Makes a list of the file's text.
-    """
-
-    url: str
-    sha256: str
-    count: int
-    parse: Callable[[str], list[str]] = _lines
+    url: str  # at a fixed commit
+    sha256: str  # first 16 digits
+    count: int  # of concepts, before duplicates are removed
+    parse: Callable[[str], list[str]] = _lines  # makes a list of the file's text
 
 
 _DISSECT = f"{RAW}/Trustworthy-ML-Lab/CLIP-dissect/21e7697/data"

@@ -48,21 +48,13 @@ class NoImages(ValueError):
 
 @dataclass
 class Layout:
-    """Files of a dataset by split.
+    """Files of a dataset by split."""
 
-    Attributes:
-        kind: Builder of `datasets` that reads them: "imagefolder" or "parquet".
-        splits: Names to paths of images and their metadata, of Parquet files, or of archives.
-        left_out: Files with images that belong to no split.
-        options: Arguments of the builder.
-        config: Name of the card's configuration.
-    """
-
-    kind: str
-    splits: dict[str, list[str]]
-    left_out: list[str]
-    options: dict[str, Any] = field(default_factory=dict)
-    config: str = "default"
+    kind: str  # builder of `datasets` that reads them: "imagefolder" or "parquet"
+    splits: dict[str, list[str]]  # names to paths of images and their metadata, of Parquet files, or of archives
+    left_out: list[str]  # files with images that belong to no split
+    options: dict[str, Any] = field(default_factory=dict)  # arguments of the builder
+    config: str = "default"  # name of the card's configuration
 
     def images(self, split: str) -> list[str]:
         """Paths of the images of a split, as far as they are files of their own."""

@@ -208,11 +208,7 @@ def image_batches(
 ) -> Iterator[tuple[range, list[Image.Image]]]:
     """The rows of a dataset in order: ids and PIL images, ``batch_size`` at a time, the next ones decoded ahead.
 
-    Args:
-        images: The dataset.
-        batch_size: Rows a batch.
-        first: Batch to begin with.
-        step: Take every ``step``-th batch from there, as one process of several does.
+    One process of several takes every ``step``-th batch from the ``first`` on.
     """
 
     def load(start: int) -> tuple[range, list[Image.Image]]:

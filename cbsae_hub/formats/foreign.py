@@ -28,28 +28,18 @@ MATTERS = re.compile(
 class Foreign:
     """Somebody else's SAE, not yet an :class:`cbsae_hub.models.SAE`.
 
-    Attributes:
-        file: The file of its weights.
-        weights: Tensors by the names that they have in our SAE.
-        settings: Arguments of our SAE, but for widths and the encoder.
-        config: Content of its config.
-        explained: The activations that it explains, as far as they are known.
-        notes: Changes that were made, a sentence each.
-        doubts: Facts that its user has to know or to check, likewise.
-        norm_factor: The number by which the weights expect activations to be divided.
-
     Raises:
         ModelFileError: If the shapes of the weights do not fit each other.
     """
 
-    file: str
-    weights: dict[str, Tensor]
-    settings: dict[str, Any]
+    file: str  # of its weights
+    weights: dict[str, Tensor]  # by the names that they have in our SAE
+    settings: dict[str, Any]  # arguments of our SAE, but for widths and the encoder
     config: dict[str, Any] = field(default_factory=dict)
     explained: Explained = field(default_factory=Explained)
-    notes: list[str] = field(default_factory=list)
-    doubts: list[str] = field(default_factory=list)
-    norm_factor: float | None = None
+    notes: list[str] = field(default_factory=list)  # changes that were made, a sentence each
+    doubts: list[str] = field(default_factory=list)  # facts that its user has to know or to check, likewise
+    norm_factor: float | None = None  # by which the weights expect activations to be divided
 
     def __post_init__(self) -> None:
         if self.weights["W_enc"].ndim != 2:

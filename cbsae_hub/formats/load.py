@@ -56,9 +56,8 @@ def load(
         ValueError: If an argument is out of range.
     """
     checks.tokens("tokens", tokens)
-    overrides: dict[str, Any] = dict(
-        encoder_id=encoder_id, encoder_revision=encoder_revision, layer=layer, tokens=tokens
-    )
+    overrides: dict[str, Any] = {"encoder_id": encoder_id, "encoder_revision": encoder_revision}
+    overrides |= {"layer": layer, "tokens": tokens}
     if format not in (None, OURS) or sae_id is not None or not (name := _our_class(source, revision, downloads)):
         sae = import_sae(source, format=format, revision=revision, sae_id=sae_id, **overrides, **downloads)
         return sae.to(device)

@@ -13,13 +13,7 @@ from cbsae_hub.hub.stamp import REPO_ID
 class Source:
     """The files of a folder, a file or a repository, by their paths with ``/``.
 
-    Args:
-        source: An existing folder or file, or an id on the Hub.
-        revision: Branch, tag or commit on the Hub.
-        token: See :meth:`cbsae_hub.models.HubModel.from_pretrained`, here and below.
-        cache_dir: Likewise.
-        force_download: Likewise.
-        local_files_only: Likewise.
+    Arguments as of :meth:`cbsae_hub.models.HubModel.from_pretrained`.
 
     Attributes:
         name: The Hub id, or the name of the folder or file, without its path: that is private.

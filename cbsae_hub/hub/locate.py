@@ -78,17 +78,11 @@ def find_on_hub(repo_id: str, revision: str | None, options: dict[str, Any]) -> 
 
 @dataclass(frozen=True)
 class Located:
-    """A model, and where it lies.
+    """A model, and where it lies."""
 
-    Attributes:
-        id: Its name: the folder or Hub id that came in.
-        folder: The folder on this machine; None where it is on the Hub.
-        commit: Branch, tag or commit to load from the Hub, None for the newest.
-    """
-
-    id: str
-    folder: Path | None = None
-    commit: str | None = None
+    id: str  # its name: the folder or Hub id that came in
+    folder: Path | None = None  # None where it is on the Hub
+    commit: str | None = None  # branch, tag or commit to load from the Hub, None for the newest
 
     @cached_property
     def revision(self) -> str | None:

@@ -23,23 +23,14 @@ IN_INPUT_UNITS = ("b_enc", "threshold", "b_gate", "b_mag")
 
 @dataclass(frozen=True)
 class Settings:
-    """The values that an activation function reads besides hidden values.
+    """The values that an activation function reads besides hidden values."""
 
-    Attributes:
-        k: Active latents per token (topk: each token; batch_topk: on average over a batch).
-        bandwidth: Width of the window in which JumpReLU's thresholds get a gradient.
-        threshold: A number or ``[d_sae]``; None where there is none, or none yet.
-        b_gate: Bias of the gate, ``[d_sae]``; this and the next two are those of gated.
-        b_mag: Bias of the magnitudes.
-        r_mag: Logarithm of the magnitudes' scale.
-    """
-
-    k: int
-    bandwidth: float
-    threshold: Tensor | None = None
-    b_gate: Tensor | None = None
-    b_mag: Tensor | None = None
-    r_mag: Tensor | None = None
+    k: int  # active latents per token (topk: each token; batch_topk: on average over a batch)
+    bandwidth: float  # width of the window in which JumpReLU's thresholds get a gradient
+    threshold: Tensor | None = None  # a number or [d_sae]; None where there is none, or none yet
+    b_gate: Tensor | None = None  # bias of the gate, [d_sae]; this and the next two are those of gated
+    b_mag: Tensor | None = None  # bias of the magnitudes
+    r_mag: Tensor | None = None  # logarithm of the magnitudes' scale
 
 
 class Trained(NamedTuple):

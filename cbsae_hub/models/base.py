@@ -208,7 +208,8 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
     ) -> str | None:
         """Writes config.json, model.safetensors and a card.
 
-        A README.md that was edited by hand, or written by other code, is kept. Files: :func:`write_model`.
+        At every moment the folder holds the old model, the new one, or one without a config, which does not load. A
+        README.md that was edited by hand, or written by other code, is kept.
 
         Args:
             save_directory: The folder; made if needed.

@@ -33,13 +33,8 @@ def exact_threshold(
     It lies half-way between two neighbouring scores, so that rounding elsewhere does not move a latent across. Equal
     scores there all stay out. Where fewer scores are positive, the answer is 0, with a warning.
 
-    Args:
-        scores: Maps tokens ``[t, d_in]`` to non-negative scores ``[t, d_sae]``.
-        activations: See :meth:`cbsae_hub.models.sae.SAE.calibrate_threshold`.
-        d_sae: Scores per token.
-        target_l0: Scores per token that shall be above the threshold.
-        total: Sums an int64 tensor over processes.
-        dtype: The answer is a number of this type.
+    ``scores`` maps tokens ``[t, d_in]`` to non-negative scores ``[t, d_sae]``; ``total`` sums an int64 tensor over
+    processes; the answer is a number of ``dtype``. The rest is as in :meth:`cbsae_hub.models.SAE.calibrate_threshold`.
     """
     if isinstance(activations, Iterator):
         raise ValueError("two passes are needed: give a tensor, a list, a DataLoader or a function, not an iterator")

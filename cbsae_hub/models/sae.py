@@ -198,7 +198,8 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
             max_active: Keep at most this many, the strongest, per token.
 
         Returns:
-            ``(values, indices)``, each ``[..., K]`` where K is the largest number of active latents of a token.
+            ``(values, indices)``, each ``[..., K]``: see :class:`cbsae_hub.models.sparse_latents.SparseLatents`. K is
+            the largest number of active latents of a token.
         """
         if max_active is not None:
             checks.integer("max_active", max_active, 1, MAX_D_SAE)

@@ -27,19 +27,12 @@ class PackError(OSError):
 
 
 class Column(NamedTuple):
-    """A column of the neuron table.
+    """A column of the neuron table."""
 
-    Attributes:
-        name: The name; of a family of columns the pattern, with ``<...>`` for any word.
-        dtype: "int", "float", "bool" or "text", or the plural for a list of those.
-        meaning: Meaning of a value, in Markdown.
-        required: Whether every table has it.
-    """
-
-    name: str
-    dtype: str
-    meaning: str
-    required: bool = False
+    name: str  # of a family of columns the pattern, with <...> for any word
+    dtype: str  # "int", "float", "bool" or "text", or the plural for a list of those
+    meaning: str  # in Markdown
+    required: bool = False  # in every table
 
     def describes(self, name: str) -> bool:
         """True if a column of that name is this one, or one of this family."""
