@@ -36,6 +36,7 @@ PARTS: dict[str, type | tuple[type, ...]] = {
     "grid": (list, type(None)),
 }
 """Parts of pack.json, beside the versions, and their types."""
+NEAREST = 5  # concepts that are named where a query has no strong match
 NONSENSE, NEARER_THAN = 200, 0.99
 """Near in meaning is what is nearer to a concept than this share of so many made-up words is to any."""
 STRIPS = ("top", "p75", "p50", "p25", "random")
@@ -277,14 +278,14 @@ class Pack:
         nearest, near_by = self._nearest(query, embed_texts)
         return FindResult(matches, verdict, nearest, reason, near_by)
 
-    def _nearest(self, query: str, embed_texts: Embed | None, count: int = 5) -> tuple[list[str], str]:
+    def _nearest(self, query: str, embed_texts: Embed | None) -> tuple[list[str], str]:
         """Concepts near the query, nearest first, and what that is by."""
         embedding = None
         if embed_texts is not None:
             with suppress(ValueError):  # there is nothing to read for it: an invisible character, perhaps
                 embedding = embed_texts([query])[0]
         if embed_texts is None or embedding is None:
-            return self.neurons.index.spelled_like(query, count), "spelling"
+            return self.neurons.index.spelled_like(query, NEAREST), "spelling"
         names = self.neurons.index.concepts
         places = [place for place, concept in enumerate(self.vocabulary) if concept in names]
         concepts, texts = [self.vocabulary[place] for place in places], self._texts[places]
@@ -293,7 +294,7 @@ class Pack:
         if self._noise is None:
             self._noise = _noise_level(texts, self.vocabulary, embed_texts)
         similarity = texts @ np.asarray(embedding, dtype=np.float32)
-        ranked = np.argsort(-similarity, kind="stable")[:count]
+        ranked = np.argsort(-similarity, kind="stable")[:NEAREST]
         return [concepts[i] for i in ranked if similarity[i] > self._noise], "meaning"
 
     def _map(self, row: int) -> np.ndarray | None:
