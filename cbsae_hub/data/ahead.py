@@ -10,7 +10,7 @@ Loaded = TypeVar("Loaded")
 
 
 def load_ahead(load: Callable[[Item], Loaded], items: Iterable[Item], threads: int = 1) -> Generator[Loaded]:
-    """Yields ``load(item)`` for every item, in order, while that many threads load as many of the next ones.
+    """Yields ``load(item)`` for every item, in order, while ``threads`` threads load as many of the next ones.
 
     An error in ``load`` is raised where its result would have come.
     """

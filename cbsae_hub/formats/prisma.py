@@ -46,8 +46,8 @@ def read(source: Source, weights: str, config_name: str) -> Foreign:
     foreign = Foreign(weights, take(tensors, names, weights), settings, config, explained)
     foreign.normalise_tokens(NORMS[norm])
     if content.incomplete:
-        foreign.notes.append("the file holds a pickled config, which was not read: only its tensors and config.json "
-                             "were")  # fmt: skip
+        unread = "the file holds a pickled config, which was not read: only its tensors and config.json were"
+        foreign.notes.append(unread)
     return foreign
 
 

@@ -264,7 +264,7 @@ def resolve_id(repo_id: str, beside: str | Path | None = None) -> str:
 
     Args:
         repo_id: A folder or a Hub id.
-        beside: The folder of the model that refers to ``repo_id``; only where that is no folder, its siblings count.
+        beside: The folder of the model that refers to ``repo_id``. Its siblings count where ``repo_id`` is no folder.
     """
     if Path(repo_id).is_dir() or beside is None or not Path(beside).is_dir():
         return str(repo_id)

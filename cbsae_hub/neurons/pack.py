@@ -259,7 +259,7 @@ class Pack:
         """The images of the pack."""
         return list(self._images)
 
-    def find(self, query: str, limit: int = 20, embed_texts: Embed | None = None) -> FindResult:
+    def find(self, query: str, limit: int = 20, embed_texts: Callable[[list[str]], Any] | None = None) -> FindResult:
         """Neurons for a concept in free words.
 
         Args:
