@@ -56,7 +56,8 @@ def entry(name: str, meaning: str, part: str = "provenance") -> property:
             f"dataclasses.replace(model.provenance, {name}=...)"
         )
 
-    return property(read, refuse if part == "provenance" else None, doc=meaning)
+    read.__doc__ = meaning
+    return property(read, refuse if part == "provenance" else None)
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
