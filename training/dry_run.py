@@ -354,9 +354,7 @@ class DryRun:
         return markdown_table(pd.DataFrame(rows))
 
 
-def main(
-    recipe: Annotated[Path, typer.Option(help="YAML file; all its sections are checked.")],
-) -> None:
+def main(recipe: Annotated[Path, typer.Option(help="YAML file; all its sections are checked.")]) -> None:
     """Check a recipe without its data."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:

@@ -67,12 +67,7 @@ def main(
         )
         images, source = open_images(settings)
         store = extract_activations(
-            encoder,
-            images,
-            settings.output,
-            source=source,
-            accelerator=accelerator,
-            **settings.chosen(*EXTRACTION),
+            encoder, images, settings.output, source=source, accelerator=accelerator, **settings.chosen(*EXTRACTION)
         )
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error

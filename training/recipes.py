@@ -11,16 +11,7 @@ from pydantic.dataclasses import dataclass
 from typing_extensions import Self
 
 from cbsae_hub.hub.files import read_text
-from cbsae_hub.trainers.config import (
-    CBSAETrainConfig,
-    Count,
-    Flag,
-    Integer,
-    Natural,
-    Number,
-    SAETrainConfig,
-    Settings,
-)
+from cbsae_hub.trainers.config import CBSAETrainConfig, Count, Flag, Integer, Natural, Number, SAETrainConfig, Settings
 
 
 class Section(Settings):

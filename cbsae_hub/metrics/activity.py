@@ -140,10 +140,7 @@ class Reconstruction(StreamingMetric):
 
 
 def occupied_bins(histogram: Tensor) -> tuple[list[int], float]:
-    """A neuron's histogram without the empty bins at both ends.
-
-    Args:
-        histogram: ``[bins]``, a row of the histogram of :class:`NeuronActivity`.
+    """A neuron's histogram ``[bins]``, a row of that of :class:`NeuronActivity`, without the empty bins at both ends.
 
     Returns:
         Counts, and the lower edge of the first of their bins; each is ``2 ** (1 / SHOWN_BINS_PER_OCTAVE)`` times as
@@ -152,8 +149,8 @@ def occupied_bins(histogram: Tensor) -> tuple[list[int], float]:
     occupied = histogram.nonzero()[:, 0].tolist()
     if not occupied:
         return [], math.nan
-    first, last = occupied[0], occupied[-1]
-    return histogram[first : last + 1].tolist(), 2.0 ** (first / SHOWN_BINS_PER_OCTAVE - OCTAVES / 2)
+    edge = 2.0 ** (occupied[0] / SHOWN_BINS_PER_OCTAVE - OCTAVES / 2)
+    return histogram[occupied[0] : occupied[-1] + 1].tolist(), edge
 
 
 def status(token_density: float, image_density: float) -> str:

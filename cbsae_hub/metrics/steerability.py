@@ -55,10 +55,8 @@ def image_steerability(drawings: Tensor, examples: Tensor) -> Tensor:
         ValueError: If the forms do not fit.
     """
     if drawings.ndim != 3 or examples.ndim != 3 or drawings.shape[::2] != examples.shape[::2]:
-        raise ValueError(
-            "expected [neurons, drawings, e] and [neurons, images, e], got "
-            f"{list(drawings.shape)} and {list(examples.shape)}"
-        )
+        forms = f"{list(drawings.shape)} and {list(examples.shape)}"
+        raise ValueError(f"expected [neurons, drawings, e] and [neurons, images, e], got {forms}")
     counts = examples.any(-1).sum(1, keepdim=True)
     mean = F.normalize(examples, dim=-1).sum(1) / counts  # 0 / 0 is NaN
     return (F.normalize(drawings, dim=-1) @ mean[..., None]).mean((1, 2))

@@ -61,11 +61,10 @@ class StrongestImages(StreamingMetric):
     def __init__(self, neurons: int, k: int):
         super().__init__()
         self.neurons, self.k = neurons, k
-        empty = torch.full((neurons, k), NOTHING)
-        self.add_state("keys", empty, dist_reduce_fx=merge_keys)
+        self.add_state("keys", torch.full((neurons, k), NOTHING), dist_reduce_fx=merge_keys)
         self.add_state("stored", torch.zeros(neurons, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("fired", torch.zeros(neurons, dtype=torch.int64), dist_reduce_fx="sum")
-        # Batches or entries with negative activations: only whether there are any matters.
+        # of batches or entries: only whether there are any matters
         self.add_state("negative", torch.zeros(neurons, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("image_ids", default=[], dist_reduce_fx="cat")
 
@@ -175,12 +174,7 @@ def _best(a: Tensor, b: Tensor, k: int) -> Tensor:
 
 
 def strongest(latents: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Activations and rows of the k strongest images of each neuron, ``[neurons, min(k, images)]`` each.
-
-    Args:
-        latents: ``[images, neurons]``, dense or sparse COO.
-        k: Images per neuron.
-    """
+    """Activations and rows of the k strongest of ``latents [images, neurons]``, ``[neurons, min(k, images)]`` each."""
     top = TopImages(latents.shape[1], min(k, len(latents))).to(latents.device)
     top.update(latents, torch.arange(len(latents), device=latents.device))
     return top.compute()

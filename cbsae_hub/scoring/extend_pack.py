@@ -10,13 +10,13 @@ from torch import Tensor
 
 from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.metrics import NeuronActivity, cosine_cubed
-from cbsae_hub.metrics.activity import occupied_bins, status
 from cbsae_hub.models import CBSAE
 from cbsae_hub.neurons.pack import Pack
 from cbsae_hub.neurons.table import rows_of
 from cbsae_hub.pictures import ImageDataset
 from cbsae_hub.scoring.build_pack import thumbnails
 from cbsae_hub.scoring.examples import choose_examples
+from cbsae_hub.scoring.report import activity_columns, name_columns
 from cbsae_hub.words import name_key
 
 NAMES = 5
@@ -102,31 +102,18 @@ def _rows(
     tokens: NeuronActivity,
 ) -> pd.DataFrame:
     """The neuron table's rows."""
-    figures = tokens.compute()
     best = fits.topk(min(NAMES, len(concepts)), dim=1)
     density = (latents > 0).double().mean(0)
     own = fits[torch.arange(len(added)), torch.tensor([concepts.index(name) for name in added])]
-    names = [[concepts[i] for i in row] for row in best.indices.tolist()]
-    histograms, edges = zip(*map(occupied_bins, figures["histogram"]))
-    fires = (density > 0).numpy()
     return rows_of(
         {
             "neuron": np.arange(len(added)) + cb.d_sae + first,
             "kind": "cb",
-            "name": [row[0] if ok else None for row, ok in zip(names, fires)],
             "score": best.values[:, 0].numpy(),
             "null_percentile": (fits < own[:, None]).double().mean(1).numpy(),
-            "names": [row if ok else [] for row, ok in zip(names, fires)],
-            "scores": [row if ok else [] for row, ok in zip(best.values.tolist(), fires)],
+            **name_columns(concepts, best.indices, best.values, density > 0),
             "group": cb.group_of[-len(added) :].numpy(),
-            "density": density.numpy(),
-            "token_density": figures["density"].numpy(),
-            "max": figures["max"].numpy(),
-            "p99": figures["p99"].numpy(),
-            "p50": figures["p50"].numpy(),
-            "histogram": histograms,
-            "histogram_low": edges,
-            "status": [status(*pair) for pair in zip(figures["density"].tolist(), density.tolist())],
+            **activity_columns(tokens.compute(), density),
             "designated": list(added),
             "added": True,
         }

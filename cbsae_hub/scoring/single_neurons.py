@@ -39,15 +39,10 @@ class SingleNeurons:
     def pushed_randomly(self, neurons: Sequence[int], values: Sequence[float], seed: int) -> Tensor:
         """The control of :meth:`set`: every token is moved as far, in a random direction of each neuron's own.
 
-        Args:
-            neurons: Ids.
-            values: The neurons' values.
-            seed: Added to a neuron's number, it is the seed of the neuron's direction.
+        The seed, added to a neuron's number, is that of its direction.
         """
-        pushes = self._pushes(neurons, values)
-        directions = [
-            torch.randn(pushes.shape[-1], generator=torch.Generator().manual_seed(seed + int(n))) for n in neurons
-        ]
+        pushes, width = self._pushes(neurons, values), self.plain.shape[-1]
+        directions = [torch.randn(width, generator=torch.Generator().manual_seed(seed + int(n))) for n in neurons]
         units = F.normalize(torch.stack(directions), dim=-1).to(pushes)
         return (self._base() + pushes.norm(dim=-1, keepdim=True) * units[:, None]).expand(-1, self._tokens, -1)
 

@@ -49,7 +49,6 @@ class Steerer(ABC):
         self._place(sae, pack, layer)
 
     def _place(self, sae: SteerableSAE, pack: AnyPack, layer: int | None) -> None:
-        """Puts an SAE at a block."""
         self.tower = SteeredTower(*self._steered, sae, pack, layer)
 
     def with_sae(self, sae: SteerableSAE, pack: AnyPack = None, layer: int | None = None) -> Self:

@@ -190,10 +190,9 @@ class Trainer(ABC, Generic[ConfigType, StateType]):
     def _batches(self, start: int) -> Iterator[Any]:
         """Batches from a step on, epoch after epoch."""
         first_epoch, first_batch = divmod(start, self.steps_per_epoch)
+        read, size = self._read(), self.config.batch_size
         batches = (
-            self._share(
-                self._read(), self.config.batch_size, epoch, start_batch=first_batch if epoch == first_epoch else 0
-            )
+            self._share(read, size, epoch, start_batch=first_batch if epoch == first_epoch else 0)
             for epoch in itertools.count(first_epoch)
         )
         return itertools.islice(itertools.chain.from_iterable(batches), self.config.steps - start)

@@ -41,15 +41,8 @@ class CBSAETrainer(Trainer[CBSAETrainConfig, BottleneckState]):
 
     With several processes the result is that of one, up to rounding: similarities are taken over global batches.
 
-    Args:
-        config: The settings.
-        cb: The model, with an untrained bottleneck; a copy is trained.
-        train: Activations to train on.
-        heldout: Activations of other images.
-        embeddings: The teacher's unit embeddings of all images of the store, ``[images, e]``.
-        texts: Its unit embeddings of the concepts, ``[concepts, e]``.
-        output: Folder of the checkpoint, the log and, in the end, the model.
-        accelerator: The run's accelerator; default a new one.
+    The arguments are those of :class:`Trainer`, the model with an untrained bottleneck, of which a copy is trained, and
+    the teacher's unit embeddings of all images of the store, ``[images, e]``, and of the concepts, ``[concepts, e]``.
 
     Raises:
         ValueError: If embeddings, concepts and activations do not fit each other.
@@ -131,14 +124,8 @@ def evaluate_bottleneck(state: BottleneckState, batches: Iterator[tuple[Tensor, 
     whole, retained, interpretability, steerability, tokens, count = sums.tolist()
     if not tokens:
         raise ValueError("no held-out tokens to evaluate on")
-    total_squares = moments[1].sum()
-    return BottleneckHeldout(
-        explained_variance(moments[0], total_squares, whole, tokens),
-        explained_variance(moments[0], total_squares, retained, tokens),
-        interpretability / count,
-        steerability / count,
-        int(tokens),
-    )
+    explained = [explained_variance(moments[0], moments[1].sum(), errors, tokens) for errors in (whole, retained)]
+    return BottleneckHeldout(*explained, interpretability / count, steerability / count, int(tokens))
 
 
 def require_fit(cb: CBSAE, activations: ActivationStore, embeddings: Tensor) -> None:
@@ -147,16 +134,16 @@ def require_fit(cb: CBSAE, activations: ActivationStore, embeddings: Tensor) -> 
     Raises:
         ValueError: If the activations are of another encoder, layer or width, or the embeddings of other images.
     """
-    facts = activations.manifest["encoder"]
+    facts, images = activations.manifest["encoder"], activations.manifest["num_images"]
     for name in ("encoder_id", "layer"):
         if getattr(cb, name) is not None and facts.get(name) != getattr(cb, name):
             raise ValueError(f"the SAE is of {name} {getattr(cb, name)!r}, the activations of {facts.get(name)!r}")
     if cb.d_in != activations.d_in:
         raise ValueError(f"the SAE explains activations of width {cb.d_in}, the store has {activations.d_in}")
-    if len(embeddings) != activations.manifest["num_images"]:
+    if len(embeddings) != images:
         raise ValueError(
-            f"the teacher has embedded {len(embeddings)} images, the activations are of "
-            f"{activations.manifest['num_images']}: extract both from the same images"
+            f"the teacher has embedded {len(embeddings)} images, the activations are of {images}: "
+            "extract both from the same images"
         )
 
 
