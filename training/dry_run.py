@@ -9,7 +9,7 @@ cache, is read instead. The exit code is 1, with a line for each problem, if som
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,18 +58,11 @@ MODELS = {  # settings that are ids of models
 
 
 class DryRun:
-    """The check of one recipe.
-
-    Args:
-        recipe: The file.
+    """The check of one recipe, whose errors are those of :func:`read_sections`.
 
     Attributes:
         steps: What there is to do, in order.
         problems: What is wrong, a line each.
-
-    Raises:
-        ValueError: If it is no YAML of sections.
-        OSError: If it cannot be read.
     """
 
     def __init__(self, recipe: Path):
@@ -95,20 +88,13 @@ class DryRun:
             raw = self.raw.get("dry_run", {})
             self.facts = DryRunSection.from_dict({key: raw[key] for key in raw if hasattr(self.facts, str(key))})
             DryRunSection.from_dict(raw)  # names what is unknown
-        checks = {
-            "activations": self._activations,
-            "sae": self._sae,
-            "scores": self._scores,
-            "steerability": self._steerability,
-            "cbsae": self._cbsae,
-            "evaluate": self._evaluate,
-        }
-        for name in (*checks, *(name for name in SECTIONS if name not in checks)):
+        for name, kind in SECTIONS.items():  # in the order of the steps
             if name in self.raw and name != "dry_run":
                 with self._noting(name):
-                    section = self.sections[name] = SECTIONS[name].from_dict(self.raw[name])
-                    if name in checks:
-                        checks[name](section)
+                    section = self.sections[name] = kind.from_dict(self.raw[name])
+                    check = getattr(self, f"_{name}", None)  # the methods below
+                    if check is not None:
+                        check(section)
                 self._ids(name)
         self._downloads()
         self.problems += costs.shortages(self.steps)
@@ -201,13 +187,11 @@ class DryRun:
             self._fits("cbsae", "scores", settings.scores, "scores")
         if self.sae is None or self.images is None:
             raise ValueError("its SAE is not known: section `sae` has to be right first")
-        retained, by = self._retained(settings.prune), settings.prune.by
+        retained, by, cb_k = self._retained(settings.prune), settings.prune.by, settings.cb_k
         steered = by == "both" or "steerability" in ((by,) if isinstance(by, str) else by)
         self._require(not steered or "steerability" in self.raw, "cbsae", "pruning by steerability needs its section")
-        self._require(
-            settings.cb_k < concepts, "cbsae", f"cb_k {settings.cb_k} is not less than the {concepts} concepts"
-        )
-        self.cb = cb = costs.make_bottleneck(self.sae, retained, concepts, settings.cb_k)
+        self._require(cb_k < concepts, "cbsae", f"cb_k {cb_k} is not less than the {concepts} concepts")
+        self.cb = cb = costs.make_bottleneck(self.sae, retained, concepts, cb_k)
         embeddings = costs.store_bytes(self.images, 1, self._embedding_width(settings.teacher), "float16")
         checkpoint = costs.bottleneck_checkpoint_bytes(cb, config)
         step.disk["teacher's embeddings"] = settings.embeddings, embeddings
@@ -244,7 +228,9 @@ class DryRun:
     def _config(self, settings: ActivationsSection) -> Any:
         """The encoder's config in transformers: its own if it is here, else the recipe's."""
         source, described = settings.encoder, self.facts.encoder
-        folder = source if Path(source).is_dir() else self._cached(source, settings.encoder_revision)
+        folder: Any = source if Path(source).is_dir() else None
+        with suppress(HFValidationError):
+            folder = folder or try_to_load_from_cache(source, "config.json", revision=settings.encoder_revision)
         if not isinstance(folder, str):
             if not described:
                 raise ValueError(f"{source} is not here, so `dry_run.encoder` has to say what it is like")
@@ -255,13 +241,6 @@ class DryRun:
             if own.get(key, value) != value:
                 raise ValueError(f"`dry_run.encoder` says {key} {value!r}, the config of {source} {own[key]!r}")
         return config
-
-    @staticmethod
-    def _cached(repo_id: str, revision: str | None) -> Any:
-        try:
-            return try_to_load_from_cache(repo_id, "config.json", revision=revision)
-        except HFValidationError:
-            return None
 
     def _count(self, source: ImageSource, key: str) -> int:
         """Number of images that a section reads."""
@@ -342,16 +321,12 @@ class DryRun:
 
     def table(self) -> str:
         """The steps in Markdown."""
-        rows = [
-            {
-                "step": step.name,
-                "shapes": step.shapes,
-                "disk": ", ".join(f"{purpose} {costs.spelled(size)}" for purpose, (_, size) in step.disk.items()),
-                "memory": costs.spelled(step.memory),
-            }
+        disks = [
+            ", ".join(f"{purpose} {costs.spelled(size)}" for purpose, (_, size) in step.disk.items())
             for step in self.steps
         ]
-        return markdown_table(pd.DataFrame(rows))
+        rows = [(step.name, step.shapes, disk, costs.spelled(step.memory)) for step, disk in zip(self.steps, disks)]
+        return markdown_table(pd.DataFrame(rows, columns=["step", "shapes", "disk", "memory"]))
 
 
 def main(recipe: Annotated[Path, typer.Option(help="YAML file; all its sections are checked.")]) -> None:

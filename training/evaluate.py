@@ -130,11 +130,9 @@ def main(
             cb = trained(variant, folder / name, accelerator)
             rows.append(row(name, scored(evaluator, cb, folder / name, judge, scores, draw=name in seeds), cb))
         first = CBSAE.from_pretrained(folder / seeds[0])
+        models = {"SAE": (sae, folder / "sae"), "CB-SAE": (first, folder / seeds[0])}
         by_judge = {
-            one: {
-                name: scored(evaluator, model, where, one, scores, speak=False)
-                for name, model, where in (("SAE", sae, folder / "sae"), ("CB-SAE", first, folder / seeds[0]))
-            }
+            one: {name: scored(evaluator, *model, one, scores, speak=False) for name, model in models.items()}
             for one in (judge, *others)
         }
     except (ValueError, OSError) as error:

@@ -15,13 +15,13 @@ from cbsae_hub.trainers.config import CBSAETrainConfig, Count, Flag, Integer, Na
 
 
 class Section(Settings):
-    """A section of a recipe.
-
-    Attributes:
-        section: Its name in the recipe.
-    """
+    """A section of a recipe; ``section``, an argument of its class, is its name there."""
 
     section: ClassVar[str]
+
+    def __init_subclass__(cls, section: str, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.section = section
 
     @classmethod
     def read(cls, recipe: Path | None, overrides: Sequence[str] | None = None, **options: Any) -> Self:
@@ -114,10 +114,8 @@ class ImageSource(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActivationsSection(ImageSource, Section):
+class ActivationsSection(ImageSource, Section, section="activations"):
     """Settings of extract_activations.py."""
-
-    section = "activations"
 
     encoder: str
     encoder_revision: str | None = None
@@ -133,10 +131,8 @@ class ActivationsSection(ImageSource, Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SAESection(SAETrainConfig, Section):
+class SAESection(SAETrainConfig, Section, section="sae"):
     """Settings of train_sae.py: the store, the output, and everything that decides the weights."""
-
-    section = "sae"
 
     activations: Path
     output: Path
@@ -147,10 +143,8 @@ class SAESection(SAETrainConfig, Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoresSection(Section):
+class ScoresSection(Section, section="scores"):
     """Settings of score_neurons.py and build_pack.py; see :meth:`NeuronScorer.from_pretrained`."""
-
-    section = "scores"
 
     model: str
     judge: str
@@ -172,10 +166,8 @@ class ScoresSection(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SteerabilitySection(Section):
+class SteerabilitySection(Section, section="steerability"):
     """Settings of score_neurons.py --steer: models, neurons, and arguments of :class:`SteerabilityScorer`."""
-
-    section = "steerability"
 
     llava: str | None = None
     sentences: str | None = None
@@ -214,10 +206,8 @@ class PruneSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CBSAESection(CBSAETrainConfig, Section):
+class CBSAESection(CBSAETrainConfig, Section, section="cbsae"):
     """Settings of train_cbsae.py: what is pruned and added, and everything that decides the weights."""
-
-    section = "cbsae"
 
     model: str
     scores: str
@@ -241,10 +231,8 @@ class CBSAESection(CBSAETrainConfig, Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationSection(Section):
+class EvaluationSection(Section, section="evaluate"):
     """Settings of evaluate.py; those of other sections that it replaces, and what it varies."""
-
-    section = "evaluate"
 
     judges: dict[str, str]
     """Name to folder or id; the first one judges all models."""
@@ -293,10 +281,8 @@ class ChatJudgeSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InsertionSection(Section):
+class InsertionSection(Section, section="insertion"):
     """Settings of insertion.py; see :class:`InsertionExperiment`."""
-
-    section = "insertion"
 
     model: str
     llava: str
@@ -321,10 +307,8 @@ class InsertionSection(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepSection(ImageSource, Section):
+class SweepSection(ImageSource, Section, section="sweep"):
     """Settings of sweep.py: the grid, the images to score on, and training settings that all SAEs share."""
-
-    section = "sweep"
 
     encoder: str
     layers: tuple[Integer, ...]
@@ -346,10 +330,8 @@ class SweepSection(ImageSource, Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZeroShotSteeringSection(Section):
+class ZeroShotSteeringSection(Section, section="zero_shot_steering"):
     """Settings of zero_shot_steering.py."""
-
-    section = "zero_shot_steering"
 
     model: str
     clip: str
@@ -367,10 +349,8 @@ class ZeroShotSteeringSection(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DryRunSection(Section):
+class DryRunSection(Section, section="dry_run"):
     """Facts of models and images that dry_run.py cannot read where they are absent."""
-
-    section = "dry_run"
 
     encoder: dict[str, Any] | None = None
     """The encoder's config in transformers."""

@@ -72,22 +72,15 @@ def train_model(settings: CBSAESection, accelerator: Accelerator, resume: bool =
     teacher = ClipLike.from_pretrained(settings.teacher, device=accelerator.device, beside=settings.model)
     cb.provenance = replace(cb.provenance, teacher={"id": teacher.repo_id, "revision": teacher.revision})
     images, _ = open_images(source_of(store.manifest["images"]))
-    embeddings = all_embeddings(
-        extract_embeddings(
-            teacher, images, settings.embeddings, source=store.manifest["images"], accelerator=accelerator
-        )
-    )
+    source = store.manifest["images"]
+    embedded = extract_embeddings(teacher, images, settings.embeddings, source=source, accelerator=accelerator)
     train, heldout = store.holdout(config.heldout_fraction, config.seed)
     texts = teacher.embed_texts(cb.concepts)
-    trainer = CBSAETrainer(config, cb, train, heldout, embeddings, texts, settings.output)
+    trainer = CBSAETrainer(config, cb, train, heldout, all_embeddings(embedded), texts, settings.output)
     if accelerator.is_main_process:
         settings.output.mkdir(parents=True, exist_ok=True)
-        selection = {
-            "pruning": pruned.settings,
-            "parts": pruned.report.to_dict("records"),
-            "concepts": report.to_dict("records"),
-        }
-        write_json(settings.output / "selection.json", selection)
+        tables = {"parts": pruned.report.to_dict("records"), "concepts": report.to_dict("records")}
+        write_json(settings.output / "selection.json", {"pruning": pruned.settings, **tables})
     return trainer.train(resume=resume)
 
 

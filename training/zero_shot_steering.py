@@ -57,18 +57,11 @@ def main(
         settings = ZeroShotSteeringSection.read(recipe, overrides)
         strengths = list(settings.strengths or STRENGTHS)
         words, device = ConceptSet.load(settings.vocabulary), Accelerator().device
-        steerer = ClipZeroShotSteerer.from_pretrained(
-            settings.clip, settings.model, words, device=device, beside=settings.model
-        )
-        sweep = sweep_clip(
-            steerer,
-            image_sets(settings),
-            strengths=strengths,
-            neurons=None if settings.neurons == "all" else settings.neurons,
-            gamma=settings.gamma,
-            beta=settings.beta,
-            seed=settings.seed,
-        )
+        where = {"device": device, "beside": settings.model}
+        steerer = ClipZeroShotSteerer.from_pretrained(settings.clip, settings.model, words, **where)
+        neurons = None if settings.neurons == "all" else settings.neurons
+        options = settings.chosen("gamma", "beta", "seed")
+        sweep = sweep_clip(steerer, image_sets(settings), strengths=strengths, neurons=neurons, **options)
         save(settings.output, sweep, settings.to_dict() | {"strengths": strengths})
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
