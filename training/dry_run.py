@@ -32,22 +32,10 @@ from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.hub.files import read_text
 from cbsae_hub.models.checks import integer
 from cbsae_hub.studies.tables import markdown_table
-from training import costs
+from training import costs, recipes
 from training.costs import Step
 from training.extract_activations import open_images
-from training.recipes import (
-    SECTIONS,
-    ActivationsSection,
-    CBSAESection,
-    DryRunSection,
-    EvaluationSection,
-    ImageSource,
-    PruneSettings,
-    SAESection,
-    ScoresSection,
-    SteerabilitySection,
-    read_sections,
-)
+from training.recipes import SECTIONS, DryRunSection, read_sections
 
 MODELS = {  # settings that are ids of models
     "activations": ("encoder",),
@@ -117,7 +105,7 @@ class DryRun:
 
     # --------------------------------------------------------------------------------------------- sections
 
-    def _activations(self, settings: ActivationsSection) -> None:
+    def _activations(self, settings: recipes.ActivationsSection) -> None:
         step = self._step("activations")
         config = self._config(settings)
         encoder = costs.make_encoder(config, self.facts.pixels, settings.layer, settings.tokens)
@@ -131,7 +119,7 @@ class DryRun:
             f"block {encoder.layer} of {encoder.num_layers}"
         )
 
-    def _sae(self, settings: SAESection) -> None:
+    def _sae(self, settings: recipes.SAESection) -> None:
         step, config = self._step("sae"), settings.config()
         self._fits("sae", "activations", settings.activations, "activations")
         if self.encoder is None:
@@ -147,7 +135,7 @@ class DryRun:
         passes = f", {config.steps * config.batch_size / rows:.1f} passes" if rows else ""
         step.shapes = f"{sae.d_sae} neurons{groups}; {config.steps} steps of {config.batch_size}{passes}"
 
-    def _scores(self, settings: ScoresSection) -> None:
+    def _scores(self, settings: recipes.ScoresSection) -> None:
         step = self._step("scores")
         self._fits("scores", "model", settings.model, "sae")
         counts = {name: self._concepts(source) for name, source in settings.concepts.items()}
@@ -163,7 +151,7 @@ class DryRun:
             sums = 8 * self.sae.d_sae * width + 12 * top_k * self.sae.d_sae
             step.disk["checkpoint of the sums"] = settings.output, sums
 
-    def _steerability(self, settings: SteerabilitySection) -> None:
+    def _steerability(self, settings: recipes.SteerabilitySection) -> None:
         step = self._step("steerability")
         self._require("scores" in self.raw, "steerability", "needs a section `scores`, to which it adds")
         if self.sae is not None and isinstance(settings.neurons, int):
@@ -174,7 +162,7 @@ class DryRun:
             models.append(settings.llava)
         step.memory = int(1e9 * sum(self.facts.models_gb.get(model, 0) for model in models))
 
-    def _cbsae(self, settings: CBSAESection) -> None:
+    def _cbsae(self, settings: recipes.CBSAESection) -> None:
         concepts = self._concepts(settings.concepts)
         if settings.names not in (None, self.outputs.get("scores")) and self.scoring:
             step = self._step("names")
@@ -199,7 +187,7 @@ class DryRun:
         step.memory, step.host = costs.bottleneck_memory(self.sae, cb, config), embeddings
         step.shapes = f"{retained} of {self.sae.d_sae} neurons, at most {concepts} concepts, {config.steps} steps"
 
-    def _evaluate(self, settings: EvaluationSection) -> None:
+    def _evaluate(self, settings: recipes.EvaluationSection) -> None:
         step = self._step("evaluate")
         for section in ("scores", "steerability", "cbsae"):
             self._require(section in self.raw, "evaluate", f"needs a section `{section}`")
@@ -225,7 +213,7 @@ class DryRun:
 
     # ------------------------------------------------------------------------------------------------ shapes
 
-    def _config(self, settings: ActivationsSection) -> Any:
+    def _config(self, settings: recipes.ActivationsSection) -> Any:
         """The encoder's config in transformers: its own if it is here, else the recipe's."""
         source, described = settings.encoder, self.facts.encoder
         folder: Any = source if Path(source).is_dir() else None
@@ -242,7 +230,7 @@ class DryRun:
                 raise ValueError(f"`dry_run.encoder` says {key} {value!r}, the config of {source} {own[key]!r}")
         return config
 
-    def _count(self, source: ImageSource, key: str) -> int:
+    def _count(self, source: recipes.ImageSource, key: str) -> int:
         """Number of images that a section reads."""
         if source.is_function:
             return len(open_images(source)[0])
@@ -255,7 +243,7 @@ class DryRun:
 
     def _probe_images(self) -> int:
         scores = self.sections["scores"]
-        return self._count(ImageSource(images=scores.images, split=scores.split), "probe_images")
+        return self._count(recipes.ImageSource(images=scores.images, split=scores.split), "probe_images")
 
     def _concepts(self, source: str) -> int:
         """Number of concepts in a list; a published one before its duplicates are removed."""
@@ -268,7 +256,7 @@ class DryRun:
         config = Path(model) / OPEN_CLIP_CONFIG
         return json.loads(read_text(config))["model_cfg"]["embed_dim"] if config.is_file() else 512
 
-    def _retained(self, prune: PruneSettings) -> int:
+    def _retained(self, prune: recipes.PruneSettings) -> int:
         """Number of neurons that pruning leaves, all of them at most where a threshold decides."""
         d_sae = self.sae.d_sae
         if prune.share is not None:

@@ -175,7 +175,7 @@ def neuron_table(
 
 
 def name_columns(
-    vocabulary: Sequence[str], concepts: Tensor, scores: Tensor, alive: Sequence[bool] | np.ndarray
+    vocabulary: ConceptSet | Sequence[str], concepts: Tensor, scores: Tensor, alive: np.ndarray | Tensor
 ) -> dict[str, list]:
     """Columns of the names of neurons that are alive: their concepts and scores ``[neurons, count]``, best first."""
     names = [[vocabulary[i] for i in row] if ok else [] for row, ok in zip(concepts.tolist(), alive)]

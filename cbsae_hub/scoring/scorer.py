@@ -74,15 +74,8 @@ class ImageEmbedder:
             return self.model.embed_images(pictures)
         return self.model.embed(pictures).cpu()
 
-    @property
-    def repo_id(self) -> str | None:
-        """Folder or Hub id of the model."""
-        return self.model.repo_id
-
-    @property
-    def revision(self) -> str | None:
-        """Its version."""
-        return self.model.revision
+    repo_id = property(lambda self: self.model.repo_id)
+    revision = property(lambda self: self.model.revision)
 
 
 class Observation(NamedTuple):

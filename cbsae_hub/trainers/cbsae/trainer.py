@@ -48,6 +48,8 @@ class CBSAETrainer(Trainer[CBSAETrainConfig, BottleneckState]):
         ValueError: If embeddings, concepts and activations do not fit each other.
     """
 
+    reads = "labelled_batches"
+
     def __init__(
         self,
         config: CBSAETrainConfig,
@@ -66,10 +68,7 @@ class CBSAETrainer(Trainer[CBSAETrainConfig, BottleneckState]):
         self.state = BottleneckState(self.cb, config, embeddings, texts, self.accelerator)
 
     def _initialise(self) -> None:
-        self.state.initialise(self._share(self._read(), self.config.batch_size, 0))
-
-    def _read(self) -> Callable[..., Iterator[tuple[Tensor, Tensor]]]:
-        return self.train_data.labelled_batches
+        self.state.initialise(self._share(self.train_data, self.config.batch_size, 0))
 
     def _update(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         x, images = batch
@@ -81,7 +80,7 @@ class CBSAETrainer(Trainer[CBSAETrainConfig, BottleneckState]):
 
     def evaluate(self) -> BottleneckHeldout:
         """Figures of the model as it is now, on held-out activations."""
-        return evaluate_bottleneck(self.state, self._heldout(self.heldout_data.labelled_batches))
+        return evaluate_bottleneck(self.state, self._heldout())
 
     def _finish(self) -> BottleneckHeldout:
         trained_on = {
@@ -124,8 +123,9 @@ def evaluate_bottleneck(state: BottleneckState, batches: Iterator[tuple[Tensor, 
     whole, retained, interpretability, steerability, tokens, count = sums.tolist()
     if not tokens:
         raise ValueError("no held-out tokens to evaluate on")
-    explained = [explained_variance(moments[0], moments[1].sum(), errors, tokens) for errors in (whole, retained)]
-    return BottleneckHeldout(*explained, interpretability / count, steerability / count, int(tokens))
+    first, second = moments[0], moments[1].sum()
+    of_all, of_retained = (explained_variance(first, second, errors, tokens) for errors in (whole, retained))
+    return BottleneckHeldout(of_all, of_retained, interpretability / count, steerability / count, int(tokens))
 
 
 def require_fit(cb: CBSAE, activations: ActivationStore, embeddings: Tensor) -> None:

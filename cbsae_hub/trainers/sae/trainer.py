@@ -95,7 +95,7 @@ class SAETrainer(Trainer[SAETrainConfig, SAEState]):
 
     def _heldout_batches(self) -> Iterator[Tensor]:
         """This process's share of the held-out tokens, raw."""
-        return self._heldout(self.heldout_data.batches, drop_last=False)
+        return self._heldout(drop_last=False)
 
     def evaluate(self) -> Heldout:
         """Figures of the SAE as it is now, on held-out activations."""
