@@ -77,8 +77,7 @@ class Contents:
         folder = Path(source)
         if folder.is_dir():
             load(folder)
-            Pack.from_pretrained(folder)
-            config, info = read_config(folder / CONFIG_NAME), json.loads(read_text(folder / INFO))
+            config, info = read_config(folder / CONFIG_NAME), Pack.from_pretrained(folder).info
         else:
             config, info = _cached(source, CONFIG_NAME), _cached(source, INFO)
         encoder = {"id": config.get("encoder_id"), "revision": config.get("encoder_revision")}

@@ -89,7 +89,7 @@ class Dissector(StrongestImages):
         self.method, self.top_fraction, self.count_silent = method, top_fraction, count_silent
         self.named_sets = isinstance(text_embeddings, Mapping)
         sets = dict(text_embeddings) if isinstance(text_embeddings, Mapping) else {"": text_embeddings}
-        if not sets or not all(len(texts) for texts in sets.values()):
+        if not (sets and all(map(len, sets.values()))):
             raise ValueError("there is a concept set without concepts")
         self.set_sizes = {name: len(texts) for name, texts in sets.items()}
         self.register_buffer("text_embeddings", torch.cat(list(sets.values())), persistent=False)
@@ -127,12 +127,9 @@ class Dissector(StrongestImages):
         return self._one_or_all(self._by_set(lambda part: torch.cat([scores for scores, _ in self._scored(part)], 1)))
 
     def name(self, count: int = 5, null_draws: int = 500, seed: int = 0) -> Naming | dict[str, Naming]:
-        """The best concepts of each neuron, of each concept set, without ever holding all scores.
+        """The best ``count`` concepts of each neuron, of each concept set, without ever holding all scores.
 
-        Args:
-            count: Concepts a neuron.
-            null_draws: Neurons with random images that the scores are compared with.
-            seed: Seed of those images.
+        Scores are compared with those of ``null_draws`` neurons with random images, which the seed draws.
         """
         return self._one_or_all(self.name_by_set(count, null_draws, seed))
 

@@ -56,8 +56,8 @@ class DownstreamCost(StreamingMetric):
         n = self.images.double()
         result: dict[str, float] = {}
         for kind, sums in (("accuracy", self.hits), ("cross_entropy", self.entropy)):
-            original, reconstructed, zeroed = (float(value) for value in sums / n)
-            result |= {f"{kind}_{name}": value for name, value in zip(CONDITIONS, (original, reconstructed, zeroed))}
+            original, reconstructed, zeroed = means = (sums / n).tolist()
+            result |= {f"{kind}_{name}": value for name, value in zip(CONDITIONS, means)}
             gap = original - zeroed
             result[f"{kind}_recovered"] = (reconstructed - zeroed) / gap if gap else float("nan")
         return result

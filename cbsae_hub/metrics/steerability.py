@@ -20,17 +20,11 @@ def first_word(answer: str) -> str:
 
 
 def text_steerability(spoken: Tensor, concepts: Tensor) -> Tensor:
-    """Cosine of the words that were spoken to the concepts.
+    """Cosine of the words that were spoken ``[neurons, e]`` to the concepts ``[neurons, e]``: ``[neurons]``, -1 to 1.
 
     CB-SAE's score: embeddings of the first word and of the neuron's concept, by a sentence transformer. Pach et al.'s:
-    CLIP's embedding of the word, and the mean of the image embeddings of the neuron's 16 top images.
-
-    Args:
-        spoken: ``[neurons, e]``; a row of zeros stands for an empty answer and scores 0.
-        concepts: ``[neurons, e]``.
-
-    Returns:
-        ``[neurons]``, -1 to 1.
+    CLIP's embedding of the word, and the mean of the image embeddings of the neuron's 16 top images. A row of zeros
+    stands for an empty answer and scores 0.
 
     Raises:
         ValueError: If the forms differ.

@@ -80,10 +80,8 @@ class StrongestImages(StreamingMetric):
         """
         check_batch(latents, self.neurons, image_ids=image_ids)
         self.image_ids.append(image_ids)
-        if latents.is_sparse:
-            self._add_sparse(latents, image_ids)
-        else:
-            self._add_dense(latents, image_ids)
+        add = self._add_sparse if latents.is_sparse else self._add_dense
+        add(latents, image_ids)
 
     def ids(self) -> Tensor:
         """All image ids, ascending.

@@ -47,7 +47,7 @@ def extend_pack(
         images: The first ones of the pack's: image ``i`` of the pack is image ``i`` here.
         image_embeddings: The judge's unit embeddings of them, ``[images, e]``.
         embed_texts: Its unit embeddings of texts.
-        alt_column: Column that says what an image shows.
+        alt_column: See :func:`build_pack`.
 
     Raises:
         ValueError: If the images are not those of the activations, or nothing was added.
@@ -82,13 +82,12 @@ def _read(cb: CBSAE, first: int, activations: ActivationStore, start: int, stop:
 
 def _latents(cb: CBSAE, first: int, activations: ActivationStore) -> tuple[Tensor, NeuronActivity]:
     """Mean latents of images, ``[images, added]``, and what the added neurons do on tokens."""
-    count = len(cb.concepts) - first
-    activity, means = NeuronActivity(count), []
+    activity, means = NeuronActivity(len(cb.concepts) - first), []
     for start in range(0, activations.num_images, BATCH):
         latents = _read(cb, first, activations, start, min(start + BATCH, activations.num_images))
         means.append(latents.mean(1))
         values = latents.flatten(0, 1)
-        activity.update(values, torch.arange(count).expand(values.shape))
+        activity.update(values, torch.arange(values.shape[1]).expand(values.shape))
     return torch.cat(means), activity
 
 

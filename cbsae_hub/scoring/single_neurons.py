@@ -14,12 +14,7 @@ class SingleNeurons:
 
     Isolated, the picture does not matter: ``b_dec + value * d_j`` at every token (unit vector). In context the SAE's
     reconstruction of the picture is changed by ``(value - z_j) d_j``. Both equal a :class:`Steering` of one
-    :class:`Edit` without the SAE's error.
-
-    Args:
-        sae: SAE or concept bottleneck SAE.
-        v: The picture's activations at the SAE's block, ``[tokens, d]``, on the SAE's device.
-        isolate: Unit vector instead of in context.
+    :class:`Edit` without the SAE's error. ``v`` are the picture's activations at the SAE's block, ``[tokens, d]``.
     """
 
     def __init__(self, sae: SteerableSAE, v: Tensor, isolate: bool):

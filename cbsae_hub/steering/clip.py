@@ -148,16 +148,10 @@ class ClipZeroShotSteerer(Steerer):
         strength: float = 150.0,
         batch: int = 256,
     ) -> ZeroShotScores:
-        """Scores of neurons, each set to ``strength`` on all tokens with the SAE's error kept.
+        """Scores of neurons, default all, each set to ``strength`` on all tokens with the SAE's error kept.
 
         ``x + (strength - z_j) d_j`` for a neuron j with latent z_j and decoder row d_j. If no block follows, CLS alone
         is steered, as nothing else reaches the embedding.
-
-        Args:
-            images: PIL images.
-            neurons: Numbers of the neurons; default all.
-            strength: Value to which their latents are set.
-            batch: Steered images at once.
 
         Raises:
             ValueError: If there are no images or a neuron does not exist.
@@ -221,7 +215,7 @@ class ClipZeroShotSteerer(Steerer):
     def _numbers(self, neurons: Sequence[int] | None) -> Tensor:
         count = self.tower.sae.d_latent
         numbers = torch.arange(count) if neurons is None else torch.as_tensor(neurons, dtype=torch.long)
-        if not len(numbers) or numbers.min() < 0 or numbers.max() >= count:
+        if not (len(numbers) and 0 <= numbers.min() <= numbers.max() < count):
             raise ValueError(f"neurons must be some of 0 to {count - 1}, got {str(neurons):.80}")
         return numbers
 

@@ -74,17 +74,8 @@ class Evaluator:
             speak: Whether LLaVA is steered, if there is one.
             draw: Whether unCLIP is steered, if there is one; takes long.
         """
-        scorer = NeuronScorer(
-            model,
-            self.encoder,
-            self.judges[judge],
-            self.concepts,
-            similarity=self.similarity,
-            truth=self.truth,
-            tree=self.tree,
-            zero_shot=self.zero_shot,
-            top_k=self.top_k,
-        )
+        options = {name: getattr(self, name) for name in ("similarity", "truth", "tree", "zero_shot", "top_k")}
+        scorer = NeuronScorer(model, self.encoder, self.judges[judge], self.concepts, **options)
         size = 64
         for ids, observation in tqdm(self.probe.batches(judge, size), total=-(-len(self.probe) // size), desc="score"):
             scorer.add(ids, observation)

@@ -66,11 +66,7 @@ class DeadNeurons:
         self.silent_tokens = torch.zeros(d_sae, dtype=torch.int64, device=device)
 
     def update(self, fired: Tensor, tokens: int) -> Tensor:
-        """Takes in a batch.
-
-        Args:
-            fired: Ids of the neurons that are active in this process's share, repeated or not.
-            tokens: Tokens in the global batch.
+        """Takes in a batch: ids of the neurons that fired in this process's share, and the tokens in the global batch.
 
         Returns:
             Ids of the dead neurons, ascending, the same on every process.
