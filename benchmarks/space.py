@@ -185,11 +185,8 @@ def abandoned(address: str, pid: int) -> dict[str, float]:
             join = {"data": data, "fn_index": index["draw"], "session_hash": session}
             client.post("/gradio_api/queue/join", json=join)
             with client.stream("GET", f"/gradio_api/queue/data?session_hash={session}") as stream:
-                for line in stream.iter_lines():
-                    if end != "whole" and "process_generating" in line:
-                        break
-                    if "process_completed" in line:
-                        break
+                last = ("process_completed",) if end == "whole" else ("process_completed", "process_generating")
+                next((line for line in stream.iter_lines() if any(event in line for event in last)), None)
                 if end == "stop":
                     stop = {"data": [], "fn_index": index["_stop_1"], "session_hash": session}
                     client.post("/gradio_api/queue/join", json=stop)

@@ -107,8 +107,7 @@ class DryRun:
 
     def _activations(self, settings: recipes.ActivationsSection) -> None:
         step = self._step("activations")
-        config = self._config(settings)
-        encoder = costs.make_encoder(config, self.facts.pixels, settings.layer, settings.tokens)
+        encoder = costs.make_encoder(self._config(settings), self.facts.pixels, settings.layer, settings.tokens)
         self.encoder, self.images = encoder, self._count(settings, "images")
         stored = encoder.tokens_per_image
         size = costs.store_bytes(self.images, stored, encoder.d_in, settings.dtype or "float16")
@@ -128,8 +127,7 @@ class DryRun:
         self._require(config.k <= sae.d_sae, "sae", f"k {config.k} is more than the {sae.d_sae} neurons")
         rows = self.images and self.images * self.encoder.tokens_per_image
         self._require(not rows or rows >= config.batch_size, "sae", f"{rows} activations are fewer than one batch")
-        size = costs.training_disk(sae, costs.sae_checkpoint_bytes(sae))
-        step.disk["SAE and checkpoints"] = settings.output, size
+        step.disk["SAE and checkpoints"] = settings.output, costs.training_disk(sae, costs.sae_checkpoint_bytes(sae))
         step.memory = costs.sae_memory(sae, config)
         groups = "" if sae.group_sizes is None else f" in groups of {', '.join(map(str, sae.group_sizes))}"
         passes = f", {config.steps * config.batch_size / rows:.1f} passes" if rows else ""

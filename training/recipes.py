@@ -199,8 +199,7 @@ class PruneSettings(Settings):
     weights: dict[str, Number] | None = None
 
     def __post_init__(self) -> None:
-        limits = self.count, self.share, self.threshold
-        if sum(limit is not None for limit in limits) != 1:
+        if sum(limit is not None for limit in (self.count, self.share, self.threshold)) != 1:
             settings = self.to_dict(defaults=False)
             raise ValueError(f"prune takes exactly one of count, share and threshold, got {settings}")
 

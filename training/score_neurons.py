@@ -102,8 +102,7 @@ def main(
         if settings.output is None:
             raise ValueError("the recipe lacks output")
         if steer_too:
-            steering = SteerabilitySection.read(recipe, overrides)
-            figures = steer(steering, settings, settings.output, accelerator)
+            figures = steer(SteerabilitySection.read(recipe, overrides), settings, settings.output, accelerator)
         else:
             figures = score(settings, settings.output, accelerator)
     except (ValueError, OSError) as error:

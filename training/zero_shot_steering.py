@@ -28,8 +28,7 @@ from training.recipes import ZeroShotSteeringSection
 def image_sets(settings: ZeroShotSteeringSection) -> dict[str, list[Image.Image]]:
     """The images that are steered: some of the split, and a white one of their size."""
     source = load_images(settings.images, settings.split, beside=settings.model)
-    numbers = draw(settings.images_count, len(source), "images_count", settings.seed)
-    images = source.select(numbers)["image"][:]
+    images = source.select(draw(settings.images_count, len(source), "images_count", settings.seed))["image"][:]
     return {
         f"{len(images)} images ({settings.split})": images,
         "a white image": [Image.new("RGB", images[0].size, "white")],

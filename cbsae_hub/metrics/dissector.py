@@ -200,5 +200,4 @@ class Dissector(StrongestImages):
             probabilities = (SHARPNESS * embeddings @ part.T).sub_(normaliser[:, None]).exp_()
             evidence = evidence_of(rows, counts, weights, probabilities)
             prior = prior_of(evidence, alive)
-            null = best_of_random(random, weights, probabilities, prior)
-            yield silence(evidence.sub_(prior), alive), null
+            yield silence(evidence.sub_(prior), alive), best_of_random(random, weights, probabilities, prior)

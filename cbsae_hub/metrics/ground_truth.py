@@ -90,8 +90,7 @@ def _score(columns: sparse.csc_matrix, truth: sparse.csr_matrix, totals: np.ndar
     begin = columns.indptr[owner]
     # Ranks from the largest, 1-based, of the first and the last of each run of equal activations.
     first, last = first - begin + 1, last - begin + 1
-    silent = images - stored  # they follow, all with one rank
-    rank_of_silent = (silent + 1) / 2  # from the smallest
+    rank_of_silent = (images - stored + 1) / 2  # from the smallest; they follow, all with one rank
     rank = images - (first + last) / 2 + 1
 
     # One entry for each label of each stored image, sorted by pair of neuron and label, then by rank.

@@ -121,8 +121,7 @@ def cosine_of_moments(parts: Sequence[MomentSums], similarities: Tensor) -> Tens
 
 def cosine_cubed_of_moments(parts: Sequence[MomentSums], similarities: Tensor) -> Tensor:
     """The cosine of centred and cubed activations and similarities, ``[neurons, concepts]``."""
-    n = len(similarities)
-    z_mean = _total(part.z_sums[1] + part.z_sums[0] * part.z_shift for part in parts) / n
+    z_mean = _total(part.z_sums[1] + part.z_sums[0] * part.z_shift for part in parts) / len(similarities)
     s_mean = similarities.mean(0)
     dot = _total(part.central(3, 3, z_mean, s_mean) for part in parts)
     z_norm = _total(part.central_power(6, z_mean) for part in parts).clamp_min(0).sqrt()

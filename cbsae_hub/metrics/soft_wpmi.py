@@ -114,8 +114,7 @@ def evidence_of(rows: Tensor, counts: Tensor, weights: list[float], probabilitie
         ranks = torch.arange(rows.shape[1], device=rows.device)
         ascending = counts[part].flip(0)
         sizes = len(ascending) - torch.searchsorted(ascending, ranks, right=True)
-        by_rank = rows[part].T.contiguous()
-        result[part] = _log_products(by_rank, sizes.tolist(), weights, probabilities, flush)
+        result[part] = _log_products(rows[part].T.contiguous(), sizes.tolist(), weights, probabilities, flush)
     return result
 
 

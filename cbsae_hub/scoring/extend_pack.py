@@ -60,8 +60,7 @@ def extend_pack(
         raise ValueError("the pack knows all concepts of this model")
     latents, tokens = _latents(cb, first, activations)
     # The vocabulary may hold an added concept in another spelling: it is one concept, which does not rival itself.
-    spelled = {name_key(name): name for name in (*pack.vocabulary, *added)}
-    concepts = list(spelled.values())
+    concepts = list({name_key(name): name for name in (*pack.vocabulary, *added)}.values())
     fits = cosine_cubed(latents, image_embeddings.float() @ embed_texts(concepts).T)
     neurons = _rows(cb, first, added, concepts, fits, latents, tokens)
     examples = choose_examples(sparse.csc_matrix(latents.numpy()))

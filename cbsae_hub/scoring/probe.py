@@ -52,7 +52,8 @@ class Probe:
         Raises:
             OSError: If the folder is of other images or models.
         """
-        folder, stored = Path(folder), dict[str, Any](source=source, dtype="float32")
+        folder = Path(folder)
+        stored: dict[str, Any] = {"source": source, "dtype": "float32"}
         every = VisionEncoder(encoder.model, encoder.processor, encoder.layer, "all", encoder.repo_id, encoder.revision)
 
         def embeddings(model: ClipLike | VisionEncoder, name: str) -> Tensor:

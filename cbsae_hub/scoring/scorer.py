@@ -245,8 +245,7 @@ class NeuronScorer:
         batch = checkpoints.load(file, self.metrics, identity) if file else 0
         total = len(range(rank, -(-len(images) // batch_size), world))
         batches = image_batches(images, batch_size, rank + batch * world, world)
-        bar = tqdm(batches, initial=batch, total=total, desc="score", unit="batch", disable=rank != 0)
-        for ids, pictures in bar:
+        for ids, pictures in tqdm(batches, initial=batch, total=total, desc="score", unit="batch", disable=rank != 0):
             self.update(torch.tensor(ids), pictures)
             batch += 1
             if file and (batch % CHECKPOINT_EVERY == 0 or batch == total):

@@ -113,8 +113,7 @@ class SteeredGenerator(Steerer):
             ValueError: If it is a model of another kind or revision or lacks weights, or the SAE does not fit.
         """
         located = locate_whole(cls.what, repo_id, cls.index, revision, beside)
-        parts = cls._load(located, torch.device(device), dtype)
-        steerer = cls(**parts, sae=load_sae(sae), pack=pack, layer=layer)
+        steerer = cls(**cls._load(located, torch.device(device), dtype), sae=load_sae(sae), pack=pack, layer=layer)
         steerer.repo_id, steerer._located = str(repo_id), located
         return steerer
 

@@ -126,7 +126,7 @@ class ClipZeroShotSteerer(Steerer):
 
     @torch.no_grad()
     def effect(self, images: Sequence[Image.Image], steering: PerImage, batch: int = 64) -> Effect:
-        """The distributions of images before and after steering: one for all images or one per image.
+        """The distributions of images before and after steering, by one steering for all or one per image.
 
         Raises:
             ValueError: See :func:`cbsae_hub.steering.apply`.
@@ -151,7 +151,7 @@ class ClipZeroShotSteerer(Steerer):
         """Scores of neurons, default all, each set to ``strength`` on all tokens with the SAE's error kept.
 
         ``x + (strength - z_j) d_j`` for a neuron j with latent z_j and decoder row d_j. If no block follows, CLS alone
-        is steered, as nothing else reaches the embedding.
+        is steered, as nothing else reaches the embedding. ``batch`` steered images run at once.
 
         Raises:
             ValueError: If there are no images or a neuron does not exist.

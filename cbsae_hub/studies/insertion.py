@@ -140,8 +140,7 @@ class InsertionExperiment:
         """
         trials = self.trials(neurons)
         means, pushes = self._look(trials, batch)
-        steerings = self._steerings(trials, means, pushes)
-        answers = self._answers(steerings, batch)
+        answers = self._answers(self._steerings(trials, means, pushes), batch)
         return pd.DataFrame(
             {
                 "neuron": trial.neuron,

@@ -101,8 +101,7 @@ class BottleneckState:
             )
         self.cb, self.config, self.first = cb, config, first
         self.processes = Processes(accelerator)
-        device = cb.W_dec_cb.device
-        self.embeddings, self.texts = embeddings, texts[first:].to(device).float()
+        self.embeddings, self.texts = embeddings, texts[first:].to(cb.W_dec_cb.device).float()
         self.encoder = cb.W_enc_cb.detach()[:, first:].clone().requires_grad_()
         self.decoder = cb.W_dec_cb.detach()[first:].clone().requires_grad_()
         trained = {
@@ -166,8 +165,7 @@ class BottleneckState:
         losses = {}
         for name, weights in self.objectives.items():
             loss = getattr(self, name)(*inputs)
-            gradients = torch.autograd.grad(loss, weights)
-            for weight, gradient in zip(weights, gradients):
+            for weight, gradient in zip(weights, torch.autograd.grad(loss, weights)):
                 weight.grad = self.processes.sum_(gradient) / self.processes.count
             self.adams[name].step()
             losses[name] = self.processes.sum_(loss.detach().clone()) / self.processes.count

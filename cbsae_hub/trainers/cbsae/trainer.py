@@ -184,8 +184,7 @@ def add_concepts(
         reconstruction_moves_encoder=False,
     )
     wider = cb.with_concepts(concepts)
-    texts = embed_texts(wider.concepts)
-    state = BottleneckState(wider, config, embeddings, texts, first=len(cb.concepts))
+    state = BottleneckState(wider, config, embeddings, embed_texts(wider.concepts), first=len(cb.concepts))
     state.initialise(activations.labelled_batches(config.batch_size, config.seed, 0))
     epochs = (activations.labelled_batches(config.batch_size, config.seed, epoch) for epoch in itertools.count())
     for x, images in itertools.islice(itertools.chain.from_iterable(epochs), config.steps):
