@@ -73,10 +73,10 @@ def train_model(settings: CBSAESection, accelerator: Accelerator, resume: bool =
     cb.provenance = replace(cb.provenance, teacher={"id": teacher.repo_id, "revision": teacher.revision})
     images, _ = open_images(source_of(store.manifest["images"]))
     source = store.manifest["images"]
-    embedded = extract_embeddings(teacher, images, settings.embeddings, source=source, accelerator=accelerator)
+    embeddings = extract_embeddings(teacher, images, settings.embeddings, source=source, accelerator=accelerator)
     train, heldout = store.holdout(config.heldout_fraction, config.seed)
     texts = teacher.embed_texts(cb.concepts)
-    trainer = CBSAETrainer(config, cb, train, heldout, all_embeddings(embedded), texts, settings.output)
+    trainer = CBSAETrainer(config, cb, train, heldout, all_embeddings(embeddings), texts, settings.output)
     if accelerator.is_main_process:
         settings.output.mkdir(parents=True, exist_ok=True)
         tables = {"parts": pruned.report.to_dict("records"), "concepts": report.to_dict("records")}

@@ -22,9 +22,8 @@ class DownstreamCost(StreamingMetric):
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("hits", "entropy"):
-            self.add_state(name, torch.zeros(len(CONDITIONS), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_sums(torch.float64, hits=len(CONDITIONS), entropy=len(CONDITIONS))
+        self.add_sums(torch.int64, images=())
 
     def update(self, targets: Tensor, **logits: Tensor) -> None:
         """Adds a batch.

@@ -82,9 +82,8 @@ class HierarchyScore(StreamingMetric):
     def __init__(self, neurons: int, tree: ConceptTree, concepts: Sequence[str]):
         super().__init__()
         self.neurons, self.tree, self.concepts = neurons, tree, list(concepts)
-        counts = torch.zeros(len(self.concepts), dtype=torch.int64)
-        self.add_state("active", counts.double().repeat(neurons, 1), dist_reduce_fx="sum")
-        self.add_state("images", counts, dist_reduce_fx="sum")
+        self.add_sums(torch.float64, active=(neurons, len(self.concepts)))
+        self.add_sums(torch.int64, images=len(self.concepts))
 
     def update(self, latents: Tensor, labels: Tensor) -> None:
         """Adds a batch: latents ``[images, neurons]``, dense or sparse COO, and labels ``[images, concepts]`` bool.

@@ -62,10 +62,8 @@ class StrongestImages(StreamingMetric):
         super().__init__()
         self.neurons, self.k = neurons, k
         self.add_state("keys", torch.full((neurons, k), NOTHING), dist_reduce_fx=merge_keys)
-        self.add_state("stored", torch.zeros(neurons, dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("fired", torch.zeros(neurons, dtype=torch.int64), dist_reduce_fx="sum")
-        # of batches or entries: only whether there are any matters
-        self.add_state("negative", torch.zeros(neurons, dtype=torch.int64), dist_reduce_fx="sum")
+        # `negative` counts batches or entries: only whether there are any matters.
+        self.add_sums(torch.int64, stored=neurons, fired=neurons, negative=neurons)
         self.add_state("image_ids", default=[], dist_reduce_fx="cat")
 
     def add_images(self, latents: Tensor, image_ids: Tensor) -> None:

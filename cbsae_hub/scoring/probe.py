@@ -53,14 +53,14 @@ class Probe:
             OSError: If the folder is of other images or models.
         """
         folder = Path(folder)
-        stored: dict[str, Any] = {"source": source, "dtype": "float32"}
+        options: dict[str, Any] = {"source": source, "dtype": "float32"}
         every = VisionEncoder(encoder.model, encoder.processor, encoder.layer, "all", encoder.repo_id, encoder.revision)
 
         def embeddings(model: ClipLike | VisionEncoder, name: str) -> Tensor:
-            return all_embeddings(extract_embeddings(model, images, folder / name, **stored))
+            return all_embeddings(extract_embeddings(model, images, folder / name, **options))
 
         return cls(
-            extract_activations(every, images, folder / "activations", **stored),
+            extract_activations(every, images, folder / "activations", **options),
             {name: embeddings(judge, f"judge-{name}") for name, judge in judges.items()},
             embeddings(similarity, "similarity"),
         )
