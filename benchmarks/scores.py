@@ -38,11 +38,7 @@ GROWTH = ((1_000, 65_536), (10_000, 65_536), (50_000, 2_048), (50_000, 16_384), 
 def published_monosemanticity(
     latents: torch.Tensor, embeddings: torch.Tensor, steps: int | None = None, together: int = 100
 ) -> torch.Tensor:
-    """The double loop over images, second images so many together; of the first ones only every so many-th, if asked.
-
-    Returns:
-        Scores ``[neurons]`` of the pairs visited.
-    """
+    """Scores ``[neurons]`` by the double loop over images, the second ones so many together; the first by steps."""
     low, high = latents.min(0).values, latents.max(0).values
     scaled = (latents - low) / (high - low)
     total, weight = torch.zeros(latents.shape[1]), torch.zeros(latents.shape[1])

@@ -73,13 +73,9 @@ def page() -> Iterator[tuple[str, int, float]]:
 
 
 def call(client: httpx.Client, endpoint: str, *arguments: Any, new: bool = False) -> float:
-    """Seconds from asking an endpoint to having its answer.
+    """Seconds from asking an endpoint to having its answer, by a visitor with a session, as in a browser.
 
-    Args:
-        client: A visitor with a session, as in a browser.
-        endpoint: Which.
-        *arguments: Of it.
-        new: By a visitor who was never there, as with curl: they all leave a session behind.
+    Or by a new one, who was never there, as with curl: they all leave a session behind.
     """
     start = time.perf_counter()
     body = {"data": arguments} | ({} if new else {"session_hash": f"visitor{id(client)}"})
@@ -91,11 +87,7 @@ def call(client: httpx.Client, endpoint: str, *arguments: Any, new: bool = False
 
 
 class Requests:
-    """Requests that nobody has made before.
-
-    Args:
-        pack: Of the model that is asked for.
-    """
+    """Requests that nobody has made before, to a model with this pack."""
 
     def __init__(self, pack: Pack):
         self.names = sorted({row.name for row in pack.neurons if row.name})

@@ -43,12 +43,8 @@ class Step:
 def make_encoder(config: Any, pixels: int | None, layer: int, tokens: str, device: Any = "meta") -> VisionEncoder:
     """A vision encoder with weights that mean nothing, and CLIP's preprocessing; on "meta" it has shapes and no memory.
 
-    Args:
-        config: In transformers, of the encoder or of a CLIP that contains it.
-        pixels: Side of the pictures that it is given; default what its config says.
-        layer: See :class:`VisionEncoder`, which raises a ValueError for a wrong one.
-        tokens: Likewise.
-        device: Where the weights are.
+    The config is that of the encoder in transformers, or of a CLIP that contains it; it says how many pixels the side
+    of a picture has, if nobody else does. :class:`VisionEncoder` raises a ValueError for a wrong layer or tokens.
     """
     vision = copy.deepcopy(getattr(config, "vision_config", config))
     family = family_of(vision)

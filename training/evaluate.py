@@ -39,11 +39,7 @@ FIGURES = {"retained": ("neurons retained", "share-"), "k": ("k of the bottlenec
 
 
 def trained(settings: CBSAESection, folder: Path, accelerator: Accelerator) -> CBSAE:
-    """The model that an earlier call left in the folder, or a new one.
-
-    Raises:
-        ValueError: If the folder has one of other settings.
-    """
+    """The model that an earlier call left in the folder, or a new one; a ValueError if it has other settings."""
     settings = settings.replace(output=folder)
     claim(folder, {name: value for name, value in settings.to_dict(defaults=False).items() if name != "output"})
     if not (folder / "training.json").is_file():

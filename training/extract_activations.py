@@ -23,9 +23,7 @@ EXTRACTION = ("dtype", "images_per_shard", "batch_size", "seed", "readers")  # o
 def open_images(source: ImageSource) -> tuple[Any, dict[str, Any]]:
     """Opens the dataset that a recipe names; returns it with its description for the manifest.
 
-    Raises:
-        ValueError: If there is no such function or no such split.
-        OSError: If there are no such images.
+    Errors are those of :func:`load_function` and :func:`load_images`.
     """
     if source.is_function:
         return load_function(source.images)(**source.images_args), {"id": source.images, **source.images_args}

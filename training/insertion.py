@@ -56,11 +56,7 @@ def ask(settings: InsertionSection, device: str) -> pd.DataFrame:
 
 
 def answers(settings: InsertionSection, device: str, again: bool) -> pd.DataFrame:
-    """Asks LLaVA and writes answers.parquet, or reads what was written.
-
-    Raises:
-        ValueError: If those are answers of other settings.
-    """
+    """Asks LLaVA and writes answers.parquet, or reads it; raises a ValueError if its answers are of other settings."""
     file, content = settings.output / "answers.parquet", settings.to_dict(defaults=False)
     decisive = {key: content[key] for key in content if key not in ("judge", "output")}
     if again:

@@ -25,12 +25,9 @@ class Section(Settings):
 
     @classmethod
     def read(cls, recipe: Path | None, overrides: Sequence[str] | None = None, **options: Any) -> Self:
-        """Reads the section from a recipe.
+        """Reads the section from a recipe, or None; overrides ``key=value``, in YAML, take precedence.
 
-        Args:
-            recipe: The file, or None for overrides and options only.
-            overrides: ``key=value``, the value in YAML, which take precedence.
-            **options: Values that take precedence over both, unless they are None.
+        Options that are not None take precedence over both.
 
         Raises:
             ValueError: If the recipe is not YAML or lacks the section, an override is not of that form, or a setting is
@@ -61,11 +58,7 @@ def read_settings(recipe: Path | None, section: str, overrides: Sequence[str]) -
 
 
 def read_sections(recipe: Path) -> dict[str, Any]:
-    """Reads all sections of a recipe, unchecked.
-
-    Raises:
-        ValueError: If the file is not YAML of sections.
-    """
+    """Reads all sections of a recipe, unchecked; raises a ValueError if the file is not YAML of sections."""
     sections = _parse(read_text(recipe), str(recipe)) or {}
     if not isinstance(sections, dict):
         raise ValueError(f"{recipe} holds no sections")
@@ -80,11 +73,7 @@ def _parse(text: str, source: str) -> Any:
 
 
 def load_function(source: str) -> Callable[..., Any]:
-    """Imports a function that a recipe names as ``module:function``.
-
-    Raises:
-        ValueError: If there is no such function.
-    """
+    """Imports a function that a recipe names as ``module:function``; raises a ValueError if there is none."""
     module, _, function = source.partition(":")
     try:
         return getattr(import_module(module), function)
@@ -250,10 +239,9 @@ class EvaluationSection(Section, section="evaluate"):
     zero_shot: tuple[str, ...] | None = None
 
     def variants_of(self, base: CBSAESection) -> dict[str, CBSAESection]:
-        """Name to the settings of each model that is trained; all but the seeds have the first seed.
+        """The settings of each model that is trained, by its name; all but the seeds have the first seed.
 
-        Raises:
-            ValueError: Names the variant whose settings are wrong.
+        A ValueError names the variant whose settings are wrong.
         """
         first: dict[str, Any] = {"seed": self.seeds[0]}
         changes = {

@@ -33,13 +33,7 @@ MODELS_SECTION = re.compile(r"(?<=\n## The models\n\n).*?(?=\n## )", re.DOTALL)
 
 
 class Contents:
-    """The contents of a Space, and the repositories that it gets from the Hub.
-
-    Attributes:
-        folders: The folders that it holds, by their names in it.
-        models: Its models on the Hub.
-        datasets: Its datasets on the Hub.
-    """
+    """The contents of a Space: folders by their names in it, and models and datasets that it gets from the Hub."""
 
     def __init__(self) -> None:
         self.folders: dict[str, Path] = {}
@@ -90,12 +84,7 @@ class Contents:
         return name
 
     def add_generator(self, source: str, index: str) -> str:
-        """Adds a LLaVA or Stable unCLIP, by the JSON file ``index`` that every such model has.
-
-        Raises:
-            ValueError: See :meth:`add`; or the file is damaged.
-            OSError: If there is no such model.
-        """
+        """Adds a LLaVA or Stable unCLIP, with the JSON file ``index`` that all of them have; errors as :meth:`add`."""
         name, file = self.add(source), Path(source) / index
         if Path(source).is_dir() and not file.is_file():
             raise FileNotFoundError(f"{source} has no {index}: it is not a model, or its saving was interrupted")

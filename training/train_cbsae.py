@@ -58,12 +58,7 @@ def choose(settings: CBSAESection) -> tuple[CBSAE, Pruned, pd.DataFrame]:
 
 
 def train_model(settings: CBSAESection, accelerator: Accelerator, resume: bool = False) -> BottleneckHeldout:
-    """Trains the model that a recipe's section asks for, and writes it with its selection.json.
-
-    Raises:
-        ValueError: If the settings, the scores or the activations do not fit.
-        OSError: If something is missing.
-    """
+    """Trains the model that a recipe's section asks for, and writes it with its selection.json."""
     config = settings.config()
     cb, pruned, report = choose(settings)
     logging.info("%s", pruned.report.to_string(index=False))
