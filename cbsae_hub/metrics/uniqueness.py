@@ -42,13 +42,14 @@ class Overlaps:
 
     def share_above(self, threshold: float) -> float:
         """Share of the pairs whose Jaccard index is larger; NaN without pairs."""
-        total = self.pairs.sum()
-        return float(self.pairs[self.jaccard > threshold].sum() / total) if total else float("nan")
+        return self._mean(self.jaccard > threshold)
 
     def mean(self) -> float:
         """Mean Jaccard index over the pairs; NaN without pairs."""
-        total = self.pairs.sum()
-        return float((self.pairs * self.jaccard).sum() / total) if total else float("nan")
+        return self._mean(self.jaccard)
+
+    def _mean(self, values: np.ndarray) -> float:
+        return float(np.average(values, weights=self.pairs)) if self.pairs.any() else float("nan")
 
 
 def overlaps(top_ids: Tensor, complete: Tensor | None = None) -> Overlaps:
@@ -100,11 +101,7 @@ class Uniqueness(StrongestImages):
         self.add_images(latents, image_ids)
 
     def compute(self) -> Overlaps:
-        """Overlaps of all pairs of neurons that are active on at least k images.
-
-        Raises:
-            ValueError: If no images were given.
-        """
+        """Overlaps of all pairs of neurons that are active on at least k images; a ValueError without images."""
         keys = self.filled_keys()
         active = values_of(keys) > 0
         result = overlaps(ids_of(keys), active.all(1) & torch.tensor(keys.shape[1] == self.k))

@@ -37,7 +37,7 @@ def build_pack(
     alt_column: str | None = ALT_COLUMN,
     batch_size: int = 64,
 ) -> Pack:
-    """Draws the maps of the examples that the scores name, and writes the pack beside the model.
+    """Draws the maps of the examples that the scores name, and writes the pack beside the model; reads it back.
 
     Args:
         scores: Scores of the model on these images, with examples: see :meth:`NeuronScorer.results`.
@@ -48,9 +48,6 @@ def build_pack(
         source: Id and split of the images: kept in ``pack.json``.
         alt_column: See :func:`caption_column`.
         batch_size: Images a forward pass.
-
-    Returns:
-        The pack as read back.
 
     Raises:
         ValueError: If the scores have no examples, are of other images or another model, or there is no such column.
@@ -125,14 +122,7 @@ def thumbnails(images: ImageDataset, ids: Sequence[int], alt_column: str | None)
 
 
 def caption_column(images: ImageDataset, column: str | None = ALT_COLUMN) -> str | None:
-    """The column that says what images show, if it can be read.
-
-    Args:
-        images: Map-style dataset.
-        column: A column with a description of each image, or several; None for none. Only the default may be missing.
-
-    Returns:
-        The column; None if there is none.
+    """The column with a description of each image, if it can be read, or None; only the default may be missing.
 
     Raises:
         ValueError: If there is no such column, or it holds records.

@@ -39,8 +39,8 @@ class ClipZeroShotSteerer(Steerer):
         tokenizer: Its tokenizer.
         sae: SAE, concept bottleneck SAE or :class:`cbsae_hub.steering.latents.RawNeurons`; moved to the model's device.
         vocabulary: The words, for instance a :class:`cbsae_hub.ConceptSet`. The paper has 5,000.
-        pack: NeuronTable or Pack with the neurons' names and percentiles, or None.
-        layer: The block at whose output the SAE works; default the SAE's own.
+        pack: See :class:`cbsae_hub.steering.Steerer`.
+        layer: Likewise.
         template: Prompt with ``{}`` for the word.
 
     Attributes:
@@ -87,17 +87,7 @@ class ClipZeroShotSteerer(Steerer):
     ) -> "ClipZeroShotSteerer":
         """Loads a CLIP of transformers from a folder or the Hub: safetensors only, no remote code.
 
-        Args:
-            repo_id: Folder or Hub id.
-            sae: An SAE, or its folder or Hub id.
-            vocabulary: See the class.
-            pack: See the class.
-            device: Device of the model and the SAE.
-            dtype: Data type of the model.
-            revision: Branch, tag or commit of a Hub repository; of a folder its ``sha256:...``, which is checked.
-            layer: See the class.
-            template: See the class.
-            beside: A model folder next to which CLIP may lie, see :func:`cbsae_hub.models.resolve_id`.
+        The arguments are those of :meth:`SteeredGenerator.from_pretrained` and of the class; ``sae`` may be an id.
 
         Raises:
             OSError: If there is no such model; says what to try.
@@ -127,10 +117,8 @@ class ClipZeroShotSteerer(Steerer):
     @torch.no_grad()
     def embed(self, v: Tensor, batch: int = 64) -> Tensor:
         """Unit image embeddings of activations at the SAE's block: ``[images, tokens, d] -> [images, e]``."""
-        parts = []
-        for part in v.split(batch):
-            parts.append(self._head(self.model.vision_model.post_layernorm(self.tower.onward(part)[:, 0])))
-        return torch.cat(parts)
+        norm, parts = self.model.vision_model.post_layernorm, v.split(batch)
+        return torch.cat([self._head(norm(self.tower.onward(part)[:, 0])) for part in parts])
 
     def distribution(self, embeddings: Tensor) -> Tensor:
         """Probabilities of the words: unit embeddings ``[..., e] -> [..., vocabulary]`` float32."""
@@ -138,12 +126,7 @@ class ClipZeroShotSteerer(Steerer):
 
     @torch.no_grad()
     def effect(self, images: Sequence[Image.Image], steering: PerImage, batch: int = 64) -> Effect:
-        """The distributions of images before and after steering.
-
-        Args:
-            images: PIL images.
-            steering: One for all images or one per image.
-            batch: Images at once.
+        """The distributions of images before and after steering, by one steering for all or one per image.
 
         Raises:
             ValueError: See :func:`cbsae_hub.steering.apply`.
@@ -165,16 +148,10 @@ class ClipZeroShotSteerer(Steerer):
         strength: float = 150.0,
         batch: int = 256,
     ) -> ZeroShotScores:
-        """Scores of neurons, each set to ``strength`` on all tokens with the SAE's error kept.
+        """Scores of neurons, default all, each set to ``strength`` on all tokens with the SAE's error kept.
 
         ``x + (strength - z_j) d_j`` for a neuron j with latent z_j and decoder row d_j. If no block follows, CLS alone
-        is steered, as nothing else reaches the embedding.
-
-        Args:
-            images: PIL images.
-            neurons: Numbers of the neurons; default all.
-            strength: Value to which their latents are set.
-            batch: Steered images at once.
+        is steered, as nothing else reaches the embedding. ``batch`` steered images run at once.
 
         Raises:
             ValueError: If there are no images or a neuron does not exist.
@@ -188,12 +165,8 @@ class ClipZeroShotSteerer(Steerer):
         """The limit of :meth:`scores` as the strength grows, exactly and without running a block.
 
         Every block adds to the residual stream something that depends on the stream's direction alone, so it is bounded
-        and loses against ``strength * d_j``: the embedding tends to that of ``d_j``, whatever the image.
-
-        Args:
-            images: PIL images, for the distributions before steering.
-            neurons: Numbers of the neurons; default all.
-            batch: Neurons, or images, at once.
+        and loses against ``strength * d_j``: the embedding tends to that of ``d_j``, whatever the image. The images are
+        those of the distributions before steering.
         """
         before = self.distribution(self.embed(self._readable(images, batch), batch))
         norm = self.model.vision_model.post_layernorm
@@ -202,9 +175,8 @@ class ClipZeroShotSteerer(Steerer):
             rows = decoder_rows(self.tower.sae, chunk).float()
             # a LayerNorm of an infinite multiple: its epsilon vanishes
             centred = rows - rows.mean(-1, keepdim=True)
-            infinite = (
-                centred / centred.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-30) * norm.weight + norm.bias
-            )
+            deviation = centred.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-30)
+            infinite = centred / deviation * norm.weight + norm.bias
             after = self.distribution(self._head(infinite.to(self.model.dtype)))[:, None]
             parts.append(score_neurons(chunk, math.inf, before, after, self.texts, self.vocabulary))
         return joined(parts)
@@ -243,7 +215,7 @@ class ClipZeroShotSteerer(Steerer):
     def _numbers(self, neurons: Sequence[int] | None) -> Tensor:
         count = self.tower.sae.d_latent
         numbers = torch.arange(count) if neurons is None else torch.as_tensor(neurons, dtype=torch.long)
-        if not len(numbers) or numbers.min() < 0 or numbers.max() >= count:
+        if not (len(numbers) and 0 <= numbers.min() <= numbers.max() < count):
             raise ValueError(f"neurons must be some of 0 to {count - 1}, got {str(neurons):.80}")
         return numbers
 

@@ -186,11 +186,11 @@ class DiffMean:
 
 @dataclass(frozen=True, eq=False)
 class RandomDirection:
-    """The control of another steering: the same push, token by token as long, in a random direction.
+    """The control of another steering: the same push, token by token as long, in one random direction.
 
     Args:
         like: The steering that this controls.
-        seed: Seed of the direction. All tokens have the same direction.
+        seed: Seed of the direction.
 
     Raises:
         ValueError: If there is nothing to control, or the seed is no seed.
@@ -233,12 +233,7 @@ Kind = TypeVar("Kind", Steering, DiffMean, RandomDirection)
 
 
 def resolve(steering: Kind, sae: SteerableSAE, pack: AnyPack = None) -> Kind:
-    """The same steering, with neurons by number and absolute values.
-
-    Args:
-        steering: Steering with names or relative values.
-        sae: SAE of the neurons.
-        pack: A NeuronTable or a Pack of that model; see :class:`cbsae_hub.steering.neurons.Neurons`.
+    """The same steering, with neurons by number and absolute values; see :class:`cbsae_hub.steering.neurons.Neurons`.
 
     Raises:
         ValueError: If a neuron does not exist or is edited twice, or a name or percentile is not known.
@@ -247,26 +242,21 @@ def resolve(steering: Kind, sae: SteerableSAE, pack: AnyPack = None) -> Kind:
 
 
 class Steered(NamedTuple):
-    """The result of :func:`steer`."""
+    """The result of :func:`steer`: activations ``[images, tokens, d]``, and where changes are asked for, bool."""
 
     activations: Tensor
-    """``[images, tokens, d]``"""
     changes: Tensor
-    """``[images, tokens]`` bool: whether the steering asks for a change."""
 
 
 def apply(steering: PerImage, v: Tensor, sae: SteerableSAE, pack: AnyPack = None, prefix: int = 1) -> Tensor:
-    """Steers activations.
+    """Steers activations ``v [images, tokens, d]``; nothing is changed in place.
 
     Args:
         steering: One for all images, or one per image; None leaves an image alone.
-        v: ``[images, tokens, d]``, floating point; nothing is changed in place.
-        sae: An SAE on the device of ``v``, or a model with the same ``encode`` and ``decode``.
+        v: Floating point, on the SAE's device. The result has its dtype.
+        sae: An SAE, or a model with the same ``encode`` and ``decode``.
         pack: NeuronTable or Pack with the neurons' names and percentiles, or None.
         prefix: Number of tokens before the patches: 1 for CLIP's CLS.
-
-    Returns:
-        ``[images, tokens, d]`` in the dtype of ``v``.
 
     Raises:
         ValueError: If the number of steerings is not that of the images, a neuron or a token does not exist, a name
@@ -315,14 +305,12 @@ def token_mask(tokens: str | Sequence[int], count: int, prefix: int) -> Tensor:
         ValueError: If there is no CLS token or no such patch.
     """
     mask = torch.zeros(count, dtype=torch.bool)
-    if tokens == "all":
-        mask[:] = True
-    elif tokens == "cls":
+    if tokens == "cls":
         if not prefix:
             raise ValueError("tokens='cls', but this encoder has no CLS token; take 'all' or 'patches'")
         mask[0] = True
-    elif tokens == "patches":
-        mask[prefix:] = True
+    elif isinstance(tokens, str):  # all, or patches
+        mask[0 if tokens == "all" else prefix :] = True
     else:
         patches = torch.tensor([int(patch) for patch in tokens])
         if patches.max() >= count - prefix:

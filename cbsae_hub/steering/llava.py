@@ -43,8 +43,8 @@ class LlavaSteerer(SteeredGenerator):
     Args:
         model: The LLaVA.
         processor: Its processor.
-        sae: SAE or concept bottleneck SAE of the vision tower's activations; moved to the model's device.
-        pack: NeuronTable or Pack with the neurons' names and percentiles, or None.
+        sae: See :class:`cbsae_hub.steering.Steerer`.
+        pack: Likewise.
         layer: The block at whose output the SAE works. Default the SAE's own, which must then be the block that LLaVA
             reads (``vision_feature_layer`` of its config); an earlier one has to be asked for.
 
@@ -170,18 +170,9 @@ class LlavaSteerer(SteeredGenerator):
         seeds: Sequence[int] | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> list[str]:
-        """Answers to prompts about images with these features; arguments as :meth:`generate`, one batch.
+        """Answers to prompts, one per image, about images with these :meth:`image_features`, one batch.
 
-        Args:
-            features: See :meth:`image_features`.
-            prompts: One per image.
-            max_new_tokens: Answers end there at the latest.
-            temperature: 0 is greedy.
-            seeds: One per image if the temperature is above 0.
-            stop: See :meth:`generate`.
-
-        Raises:
-            Stopped: If ``stop`` was true.
+        The other arguments and the errors are those of :meth:`generate`.
         """
         embeddings, attention_mask = self._embed(features, prompts)
         noise = [] if seeds is None else [_GumbelNoise(temperature, seeds)]
@@ -197,17 +188,11 @@ class LlavaSteerer(SteeredGenerator):
         )
         if any(criterion.stopped for criterion in stopping):
             raise Stopped("the answer is no longer wanted")
-        texts = self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        return [text.strip() for text in self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
     @torch.no_grad()
     def probability(self, features: Tensor, prompt: str, answer: str) -> Tensor:
-        """The probability that an answer begins with a text, one batch.
-
-        Args:
-            features: ``[images, image tokens, d_text]``, see :meth:`image_features`.
-            prompt: The question.
-            answer: A word or a text that an answer may begin with.
+        """The probability that an answer about images with these :meth:`image_features` begins with a text, one batch.
 
         Returns:
             ``[images]``: the product of the probabilities of the text's tokens, each given those before it.
@@ -305,9 +290,6 @@ def block_read(config: LlavaConfig) -> int:
     """The block, from 0, whose output a LLaVA reads.
 
     ``vision_feature_layer`` counts hidden states, of which the first is the input of block 0.
-
-    Args:
-        config: Config of the LLaVA.
 
     Raises:
         ValueError: If it reads several blocks, or none.
