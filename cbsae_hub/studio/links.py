@@ -177,10 +177,6 @@ def read(parameters: Mapping[str, str], model: LoadedModel) -> tuple[Link, list[
 
     Of a basket, neurons that this model does not have are left out, and "b" counts as not read.
 
-    Args:
-        parameters: The query of the address.
-        model: The model that the address is about.
-
     Returns:
         The link, and the keys of the page's own parameters that could not be read.
     """
@@ -241,15 +237,10 @@ def basket_text(basket: Basket) -> str:
 
 
 def basket_of(text: Any, model: LoadedModel, unit: Any = None) -> Basket:
-    """Returns the basket that the page holds as text.
-
-    Args:
-        text: See :func:`basket_text`; None for an empty one.
-        model: The model.
-        unit: Unit in which strengths are shown; None for the usual one.
+    """Returns the basket that the page holds as text, see :func:`basket_text`; of None or "" an empty one.
 
     Raises:
-        Refused: If the text makes no sense.
+        Refused: If the text, or the unit in which strengths are shown, makes no sense.
     """
     entries = () if text in (None, "") else _entries(str(text))
     if entries is None or unit not in (None, *UNITS):
@@ -264,17 +255,12 @@ def _entries(text: str) -> tuple[tuple[int, float, bool], ...] | None:
 
 
 def _basket(entries: Sequence[tuple[int, float, bool]], unit: str, model: LoadedModel) -> Basket:
-    edits = checked([(neuron, _within(neuron, value, model)) for neuron, value, _ in entries], model)
-    return Basket(edits, frozenset(neuron for neuron, _, muted in entries if muted), unit)
-
-
-def _within(neuron: int, value: float, model: LoadedModel) -> float:
-    """Moves a value into the neuron's range: values are rounded in a link, and may lie a thousandth outside."""
-    if neuron >= len(model.pack.neurons):
-        return value
-    span = range_of(model, neuron)
-    outside = not span.low - 0.001 <= value <= span.high + 0.001
-    return value if outside else min(max(value, span.low), span.high)
+    pairs = [
+        # Values are rounded in a link, and may lie a thousandth outside; checked() names neurons that do not exist.
+        (neuron, value if neuron >= len(model.pack.neurons) else range_of(model, neuron).within(value, slack=0.001))
+        for neuron, value, _ in entries
+    ]
+    return Basket(checked(pairs, model), frozenset(neuron for neuron, _, muted in entries if muted), unit)
 
 
 def _whole(text: str, low: int, high: int) -> int | None:

@@ -164,7 +164,7 @@ def test_a_dot_of_the_map_leaves_the_basket_and_the_rest(visit):
     wait_for_basket(page, 0)  # neurons are another model's: each model has its basket
     is_shown(page, "#dock .cb-dock-said", "basket of emoji-cbsae waits")
     page.reload()
-    page.wait_for_function("() => window.cbPage?.asked && !cbPage.busy")  # the address has brought everything back
+    page.wait_for_function("() => window.cbPage?.search && !cbPage.busy")  # the address has brought everything back
     page.locator("#model input").click()
     page.get_by_role("option", name="emoji-cbsae").click()
     wait_for_basket(page, 2)

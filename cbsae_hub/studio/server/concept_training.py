@@ -52,11 +52,7 @@ class TrainingData:
 
 
 class ConceptTraining:
-    """Adds concepts to models; the images are embedded once, when the first visitor needs it.
-
-    Args:
-        serving: The models.
-    """
+    """Adds concepts to models; the images are embedded once, when the first visitor needs it."""
 
     def __init__(self, serving: Serving):
         self.serving = serving

@@ -35,12 +35,7 @@ Record = dict[str, Any]
 
 
 class ExampleChooser:
-    """Runs experiments until one holds for each kind of example.
-
-    Args:
-        serving: The models of the page.
-        model: The model of the examples.
-    """
+    """Runs experiments with a model of the page until one holds for each kind of example."""
 
     def __init__(self, serving: Serving, model: LoadedModel):
         self.serving, self.model = serving, model
@@ -98,12 +93,8 @@ class ExampleChooser:
             answers = self._ask(row.neuron)
             others = (answers.original, answers.sae, answers.random)
             if _is(answers.steered, row.name) and not any(_is(other, row.name) for other in others):
-                yield {
-                    "neuron": row.neuron,
-                    "name": row.name,
-                    "said": answers.steered.text,
-                    "control": answers.random.text,
-                }
+                texts = {"said": answers.steered.text, "control": answers.random.text}
+                yield {"neuron": row.neuron, "name": row.name, **texts}
 
     def _mutes(self) -> Iterator[Record]:
         """Finds neurons that surely stand for something and do not make LLaVA say so."""
@@ -124,11 +115,8 @@ class ExampleChooser:
             for other in [concept, *islice(self._words("cb"), 5)]:
                 answer = self._ask(one["neuron"], other["neuron"]).steered
                 if _is(answer, one["name"]) or _is(answer, other["name"]):
-                    yield {
-                        "neurons": [one["neuron"], other["neuron"]],
-                        "names": [one["name"], other["name"]],
-                        "said": answer.text,
-                    }
+                    neurons, names = ([record[key] for record in (one, other)] for key in ("neuron", "name"))
+                    yield {"neurons": neurons, "names": names, "said": answer.text}
 
     def _drawings(self) -> Iterator[Record]:
         """Finds neurons that are said, and drawn the more the stronger they are, in every row of the grid."""
@@ -164,14 +152,7 @@ class ExampleChooser:
     def _local(
         self, neuron: int, image: int, boxes: list[Sequence[float]], size: tuple[int, int]
     ) -> dict[str, int] | None:
-        """Returns on how many patches of an image a neuron fires; None if that is no example.
-
-        Args:
-            neuron: The neuron.
-            image: Number of an image of the pack.
-            boxes: Boxes of the neuron's thing, in pixels.
-            size: The image's width and height.
-        """
+        """Returns on how many patches of an image a neuron fires; None if it also fires where its thing is not."""
         model, grid = self.model, self.model.pack.grid
         if grid is None:
             return None
@@ -214,9 +195,7 @@ def _within(patch: int, box: Sequence[float], size: tuple[int, int], grid: tuple
 def nearer_and_nearer(cosines: list[float | None]) -> bool:
     """Returns whether drawings get nearer to the word with the strength, and the control stays behind them all.
 
-    Args:
-        cosines: Cosines of the word with the unsteered drawing, with those at the factors
-            :data:`DRAWN_FACTORS`, and with the control.
+    ``cosines`` are those of the word with the unsteered drawing, with each strength's, and with the control.
     """
     numbers = [cosine for cosine in cosines if cosine is not None]
     if len(numbers) < len(cosines):

@@ -24,7 +24,6 @@ class FindTab(Tab):
     """Search by words; all answers come from the pack."""
 
     def render(self) -> None:
-        """See :meth:`Tab.render`."""
         examples = _example_queries(self.session.serving.first)
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=280):
@@ -62,8 +61,7 @@ class FindTab(Tab):
         text = clean_name(str(query or ""))[:MAX_QUERY]
         if not text:
             return [_verdict("not in this model", "Type a word or two.", key, query), *_nothing(model)]
-        answer = model.pack.find(text, LIMIT, None if model.judge is None else model.judge.embed_texts)
-        ids = list(dict.fromkeys(match.neuron for match in answer.matches))
+        answer, ids = model.find(text, LIMIT)
         near = [concept for concept in answer.nearest if not same_name(concept, text)]
         label = _NEAR[answer.near_by] if near else _TRY
         suggestions = gr.Radio(near or _example_queries(model), value=None, label=label)

@@ -32,7 +32,6 @@ class ScoresTab(Tab):
     """All scores of all neurons."""
 
     def render(self) -> None:
-        """See :meth:`Tab.render`."""
         first = self.session.serving.first
         self.maps = gr.HTML(self._maps(first), elem_id="maps", js_on_load=script("map"))
         gr.HTML(_TEMPLATE.all_neurons())

@@ -36,7 +36,6 @@ class SteerLlavaTab(SteeringTab):
         super().__init__(session, "llava")
 
     def render(self) -> None:
-        """See :meth:`Tab.render`."""
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=280):
                 self.image.render()
@@ -71,11 +70,6 @@ class SteerLlavaTab(SteeringTab):
     def ask(self, request: gr.Request, *values: Any) -> str:
         """Returns four answers side by side."""
         return self._run(request, values, "ask", self.session.serving.experiments.ask, answers_html)
-
-    @kindly
-    def ask_again(self, request: gr.Request, live: Any, *values: Any) -> Any:
-        """Asks after a change, if the visitor wants that and there is something to steer."""
-        return self.ask(request, *values) if live and self.steers(self.by_key(values)) else gr.skip()
 
     @kindly
     def sweep(self, request: gr.Request, *values: Any) -> str:
