@@ -139,7 +139,7 @@ def test_what_others_inspect_takes_no_inspected_picture_away(visit, address):
     page.locator(".cb-cell").first.wait_for()
     for image in range(2, 80):
         post(address, "sample", [None, True])
-        post(address, "overview", [None, f"s{image}", True])
+        post(address, "where", [None, f"s{image}", True, "", None])
     page.locator(".cb-cell").nth(9).click()
     is_shown(page, "#neurons", "patch row 2, column 2")
 

@@ -4,7 +4,7 @@ training/choose_examples.py runs this once and writes the result beside the mode
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -49,21 +49,18 @@ class ExampleChooser:
             **{name: source and Path(public_id(source)).name for name, source in model.generators.ids.items()},
         }
         steers = model.alpha is not None and model.generators.ids["llava"] and "said_white" in self.frame
-        kinds: dict[str, Callable[[], Iterator[Record]]] = {"look": self._looks}
-        if steers:
-            kinds = {"word": lambda: self._words("sae"), "mute": self._mutes, **kinds}
-        if steers and isinstance(model.sae, CBSAE):
-            kinds["concept"] = lambda: self._words("cb")
-        for kind, candidates in kinds.items():
-            examples[kind] = next(candidates(), None)
-        if examples.get("word") and examples.get("concept"):
-            examples["two"] = next(self._pairs(examples["word"], examples["concept"]), None)
-        if steers and model.generators.ids["unclip"]:
-            examples["draw"] = next(self._drawings(), None)
-        if isinstance(model.sae, CBSAE):
-            examples["lacking"] = next(self._lacking(), None)
-        for kind in ("word", "concept", "two", "mute", "draw", "look", "lacking"):
-            logger.info("%s: %s", kind, examples.get(kind))
+        grows = isinstance(model.sae, CBSAE)
+        for kind, possible, candidates in (
+            ("word", steers, self._words("sae")),
+            ("mute", steers, self._mutes()),
+            ("look", True, self._looks()),
+            ("concept", steers and grows, self._words("cb")),
+            ("two", steers and grows, self._pairs(examples)),
+            ("draw", steers and model.generators.ids["unclip"], self._drawings()),
+            ("lacking", grows, self._lacking()),
+        ):
+            examples[kind] = next(candidates, None) if possible else None
+            logger.info("%s: %s", kind, examples[kind])
         return {kind: record for kind, record in examples.items() if record is not None}
 
     def _experiment(self, neurons: Sequence[int], word: str = "") -> Experiment:
@@ -109,10 +106,12 @@ class ExampleChooser:
         matches = self.model.pack.find(name, len(self.frame)).matches
         return any(match.neuron == neuron and match.verdict == "strong" for match in matches)
 
-    def _pairs(self, word: Record, concept: Record) -> Iterator[Record]:
+    def _pairs(self, examples: Record) -> Iterator[Record]:
         """Finds two neurons of which one wins, while each alone is said."""
-        for one in [word, *islice(self._words("sae"), 5)]:
-            for other in [concept, *islice(self._words("cb"), 5)]:
+        if examples["word"] is None or examples["concept"] is None:
+            return
+        for one in [examples["word"], *islice(self._words("sae"), 5)]:
+            for other in [examples["concept"], *islice(self._words("cb"), 5)]:
                 answer = self._ask(one["neuron"], other["neuron"]).steered
                 if _is(answer, one["name"]) or _is(answer, other["name"]):
                     neurons, names = ([record[key] for record in (one, other)] for key in ("neuron", "name"))

@@ -52,12 +52,9 @@ class FindTab(Tab):
         )  # fmt: skip
 
     @kindly
-    def search(self, key: Any, query: Any) -> list[Any]:
-        """Searches, and shows the best neuron at once."""
-        return self._search(self.session.model_of(key), key, query)
-
-    def _search(self, model: LoadedModel, key: Any, query: Any, preferred: int | None = None) -> list[Any]:
+    def search(self, key: Any, query: Any, preferred: int | None = None) -> list[Any]:
         """Returns the neurons that match, and the card of one: of the preferred one if it matches, else of the best."""
+        model = self.session.model_of(key)
         text = clean_name(str(query or ""))[:MAX_QUERY]
         if not text:
             return [_verdict("not in this model", "Type a word or two.", key, query), *_nothing(model)]
@@ -82,7 +79,7 @@ class FindTab(Tab):
         """Returns values of :attr:`outputs` for a link: the query, and everything that a search shows."""
         if not link.query:
             return ["", "", *_nothing(model), link.show_heat]
-        return [link.query, *self._search(model, model.key, link.query, link.match), link.show_heat]
+        return [link.query, *self.search(model.key, link.query, link.match), link.show_heat]
 
 
 _TRY = "Or try one of these"

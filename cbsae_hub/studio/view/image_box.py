@@ -76,8 +76,8 @@ class ImageBox:
         """Adds the events; all previews of the page show the same image."""
         session, outputs = self.session, [self.session.image, self.session.pulse, *previews]
         self._previews = len(previews)
-        self.samples.click(self._sample, [session.model], outputs, **LOOKUP)
-        bind_upload(self.upload, self._upload, [session.model, self.upload], [session.upload, *outputs])
+        self.samples.click(self.choose_sample, [session.model], outputs, **LOOKUP)
+        bind_upload(self.upload, self.choose_upload, [session.model, self.upload], [session.upload, *outputs])
 
     def restore(self, model: LoadedModel, link: Link, new: bool) -> list[Any]:
         """Returns values of :attr:`outputs` for a link, see :meth:`Tab.restore`."""
@@ -90,12 +90,12 @@ class ImageBox:
         return [self.preview, self.samples]
 
     @kindly
-    def _sample(self, event: gr.EventData, key: Any) -> list[Any]:
+    def choose_sample(self, event: gr.EventData, key: Any) -> list[Any]:
         pack = self.session.model_of(key).pack
         return self._chosen(pack, sample_name(event, pack))
 
     @kindly
-    def _upload(self, key: Any, path: Any) -> list[Any]:
+    def choose_upload(self, key: Any, path: Any) -> list[Any]:
         if path is None:
             return [gr.skip()] * (self._previews + 3)
         pack = self.session.model_of(key).pack
