@@ -18,7 +18,7 @@ from cbsae_hub.studio.server.blocks import Page
 from cbsae_hub.studio.server.concept_training import ConceptTraining
 from cbsae_hub.studio.server.experiments import ZERO_GPU
 from cbsae_hub.studio.server.model import LoadedModel
-from cbsae_hub.studio.server.refusal import kindly, warn
+from cbsae_hub.studio.server.refusal import in_toast, kindly
 from cbsae_hub.studio.server.serving import Serving
 from cbsae_hub.studio.server.session import LOOKUP, RUNNING, TRAIN, WORK, SessionState, pulse
 from cbsae_hub.studio.tabs.find import FindTab
@@ -228,7 +228,7 @@ class _Page:
         if bad:
             problems.append(f"Some of this link could not be read: {', '.join(sorted(bad))}.")
         for problem in problems:
-            warn(problem, title="Link")
+            gr.Warning(in_toast(problem), title="Link")
         return self._restored(model, link, request.keys | ({"m"} if model.key != key else set()))
 
     def _restored(self, model: LoadedModel, link: Link, keys: set[str]) -> list[Any]:

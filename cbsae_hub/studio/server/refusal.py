@@ -30,11 +30,6 @@ def in_toast(message: object) -> str:
     return escape(str(message), quote=False)
 
 
-def warn(message: str, title: str) -> None:
-    """Tells the visitor something that they can go on with."""
-    gr.Warning(in_toast(message), title=in_toast(title))
-
-
 def kindly(handler: Callable[..., Any], to_text: Callable[[Any], str] = in_toast) -> Callable[..., Any]:
     """Returns a handler whose refusals reach the visitor as sentences; a stopped one says nothing.
 

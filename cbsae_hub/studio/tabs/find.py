@@ -105,8 +105,8 @@ def _sentence(text: str, answer: FindResult, neurons: int) -> str:
     return f"No neuron surely stands for “{text}”; Your concepts can train one. The nearest is {best}"
 
 
-def _example_queries(model: LoadedModel, count: int = 6) -> list[str]:
+def _example_queries(model: LoadedModel) -> list[str]:
     """Returns names that search well: those of the neurons with the best scores, each once."""
     frame = model.pack.neurons.frame
     alive = frame[frame["name"].notna() & (frame["status"] == "alive")].sort_values("score", ascending=False)
-    return alive["name"].drop_duplicates().head(count).tolist()
+    return alive["name"].drop_duplicates().head(6).tolist()

@@ -41,7 +41,7 @@ class InspectTab(Tab):
         view = [self.image, self.patch, self.grid, self.error, self.neurons, self.card]
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=280):
-                self.upload = upload_box("Your picture", "upload")
+                self.upload = upload_box("upload")
                 self.samples = sample_box(self.session.serving.first.pack, "samples", SAMPLES)
             with gr.Column(scale=5, min_width=280):
                 self.grid.render()

@@ -19,10 +19,15 @@ from cbsae_hub.studio.view.style import script
 SAMPLES = 7
 
 
-def upload_box(label: str, elem_id: str, height: int = 220) -> gr.Image:
+def upload_box(elem_id: str, height: int = 220) -> gr.Image:
     """Returns an image component whose file reaches the handler unopened."""
     box = gr.Image(
-        type="filepath", sources=["upload", "clipboard"], label=label, height=height, elem_id=elem_id, buttons=[]
+        type="filepath",
+        sources=["upload", "clipboard"],
+        label="Your picture",
+        height=height,
+        elem_id=elem_id,
+        buttons=[],
     )
     # Gradio would fail without a word on what is no image. A subclass would be the plainer way, but Gradio writes a
     # stub file beside the source of each.
@@ -70,7 +75,7 @@ class ImageBox:
         self.preview = gr.HTML(preview(self.session, pack, WHITE), elem_id=f"{self.tab}-preview")
         self.samples = sample_box(pack, f"{self.tab}-samples", SAMPLES, white=True)
         with gr.Accordion("Or your own", open=False):
-            self.upload = upload_box("Your picture", f"{self.tab}-upload", 160)
+            self.upload = upload_box(f"{self.tab}-upload", 160)
 
     def bind(self, previews: list[gr.HTML]) -> None:
         """Adds the events; all previews of the page show the same image."""
