@@ -143,10 +143,7 @@ class Experiments:
         return self._answers.of((*experiment.key, question), compute)
 
     def sweep(self, experiment: Experiment, question: str, stop: Stop | None = None) -> list[SweepRow]:
-        """Asks LLaVA at several multiples of all strengths.
-
-        Arguments and errors as :meth:`ask`.
-        """
+        """Asks LLaVA at several multiples of all strengths; arguments and errors as :meth:`ask`."""
 
         def compute() -> list[SweepRow]:
             steered = [experiment.steering.scaled(factor) for factor in FACTORS]
@@ -168,13 +165,8 @@ class Experiments:
             experiment: The image, and how it is steered.
             seeds: Seeds of the noise; drawings of one seed start alike.
             steps: Number of steps of denoising.
-            stop: See :meth:`ask`.
+            stop: See :meth:`ask`, as for errors.
             factors: The multiples.
-
-        Raises:
-            Unavailable: If there is no unCLIP here.
-            Stopped: If ``stop`` returned True.
-            EditError: If steering had no effect.
         """
         steered = experiment.steering
         steerings = [None, *map(steered.scaled, factors), RandomDirection(steered, CONTROL_SEED)]

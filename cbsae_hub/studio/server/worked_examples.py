@@ -192,10 +192,7 @@ def _within(patch: int, box: Sequence[float], size: tuple[int, int], grid: tuple
 
 
 def nearer_and_nearer(cosines: list[float | None]) -> bool:
-    """Returns whether drawings get nearer to the word with the strength, and the control stays behind them all.
-
-    ``cosines`` are those of the word with the unsteered drawing, with each strength's, and with the control.
-    """
+    """Returns whether the drawings are nearer to the word the stronger they are, and the last, the control, is not."""
     numbers = [cosine for cosine in cosines if cosine is not None]
     if len(numbers) < len(cosines):
         return False

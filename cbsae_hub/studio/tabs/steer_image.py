@@ -13,7 +13,7 @@ from cbsae_hub.studio.links import MAX_SEED, MAX_SEEDS, MAX_STEPS, MIN_STEPS, Li
 from cbsae_hub.studio.server.experiments import DRAWN_FACTORS, STEPS, Drawing
 from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import Refused, kindly
-from cbsae_hub.studio.server.session import PRIVATE, WORK, SessionState
+from cbsae_hub.studio.server.session import PRIVATE, WORK
 from cbsae_hub.studio.tabs.steering import SteeringTab
 from cbsae_hub.studio.tabs.unavailable import instead_of
 from cbsae_hub.studio.view.html import PIECES
@@ -27,8 +27,7 @@ _TEMPLATE = template("steer_image")
 class SteerImageTab(SteeringTab):
     """A grid of drawings that all start from the same noise in each row."""
 
-    def __init__(self, session: SessionState):
-        super().__init__(session, "draw", "draw.")
+    name, prefix = "draw", "draw."
 
     def render(self) -> None:
         with gr.Row(equal_height=False):

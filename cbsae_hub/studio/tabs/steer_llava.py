@@ -12,7 +12,7 @@ from cbsae_hub.studio.links import MAX_QUESTION, Link
 from cbsae_hub.studio.server.experiments import Answer, Answers, Experiment, SweepRow
 from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import Refused, kindly
-from cbsae_hub.studio.server.session import PRIVATE, WORK, SessionState
+from cbsae_hub.studio.server.session import PRIVATE, WORK
 from cbsae_hub.studio.tabs.steering import SteeringTab
 from cbsae_hub.studio.tabs.unavailable import instead_of
 from cbsae_hub.studio.view.templates import template
@@ -32,8 +32,7 @@ T = TypeVar("T")
 class SteerLlavaTab(SteeringTab):
     """One button, four answers; and a sweep over strengths."""
 
-    def __init__(self, session: SessionState):
-        super().__init__(session, "llava")
+    name = "llava"
 
     def render(self) -> None:
         with gr.Row(equal_height=False):

@@ -21,22 +21,21 @@ from cbsae_hub.studio.view.images import WHITE
 class SteeringTab(Tab):
     """A tab whose experiment is set up by components; each has a key in the address.
 
-    Args:
+    Attributes:
         name: Id of the tab, before all element ids.
         prefix: Prefix of the settings' keys in the address.
-
-    Attributes:
         edit_settings: The components that say how neurons are edited, by their keys in the address.
         settings: All components that an experiment depends on: the inputs of its handlers.
     """
 
+    name: str
+    prefix = ""
     edit_settings: dict[str, Component]
     settings: dict[str, Component]
 
-    def __init__(self, session: SessionState, name: str, prefix: str = ""):
+    def __init__(self, session: SessionState):
         super().__init__(session)
-        self.name, self.prefix = name, prefix
-        self.image = ImageBox(session, name)
+        self.image = ImageBox(session, self.name)
 
     def render_edit_settings(self) -> None:
         """Adds :attr:`edit_settings` to the page that is being built."""
