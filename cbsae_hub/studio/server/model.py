@@ -49,6 +49,10 @@ class ImageInspection(Inspection):
     grid: tuple[int, int]
     before: int
 
+    def strengths(self, patch: int | None) -> np.ndarray:
+        """Returns how strongly the active neurons fire at a patch; for None, on average over all tokens."""
+        return self.latents.mean(0) if patch is None else self.latents[self.before + patch]
+
 
 def public_id(model: str | Path) -> str:
     """Returns a model's name on the page: its Hub id, or its folder's name."""

@@ -115,8 +115,7 @@ class InspectTab(Tab):
             if not len(fires):
                 raise Refused("This neuron does not fire on the picture.")
             place = fires[0]
-        at_patch = None if at is None else inspection.latents[inspection.before + at]
-        strengths, what = (inspection.latents.mean(0), "mean") if at_patch is None else (at_patch, "here")
+        strengths, what = inspection.strengths(at), "mean" if at is None else "here"
         choices = [(_title(model, inspection, i, strengths[i], what), str(inspection.active[i])) for i in places]
         value = None if place is None else str(inspection.active[place])
         radio = gr.Radio(choices, value=value, label=_label(inspection, at, bool(choices)))
@@ -145,7 +144,7 @@ def _order(inspection: ImageInspection, patch: int | None) -> np.ndarray:
     """Returns places of the neurons that fire, strongest first."""
     if patch is None:
         return np.arange(len(inspection.active))
-    strengths = inspection.latents[inspection.before + patch]
+    strengths = inspection.strengths(patch)
     order = np.argsort(-strengths, kind="stable")
     return order[strengths[order] > 0]
 
@@ -162,16 +161,13 @@ def _error(inspection: ImageInspection) -> Markup:
     """Returns what the SAE keeps of the image, and where it loses most."""
     lost = inspection.token_error[inspection.before :]
     worst, columns = int(lost.argmax()), inspection.grid[1]
+    place = f"row {worst // columns + 1}, column {worst % columns + 1} ({lost[worst]:.0%})"
     return html.PIECES.facts(
         [
             ("The SAE keeps", f"{inspection.explained:.1%}", "of the activations' squared distance from its centre"),
             ("Cosine", f"{inspection.cosine:.3f}", "of activations and reconstruction, mean over tokens"),
             ("Neurons firing", f"{len(inspection.active)}", "anywhere on the picture"),
-            (
-                "Most is lost at",
-                f"row {worst // columns + 1}, column {worst % columns + 1} ({lost[worst]:.0%})",
-                "the patch whose activation is reconstructed worst",
-            ),
+            ("Most is lost at", place, "the patch whose activation is reconstructed worst"),
         ]
     )
 

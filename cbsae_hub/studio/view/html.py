@@ -125,6 +125,7 @@ def about(pack: Pack, own: int = 0) -> Markup:
     """Returns what the model is, in numbers with explanations; ``own`` of its concepts are the visitor's."""
     info, scores = pack.info, pack.info["scores"]
     reconstruction = scores["reconstruction"]
+    variance = f"{reconstruction['explained_variance']:.1%}"
     encoder, model = info["encoder"], info["model"]
     neurons = f"{model['d_sae']:,}" + (f" + {model['concepts']:,} concepts" if model.get("concepts") else "")
     pairs = [
@@ -132,11 +133,7 @@ def about(pack: Pack, own: int = 0) -> Markup:
         ("Layer", f"{encoder['layer']}, {encoder['tokens']}", "where its activations are read, and of which tokens"),
         ("Neurons", neurons, f"{model['activation']}, k = {model['k']}"),
         ("L0", f"{reconstruction['l0']:.1f}", "neurons that fire on a patch, on average"),
-        (
-            "Explained variance",
-            f"{reconstruction['explained_variance']:.1%}",
-            "what the neurons together keep of the input",
-        ),
+        ("Explained variance", variance, "what the neurons together keep of the input"),
         ("Dead", f"{scores['shares']['dead']:.1%}", "neurons that never fire on the probe images"),
     ]
     if "truth" in scores:
