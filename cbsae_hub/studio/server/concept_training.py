@@ -32,7 +32,7 @@ Report = Callable[[float, str], None]
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The images of one model, what its encoder sees in them, and teacher and judge with their ``[images, d]``."""
+    """The images of one model, what its encoder sees in them, and the ``[images, d]`` of teacher and judge."""
 
     images: "Dataset"
     activations: ActivationStore

@@ -60,12 +60,9 @@ class SessionState:
         self.tab = state("start", "tab")
         self.pulse = state("", "pulse")
         self.dock = gr.HTML(
-            dock(serving.first, Basket()),
-            js_on_load=script("acts") + script("dock"),
-            elem_id="dock",
-            render=False,
+            dock(serving.first, Basket()), js_on_load=script("acts") + script("dock"), elem_id="dock", render=False,
             padding=False,
-        )
+        )  # fmt: skip
 
     @property
     def parts(self) -> dict[str, gr.Textbox]:

@@ -49,15 +49,15 @@ class ExampleChooser:
             **{name: source and Path(public_id(source)).name for name, source in model.generators.ids.items()},
         }
         steers = model.alpha is not None and model.generators.ids["llava"] and "said_white" in self.frame
-        grows = isinstance(model.sae, CBSAE)
+        extends = isinstance(model.sae, CBSAE)
         for kind, possible, candidates in (
             ("word", steers, self._words("sae")),
             ("mute", steers, self._mutes()),
             ("look", True, self._looks()),
-            ("concept", steers and grows, self._words("cb")),
-            ("two", steers and grows, self._pairs(examples)),
+            ("concept", steers and extends, self._words("cb")),
+            ("two", steers and extends, self._pairs(examples)),
             ("draw", steers and model.generators.ids["unclip"], self._drawings()),
-            ("lacking", grows, self._lacking()),
+            ("lacking", extends, self._lacking()),
         ):
             examples[kind] = next(candidates, None) if possible else None
             logger.info("%s: %s", kind, examples[kind])
@@ -151,7 +151,7 @@ class ExampleChooser:
     def _local(
         self, neuron: int, image: int, boxes: list[Sequence[float]], size: tuple[int, int]
     ) -> dict[str, int] | None:
-        """Returns on how many patches of an image a neuron fires; None if it also fires where its thing is not."""
+        """Returns on how many patches of an image a neuron fires; None if that is no example of where it looks."""
         model, grid = self.model, self.model.pack.grid
         if grid is None:
             return None
@@ -192,7 +192,7 @@ def _within(patch: int, box: Sequence[float], size: tuple[int, int], grid: tuple
 
 
 def nearer_and_nearer(cosines: list[float | None]) -> bool:
-    """Returns whether the drawings are nearer to the word the stronger they are, and the last, the control, is not."""
+    """Returns whether cosines, the unsteered one first, grow with the strength, and the last, the control's, is behind."""
     numbers = [cosine for cosine in cosines if cosine is not None]
     if len(numbers) < len(cosines):
         return False

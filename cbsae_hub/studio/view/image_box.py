@@ -22,13 +22,9 @@ SAMPLES = 7
 def upload_box(elem_id: str, height: int = 220) -> gr.Image:
     """Returns an image component whose file reaches the handler unopened."""
     box = gr.Image(
-        type="filepath",
-        sources=["upload", "clipboard"],
-        label="Your picture",
-        height=height,
-        elem_id=elem_id,
+        type="filepath", sources=["upload", "clipboard"], label="Your picture", height=height, elem_id=elem_id,
         buttons=[],
-    )
+    )  # fmt: skip
     # Gradio would fail without a word on what is no image. A subclass would be the plainer way, but Gradio writes a
     # stub file beside the source of each.
     box.preprocess = _path_of  # type: ignore[method-assign]
