@@ -192,7 +192,7 @@ def _within(patch: int, box: Sequence[float], size: tuple[int, int], grid: tuple
 
 
 def nearer_and_nearer(cosines: list[float | None]) -> bool:
-    """Returns whether cosines, the unsteered one first, grow with the strength, and the last, the control's, is behind."""
+    """Returns whether cosines grow with the strength, the unsteered one first, and the last, the control, is behind."""
     numbers = [cosine for cosine in cosines if cosine is not None]
     if len(numbers) < len(cosines):
         return False
