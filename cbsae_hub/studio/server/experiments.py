@@ -138,7 +138,8 @@ class Experiments:
             start = time.perf_counter()
             steerings = list(with_controls(experiment.steering).values())
             answers = self._say(experiment.model.key, experiment.image, steerings, question, experiment.word, stop)
-            return Answers(*answers, time.perf_counter() - start)
+            original, sae, answer, control = answers
+            return Answers(original, sae, answer, control, time.perf_counter() - start)
 
         return self._answers.of((*experiment.key, question), compute)
 
