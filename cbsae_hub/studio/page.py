@@ -270,6 +270,8 @@ class _Page:
         elif tab == "draw" and self.draw.reacts(draws, drawing):
             for grid in self.draw.draw(request, *drawing):
                 yield [unchanged, grid, unchanged]
+        else:  # Gradio empties the outputs of a generator that yields nothing
+            yield [unchanged] * 3
 
     @kindly
     def _previews(self, key: Any, image: Any) -> list[str]:
