@@ -93,3 +93,9 @@ class BackgroundBank:
             tile = self._tiles[names[i] - len(COLOURS), variant[i], :, top[i] : top[i] + SIDE, left[i] : left[i] + SIDE]
             canvas[i] = tile.flip(-1) if mirror[i] else tile
         return canvas
+
+    def first(self, names: np.ndarray) -> torch.Tensor:
+        """The same for all that is called alike: a plain colour without jitter, the first variant's first crop."""
+        textures = self._tiles[:, 0, :, :SIDE, :SIDE]
+        colours = torch.from_numpy(self._colours / 255)[:, :, None, None].expand(-1, -1, SIDE, SIDE)
+        return torch.cat([colours, textures])[torch.from_numpy(names)]
