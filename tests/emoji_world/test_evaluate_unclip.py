@@ -80,7 +80,7 @@ def folder(tmp_path_factory):
     vae = train_autoencoder.build(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1)
     normalizer = train_unclip.fit_normalizer(torch.randn(8, 128))
     folder = tmp_path_factory.mktemp("pipeline")
-    unet = train_unclip.build_unet(8, 16, 128)
+    unet = train_unclip.build_unet(48, 4, 128)
     train_unclip.assemble(unet, normalizer, vae, HUB / "emoji-clip").save_pretrained(folder)
     return folder
 

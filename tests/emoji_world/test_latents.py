@@ -21,7 +21,7 @@ def models(renderer):
     torch.manual_seed(0)
     vae = train_autoencoder.build(renderer.batch(9, 32, SPEC).pixels.float() / 127.5 - 1)
     vae.register_to_config(scaling_factor=2.0)
-    return vae.eval(), train_autoencoder.load_encoder(HUB / "emoji-clip")
+    return vae.eval(), latents.load_encoder(HUB / "emoji-clip")
 
 
 @pytest.fixture
@@ -39,11 +39,12 @@ def test_stored_rows_are_what_the_models_give_one_by_one(store, renderer, models
     drawn, embedded = stored.rows(ids)
     processor = CLIPImageProcessor.from_pretrained(HUB / "emoji-clip")
     for row, i in enumerate(ids):
-        pixels = renderer.batch(i // 8, 8, SPEC).pixels[i % 8]
-        picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+        scenes = renderer.batch(i // 8, 8, SPEC)
+        picture = Image.fromarray(scenes.pixels[i % 8].permute(1, 2, 0).numpy())
+        canonical = renderer.canonical(scenes)[i % 8]
         with torch.no_grad():
             seen = encoder(processor(images=picture, return_tensors="pt").pixel_values).image_embeds[0]
-            coded = 2.0 * vae.encode(pixels[None].float() / 127.5 - 1).latents[0]
+            coded = 2.0 * vae.encode(canonical[None].float() / 127.5 - 1).latents[0]
         torch.testing.assert_close(embedded[row], seen, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(drawn[row], coded, atol=2e-3, rtol=1e-3)
     assert drawn.dtype == embedded.dtype == torch.float32

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from training.emoji_world.backgrounds import BACKGROUNDS, COLOURS
+from training.emoji_world.backgrounds import BACKGROUNDS, COLOURS, BackgroundBank
 from training.emoji_world.render import CANONICAL, NO_OBJECT, STYLES, SceneRenderer, SceneSpec
 
 
@@ -107,7 +107,7 @@ def test_canonical_picture_depends_on_what_is_shown_alone(renderer):
     other = renderer.batch(21, 6, plain, **_contents([(3,), (9,), (9, 3), (3, 9), (2, 1, 3), (1, 3, 2)]))
     assert not torch.equal(first.pixels, other.pixels)
     pictures = renderer.canonical(first)
-    assert torch.equal(pictures, renderer.canonical(other))
+    assert torch.equal(pictures, SceneRenderer(renderer.atlas, seed=8).canonical(other))
     assert torch.equal(pictures[2], pictures[3]) and torch.equal(pictures[4], pictures[5])
     assert len(pictures.flatten(1).unique(dim=0)) == 4
 
@@ -118,7 +118,7 @@ def test_canonical_objects_are_upright_at_their_places_on_the_first_crop(atlas, 
     contents = _contents(shown, background="stripes")
     scenes = renderer.batch(22, 4, SceneSpec(), **{**contents, "concepts": contents["concepts"].clip(0)})
     scenes.concepts = contents["concepts"]
-    tile = renderer.bank._tiles[BACKGROUNDS.index("stripes") - len(COLOURS), 0, :, :64, :64]
+    tile = BackgroundBank(3)._tiles[BACKGROUNDS.index("stripes") - len(COLOURS), 0, :, :64, :64]
     for concepts, picture in zip(shown, renderer.canonical(scenes)):
         expected, soft = tile.clone(), torch.zeros(64, 64, dtype=torch.bool)
         for concept, (x, y, size) in zip(sorted(concepts), CANONICAL.get(len(concepts), ())):

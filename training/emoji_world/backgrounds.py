@@ -1,5 +1,7 @@
 """The named backgrounds of Emoji World: plain colours and procedural textures."""
 
+import functools
+
 import numpy as np
 import torch
 
@@ -94,8 +96,14 @@ class BackgroundBank:
             canvas[i] = tile.flip(-1) if mirror[i] else tile
         return canvas
 
-    def first(self, names: np.ndarray) -> torch.Tensor:
-        """The same for all that is called alike: a plain colour without jitter, the first variant's first crop."""
-        textures = self._tiles[:, 0, :, :SIDE, :SIDE]
-        colours = torch.from_numpy(self._colours / 255)[:, :, None, None].expand(-1, -1, SIDE, SIDE)
-        return torch.cat([colours, textures])[torch.from_numpy(names)]
+
+@functools.cache
+def canonical_backgrounds() -> torch.Tensor:
+    """One picture of each of BACKGROUNDS: ``[20, 3, 64, 64]`` float in 0..1, the same for every seed of scenes.
+
+    A plain colour without variation, or the first crop of a texture's first variant, in a bank whose every texture can
+    be told from the margin that a large object leaves.
+    """
+    bank = BackgroundBank(3)
+    colours = torch.from_numpy(bank._colours / 255)[:, :, None, None].expand(-1, -1, SIDE, SIDE)
+    return torch.cat([colours, bank._tiles[:, 0, :, :SIDE, :SIDE]])

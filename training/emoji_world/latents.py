@@ -1,4 +1,4 @@
-"""Scenes as a UNet of unCLIP sees them, computed once: latents of the autoencoder and CLIP embeddings, in shards."""
+"""Scenes as unCLIP's UNet sees them, computed once: CLIP embeddings and latents of canonical pictures, in shards."""
 
 import logging
 from pathlib import Path
@@ -9,7 +9,7 @@ from diffusers import AutoencoderTiny
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
-from transformers import CLIPVisionModelWithProjection
+from transformers import CLIPModel, CLIPVisionModelWithProjection
 
 from cbsae_hub.models.files import replace_file
 from training.emoji_world.render import SceneRenderer, SceneSpec
@@ -18,21 +18,32 @@ SHARD = 1024  # scenes a file, 4 MB
 BATCH = 32  # scenes encoded at once: what the layers give then fits a processor's cache, which doubles the speed
 
 
+def load_encoder(folder: Path) -> CLIPVisionModelWithProjection:
+    """The frozen vision tower of a CLIPModel, with its projection, as the pipeline has it."""
+    clip = CLIPModel.from_pretrained(folder)
+    encoder = CLIPVisionModelWithProjection(clip.config.vision_config)
+    encoder.vision_model, encoder.visual_projection = clip.vision_model, clip.visual_projection
+    encoder.set_attn_implementation("eager")  # as in clip_models; not saved
+    return encoder.eval().requires_grad_(False)
+
+
 @torch.no_grad()
 def encode(
-    pixels: torch.Tensor, vae: AutoencoderTiny, encoder: CLIPVisionModelWithProjection
+    scenes: torch.Tensor, canonical: torch.Tensor, vae: AutoencoderTiny, encoder: CLIPVisionModelWithProjection
 ) -> dict[str, torch.Tensor]:
-    """What a shard holds of uint8 pixels ``[n, 3, 64, 64]``, on the CPU.
+    """What a shard holds of scenes and their canonical pictures, uint8 ``[n, 3, 64, 64]`` each, on the CPU.
 
     Returns:
         ``latents [n, channels, side, side]`` float16, scaled to unit variance; ``embeddings [n, d]`` float32, not
         normalised: what the pipeline's image encoder gives.
     """
     parts = []
-    for start in range(0, len(pixels), BATCH):
-        part = pixels[start : start + BATCH].to(vae.device).float() / 127.5 - 1
-        latents = vae.encode(part).latents * vae.config.scaling_factor
-        parts.append((latents.half().cpu(), encoder(pixel_values=part).image_embeds.float().cpu()))
+    for start in range(0, len(scenes), BATCH):
+        seen, drawn = (
+            pixels[start : start + BATCH].to(vae.device).float() / 127.5 - 1 for pixels in (scenes, canonical)
+        )
+        latents = vae.encode(drawn).latents * vae.config.scaling_factor
+        parts.append((latents.half().cpu(), encoder(pixel_values=seen).image_embeds.float().cpu()))
     latents, embeddings = (torch.cat(column) for column in zip(*parts))
     return {"latents": latents.contiguous(), "embeddings": embeddings}
 
@@ -94,7 +105,8 @@ def store_latents(
         if path.is_file():
             _check(path, made_with)
             continue
-        tensors = encode(renderer.batch(shard, SHARD, spec).pixels, vae, encoder)
+        drawn = renderer.batch(shard, SHARD, spec)
+        tensors = encode(drawn.pixels, renderer.canonical(drawn), vae, encoder)
         with replace_file(path) as temporary:
             save_file(tensors, temporary, metadata={"made_with": made_with})
     logging.getLogger(__name__).info("%d scenes in %s", count * SHARD, folder)

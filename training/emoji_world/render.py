@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from training.emoji_world.backgrounds import BACKGROUNDS, BackgroundBank
+from training.emoji_world.backgrounds import BACKGROUNDS, BackgroundBank, canonical_backgrounds
 from training.emoji_world.glyphs import Atlas
 
 SIDE = 64
@@ -134,9 +134,10 @@ class SceneRenderer:
         """The same contents, told in one way: uint8 ``[n, 3, 64, 64]``.
 
         Objects are large, upright and at fixed places, in the order of the atlas; of two scenes that differ in place,
-        size, turn, mirroring, crop or written word alone, the canonical picture is the same. The style is kept.
+        size, turn, mirroring, crop or written word alone, the canonical picture is the same, whatever the seed of the
+        renderer. The style is kept.
         """
-        canvas = self.bank.first(scenes.backgrounds)
+        canvas = canonical_backgrounds()[torch.from_numpy(scenes.backgrounds)]  # a copy
         count = (scenes.concepts != NO_OBJECT).sum(1)
         last = len(self.atlas.concepts)
         ordered = np.sort(np.where(scenes.concepts == NO_OBJECT, last, scenes.concepts), 1)

@@ -3,8 +3,11 @@
     accelerate launch -m training.emoji_world.train_autoencoder
     accelerate launch -m training.emoji_world.train_unclip
 
-Latents and embeddings of many scenes are computed once (``latents.py``); a UNet of 2 M parameters learns to draw them,
-conditioned by class embeddings alone: it has no cross-attention, the prompt is never looked at. Interrupted runs go on
+What it draws is the canonical picture of what the embedding's scene shows: place, size and turn of the objects in that
+scene are no part of it. Embeddings of many scenes and latents of their canonical pictures are computed once
+(``latents.py``); a UNet learns to draw these latents, conditioned by class embeddings alone: it has no attention, the
+prompt is never looked at. Its levels go down to a single position, where it is a plain network from the embedding to
+the picture: global shape is learned there, at little cost. Interrupted runs go on
 where their last checkpoint was, a finished one goes on if ``--steps`` is raised, on a GPU as well; where there is no
 checkpoint, ``--start hub/emoji-unclip`` starts from the published weights.
 """
@@ -27,14 +30,14 @@ from transformers import CLIPImageProcessor, CLIPTextConfig, CLIPTextModel, CLIP
 
 from cbsae_hub.models import folder_revision
 from training.emoji_world.glyphs import Atlas
-from training.emoji_world.latents import LatentStore, store_latents
-from training.emoji_world.loop import train
+from training.emoji_world.latents import LatentStore, load_encoder, store_latents
+from training.emoji_world.loop import train, use_few_threads
 from training.emoji_world.paths import HUB, RUNS, publish
 from training.emoji_world.render import SceneRenderer, SceneSpec
-from training.emoji_world.train_autoencoder import load_encoder
 
 SPEC = SceneSpec(objects=(1, 1, 1, 2), style_share=0.05)
-WIDTHS = (64, 128)  # channels at 16 x 16 and at 8 x 8 latents; only the latter have attention
+WIDTHS = (64, 128, 256)  # channels at 4 x 4, 2 x 2 and 1 x 1 latents
+TOLD_WIDTH = 1024  # of what the blocks are told about time and embedding
 TEXT_WIDTH = 16
 TIMES = 1000  # of both noise schedules
 GAMMA = 5.0
@@ -44,18 +47,19 @@ AVERAGE = 0.999
 
 def build_unet(channels: int, side: int, embedding: int) -> UNet2DConditionModel:
     """A fresh UNet for latents ``[n, channels, side, side]``, conditioned by embeddings of this width."""
+    levels = len(WIDTHS)
     return UNet2DConditionModel(
         sample_size=side,
         in_channels=channels,
         out_channels=channels,
         block_out_channels=WIDTHS,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        down_block_types=("DownBlock2D",) * levels,
         mid_block_type="UNetMidBlock2D",
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        up_block_types=("UpBlock2D",) * levels,
         layers_per_block=1,
         norm_num_groups=16,
-        attention_head_dim=32,
         cross_attention_dim=TEXT_WIDTH,
+        time_embedding_dim=TOLD_WIDTH,
         class_embed_type="projection",
         projection_class_embeddings_input_dim=2 * embedding,
         resnet_time_scale_shift="scale_shift",
@@ -146,12 +150,13 @@ class Denoising(torch.nn.Module):
 def draw_chance(generator: torch.Generator, latents: torch.Tensor, embeddings: torch.Tensor) -> dict[str, torch.Tensor]:
     """Everything random about a batch: times, noises, and which embeddings are kept.
 
+    Half of the times are in the last quarter, where the noise is large: what a drawing shows is decided there.
     Three of four noise levels of embeddings are below 100: 0 is what the pipeline draws with unless told otherwise.
     """
     n = len(latents)
     return {
         "noise": torch.randn(latents.shape, generator=generator),
-        "times": torch.randint(TIMES, (n,), generator=generator),
+        "times": ((1 - torch.rand(n, generator=generator) ** 2) * TIMES).long().clamp(max=TIMES - 1),
         "embedding_noise": torch.randn(embeddings.shape, generator=generator),
         "levels": (torch.rand(n, generator=generator) ** 8 * TIMES).long(),
         "kept": (torch.rand(n, generator=generator) >= DROPPED).float(),
@@ -208,7 +213,7 @@ def main(
     run: Annotated[Path, typer.Option(help="Latents, checkpoint and log.")] = RUNS / "emoji-unclip",
 ) -> None:
     """Trains and publishes the unCLIP of Emoji World."""
-    torch.set_num_threads(2)
+    use_few_threads()
     set_seed(seed)
     accelerator = Accelerator(mixed_precision=precision)
     vae = AutoencoderTiny.from_pretrained(output / "vae").to(accelerator.device).requires_grad_(False)
