@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from training.emoji_world import loop, train_autoencoder
 from training.emoji_world.glyphs import Atlas
-from training.emoji_world.render import SceneRenderer
+from training.emoji_world.render import SceneRenderer, canonical_pictures
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +119,7 @@ def test_resumed_training_publishes_the_same_bits(atlas, tmp_path, monkeypatch):
     resumed = _train(tmp_path / "parts", monkeypatch)
     assert whole.keys() == resumed.keys() and all(torch.equal(whole[name], resumed[name]) for name in whole)
     vae = AutoencoderTiny.from_pretrained(tmp_path / "whole" / "vae")
-    renderer = SceneRenderer(atlas, 4)
-    pictures = renderer.canonical(renderer.batch(0, 32, train_autoencoder.SPEC)).float() / 127.5 - 1
+    scenes = SceneRenderer(atlas, 4).batch(0, 32, train_autoencoder.SPEC)
+    pictures = canonical_pictures(atlas, scenes.concepts, scenes.backgrounds, scenes.styles).float() / 127.5 - 1
     with torch.no_grad():
         assert (vae.encode(pictures).latents * vae.config.scaling_factor).std().item() == pytest.approx(1, abs=1e-2)

@@ -10,7 +10,7 @@ from diffusers import StableUnCLIPImg2ImgPipeline
 from PIL import Image
 from safetensors.torch import load_file
 
-from training.emoji_world import latents, loop, train_autoencoder, train_unclip
+from training.emoji_world import latents, loop, pushes, train_autoencoder, train_unclip
 from training.emoji_world.glyphs import Atlas
 from training.emoji_world.paths import HUB
 from training.emoji_world.render import SceneRenderer
@@ -27,6 +27,8 @@ def small(monkeypatch, atlas):
     monkeypatch.setattr(train_unclip, "WIDTHS", (16, 32, 32))
     monkeypatch.setattr(train_unclip, "TOLD_WIDTH", 64)
     monkeypatch.setattr(latents, "SHARD", 8)
+    monkeypatch.setattr(pushes, "BATCH", 32)
+    monkeypatch.setattr(pushes, "BATCHES", 4)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
 
@@ -140,8 +142,8 @@ def test_chance_depends_on_the_generator_alone_and_covers_all_times():
     first, again = (train_unclip.draw_chance(torch.Generator().manual_seed(6), *zeros) for _ in range(2))
     assert all(torch.equal(first[name], again[name]) for name in first)
     times, levels = first["times"].double().numpy(), first["levels"].numpy()
-    # A time is below 1000 (1 - u^2) with the probability 1 - u.
-    expected = [1000 * (1 - u**2) for u in (0.75, 0.5, 0.25)]
+    # A time is below 1000 (1 - u^4) with the probability 1 - u.
+    expected = [1000 * (1 - u**4) for u in (0.75, 0.5, 0.25)]
     np.testing.assert_allclose(np.quantile(times, [0.25, 0.5, 0.75]), expected, atol=30)
     assert times.min() >= 0 and times.max() == 999
     assert levels.min() == 0 and 900 < levels.max() < 1000

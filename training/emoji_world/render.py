@@ -130,25 +130,6 @@ class SceneRenderer:
         pixels = _styled_pixels(canvas, drawn["styles"])
         return Scenes(pixels, drawn["concepts"], boxes, drawn["backgrounds"], drawn["styles"], drawn["words"])
 
-    def canonical(self, scenes: Scenes) -> torch.Tensor:
-        """The same contents, told in one way: uint8 ``[n, 3, 64, 64]``.
-
-        Objects are large, upright and at fixed places, in the order of the atlas; of two scenes that differ in place,
-        size, turn, mirroring, crop or written word alone, the canonical picture is the same, whatever the seed of the
-        renderer. The style is kept.
-        """
-        canvas = canonical_backgrounds()[torch.from_numpy(scenes.backgrounds)]  # a copy
-        count = (scenes.concepts != NO_OBJECT).sum(1)
-        last = len(self.atlas.concepts)
-        ordered = np.sort(np.where(scenes.concepts == NO_OBJECT, last, scenes.concepts), 1)
-        for slot in range(3):
-            rows = np.flatnonzero(count > slot)
-            place = np.array([CANONICAL[count[row]][slot] for row in rows], dtype=float).reshape(-1, 3)
-            upright, unmirrored = np.zeros(len(rows)), np.ones(len(rows))
-            sprites, size, centre = ordered[rows, slot], place[:, 2], place[:, :2]
-            _paste(canvas, rows, self.atlas.glyphs, sprites, size, centre, upright, unmirrored)
-        return _styled_pixels(canvas, scenes.styles)
-
     def _choose(self, rng: np.random.Generator, size: int, spec: SceneSpec) -> dict[str, np.ndarray]:
         names = len(self.atlas.concepts)
         # Four different concepts a scene: three for the objects, one for the word.
@@ -184,6 +165,32 @@ class SceneRenderer:
             }
             for i in range(len(scenes))
         ]
+
+
+def canonical_pictures(
+    atlas: Atlas, concepts: np.ndarray, backgrounds: np.ndarray, styles: np.ndarray | None = None
+) -> torch.Tensor:
+    """What scenes show, told in one way: uint8 ``[n, 3, 64, 64]``.
+
+    Objects are large, upright and at fixed places, in the order of the atlas. Scenes that differ in place, size, turn,
+    mirroring, crop of the background or written word alone have the same canonical picture.
+
+    Args:
+        atlas: The sprites.
+        concepts: As of :class:`Scenes`, ``[n, 3]``.
+        backgrounds: Likewise, ``[n]``.
+        styles: Likewise, which are kept; default all plain.
+    """
+    canvas = canonical_backgrounds()[torch.from_numpy(backgrounds)]  # a copy
+    count = (concepts != NO_OBJECT).sum(1)
+    ordered = np.sort(np.where(concepts == NO_OBJECT, len(atlas.concepts), concepts), 1)
+    for slot in range(3):
+        rows = np.flatnonzero(count > slot)
+        place = np.array([CANONICAL[count[row]][slot] for row in rows], dtype=float).reshape(-1, 3)
+        upright, unmirrored = np.zeros(len(rows)), np.ones(len(rows))
+        sprites, size, centre = ordered[rows, slot], place[:, 2], place[:, :2]
+        _paste(canvas, rows, atlas.glyphs, sprites, size, centre, upright, unmirrored)
+    return _styled_pixels(canvas, np.zeros(len(canvas), int) if styles is None else styles)
 
 
 def _place(rng: np.random.Generator, count: np.ndarray, tries: int = 8) -> tuple[np.ndarray, np.ndarray]:

@@ -22,7 +22,7 @@ from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
 from training.emoji_world.glyphs import Atlas
 from training.emoji_world.loop import train, use_few_threads
 from training.emoji_world.paths import HUB, RUNS, publish
-from training.emoji_world.render import SIDE, SceneRenderer, SceneSpec
+from training.emoji_world.render import SIDE, SceneRenderer, SceneSpec, canonical_pictures
 
 SPEC = SceneSpec(objects=(1, 1, 1, 2), style_share=0.1)
 DECODER = (3, 3, 2, 0, 0)  # residual blocks at 4, 8, 16, 32 and 64 pixels a side
@@ -142,8 +142,10 @@ def main(
     renderer = SceneRenderer(Atlas.build(), seed)
 
     def pixels_of(index: int, size: int) -> torch.Tensor:
-        pixels = renderer.canonical(renderer.batch(index, size, SPEC)).to(accelerator.device).float() / 127.5 - 1
-        return pixels.contiguous(memory_format=torch.channels_last)
+        scenes = renderer.batch(index, size, SPEC)
+        pictures = canonical_pictures(renderer.atlas, scenes.concepts, scenes.backgrounds, scenes.styles)
+        normal = pictures.to(accelerator.device).float() / 127.5 - 1
+        return normal.contiguous(memory_format=torch.channels_last)
 
     # channels_last is a quarter faster on a CPU: the convolutions need no reordering.
     vae = build(pixels_of(0, MEASURED).cpu()).to(accelerator.device, memory_format=torch.channels_last)

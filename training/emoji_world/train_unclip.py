@@ -7,7 +7,8 @@ What it draws is the canonical picture of what the embedding's scene shows: plac
 scene are no part of it. Embeddings of many scenes and latents of their canonical pictures are computed once
 (``latents.py``); a UNet learns to draw these latents, conditioned by class embeddings alone: it has no attention, the
 prompt is never looked at. Its levels go down to a single position, where it is a plain network from the embedding to
-the picture: global shape is learned there, at little cost. Interrupted runs go on
+the picture: global shape is learned there, at little cost. Some of the embeddings are pushed as steering does it
+(``pushes.py``). Interrupted runs go on
 where their last checkpoint was, a finished one goes on if ``--steps`` is raised, on a GPU as well; where there is no
 checkpoint, ``--start hub/emoji-unclip`` starts from the published weights.
 """
@@ -41,6 +42,7 @@ TOLD_WIDTH = 1024  # of what the blocks are told about time and embedding
 TEXT_WIDTH = 16
 TIMES = 1000  # of both noise schedules
 GAMMA = 5.0
+PUSHED = 0.2  # share of embeddings that are pushed as steering does it, see pushes.py
 DROPPED = 0.1  # share of embeddings replaced by zeros, which the pipeline's guidance draws away from
 AVERAGE = 0.999
 
@@ -150,13 +152,15 @@ class Denoising(torch.nn.Module):
 def draw_chance(generator: torch.Generator, latents: torch.Tensor, embeddings: torch.Tensor) -> dict[str, torch.Tensor]:
     """Everything random about a batch: times, noises, and which embeddings are kept.
 
-    Half of the times are in the last quarter, where the noise is large: what a drawing shows is decided there.
+    Half of the times are above 937, where hardly anything of the drawing can be seen. Latents have many numbers for
+    what little varies in canonical pictures, so that with less noise they tell what they show by themselves: from the
+    embedding the UNet learns where the noise is largest.
     Three of four noise levels of embeddings are below 100: 0 is what the pipeline draws with unless told otherwise.
     """
     n = len(latents)
     return {
         "noise": torch.randn(latents.shape, generator=generator),
-        "times": ((1 - torch.rand(n, generator=generator) ** 2) * TIMES).long().clamp(max=TIMES - 1),
+        "times": ((1 - torch.rand(n, generator=generator) ** 4) * TIMES).long().clamp(max=TIMES - 1),
         "embedding_noise": torch.randn(embeddings.shape, generator=generator),
         "levels": (torch.rand(n, generator=generator) ** 8 * TIMES).long(),
         "kept": (torch.rand(n, generator=generator) >= DROPPED).float(),
@@ -201,8 +205,8 @@ def assemble(
 
 
 def main(
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 9000,
-    batch: Annotated[int, typer.Option(help="Scenes a step and process.")] = 64,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 12000,
+    batch: Annotated[int, typer.Option(help="Scenes a step and process.")] = 256,
     scenes: Annotated[int, typer.Option(help="Scenes whose latents are stored.")] = 65536,
     learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Of weights, scenes and noise.")] = 5,
@@ -255,10 +259,11 @@ def _store(folder: Path, scenes: int, seed: int, vae: AutoencoderTiny, clip: Pat
         "vae": folder_revision(output / "vae"),
         "seed": seed,
         "spec": asdict(SPEC),
+        "pushed": PUSHED,
     }
     encoder = load_encoder(clip).to(vae.device)
     renderer = SceneRenderer(Atlas.build(), seed)
-    return store_latents(folder, scenes, renderer, SPEC, vae, encoder, json.dumps(made_with))
+    return store_latents(folder, scenes, renderer, SPEC, vae, encoder, PUSHED, json.dumps(made_with))
 
 
 if __name__ == "__main__":

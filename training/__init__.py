@@ -1,0 +1,1 @@
+"""Scripts that train, score and evaluate, with their recipes."""
