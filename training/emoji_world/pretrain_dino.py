@@ -80,7 +80,7 @@ class FrameContrast(torch.nn.Module):
 
 
 def main(
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 500,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 4000,
     batch: Annotated[int, typer.Option(help="Clips a step and process; each gives two frames.")] = 192,
     learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Of weights and scenes.")] = 2,
