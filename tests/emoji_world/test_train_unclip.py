@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from accelerate.state import AcceleratorState
 from diffusers import StableUnCLIPImg2ImgPipeline
 from PIL import Image
@@ -26,6 +27,7 @@ def small(monkeypatch, atlas):
     monkeypatch.setattr(Atlas, "build", lambda: atlas)
     monkeypatch.setattr(train_unclip, "WIDTHS", (16, 32, 32))
     monkeypatch.setattr(train_unclip, "TOLD_WIDTH", 64)
+    monkeypatch.setattr(train_unclip, "EMBEDDING_STEPS", 2)
     monkeypatch.setattr(latents, "SHARD", 8)
     monkeypatch.setattr(pushes, "BATCH", 32)
     monkeypatch.setattr(pushes, "BATCHES", 4)
@@ -118,6 +120,23 @@ def test_loss_is_the_weighted_error_of_the_velocity(normalizer, batch):
         embeddings, chance["embedding_noise"], chance["levels"], normalizer, train_unclip.embedding_scheduler()
     )
     torch.testing.assert_close(asked["class_labels"][kept], told[kept])
+
+
+def test_class_embedding_is_read_out_to_latents_first(normalizer, batch):
+    drawn, embeddings, chance = batch
+    torch.manual_seed(0)
+    unet = train_unclip.build_unet(48, 4, 128)
+    model = train_unclip.Regression(unet, normalizer)
+    loss, figures = model(drawn, embeddings, chance)
+    told = train_unclip.noised_embeddings(
+        embeddings, chance["embedding_noise"], chance["levels"], normalizer, train_unclip.embedding_scheduler()
+    )
+    hidden = F.silu(unet.class_embedding(told))
+    weight, bias = model.read_out[1].weight, model.read_out[1].bias
+    expected = ((hidden @ weight.T + bias).view(drawn.shape) - drawn).square().mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4) == figures["error"]
+    loss.backward()
+    assert all(weight.grad.abs().max() > 0 for weight in unet.class_embedding.parameters())
 
 
 def test_average_is_the_geometric_one(normalizer):
@@ -242,6 +261,10 @@ def test_published_weights_start_another_run(vae, tmp_path, monkeypatch):
     assert all(torch.equal(first[name], second[name]) for name in first)
     fresh = _train(tmp_path / "third", vae, monkeypatch, steps=0)
     assert not all(torch.equal(first[name], fresh[name]) for name in first)
+    learned = load_file(tmp_path / "third" / "run" / "embedding" / "checkpoint.safetensors")
+    for name, weight in fresh.items():
+        if "class_embedding" in name:
+            assert torch.equal(weight, learned[f"model.{name.replace('class_embedding', 'embedding')}"].half())
 
 
 def test_latents_of_another_autoencoder_are_refused(vae, tmp_path, monkeypatch):

@@ -33,8 +33,8 @@ from training.emoji_world.loop import train, use_few_threads
 from training.emoji_world.paths import HUB, RUNS
 from training.emoji_world.render import NO_OBJECT, SIDE, STYLES, SceneRenderer, Scenes, SceneSpec
 
-# Greyscale and sketches, which take away the colours that tell most emoji apart, take the longest to learn: when each was
-# 12 % of 3,000 steps, 35 % of greyscale scenes and 4 % of sketches were told right, and 97 % of plain ones.
+# Greyscale and sketches take away the colours that tell most emoji apart, and are learned last: when each was 12 % of
+# 3,000 steps, 35 % of greyscale scenes and 4 % of sketches were told right, and 97 % of plain ones.
 STYLE_DRAWS = (*["greyscale"] * 3, *["sketch"] * 5, "pixelated", "blurred")
 SPEC = SceneSpec(objects=(1, 1, 2, 3), style_share=0.5, word_share=0.12, styles=STYLE_DRAWS)
 PATCHES_READ = 16  # patches a scene that the third contrast looks at
