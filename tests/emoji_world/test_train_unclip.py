@@ -1,3 +1,4 @@
+import copy
 import functools
 import json
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from accelerate.state import AcceleratorState
 from diffusers import StableUnCLIPImg2ImgPipeline
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from training.emoji_world import latents, loop, pushes, train_autoencoder, train_unclip
@@ -198,6 +200,7 @@ def test_real_unet_has_the_size_it_shall_have(monkeypatch):
 
 
 def _train(folder, vae, monkeypatch, steps=4, stop_at=None, start=None):
+    """Trains in a folder; around this autoencoder, or around the one that is there if it is None."""
     monkeypatch.setattr(train_unclip, "train", functools.partial(loop.train, checkpoint_every=2, warmup=1))
     forward, seen = train_unclip.Denoising.forward, iter(range(100))
 
@@ -206,7 +209,8 @@ def _train(folder, vae, monkeypatch, steps=4, stop_at=None, start=None):
             raise KeyboardInterrupt
         return forward(*args)
 
-    vae.save_pretrained(folder / "hub" / "vae")
+    if vae:
+        copy.deepcopy(vae).half().save_pretrained(folder / "hub" / "vae")
     with monkeypatch.context() as patch:
         patch.setattr(train_unclip.Denoising, "forward", interrupted)
         train_unclip.main(
@@ -253,6 +257,14 @@ def test_resumed_training_publishes_the_same_pipeline_which_draws(vae, tmp_path,
 
     config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
     assert config["prediction_type"] == "v_prediction" and config["timestep_spacing"] == "trailing"
+
+
+def test_a_finished_training_goes_on_where_more_steps_are_asked_for(vae, tmp_path, monkeypatch):
+    _train(tmp_path, vae, monkeypatch, steps=2)
+    _train(tmp_path, None, monkeypatch, steps=4)
+    checkpoint = tmp_path / "run" / "checkpoint.safetensors"
+    with safe_open(checkpoint, framework="pt") as file:
+        assert file.metadata()["step"] == "4"
 
 
 def test_published_weights_start_another_run(vae, tmp_path, monkeypatch):

@@ -127,7 +127,7 @@ def draw_noise(generator: torch.Generator, n: int) -> torch.Tensor:
 
 
 def main(
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 5000,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 15000,
     batch: Annotated[int, typer.Option(help="Pictures a step and process.")] = 32,
     learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 2e-3,
     seed: Annotated[int, typer.Option(help="Of weights and pictures.")] = 4,
@@ -166,7 +166,8 @@ def main(
         weight_decay=0.0,
     )
     if accelerator.is_main_process:
-        publish(output, vae.save_pretrained)
+        # In half precision, as the pipeline will be published: its parts, and latents, then know this revision.
+        publish(output, vae.half().save_pretrained)
 
 
 if __name__ == "__main__":
