@@ -11,7 +11,7 @@ from training.emoji_world.render import NO_OBJECT, SceneRenderer, SceneSpec
 def test_patches_show_the_object_whose_ellipse_they_lie_in_or_else_the_background(atlas):
     scenes = SceneRenderer(atlas, 3).batch(0, 12, SceneSpec(objects=(1, 2, 3)))
     names = len(atlas.concepts)
-    patches, shares = pretrain_clip._patch_targets(scenes, names, np.random.default_rng(0))
+    patches, shares = pretrain_clip.patch_targets(scenes, names, np.random.default_rng(0))
     assert all(len(set(row)) == pretrain_clip.PATCHES_READ for row in patches.tolist())
     for i, row in enumerate(patches.tolist()):
         for place, patch in enumerate(row):
@@ -39,7 +39,7 @@ def test_the_third_contrast_is_cross_entropy_of_patches_and_names(atlas):
     ids = tokenizer(names_of_everything(atlas.concepts, rng), padding=True, return_tensors="pt").input_ids
     pixels = scenes.pixels.float() / 127.5 - 1
     targets = pretrain_clip._targets(scenes, len(atlas.concepts))
-    patches, shares = pretrain_clip._patch_targets(scenes, len(atlas.concepts), rng)
+    patches, shares = pretrain_clip.patch_targets(scenes, len(atlas.concepts), rng)
     with torch.no_grad():
         without, _ = model(pixels, ids[:4], ids, targets)
         whole, figures = model(pixels, ids[:4], ids, targets, (patches, shares))

@@ -1,5 +1,7 @@
 """The named backgrounds of Emoji World: plain colours and procedural textures."""
 
+import functools
+
 import numpy as np
 import torch
 
@@ -93,3 +95,15 @@ class BackgroundBank:
             tile = self._tiles[names[i] - len(COLOURS), variant[i], :, top[i] : top[i] + SIDE, left[i] : left[i] + SIDE]
             canvas[i] = tile.flip(-1) if mirror[i] else tile
         return canvas
+
+
+@functools.cache
+def canonical_backgrounds() -> torch.Tensor:
+    """One picture of each of BACKGROUNDS: ``[20, 3, 64, 64]`` float in 0..1, the same for every seed of scenes.
+
+    A plain colour without variation, or the first crop of a texture's first variant, in a bank whose every texture can
+    be told from the margin that a large object leaves.
+    """
+    bank = BackgroundBank(3)
+    colours = torch.from_numpy(bank._colours / 255)[:, :, None, None].expand(-1, -1, SIDE, SIDE)
+    return torch.cat([colours, bank._tiles[:, 0, :, :SIDE, :SIDE]])

@@ -9,7 +9,7 @@
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +24,8 @@ from transformers import AutoImageProcessor, AutoModel, CLIPModel, CLIPProcessor
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.hub.files import folder_revision, write_text
 from cbsae_hub.pictures import to_rgb
-from training.emoji_world.captions import TEMPLATES
+from training.emoji_world.backgrounds import BACKGROUNDS
+from training.emoji_world.captions import TEMPLATES, background_phrase
 from training.emoji_world.paths import HUB
 from training.emoji_world.render import STYLES
 
@@ -52,16 +53,24 @@ def _embed(images: Embed, pictures: Sequence[Image.Image], batch: int = 256) -> 
 
 
 class Judge:
-    """A CLIP that says which of all concepts a picture shows: the training captions' own prompts, averaged."""
+    """A CLIP that says which of all concepts a picture shows, and which background, by the captions' own prompts."""
 
     def __init__(self, images: Embed, texts: Callable[[list[str]], torch.Tensor]):
         self.images, self.concepts = images, concept_names()
-        prompts = torch.stack([texts([template.format(name) for name in self.concepts]) for template in TEMPLATES])
-        self.classes = F.normalize(prompts.mean(0), dim=-1)
+        self.classes = self._average(texts([t.format(name) for name in self.concepts]) for t in TEMPLATES)
+        self.places = self._average(texts([say(name) for name in BACKGROUNDS]) for say in (str, background_phrase))
+
+    @staticmethod
+    def _average(prompts: Iterable[torch.Tensor]) -> torch.Tensor:
+        return F.normalize(torch.stack(list(prompts)).mean(0), dim=-1)
 
     def answers(self, pictures: Sequence[Image.Image]) -> list[str]:
         """The name of the concept that each picture is most like."""
         return [self.concepts[i] for i in (_embed(self.images, pictures) @ self.classes.T).argmax(1)]
+
+    def backgrounds(self, pictures: Sequence[Image.Image]) -> list[str]:
+        """The name of the background that each picture is most like."""
+        return [BACKGROUNDS[i] for i in (_embed(self.images, pictures) @ self.places.T).argmax(1)]
 
 
 def share(answers: Sequence[str], truth: Sequence[str]) -> float:

@@ -16,6 +16,11 @@ from tqdm import tqdm
 StepLoss = Callable[[torch.nn.Module, int], tuple[torch.Tensor, dict[str, float]]]
 
 
+def use_few_threads() -> None:
+    """Two threads, or one where OMP_NUM_THREADS says so: models of this size do not gain from more."""
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
 def _learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
     """Linear warm-up, then a cosine to zero."""
     if step < warmup:

@@ -29,13 +29,14 @@ from training.emoji_world.backgrounds import BACKGROUNDS
 from training.emoji_world.captions import captions, names_of_everything, train_tokenizer
 from training.emoji_world.clip_models import PATCH
 from training.emoji_world.glyphs import Atlas
-from training.emoji_world.loop import train
+from training.emoji_world.loop import train, use_few_threads
 from training.emoji_world.paths import HUB, RUNS
 from training.emoji_world.render import NO_OBJECT, SIDE, STYLES, SceneRenderer, Scenes, SceneSpec
 
-# Greyscale and sketches, which take away the colours that tell most emoji apart, come twice as often.
-STYLE_DRAWS = ("greyscale", "greyscale", "sketch", "sketch", "pixelated", "blurred")
-SPEC = SceneSpec(objects=(1, 1, 2, 3), style_share=0.35, word_share=0.12, styles=STYLE_DRAWS)
+# Greyscale and sketches take away the colours that tell most emoji apart, and are learned last: when each was 12 % of
+# 3,000 steps, 35 % of greyscale scenes and 4 % of sketches were told right, and 97 % of plain ones.
+STYLE_DRAWS = (*["greyscale"] * 3, *["sketch"] * 5, "pixelated", "blurred")
+SPEC = SceneSpec(objects=(1, 1, 2, 3), style_share=0.5, word_share=0.12, styles=STYLE_DRAWS)
 PATCHES_READ = 16  # patches a scene that the third contrast looks at
 
 
@@ -88,7 +89,7 @@ def _targets(scenes: Scenes, concepts: int) -> list[torch.Tensor]:
     return [objects / objects.sum(1, keepdim=True), background, style]
 
 
-def _patch_targets(scenes: Scenes, concepts: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def patch_targets(scenes: Scenes, concepts: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Some patches of each scene, ``[n, PATCHES_READ]``, and shares of what they show among concepts and backgrounds.
 
     A patch shows the objects in whose box's ellipse its centre lies, and where there is none the background.
@@ -109,7 +110,7 @@ def _patch_targets(scenes: Scenes, concepts: int, rng: np.random.Generator) -> t
 
 def main(
     teacher: Annotated[bool, typer.Option(help="Train the smaller model instead of the explained encoder.")] = False,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps; default 3,000, teacher 2,000.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps; default 8,000, teacher 5,000.")] = None,
     batch: Annotated[int, typer.Option(help="Scenes a step and process.")] = 192,
     learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 1e-3,
     seed: Annotated[int | None, typer.Option(help="Of weights and scenes; default 0, teacher 1.")] = None,
@@ -119,8 +120,8 @@ def main(
     """Trains and publishes a CLIP model of Emoji World."""
     output = output or HUB / ("emoji-teacher" if teacher else "emoji-clip")
     seed = (1 if teacher else 0) if seed is None else seed
-    steps = steps or (2000 if teacher else 3000)
-    torch.set_num_threads(2)
+    steps = steps or (5000 if teacher else 8000)
+    use_few_threads()
     set_seed(seed)
     accelerator = Accelerator(mixed_precision=precision)
     renderer = SceneRenderer(Atlas.build(), seed)
@@ -141,7 +142,7 @@ def main(
         targets = [target.to(accelerator.device) for target in _targets(scenes, len(concepts))]
         if teacher:
             return model(pixels, texts, names, targets)
-        patches = tuple(part.to(accelerator.device) for part in _patch_targets(scenes, len(concepts), rng))
+        patches = tuple(part.to(accelerator.device) for part in patch_targets(scenes, len(concepts), rng))
         return model(pixels, texts, names, targets, patches)
 
     train(

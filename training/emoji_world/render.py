@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from training.emoji_world.backgrounds import BACKGROUNDS, BackgroundBank
+from training.emoji_world.backgrounds import BACKGROUNDS, BackgroundBank, canonical_backgrounds
 from training.emoji_world.glyphs import Atlas
 
 SIDE = 64
@@ -16,6 +16,12 @@ STYLES = ("plain", "greyscale", "sketch", "pixelated", "blurred")
 # Pixels a side of an object, by how many objects share the scene: they shrink so that they need not overlap.
 SIZES = {1: (26, 54), 2: (22, 40), 3: (18, 32)}
 LABEL_SIZE = (44, 62)
+# Centre x, y and size of each object in a canonical picture, by how many objects it shows.
+CANONICAL = {
+    1: ((32, 32, 54),),
+    2: ((20, 24, 34), (44, 42, 34)),
+    3: ((18, 20, 30), (46, 20, 30), (32, 46, 30)),
+}
 NO_OBJECT = -1
 CACHED = 32  # sprites composited at once: their layers fit the processor's cache, which doubles the speed
 PIXELS = (torch.arange(SIDE) * 2 + 1) / SIDE - 1  # pixel centres in the -1..1 of torch's samplers
@@ -121,8 +127,7 @@ class SceneRenderer:
             )
             cover[rows] &= ~alpha[:, None]
         boxes[:] = _boxes(cover)
-        _apply_styles(canvas, drawn["styles"])
-        pixels = canvas.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
+        pixels = _styled_pixels(canvas, drawn["styles"])
         return Scenes(pixels, drawn["concepts"], boxes, drawn["backgrounds"], drawn["styles"], drawn["words"])
 
     def _choose(self, rng: np.random.Generator, size: int, spec: SceneSpec) -> dict[str, np.ndarray]:
@@ -160,6 +165,32 @@ class SceneRenderer:
             }
             for i in range(len(scenes))
         ]
+
+
+def canonical_pictures(
+    atlas: Atlas, concepts: np.ndarray, backgrounds: np.ndarray, styles: np.ndarray | None = None
+) -> torch.Tensor:
+    """What scenes show, told in one way: uint8 ``[n, 3, 64, 64]``.
+
+    Objects are large, upright and at fixed places, in the order of the atlas. Scenes that differ in place, size, turn,
+    mirroring, crop of the background or written word alone have the same canonical picture.
+
+    Args:
+        atlas: The sprites.
+        concepts: As of :class:`Scenes`, ``[n, 3]``.
+        backgrounds: Likewise, ``[n]``.
+        styles: Likewise, which are kept; default all plain.
+    """
+    canvas = canonical_backgrounds()[torch.from_numpy(backgrounds)]  # a copy
+    count = (concepts != NO_OBJECT).sum(1)
+    ordered = np.sort(np.where(concepts == NO_OBJECT, len(atlas.concepts), concepts), 1)
+    for slot in range(3):
+        rows = np.flatnonzero(count > slot)
+        place = np.array([CANONICAL[count[row]][slot] for row in rows], dtype=float).reshape(-1, 3)
+        upright, unmirrored = np.zeros(len(rows)), np.ones(len(rows))
+        sprites, size, centre = ordered[rows, slot], place[:, 2], place[:, :2]
+        _paste(canvas, rows, atlas.glyphs, sprites, size, centre, upright, unmirrored)
+    return _styled_pixels(canvas, np.zeros(len(canvas), int) if styles is None else styles)
 
 
 def _place(rng: np.random.Generator, count: np.ndarray, tries: int = 8) -> tuple[np.ndarray, np.ndarray]:
@@ -252,7 +283,8 @@ def _blurred(images: torch.Tensor) -> torch.Tensor:
     return F.conv2d(F.pad(wide, (0, 0, 4, 4), mode="replicate"), taps.transpose(2, 3), groups=3)
 
 
-def _apply_styles(canvas: torch.Tensor, styles: np.ndarray) -> None:
+def _styled_pixels(canvas: torch.Tensor, styles: np.ndarray) -> torch.Tensor:
+    """The canvas ``[n, 3, 64, 64]`` in 0..1, which is used up, in these styles: uint8."""
     changes = {
         "greyscale": lambda x: _grey(x).expand_as(x),
         "sketch": _sketch,
@@ -263,3 +295,4 @@ def _apply_styles(canvas: torch.Tensor, styles: np.ndarray) -> None:
         rows = torch.from_numpy(np.flatnonzero(styles == STYLES.index(name)))
         if len(rows):
             canvas[rows] = change(canvas[rows])
+    return canvas.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
