@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from accelerate.state import AcceleratorState
 from PIL import Image
 from steerable_models import pictures, unclip
 
@@ -20,13 +19,6 @@ from training.emoji_world.paths import HUB
 from training.emoji_world.render import NO_OBJECT, STYLES, canonical_pictures
 
 
-@pytest.fixture(autouse=True)
-def own_precision():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
 def test_judge_answers_with_the_nearest_name(monkeypatch):
     monkeypatch.setattr(evaluate, "concept_names", lambda: ["a", "b", "c"])
     points = F.normalize(torch.tensor([[1.0, 0], [0, 1], [1, 1]]), dim=-1)
@@ -36,7 +28,7 @@ def test_judge_answers_with_the_nearest_name(monkeypatch):
     def texts(lines):  # a prompt is its concept, turned a little by its form
         return F.normalize(torch.stack([points["abc".index(line[-1])] for line in lines]) + 0.01, dim=-1)
 
-    judge = evaluate.Judge(lambda seen: points[[picture.getpixel((0, 0))[0] for picture in seen]], texts)
+    judge = evaluate.Judge(lambda batch: points[[picture.getpixel((0, 0))[0] for picture in batch]], texts)
     answers = judge.answers([Image.new("L", (1, 1), shade) for shade in (0, 1, 2, 0)])
     assert answers == ["a", "b", "c", "a"]
     assert judge.backgrounds([Image.new("L", (1, 1), shade) for shade in (1, 2, 0)]) == ["b", "c", "c"]
@@ -65,8 +57,8 @@ def test_a_perfect_autoencoder_changes_nothing(monkeypatch):
         encode=lambda pixels: SimpleNamespace(latents=pixels * 0.5),
         decode=lambda latents: SimpleNamespace(sample=latents * 2),
     )
-    shown = pictures(5)
-    for before, after in zip(shown, evaluate_unclip.reconstruct(vae, shown), strict=True):
+    originals = pictures(5)
+    for before, after in zip(originals, evaluate_unclip.reconstruct(vae, originals), strict=True):
         np.testing.assert_array_equal(np.asarray(before), np.asarray(after))
 
 
@@ -75,10 +67,10 @@ def test_each_drawing_has_its_own_seed_whatever_the_batch(monkeypatch):
     pipeline.set_progress_bar_config(disable=True)
     monkeypatch.setattr(evaluate_unclip, "STEPS", 2)
     monkeypatch.setattr(evaluate_unclip, "BATCH", 2)
-    shown = pictures(3)
-    drawn = evaluate_unclip.draw(pipeline, shown, guidance=3.0)
+    originals = pictures(3)
+    drawn = evaluate_unclip.draw(pipeline, originals, guidance=3.0)
     alone = pipeline(
-        image=[shown[2]], num_inference_steps=2, guidance_scale=3.0, generator=[torch.Generator().manual_seed(2)]
+        image=[originals[2]], num_inference_steps=2, guidance_scale=3.0, generator=[torch.Generator().manual_seed(2)]
     ).images[0]
     difference = np.asarray(drawn[2], int) - np.asarray(alone, int)
     assert np.abs(difference).max() <= 1 and np.asarray(alone).std() > 1

@@ -45,9 +45,9 @@ def test_stored_rows_are_what_the_models_give_one_by_one(store, renderer, models
         picture = Image.fromarray(scenes.pixels[i % 8].permute(1, 2, 0).numpy())
         canonical = canonical_pictures(renderer.atlas, scenes.concepts, scenes.backgrounds, scenes.styles)[i % 8]
         with torch.no_grad():
-            seen = encoder(processor(images=picture, return_tensors="pt").pixel_values).image_embeds[0]
+            embedding = encoder(processor(images=picture, return_tensors="pt").pixel_values).image_embeds[0]
             coded = 2.0 * vae.encode(canonical[None].float() / 127.5 - 1).latents[0]
-        torch.testing.assert_close(embedded[row], seen, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(embedded[row], embedding, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(drawn[row], coded, atol=2e-3, rtol=1e-3)
     assert drawn.dtype == embedded.dtype == torch.float32
     torch.testing.assert_close(stored.embeddings()[ids], embedded, atol=0, rtol=0)
@@ -56,11 +56,11 @@ def test_stored_rows_are_what_the_models_give_one_by_one(store, renderer, models
 def test_only_missing_shards_are_computed(store, tmp_path, monkeypatch):
     before = store().embeddings()
     (tmp_path / "latents-00001.safetensors").unlink()
-    kept = (tmp_path / "latents-00002.safetensors").stat().st_mtime_ns
+    untouched = (tmp_path / "latents-00002.safetensors").stat().st_mtime_ns
     encoded, encode = [], latents.encode
     monkeypatch.setattr(latents, "encode", lambda *args: encoded.append(args) or encode(*args))
     torch.testing.assert_close(store().embeddings(), before, atol=0, rtol=0)
-    assert len(encoded) == 1 and (tmp_path / "latents-00002.safetensors").stat().st_mtime_ns == kept
+    assert len(encoded) == 1 and (tmp_path / "latents-00002.safetensors").stat().st_mtime_ns == untouched
     assert len(list(tmp_path.iterdir())) == 3
 
 
@@ -77,7 +77,7 @@ def test_a_share_of_the_rows_are_pushes(store, renderer, models, monkeypatch):
     latent, embedded = stored.rows(np.arange(8, 16))
     scenes = renderer.batch(1, 6, SPEC)
     torch.testing.assert_close(embedded[:6], latents.embed(scenes.pixels, models[1]), atol=1e-5, rtol=1e-5)
-    made, concepts, backgrounds = pushes.Pushes(models[1], renderer).draw(1, 2)
-    torch.testing.assert_close(embedded[6:], made, atol=1e-5, rtol=1e-5)
+    further, concepts, backgrounds = pushes.Pushes(models[1], renderer).draw(1, 2)
+    torch.testing.assert_close(embedded[6:], further, atol=1e-5, rtol=1e-5)
     targets = latents.encode(canonical_pictures(renderer.atlas, concepts, backgrounds), models[0])
     torch.testing.assert_close(latent[6:], targets.float())

@@ -22,13 +22,13 @@ def pushing(atlas, encoder, monkeypatch):
 
 
 def _states(encoder, pixels):
-    """What leaves the last layer but one."""
-    seen = []
-    hook = encoder.vision_model.encoder.layers[-2].register_forward_hook(lambda *call: seen.append(call[-1]))
+    """The outputs of the last layer but one."""
+    outputs = []
+    hook = encoder.vision_model.encoder.layers[-2].register_forward_hook(lambda *call: outputs.append(call[-1]))
     with torch.no_grad():
         encoder(pixel_values=pixels)
     hook.remove()
-    return seen[0]
+    return outputs[0]
 
 
 def test_directions_are_from_all_patches_to_those_of_a_concept(atlas, encoder, pushing):
@@ -37,27 +37,27 @@ def test_directions_are_from_all_patches_to_those_of_a_concept(atlas, encoder, p
         scenes = renderer.batch(index, 32, SceneSpec(objects=(1,)))
         patches = _states(encoder, scenes.pixels.float() / 127.5 - 1)[:, 1:]
         rng = np.random.default_rng([6, index, 8])
-        which, shown = pretrain_clip.patch_targets(scenes, len(atlas.concepts), rng)
+        which, shares = pretrain_clip.patch_targets(scenes, len(atlas.concepts), rng)
         for i in range(32):
             for place, patch in enumerate(which[i].tolist()):
                 concept = int(scenes.concepts[i, 0])
-                if shown[i, place, concept] == 1:
+                if shares[i, place, concept] == 1:
                     of_concept[concept].append(patches[i, patch])
         everything.append(patches.flatten(0, 1))
         lengths.append(patches.norm(dim=-1).median())
     mean = torch.cat(everything).mean(0)
     torch.testing.assert_close(pushing.mean, mean, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(pushing.length, torch.stack(lengths).mean())
-    expected = torch.stack([torch.stack(found).mean(0) - mean for found in of_concept])
+    expected = torch.stack([torch.stack(members).mean(0) - mean for members in of_concept])
     torch.testing.assert_close(pushing.directions, F.normalize(expected, dim=-1), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("alone", [True, False])
 def test_embeddings_are_what_the_encoder_makes_of_pushed_states(atlas, encoder, pushing, monkeypatch, alone):
-    """Where a push is alone, each token is the mean and as much of the direction; else that is added to the picture."""
+    """The push of each token is added to the mean patch if it is alone, else to the picture's."""
     for name, value in {"ASKEW": 0.0, "STRENGTHS": (2.0, 2.0), "ALONE": float(alone)}.items():
         monkeypatch.setattr(pushes, name, value)
-    made, concepts, backgrounds = pushing.draw(3, 5)
+    embeddings, concepts, backgrounds = pushing.draw(3, 5)
     assert not alone or (backgrounds == BACKGROUNDS.index("white")).all()
     rng = np.random.default_rng([6, 3, 9])
     rng.integers(len(atlas.concepts), size=5), rng.random(5), rng.integers(len(BACKGROUNDS), size=5)
@@ -68,7 +68,7 @@ def test_embeddings_are_what_the_encoder_makes_of_pushed_states(atlas, encoder, 
     with torch.no_grad():
         expected = encoder(pixel_values=pixels).image_embeds
     hook.remove()
-    torch.testing.assert_close(made, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(embeddings, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_pushes_depend_on_seed_and_index_alone_and_show_one_concept_each(atlas, encoder, pushing):

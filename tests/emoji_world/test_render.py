@@ -45,8 +45,8 @@ def test_plain_scene_is_its_background_colour_where_no_object_is(renderer):
         outside[max(0, y0 - 2) : y1 + 2, max(0, x0 - 2) : x1 + 2] = False
         colours = scenes.pixels[i][:, outside].float()
         assert colours.std(1).max() == 0
-        named = torch.tensor(COLOURS[BACKGROUNDS[scenes.backgrounds[i]]]).float()
-        assert (colours[:, 0] - named).abs().max() <= 18.5
+        nominal = torch.tensor(COLOURS[BACKGROUNDS[scenes.backgrounds[i]]]).float()
+        assert (colours[:, 0] - nominal).abs().max() <= 18.5
         checked += 1
     assert checked > 20
 
@@ -94,7 +94,7 @@ def test_styles_do_what_their_names_say(renderer):
 
 
 def _contents(concepts, background="grass", style="plain"):
-    """What is fixed of scenes that show these concepts, one row a scene."""
+    """Fixed parts of scenes that show these concepts, one row a scene."""
     rows = np.array([list(row) + [NO_OBJECT] * (3 - len(row)) for row in concepts])
     n = len(rows)
     backgrounds, styles = np.full(n, BACKGROUNDS.index(background)), np.full(n, STYLES.index(style))
@@ -102,19 +102,19 @@ def _contents(concepts, background="grass", style="plain"):
 
 
 def test_canonical_picture_tells_of_the_objects_and_not_of_their_order(atlas):
-    shown = [(3,), (9,), (3, 9), (9, 3), (1, 2, 3), (3, 1, 2), ()]
-    pictures = canonical_pictures(atlas, **_contents(shown))
+    contents = [(3,), (9,), (3, 9), (9, 3), (1, 2, 3), (3, 1, 2), ()]
+    pictures = canonical_pictures(atlas, **_contents(contents))
     assert torch.equal(pictures[2], pictures[3]) and torch.equal(pictures[4], pictures[5])
     assert len(pictures.flatten(1).unique(dim=0)) == 5
     pictures.zero_()
-    assert canonical_pictures(atlas, **_contents(shown)).max() > 0  # the backgrounds were not drawn upon
+    assert canonical_pictures(atlas, **_contents(contents)).max() > 0  # the backgrounds were not drawn upon
 
 
 def test_canonical_objects_are_upright_at_their_places_on_the_first_crop(atlas):
     """Sprites of the test world are opaque squares of one colour."""
-    shown = [(5,), (11, 4), (7, 2, 12), ()]
+    contents = [(5,), (11, 4), (7, 2, 12), ()]
     tile = BackgroundBank(3)._tiles[BACKGROUNDS.index("stripes") - len(COLOURS), 0, :, :64, :64]
-    for concepts, picture in zip(shown, canonical_pictures(atlas, **_contents(shown, background="stripes"))):
+    for concepts, picture in zip(contents, canonical_pictures(atlas, **_contents(contents, background="stripes"))):
         expected, soft = tile.clone(), torch.zeros(64, 64, dtype=torch.bool)
         for concept, (x, y, size) in zip(sorted(concepts), CANONICAL.get(len(concepts), ())):
             colour = atlas.glyphs[0][concept, :3, 32, 32]

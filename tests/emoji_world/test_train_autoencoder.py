@@ -3,20 +3,12 @@ import functools
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from diffusers import AutoencoderTiny
 from safetensors.torch import load_file
 
 from training.emoji_world import loop, train_autoencoder
 from training.emoji_world.glyphs import Atlas
 from training.emoji_world.render import SceneRenderer, canonical_pictures
-
-
-@pytest.fixture(autouse=True)
-def own_precision():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +87,10 @@ def test_noise_is_of_another_strength_for_each_picture():
 
 def _train(folder, monkeypatch, stop_at=None):
     monkeypatch.setattr(train_autoencoder, "train", functools.partial(loop.train, checkpoint_every=2, warmup=1))
-    forward, seen = train_autoencoder.Autoencoding.forward, iter(range(100))
+    forward, calls = train_autoencoder.Autoencoding.forward, iter(range(100))
 
     def interrupted(*args):
-        if next(seen) == stop_at:
+        if next(calls) == stop_at:
             raise KeyboardInterrupt
         return forward(*args)
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from accelerate.state import AcceleratorState
 from diffusers import StableUnCLIPImg2ImgPipeline
 from PIL import Image
 from safetensors import safe_open
@@ -24,17 +23,14 @@ WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch, atlas):
-    """A narrow UNet, few scenes, and an accelerator of its own."""
-    AcceleratorState._reset_state(reset_partial_state=True)
+    """A narrow UNet and few scenes."""
     monkeypatch.setattr(Atlas, "build", lambda: atlas)
     monkeypatch.setattr(train_unclip, "WIDTHS", (16, 32, 32))
-    monkeypatch.setattr(train_unclip, "TOLD_WIDTH", 64)
+    monkeypatch.setattr(train_unclip, "CONDITION_WIDTH", 64)
     monkeypatch.setattr(train_unclip, "EMBEDDING_STEPS", 2)
     monkeypatch.setattr(latents, "SHARD", 8)
     monkeypatch.setattr(pushes, "BATCH", 32)
     monkeypatch.setattr(pushes, "BATCHES", 4)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +67,9 @@ def test_embeddings_are_noised_as_the_pipeline_does(normalizer, vae):
     levels = torch.tensor([0, 1, 250, 700, 999])
     noised = train_unclip.noised_embeddings(embeddings, noise, levels, normalizer, train_unclip.embedding_scheduler())
     for row, level in enumerate(levels.tolist()):
-        here = slice(row, row + 1)
-        expected = pipeline.noise_image_embeddings(embeddings[here], level, noise=noise[here])
-        torch.testing.assert_close(noised[here], expected, atol=1e-5, rtol=1e-5)
+        part = slice(row, row + 1)
+        expected = pipeline.noise_image_embeddings(embeddings[part], level, noise=noise[part])
+        torch.testing.assert_close(noised[part], expected, atol=1e-5, rtol=1e-5)
     share = _signal_shares()[levels, None]
     mean, std = (each.detach().numpy() for each in (normalizer.mean, normalizer.std))
     by_hand = (np.sqrt(share) * (embeddings.numpy() - mean) / std + np.sqrt(1 - share) * noise.numpy()) * std + mean
@@ -98,30 +94,30 @@ def test_weights_follow_the_formula():
 def test_loss_is_the_weighted_error_of_the_velocity(normalizer, batch):
     drawn, embeddings, chance = batch
     model = train_unclip.Denoising(train_unclip.build_unet(48, 4, 128), normalizer)
-    said = torch.randn(drawn.shape, generator=torch.Generator().manual_seed(4))
-    asked = {}
+    predicted = torch.randn(drawn.shape, generator=torch.Generator().manual_seed(4))
+    inputs = {}
 
     def unet(noisy, times, **condition):
-        asked.update(noisy=noisy, times=times, **condition)
-        return SimpleNamespace(sample=said)
+        inputs.update(noisy=noisy, times=times, **condition)
+        return SimpleNamespace(sample=predicted)
 
     model._modules["unet"] = unet
     loss, figures = model(drawn, embeddings, chance)
     share = _signal_shares()[chance["times"]]
     signal, sigma = (np.sqrt(each)[:, None, None, None] for each in (share, 1 - share))
     x, noise = drawn.double().numpy(), chance["noise"].double().numpy()
-    np.testing.assert_allclose(asked["noisy"], signal * x + sigma * noise, atol=1e-4)
-    error = ((said.double().numpy() - (signal * noise - sigma * x)) ** 2).mean((1, 2, 3))
+    np.testing.assert_allclose(inputs["noisy"], signal * x + sigma * noise, atol=1e-4)
+    error = ((predicted.double().numpy() - (signal * noise - sigma * x)) ** 2).mean((1, 2, 3))
     snr = share / (1 - share)
     assert loss.item() == pytest.approx((np.minimum(snr + 1, 5) / (snr + 1) * error).mean(), rel=1e-4)
     assert figures["error"] == pytest.approx(error.mean(), rel=1e-4)
-    kept = chance["kept"].bool()
-    assert 0 < kept.sum() < len(kept)
-    assert (asked["class_labels"][~kept] == 0).all()
-    told = train_unclip.noised_embeddings(
+    conditioned = chance["conditioned"].bool()
+    assert 0 < conditioned.sum() < len(conditioned)
+    assert (inputs["class_labels"][~conditioned] == 0).all()
+    noised = train_unclip.noised_embeddings(
         embeddings, chance["embedding_noise"], chance["levels"], normalizer, train_unclip.embedding_scheduler()
     )
-    torch.testing.assert_close(asked["class_labels"][kept], told[kept])
+    torch.testing.assert_close(inputs["class_labels"][conditioned], noised[conditioned])
 
 
 def test_class_embedding_is_read_out_to_latents_first(normalizer, batch):
@@ -130,10 +126,10 @@ def test_class_embedding_is_read_out_to_latents_first(normalizer, batch):
     unet = train_unclip.build_unet(48, 4, 128)
     model = train_unclip.Regression(unet, normalizer)
     loss, figures = model(drawn, embeddings, chance)
-    told = train_unclip.noised_embeddings(
+    noised = train_unclip.noised_embeddings(
         embeddings, chance["embedding_noise"], chance["levels"], normalizer, train_unclip.embedding_scheduler()
     )
-    hidden = F.silu(unet.class_embedding(told))
+    hidden = F.silu(unet.class_embedding(noised))
     weight, bias = model.read_out[1].weight, model.read_out[1].bias
     expected = ((hidden @ weight.T + bias).view(drawn.shape) - drawn).square().mean()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4) == figures["error"]
@@ -169,7 +165,7 @@ def test_chance_depends_on_the_generator_alone_and_covers_all_times():
     assert times.min() >= 0 and times.max() == 999
     assert levels.min() == 0 and 900 < levels.max() < 1000
     assert np.quantile(levels, 0.9) == pytest.approx(1000 * 0.9**8, rel=0.15)
-    assert 1 - first["kept"].mean().item() == pytest.approx(0.1, abs=0.02)
+    assert 1 - first["conditioned"].mean().item() == pytest.approx(0.1, abs=0.02)
 
 
 def test_unet_learns_of_time_and_embedding_and_of_no_prompt(batch):
@@ -202,10 +198,10 @@ def test_real_unet_has_the_size_it_shall_have(monkeypatch):
 def _train(folder, vae, monkeypatch, steps=4, stop_at=None, start=None):
     """Trains in a folder; around this autoencoder, or around the one that is there if it is None."""
     monkeypatch.setattr(train_unclip, "train", functools.partial(loop.train, checkpoint_every=2, warmup=1))
-    forward, seen = train_unclip.Denoising.forward, iter(range(100))
+    forward, calls = train_unclip.Denoising.forward, iter(range(100))
 
     def interrupted(*args):
-        if next(seen) == stop_at:
+        if next(calls) == stop_at:
             raise KeyboardInterrupt
         return forward(*args)
 
@@ -222,8 +218,8 @@ def _train(folder, vae, monkeypatch, steps=4, stop_at=None, start=None):
 
 def _draw(pipeline, pictures, seeds, **settings):
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    made = pipeline(image=pictures, generator=generators, num_inference_steps=3, output_type="np", **settings)
-    return made.images
+    result = pipeline(image=pictures, generator=generators, num_inference_steps=3, output_type="np", **settings)
+    return result.images
 
 
 def test_resumed_training_publishes_the_same_pipeline_which_draws(vae, tmp_path, monkeypatch):
@@ -252,8 +248,8 @@ def test_resumed_training_publishes_the_same_pipeline_which_draws(vae, tmp_path,
     expected = torch.from_numpy(noise).permute(0, 3, 1, 2).float() / 127.5 - 1
     with torch.no_grad():
         embeddings = latents.load_encoder(CLIP)(expected).image_embeds
-        seen = pipeline.image_encoder(pipeline.feature_extractor(pictures, return_tensors="pt").pixel_values)
-    torch.testing.assert_close(seen.image_embeds, embeddings, atol=1e-4, rtol=1e-4)
+        output = pipeline.image_encoder(pipeline.feature_extractor(pictures, return_tensors="pt").pixel_values)
+    torch.testing.assert_close(output.image_embeds, embeddings, atol=1e-4, rtol=1e-4)
 
     config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
     assert config["prediction_type"] == "v_prediction" and config["timestep_spacing"] == "trailing"

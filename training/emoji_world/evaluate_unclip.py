@@ -40,12 +40,10 @@ ENLARGED = 2
 
 
 def load_judges() -> dict[str, Judge]:
-    """The judge, which nothing was trained with, and the explained encoder itself."""
+    """The judge, by which nothing was trained, and the explained encoder itself."""
     judge = ClipLike.from_pretrained(HUB / "emoji-judge")
-    return {
-        "judge": Judge(judge.embed_images, judge.embed_texts),
-        "clip": Judge(*transformers_clip(HUB / "emoji-clip")),
-    }
+    clip = transformers_clip(HUB / "emoji-clip")
+    return {"judge": Judge(judge.embed_images, judge.embed_texts), "clip": Judge(*clip)}
 
 
 def canonical(dataset: datasets.Dataset, atlas: Atlas) -> list[Image.Image]:
@@ -53,7 +51,7 @@ def canonical(dataset: datasets.Dataset, atlas: Atlas) -> list[Image.Image]:
     names = [concept.name for concept in atlas.concepts]
     concepts = np.full((len(dataset), 3), NO_OBJECT)
     for row, objects in zip(concepts, dataset["objects"]):
-        row[: len(objects)] = [names.index(shown["name"]) for shown in objects]
+        row[: len(objects)] = [names.index(thing["name"]) for thing in objects]
     backgrounds = np.array([BACKGROUNDS.index(name) for name in dataset["background"]])
     styles = np.array([STYLES.index(name) for name in dataset["style"]])
     pictures = canonical_pictures(atlas, concepts, backgrounds, styles).permute(0, 2, 3, 1).numpy()
@@ -100,7 +98,7 @@ def main(
         bool, typer.Option("--reconstructions", help="Only the autoencoder is measured; nothing is drawn.")
     ] = False,
 ) -> None:
-    """Measures, and writes metrics.json and drawn.png."""
+    """Measure, and write metrics.json and drawn.png."""
     torch.set_num_threads(2)
     device = Accelerator().device
     dataset = single_objects("test")
@@ -110,21 +108,21 @@ def main(
     truth = [objects[0]["name"] for objects in dataset["objects"]]
     with torch.inference_mode():
         vae = AutoencoderTiny.from_pretrained(folder / "vae").to(device)
-        shown = {"original": pictures, "canonical": targets, "reconstructed": reconstruct(vae, targets)}
+        kinds = {"original": pictures, "canonical": targets, "reconstructed": reconstruct(vae, targets)}
         if not reconstructions:
             pipeline = StableUnCLIPImg2ImgPipeline.from_pretrained(folder).to(device)
             pipeline.set_progress_bar_config(disable=True)
             for scale in guidance:
-                shown[f"drawn_{scale:g}"] = draw(pipeline, pictures, scale)
+                kinds[f"drawn_{scale:g}"] = draw(pipeline, pictures, scale)
         figures = {"revision": folder_revision(folder), "scenes": len(pictures), "steps": STEPS}
         for name, judge in load_judges().items():
-            for kind, made in shown.items():
-                figures[f"{name}_{kind}"] = round(share(judge.answers(made), truth), 4)
-                right = share(judge.backgrounds(made), dataset["background"])
+            for kind, images in kinds.items():
+                figures[f"{name}_{kind}"] = round(share(judge.answers(images), truth), 4)
+                right = share(judge.backgrounds(images), dataset["background"])
                 figures[f"{name}_background_{kind}"] = round(right, 4)
     write_text(folder / "metrics.json", json.dumps(figures, indent=2) + "\n")
     with replace_file(folder / "drawn.png") as file:
-        contact_sheet(list(shown.values())).save(file, "png")
+        contact_sheet(list(kinds.values())).save(file, "png")
     typer.echo(f"{folder.name}: {json.dumps(figures)}")
 
 

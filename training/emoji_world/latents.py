@@ -1,4 +1,4 @@
-"""Scenes as unCLIP's UNet sees them, computed once: CLIP embeddings and latents of canonical pictures, in shards."""
+"""Rows that unCLIP's UNet learns from, computed once: CLIP embeddings and latents of canonical pictures, in shards."""
 
 import logging
 from pathlib import Path
@@ -43,12 +43,7 @@ def encode(pixels: torch.Tensor, vae: AutoencoderTiny) -> torch.Tensor:
 
 
 class LatentStore:
-    """Shards in memory-mapped files.
-
-    Args:
-        folder: of the shards.
-        shards: how many of them there are.
-    """
+    """The first ``shards`` shards of a folder, in memory-mapped files."""
 
     def __init__(self, folder: Path, shards: int):
         self.shards = [load_file(_path(folder, shard)) for shard in range(shards)]
@@ -57,15 +52,15 @@ class LatentStore:
         return len(self.shards) * SHARD
 
     def rows(self, ids: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents as float32 and embeddings of the scenes with these ids, ``[n, ...]`` each."""
-        where = [divmod(int(i), SHARD) for i in ids]
+        """Latents as float32 and embeddings of the rows with these ids, ``[n, ...]`` each."""
+        places = [divmod(int(i), SHARD) for i in ids]
         latents, embeddings = (
-            torch.stack([self.shards[shard][name][row] for shard, row in where]) for name in ("latents", "embeddings")
+            torch.stack([self.shards[shard][name][row] for shard, row in places]) for name in ("latents", "embeddings")
         )
         return latents.float(), embeddings
 
     def embeddings(self) -> torch.Tensor:
-        """Of all scenes, ``[n, d]``."""
+        """The embeddings of all rows, ``[n, d]``."""
         return torch.cat([shard["embeddings"] for shard in self.shards])
 
 
@@ -79,38 +74,39 @@ def store_latents(
     pushed: float,
     made_with: str,
 ) -> LatentStore:
-    """Computes the shards that are not there yet, and opens all.
+    """Computes the shards that are missing, and opens all.
 
     Args:
-        folder: of the shards.
-        scenes: how many at least; rounded up to whole shards.
-        renderer: whose scenes; those of shard i are its batch i.
-        spec: of the scenes.
-        vae: the autoencoder, on the device that computes.
-        encoder: the image encoder, on the same device.
-        pushed: share of rows that are no scenes but pushes.
-        made_with: what tells this autoencoder, encoder, seed, spec and share from others.
+        folder: Folder of the shards.
+        scenes: Number of rows at least; rounded up to whole shards.
+        renderer: The scenes of shard i are its batch i.
+        spec: The kind of scenes.
+        vae: The autoencoder, on the device that computes.
+        encoder: The image encoder, on the same device.
+        pushed: Share of rows that are no scenes but pushes.
+        made_with: Text that tells this autoencoder, encoder, seed, spec and share from others.
 
     Raises:
-        ValueError: if the folder's shards were made with something else.
+        ValueError: If the folder's shards were made with something else.
     """
     folder.mkdir(parents=True, exist_ok=True)
     count = -(-scenes // SHARD)
     paths = [_path(folder, shard) for shard in range(count)]
     missing = [shard for shard, path in enumerate(paths) if not path.is_file()]
-    for shard in set(range(count)) - set(missing):
-        _check(paths[shard], made_with)
+    for path in paths:
+        if path.is_file():
+            _check(path, made_with)
     pushes = Pushes(encoder, renderer) if missing and pushed else None
     for shard in tqdm(missing, desc="latents", unit="shard", mininterval=5):
         some = round(pushed * SHARD)
         drawn = renderer.batch(shard, SHARD - some, spec)
-        embeddings = [embed(drawn.pixels, encoder)]
-        shown = [canonical_pictures(renderer.atlas, drawn.concepts, drawn.backgrounds, drawn.styles)]
+        embeddings = embed(drawn.pixels, encoder)
+        pictures = canonical_pictures(renderer.atlas, drawn.concepts, drawn.backgrounds, drawn.styles)
         if pushes:
-            made, concepts, backgrounds = pushes.draw(shard, some)
-            embeddings.append(made)
-            shown.append(canonical_pictures(renderer.atlas, concepts, backgrounds))
-        tensors = {"latents": encode(torch.cat(shown), vae), "embeddings": torch.cat(embeddings)}
+            further, concepts, backgrounds = pushes.draw(shard, some)
+            embeddings = torch.cat([embeddings, further])
+            pictures = torch.cat([pictures, canonical_pictures(renderer.atlas, concepts, backgrounds)])
+        tensors = {"latents": encode(pictures, vae), "embeddings": embeddings}
         with replace_file(paths[shard]) as temporary:
             save_file(tensors, temporary, metadata={"made_with": made_with})
     logging.getLogger(__name__).info("%d rows in %s", count * SHARD, folder)
@@ -123,9 +119,9 @@ def _path(folder: Path, shard: int) -> Path:
 
 def _check(path: Path, made_with: str) -> None:
     with safe_open(path, framework="pt") as file:
-        found = (file.metadata() or {}).get("made_with")
-    if found != made_with:
+        other = (file.metadata() or {}).get("made_with")
+    if other != made_with:
         raise ValueError(
-            f"{path} was made with {found}, not with {made_with}: give another run folder, or remove {path.parent}, "
+            f"{path} was made with {other}, not with {made_with}: give another run folder, or remove {path.parent}, "
             "whose checkpoint knows other latents too"
         )

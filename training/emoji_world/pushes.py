@@ -1,10 +1,10 @@
-"""Embeddings as steering makes them, of which the right picture is known.
+"""Embeddings as steering makes them, each with the picture that is right for it.
 
 Steering pushes the patches at a block of the encoder far along one direction, where no scene's patches lie: a UNet that
 has seen embeddings of scenes alone draws nothing that anyone recognises from what follows. So it sees these too: the
-patches are pushed towards a concept, and what shall be drawn is the canonical picture of that concept. The directions
-are those in which patches that show a concept differ from others. They need no SAE, so that the pipeline can be trained
-before any SAE is, and serves each.
+patches are pushed towards a concept, and the target is the canonical picture of that concept. The directions are those
+in which patches that show a concept differ from others. They need no SAE, so that the pipeline can be trained before
+any SAE is, and serves each.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ from training.emoji_world.render import NO_OBJECT, SceneRenderer, SceneSpec
 
 BATCH = 256
 BATCHES = 16  # of scenes with one object, from which directions are learned: some ten a concept
-ALONE = 0.5  # share of pushes where nothing is left of the picture but the push, as of an isolated neuron
+ALONE = 0.5  # share of pushes where the push replaces the picture, as of an isolated neuron
 STRENGTHS = (1.0, 4.0)  # in median lengths of a patch
 ASKEW = 0.75  # length of the noise on a unit direction at most: a neuron's is not quite the concept's
 WHITE = BACKGROUNDS.index("white")
@@ -29,10 +29,10 @@ class Pushes:
 
     Args:
         encoder: The image encoder.
-        renderer: Whose scenes show what patches of a concept are like, and whose empty scenes are pushed.
+        renderer: Its scenes give the patches of a concept, and its backgrounds are pushed.
 
     Attributes:
-        mean: Of patches, ``[d]``.
+        mean: The mean patch, ``[d]``.
         length: The median length of patches.
         directions: Unit vectors ``[concepts, d]``.
     """
@@ -44,9 +44,9 @@ class Pushes:
         for index in range(BATCHES):
             scenes = renderer.batch(index, BATCH, SceneSpec(objects=(1,)))
             patches = self._states(scenes.pixels.float() / 127.5 - 1)[:, 1:]
-            which, shown = patch_targets(scenes, concepts, np.random.default_rng([renderer.seed, index, 8]))
+            which, shares = patch_targets(scenes, concepts, np.random.default_rng([renderer.seed, index, 8]))
             read = patches.gather(1, which.to(patches.device)[..., None].expand(-1, -1, patches.shape[-1]))
-            shares = shown[..., :concepts].to(patches.device)
+            shares = shares[..., :concepts].to(patches.device)
             sums = sums + torch.einsum("npc,npd->cd", shares, read)
             counts = counts + shares.sum((0, 1))
             means.append(patches.mean((0, 1)))
@@ -69,23 +69,25 @@ class Pushes:
         concepts[:, 0] = rng.integers(len(self.directions), size=n)
         alone = rng.random(n) < ALONE
         backgrounds = np.where(alone, WHITE, rng.integers(len(BACKGROUNDS), size=n))
-        here = self.mean.device
         states = self._states(self.renderer.bank.crop(backgrounds, rng) * 2 - 1)
-        states[torch.from_numpy(alone).to(here)] = self.mean
-        strength = torch.from_numpy(rng.uniform(*STRENGTHS, (n, 1))).float().to(here) * self.length
-        noise = torch.from_numpy(rng.normal(size=(n, states.shape[-1]))).float().to(here)
-        askew = F.normalize(noise, dim=-1) * torch.from_numpy(rng.uniform(0, ASKEW, (n, 1))).float().to(here)
-        push = strength * F.normalize(self.directions[concepts[:, 0]] + askew, dim=-1)
-        return self._embed(states + push[:, None]).cpu(), concepts, backgrounds
+        states[torch.from_numpy(alone).to(states.device)] = self.mean
+        strength, noise, askew = (
+            torch.from_numpy(values).float().to(states.device)
+            for values in (
+                rng.uniform(*STRENGTHS, (n, 1)),
+                rng.normal(size=(n, states.shape[-1])),
+                rng.uniform(0, ASKEW, (n, 1)),
+            )
+        )
+        direction = F.normalize(self.directions[concepts[:, 0]] + F.normalize(noise, dim=-1) * askew, dim=-1)
+        push = strength * self.length * direction
+        tower = self.encoder.vision_model
+        last = tower.encoder.layers[-1](states + push[:, None], attention_mask=None)
+        embeddings = self.encoder.visual_projection(tower.post_layernorm(last[:, 0])).float()
+        return embeddings.cpu(), concepts, backgrounds
 
     @torch.no_grad()
     def _states(self, pixels: torch.Tensor) -> torch.Tensor:
-        """What enters the encoder's last layer, ``[n, tokens, d]``, for pixels in -1..1."""
-        seen = self.encoder(pixel_values=pixels.to(self.encoder.device), output_hidden_states=True)
-        return seen.hidden_states[-2].float()
-
-    def _embed(self, states: torch.Tensor) -> torch.Tensor:
-        """The embedding of what enters the last layer."""
-        tower = self.encoder.vision_model
-        last = tower.encoder.layers[-1](states, attention_mask=None)
-        return self.encoder.visual_projection(tower.post_layernorm(last[:, 0])).float()
+        """The inputs of the encoder's last layer, ``[n, tokens, d]``, for pixels in -1..1."""
+        output = self.encoder(pixel_values=pixels.to(self.encoder.device), output_hidden_states=True)
+        return output.hidden_states[-2].float()

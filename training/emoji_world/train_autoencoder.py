@@ -2,11 +2,11 @@
 
     accelerate launch -m training.emoji_world.train_autoencoder
 
-An AutoencoderTiny that knows canonical pictures alone. Its encoder is linear and is computed, not trained: four times
-2 x 2 positions become one, of which the principal components are kept. So latents are known before training begins, and
-depend on no other model. The decoder learns to draw pictures from them that look alike to the eye, in pixels and
-edges, also from latents that are not quite right, as those that a UNet draws. Interrupted runs go on where their last
-checkpoint was.
+An AutoencoderTiny of canonical pictures alone. Its encoder is linear and is computed, not trained: four times, 2 x 2
+positions become one and are reduced to their principal components. So latents exist before training begins, and depend
+on no other model. The decoder learns to draw pictures from them that look alike to the eye, in pixels and edges, also
+from latents that are not quite right, as those that a UNet draws. Interrupted runs go on where their last checkpoint
+was.
 """
 
 from pathlib import Path
@@ -14,20 +14,16 @@ from typing import Annotated
 
 import torch
 import typer
-from accelerate import Accelerator
-from accelerate.utils import set_seed
 from diffusers import AutoencoderTiny
 from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
 
-from training.emoji_world.glyphs import Atlas
-from training.emoji_world.loop import train, use_few_threads
+from training.emoji_world.loop import begin, train
 from training.emoji_world.paths import HUB, RUNS, publish
-from training.emoji_world.render import SIDE, SceneRenderer, SceneSpec, canonical_pictures
+from training.emoji_world.render import SIDE, SceneSpec, canonical_pictures
 
 SPEC = SceneSpec(objects=(1, 1, 1, 2), style_share=0.1)
 DECODER = (3, 3, 2, 0, 0)  # residual blocks at 4, 8, 16, 32 and 64 pixels a side
-HALVINGS = len(DECODER) - 1
-CHANNELS, LATENT_SIDE = 48, SIDE // 2**HALVINGS
+CHANNELS, LATENT_SIDE = 48, SIDE // 2 ** (len(DECODER) - 1)
 WIDTH = 48  # of all layers
 DEVIATION = 0.5  # of latents; AutoencoderTiny's decoder squashes what exceeds 3
 # Components are divided by their deviation to this power: details, which vary little, count more than in the pixels,
@@ -52,19 +48,18 @@ def _components(features: torch.Tensor, count: int) -> tuple[torch.Tensor, torch
     rows = features.movedim(1, -1).flatten(0, -2).double()
     mean = rows.mean(0)
     values, vectors = torch.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))  # ascending
-    kept = vectors[:, -count:].flip(1)
-    return mean.float(), kept.T.float(), values[-count:].flip(0).clamp(min=0).sqrt().float()
+    return mean.float(), vectors[:, -count:].flip(1).T.float(), values[-count:].flip(0).clamp(min=0).sqrt().float()
 
 
 @torch.no_grad()
 def build(pixels: torch.Tensor) -> AutoencoderTiny:
     """A fresh autoencoder whose frozen encoder computes principal components of 16 x 16 pixels.
 
-    Four times, a position takes the place of 2 x 2, and as many components as layers are wide are kept of them. The
-    decoder's residual blocks start as identities.
+    Four times, a position takes the place of 2 x 2, with as many components as layers are wide. The decoder's residual
+    blocks start as identities.
 
     Args:
-        pixels: ``[n, 3, 64, 64]`` in -1..1, whose principal components are taken.
+        pixels: ``[n, 3, 64, 64]`` in -1..1, the pictures that have these principal components.
     """
     vae = AutoencoderTiny(
         encoder_block_out_channels=(WIDTH,) * len(DECODER),
@@ -87,10 +82,10 @@ def build(pixels: torch.Tensor) -> AutoencoderTiny:
     first.weight[range(3), range(3), 1, 1] = 1
     features = pixels.add(1).div(2)  # as the encoder sees them
     for layer in strided:
-        here, features = features.shape[1], _halve(features)
+        channels, features = features.shape[1], _halve(features)
         _, components, _ = _components(features, min(WIDTH, features.shape[1]))
-        corners = components.view(len(components), 2, 2, here).movedim(-1, 1)
-        layer.weight[: len(components), :here, 1:, 1:] = corners  # 2 x 2 pixels are the taps 1 and 2 of a kernel of 3
+        corners = components.view(len(components), 2, 2, channels).movedim(-1, 1)
+        layer.weight[: len(components), :channels, 1:, 1:] = corners  # 2 x 2 pixels: taps 1 and 2 of a kernel of 3
         features = torch.einsum("kc,nchw->nkhw", components, features)
     mean, components, deviations = _components(features, CHANNELS)
     scale = deviations.clamp(min=1e-3 * deviations.max()) ** -WHITENED
@@ -130,16 +125,13 @@ def main(
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 15000,
     batch: Annotated[int, typer.Option(help="Pictures a step and process.")] = 32,
     learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 2e-3,
-    seed: Annotated[int, typer.Option(help="Of weights and pictures.")] = 4,
+    seed: Annotated[int, typer.Option(help="Seed of weights and pictures.")] = 4,
     precision: Annotated[str, typer.Option(help="Accelerate's mixed precision: no, bf16 or fp16.")] = "bf16",
     output: Annotated[Path, typer.Option(help="Folder of the published autoencoder.")] = HUB / "emoji-unclip" / "vae",
     run: Annotated[Path, typer.Option(help="Checkpoint and log.")] = RUNS / "emoji-autoencoder",
 ) -> None:
-    """Trains and publishes the autoencoder of Emoji World."""
-    use_few_threads()
-    set_seed(seed)
-    accelerator = Accelerator(mixed_precision=precision)
-    renderer = SceneRenderer(Atlas.build(), seed)
+    """Train and publish the autoencoder of Emoji World."""
+    accelerator, renderer = begin(seed, precision)
 
     def pixels_of(index: int, size: int) -> torch.Tensor:
         scenes = renderer.batch(index, size, SPEC)
@@ -151,20 +143,11 @@ def main(
     vae = build(pixels_of(0, MEASURED).cpu()).to(accelerator.device, memory_format=torch.channels_last)
     vae.register_to_config(scaling_factor=1 / DEVIATION)
 
-    def step_loss(model: torch.nn.Module, step: int):
-        index = step * accelerator.num_processes + accelerator.process_index
-        noise = draw_noise(torch.Generator().manual_seed(index), batch)
-        return model(pixels_of(index, batch), noise.to(accelerator.device))
+    def make_batch(index: int) -> tuple:
+        return pixels_of(index, batch), draw_noise(torch.Generator().manual_seed(index), batch)
 
-    train(
-        Autoencoding(vae).to(accelerator.device),
-        step_loss,
-        accelerator=accelerator,
-        run=run,
-        steps=steps,
-        learning_rate=learning_rate,
-        weight_decay=0.0,
-    )
+    model = Autoencoding(vae)
+    train(model, make_batch, accelerator, run=run, steps=steps, learning_rate=learning_rate, weight_decay=0.0)
     if accelerator.is_main_process:
         # In half precision, as the pipeline will be published: its parts, and latents, then know this revision.
         publish(output, vae.half().save_pretrained)
