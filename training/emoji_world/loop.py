@@ -19,9 +19,9 @@ from training.emoji_world.render import SceneRenderer
 
 
 def begin(seed: int, precision: str) -> tuple[Accelerator, SceneRenderer]:
-    """An accelerator and the scenes of a seed, which is torch's from now on.
+    """An accelerator, and the scenes of a seed, with which torch's random numbers begin too.
 
-    It computes with two threads, or one where OMP_NUM_THREADS says so: models of this size do not gain from more.
+    Two threads compute, or one where OMP_NUM_THREADS says so: models of this size do not gain from more.
     """
     torch.set_num_threads(min(2, torch.get_num_threads()))
     set_seed(seed)
