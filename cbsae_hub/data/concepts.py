@@ -1,9 +1,10 @@
-"""Lists of concepts to name neurons with: a user's own, or published ones by name."""
+"""Lists of concepts to name neurons with: a user's own, the one that comes with the package, or published ones."""
 
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import httpx
@@ -16,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 RAW = "https://raw.githubusercontent.com"
 TIMEOUT = 30.0
+COMMON = "common"
 
 
 def _lines(text: str) -> list[str]:
@@ -110,6 +112,15 @@ class ConceptSet:
         return cls(read_text(path).splitlines(), path.stem)
 
     @classmethod
+    def common(cls) -> "ConceptSet":
+        """The list "common": about 2,000 things that pictures show, in English, for arbitrary photographs.
+
+        It comes with the package and needs no network. It was written for the package, from no dataset's classes, and
+        has the package's licence (MIT). Words are spelled as in America, as most captions are that CLIPs have read.
+        """
+        return cls(_lines((files("cbsae_hub.data") / "common_concepts.txt").read_text(encoding="utf-8")), COMMON)
+
+    @classmethod
     def from_published(cls, name: str, cache: str | Path | None = None) -> "ConceptSet":
         """A published list: "broden", "3k", "20k" (CLIP-Dissect), "vlg-cbm" or "decider".
 
@@ -139,16 +150,19 @@ class ConceptSet:
 
     @classmethod
     def load(cls, source: str | Path) -> "ConceptSet":
-        """A published list by its name, or a text file by its path.
+        """The list "common" or a published one by its name, or a text file by its path.
 
         Raises:
             ValueError: See :meth:`from_file` and :meth:`from_published`.
             OSError: Likewise; or there is neither.
         """
+        if str(source) == COMMON:
+            return cls.common()
         if str(source) in PUBLISHED:
             return cls.from_published(str(source))
         if not Path(source).is_file():
-            raise FileNotFoundError(f"no file {source}, and no published list: those are {', '.join(PUBLISHED)}")
+            known = ", ".join([COMMON, *PUBLISHED])
+            raise FileNotFoundError(f"no file {source}, and no list of that name: those are {known}")
         return cls.from_file(source)
 
 

@@ -180,7 +180,7 @@ class NeuronScorer:
             model: Folder or Hub id of the SAE.
             images: The dataset that will be scored: the truth is read from it.
             judge: Folder or Hub id of the judge of CLIP-Dissect, see :meth:`ClipLike.from_pretrained`.
-            concepts: Name to file, or to the name of a published list, see :meth:`ConceptSet.load`.
+            concepts: Name to file, or to the name of a list ("common", "broden" ...), see :meth:`ConceptSet.load`.
             similarity: Likewise of the judge of MonoSemanticity, see :func:`image_model`; default ``judge``.
             truth: See :attr:`Truth.families`; none for images without labels.
             tree: File of a :class:`ConceptTree`.
