@@ -217,6 +217,9 @@ class ResidualSite:
 
         The blocks after this one are spared, unless this thread captures or edits something at the time.
 
+        Args:
+            forward: Runs the model; its result is ignored.
+
         Raises:
             EditError: If no forward pass came by.
         """

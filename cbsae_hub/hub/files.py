@@ -259,12 +259,17 @@ def folder_revision(folder: str | Path) -> str:
 def resolve_id(repo_id: str, beside: str | Path | None = None) -> str:
     """The source of ``repo_id``: a folder if there is one, else the Hub.
 
-    Models that are published together refer to each other by Hub id, and find each other as neighbouring folders before
-    they are published: with ``beside="hub/my-sae"``, "somebody/my-encoder" is ``hub/my-encoder`` if that exists.
+    Models that are published together refer to each other by Hub id, and find each other as neighbouring
+    folders before they are published: with ``beside="hub/my-sae"``, "somebody/my-encoder" is
+    ``hub/my-encoder`` if that exists.
 
     Args:
         repo_id: A folder or a Hub id.
-        beside: The folder of the model that refers to ``repo_id``. Its siblings count where ``repo_id`` is no folder.
+        beside: The folder of the model that refers to ``repo_id``.
+
+    Returns:
+        ``repo_id`` itself if it is an existing folder; else the sibling folder of ``beside`` that is named
+        as the last component of ``repo_id``; else ``repo_id``, a Hub id.
     """
     if Path(repo_id).is_dir() or beside is None or not Path(beside).is_dir():
         return str(repo_id)

@@ -99,7 +99,16 @@ class Dissector(StrongestImages):
                 self.add_state(name, default=[], dist_reduce_fx="cat")
 
     def update(self, latents: Tensor, image_embeddings: Tensor, image_ids: Tensor) -> None:
-        """Adds a batch: see :meth:`TopImages.update`; ``image_embeddings [images, d]`` are the judge's, unit."""
+        """Adds a batch.
+
+        Args:
+            latents: ``[images, neurons]``, image-level, dense or sparse COO.
+            image_embeddings: ``[images, d]``, unit, of the judge.
+            image_ids: ``[images]`` int64, different for different images.
+
+        Raises:
+            ValueError: If lengths differ or values are not finite.
+        """
         check_batch(latents, self.neurons, image_embeddings=image_embeddings)
         self.add_images(latents, image_ids)
         self.embeddings.append(image_embeddings.to(self.text_embeddings.dtype))
@@ -127,9 +136,12 @@ class Dissector(StrongestImages):
         return self._one_or_all(self._by_set(lambda part: torch.cat([scores for scores, _ in self._scored(part)], 1)))
 
     def name(self, count: int = 5, null_draws: int = 500, seed: int = 0) -> Naming | dict[str, Naming]:
-        """The best ``count`` concepts of each neuron, of each concept set, without ever holding all scores.
+        """The best concepts of each neuron, of each concept set, without ever holding all scores.
 
-        Scores are compared with those of ``null_draws`` neurons with random images, which the seed draws.
+        Args:
+            count: Concepts a neuron.
+            null_draws: Neurons with random images that the scores are compared with.
+            seed: Seed of those images.
         """
         return self._one_or_all(self.name_by_set(count, null_draws, seed))
 

@@ -144,7 +144,16 @@ class GroundTruth(StreamingMetric):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
     def update(self, latents: Tensor, labels: Tensor, image_ids: Tensor) -> None:
-        """Adds a batch: see :meth:`TopImages.update`; labels ``[images, labels]`` bool."""
+        """Adds a batch.
+
+        Args:
+            latents: ``[images, neurons]``, image-level, dense or sparse COO.
+            labels: ``[images, labels]`` bool.
+            image_ids: ``[images]`` int64, different for different images.
+
+        Raises:
+            ValueError: If lengths differ, or an activation is not finite.
+        """
         check_batch(latents, self.neurons, labels=labels, image_ids=image_ids)
         rows, owners, values = entries_of(latents)
         # Signed neurons are needed for every image; silence of the others need not be stored.
@@ -170,7 +179,11 @@ class GroundTruth(StreamingMetric):
         return sparse.csc_matrix((values, (places, owners)), (len(ids), self.neurons)), labels[order]
 
     def compute(self) -> GroundTruthScores:
-        """Scores of all pairs; errors are those of :meth:`whole`."""
+        """Scores of all pairs.
+
+        Raises:
+            ValueError: If no images were given.
+        """
         return ground_truth_scores(*self.whole())
 
 

@@ -131,7 +131,11 @@ def common_ancestor_depth(labels: np.ndarray, depths: np.ndarray) -> np.ndarray:
 class CommonAncestorDepth(StrongestImages):
     """:func:`common_ancestor_depth` of each neuron's 16 top images, over a stream of batches.
 
-    Arguments are those of :class:`HierarchyScore`; ``k`` is the number of images per neuron.
+    Args:
+        neurons: Number of neurons.
+        tree: A tree of concepts.
+        concepts: Names of the label columns: leaves of the tree.
+        k: Images per neuron.
     """
 
     labels: list[Tensor]

@@ -101,7 +101,11 @@ class Uniqueness(StrongestImages):
         self.add_images(latents, image_ids)
 
     def compute(self) -> Overlaps:
-        """Overlaps of all pairs of neurons that are active on at least k images; a ValueError without images."""
+        """Overlaps of all pairs of neurons that are active on at least k images.
+
+        Raises:
+            ValueError: If no images were given.
+        """
         keys = self.filled_keys()
         active = values_of(keys) > 0
         result = overlaps(ids_of(keys), active.all(1) & torch.tensor(keys.shape[1] == self.k))

@@ -37,7 +37,7 @@ def build_pack(
     alt_column: str | None = ALT_COLUMN,
     batch_size: int = 64,
 ) -> Pack:
-    """Draws the maps of the examples that the scores name, and writes the pack beside the model; reads it back.
+    """Draws the maps of the examples that the scores name, and writes the pack beside the model.
 
     Args:
         scores: Scores of the model on these images, with examples: see :meth:`NeuronScorer.results`.
@@ -48,6 +48,9 @@ def build_pack(
         source: Id and split of the images: kept in ``pack.json``.
         alt_column: See :func:`caption_column`.
         batch_size: Images a forward pass.
+
+    Returns:
+        The pack as read back.
 
     Raises:
         ValueError: If the scores have no examples, are of other images or another model, or there is no such column.

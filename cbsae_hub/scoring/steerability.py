@@ -178,7 +178,11 @@ class SteerabilityScorer:
         return frame.join(pd.DataFrame(images, index=places))
 
     def summary(self, scores: pd.DataFrame) -> dict[str, Any]:
-        """Settings, and figures of all neurons that :meth:`run` has scored, with the controls; for scores.json."""
+        """Settings, and figures of all scored neurons with the controls; for scores.json.
+
+        Args:
+            scores: See :meth:`run`.
+        """
         summary = {
             "alpha": self.alpha,
             "unit": self.unit,

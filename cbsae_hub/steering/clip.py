@@ -87,7 +87,17 @@ class ClipZeroShotSteerer(Steerer):
     ) -> "ClipZeroShotSteerer":
         """Loads a CLIP of transformers from a folder or the Hub: safetensors only, no remote code.
 
-        The arguments are those of :meth:`SteeredGenerator.from_pretrained` and of the class; ``sae`` may be an id.
+        Args:
+            repo_id: Folder or Hub id.
+            sae: An SAE, or its folder or Hub id.
+            vocabulary: See the class.
+            pack: See the class.
+            device: Device of the model and the SAE.
+            dtype: Data type of the model.
+            revision: Branch, tag or commit of a Hub repository; of a folder its ``sha256:...``, which is checked.
+            layer: See the class.
+            template: See the class.
+            beside: A model folder next to which CLIP may lie, see :func:`cbsae_hub.models.resolve_id`.
 
         Raises:
             OSError: If there is no such model; says what to try.
@@ -126,7 +136,12 @@ class ClipZeroShotSteerer(Steerer):
 
     @torch.no_grad()
     def effect(self, images: Sequence[Image.Image], steering: PerImage, batch: int = 64) -> Effect:
-        """The distributions of images before and after steering, by one steering for all or one per image.
+        """The distributions of images before and after steering.
+
+        Args:
+            images: PIL images.
+            steering: One for all images or one per image.
+            batch: Images at once.
 
         Raises:
             ValueError: See :func:`cbsae_hub.steering.apply`.
@@ -148,10 +163,16 @@ class ClipZeroShotSteerer(Steerer):
         strength: float = 150.0,
         batch: int = 256,
     ) -> ZeroShotScores:
-        """Scores of neurons, default all, each set to ``strength`` on all tokens with the SAE's error kept.
+        """Scores of neurons, each set to ``strength`` on all tokens with the SAE's error kept.
 
         ``x + (strength - z_j) d_j`` for a neuron j with latent z_j and decoder row d_j. If no block follows, CLS alone
-        is steered, as nothing else reaches the embedding. ``batch`` steered images run at once.
+        is steered, as nothing else reaches the embedding.
+
+        Args:
+            images: PIL images.
+            neurons: Numbers of the neurons; default all.
+            strength: Value to which their latents are set.
+            batch: Steered images at once.
 
         Raises:
             ValueError: If there are no images or a neuron does not exist.
@@ -165,8 +186,12 @@ class ClipZeroShotSteerer(Steerer):
         """The limit of :meth:`scores` as the strength grows, exactly and without running a block.
 
         Every block adds to the residual stream something that depends on the stream's direction alone, so it is bounded
-        and loses against ``strength * d_j``: the embedding tends to that of ``d_j``, whatever the image. The images are
-        those of the distributions before steering.
+        and loses against ``strength * d_j``: the embedding tends to that of ``d_j``, whatever the image.
+
+        Args:
+            images: PIL images, for the distributions before steering.
+            neurons: Numbers of the neurons; default all.
+            batch: Neurons, or images, at once.
         """
         before = self.distribution(self.embed(self._readable(images, batch), batch))
         norm = self.model.vision_model.post_layernorm

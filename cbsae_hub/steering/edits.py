@@ -233,7 +233,12 @@ Kind = TypeVar("Kind", Steering, DiffMean, RandomDirection)
 
 
 def resolve(steering: Kind, sae: SteerableSAE, pack: AnyPack = None) -> Kind:
-    """The same steering, with neurons by number and absolute values; see :class:`cbsae_hub.steering.neurons.Neurons`.
+    """The same steering, with neurons by number and absolute values.
+
+    Args:
+        steering: Steering with names or relative values.
+        sae: SAE of the neurons.
+        pack: A NeuronTable or a Pack of that model; see :class:`cbsae_hub.steering.neurons.Neurons`.
 
     Raises:
         ValueError: If a neuron does not exist or is edited twice, or a name or percentile is not known.
@@ -249,14 +254,17 @@ class Steered(NamedTuple):
 
 
 def apply(steering: PerImage, v: Tensor, sae: SteerableSAE, pack: AnyPack = None, prefix: int = 1) -> Tensor:
-    """Steers activations ``v [images, tokens, d]``; nothing is changed in place.
+    """Steers activations.
 
     Args:
         steering: One for all images, or one per image; None leaves an image alone.
-        v: Floating point, on the SAE's device. The result has its dtype.
-        sae: An SAE, or a model with the same ``encode`` and ``decode``.
+        v: ``[images, tokens, d]``, floating point; nothing is changed in place.
+        sae: An SAE on the device of ``v``, or a model with the same ``encode`` and ``decode``.
         pack: NeuronTable or Pack with the neurons' names and percentiles, or None.
         prefix: Number of tokens before the patches: 1 for CLIP's CLS.
+
+    Returns:
+        ``[images, tokens, d]`` in the dtype of ``v``.
 
     Raises:
         ValueError: If the number of steerings is not that of the images, a neuron or a token does not exist, a name

@@ -170,9 +170,18 @@ class LlavaSteerer(SteeredGenerator):
         seeds: Sequence[int] | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> list[str]:
-        """Answers to prompts, one per image, about images with these :meth:`image_features`, one batch.
+        """Answers to prompts about images with these features; arguments as :meth:`generate`, one batch.
 
-        The other arguments and the errors are those of :meth:`generate`.
+        Args:
+            features: See :meth:`image_features`.
+            prompts: One per image.
+            max_new_tokens: Answers end there at the latest.
+            temperature: 0 is greedy.
+            seeds: One per image if the temperature is above 0.
+            stop: See :meth:`generate`.
+
+        Raises:
+            Stopped: If ``stop`` was true.
         """
         embeddings, attention_mask = self._embed(features, prompts)
         noise = [] if seeds is None else [_GumbelNoise(temperature, seeds)]
@@ -192,7 +201,12 @@ class LlavaSteerer(SteeredGenerator):
 
     @torch.no_grad()
     def probability(self, features: Tensor, prompt: str, answer: str) -> Tensor:
-        """The probability that an answer about images with these :meth:`image_features` begins with a text, one batch.
+        """The probability that an answer begins with a text, one batch.
+
+        Args:
+            features: ``[images, image tokens, d_text]``, see :meth:`image_features`.
+            prompt: The question.
+            answer: A word or a text that an answer may begin with.
 
         Returns:
             ``[images]``: the product of the probabilities of the text's tokens, each given those before it.

@@ -33,7 +33,13 @@ class UnclipSteerer(SteeredGenerator):
     the drawing. ``from_pretrained`` takes for instance "sd2-community/stable-diffusion-2-1-unclip-small".
 
     Args:
-        pipeline: The pipeline. The other arguments and the errors are those of :class:`cbsae_hub.steering.Steerer`.
+        pipeline: The pipeline.
+        sae: SAE or concept bottleneck SAE of the image encoder's activations; moved to the encoder's device.
+        pack: NeuronTable or Pack with the neurons' names and percentiles, or None.
+        layer: The block at whose output the SAE works; default the SAE's own.
+
+    Raises:
+        ValueError: If the SAE does not fit.
     """
 
     what, index = "The unCLIP pipeline", "model_index.json"
@@ -126,9 +132,19 @@ class UnclipSteerer(SteeredGenerator):
         stop: Callable[[], bool] | None = None,
         noise_level: int = 0,
     ) -> list[Image.Image]:
-        """Draws :meth:`image_embeds`, ``[drawings, d_projection]``, each with its own seed, one batch.
+        """Draws embeddings, one batch.
 
-        The other arguments and the errors are those of :meth:`generate`.
+        Args:
+            image_embeds: ``[drawings, d_projection]``, see :meth:`image_embeds`.
+            seeds: One per drawing.
+            num_inference_steps: See :meth:`generate`.
+            guidance_scale: See :meth:`generate`.
+            stop: See :meth:`generate`.
+            noise_level: See :meth:`generate`.
+
+        Raises:
+            Stopped: If ``stop`` was true.
+            ValueError: If there are no steps, the guidance is no number, or there is no such noise level.
         """
         checks.integer("num_inference_steps", num_inference_steps, 1, 1000)
         checks.integer("noise_level", noise_level, 0, len(self.pipeline.image_noising_scheduler) - 1)

@@ -112,7 +112,10 @@ class InsertionExperiment:
         self._others = [int(row) + len(self.blanks) for row in order[:others]]
 
     def choose(self, count: int | None = None) -> list[int]:
-        """So many neurons, or all, drawn with the seed among those that are not dead and have a name.
+        """Neurons to try, drawn with the seed among those that are not dead and have a name.
+
+        Args:
+            count: Number of neurons; default, or if there are fewer, all.
 
         Raises:
             ValueError: If there is none.

@@ -124,7 +124,11 @@ REFERENCE_GROUPS = (0.0625, 0.125, 0.25, 0.5625)
 
 @dataclass(frozen=True)
 class TrainConfig(Settings):
-    """Settings of every training run on stored activations; a ValueError names those that are wrong."""
+    """Settings of every training run on stored activations.
+
+    Raises:
+        ValueError: If a value is of the wrong type or out of range.
+    """
 
     steps: Count = 100_000
     batch_size: Count = 4096
@@ -161,8 +165,11 @@ class TrainConfig(Settings):
 class SAETrainConfig(TrainConfig):
     """All settings that decide the weights of an SAE, beside the activations themselves.
 
-    The defaults follow the public training code of Pach et al., "Sparse autoencoders learn monosemantic features in
-    vision-language models", 2025, which is that of ``dictionary_learning``. Errors are those of :class:`TrainConfig`.
+    The defaults follow the public training code of Pach et al., "Sparse autoencoders learn monosemantic
+    features in vision-language models", 2025, which is that of ``dictionary_learning``.
+
+    Raises:
+        ValueError: If a value is of the wrong type or out of range.
     """
 
     expansion: Count = 64
@@ -244,7 +251,10 @@ OBJECTIVES = ("reconstruction", "interpretability", "steerability")
 class CBSAETrainConfig(TrainConfig):
     """All settings that decide the weights of a bottleneck, beside the SAE, the activations and the concepts.
 
-    The defaults are those of the CB-SAE paper, sections 5.2 and 6. Errors are those of :class:`TrainConfig`.
+    The defaults are those of the CB-SAE paper, sections 5.2 and 6.
+
+    Raises:
+        ValueError: If a value is of the wrong type or out of range.
     """
 
     steps: Count = 110_000

@@ -41,8 +41,15 @@ class CBSAETrainer(Trainer[CBSAETrainConfig, BottleneckState]):
 
     With several processes the result is that of one, up to rounding: similarities are taken over global batches.
 
-    The arguments are those of :class:`Trainer`, the model with an untrained bottleneck, of which a copy is trained, and
-    the teacher's unit embeddings of all images of the store, ``[images, e]``, and of the concepts, ``[concepts, e]``.
+    Args:
+        config: The settings.
+        cb: The model, with an untrained bottleneck; a copy is trained.
+        train: Activations to train on.
+        heldout: Activations of other images.
+        embeddings: The teacher's unit embeddings of all images of the store, ``[images, e]``.
+        texts: Its unit embeddings of the concepts, ``[concepts, e]``.
+        output: Folder of the checkpoint, the log and, in the end, the model.
+        accelerator: The run's accelerator; default a new one.
 
     Raises:
         ValueError: If embeddings, concepts and activations do not fit each other.

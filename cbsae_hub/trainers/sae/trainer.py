@@ -42,8 +42,13 @@ class SAETrainer(Trainer[SAETrainConfig, SAEState]):
     result is that of one process up to rounding. Runs are exact to the bit when they are continued on the same
     machine with the same number of processes and threads.
 
-    The arguments are those of :class:`Trainer`, and ``description``: arguments of :class:`SAE` that say what the
-    activations are (encoder_id, layer, ...). The held-out activations are also those of the calibrated threshold.
+    Args:
+        config: The settings.
+        train: Activations to train on.
+        heldout: Activations of other images, for every reported figure and for the calibrated threshold.
+        output: Folder of the checkpoint, the log and, in the end, the SAE.
+        accelerator: The run's accelerator; default a new one with the recipe's precision and trackers.
+        description: Arguments of :class:`SAE` that say what the activations are (encoder_id, layer, ...).
     """
 
     def __init__(
