@@ -161,8 +161,8 @@ class ConceptSet:
         if str(source) in PUBLISHED:
             return cls.from_published(str(source))
         if not Path(source).is_file():
-            known = ", ".join([COMMON, *PUBLISHED])
-            raise FileNotFoundError(f"no file {source}, and no list of that name: those are {known}")
+            names = ", ".join([COMMON, *PUBLISHED])
+            raise FileNotFoundError(f"no file {source}, and no list of that name: those are {names}")
         return cls.from_file(source)
 
 
