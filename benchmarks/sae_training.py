@@ -37,9 +37,8 @@ def synthetic_activations(setting: Setting, batches: int) -> list[torch.Tensor]:
     all_batches = []
     for _ in range(batches):
         strengths = torch.randn(setting.batch_size, len(basis), generator=generator)
-        x = strengths @ basis / len(basis) ** 0.5 + 0.5 * torch.randn(
-            setting.batch_size, setting.d_in, generator=generator
-        )
+        noise = torch.randn(setting.batch_size, setting.d_in, generator=generator)
+        x = strengths @ basis / len(basis) ** 0.5 + 0.5 * noise
         all_batches.append(x / x.square().sum(1).mean().sqrt())
     return all_batches
 

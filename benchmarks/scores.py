@@ -38,11 +38,7 @@ GROWTH = ((1_000, 65_536), (10_000, 65_536), (50_000, 2_048), (50_000, 16_384), 
 def published_monosemanticity(
     latents: torch.Tensor, embeddings: torch.Tensor, steps: int | None = None, together: int = 100
 ) -> torch.Tensor:
-    """The double loop over images, second images so many together; of the first ones only every so many-th, if asked.
-
-    Returns:
-        Scores ``[neurons]`` of the pairs visited.
-    """
+    """Scores ``[neurons]`` by the double loop over images, the second ones so many together; the first by steps."""
     low, high = latents.min(0).values, latents.max(0).values
     scaled = (latents - low) / (high - low)
     total, weight = torch.zeros(latents.shape[1]), torch.zeros(latents.shape[1])
@@ -88,14 +84,8 @@ def against_published(rounds: int) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     latents = torch.relu(torch.randn(IMAGES, NEURONS, generator=generator))
     embeddings = F.normalize(torch.randn(IMAGES, WIDTH, generator=generator) + 0.3, dim=1)
-    small = slice(0, 150)
-    close = torch.testing.assert_close
-    close(
-        monosemanticity_score(latents[small], embeddings[small]).float(),
-        published_monosemanticity(latents[small], embeddings[small]),
-        atol=1e-4,
-        rtol=1e-3,
-    )
+    small, close = (latents[:150], embeddings[:150]), torch.testing.assert_close
+    close(monosemanticity_score(*small).float(), published_monosemanticity(*small), atol=1e-4, rtol=1e-3)
     # The published form costs the same whatever is active; ours does not.
     sparse = sparse_batch(IMAGES, NEURONS, generator)
     result: dict[str, Any] = {}
@@ -108,12 +98,9 @@ def against_published(rounds: int) -> dict[str, Any]:
             theirs = (time.perf_counter() - start) * IMAGES / steps
             row |= {f"{form}_s": theirs, f"{form}_timed_share": steps / IMAGES, f"{form}_ratio": theirs / ours}
     for name, count in CONCEPTS.items():
-        texts = F.normalize(torch.randn(count, WIDTH, generator=generator) + 0.3, dim=1)
-        similarities = embeddings @ texts.T
-        close(
-            soft_wpmi(latents[:, :64], similarities), published_soft_wpmi(latents[:, :64], similarities),
-            atol=2e-3, rtol=1e-3,
-        )  # fmt: skip
+        similarities = embeddings @ F.normalize(torch.randn(count, WIDTH, generator=generator) + 0.3, dim=1).T
+        few = latents[:, :64], similarities
+        close(soft_wpmi(*few), published_soft_wpmi(*few), atol=2e-3, rtol=1e-3)
         forms = {
             "dense": lambda s=similarities: soft_wpmi(latents, s),
             "sparse": lambda s=similarities: soft_wpmi(sparse, s),

@@ -73,13 +73,9 @@ def page() -> Iterator[tuple[str, int, float]]:
 
 
 def call(client: httpx.Client, endpoint: str, *arguments: Any, new: bool = False) -> float:
-    """Seconds from asking an endpoint to having its answer.
+    """Seconds from asking an endpoint to having its answer, by a visitor with a session, as in a browser.
 
-    Args:
-        client: A visitor with a session, as in a browser.
-        endpoint: Which.
-        *arguments: Of it.
-        new: By a visitor who was never there, as with curl: they all leave a session behind.
+    Or by a new one, who was never there, as with curl: they all leave a session behind.
     """
     start = time.perf_counter()
     body = {"data": arguments} | ({} if new else {"session_hash": f"visitor{id(client)}"})
@@ -91,11 +87,7 @@ def call(client: httpx.Client, endpoint: str, *arguments: Any, new: bool = False
 
 
 class Requests:
-    """Requests that nobody has made before.
-
-    Args:
-        pack: Of the model that is asked for.
-    """
+    """Requests that nobody has made before, to a model with this pack."""
 
     def __init__(self, pack: Pack):
         self.names = sorted({row.name for row in pack.neurons if row.name})
@@ -185,11 +177,8 @@ def abandoned(address: str, pid: int) -> dict[str, float]:
             join = {"data": data, "fn_index": index["draw"], "session_hash": session}
             client.post("/gradio_api/queue/join", json=join)
             with client.stream("GET", f"/gradio_api/queue/data?session_hash={session}") as stream:
-                for line in stream.iter_lines():
-                    if end != "whole" and "process_generating" in line:
-                        break
-                    if "process_completed" in line:
-                        break
+                last = ("process_completed",) if end == "whole" else ("process_completed", "process_generating")
+                next((line for line in stream.iter_lines() if any(event in line for event in last)), None)
                 if end == "stop":
                     stop = {"data": [], "fn_index": index["_stop_1"], "session_hash": session}
                     client.post("/gradio_api/queue/join", json=stop)

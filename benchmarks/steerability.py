@@ -104,16 +104,14 @@ def main(
     sae = SAE.from_pretrained(model)
     steerer = LlavaSteerer.from_pretrained(llava, sae)
     ids = torch.linspace(0, sae.d_sae - 1, neurons).long().tolist()
-    results = {
-        name: compare(steerer, ids, isolate, rounds, plain) for name, isolate in (("unit", True), ("white", False))
-    }
-    results["machine"] = machine()
+    ways = {"unit": True, "white": False}
+    results = {name: compare(steerer, ids, isolate, rounds, plain) for name, isolate in ways.items()}
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_json(output, results)
-    for name in ("unit", "white"):
-        rates, ratios = results[name]["neurons_per_second"], results[name]["ratios"]
-        for way, rate in rates.items():
-            typer.echo(f"{name:6s} {way:10s} {rate:7.1f} neurons/s; at once is {ratios[way]:.1f} times as fast")
+    write_json(output, {**results, "machine": machine()})
+    for name, result in results.items():
+        for way, rate in result["neurons_per_second"].items():
+            ratio = result["ratios"][way]
+            typer.echo(f"{name:6s} {way:10s} {rate:7.1f} neurons/s; at once is {ratio:.1f} times as fast")
 
 
 if __name__ == "__main__":

@@ -9,13 +9,7 @@ from typing import Any
 def on_first_use(
     package: str, home_of: Mapping[str, str], names: list[str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """A package's ``__getattr__`` and ``__dir__``.
-
-    Args:
-        package: Name of the package.
-        home_of: Module of each name.
-        names: All names of the package, its ``__all__``.
-    """
+    """A package's ``__getattr__`` and ``__dir__``, from the module of each name, and all ``names``, its ``__all__``."""
 
     def find(name: str) -> Any:
         if name not in home_of:
@@ -27,14 +21,10 @@ def on_first_use(
 
 @contextmanager
 def needed(package: str, use: str) -> Iterator[None]:
-    """Surrounds the import of a library that the core of this package does without.
-
-    Args:
-        package: The library's name on PyPI.
-        use: Purpose of the library, for the error.
+    """Surrounds the import of a library (its name on PyPI) that the core of this package does without.
 
     Raises:
-        ImportError: If it is not installed.
+        ImportError: If it is not installed; says what the ``use`` of it is.
     """
     try:
         yield

@@ -76,6 +76,16 @@ def white_image() -> Image.Image:
     return Image.new("RGB", (336, 336), "white")
 
 
+def grid_of(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
+    """Rows of images of one size, as one image."""
+    width, height = rows[0][0].size
+    grid = Image.new("RGB", (width * len(rows[0]), height * len(rows)))
+    for y, row in enumerate(rows):
+        for x, image in enumerate(row):
+            grid.paste(image, (x * width, y * height))
+    return grid
+
+
 def require_images(images: Sequence[Image.Image]) -> None:
     """Raises ValueError if there are no pictures, or one that is not in a list."""
     if isinstance(images, (Image.Image, str, Path)):

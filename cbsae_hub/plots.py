@@ -83,8 +83,7 @@ def plot_monosemanticity(scores: Mapping[str, pd.Series], population: float | No
 def plot_coverage(coverage: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
     """The number of concepts of each set that are some neuron's name: in all, and by the least score of the name.
 
-    Args:
-        coverage: Name of a model to its ``coverage`` as in scores.json.
+    ``coverage`` maps the name of a model to its ``coverage`` as in scores.json.
 
     Raises:
         ValueError: If there is nothing to draw.
@@ -114,13 +113,9 @@ def plot_coverage(coverage: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Fi
 
 
 def plot_histograms(frame: pd.DataFrame, l0: Mapping[str, Any]) -> Figure:
-    """The number of latents that are active on a token, and of tokens on which a neuron is.
-
-    Args:
-        frame: With the column ``token_density``.
-        l0: ``l0`` of scores.json: ``histogram`` with ``edges`` and ``counts``.
-    """
-    density = _columns(frame, "token_density")["token_density"]
+    """The number of latents that are active on a token (``l0`` of scores.json), and of tokens on which a neuron is."""
+    require_columns(frame, ["token_density"], "score the neurons again")
+    density = frame["token_density"]
     figure, (by_token, by_neuron) = _figure(10, 4, columns=2)
     edges, counts = np.asarray(l0["histogram"]["edges"], float), np.asarray(l0["histogram"]["counts"], float)
     mean = (edges[:-1] * counts).sum() / counts.sum()
@@ -203,14 +198,7 @@ def plot_variants(rows: pd.DataFrame, column: str, title: str, sae: Mapping[str,
 def plot_sheet(
     cells: Sequence[Sequence[tuple[Image.Image, str]]], rows: Sequence[str], columns: Sequence[str], caption: str
 ) -> Figure:
-    """Images in a grid, each with a text beside it.
-
-    Args:
-        cells: Row by row, image and text.
-        rows: Titles of the rows.
-        columns: Titles of the columns.
-        caption: Text above the grid.
-    """
+    """Images in a grid with titles of its rows and columns, each with a text beside it, and a caption above all."""
     figure = Figure(figsize=(3.4 * len(columns), 1.15 * len(rows) + 0.8), layout="constrained", dpi=150)
     figure.suptitle(caption, fontsize=8.5, x=0.01, ha="left")
     grid = figure.subplots(len(rows), 2 * len(columns), squeeze=False, width_ratios=[1, 2] * len(columns))
@@ -259,11 +247,7 @@ def plot_examples(strips: Sequence[Sequence[Any]], titles: Sequence[str]) -> Fig
 
 
 def plot_patch_map(patch_map: Any, image: Image.Image | None = None) -> Figure:
-    """Mean number of active latents at each patch, over an image if there is one (ViT-Prisma's heat map).
-
-    Args:
-        patch_map: ``[rows, columns]``.
-        image: Background of the map.
+    """Mean active latents at each patch ``[rows, columns]``, over an image if there is one (ViT-Prisma's heat map).
 
     Raises:
         ValueError: If it is no map.
@@ -281,11 +265,6 @@ def plot_patch_map(patch_map: Any, image: Image.Image | None = None) -> Figure:
     axes.set_title("L0 by place in the image", **TITLE)
     axes.grid(False)
     return figure
-
-
-def _columns(frame: pd.DataFrame, *names: str) -> pd.DataFrame:
-    require_columns(frame, names, "score the neurons again")
-    return frame[list(names)]
 
 
 def _line(number: int) -> dict[str, str]:

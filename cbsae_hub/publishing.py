@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from graphlib import TopologicalSorter
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError
@@ -122,10 +122,8 @@ def publish_together(
             if collection is not None:
                 with explained(f"{upload.repo_id} was published, but is not in the collection {collection!r}", upload):
                     if slug is None:
-                        owner = published.repo_id.split("/")[0]
-                        slug = api.create_collection(
-                            collection, namespace=owner, private=bool(private), exists_ok=True
-                        ).slug
+                        about: dict[str, Any] = {"namespace": published.repo_id.split("/")[0], "private": bool(private)}
+                        slug = api.create_collection(collection, exists_ok=True, **about).slug
                     api.add_collection_item(slug, published.repo_id, upload.repo_type, exists_ok=True)
         except PublishError as error:
             before, after = (", ".join(part.repo_id for part in parts) or "nothing" for parts in
@@ -147,15 +145,19 @@ def _plan(folder: Path, repo_id: str, repo_type: str | None, others: Mapping[str
     repo_type = repo_type or _guess_type(folder, files)
     if repo_type not in REPO_TYPES:
         raise ValueError(f"repo_type must be one of {', '.join(REPO_TYPES)}, got {repo_type!r}")
+    ours = _is_ours(folder)
     if repo_type == "model":
-        _check_model(folder, files)
+        _check_model(folder, files, ours)
         files = without_results_of_other_weights(folder, files)
         warn_of_foreign_ids(folder, others)
     rewritten = {path: text for path, text in with_names(folder, others).items() if path in files}
-    if by_hand or _is_ours(folder):
+    if by_hand or ours:
         rewritten[CARD_NAME] = _card(folder, files, rewritten, repo_id, by_hand)
-    if repo_type == "model" and INFO in files and _is_ours(folder):
-        _check_pack(folder)
+    if repo_type == "model" and INFO in files and ours:
+        try:
+            Pack.from_pretrained(folder)
+        except PackError as error:
+            raise ValueError(f"the pack cannot be read, so nobody could use it: {error}") from error
     sizes = {path: len(text) for path, text in rewritten.items()}
     return Upload(folder, repo_id, cast(RepoType, repo_type), files | sizes, rewritten, others)
 
@@ -192,10 +194,10 @@ def _guess_type(folder: Path, files: Mapping[str, int]) -> str:
     raise ValueError(f"{folder} looks like no model, data set or Space: say which with repo_type")
 
 
-def _check_model(folder: Path, files: Mapping[str, int]) -> None:
+def _check_model(folder: Path, files: Mapping[str, int], ours: bool) -> None:
     if not any(name in files for name in INDICES):
         raise ValueError(f"{folder} has none of {', '.join(INDICES)}: was its saving interrupted?")
-    if not _is_ours(folder):
+    if not ours:
         return
     if WEIGHTS_NAME not in files:
         raise ValueError(f"{folder} has no {WEIGHTS_NAME}: was its saving interrupted?")
@@ -203,16 +205,8 @@ def _check_model(folder: Path, files: Mapping[str, int]) -> None:
         with safe_open(folder / WEIGHTS_NAME, framework="pt"):
             pass
     except SafetensorError as error:
-        raise ValueError(
-            f"{folder / WEIGHTS_NAME} is damaged or half-written ({error}): save or download it again"
-        ) from error
-
-
-def _check_pack(folder: Path) -> None:
-    try:
-        Pack.from_pretrained(folder)
-    except PackError as error:
-        raise ValueError(f"the pack cannot be read, so nobody could use it: {error}") from error
+        damaged = f"{folder / WEIGHTS_NAME} is damaged or half-written ({error})"
+        raise ValueError(f"{damaged}: save or download it again") from error
 
 
 def _is_ours(folder: Path) -> bool:

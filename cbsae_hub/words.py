@@ -2,7 +2,7 @@
 
 import difflib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import regex
 
@@ -109,13 +109,15 @@ def _singular(word: str) -> str:
     return word
 
 
+def some(names: Sequence[str], limit: int = 5) -> str:
+    """The first of many names, and how many more there are."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
 def number(value: float | None, digits: int = 3, missing: str = "") -> str:
     """A number for people: with separators of thousands if it is whole and not small, else with decimals.
 
-    Args:
-        value: The number.
-        digits: Decimals.
-        missing: Text for None and NaN.
+    ``missing`` is the text for None and NaN.
     """
     if value is None or value != value:
         return missing

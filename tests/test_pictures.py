@@ -18,7 +18,7 @@ from tiny_models import build, processor
 
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.encoders.vision import VisionEncoder
-from cbsae_hub.pictures import to_rgb
+from cbsae_hub.pictures import grid_of, to_rgb
 from cbsae_hub.scoring.build_pack import thumbnails
 from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
 
@@ -385,6 +385,12 @@ def test_pictures_of_datasets_are_turned_once(tmp_path):
     features = datasets.Features({"image": datasets.Image()})
     dataset = datasets.Dataset.from_dict({"image": [str(tmp_path / "a.png")]}, features)
     np.testing.assert_array_equal(shown(dataset[0]["image"]), np.rot90(NOISE[..., :3], -1))
+
+
+def test_a_grid_has_every_image_in_its_place():
+    colours = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    rows = [[Image.fromarray(np.full((4, 5, 3), colour, np.uint8)) for colour in row] for row in colours]
+    np.testing.assert_array_equal(np.asarray(grid_of(rows))[..., 0], colours.repeat(4, 0).repeat(5, 1))
 
 
 def test_there_is_one_entrance():

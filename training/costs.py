@@ -43,15 +43,8 @@ class Step:
 def make_encoder(config: Any, pixels: int | None, layer: int, tokens: str, device: Any = "meta") -> VisionEncoder:
     """A vision encoder with weights that mean nothing, and CLIP's preprocessing; on "meta" it has shapes and no memory.
 
-    Args:
-        config: In transformers, of the encoder or of a CLIP that contains it.
-        pixels: Side of the pictures that it is given; default what its config says.
-        layer: See :class:`VisionEncoder`, as the following.
-        tokens: Which ones.
-        device: Where the weights are.
-
-    Raises:
-        ValueError: If the family, the layer or the tokens are unknown.
+    The config is that of the encoder in transformers, or of a CLIP that contains it; it says how many pixels the side
+    of a picture has, if nobody else does. :class:`VisionEncoder` raises a ValueError for a wrong layer or tokens.
     """
     vision = copy.deepcopy(getattr(config, "vision_config", config))
     family = family_of(vision)
@@ -66,22 +59,14 @@ def make_encoder(config: Any, pixels: int | None, layer: int, tokens: str, devic
 
 
 def make_sae(config: SAETrainConfig, d_in: int, device: str = "meta") -> SAE:
-    """The SAE that a config asks for; on "meta" it has shapes and no memory.
-
-    Raises:
-        ValueError: If the config and the width do not make an SAE.
-    """
+    """The SAE that a config asks for, whose class raises a ValueError for a wrong one; see :func:`make_encoder`."""
     sizes = config.group_sizes(d_in)
     with torch.device(device):
         return SAE(d_in, config.neurons(d_in), config.activation, config.k, sizes, seed=config.seed)
 
 
 def make_bottleneck(sae: SAE, retained: int, concepts: int, cb_k: int = 5, device: str = "meta") -> CBSAE:
-    """A bottleneck beside as many neurons as are retained, with weights that mean nothing.
-
-    Raises:
-        ValueError: If they do not make a CB-SAE.
-    """
+    """A bottleneck beside as many neurons as are retained; see :func:`make_sae`."""
     config = {"d_in": sae.d_in, "d_sae": retained, "activation": sae.activation, "k": sae.k}
     with torch.device(device):
         return CBSAE(config, range(retained), [f"concept {i}" for i in range(concepts)], cb_k, seed=0)
@@ -126,8 +111,7 @@ def sae_memory(sae: SAE, config: SAETrainConfig) -> int:
     """Device memory of SAE training, at its worst: when all neurons are dead.
 
     Held: weights, gradients, two moments, and the latents of a batch. On top comes the larger of the auxiliary loss
-    (pre-activations of the dead neurons, those selected, and their gradient) and of a checkpoint (a copy of W_enc,
-    which is stored transposed).
+    (pre-activations of the dead neurons, those selected, their gradient) and of a checkpoint (a transposed W_enc).
     """
     weights = tensor_bytes(sae.parameters())
     latents = config.batch_size * sae.d_sae
@@ -138,14 +122,12 @@ def sae_memory(sae: SAE, config: SAETrainConfig) -> int:
 def bottleneck_memory(parent: SAE, cb: CBSAE, config: CBSAETrainConfig) -> int:
     """Device memory of bottleneck training.
 
-    The parent and two copies of what is retained of it, the bottleneck in training, and the concepts of a batch with
-    what their gradients need.
+    The parent and two copies of what is retained of it, the bottleneck in training, the latents of inference, and the
+    rows and concepts of a batch with what their gradients need.
     """
-    concepts = config.batch_size * len(cb.concepts) * FLOAT32
-    rows = config.batch_size * parent.d_in * FLOAT32
     bottleneck = 3 * tensor_bytes((cb.W_enc_cb, cb.W_dec_cb)) + _moments(cb, config)
-    inference = TOKENS_AT_ONCE * cb.d_sae * FLOAT32
-    return model_bytes(parent) + 2 * model_bytes(cb) + bottleneck + 12 * concepts + 6 * rows + inference
+    batch = config.batch_size * (12 * len(cb.concepts) + 6 * parent.d_in) + TOKENS_AT_ONCE * cb.d_sae
+    return model_bytes(parent) + 2 * model_bytes(cb) + bottleneck + batch * FLOAT32
 
 
 def scoring_memory(sae: SAE, width: int, concepts: int, images: int, top_k: int) -> int:
@@ -186,21 +168,18 @@ def shortages(steps: Sequence[Step]) -> list[str]:
         for where, needed, size in (("device", step.memory, device_memory()), ("host", step.host, host_memory()))
         if needed > size
     ]
-    parts: dict[int, list[tuple[int, str]]] = {}  # by file system
-    folders: dict[int, Path] = {}
+    disks: dict[int, tuple[Path, list[tuple[int, str]]]] = {}  # by file system: a folder there, and what goes there
     for step in steps:
         for purpose, (path, size) in step.disk.items():
             folder = existing_folder(path)
-            place = folder.stat().st_dev
-            folders.setdefault(place, folder)
             missing = max(0, size - (folder_bytes(path) if path.is_dir() else 0))
-            parts.setdefault(place, []).append((missing, purpose))
-    for place, needs in parts.items():
-        total, free = sum(size for size, _ in needs), free_bytes(folders[place])
+            disks.setdefault(folder.stat().st_dev, (folder, []))[1].append((missing, purpose))
+    for folder, needs in disks.values():
+        total, free = sum(size for size, _ in needs), free_bytes(folder)
         if total > free:
             largest = ", ".join(f"{purpose} {spelled(size)}" for size, purpose in sorted(needs, reverse=True)[:5])
             lacking.append(
-                f"disk: {spelled(total)} are needed where {folders[place]} is, {spelled(free)} are free; "
+                f"disk: {spelled(total)} are needed where {folder} is, {spelled(free)} are free; "
                 f"the largest parts: {largest}"
             )
     return lacking

@@ -9,7 +9,7 @@ cache, is read instead. The exit code is 1, with a line for each problem, if som
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,22 +32,10 @@ from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.hub.files import read_text
 from cbsae_hub.models.checks import integer
 from cbsae_hub.studies.tables import markdown_table
-from training import costs
+from training import costs, recipes
 from training.costs import Step
 from training.extract_activations import open_images
-from training.recipes import (
-    SECTIONS,
-    ActivationsSection,
-    CBSAESection,
-    DryRunSection,
-    EvaluationSection,
-    ImageSource,
-    PruneSettings,
-    SAESection,
-    ScoresSection,
-    SteerabilitySection,
-    read_sections,
-)
+from training.recipes import SECTIONS, DryRunSection, read_sections
 
 MODELS = {  # settings that are ids of models
     "activations": ("encoder",),
@@ -58,18 +46,11 @@ MODELS = {  # settings that are ids of models
 
 
 class DryRun:
-    """The check of one recipe.
-
-    Args:
-        recipe: The file.
+    """The check of one recipe, whose errors are those of :func:`read_sections`.
 
     Attributes:
         steps: What there is to do, in order.
         problems: What is wrong, a line each.
-
-    Raises:
-        ValueError: If it is no YAML of sections.
-        OSError: If it cannot be read.
     """
 
     def __init__(self, recipe: Path):
@@ -95,20 +76,13 @@ class DryRun:
             raw = self.raw.get("dry_run", {})
             self.facts = DryRunSection.from_dict({key: raw[key] for key in raw if hasattr(self.facts, str(key))})
             DryRunSection.from_dict(raw)  # names what is unknown
-        checks = {
-            "activations": self._activations,
-            "sae": self._sae,
-            "scores": self._scores,
-            "steerability": self._steerability,
-            "cbsae": self._cbsae,
-            "evaluate": self._evaluate,
-        }
-        for name in (*checks, *(name for name in SECTIONS if name not in checks)):
+        for name, kind in SECTIONS.items():  # in the order of the steps
             if name in self.raw and name != "dry_run":
                 with self._noting(name):
-                    section = self.sections[name] = SECTIONS[name].from_dict(self.raw[name])
-                    if name in checks:
-                        checks[name](section)
+                    section = self.sections[name] = kind.from_dict(self.raw[name])
+                    check = getattr(self, f"_{name}", None)  # the methods below
+                    if check is not None:
+                        check(section)
                 self._ids(name)
         self._downloads()
         self.problems += costs.shortages(self.steps)
@@ -131,10 +105,9 @@ class DryRun:
 
     # --------------------------------------------------------------------------------------------- sections
 
-    def _activations(self, settings: ActivationsSection) -> None:
+    def _activations(self, settings: recipes.ActivationsSection) -> None:
         step = self._step("activations")
-        config = self._config(settings)
-        encoder = costs.make_encoder(config, self.facts.pixels, settings.layer, settings.tokens)
+        encoder = costs.make_encoder(self._config(settings), self.facts.pixels, settings.layer, settings.tokens)
         self.encoder, self.images = encoder, self._count(settings, "images")
         stored = encoder.tokens_per_image
         size = costs.store_bytes(self.images, stored, encoder.d_in, settings.dtype or "float16")
@@ -145,7 +118,7 @@ class DryRun:
             f"block {encoder.layer} of {encoder.num_layers}"
         )
 
-    def _sae(self, settings: SAESection) -> None:
+    def _sae(self, settings: recipes.SAESection) -> None:
         step, config = self._step("sae"), settings.config()
         self._fits("sae", "activations", settings.activations, "activations")
         if self.encoder is None:
@@ -154,14 +127,13 @@ class DryRun:
         self._require(config.k <= sae.d_sae, "sae", f"k {config.k} is more than the {sae.d_sae} neurons")
         rows = self.images and self.images * self.encoder.tokens_per_image
         self._require(not rows or rows >= config.batch_size, "sae", f"{rows} activations are fewer than one batch")
-        size = costs.training_disk(sae, costs.sae_checkpoint_bytes(sae))
-        step.disk["SAE and checkpoints"] = settings.output, size
+        step.disk["SAE and checkpoints"] = settings.output, costs.training_disk(sae, costs.sae_checkpoint_bytes(sae))
         step.memory = costs.sae_memory(sae, config)
         groups = "" if sae.group_sizes is None else f" in groups of {', '.join(map(str, sae.group_sizes))}"
         passes = f", {config.steps * config.batch_size / rows:.1f} passes" if rows else ""
         step.shapes = f"{sae.d_sae} neurons{groups}; {config.steps} steps of {config.batch_size}{passes}"
 
-    def _scores(self, settings: ScoresSection) -> None:
+    def _scores(self, settings: recipes.ScoresSection) -> None:
         step = self._step("scores")
         self._fits("scores", "model", settings.model, "sae")
         counts = {name: self._concepts(source) for name, source in settings.concepts.items()}
@@ -177,7 +149,7 @@ class DryRun:
             sums = 8 * self.sae.d_sae * width + 12 * top_k * self.sae.d_sae
             step.disk["checkpoint of the sums"] = settings.output, sums
 
-    def _steerability(self, settings: SteerabilitySection) -> None:
+    def _steerability(self, settings: recipes.SteerabilitySection) -> None:
         step = self._step("steerability")
         self._require("scores" in self.raw, "steerability", "needs a section `scores`, to which it adds")
         if self.sae is not None and isinstance(settings.neurons, int):
@@ -188,7 +160,7 @@ class DryRun:
             models.append(settings.llava)
         step.memory = int(1e9 * sum(self.facts.models_gb.get(model, 0) for model in models))
 
-    def _cbsae(self, settings: CBSAESection) -> None:
+    def _cbsae(self, settings: recipes.CBSAESection) -> None:
         concepts = self._concepts(settings.concepts)
         if settings.names not in (None, self.outputs.get("scores")) and self.scoring:
             step = self._step("names")
@@ -201,13 +173,11 @@ class DryRun:
             self._fits("cbsae", "scores", settings.scores, "scores")
         if self.sae is None or self.images is None:
             raise ValueError("its SAE is not known: section `sae` has to be right first")
-        retained, by = self._retained(settings.prune), settings.prune.by
+        retained, by, cb_k = self._retained(settings.prune), settings.prune.by, settings.cb_k
         steered = by == "both" or "steerability" in ((by,) if isinstance(by, str) else by)
         self._require(not steered or "steerability" in self.raw, "cbsae", "pruning by steerability needs its section")
-        self._require(
-            settings.cb_k < concepts, "cbsae", f"cb_k {settings.cb_k} is not less than the {concepts} concepts"
-        )
-        self.cb = cb = costs.make_bottleneck(self.sae, retained, concepts, settings.cb_k)
+        self._require(cb_k < concepts, "cbsae", f"cb_k {cb_k} is not less than the {concepts} concepts")
+        self.cb = cb = costs.make_bottleneck(self.sae, retained, concepts, cb_k)
         embeddings = costs.store_bytes(self.images, 1, self._embedding_width(settings.teacher), "float16")
         checkpoint = costs.bottleneck_checkpoint_bytes(cb, config)
         step.disk["teacher's embeddings"] = settings.embeddings, embeddings
@@ -215,7 +185,7 @@ class DryRun:
         step.memory, step.host = costs.bottleneck_memory(self.sae, cb, config), embeddings
         step.shapes = f"{retained} of {self.sae.d_sae} neurons, at most {concepts} concepts, {config.steps} steps"
 
-    def _evaluate(self, settings: EvaluationSection) -> None:
+    def _evaluate(self, settings: recipes.EvaluationSection) -> None:
         step = self._step("evaluate")
         for section in ("scores", "steerability", "cbsae"):
             self._require(section in self.raw, "evaluate", f"needs a section `{section}`")
@@ -241,10 +211,12 @@ class DryRun:
 
     # ------------------------------------------------------------------------------------------------ shapes
 
-    def _config(self, settings: ActivationsSection) -> Any:
+    def _config(self, settings: recipes.ActivationsSection) -> Any:
         """The encoder's config in transformers: its own if it is here, else the recipe's."""
         source, described = settings.encoder, self.facts.encoder
-        folder = source if Path(source).is_dir() else self._cached(source, settings.encoder_revision)
+        folder: Any = source if Path(source).is_dir() else None
+        with suppress(HFValidationError):
+            folder = folder or try_to_load_from_cache(source, "config.json", revision=settings.encoder_revision)
         if not isinstance(folder, str):
             if not described:
                 raise ValueError(f"{source} is not here, so `dry_run.encoder` has to say what it is like")
@@ -256,14 +228,7 @@ class DryRun:
                 raise ValueError(f"`dry_run.encoder` says {key} {value!r}, the config of {source} {own[key]!r}")
         return config
 
-    @staticmethod
-    def _cached(repo_id: str, revision: str | None) -> Any:
-        try:
-            return try_to_load_from_cache(repo_id, "config.json", revision=revision)
-        except HFValidationError:
-            return None
-
-    def _count(self, source: ImageSource, key: str) -> int:
+    def _count(self, source: recipes.ImageSource, key: str) -> int:
         """Number of images that a section reads."""
         if source.is_function:
             return len(open_images(source)[0])
@@ -276,7 +241,7 @@ class DryRun:
 
     def _probe_images(self) -> int:
         scores = self.sections["scores"]
-        return self._count(ImageSource(images=scores.images, split=scores.split), "probe_images")
+        return self._count(recipes.ImageSource(images=scores.images, split=scores.split), "probe_images")
 
     def _concepts(self, source: str) -> int:
         """Number of concepts in a list; a published one before its duplicates are removed."""
@@ -289,7 +254,7 @@ class DryRun:
         config = Path(model) / OPEN_CLIP_CONFIG
         return json.loads(read_text(config))["model_cfg"]["embed_dim"] if config.is_file() else 512
 
-    def _retained(self, prune: PruneSettings) -> int:
+    def _retained(self, prune: recipes.PruneSettings) -> int:
         """Number of neurons that pruning leaves, all of them at most where a threshold decides."""
         d_sae = self.sae.d_sae
         if prune.share is not None:
@@ -342,21 +307,15 @@ class DryRun:
 
     def table(self) -> str:
         """The steps in Markdown."""
-        rows = [
-            {
-                "step": step.name,
-                "shapes": step.shapes,
-                "disk": ", ".join(f"{purpose} {costs.spelled(size)}" for purpose, (_, size) in step.disk.items()),
-                "memory": costs.spelled(step.memory),
-            }
+        disks = [
+            ", ".join(f"{purpose} {costs.spelled(size)}" for purpose, (_, size) in step.disk.items())
             for step in self.steps
         ]
-        return markdown_table(pd.DataFrame(rows))
+        rows = [(step.name, step.shapes, disk, costs.spelled(step.memory)) for step, disk in zip(self.steps, disks)]
+        return markdown_table(pd.DataFrame(rows, columns=["step", "shapes", "disk", "memory"]))
 
 
-def main(
-    recipe: Annotated[Path, typer.Option(help="YAML file; all its sections are checked.")],
-) -> None:
+def main(recipe: Annotated[Path, typer.Option(help="YAML file; all its sections are checked.")]) -> None:
     """Check a recipe without its data."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:

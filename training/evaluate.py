@@ -39,11 +39,7 @@ FIGURES = {"retained": ("neurons retained", "share-"), "k": ("k of the bottlenec
 
 
 def trained(settings: CBSAESection, folder: Path, accelerator: Accelerator) -> CBSAE:
-    """The model that an earlier call left in the folder, or a new one.
-
-    Raises:
-        ValueError: If the folder has one of other settings.
-    """
+    """The model that an earlier call left in the folder, or a new one; a ValueError if it has other settings."""
     settings = settings.replace(output=folder)
     claim(folder, {name: value for name, value in settings.to_dict(defaults=False).items() if name != "output"})
     if not (folder / "training.json").is_file():
@@ -130,11 +126,9 @@ def main(
             cb = trained(variant, folder / name, accelerator)
             rows.append(row(name, scored(evaluator, cb, folder / name, judge, scores, draw=name in seeds), cb))
         first = CBSAE.from_pretrained(folder / seeds[0])
+        models = {"SAE": (sae, folder / "sae"), "CB-SAE": (first, folder / seeds[0])}
         by_judge = {
-            one: {
-                name: scored(evaluator, model, where, one, scores, speak=False)
-                for name, model, where in (("SAE", sae, folder / "sae"), ("CB-SAE", first, folder / seeds[0]))
-            }
+            one: {name: scored(evaluator, *model, one, scores, speak=False) for name, model in models.items()}
             for one in (judge, *others)
         }
     except (ValueError, OSError) as error:

@@ -21,14 +21,9 @@ EXTRACTION = ("dtype", "images_per_shard", "batch_size", "seed", "readers")  # o
 
 
 def open_images(source: ImageSource) -> tuple[Any, dict[str, Any]]:
-    """Opens the dataset that a recipe names.
+    """Opens the dataset that a recipe names; returns it with its description for the manifest.
 
-    Returns:
-        The dataset, and its description for the manifest.
-
-    Raises:
-        ValueError: If there is no such function or no such split.
-        OSError: If there are no such images.
+    Errors are those of :func:`load_function` and :func:`load_images`.
     """
     if source.is_function:
         return load_function(source.images)(**source.images_args), {"id": source.images, **source.images_args}
@@ -40,8 +35,7 @@ def open_images(source: ImageSource) -> tuple[Any, dict[str, Any]]:
 
 def source_of(description: dict[str, Any]) -> ImageSource:
     """The images that a manifest describes, at the revision that was read then."""
-    others = {key: value for key, value in description.items() if key != "id"}
-    source = description["id"]
+    source, others = description["id"], {key: value for key, value in description.items() if key != "id"}
     if ":" in source:
         return ImageSource(images=source, images_args=others)
     return ImageSource(images=source, split=others["split"], images_revision=others.get("revision"))
@@ -58,21 +52,11 @@ def main(
     accelerator = Accelerator()
     try:
         settings = ActivationsSection.read(recipe, overrides, output=output)
-        encoder = VisionEncoder.from_pretrained(
-            settings.encoder,
-            layer=settings.layer,
-            tokens=settings.tokens,
-            revision=settings.encoder_revision,
-            device=accelerator.device,
-        )
+        place = {"revision": settings.encoder_revision, "device": accelerator.device}
+        encoder = VisionEncoder.from_pretrained(settings.encoder, settings.layer, settings.tokens, **place)
         images, source = open_images(settings)
         store = extract_activations(
-            encoder,
-            images,
-            settings.output,
-            source=source,
-            accelerator=accelerator,
-            **settings.chosen(*EXTRACTION),
+            encoder, images, settings.output, source=source, accelerator=accelerator, **settings.chosen(*EXTRACTION)
         )
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error

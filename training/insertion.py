@@ -29,11 +29,7 @@ KEY = "JUDGE_API_KEY"
 
 
 def make_judge(settings: str | ChatJudgeSettings) -> Judge:
-    """The judge that a recipe asks for: a function of this checkout, ``module:function``, or a language model.
-
-    Raises:
-        ValueError: If there is no such function.
-    """
+    """The judge that a recipe asks for; raises a ValueError if there is no such function."""
     if isinstance(settings, ChatJudgeSettings):
         return ChatJudge(settings.model, settings.base_url, os.environ.get(KEY))
     try:
@@ -60,22 +56,17 @@ def ask(settings: InsertionSection, device: str) -> pd.DataFrame:
 
 
 def answers(settings: InsertionSection, device: str, again: bool) -> pd.DataFrame:
-    """Asks LLaVA and writes answers.parquet, or reads what was written.
-
-    Raises:
-        ValueError: If those are answers of other settings.
-    """
-    folder = settings.output
-    content = settings.to_dict(defaults=False)
+    """Asks LLaVA and writes answers.parquet, or reads it; raises a ValueError if its answers are of other settings."""
+    file, content = settings.output / "answers.parquet", settings.to_dict(defaults=False)
     decisive = {key: content[key] for key in content if key not in ("judge", "output")}
     if again:
-        frame = pd.read_parquet(folder / "answers.parquet")
+        frame = pd.read_parquet(file)
         if frame.attrs != decisive:
-            raise ValueError(f"the answers in {folder} are of other settings: run without --judge-again")
+            raise ValueError(f"the answers in {settings.output} are of other settings: run without --judge-again")
         return frame
     frame = ask(settings, device)
     frame.attrs = decisive  # pandas keeps it in the file
-    write(frame, folder / "answers.parquet")
+    write(frame, file)
     return frame
 
 

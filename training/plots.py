@@ -3,7 +3,6 @@
 python training/plots.py runs/emoji-scores --output runs/emoji-plots
 """
 
-import json
 import logging
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +12,7 @@ import typer
 from cbsae_hub import NeuronTable
 from cbsae_hub import plots as plotting
 from cbsae_hub.cli.sources import open_image
-from cbsae_hub.hub.files import read_text, replace_file
+from cbsae_hub.hub.files import read_json, replace_file
 
 FORMATS = ("png", "svg", "pdf")
 
@@ -35,7 +34,7 @@ def main(
         if len({folder.resolve().name for folder in folders}) < len(folders):
             raise ValueError("two folders have the same name: figures could not tell them apart")
         tables = {folder.resolve().name: NeuronTable.read(folder).frame for folder in folders}
-        scores = {folder.resolve().name: json.loads(read_text(folder / "scores.json")) for folder in folders}
+        scores = {folder.resolve().name: read_json(folder / "scores.json") for folder in folders}
         picture = image and open_image(str(image))
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error

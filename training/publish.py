@@ -93,7 +93,7 @@ def table(uploads: Sequence[Upload]) -> str:
         (upload.repo_id, upload.repo_type, f"{len(upload.files)}", f"{upload.size:,}", ", ".join(_renamed(upload)))
         for upload in uploads
     ]
-    files, size = (sum(part) for part in zip(*((len(upload.files), upload.size) for upload in uploads)))
+    files, size = sum(len(upload.files) for upload in uploads), sum(upload.size for upload in uploads)
     rows = [("repository", "type", "files", "bytes", "references"), *rows, ("all", "", f"{files}", f"{size:,}", "")]
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join(

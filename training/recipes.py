@@ -11,35 +11,23 @@ from pydantic.dataclasses import dataclass
 from typing_extensions import Self
 
 from cbsae_hub.hub.files import read_text
-from cbsae_hub.trainers.config import (
-    CBSAETrainConfig,
-    Count,
-    Flag,
-    Integer,
-    Natural,
-    Number,
-    SAETrainConfig,
-    Settings,
-)
+from cbsae_hub.trainers.config import CBSAETrainConfig, Count, Flag, Integer, Natural, Number, SAETrainConfig, Settings
 
 
 class Section(Settings):
-    """A section of a recipe.
-
-    Attributes:
-        section: Its name in the recipe.
-    """
+    """A section of a recipe; ``section``, an argument of its class, is its name there."""
 
     section: ClassVar[str]
 
+    def __init_subclass__(cls, section: str, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.section = section
+
     @classmethod
     def read(cls, recipe: Path | None, overrides: Sequence[str] | None = None, **options: Any) -> Self:
-        """Reads the section from a recipe.
+        """Reads the section from a recipe, or None; overrides ``key=value``, in YAML, take precedence.
 
-        Args:
-            recipe: The file, or None for overrides and options only.
-            overrides: ``key=value``, the value in YAML, which take precedence.
-            **options: Values that take precedence over both, unless they are None.
+        Options that are not None take precedence over both.
 
         Raises:
             ValueError: If the recipe is not YAML or lacks the section, an override is not of that form, or a setting is
@@ -70,11 +58,7 @@ def read_settings(recipe: Path | None, section: str, overrides: Sequence[str]) -
 
 
 def read_sections(recipe: Path) -> dict[str, Any]:
-    """Reads all sections of a recipe, unchecked.
-
-    Raises:
-        ValueError: If the file is not YAML of sections.
-    """
+    """Reads all sections of a recipe, unchecked; raises a ValueError if the file is not YAML of sections."""
     sections = _parse(read_text(recipe), str(recipe)) or {}
     if not isinstance(sections, dict):
         raise ValueError(f"{recipe} holds no sections")
@@ -89,11 +73,7 @@ def _parse(text: str, source: str) -> Any:
 
 
 def load_function(source: str) -> Callable[..., Any]:
-    """Imports a function that a recipe names as ``module:function``.
-
-    Raises:
-        ValueError: If there is no such function.
-    """
+    """Imports a function that a recipe names as ``module:function``; raises a ValueError if there is none."""
     module, _, function = source.partition(":")
     try:
         return getattr(import_module(module), function)
@@ -123,10 +103,8 @@ class ImageSource(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActivationsSection(ImageSource, Section):
+class ActivationsSection(ImageSource, Section, section="activations"):
     """Settings of extract_activations.py."""
-
-    section = "activations"
 
     encoder: str
     encoder_revision: str | None = None
@@ -142,10 +120,8 @@ class ActivationsSection(ImageSource, Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SAESection(SAETrainConfig, Section):
+class SAESection(SAETrainConfig, Section, section="sae"):
     """Settings of train_sae.py: the store, the output, and everything that decides the weights."""
-
-    section = "sae"
 
     activations: Path
     output: Path
@@ -156,10 +132,8 @@ class SAESection(SAETrainConfig, Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoresSection(Section):
+class ScoresSection(Section, section="scores"):
     """Settings of score_neurons.py and build_pack.py; see :meth:`NeuronScorer.from_pretrained`."""
-
-    section = "scores"
 
     model: str
     judge: str
@@ -181,10 +155,8 @@ class ScoresSection(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SteerabilitySection(Section):
+class SteerabilitySection(Section, section="steerability"):
     """Settings of score_neurons.py --steer: models, neurons, and arguments of :class:`SteerabilityScorer`."""
-
-    section = "steerability"
 
     llava: str | None = None
     sentences: str | None = None
@@ -216,17 +188,14 @@ class PruneSettings(Settings):
     weights: dict[str, Number] | None = None
 
     def __post_init__(self) -> None:
-        limits = self.count, self.share, self.threshold
-        if sum(limit is not None for limit in limits) != 1:
+        if sum(limit is not None for limit in (self.count, self.share, self.threshold)) != 1:
             settings = self.to_dict(defaults=False)
             raise ValueError(f"prune takes exactly one of count, share and threshold, got {settings}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CBSAESection(CBSAETrainConfig, Section):
+class CBSAESection(CBSAETrainConfig, Section, section="cbsae"):
     """Settings of train_cbsae.py: what is pruned and added, and everything that decides the weights."""
-
-    section = "cbsae"
 
     model: str
     scores: str
@@ -250,10 +219,8 @@ class CBSAESection(CBSAETrainConfig, Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationSection(Section):
+class EvaluationSection(Section, section="evaluate"):
     """Settings of evaluate.py; those of other sections that it replaces, and what it varies."""
-
-    section = "evaluate"
 
     judges: dict[str, str]
     """Name to folder or id; the first one judges all models."""
@@ -272,10 +239,9 @@ class EvaluationSection(Section):
     zero_shot: tuple[str, ...] | None = None
 
     def variants_of(self, base: CBSAESection) -> dict[str, CBSAESection]:
-        """Name to the settings of each model that is trained; all but the seeds have the first seed.
+        """The settings of each model that is trained, by its name; all but the seeds have the first seed.
 
-        Raises:
-            ValueError: Names the variant whose settings are wrong.
+        A ValueError names the variant whose settings are wrong.
         """
         first: dict[str, Any] = {"seed": self.seeds[0]}
         changes = {
@@ -302,10 +268,8 @@ class ChatJudgeSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InsertionSection(Section):
+class InsertionSection(Section, section="insertion"):
     """Settings of insertion.py; see :class:`InsertionExperiment`."""
-
-    section = "insertion"
 
     model: str
     llava: str
@@ -330,10 +294,8 @@ class InsertionSection(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepSection(ImageSource, Section):
+class SweepSection(ImageSource, Section, section="sweep"):
     """Settings of sweep.py: the grid, the images to score on, and training settings that all SAEs share."""
-
-    section = "sweep"
 
     encoder: str
     layers: tuple[Integer, ...]
@@ -355,10 +317,8 @@ class SweepSection(ImageSource, Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZeroShotSteeringSection(Section):
+class ZeroShotSteeringSection(Section, section="zero_shot_steering"):
     """Settings of zero_shot_steering.py."""
-
-    section = "zero_shot_steering"
 
     model: str
     clip: str
@@ -376,10 +336,8 @@ class ZeroShotSteeringSection(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DryRunSection(Section):
+class DryRunSection(Section, section="dry_run"):
     """Facts of models and images that dry_run.py cannot read where they are absent."""
-
-    section = "dry_run"
 
     encoder: dict[str, Any] | None = None
     """The encoder's config in transformers."""

@@ -4,9 +4,9 @@
     accelerate launch training/score_neurons.py --recipe training/recipes/emoji.yaml --steer
 
 Writes neurons.parquet, labels.parquet (where the truth is known), examples.parquet, vocabulary.safetensors and
-scores.json: all that build_pack.py needs. With ``--steer`` it sets each neuron
-and lets LLaVA speak and unCLIP draw (recipe section ``steerability``), and adds those scores to what is there. An
-interrupted run goes on where its last checkpoint was. docs/metrics.md says what each score is.
+scores.json: all that build_pack.py needs. With ``--steer`` it sets each neuron and lets LLaVA speak and unCLIP draw
+(recipe section ``steerability``), and adds those scores to what is there. An interrupted run goes on where its last
+checkpoint was. docs/metrics.md says what each score is.
 """
 
 import logging
@@ -40,13 +40,7 @@ def make_scorer(settings: ScoresSection, device: Any) -> tuple[NeuronScorer, Any
 
 
 def steering_parts(steering: SteerabilitySection, scores: ScoresSection, device: Any) -> dict[str, Any]:
-    """Loads what section ``steerability`` names; returns arguments of SteerabilityScorer.
-
-    Args:
-        steering: The section.
-        scores: Section ``scores``: the model, beside which the others may lie, and the images.
-        device: Device of the models.
-    """
+    """Loads what section ``steerability`` names, beside the model of ``scores``: arguments of SteerabilityScorer."""
     model = scores.model
     sae, where = load_sae(model), {"device": device, "beside": model}
     return {
@@ -108,8 +102,7 @@ def main(
         if settings.output is None:
             raise ValueError("the recipe lacks output")
         if steer_too:
-            steering = SteerabilitySection.read(recipe, overrides)
-            figures = steer(steering, settings, settings.output, accelerator)
+            figures = steer(SteerabilitySection.read(recipe, overrides), settings, settings.output, accelerator)
         else:
             figures = score(settings, settings.output, accelerator)
     except (ValueError, OSError) as error:

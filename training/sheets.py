@@ -32,8 +32,7 @@ def main(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         sections = (section.read(recipe).to_dict() for section in (CBSAESection, ScoresSection, SteerabilitySection))
-        settings = SheetSettings.of(*sections)
-        study = SheetStudy(settings, count, image, device)
+        study = SheetStudy(SheetSettings.of(*sections), count, image, device)
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     sheet = study.run()

@@ -33,13 +33,7 @@ MODELS_SECTION = re.compile(r"(?<=\n## The models\n\n).*?(?=\n## )", re.DOTALL)
 
 
 class Contents:
-    """The contents of a Space, and the repositories that it gets from the Hub.
-
-    Attributes:
-        folders: The folders that it holds, by their names in it.
-        models: Its models on the Hub.
-        datasets: Its datasets on the Hub.
-    """
+    """The contents of a Space: folders by their names in it, and models and datasets that it gets from the Hub."""
 
     def __init__(self) -> None:
         self.folders: dict[str, Path] = {}
@@ -77,8 +71,7 @@ class Contents:
         folder = Path(source)
         if folder.is_dir():
             load(folder)
-            Pack.from_pretrained(folder)
-            config, info = read_config(folder / CONFIG_NAME), json.loads(read_text(folder / INFO))
+            config, info = read_config(folder / CONFIG_NAME), Pack.from_pretrained(folder).info
         else:
             config, info = _cached(source, CONFIG_NAME), _cached(source, INFO)
         encoder = {"id": config.get("encoder_id"), "revision": config.get("encoder_revision")}
@@ -91,16 +84,7 @@ class Contents:
         return name
 
     def add_generator(self, source: str, index: str) -> str:
-        """Adds a LLaVA or Stable unCLIP.
-
-        Args:
-            source: Folder or Hub id.
-            index: The JSON file that every such model has.
-
-        Raises:
-            ValueError: See :meth:`add`; or the file is damaged.
-            OSError: If there is no such model.
-        """
+        """Adds a LLaVA or Stable unCLIP, with the JSON file ``index`` that all of them have; errors as :meth:`add`."""
         name, file = self.add(source), Path(source) / index
         if Path(source).is_dir() and not file.is_file():
             raise FileNotFoundError(f"{source} has no {index}: it is not a model, or its saving was interrupted")
@@ -144,12 +128,7 @@ def _cached(repo_id: str, file: str) -> dict[str, Any]:
 
 
 def space_card(contents: Contents, served: list[str] | None) -> str:
-    """The card of the Space.
-
-    Args:
-        contents: What it holds.
-        served: Names of the models that the page shows and steers; None for those that are shipped.
-    """
+    """The card of a Space with these contents, whose page serves models of these names; None for those shipped."""
     card = SpaceCard.load(ROOT / "spaces" / CARD)
     if served is not None:
         listed = [f"- `{name}`, in this repository" if name.startswith(f"{HUB}/") else f"- {name}" for name in served]
@@ -173,8 +152,9 @@ def assemble(space: Path, contents: Contents, card: str) -> None:
             f"{space} is not empty, and not as this command leaves it: delete it, or take another folder"
         )
     folders = {PACKAGE: ROOT / PACKAGE, **{f"{HUB}/{name}": folder for name, folder in contents.folders.items()}}
-    if inside := [str(folder) for folder in folders.values() if folder.resolve() in space.resolve().parents]:
-        raise ValueError(f"{space} lies in {inside[0]}, which goes into the Space: take another folder")
+    for folder in folders.values():
+        if folder.resolve() in space.resolve().parents:
+            raise ValueError(f"{space} lies in {folder}, which goes into the Space: take another folder")
     new, old = (space.with_name(f".{space.name}.{secrets.token_hex(4)}.{end}") for end in ("new", "old"))
     try:
         for name, folder in folders.items():
@@ -204,13 +184,7 @@ def _replaceable(space: Path) -> bool:
 def make_space(
     space: Path, model: list[str] | None = None, llava: str | None = None, unclip: str | None = None
 ) -> tuple[Contents, dict[str, str]]:
-    """Assembles the page as a Space.
-
-    Args:
-        space: The folder.
-        model: Folders or Hub ids of SAEs or CB-SAEs; default what is shipped.
-        llava: Folder or Hub id of the LLaVA to steer.
-        unclip: Folder or Hub id of the Stable unCLIP to steer.
+    """Assembles the page as a Space in a folder, of models that are folders or Hub ids; default what is shipped.
 
     Returns:
         What it holds, and the variables that the Space needs.
@@ -228,10 +202,9 @@ def make_space(
     if len(set(names)) < len(names):
         raise ValueError("one of the models is given twice")
     values = {"CBSAE_MODELS": ",".join(names)}
-    if llava:
-        values["CBSAE_LLAVA"] = contents.add_generator(llava, "config.json")
-    if unclip:
-        values["CBSAE_UNCLIP"] = contents.add_generator(unclip, "model_index.json")
+    for name, source, index in (("CBSAE_LLAVA", llava, "config.json"), ("CBSAE_UNCLIP", unclip, "model_index.json")):
+        if source:
+            values[name] = contents.add_generator(source, index)
     needed = {name: value for name, value in values.items() if choices[name]}
     served = ",".join(values.values()).split(",")
     assemble(space, contents, space_card(contents, served if needed else None))

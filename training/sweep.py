@@ -35,6 +35,10 @@ from training.extract_activations import open_images
 from training.recipes import SweepSection
 
 KINDS = {"BatchTopK": None, "Matryoshka": REFERENCE_GROUPS}
+FIGURES = {  # in the table, with their digits
+    "explained variance": ("explained_variance", 3), "L0": ("l0", 1), "MS mean": ("mean", 3), "best": ("best", 3),
+    "worst": ("worst", 3),
+}  # fmt: skip
 TRAINING = ("k", "steps", "batch_size", "lr", "warmup_steps", "decay_start", "dead_after_tokens", "seed")
 
 
@@ -48,31 +52,18 @@ def train_one(store: ActivationStore, output: Path, settings: dict[str, Any]) ->
     return SAE.from_pretrained(output)
 
 
-class Raw:
-    """The encoder's own neurons, scored as if they were latents: signed, and on every token."""
-
-    def __init__(self, d_in: int, width: int):
-        self.monosemanticity = MonosemanticityScore(d_in, width)
-
-    def update(self, v: torch.Tensor, embeddings: torch.Tensor) -> None:
-        """Adds a batch of activations ``[images, tokens, d_in]``."""
-        self.monosemanticity.update(v.mean(1), embeddings)
-
-    def row(self) -> dict[str, Any]:
-        """A row of the table."""
-        return describe(self.monosemanticity.compute())
-
-
 class Scored:
-    """One SAE and the sums of its scores."""
+    """The sums of the scores of an SAE; or of the encoder's own neurons, as if they were latents: signed, and dense."""
 
-    def __init__(self, sae: SAE, width: int):
-        self.sae = sae
-        self.monosemanticity = MonosemanticityScore(sae.d_sae, width)
-        self.reconstruction = Reconstruction(sae.d_in)
+    def __init__(self, sae: SAE | None, d_in: int, width: int):
+        self.sae, self.reconstruction = sae, Reconstruction(d_in)
+        self.monosemanticity = MonosemanticityScore(sae.d_sae if sae else d_in, width)
 
     def update(self, v: torch.Tensor, embeddings: torch.Tensor) -> None:
         """Adds a batch of activations ``[images, tokens, d_in]``."""
+        if self.sae is None:
+            self.monosemanticity.update(v.mean(1), embeddings)
+            return
         values, owners = self.sae.encode_sparse(v)
         decoded = self.sae.decode_sparse(values, owners).flatten(0, 1)
         self.reconstruction.update(v.flatten(0, 1), decoded, (values > 0).sum(-1).flatten())
@@ -80,7 +71,7 @@ class Scored:
 
     def row(self) -> dict[str, Any]:
         """A row of the table."""
-        return {**self.reconstruction.compute(), **describe(self.monosemanticity.compute())}
+        return {**(self.reconstruction.compute() if self.sae else {}), **describe(self.monosemanticity.compute())}
 
 
 @torch.no_grad()
@@ -89,16 +80,12 @@ def score(encoder: VisionEncoder, saes: dict[tuple, SAE], settings: SweepSection
     encoder = VisionEncoder(encoder.model, encoder.processor, encoder.layer, whole_image(encoder.tokens))
     images = load_images(settings.probe_images, settings.probe_split)
     embed = ImageEmbedder(image_model(settings.similarity, encoder.device))
-    scored: dict[tuple, Raw | Scored] = {}
-    population = None
+    scored: dict[tuple, Scored] = {}
     for _, pictures in tqdm(image_batches(images, 64), total=-(-len(images) // 64), desc="score", unit="batch"):
         v, embeddings = encoder(pictures), embed(pictures)
         if not scored:
-            width = embeddings.shape[1]
-            scored = {
-                ("none", None): Raw(encoder.d_in, width),
-                **{key: Scored(sae, width) for key, sae in saes.items()},
-            }
+            every = {("none", None): None, **saes}
+            scored = {key: Scored(sae, encoder.d_in, embeddings.shape[1]) for key, sae in every.items()}
         for one in scored.values():
             one.update(v, embeddings)
     population = scored["none", None].monosemanticity.population()
@@ -111,23 +98,11 @@ def score(encoder: VisionEncoder, saes: dict[tuple, SAE], settings: SweepSection
 def as_markdown(rows: list[dict[str, Any]]) -> str:
     """The table as it stands in the documentation."""
     frame = pd.DataFrame(rows)
-    table = pd.DataFrame(
-        {
-            "layer": frame["layer"],
-            "SAE": [kind if kind == "none" else f"{kind} x{e:g}" for kind, e in zip(frame["kind"], frame["expansion"])],
-            **{
-                title: [("" if pd.isna(value) else f"{value:.{digits}f}") for value in frame[column]]
-                for title, column, digits in (
-                    ("explained variance", "explained_variance", 3),
-                    ("L0", "l0", 1),
-                    ("MS mean", "mean", 3),
-                    ("best", "best", 3),
-                    ("worst", "worst", 3),
-                )
-            },
-            "undefined": [f"{undefined} of {n}" for undefined, n in zip(frame["undefined"], frame["n"])],
-        }
-    )
+    saes = [kind if kind == "none" else f"{kind} x{e:g}" for kind, e in zip(frame["kind"], frame["expansion"])]
+    table = pd.DataFrame({"layer": frame["layer"], "SAE": saes})
+    for title, (column, digits) in FIGURES.items():
+        table[title] = ["" if pd.isna(value) else f"{value:.{digits}f}" for value in frame[column]]
+    table["undefined"] = [f"{undefined} of {n}" for undefined, n in zip(frame["undefined"], frame["n"])]
     return markdown_table(table)
 
 
@@ -143,15 +118,12 @@ def main(
         settings = SweepSection.read(recipe, overrides)
         common = settings.chosen(*TRAINING)
         for layer in settings.layers:
-            encoder = VisionEncoder.from_pretrained(
-                settings.encoder, layer=layer, tokens=settings.tokens, device=accelerator.device
-            )
+            place = {"layer": layer, "tokens": settings.tokens, "device": accelerator.device}
+            encoder = VisionEncoder.from_pretrained(settings.encoder, **place)
             images, source = open_images(settings)
-            shard = settings.chosen("images_per_shard")
+            options = {"source": source, "accelerator": accelerator, **settings.chosen("images_per_shard")}
             folder = settings.output / f"layer-{encoder.layer}"
-            store = extract_activations(
-                encoder, images, folder / "activations", source=source, accelerator=accelerator, **shard
-            )
+            store = extract_activations(encoder, images, folder / "activations", **options)
             saes = {}
             for kind, expansion in product(KINDS, settings.expansions):
                 one = {**common, "expansion": expansion, "group_fractions": KINDS[kind]}

@@ -58,12 +58,7 @@ def choose(settings: CBSAESection) -> tuple[CBSAE, Pruned, pd.DataFrame]:
 
 
 def train_model(settings: CBSAESection, accelerator: Accelerator, resume: bool = False) -> BottleneckHeldout:
-    """Trains the model that a recipe's section asks for, and writes it with its selection.json.
-
-    Raises:
-        ValueError: If the settings, the scores or the activations do not fit.
-        OSError: If something is missing.
-    """
+    """Trains the model that a recipe's section asks for, and writes it with its selection.json."""
     config = settings.config()
     cb, pruned, report = choose(settings)
     logging.info("%s", pruned.report.to_string(index=False))
@@ -72,22 +67,15 @@ def train_model(settings: CBSAESection, accelerator: Accelerator, resume: bool =
     teacher = ClipLike.from_pretrained(settings.teacher, device=accelerator.device, beside=settings.model)
     cb.provenance = replace(cb.provenance, teacher={"id": teacher.repo_id, "revision": teacher.revision})
     images, _ = open_images(source_of(store.manifest["images"]))
-    embeddings = all_embeddings(
-        extract_embeddings(
-            teacher, images, settings.embeddings, source=store.manifest["images"], accelerator=accelerator
-        )
-    )
+    source = store.manifest["images"]
+    embeddings = extract_embeddings(teacher, images, settings.embeddings, source=source, accelerator=accelerator)
     train, heldout = store.holdout(config.heldout_fraction, config.seed)
     texts = teacher.embed_texts(cb.concepts)
-    trainer = CBSAETrainer(config, cb, train, heldout, embeddings, texts, settings.output)
+    trainer = CBSAETrainer(config, cb, train, heldout, all_embeddings(embeddings), texts, settings.output)
     if accelerator.is_main_process:
         settings.output.mkdir(parents=True, exist_ok=True)
-        selection = {
-            "pruning": pruned.settings,
-            "parts": pruned.report.to_dict("records"),
-            "concepts": report.to_dict("records"),
-        }
-        write_json(settings.output / "selection.json", selection)
+        tables = {"parts": pruned.report.to_dict("records"), "concepts": report.to_dict("records")}
+        write_json(settings.output / "selection.json", {"pruning": pruned.settings, **tables})
     return trainer.train(resume=resume)
 
 

@@ -39,14 +39,9 @@ def main(
     except Interrupted as stop:
         logging.warning("%s", stop)
         raise typer.Exit(stop.exit_code) from stop
-    logging.info(
-        "%s: explained variance %.4f, L0 %.2f, silent neurons %.2f %% of %d held-out tokens",
-        settings.output,
-        final.explained_variance,
-        final.l0,
-        100 * final.silent_share,
-        final.tokens,
-    )
+    figures = final.explained_variance, final.l0, 100 * final.silent_share, final.tokens
+    form = "%s: explained variance %.4f, L0 %.2f, silent neurons %.2f %% of %d held-out tokens"
+    logging.info(form, settings.output, *figures)
 
 
 if __name__ == "__main__":

@@ -58,14 +58,10 @@ def mean_and_error(values: pd.Series) -> dict[str, float]:
 
 
 def steerability(folder: Path, judge: str, seeds: Sequence[int], family: str) -> dict[str, dict[str, Any]]:
-    """Text steerability with its standard errors, as evaluate.py has measured it.
+    """Text steerability with its standard errors, as evaluate.py has measured it in its ``output``.
 
-    Args:
-        folder: The recipe's ``evaluate.output``.
-        judge: The first of its judges.
-        seeds: Seeds of the CB-SAEs.
-        family: The kind of truth that concepts are: of the SAE's neurons also those alone that are named after the
-            label of that kind that they detect best, as the bottleneck's are concepts.
+    Concepts are a family of the truth. Of the SAE's neurons also those alone are taken that are named after the label
+    of this family that they detect best, as the bottleneck's are concepts.
     """
     sae = Scores.load(folder / "sae" / judge).neurons
     parts = {"SAE": sae, "SAE, rightly named": sae[sae["truth_agrees"].eq(True) & sae["truth_family"].eq(family)]}

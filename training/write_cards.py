@@ -14,9 +14,7 @@ from cbsae_hub.cards.write import CardError, write_card
 ROOT = Path(__file__).parents[1]
 
 
-def main(
-    names: Annotated[list[str] | None, typer.Argument(help="Folders of hub/; default all.")] = None,
-) -> None:
+def main(names: Annotated[list[str] | None, typer.Argument(help="Folders of hub/; default all.")] = None) -> None:
     """Write the cards again."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for name in names or sorted(path.stem for path in (ROOT / "model_cards").glob("*.md")):

@@ -28,8 +28,7 @@ from training.recipes import ZeroShotSteeringSection
 def image_sets(settings: ZeroShotSteeringSection) -> dict[str, list[Image.Image]]:
     """The images that are steered: some of the split, and a white one of their size."""
     source = load_images(settings.images, settings.split, beside=settings.model)
-    numbers = draw(settings.images_count, len(source), "images_count", settings.seed)
-    images = source.select(numbers)["image"][:]
+    images = source.select(draw(settings.images_count, len(source), "images_count", settings.seed))["image"][:]
     return {
         f"{len(images)} images ({settings.split})": images,
         "a white image": [Image.new("RGB", images[0].size, "white")],
@@ -57,18 +56,11 @@ def main(
         settings = ZeroShotSteeringSection.read(recipe, overrides)
         strengths = list(settings.strengths or STRENGTHS)
         words, device = ConceptSet.load(settings.vocabulary), Accelerator().device
-        steerer = ClipZeroShotSteerer.from_pretrained(
-            settings.clip, settings.model, words, device=device, beside=settings.model
-        )
-        sweep = sweep_clip(
-            steerer,
-            image_sets(settings),
-            strengths=strengths,
-            neurons=None if settings.neurons == "all" else settings.neurons,
-            gamma=settings.gamma,
-            beta=settings.beta,
-            seed=settings.seed,
-        )
+        where = {"device": device, "beside": settings.model}
+        steerer = ClipZeroShotSteerer.from_pretrained(settings.clip, settings.model, words, **where)
+        neurons = None if settings.neurons == "all" else settings.neurons
+        options = settings.chosen("gamma", "beta", "seed")
+        sweep = sweep_clip(steerer, image_sets(settings), strengths=strengths, neurons=neurons, **options)
         save(settings.output, sweep, settings.to_dict() | {"strengths": strengths})
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error

@@ -29,20 +29,14 @@ class CardError(ValueError):
 class ByHand:
     """The hand-written part of a card.
 
-    Attributes:
-        metadata: Metadata for the Hub.
-        text: Markdown. What stands before its first heading is the story, which comes first in a card; the sections
-            come last.
-        measures: Entries of metrics.json with their meaning.
-        results: The same for the Hub's model-index.
-        measured_by: The command that measured them.
+    What stands before the first heading of its text is the story, which comes first in a card; the sections come last.
     """
 
-    metadata: dict[str, Any] = field(default_factory=dict)
-    text: str = ""
-    measures: list[Measure] = field(default_factory=list)
-    results: list[EvalResult] = field(default_factory=list)
-    measured_by: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)  # for the Hub
+    text: str = ""  # Markdown
+    measures: list[Measure] = field(default_factory=list)  # entries of metrics.json with their meaning
+    results: list[EvalResult] = field(default_factory=list)  # the same for the Hub's model-index
+    measured_by: str | None = None  # the command that measured them
 
     @classmethod
     def read(cls, path: str | Path, facts: Facts, repo_id: str) -> "ByHand":
@@ -69,19 +63,17 @@ class ByHand:
             dataset = metadata.pop("measured_on", None)
             if generated := sorted(metadata.keys() & set(GENERATED)):
                 raise CardError(f"{path}: {', '.join(generated)} is made of measures, do not write it")
-            measures = [
-                Measure(row["name"], row["key"], facts.metrics[row["metric"]], None, row["meaning"]) for row in rows
-            ]
+            values = [facts.metrics[row["metric"]] for row in rows]
+            measures = [Measure(row["name"], row["key"], one, None, row["meaning"]) for row, one in zip(rows, values)]
         except (TemplateError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
             raise CardError(f"{path}: {error!r}; metrics.json has {', '.join(facts.metrics) or 'nothing'}") from error
-        if unmeasured := [row["metric"] for row, one in zip(rows, measures) if not is_measured(one.value)]:
+        if unmeasured := [row["metric"] for row, one in zip(rows, values) if not is_measured(one)]:
             raise CardError(f"{path}: {', '.join(unmeasured)} of metrics.json cannot be measures, they are no numbers")
         task = metadata.get("pipeline_tag") or (TASK if facts.model_class else "")
         if rows and dataset and not task:
             raise CardError(f"{path}: results on a data set need the task, pipeline_tag")
-        results = [
-            entry for row, one in zip(rows, measures) for entry in model_index([one], task, dataset, row.get("split"))
-        ]
+        pairs = zip(rows, measures)
+        results = [entry for row, one in pairs for entry in model_index([one], task, dataset, row.get("split"))]
         return cls(metadata, text.strip(), measures, results, command)
 
     @classmethod

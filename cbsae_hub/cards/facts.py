@@ -19,16 +19,7 @@ logger = logging.getLogger(__name__)
 
 CONFIGS = ("config.json", "model_index.json", "open_clip_config.json")
 CLASSES = ("SAE", "CBSAE")
-OWN_SECTIONS = (
-    "sae_config",
-    "sae_names",
-    "imported_from",
-    "parent",
-    "pruning",
-    "teacher",
-    "concepts_sha256",
-    "parent_group_sizes",
-)
+OWN_SECTIONS = "sae_config sae_names imported_from parent pruning teacher concepts_sha256 parent_group_sizes".split()
 LONG = ("concepts", "sae_neuron_ids")  # the card has only their lengths
 DATASET_TYPE = re.compile(r"([\w-]+/)?[\w.-]+", re.ASCII)  # the Hub takes no other
 METRICS = "metrics.json"
@@ -52,24 +43,15 @@ class Facts:
     """The results files of a folder. Those of other weights count as missing, with a warning.
 
     All must name their weights but metrics.json, which may be of somebody else's script.
-
-    Attributes:
-        folder: The folder, or None of a model that is in memory only.
-        config: Config of a model of any library; empty where there is none, as beside a dataset.
-        metrics: metrics.json: results of an evaluation script.
-        training: Record of the training of an SAE or CB-SAE.
-        evaluation: Results of training/evaluate.py.
-        pack: pack.json: scores of its neurons.
-        revision: :func:`folder_revision` of the weights, None where there are none.
     """
 
-    folder: Path | None = None
-    config: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, Any] = field(default_factory=dict)
-    training: dict[str, Any] = field(default_factory=dict)
-    evaluation: dict[str, Any] = field(default_factory=dict)
-    pack: dict[str, Any] = field(default_factory=dict)
-    revision: str | None = None
+    folder: Path | None = None  # None of a model that is in memory only
+    config: dict[str, Any] = field(default_factory=dict)  # of a model of any library; empty beside a dataset, say
+    metrics: dict[str, Any] = field(default_factory=dict)  # metrics.json: results of an evaluation script
+    training: dict[str, Any] = field(default_factory=dict)  # record of the training of an SAE or CB-SAE
+    evaluation: dict[str, Any] = field(default_factory=dict)  # results of training/evaluate.py
+    pack: dict[str, Any] = field(default_factory=dict)  # pack.json: scores of its neurons
+    revision: str | None = None  # the folder_revision, None where there are no weights
 
     @classmethod
     def read(cls, folder: str | Path) -> "Facts":
@@ -90,12 +72,7 @@ class Facts:
                 logger.warning("%s is of other weights: the card is written without it", folder / OF_WEIGHTS[name])
                 parts[name] = {}
         configs = [folder / name for name in CONFIGS if (folder / name).is_file()]
-        return cls(
-            folder,
-            config=_object(configs[0]) if configs else {},
-            revision=revision,
-            **parts,
-        )
+        return cls(folder, config=_object(configs[0]) if configs else {}, revision=revision, **parts)
 
     @property
     def model_class(self) -> str | None:
@@ -145,7 +122,11 @@ class Facts:
 
     def parameters(self, part: str = ".") -> int:
         """Number of weights in the safetensors files of a sub-folder."""
-        return sum(_elements(file) for file in sorted(self._path(part).glob("*.safetensors")))
+        count = 0
+        for file in self._path(part).glob("*.safetensors"):
+            with safe_open(file, framework="pt") as opened:
+                count += sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())
+        return count
 
     def _path(self, name: str) -> Path:
         if self.folder is None:
@@ -160,11 +141,7 @@ class Facts:
 def model_index(measures: Sequence[Measure], task: str, dataset: str | None, split: str | None) -> list[EvalResult]:
     """Measures as results in the Hub's model-index; none where it is unknown on which data they were found.
 
-    Args:
-        measures: The measures.
-        task: The Hub's name of the task.
-        dataset: Its Hub id, or a folder of images, of which only the name is written.
-        split: Part of the dataset.
+    ``dataset`` is an id on the Hub, or a folder of images, of which only the name is written.
     """
     if dataset is None:
         return []
@@ -193,14 +170,9 @@ def _measures(pack: dict[str, Any]) -> Iterator[Measure]:
     sure = "nearly all" if sure is None else f"{sure:.0%}"
     steering = scores.get("steerability", {})
     strength = f"{steering.get('alpha')}" + ("" if steering.get("unit") == "absolute" else f" {steering.get('unit')}")
-    by_words = (
-        f"cosine of the first word of {_label(steering.get('llava'))} and the neuron's name, "
-        f"by {steering.get('sentences')}"
-    )
-    by_pictures = (
-        f"mean cosine of what {_label(steering.get('unclip'))} draws to the neuron's top images, "
-        f"judge {_label(steering.get('pictures'))}"
-    )
+    llava, unclip, judge = (_label(steering.get(model)) for model in ("llava", "unclip", "pictures"))
+    by_words = f"cosine of the first word of {llava} and the neuron's name, by {steering.get('sentences')}"
+    by_pictures = f"mean cosine of what {unclip} draws to the neuron's top images, judge {judge}"
     alone = f"the neuron alone set to {strength}"
     within = f"the neuron of a white image set to {strength}"
     table = (
@@ -211,14 +183,12 @@ def _measures(pack: dict[str, Any]) -> Iterator[Measure]:
         ("interpretability", "clip_dissect", at("interpretability", "mean_score"),
          at("interpretability", "mean_score_of_chance"),
          f"CLIP-Dissect: mean soft-WPMI of a neuron and its name, judge {_label(pack['judge'])}; "
-         "chance: random top images. "
-         "It depends on the list of concepts"),
+         "chance: random top images. It depends on the list of concepts"),
         ("names above chance", "names_above_chance", at("interpretability", "share_above_chance"), None,
          f"share of neurons whose name scores above {sure} of the names that random top images get"),
         ("MonoSemanticity", "monosemanticity", at("monosemanticity", "mean"), at("monosemanticity", "population"),
          "mean cosine of the images on which a neuron is active, weighted by how much; judge "
-         f"{_label(at('monosemanticity', 'judge'))}; "
-         "chance: any two images"),
+         f"{_label(at('monosemanticity', 'judge'))}; chance: any two images"),
         ("steerability, words, unit vector", "steerability_text_unit", at("steerability", "text_unit", "mean"),
          at("steerability", "text_unit_random", "mean"), f"{by_words}; {alone}; chance: a random direction as long"),
         ("steerability, words, white image", "steerability_text_white", at("steerability", "text_white", "mean"),
@@ -247,18 +217,12 @@ def is_measured(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _elements(file: Path) -> int:
-    with safe_open(file, framework="pt") as opened:
-        return sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())
-
-
 def _object(path: Path) -> dict[str, Any]:
     """A JSON object; empty where there is no such file."""
     if not path.is_file():
         return {}
     content = read_json(path)
     if not isinstance(content, dict):
-        raise ValueError(
-            f"{path} must hold a JSON object, found {type(content).__name__}: write it again, or delete it"
-        )
+        kind = type(content).__name__
+        raise ValueError(f"{path} must hold a JSON object, found {kind}: write it again, or delete it")
     return content

@@ -16,14 +16,14 @@ from cbsae_hub.cards.by_hand import TASK, ByHand, CardError
 from cbsae_hub.cards.facts import Facts, Measure, model_index
 from cbsae_hub.cards.markdown import environment
 from cbsae_hub.hub.files import write_text
+from cbsae_hub.hub.locate import CARD_NAME
 from cbsae_hub.hub.stamp import edited_by_hand, is_hub_id, stamped
 from cbsae_hub.version import __version__
 
 __all__ = ["CardError", "render_card", "write_card"]
 
-CARD_NAME = "README.md"
 TABLES = ("SAE and CB-SAE", "parts")  # of evaluation.json
-_TEMPLATE = (files("cbsae_hub.cards") / "card.md.jinja").read_text(encoding="utf-8")
+_TEMPLATE = environment().from_string((files("cbsae_hub.cards") / "card.md.jinja").read_text(encoding="utf-8"))
 
 
 def write_card(folder: str | Path, repo_id: str | None = None, by_hand: str | Path | None = None) -> None:
@@ -56,34 +56,26 @@ def write_card(folder: str | Path, repo_id: str | None = None, by_hand: str | Pa
 
 
 def render_card(facts: Facts, repo_id: str, by_hand: ByHand | None = None) -> str:
-    """The card as text: values are inserted as data, they cannot add metadata, markup or template code.
+    """The card as text, whose examples load ``repo_id``.
 
-    Args:
-        facts: The results files.
-        repo_id: The id that the examples load.
-        by_hand: The hand-written part.
+    Values are inserted as data, they cannot add metadata, markup or template code.
     """
     by_hand = by_hand or ByHand()
     measures = facts.measures()
-    metadata = _metadata(facts, repo_id, by_hand, measures)
     story, sections = by_hand.marked(facts.revision)
-    text = (
-        environment()
-        .from_string(_TEMPLATE)
-        .render(
-            metadata=metadata.to_yaml().strip(),
-            title=repo_id.rsplit("/", 1)[-1],
-            repo_id=repo_id,
-            facts=facts,
-            config=facts.config,
-            sae=facts.sae,
-            by_hand=by_hand,
-            story=story,
-            sections=sections,
-            measures=measures,
-            tables={name: _turned(rows) for name, rows in facts.evaluation.get("tables", {}).items() if name in TABLES},
-            version=__version__,
-        )
+    text = _TEMPLATE.render(
+        metadata=_metadata(facts, repo_id, by_hand, measures).to_yaml().strip(),
+        title=repo_id.rsplit("/", 1)[-1],
+        repo_id=repo_id,
+        facts=facts,
+        config=facts.config,
+        sae=facts.sae,
+        by_hand=by_hand,
+        story=story,
+        sections=sections,
+        measures=measures,
+        tables={name: _turned(rows) for name, rows in facts.evaluation.get("tables", {}).items() if name in TABLES},
+        version=__version__,
     )
     return stamped(re.sub(r"\n{3,}", "\n\n", text))
 
@@ -96,15 +88,14 @@ def _metadata(facts: Facts, repo_id: str, by_hand: ByHand, measures: list[Measur
         images, data = facts.pack.get("images", {}), facts.config.get("training_data")
         results += model_index(measures, TASK, images.get("id"), images.get("split"))
         tags = {"interpretability", "vision", *_tags(facts), *own.pop("tags", [])}
+        models = _ids(facts.config.get("encoder_id"), facts.parent.get("id"))
         derived = {
             "library_name": "cbsae_hub",
             "pipeline_tag": TASK,
-            "base_model": _ids(facts.config.get("encoder_id"), facts.parent.get("id")),
+            "base_model": models if len(models) > 1 else next(iter(models), None),
             "datasets": _ids(data.get("id") if isinstance(data, dict) else data, images.get("id")) or None,
             "tags": sorted(tags),
         }
-        if len(derived["base_model"]) < 2:
-            derived["base_model"] = (derived["base_model"] or [None])[0]
     if results:
         derived |= {"model_name": repo_id.rsplit("/", 1)[-1], "eval_results": results}
     return ModelCardData(**derived | own)
@@ -113,13 +104,8 @@ def _metadata(facts: Facts, repo_id: str, by_hand: ByHand, measures: list[Measur
 def _tags(facts: Facts) -> list[str]:
     if facts.sae is None:
         return []
-    kind = ["concept-bottleneck"] if facts.model_class == "CBSAE" else []
-    return [
-        "sparse-autoencoder",
-        facts.sae["activation"],
-        *kind,
-        *(["matryoshka"] if facts.sae.get("group_sizes") else []),
-    ]
+    kinds = {"concept-bottleneck": facts.model_class == "CBSAE", "matryoshka": facts.sae.get("group_sizes")}
+    return ["sparse-autoencoder", facts.sae["activation"], *(tag for tag, applies in kinds.items() if applies)]
 
 
 def _turned(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -31,7 +31,8 @@ def pack(
     concepts: Annotated[
         list[str],
         typer.Option(
-            help="Text file, one concept a line, or a published list (broden, 3k, 20k ...). The first is for names."
+            help="Text file, one concept a line; common, the list that comes with the package; or a published one "
+            "(broden, 3k, 20k ...). The first is for names."
         ),
     ],
     split: Annotated[str, typer.Option(help='Split of the images; several with "+".')] = "train",

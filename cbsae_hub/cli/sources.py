@@ -17,12 +17,7 @@ WHITE = "white"
 
 
 def open_image(source: str) -> "Image.Image":
-    """Opens a picture of the disk, upright, in RGB; or makes a white one.
-
-    Raises:
-        ValueError: If it is no picture, or damaged.
-        OSError: If there is no such file.
-    """
+    """Opens a picture of the disk, upright, in RGB, or makes a white one; raises OSError or ValueError otherwise."""
     from PIL import Image
 
     from cbsae_hub.pictures import to_rgb, white_image
@@ -41,11 +36,7 @@ def open_image(source: str) -> "Image.Image":
 
 
 def pack_of(model: str, revision: str | None = None) -> "Pack | None":
-    """Opens the pack of a model; None if it has none.
-
-    Raises:
-        OSError: If it is damaged, or cannot be downloaded.
-    """
+    """Opens the pack of a model; None if it has none. Raises OSError if it is damaged, or cannot be downloaded."""
     from cbsae_hub.neurons.pack import Pack, PackMissing
 
     if Path(model).is_file():  # an SAE of another library, which may be one
@@ -96,11 +87,7 @@ def k_of(sae: "SAE | CBSAE") -> int | None:
 
 
 def device_of(name: str | None) -> str:
-    """Returns the device of that name; without a name a GPU, if there is one.
-
-    Raises:
-        ValueError: If there is no such device here.
-    """
+    """Returns the device of that name, or raises ValueError; without a name a GPU, if there is one."""
     import torch
 
     if name is None:

@@ -155,10 +155,11 @@ def _check_output(output: Path) -> None:
 def _save(pictures: "dict[str, Image.Image]", output: Path) -> dict[str, str]:
     """Writes drawings; returns the file of each, the same for all if they are in one row."""
     from cbsae_hub.hub.files import replace_file
+    from cbsae_hub.pictures import grid_of
 
     if output.suffix.lower() in PICTURE_TYPES:
         files = dict.fromkeys(pictures, output)
-        written = {output: _row(list(pictures.values()))}
+        written = {output: grid_of([list(pictures.values())])}
     else:
         files = {name: output / f"{name}.png" for name in pictures}
         written = {files[name]: picture for name, picture in pictures.items()}
@@ -167,14 +168,3 @@ def _save(pictures: "dict[str, Image.Image]", output: Path) -> dict[str, str]:
         with replace_file(file) as partial:
             picture.save(partial, PICTURE_TYPES[file.suffix.lower()])
     return {name: str(file) for name, file in files.items()}
-
-
-def _row(pictures: "list[Image.Image]") -> "Image.Image":
-    """Returns drawings of one size beside each other."""
-    from PIL import Image
-
-    width, height = pictures[0].size
-    whole = Image.new("RGB", (width * len(pictures), height))
-    for place, picture in enumerate(pictures):
-        whole.paste(picture, (place * width, 0))
-    return whole

@@ -196,12 +196,8 @@ class ActivationStore:
         Raises:
             ValueError: If there are fewer rows than one batch, or an argument is out of range.
         """
-        order, count = self._order(batch_size, seed, epoch, start_batch, rank, world, drop_last, memory)
-
-        def load(index: int) -> torch.Tensor:
-            return self._gather(order(index)).to(dtype)
-
-        return load_ahead(load, range(start_batch, count))
+        order, numbers = self._order(batch_size, seed, epoch, start_batch, rank, world, drop_last, memory)
+        return load_ahead(lambda number: self._gather(order(number)).to(dtype), numbers)
 
     def labelled_batches(
         self, batch_size: int, seed: int, epoch: int, start_batch: int = 0, rank: int = 0, world: int = 1
@@ -211,26 +207,19 @@ class ActivationStore:
         Returns:
             Iterator of rows ``[batch_size / world, d_in]`` float32 and image ids ``[batch_size / world]``.
         """
-        order, count = self._order(batch_size, seed, epoch, start_batch, rank, world, True, FITS_IN_MEMORY)
+        order, numbers = self._order(batch_size, seed, epoch, start_batch, rank, world)
 
-        def load(index: int) -> tuple[torch.Tensor, torch.Tensor]:
-            rows = order(index)
+        def load(number: int) -> tuple[torch.Tensor, torch.Tensor]:
+            rows = order(number)
             return self._gather(rows).float(), torch.from_numpy(self.images[rows // self.tokens_per_image])
 
-        return load_ahead(load, range(start_batch, count))
+        return load_ahead(load, numbers)
 
     def _order(
-        self,
-        batch_size: int,
-        seed: int,
-        epoch: int,
-        start_batch: int,
-        rank: int,
-        world: int,
-        drop_last: bool,
-        memory: int,
-    ) -> tuple[Callable[[int], np.ndarray], int]:
-        """This process's rows of a global batch by its number, and how many batches there are."""
+        self, batch_size: int, seed: int, epoch: int, start_batch: int, rank: int, world: int,
+        drop_last: bool = True, memory: int = FITS_IN_MEMORY,
+    ) -> tuple[Callable[[int], np.ndarray], range]:  # fmt: skip
+        """This process's rows of a global batch by its number, and the numbers of the batches to come."""
         if batch_size < 1 or start_batch < 0 or not 0 <= rank < world:
             raise ValueError(f"no batches of {batch_size} from {start_batch} on for process {rank} of {world}")
         order = ShuffledOrder(len(self), memory // (self.d_in * self._shards.itemsize), seed, epoch)
@@ -238,10 +227,10 @@ class ActivationStore:
         if count == 0:
             raise ValueError(f"{len(self)} rows are fewer than one batch of {batch_size}")
 
-        def rows(index: int) -> np.ndarray:
-            return order.rows(index * batch_size, min((index + 1) * batch_size, len(self)))[rank::world]
+        def rows(number: int) -> np.ndarray:
+            return order.rows(number * batch_size, min((number + 1) * batch_size, len(self)))[rank::world]
 
-        return rows, count
+        return rows, range(start_batch, count)
 
     def _view(self, images: np.ndarray) -> "ActivationStore":
         return ActivationStore(self.folder, self.manifest, images, self._shards)
@@ -270,12 +259,8 @@ class _Shards:
             raise StoreError(f"the shards that {folder / MANIFEST} lists do not have its {expected} rows")
 
     def verify(self) -> None:
-        damaged = [
-            str(path)
-            for path, rows, expected in zip(self._paths, self._maps, self._digests)
-            if digest(rows) != expected
-        ]
-        if damaged:
+        parts = zip(self._paths, self._maps, self._digests)
+        if damaged := [str(path) for path, rows, expected in parts if digest(rows) != expected]:
             raise StoreError(f"damaged shards, delete them and extract again: {', '.join(damaged)}")
 
     def _rows_of(self, shard: int) -> np.ndarray:
@@ -289,11 +274,10 @@ class _Shards:
         """A copy of some rows, in the order in which they are asked for."""
         result = np.empty((len(rows), self._d_in), self._dtype)
         order = np.argsort(rows)
-        ordered = rows[order]
-        cuts = np.searchsorted(ordered, self._ends)
+        cuts = np.searchsorted(rows[order], self._ends)
         starts = np.concatenate([[0], cuts[:-1]])
         for shard in np.flatnonzero(cuts > starts).tolist():
-            part = slice(starts[shard], cuts[shard])
+            places = order[starts[shard] : cuts[shard]]
             first = self._ends[shard] - len(self._maps[shard])
-            result[order[part]] = self._rows_of(shard)[ordered[part] - first]
+            result[places] = self._rows_of(shard)[rows[places] - first]
         return result

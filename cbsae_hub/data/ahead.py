@@ -10,12 +10,9 @@ Loaded = TypeVar("Loaded")
 
 
 def load_ahead(load: Callable[[Item], Loaded], items: Iterable[Item], threads: int = 1) -> Generator[Loaded]:
-    """Yields ``load(item)`` for every item, in order, while threads load the next ones.
+    """Yields ``load(item)`` for every item, in order, while ``threads`` threads load as many of the next ones.
 
-    Args:
-        load: Called in other threads, in as many at a time as there are.
-        items: Arguments of ``load``.
-        threads: As many results are kept ahead. An error in ``load`` is raised where its result would have come.
+    An error in ``load`` is raised where its result would have come.
     """
     pending: deque[Future[Loaded]] = deque()
     with ThreadPoolExecutor(threads) as pool:

@@ -1,9 +1,10 @@
-"""Lists of concepts to name neurons with: a user's own, or published ones by name."""
+"""Lists of concepts to name neurons with: a user's own, the one that comes with the package, or published ones."""
 
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import httpx
@@ -16,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 RAW = "https://raw.githubusercontent.com"
 TIMEOUT = 30.0
+COMMON = "common"
 
 
 def _lines(text: str) -> list[str]:
@@ -29,38 +31,23 @@ def _values(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class PublishedList:
-    """A published list: its address, and how to know that a file is it.
+    """A published list: its address, and how to know that a file is it."""
 
-    Attributes:
-        url: The file at a fixed commit.
-        sha256: First 16 hexadecimal digits of the file's hash.
-        count: Concepts before duplicates are removed.
-        parse: Makes a list of the file's text.
-    """
-
-    url: str
-    sha256: str
-    count: int
-    parse: Callable[[str], list[str]] = _lines
+    url: str  # at a fixed commit
+    sha256: str  # first 16 digits
+    count: int  # of concepts, before duplicates are removed
+    parse: Callable[[str], list[str]] = _lines  # makes a list of the file's text
 
 
 _DISSECT = f"{RAW}/Trustworthy-ML-Lab/CLIP-dissect/21e7697/data"
+_VLG_CBM = f"{RAW}/Trustworthy-ML-Lab/VLG-CBM/376a768/concept_files/imagenet_per_class.json"
+_DECIDER = f"{RAW}/kowshikthopalli/DECIDER/9c744b9/core_concepts/imagenet_core_concepts.json"
 PUBLISHED = {
     "broden": PublishedList(f"{_DISSECT}/broden_labels_clean.txt", "603036d4b138c664", 1197),
     "3k": PublishedList(f"{_DISSECT}/3k.txt", "425845cf228cf912", 3000),
     "20k": PublishedList(f"{_DISSECT}/20k.txt", "4ed6e5336d7760d2", 20000),
-    "vlg-cbm": PublishedList(
-        f"{RAW}/Trustworthy-ML-Lab/VLG-CBM/376a768/concept_files/imagenet_per_class.json",
-        "6ce98f1ee1060291",
-        4729,
-        _values,
-    ),
-    "decider": PublishedList(
-        f"{RAW}/kowshikthopalli/DECIDER/9c744b9/core_concepts/imagenet_core_concepts.json",
-        "2117ed591aa408db",
-        7827,
-        _values,
-    ),
+    "vlg-cbm": PublishedList(_VLG_CBM, "6ce98f1ee1060291", 4729, _values),
+    "decider": PublishedList(_DECIDER, "2117ed591aa408db", 7827, _values),
 }
 
 
@@ -125,6 +112,15 @@ class ConceptSet:
         return cls(read_text(path).splitlines(), path.stem)
 
     @classmethod
+    def common(cls) -> "ConceptSet":
+        """The list "common": about 2,000 things that pictures show, in English, for arbitrary photographs.
+
+        It comes with the package and needs no network. It was written for the package, from no dataset's classes, and
+        has the package's licence (MIT). Words are spelled as in America, as most captions are that CLIPs have read.
+        """
+        return cls(_lines((files("cbsae_hub.data") / "common_concepts.txt").read_text(encoding="utf-8")), COMMON)
+
+    @classmethod
     def from_published(cls, name: str, cache: str | Path | None = None) -> "ConceptSet":
         """A published list: "broden", "3k", "20k" (CLIP-Dissect), "vlg-cbm" or "decider".
 
@@ -145,29 +141,28 @@ class ConceptSet:
         file = Path(cache or Path(constants.HF_HOME) / "cbsae_hub" / "concepts") / source.url.rsplit("/", 1)[1]
         if not file.is_file():
             _download(source.url, file, name)
-        content = file.read_bytes()
-        digest = sha256(content)
-        if not digest.startswith(source.sha256):
-            raise ValueError(
-                f"{file} is not the published list {name!r} (sha256 {digest[:16]}): delete it and try again"
-            )
-        concepts = source.parse(content.decode("utf-8"))
+        if (digest := sha256(file)[:16]) != source.sha256:
+            raise ValueError(f"{file} is not the published list {name!r} (sha256 {digest}): delete it and try again")
+        concepts = source.parse(file.read_text(encoding="utf-8"))
         if len(concepts) != source.count:
             raise ValueError(f"{file} holds {len(concepts)} concepts, the published list {name!r} has {source.count}")
         return cls(concepts, name)
 
     @classmethod
     def load(cls, source: str | Path) -> "ConceptSet":
-        """A published list by its name, or a text file by its path.
+        """The list "common" or a published one by its name, or a text file by its path.
 
         Raises:
             ValueError: See :meth:`from_file` and :meth:`from_published`.
             OSError: Likewise; or there is neither.
         """
+        if str(source) == COMMON:
+            return cls.common()
         if str(source) in PUBLISHED:
             return cls.from_published(str(source))
         if not Path(source).is_file():
-            raise FileNotFoundError(f"no file {source}, and no published list: those are {', '.join(PUBLISHED)}")
+            names = ", ".join([COMMON, *PUBLISHED])
+            raise FileNotFoundError(f"no file {source}, and no list of that name: those are {names}")
         return cls.from_file(source)
 
 

@@ -180,8 +180,8 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
 def _share(folder: Path, count: int, accelerator: Accelerator) -> list[int]:
     """The shards that this process makes: an equal share of those that an earlier run did not finish."""
     rank, world = accelerator.process_index, accelerator.num_processes
-    missing = [shard for shard in range(rank, count, world) if not _is_whole(folder / _shard_name(shard))]
-    missing = sorted(gather_object(missing))
+    mine = [shard for shard in range(rank, count, world) if not _is_whole(folder / _shard_name(shard))]
+    missing = sorted(gather_object(mine))
     if accelerator.is_main_process and len(missing) < count:
         logger.info("%s: %d of %d shards are there already", folder, count - len(missing), count)
     return missing[rank::world]

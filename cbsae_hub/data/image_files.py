@@ -16,6 +16,7 @@ from typing import Any
 from fsspec.utils import glob_translate
 
 from cbsae_hub.lazy import needed
+from cbsae_hub.words import some
 
 with needed("datasets", "reading an image dataset"):
     from datasets.data_files import sanitize_patterns
@@ -37,6 +38,7 @@ UNREAD = frozenset(
     ".heic .heif .avif .jxl .svg .dng .cr2 .cr3 .nef .arw .raf .orf .rw2 .tar .gz .tgz .bz2 .xz .7z .rar .arrow".split()
 )
 _SHARD = re.compile(r"(?P<name>.+)-\d{5}-of-\d{5}(?:[-.].*)?")
+_HIDDEN = re.compile(r"(^|/)(\.|__MACOSX(/|$)|__pycache__(/|$))")
 _SPLIT_NAME = re.compile(r"\w+(?:\.\w+)*")
 
 
@@ -46,21 +48,13 @@ class NoImages(ValueError):
 
 @dataclass
 class Layout:
-    """Files of a dataset by split.
+    """Files of a dataset by split."""
 
-    Attributes:
-        kind: Builder of `datasets` that reads them: "imagefolder" or "parquet".
-        splits: Names to paths of images and their metadata, of Parquet files, or of archives.
-        left_out: Files with images that belong to no split.
-        options: Arguments of the builder.
-        config: Name of the card's configuration.
-    """
-
-    kind: str
-    splits: dict[str, list[str]]
-    left_out: list[str]
-    options: dict[str, Any] = field(default_factory=dict)
-    config: str = "default"
+    kind: str  # builder of `datasets` that reads them: "imagefolder" or "parquet"
+    splits: dict[str, list[str]]  # names to paths of images and their metadata, of Parquet files, or of archives
+    left_out: list[str]  # files with images that belong to no split
+    options: dict[str, Any] = field(default_factory=dict)  # arguments of the builder
+    config: str = "default"  # name of the card's configuration
 
     def images(self, split: str) -> list[str]:
         """Paths of the images of a split, as far as they are files of their own."""
@@ -86,11 +80,7 @@ def list_folder(folder: Path) -> list[str]:
 
 def visible(files: Iterable[str]) -> list[str]:
     """Drops hidden files and those of macOS and Python; sorted."""
-    return sorted(
-        file
-        for file in files
-        if not any(part[0] == "." or part in ("__MACOSX", "__pycache__") for part in _parts(file))
-    )
+    return sorted(file for file in files if not _HIDDEN.search(file))
 
 
 def _raise(error: OSError) -> None:
@@ -148,9 +138,8 @@ def _by_card(files: Sequence[str], configs: MetadataConfigs, config: Mapping[str
     splits = {split: part for split, part in splits.items() if part}
     # What other configurations name is left out on purpose; of other kinds of files, the card need not speak.
     read = set().union(*splits.values())
-    listed = {
-        file for other in configs.values() for part in _patterns(other).values() for file in _matching(files, part)
-    }
+    patterns = [part for other in configs.values() for part in _patterns(other).values()]
+    listed = {file for part in patterns for file in _matching(files, part)}
     lost = set().union(*matched.values()) - read
     lost |= {file for file in files if _suffix(file) in set(map(_suffix, data)) and file not in listed}
     depth = min(len(os.path.commonprefix([_parts(file)[:-1] for file in part])) for part in splits.values())
@@ -171,11 +160,9 @@ def _folder(config: Mapping[str, Any]) -> str:
 
 
 def _matching(files: Sequence[str], patterns: Iterable[str]) -> list[str]:
-    matching: dict[str, None] = {}
-    for pattern in patterns:
-        matches = re.compile(glob_translate(pattern)).match
-        matching |= dict.fromkeys(file for file in files if file == pattern or matches(file))
-    return list(matching)
+    tests = [(pattern, re.compile(glob_translate(pattern)).match) for pattern in patterns]
+    matching = (file for pattern, matches in tests for file in files if file == pattern or matches(file))
+    return list(dict.fromkeys(matching))
 
 
 # ------------------------------------------------------------------------------------------------------ without a card
@@ -307,8 +294,3 @@ def _suffix(file: str) -> str:
 
 def _parts(file: str) -> tuple[str, ...]:
     return tuple(file.split("/"))
-
-
-def some(names: Sequence[str], limit: int = 5) -> str:
-    """The first of many names."""
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

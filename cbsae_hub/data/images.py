@@ -14,10 +14,11 @@ from PIL import Image
 from yaml import YAMLError
 
 from cbsae_hub.data.ahead import load_ahead
-from cbsae_hub.data.image_files import Layout, NoImages, arrange, list_folder, some, visible
+from cbsae_hub.data.image_files import Layout, NoImages, arrange, list_folder, visible
 from cbsae_hub.lazy import needed
 from cbsae_hub.models import resolve_id
 from cbsae_hub.pictures import ImageDataset, to_rgb
+from cbsae_hub.words import some
 
 with needed("datasets", "reading an image dataset"):
     import datasets
@@ -61,9 +62,8 @@ def load_images(
         if part not in layout.splits:
             raise ValueError(f"{source} has no split {part!r}; it has {', '.join(layout.splits)}")
     if layout.left_out:
-        logger.warning(
-            "%s: %d files are in no split and are left out: %s", source, len(layout.left_out), some(layout.left_out)
-        )
+        text = "%s: %d files are in no split and are left out: %s"
+        logger.warning(text, source, len(layout.left_out), some(layout.left_out))
     try:
         builder = files.builder()
         builder.download_and_prepare()
@@ -87,19 +87,12 @@ def commit_of_images(source: str | Path, revision: str | None = None) -> str | N
 
 @dataclass
 class _Files:
-    """The files of a dataset.
+    """The files of a dataset."""
 
-    Attributes:
-        root: A folder, or the address of a commit on the Hub: what the paths of the layout begin with.
-        commit: Commit on the Hub; None for a folder.
-        layout: The files of each split.
-        card: YAML header of the README.md.
-    """
-
-    root: str
+    root: str  # a folder, or the address of a commit on the Hub: what the paths of the layout begin with
     commit: str | None
     layout: Layout
-    card: dict[str, Any]
+    card: dict[str, Any]  # the YAML header of the README.md
 
     def builder(self) -> datasets.DatasetBuilder:
         """The builder of `datasets` that reads these files; it takes no name among them for a pattern."""
@@ -169,16 +162,12 @@ def _compare(source: str | Path, layout: Layout, parts: list[str], dataset: data
             raise ValueError(f"{source}: {len(dataset)} rows were read of {len(images)} pictures")
         return
     depths = {len(PurePath(file).parts) for file in images}
-    paths = [PurePath(path or "").parts for path in _paths(dataset)]
+    stored = dataset.cast_column("image", datasets.Image(decode=False))["image"]
+    paths = [PurePath((file and file["path"]) or "").parts for file in stored]
     read = {"/".join(path[-depth:]) for path in paths for depth in depths}
     if missing := [file for file in images if file not in read]:
         text = "%s: %d pictures are left out, the metadata do not list them: %s"
         logger.warning(text, source, len(missing), some(missing))
-
-
-def _paths(dataset: datasets.Dataset) -> list[str | None]:
-    files = dataset.cast_column("image", datasets.Image(decode=False))["image"]
-    return [file and file["path"] for file in files]
 
 
 def read_images(images: ImageDataset, start: int, stop: int) -> list[Image.Image]:
@@ -219,11 +208,7 @@ def image_batches(
 ) -> Iterator[tuple[range, list[Image.Image]]]:
     """The rows of a dataset in order: ids and PIL images, ``batch_size`` at a time, the next ones decoded ahead.
 
-    Args:
-        images: The dataset.
-        batch_size: Rows a batch.
-        first: Batch to begin with.
-        step: Take every ``step``-th batch from there, as one process of several does.
+    One process of several takes every ``step``-th batch from the ``first`` on.
     """
 
     def load(start: int) -> tuple[range, list[Image.Image]]:

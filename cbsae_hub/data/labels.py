@@ -36,10 +36,7 @@ def words_in(value: Any, classes: Sequence[str] | None = None) -> list[str]:
 def class_names(images: ImageDataset, column: str, field: str = "") -> list[str] | None:
     """Names of the classes that a column, or a field of its records, holds numbers of; None if it holds none.
 
-    Args:
-        images: Dataset; without ``features`` it has no classes.
-        column: Its name.
-        field: Field of the records, which may lie in lists.
+    Records may lie in lists. A dataset without ``features`` has no classes.
     """
     kind = _inner((getattr(images, "features", None) or {}).get(column))
     if field and isinstance(kind, Mapping):

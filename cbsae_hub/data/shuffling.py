@@ -12,12 +12,7 @@ class ShuffledOrder:
 
     What fits in memory is permuted exactly. Otherwise runs of neighbouring rows are permuted, consecutive runs are
     gathered into buffers, and each buffer is permuted: rows of a run then lie in the same buffer, at random places.
-
-    Args:
-        n: Number of rows.
-        in_memory: Rows that fit in memory.
-        seed: With the epoch, decides the order.
-        epoch: Number of the pass over the data.
+    Seed and epoch, the number of the pass over the data, decide the order.
     """
 
     def __init__(self, n: int, in_memory: int, seed: int, epoch: int):
@@ -41,8 +36,6 @@ class ShuffledOrder:
     def rows(self, start: int, stop: int) -> np.ndarray:
         """The rows at places ``start`` to ``stop`` of the order."""
         size = self._runs_per_buffer * self._run
-        parts = []
-        for index in range(start // size, -(-stop // size)):
-            buffer = self._buffer(index)
-            parts.append(buffer[max(0, start - index * size) : stop - index * size])
+        indices = range(start // size, -(-stop // size))
+        parts = [self._buffer(i)[max(0, start - i * size) : stop - i * size] for i in indices]
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)

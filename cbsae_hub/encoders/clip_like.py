@@ -179,10 +179,8 @@ def _find(repo_id: str | Path, revision: str | None, beside: str | Path | None) 
     except OtherWeights:
         raise
     except OSError as error:
-        raise ValueError(
-            f"{repo_id!r} is neither a folder, nor one of open_clip's ARCHITECTURE/TAG, nor could it be had from the "
-            f"Hub: {error}"
-        ) from error
+        kinds = "neither a folder, nor one of open_clip's ARCHITECTURE/TAG, nor could it be had from the Hub"
+        raise ValueError(f"{repo_id!r} is {kinds}: {error}") from error
 
 
 def save_clip_like(

@@ -11,27 +11,16 @@ from transformers import PreTrainedConfig
 
 @dataclass(frozen=True)
 class Family:
-    """The differences between families.
+    """The differences between families."""
 
-    Attributes:
-        model: Class of transformers to load.
-        cls_token: Whether the first token is a CLS token.
-        pooled: Picks the image embedding from the model's output.
-        pool: Makes the image embedding from the tokens that leave the last block, as the model does.
-        options: Arguments of the class.
-        head: Name of the module that makes the embedding; some checkpoints come without it.
-        bare: Class of transformers to load without the head.
-        bare_config: Settings of the tower's config without the head.
-    """
-
-    model: str
-    cls_token: bool
-    pooled: Callable[[Any], torch.Tensor]
-    pool: Callable[[Any, torch.Tensor], torch.Tensor]
-    options: Mapping[str, Any] = field(default_factory=dict)
-    head: str | None = None
-    bare: str = ""
-    bare_config: Mapping[str, Any] = field(default_factory=dict)
+    model: str  # class of transformers to load
+    cls_token: bool  # whether the first token is a CLS token
+    pooled: Callable[[Any], torch.Tensor]  # picks the image embedding from the model's output
+    pool: Callable[[Any, torch.Tensor], torch.Tensor]  # makes it of the tokens that leave the last block
+    options: Mapping[str, Any] = field(default_factory=dict)  # arguments of the class
+    head: str | None = None  # the module that makes the embedding; some checkpoints come without it
+    bare: str = ""  # class of transformers to load without the head
+    bare_config: Mapping[str, Any] = field(default_factory=dict)  # settings of the tower's config then
 
     def are_of_head(self, weights: Sequence[str]) -> bool:
         """Whether these are names of weights of the head alone."""
@@ -92,10 +81,7 @@ FAMILIES = {
 
 
 def family_of(config: PreTrainedConfig) -> Family:
-    """The family of a vision tower.
-
-    Args:
-        config: Config of the tower.
+    """The family of a vision tower, by its config.
 
     Raises:
         ValueError: If it is unknown.
@@ -119,10 +105,7 @@ def tower_config(config: Any) -> Any:
 
 
 def prefix_tokens(config: PreTrainedConfig) -> int:
-    """Number of tokens of a vision tower that come before the patches: CLS and registers.
-
-    Args:
-        config: Config of the tower.
+    """Number of tokens of a vision tower, by its config, that come before the patches: CLS and registers.
 
     Raises:
         ValueError: If the family is unknown.

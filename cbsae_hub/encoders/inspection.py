@@ -11,21 +11,13 @@ from cbsae_hub.models import CBSAE, SAE, SparseLatents
 
 @dataclass(frozen=True)
 class Inspection:
-    """The neurons that fire on one image, and how much of its activations the SAE explains.
+    """The neurons that fire on one image, and how much of its activations the SAE explains."""
 
-    Attributes:
-        latents: ``[tokens, neurons]`` of the neurons in ``active``.
-        active: Ids of the neurons that fire anywhere, strongest mean first.
-        explained: Share of the activations' squared distance from the SAE's centre that the reconstruction keeps.
-        cosine: Mean cosine of activations and reconstruction.
-        token_error: ``[tokens]`` share of each token's squared distance from the centre that is lost.
-    """
-
-    latents: np.ndarray
-    active: np.ndarray
-    explained: float
-    cosine: float
-    token_error: np.ndarray
+    latents: np.ndarray  # [tokens, neurons] of the neurons in `active`
+    active: np.ndarray  # ids of the neurons that fire anywhere, strongest mean first
+    explained: float  # share of the activations' squared distance from the SAE's centre that the reconstruction keeps
+    cosine: float  # mean, of activations and reconstruction
+    token_error: np.ndarray  # [tokens], share of each token's squared distance from the centre that is lost
 
     @classmethod
     @torch.inference_mode()

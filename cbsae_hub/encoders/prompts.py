@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPModel, PreTrainedTokenizerBase, SiglipModel
 
+from cbsae_hub.words import some
+
 logger = logging.getLogger(__name__)
 
 EXAMPLES = 3  # of the texts that a warning is about
@@ -42,15 +44,8 @@ def tell_unread(
 ) -> None:
     """Warns of texts that are longer than what a model reads, and of texts that differ, but to the model do not.
 
-    Texts that differ in capital letters mean the same: the warning leaves them out.
-
-    Args:
-        tokenize: Its tokenizer.
-        padding: The id with which that fills up.
-        context: Number of tokens that it reads.
-        texts: One or more.
-        templates: Prompts with ``{}`` that are put around them.
-        reader: Name of the model; default "the text tower".
+    Texts that differ in capital letters mean the same: the warning leaves them out. ``padding`` is the id with which
+    the tokenizer fills up, ``context`` the number of tokens that the model called ``reader`` reads.
     """
     cut, kinds = torch.zeros(len(texts), dtype=torch.bool), []
     for template in templates:
@@ -66,7 +61,7 @@ def tell_unread(
     if longer := [_short(text) for text, lost in zip(texts, cut.tolist()) if lost]:
         logger.warning(
             "%s reads the first %d tokens of a text: %d of %d are longer, and what comes later does not count: %s",
-            name, context, len(longer), len(texts), _some(longer),
+            name, context, len(longer), len(texts), some(longer, EXAMPLES),
         )  # fmt: skip
     alike: dict[tuple[int, ...], dict[str, str]] = defaultdict(dict)
     for text, kind in zip(texts, torch.stack(kinds, 1).tolist()):
@@ -75,7 +70,7 @@ def tell_unread(
         examples = [" = ".join(_short(text) for text in group[:EXAMPLES]) for group in groups]
         logger.warning(
             "%s does not tell apart %d of %d texts, which share embeddings: %s",
-            name, sum(map(len, groups)), len(texts), _some(examples),
+            name, sum(map(len, groups)), len(texts), some(examples, EXAMPLES),
         )  # fmt: skip
 
 
@@ -84,11 +79,7 @@ def mean_embedding(
 ) -> Tensor:
     """Unit embeddings of texts, ``[texts, d]`` float32: means of the unit embeddings of a text's prompts.
 
-    Args:
-        embed: From prompts to their embeddings ``[prompts, d]``.
-        texts: One or more.
-        templates: Prompts with one ``{}``.
-        batch: Prompts at once.
+    ``embed`` makes embeddings ``[prompts, d]`` of prompts, ``batch`` at once.
 
     Raises:
         ValueError: If a template has no ``{}``.
@@ -127,10 +118,6 @@ def embed_prompts(
         return model.get_text_features(input_ids=ids.to(model.device)).pooler_output
 
     return mean_embedding(embed, texts, templates, batch)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:EXAMPLES]) + (f" and {len(names) - EXAMPLES} more" if len(names) > EXAMPLES else "")
 
 
 def _short(text: str) -> str:

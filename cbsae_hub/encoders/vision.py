@@ -68,6 +68,7 @@ class VisionEncoder:
         self.grid: tuple[int, int] = (height // config.patch_size, width // config.patch_size)
         self._prefix = prefix_tokens(config)
         self.tokens = self._check_tokens(tokens)
+        self._span = {"cls": slice(0, 1), "patches": slice(self._prefix, None)}.get(tokens, slice(None))
 
     @classmethod
     def from_pretrained(
@@ -224,14 +225,10 @@ class VisionEncoder:
 
     def select(self, v: torch.Tensor, seeds: Sequence[int] | None = None) -> torch.Tensor:
         """Picks the chosen tokens: ``[images, all tokens, d_in] -> [images, tokens, d_in]``."""
-        if self.tokens == "cls":
-            return v[:, :1]
-        if self.tokens == "patches":
-            return v[:, self._prefix :]
         if self.tokens == "mean":
             return v.mean(1, keepdim=True)
-        if self.tokens == "all":
-            return v
+        if not self.tokens.startswith("random:"):
+            return v[:, self._span]
         draws = [
             torch.randint(v.shape[1], (self.tokens_per_image,), generator=torch.Generator().manual_seed(int(seed)))
             for seed in (range(len(v)) if seeds is None else seeds)
@@ -246,11 +243,10 @@ class VisionEncoder:
         """
         if self.tokens == "mean":
             raise ValueError("the mean over tokens is read from the model; it cannot be put back")
-        span = {"cls": slice(0, 1), "patches": slice(self._prefix, None)}.get(self.tokens, slice(None))
 
         def edit(v: torch.Tensor) -> torch.Tensor:
             edited = v.clone()
-            edited[:, span] = fn(v[:, span]).to(v.dtype)
+            edited[:, self._span] = fn(v[:, self._span]).to(v.dtype)
             return edited
 
         return edit

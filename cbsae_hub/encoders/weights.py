@@ -22,13 +22,9 @@ def quiet() -> Iterator[None]:
 def load_weights(
     model: str, name: str | Path, pretrained_model_name_or_path: str, **options: Any
 ) -> tuple[Any, list[str]]:
-    """A model, and the names of the weights that it lacks, which are random.
+    """A model of a class of transformers, and the names of the weights that it lacks, which are random.
 
-    Args:
-        model: Class of transformers.
-        name: Name of the model in errors.
-        pretrained_model_name_or_path: Folder or Hub id.
-        options: Further arguments of ``from_pretrained``.
+    Errors call it ``name``; ``options`` are further arguments of ``from_pretrained``.
 
     Raises:
         OSError: If there are no safetensors weights.

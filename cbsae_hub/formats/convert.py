@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from cbsae_hub.formats import dictionary_learning, prisma, saelens, saev, sparsify
 from cbsae_hub.formats.foreign import Foreign, facts
-from cbsae_hub.formats.layout import OURS, SAEFiles, choose
+from cbsae_hub.formats.layout import OURS, choose
 from cbsae_hub.formats.source import Source
 from cbsae_hub.hub.files import content_revision, require_finite
 from cbsae_hub.models import checks
@@ -33,14 +32,15 @@ READERS: dict[str, Callable[..., Foreign]] = {
 WHERE = ("encoder_id", "layer", "tokens")
 
 
-def detect(source: str | Path, *, revision: str | None = None, sae_id: str | None = None, **options: Any) -> str:
+def detect(source: str | Path, *, revision: str | None = None, sae_id: str | None = None, **downloads: Any) -> str:
     """The format of an SAE.
 
     Args:
         source: A folder, a file, or a Hub id.
         revision: Branch, tag or commit on the Hub.
         sae_id: One of several SAEs, see :func:`import_sae`.
-        **options: ``token``, ``cache_dir`` and ``local_files_only``, as there.
+        **downloads: ``token``, ``cache_dir``, ``force_download`` and ``local_files_only``, see
+            :meth:`cbsae_hub.models.HubModel.from_pretrained`.
 
     Returns:
         "cbsae_hub", "saelens", "dictionary_learning", "sparsify", "saev" or "prisma".
@@ -48,7 +48,7 @@ def detect(source: str | Path, *, revision: str | None = None, sae_id: str | Non
     Raises:
         ModelFileError: If there is none of these, or several SAEs; the error lists them.
     """
-    return choose(Source(source, revision, **options), sae_id).format
+    return choose(Source(source, revision, **downloads), sae_id).format
 
 
 def import_sae(
@@ -61,10 +61,7 @@ def import_sae(
     encoder_revision: str | None = None,
     layer: int | None = None,
     tokens: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | Path | None = None,
-    force_download: bool = False,
-    local_files_only: bool = False,
+    **downloads: Any,
 ) -> SAE:
     """Reads somebody else's SAE, such that ours encodes and decodes as theirs does.
 
@@ -77,10 +74,7 @@ def import_sae(
         encoder_revision: Its revision.
         layer: The block whose output it reads, 0-based; default likewise.
         tokens: Tokens that were trained on; default likewise.
-        token: Access token of the Hub; default the stored one.
-        cache_dir: Folder of downloads; default the Hub's cache.
-        force_download: Download even what is in the cache.
-        local_files_only: Use the cache only.
+        **downloads: See :func:`detect`.
 
     Returns:
         An SAE in evaluation mode; what was changed is in its ``imported_from``, and logged. What is doubtful, such as
@@ -92,24 +86,20 @@ def import_sae(
         ValueError: If an argument is out of range.
     """
     checks.tokens("tokens", tokens)
-    opened = Source(
-        source,
-        revision,
-        token=token,
-        cache_dir=cache_dir,
-        force_download=force_download,
-        local_files_only=local_files_only,
-    )
+    opened = Source(source, revision, **downloads)
     files = choose(opened, sae_id, format)
     if files.format == OURS:
-        raise ValueError(
-            f"{files.weights} is of this package: load its folder with cbsae_hub.load, and nothing else said"
-        )
+        mend = "load its folder with cbsae_hub.load, and nothing else said"
+        raise ValueError(f"{files.weights} is of this package: {mend}")
     foreign = READERS[files.format](opened, files.weights, files.config)
     overrides = {"encoder_id": encoder_id, "encoder_revision": encoder_revision, "layer": layer, "tokens": tokens}
     sae = _build(foreign, _where(foreign, {name: value for name, value in overrides.items() if value is not None}))
     sae.repo_id, sae.revision = str(source), opened.revision or content_revision(opened.path(files.weights))
-    sae.provenance = replace(sae.provenance, imported_from=_imported_from(opened, files, foreign, sae.revision))
+    origin = {
+        "format": files.format, "source": opened.name, "revision": sae.revision, "file": files.weights,
+        "notes": [*foreign.notes, *foreign.doubts], "config": facts(foreign.config),
+    }  # fmt: skip
+    sae.provenance = replace(sae.provenance, imported_from=origin)
     logger.info("%s: an SAE of %s, %d neurons", opened.name, files.format, sae.d_sae)
     for note in foreign.notes:
         logger.info("%s: %s", opened.name, note)
@@ -159,37 +149,17 @@ def _where(foreign: Foreign, overrides: dict[str, Any]) -> dict[str, Any]:
 @torch.no_grad()
 def _build(foreign: Foreign, where: dict[str, Any]) -> SAE:
     """The SAE with these weights."""
-    dtype = _dtype(foreign)
+    dtype = foreign.stored
+    if dtype in (torch.float16, torch.bfloat16):  # what is folded in would be lost
+        foreign.notes.append(f"saved as {dtype}, kept as torch.float32")
+        dtype = torch.float32
     with torch.device("meta"):
         d_in, d_sae = foreign.weights["W_enc"].shape
         sae = SAE(d_in, d_sae, **foreign.settings, **where)
-    weights = {name: _own(tensor, dtype) for name, tensor in foreign.weights.items()}
+    form: dict[str, Any] = {"dtype": dtype, "copy": True, "memory_format": torch.contiguous_format}
+    weights = {name: tensor.to(**form) for name, tensor in foreign.weights.items()}  # no part of a file or each other
     require_finite(weights, foreign.file)
     sae.load_state_dict(weights, assign=True)
     if foreign.norm_factor is not None:
         sae.fold_input_scale(foreign.norm_factor)
     return sae
-
-
-def _dtype(foreign: Foreign) -> torch.dtype:
-    """The dtype of the weights; float32 instead of half precision, which would lose what is folded in."""
-    if foreign.stored not in (torch.float16, torch.bfloat16):
-        return foreign.stored
-    foreign.notes.append(f"saved as {foreign.stored}, kept as torch.float32")
-    return torch.float32
-
-
-def _own(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """A copy that is no part of a file or of another tensor."""
-    return tensor.to(dtype, copy=True, memory_format=torch.contiguous_format)
-
-
-def _imported_from(source: Source, files: SAEFiles, foreign: Foreign, revision: str) -> dict[str, Any]:
-    return {
-        "format": files.format,
-        "source": source.name,
-        "revision": revision,
-        "file": files.weights,
-        "notes": [*foreign.notes, *foreign.doubts],
-        "config": facts(foreign.config),
-    }

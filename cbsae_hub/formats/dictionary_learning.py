@@ -13,6 +13,8 @@ from cbsae_hub.hub.files import ConfigError
 
 LINEAR = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "decoder.weight": "W_dec"}
 MATRICES = {"W_enc": "W_enc", "b_enc": "b_enc", "W_dec": "W_dec", "b_dec": "b_dec"}
+GATED = {"encoder.weight": "W_enc", "decoder.weight": "W_dec", "decoder_bias": "b_dec"}
+GATED |= {"r_mag": "r_mag", "gate_bias": "b_gate", "mag_bias": "b_mag"}
 
 
 class Layout(NamedTuple):
@@ -32,18 +34,7 @@ LAYOUTS = (
     Layout("BatchTopKSAE", {**LINEAR, "b_dec": "b_dec"}, "batch_topk"),
     Layout("MatryoshkaBatchTopKSAE", MATRICES, "batch_topk"),
     Layout("JumpReluAutoEncoder", {**MATRICES, "threshold": "threshold"}, "jumprelu", subtracts=False),
-    Layout(
-        "GatedAutoEncoder",
-        {
-            "encoder.weight": "W_enc",
-            "decoder.weight": "W_dec",
-            "decoder_bias": "b_dec",
-            "r_mag": "r_mag",
-            "gate_bias": "b_gate",
-            "mag_bias": "b_mag",
-        },
-        "gated",
-    ),
+    Layout("GatedAutoEncoder", GATED, "gated"),
 )
 COUNTERS = ("k", "threshold", "group_sizes")  # of the classes that select by rank
 EXPECTED = ("activation_dim", "threshold_beta", "threshold_start_step")
@@ -55,14 +46,12 @@ def read(source: Source, weights: str, config_name: str | None) -> Foreign:
     """Reads one: ``relu((x - b) @ W + b_enc)``, and then what each class keeps of it."""
     content = read_tensors(source.path(weights), weights)
     config = source.json(config_name) if config_name else {}
-    trainer = config.get("trainer")
-    trainer = trainer if isinstance(trainer, dict) else {}
+    trainer = trainer if isinstance(trainer := config.get("trainer"), dict) else {}
     refuse_unknown(trainer, EXPECTED, f"the trainer of {config_name}")
     cls = trainer.get("dict_class")
     if cls is not None and cls not in (classes := [layout.cls for layout in LAYOUTS]):
         raise refuse(f"a {cls!r:.80}", classes, source.name)
     explained, folder = of_sae_for_vlm(source.words(weights))
-    notes: list[str] = []
     doubts: list[str] = []
     layout = _layout(content.tensors, cls, folder, weights, doubts)
     tensors = dict(content.tensors)
@@ -71,7 +60,7 @@ def read(source: Source, weights: str, config_name: str | None) -> Foreign:
     if "encoder.weight" in layout.names:
         renamed |= {name: renamed[name].T for name in ("W_enc", "W_dec")}
     settings: dict[str, Any] = {"activation": layout.activation}
-    foreign = Foreign(weights, renamed, settings, config, explained, notes, doubts)
+    foreign = Foreign(weights, renamed, settings, config, explained, doubts=doubts)
     if layout.activation in ("topk", "batch_topk"):
         counts = {"k": _number(counters["k"]) if counters["k"] is not None else trainer.get("k")}
         settings["k"] = whole_number(counts, "k", weights)
@@ -85,9 +74,11 @@ def read(source: Source, weights: str, config_name: str | None) -> Foreign:
         _unit_rows(foreign)
     if "step" in content.extras and "norm_factor" in content.extras:
         foreign.norm_factor = _norm_factor(content.extras["norm_factor"], weights)
-        notes.append(f"a backup, whose weights were for activations divided by {foreign.norm_factor:.6g}: folded in")
+        foreign.notes.append(
+            f"a backup, whose weights were for activations divided by {foreign.norm_factor:.6g}: folded in"
+        )
     if content.incomplete:
-        notes.append("the file holds objects that are no tensors, which were not read")
+        foreign.notes.append("the file holds objects that are no tensors, which were not read")
     if foreign.explained == Explained():
         foreign.explained = _of_trainer(trainer)
     return foreign

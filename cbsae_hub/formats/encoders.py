@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from cbsae_hub.hub.stamp import REPO_ID
 
@@ -102,6 +103,11 @@ def at_hook(model: str | None, hook: str | None, tokens: str | None = None) -> E
     else:
         explained.notes.append(f"it is of {hook!r:.100}: inside a block, where only blocks' outputs can be read here")
     return explained
+
+
+def tokens_of(config: dict[str, Any], default: Any) -> Any:
+    """The tokens that a config of SAELens or Prisma speaks of."""
+    return "cls" if config.get("cls_token_only") else "patches" if config.get("use_patches_only") else default
 
 
 def of_saev(words: list[str]) -> Explained:

@@ -28,28 +28,18 @@ MATTERS = re.compile(
 class Foreign:
     """Somebody else's SAE, not yet an :class:`cbsae_hub.models.SAE`.
 
-    Attributes:
-        file: The file of its weights.
-        weights: Tensors by the names that they have in our SAE.
-        settings: Arguments of our SAE, but for widths and the encoder.
-        config: Content of its config.
-        explained: The activations that it explains, as far as they are known.
-        notes: Changes that were made, a sentence each.
-        doubts: Facts that its user has to know or to check, likewise.
-        norm_factor: The number by which the weights expect activations to be divided.
-
     Raises:
         ModelFileError: If the shapes of the weights do not fit each other.
     """
 
-    file: str
-    weights: dict[str, Tensor]
-    settings: dict[str, Any]
+    file: str  # of its weights
+    weights: dict[str, Tensor]  # by the names that they have in our SAE
+    settings: dict[str, Any]  # arguments of our SAE, but for widths and the encoder
     config: dict[str, Any] = field(default_factory=dict)
     explained: Explained = field(default_factory=Explained)
-    notes: list[str] = field(default_factory=list)
-    doubts: list[str] = field(default_factory=list)
-    norm_factor: float | None = None
+    notes: list[str] = field(default_factory=list)  # changes that were made, a sentence each
+    doubts: list[str] = field(default_factory=list)  # facts that its user has to know or to check, likewise
+    norm_factor: float | None = None  # by which the weights expect activations to be divided
 
     def __post_init__(self) -> None:
         if self.weights["W_enc"].ndim != 2:
@@ -79,6 +69,12 @@ class Foreign:
         for name in ("W_enc", "b_enc"):
             self.weights[name] = self.weights[name].double() * norms.double()
         self.weights["W_dec"] = self.weights["W_dec"].double() / norms.double()[:, None]
+
+    def normalise_tokens(self, kind: str | None) -> None:
+        """Has each token normalised, see :mod:`cbsae_hub.models.input_norm`, or with None left as it is."""
+        self.settings["input_norm"] = kind
+        if kind:
+            self.notes.append(f"each token is normalised before encoding ({kind}): decode(latents, like=x)")
 
     def take_threshold(self, threshold: Tensor | None, unset_at_zero: bool = False) -> None:
         """Takes a threshold of batch_topk, or the marker that training has not reached one."""
@@ -130,10 +126,7 @@ def refuse(what: str, supported: Iterable[str], whose: str) -> ConfigError:
 def refuse_unknown(config: dict[str, Any], settings: Iterable[str], whose: str) -> None:
     """Refuses a config with a setting that its reader does not know and that may change what the SAE computes.
 
-    Args:
-        config: Content of the file.
-        settings: Names of those that the reader heeds, or that concern the training only.
-        whose: The file.
+    Known are ``settings``: those that the reader heeds, or that concern the training only.
 
     Raises:
         ConfigError: If there is such a setting and it is on.

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from cbsae_hub.formats import prisma, saev
 from cbsae_hub.formats.source import Source
 from cbsae_hub.hub.files import CONFIG_NAME, WEIGHTS_NAME, ConfigError, ModelFileError
+from cbsae_hub.words import some
 
 OURS = "cbsae_hub"
 LOOKED_FOR = {
@@ -17,7 +18,12 @@ LOOKED_FOR = {
     "saev": "sae.pt that begins with a line of JSON",
     "prisma": ".pt file beside a config.json with hook_point_layer",
 }
-MANY = 40
+PAIRS = (
+    (OURS, WEIGHTS_NAME, CONFIG_NAME),
+    ("saelens", "sae_weights.safetensors", "cfg.json"),
+    ("sparsify", "sae.safetensors", "cfg.json"),
+)
+"""Formats of which an SAE is two files of these names in a folder: weights and config."""
 _STEP = re.compile(r"(?:ae|n_images)_(\d+)\.pt")
 
 
@@ -32,12 +38,7 @@ class SAEFiles(NamedTuple):
 
 
 def choose(source: Source, sae_id: str | None = None, format: str | None = None) -> SAEFiles:
-    """The one SAE that is meant.
-
-    Args:
-        source: The place to search.
-        sae_id: A sub-folder of it, or a file.
-        format: One of :data:`LOOKED_FOR`; default any.
+    """The one SAE that is meant: that in a sub-folder or file ``sae_id``, of a format in :data:`LOOKED_FOR`.
 
     Raises:
         ValueError: If the format is unknown.
@@ -71,16 +72,10 @@ def find(source: Source, format: str | None = None) -> list[SAEFiles]:
     saes: list[SAEFiles] = []
     checkpoints: dict[str, list[str]] = {}
     for folder, files in sorted(folders.items()):
-
-        def entry(kind: str, weights: str, config: str, folder: str = folder) -> SAEFiles:
-            return SAEFiles(kind, folder or ".", posixpath.join(folder, weights), posixpath.join(folder, config))
-
-        config = posixpath.join(folder, CONFIG_NAME)
-        if {CONFIG_NAME, WEIGHTS_NAME} <= files and "model_class" in source.json(config):
-            saes.append(entry(OURS, WEIGHTS_NAME, CONFIG_NAME))
-        for kind, weights in (("saelens", "sae_weights.safetensors"), ("sparsify", "sae.safetensors")):
-            if {"cfg.json", weights} <= files:
-                saes.append(entry(kind, weights, "cfg.json"))
+        for kind, *pair in PAIRS:
+            weights, config = (posixpath.join(folder, file) for file in pair)
+            if files.issuperset(pair) and (kind != OURS or "model_class" in source.json(config)):
+                saes.append(SAEFiles(kind, folder or ".", weights, config))
         root = posixpath.dirname(folder) if posixpath.basename(folder) == "checkpoints" else folder
         checkpoints.setdefault(root, []).extend(posixpath.join(folder, file) for file in files if file.endswith(".pt"))
     for root, names in sorted(checkpoints.items()):
@@ -124,5 +119,4 @@ def _kind(source: Source, name: str, format: str | None) -> tuple[str, str | Non
 def _listed(saes: list[SAEFiles]) -> str:
     if [one.sae_id for one in saes] == ["."]:
         return "it holds one, without a name: leave sae_id out"
-    names = ", ".join(one.sae_id for one in saes[:MANY])
-    return f"there are {names}" + (f" and {len(saes) - MANY} more" if len(saes) > MANY else "")
+    return f"there are {some([one.sae_id for one in saes], limit=40)}"

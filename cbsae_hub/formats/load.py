@@ -33,10 +33,7 @@ def load(
     layer: int | None = None,
     tokens: str | None = None,
     device: str | torch.device = "cpu",
-    token: str | bool | None = None,
-    cache_dir: str | Path | None = None,
-    force_download: bool = False,
-    local_files_only: bool = False,
+    **downloads: Any,
 ) -> SAE | CBSAE:
     """Loads an SAE or concept bottleneck SAE of this package, or somebody else's SAE, whichever it finds.
 
@@ -50,10 +47,8 @@ def load(
         layer: Likewise.
         tokens: Likewise.
         device: Device of the weights.
-        token: Access token of the Hub; default the stored one.
-        cache_dir: Folder of downloads; default the Hub's cache.
-        force_download: Download even what is in the cache.
-        local_files_only: Use the cache only.
+        **downloads: ``token``, ``cache_dir``, ``force_download`` and ``local_files_only``, see
+            :meth:`cbsae_hub.models.HubModel.from_pretrained`.
 
     Raises:
         ModelFileError: If a file is missing or damaged, or there are several SAEs.
@@ -61,14 +56,8 @@ def load(
         ValueError: If an argument is out of range.
     """
     checks.tokens("tokens", tokens)
-    downloads: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "force_download": force_download}
-    downloads["local_files_only"] = local_files_only
-    overrides: dict[str, Any] = {
-        "encoder_id": encoder_id,
-        "encoder_revision": encoder_revision,
-        "layer": layer,
-        "tokens": tokens,
-    }
+    overrides: dict[str, Any] = {"encoder_id": encoder_id, "encoder_revision": encoder_revision}
+    overrides |= {"layer": layer, "tokens": tokens}
     if format not in (None, OURS) or sae_id is not None or not (name := _our_class(source, revision, downloads)):
         sae = import_sae(source, format=format, revision=revision, sae_id=sae_id, **overrides, **downloads)
         return sae.to(device)
@@ -82,11 +71,7 @@ def load(
 
 
 def require_encoder(sae: SAE | CBSAE, encoder: str | None = None) -> None:
-    """Checks that a model knows which activations it explains.
-
-    Args:
-        sae: The model.
-        encoder: Instead of the encoder that its config names.
+    """Checks that a model knows which activations it explains; ``encoder`` is instead of the one that its config names.
 
     Raises:
         ValueError: If it does not; the error names the missing arguments of :func:`load`.
@@ -102,16 +87,14 @@ def require_encoder(sae: SAE | CBSAE, encoder: str | None = None) -> None:
 def _our_class(source: str | Path, revision: str | None, downloads: dict[str, Any]) -> str | None:
     """The class that a config.json of this package names; None if there is no such config."""
     try:
-        path = Path(source) / CONFIG_NAME if Path(source).is_dir() else Path()
-        if not Path(source).exists():
-            path = download(str(source), CONFIG_NAME, revision, downloads)
+        local = Path(source).exists()
+        path = Path(source) / CONFIG_NAME if local else download(str(source), CONFIG_NAME, revision, downloads)
     except ModelFileError as error:
         # not there, or not in the cache of somebody who is offline: another format may be
-        offline = downloads["local_files_only"] or constants.HF_HUB_OFFLINE
-        if isinstance(error.__cause__, EntryNotFoundError) and (
-            offline or not isinstance(error.__cause__, LocalEntryNotFoundError)
-        ):
-            return None
-        raise
+        offline = downloads.get("local_files_only") or constants.HF_HUB_OFFLINE
+        unreachable = isinstance(error.__cause__, LocalEntryNotFoundError) and not offline
+        if unreachable or not isinstance(error.__cause__, EntryNotFoundError):
+            raise
+        return None
     name = read_config(path).get("model_class") if path.is_file() else None
     return None if name is None else str(name)

@@ -93,16 +93,8 @@ class _TensorsOnly(pickle.Unpickler):
         self.incomplete = False
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if (module, name) in (("torch._utils", "_rebuild_tensor_v2"), ("torch._utils", "_rebuild_tensor")):
-            return _rebuilt
-        if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return _parameter
-        if module == "torch" and name in _DTYPES:
-            return _DTYPES[name]
-        self.incomplete = True
-        return Inert
+        self.incomplete |= (module, name) not in _HARMLESS
+        return _HARMLESS.get((module, name), Inert)
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, dtype, key, _, count = pid
@@ -115,11 +107,7 @@ class _TensorsOnly(pickle.Unpickler):
 
 
 def read_tensors(path: Path | io.BytesIO, whose: str) -> Checkpoint:
-    """The weights in a file of ``torch.save``: a state dict, or one of the usual checkpoints around one.
-
-    Args:
-        path: The file, or its content.
-        whose: Its name in errors.
+    """Weights in a file (or its content) of ``torch.save``: a state dict, or one of the usual checkpoints around one.
 
     Raises:
         ModelFileError: If the file is damaged, of a torch older than 1.6, or holds no weights.
@@ -199,5 +187,10 @@ def _rebuilt(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tens
     return storage.data.as_strided(size, stride, offset)
 
 
-def _parameter(data: Any, *_: Any) -> Any:
-    return data
+_HARMLESS: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor"): _rebuilt,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuilt,
+    ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
+    **{("torch", name): dtype for name, dtype in _DTYPES.items()},
+}

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cbsae_hub.formats.encoders import at_hook
+from cbsae_hub.formats.encoders import at_hook, tokens_of
 from cbsae_hub.formats.foreign import Foreign, refuse, refuse_unknown, take, whole_number
 from cbsae_hub.formats.pickled import read_tensors
 from cbsae_hub.formats.source import Source
@@ -36,23 +36,19 @@ def read(source: Source, weights: str, config_name: str) -> Foreign:
         raise refuse(f"one with normalize_activations {norm!r:.80}", (str(name) for name in NORMS), source.name)
     content = read_tensors(source.path(weights), weights)
     tensors = dict(content.tensors)
-    settings: dict[str, Any] = {"activation": "relu", "input_norm": NORMS[norm]}
-    notes = []
+    settings: dict[str, Any] = {"activation": "gated" if architecture == "gated" else function}
     if architecture == "gated":
-        settings["activation"] = "gated"
         tensors.pop("b_enc", None)  # saved, but never used
     elif function == "topk":
-        settings |= {
-            "activation": "topk",
-            "k": whole_number(config.get("activation_fn_kwargs") or {}, "k", config_name),
-        }
-    if NORMS[norm]:
-        notes.append(f"each token is normalised before encoding ({NORMS[norm]}): decode(latents, like=x)")
-    if content.incomplete:
-        notes.append("the file holds a pickled config, which was not read: only its tensors and config.json were")
+        settings["k"] = whole_number(config.get("activation_fn_kwargs") or {}, "k", config_name)
     names = GATED if architecture == "gated" else STANDARD
-    explained = at_hook(config.get("model_name"), _hook(config), _tokens(config))
-    return Foreign(weights, take(tensors, names, weights), settings, config, explained, notes)
+    explained = at_hook(config.get("model_name"), _hook(config), tokens_of(config, "all"))
+    foreign = Foreign(weights, take(tensors, names, weights), settings, config, explained)
+    foreign.normalise_tokens(NORMS[norm])
+    if content.incomplete:
+        unread = "the file holds a pickled config, which was not read: only its tensors and config.json were"
+        foreign.notes.append(unread)
+    return foreign
 
 
 def _hook(config: dict[str, Any]) -> str | None:
@@ -61,9 +57,3 @@ def _hook(config: dict[str, Any]) -> str | None:
     if layer is None:
         return config.get("hook_point")
     return f"blocks.{layer}.{config.get('layer_subtype', 'hook_resid_post')}"
-
-
-def _tokens(config: dict[str, Any]) -> str:
-    if config.get("cls_token_only"):
-        return "cls"
-    return "patches" if config.get("use_patches_only") else "all"

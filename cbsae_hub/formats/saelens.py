@@ -1,24 +1,16 @@
 """SAEs of SAELens: ``cfg.json`` and ``sae_weights.safetensors``; read, and written such that SAELens reads them."""
 
-import json
 import posixpath
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
+from torch import Tensor
 
-from cbsae_hub.formats.encoders import Explained, at_hook
-from cbsae_hub.formats.foreign import (
-    Foreign,
-    read_safetensors,
-    refuse,
-    refuse_unknown,
-    take,
-    whole_number,
-)
+from cbsae_hub.formats.encoders import Explained, at_hook, tokens_of
+from cbsae_hub.formats.foreign import Foreign, read_safetensors, refuse, refuse_unknown, take, whole_number
 from cbsae_hub.formats.source import Source
-from cbsae_hub.hub.files import ConfigError, replace_file, require_finite
+from cbsae_hub.hub.files import ConfigError, write_model
+from cbsae_hub.models.base import weights_of
 from cbsae_hub.models.sae import SAE
 from cbsae_hub.version import __version__
 
@@ -79,7 +71,9 @@ def read(source: Source, weights: str, config_name: str) -> Foreign:
         tensors["threshold"] = tensors.pop("log_threshold").exp()
     foreign = Foreign(weights, take(tensors, _names(settings["activation"]), weights), settings, config)
     if "topk" in architecture:
-        settings["k"] = _k(config, config_name)
+        k = config.get("k")  # that of a batchtopk may be no whole number
+        k = round(k) if isinstance(k, float) and k >= 1 else k
+        settings["k"] = whole_number({"k": k}, "k", config_name)
     if config.get("rescale_acts_by_decoder_norm"):
         foreign.scale_neurons(foreign.weights["W_dec"].double().norm(dim=-1))
         foreign.notes.append("rescale_acts_by_decoder_norm: the norms of decoder rows were folded into the encoder")
@@ -101,23 +95,13 @@ def _names(activation: str) -> tuple[str, ...]:
     return (*MATRICES, "b_enc", *(["threshold"] if activation == "jumprelu" else []))
 
 
-def _k(config: dict[str, Any], whose: str) -> int:
-    """SAELens' batchtopk may have a k that is not whole."""
-    k = config.get("k")
-    if isinstance(k, float) and k >= 1:
-        config = {**config, "k": round(k)}
-    return whole_number(config, "k", whose)
-
-
 def _normalisation(foreign: Foreign, config: dict[str, Any], source: Source) -> None:
     """Applies what SAELens does to tokens before it encodes them."""
     mode = config.get("normalize_activations")
     if isinstance(mode, bool) or mode is None:
         mode = "expected_average_only_in" if mode else "none"
     if mode in NORMS:
-        foreign.settings["input_norm"] = NORMS[mode]
-        if NORMS[mode]:
-            foreign.notes.append(f"each token is normalised before encoding ({NORMS[mode]}): decode(latents, like=x)")
+        foreign.normalise_tokens(NORMS[mode])
     elif mode == "expected_average_only_in":
         if (factor := _scale_beside(foreign.file, source)) is not None:
             for name, power in (("W_enc", 1), ("W_dec", -1), ("b_dec", -1)):
@@ -155,34 +139,24 @@ def _scale_beside(weights: str, source: Source) -> float | None:
 
 
 def _explained(config: dict[str, Any]) -> Explained:
-    hook = config.get("hook_name") or config.get("hook_point")
     if config.get("hook_head_index") is not None:
         return Explained(notes=["it is of one attention head: only blocks' outputs can be read here"])
-    tokens = (
-        "cls" if config.get("cls_token_only") else "patches" if config.get("use_patches_only") else config.get("tokens")
-    )
+    tokens = tokens_of(config, config.get("tokens"))
+    hook = config.get("hook_name") or config.get("hook_point")
     return at_hook(config.get("model_name"), hook, tokens if isinstance(tokens, str) else None)
 
 
 def write(sae: SAE, folder: Path) -> None:
     """Writes an SAE; see :func:`cbsae_hub.formats.convert.export_saelens`."""
     config, weights = translated(sae)
-    require_finite(weights, type(sae).__name__)
     folder.mkdir(parents=True, exist_ok=True)
-    with replace_file(folder / CONFIG_FILE) as new_config:
-        new_config.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        with replace_file(folder / WEIGHTS_FILE) as new_weights:
-            save_file(weights, new_weights)
-            (folder / CONFIG_FILE).unlink(missing_ok=True)
+    write_model(folder / CONFIG_FILE, config, folder / WEIGHTS_FILE, weights)
 
 
-def translated(sae: SAE) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def translated(sae: SAE) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Contents of cfg.json and of the weights' file."""
     names = {ours: theirs for theirs, ours in reversed(ARCHITECTURES.items())} | {"batch_topk": "jumprelu"}
-    weights = {
-        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        for name, tensor in sae.state_dict().items()
-    }
+    weights = weights_of(sae)
     if sae.activation == "batch_topk":
         if not sae.threshold_is_set:
             raise ValueError(

@@ -30,12 +30,7 @@ def read(source: Source, weights: str, config_name: str | None = None) -> Foreig
         header = _header(file.readline(MAX_HEADER), weights)
         content = read_tensors(io.BytesIO(file.read()), weights)
     schema, config = header.get("schema", 0), header.get("cfg", header)
-    if (
-        isinstance(schema, bool)
-        or not isinstance(schema, int)
-        or not 0 <= schema <= NEWEST
-        or not isinstance(config, dict)
-    ):
+    if type(schema) is not int or not 0 <= schema <= NEWEST or not isinstance(config, dict):
         raise ConfigError(f"{weights} has schema {schema!r:.80}; those up to {NEWEST} are known")
     refuse_unknown(config, EXPECTED, weights)
     activation = config.get("activation")

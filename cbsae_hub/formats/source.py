@@ -13,10 +13,7 @@ from cbsae_hub.hub.stamp import REPO_ID
 class Source:
     """The files of a folder, a file or a repository, by their paths with ``/``.
 
-    Args:
-        source: An existing folder or file, or an id on the Hub.
-        revision: Branch, tag or commit on the Hub.
-        **options: ``token``, ``cache_dir``, ``force_download`` and ``local_files_only`` of downloads.
+    Arguments as of :meth:`cbsae_hub.models.HubModel.from_pretrained`.
 
     Attributes:
         name: The Hub id, or the name of the folder or file, without its path: that is private.
@@ -27,8 +24,20 @@ class Source:
         ModelFileError: If there is no such thing, it cannot be reached, or a local folder is asked for a revision.
     """
 
-    def __init__(self, source: str | Path, revision: str | None = None, **options: Any):
-        path, self._options = Path(source), options
+    def __init__(
+        self,
+        source: str | Path,
+        revision: str | None = None,
+        *,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+    ):
+        path = Path(source)
+        self._downloads = dict(
+            token=token, cache_dir=cache_dir, force_download=force_download, local_files_only=local_files_only
+        )
         if path.is_file() and path.suffix == ".safetensors":
             path = path.parent  # such weights mean nothing without the config beside them
         self.revision, self._root = None, None
@@ -40,7 +49,7 @@ class Source:
             self.names = _walk(path) if path.is_dir() else [path.name]
         elif REPO_ID.fullmatch(str(source)):
             self.name = str(source)
-            self.names, self.revision = list_files(self.name, revision, options)
+            self.names, self.revision = list_files(self.name, revision, self._downloads)
         else:
             raise ModelFileError(f"{str(source)!r:.200} is no existing folder or file, and no Hub id 'user/name'")
 
@@ -58,7 +67,7 @@ class Source:
     def path(self, name: str) -> Path:
         """The file on this machine, downloaded if need be."""
         name = posixpath.normpath(name)
-        return download(self.name, name, self.revision, self._options) if self._root is None else self._root / name
+        return download(self.name, name, self.revision, self._downloads) if self._root is None else self._root / name
 
     def json(self, name: str) -> dict[str, Any]:
         """A JSON object; see :func:`cbsae_hub.hub.files.read_config`."""

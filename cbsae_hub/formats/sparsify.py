@@ -3,14 +3,7 @@
 import posixpath
 
 from cbsae_hub.formats.encoders import at_hook
-from cbsae_hub.formats.foreign import (
-    Foreign,
-    read_safetensors,
-    refuse,
-    refuse_unknown,
-    take,
-    whole_number,
-)
+from cbsae_hub.formats.foreign import Foreign, read_safetensors, refuse, refuse_unknown, take, whole_number
 from cbsae_hub.formats.source import Source
 from cbsae_hub.hub.files import ConfigError
 
@@ -31,20 +24,9 @@ def read(source: Source, weights: str, config_name: str) -> Foreign:
     tensors = take(read_safetensors(source.path(weights)), NAMES, weights)
     if config.get("d_in") not in (None, tensors["encoder.weight"].shape[-1]):
         raise ConfigError(f"{config_name} says d_in {config['d_in']!r:.80}, {weights} has another")
-    foreign = Foreign(
-        weights,
-        {
-            "W_enc": tensors["encoder.weight"].T,
-            "b_enc": tensors["encoder.bias"],
-            "W_dec": tensors["W_dec"],
-            "b_dec": tensors["b_dec"],
-        },
-        {"activation": "topk", "k": whole_number(config, "k", config_name)},
-        config,
-    )
-    folder = posixpath.dirname(weights)
-    above = posixpath.join(folder, "..", "config.json")
+    tensors |= {"W_enc": tensors.pop("encoder.weight").T, "b_enc": tensors.pop("encoder.bias")}
+    settings = {"activation": "topk", "k": whole_number(config, "k", config_name)}
+    above = posixpath.join(posixpath.dirname(weights), "..", "config.json")
     run = source.json(above) if source.has(above) else {}
-    hook = source.words(weights)[-2] if len(source.words(weights)) > 1 else None
-    foreign.explained = at_hook(run.get("model"), hook)
-    return foreign
+    words = source.words(weights)
+    return Foreign(weights, tensors, settings, config, at_hook(run.get("model"), words[-2] if words[1:] else None))

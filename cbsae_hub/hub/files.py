@@ -112,12 +112,7 @@ def content_tag(revision: str) -> str:
 
 
 def require_same_settings(existing: Mapping[str, Any], settings: Mapping[str, Any], owner: str | Path) -> None:
-    """Compares the settings of this run with those that an earlier one left behind.
-
-    Args:
-        existing: Settings of the earlier run, as JSON holds them.
-        settings: Settings of this run.
-        owner: The file or folder that the earlier run left, for the error.
+    """Compares the settings of this run with those that an earlier one left, as JSON, in its file or folder ``owner``.
 
     Raises:
         OtherSettings: If they differ; names where.
@@ -132,12 +127,7 @@ def require_same_settings(existing: Mapping[str, Any], settings: Mapping[str, An
 
 
 def claim(folder: Path, settings: Mapping[str, Any], name: str = "settings.json") -> None:
-    """Marks a folder as the one of a run, by its settings; made if needed.
-
-    Args:
-        folder: The folder.
-        settings: The settings on which its content depends.
-        name: The file that holds them.
+    """Marks a folder, made if needed, as the one of a run, by the settings on which its content depends.
 
     Raises:
         OtherSettings: If it is the folder of a run with other settings.
@@ -187,8 +177,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """Reads a config.json.
 
     Raises:
-        ConfigError: If it is too large, no JSON object, or has a key twice or a number that JSON does not
-            know.
+        ConfigError: If it is too large, no JSON object, or has a key twice or a number that JSON does not know.
     """
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ConfigError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes: not a config of this package")
@@ -227,6 +216,17 @@ def read_weights(path: Path, shapes: dict[str, tuple[int, ...]], device: "str | 
     return tensors
 
 
+def write_model(config: Path, content: Mapping[str, Any], weights: Path, tensors: "dict[str, Tensor]") -> None:
+    """Writes a config and weights: at every moment there are both old ones, both new ones, or no config."""
+    from safetensors.torch import save_file
+
+    with replace_file(config) as new_config:
+        new_config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        with replace_file(weights) as new_weights:
+            save_file(tensors, new_weights, metadata={"format": "pt"})
+            config.unlink(missing_ok=True)
+
+
 def require_finite(tensors: "dict[str, Tensor]", owner: str) -> None:
     """Raises ModelFileError, naming the first tensor that holds NaN or infinite values."""
     for name, tensor in sorted(tensors.items()):
@@ -242,10 +242,9 @@ def is_left_out(path: PurePath) -> bool:
 def folder_revision(folder: str | Path) -> str:
     """The revision of a local model folder: "sha256:" and the first 16 hex digits of the hash of its weights.
 
-    Of the ``*.safetensors`` files, also in sub-folders, those named as model weights count
-    (``model.safetensors``, ``open_clip_model.safetensors``, shards, ...), in the order of their paths; other
-    tensors that lie beside a model, a pack for instance, do not change its revision. Where no file is named
-    so, all of them count. Checkpoints and hidden files, which are not published, never do.
+    Of the ``*.safetensors`` files, also in sub-folders, those named as model weights count (``model.safetensors``,
+    ``open_clip_model.safetensors``, shards, ...), in the order of their paths, and not a pack beside them. Where no
+    file is named so, all of them count. Checkpoints and hidden files, which are not published, never do.
 
     Raises:
         ModelFileError: If there are no weight files.

@@ -66,8 +66,7 @@ def find_in_folder(folder: Path, revision: str | None) -> tuple[Path, Path, str 
 def find_on_hub(repo_id: str, revision: str | None, options: dict[str, Any]) -> tuple[Path, Path, str]:
     """The paths of config and weights in the cache, downloaded if need be, and their commit."""
     config = download(repo_id, CONFIG_NAME, revision, options)
-    commit = config.parent.name
-    # Weights of the same commit, even if somebody pushes in between.
+    commit = config.parent.name  # the weights' too, even if somebody pushes in between
     weights = download(repo_id, WEIGHTS_NAME, commit, options)
     if is_content(revision) and folder_revision(config.parent) != revision:
         # Those in sub-folders count too.
@@ -79,17 +78,11 @@ def find_on_hub(repo_id: str, revision: str | None, options: dict[str, Any]) -> 
 
 @dataclass(frozen=True)
 class Located:
-    """A model, and where it lies.
+    """A model, and where it lies."""
 
-    Attributes:
-        id: Its name: the folder or Hub id that came in.
-        folder: The folder on this machine; None where it is on the Hub.
-        commit: Branch, tag or commit to load from the Hub, None for the newest.
-    """
-
-    id: str
-    folder: Path | None = None
-    commit: str | None = None
+    id: str  # its name: the folder or Hub id that came in
+    folder: Path | None = None  # None where it is on the Hub
+    commit: str | None = None  # branch, tag or commit to load from the Hub, None for the newest
 
     @cached_property
     def revision(self) -> str | None:
@@ -129,29 +122,21 @@ def locate(repo_id: str | Path | Located, revision: str | None = None, beside: s
         else:
             located = Located(source, None, revision)
     if revision is not None and revision != located.revision:
+        difference = f"is at revision {located.revision}, not at {revision!r:.80}"
         if revision.startswith("sha256:"):
-            raise OtherWeights(
-                f"{located.id} holds weights {located.revision}, but {revision} is asked for: another model?"
-            )
-        raise OtherWeights(f"{located.id} is at revision {located.revision}, not at {revision!r:.80}: another model?")
+            difference = f"holds weights {located.revision}, but {revision} is asked for"
+        raise OtherWeights(f"{located.id} {difference}: another model?")
     return located
 
 
 def download(repo_id: str, name: str, revision: str | None = None, options: dict[str, Any] | None = None) -> Path:
     """Downloads a file of a repository, or finds it in the cache; every failure is a ModelFileError.
 
-    Args:
-        repo_id: Its id.
-        name: The file.
-        revision: Branch, tag, commit or "sha256:...", which the caller compares.
-        options: Arguments of ``hf_hub_download``.
+    ``revision`` is a branch, tag, commit or "sha256:...", which the caller compares. ``options`` are further arguments
+    of ``hf_hub_download``.
     """
     options = options or {}
-
-    def fetch(ref: str | None) -> str:
-        return hf_hub_download(repo_id, name, revision=ref, **options)
-
-    return _fetch(fetch, repo_id, name, revision, options)
+    return _fetch(lambda ref: hf_hub_download(repo_id, name, revision=ref, **options), repo_id, name, revision, options)
 
 
 def download_folder(
@@ -160,32 +145,16 @@ def download_folder(
     patterns: Sequence[str] = MODEL_FILES,
     options: dict[str, Any] | None = None,
 ) -> Path:
-    """Downloads files of a repository, all of one commit, or finds them in the cache; see :func:`download`.
+    """Downloads files of a repository, all of one commit, or finds them in the cache: their folder there.
 
-    Args:
-        repo_id: Its id.
-        revision: See :func:`download`.
-        patterns: Patterns of the files' paths.
-        options: Arguments of ``snapshot_download``.
-
-    Returns:
-        Their folder in the cache.
+    Arguments and errors as of :func:`download`; ``patterns`` are those of the files' paths.
     """
-    options = options or {}
-
-    def fetch(ref: str | None) -> str:
-        return snapshot_download(repo_id, revision=ref, allow_patterns=list(patterns), **options)
-
-    return _fetch(fetch, repo_id, "a copy", revision, options)
+    options = (options or {}) | {"allow_patterns": list(patterns)}
+    return _fetch(lambda ref: snapshot_download(repo_id, revision=ref, **options), repo_id, "a copy", revision, options)
 
 
 def list_files(repo_id: str, revision: str | None, options: dict[str, Any]) -> tuple[list[str], str]:
     """Paths of all files of a repository, and its commit; offline, of those that are in the cache.
-
-    Args:
-        repo_id: Its id.
-        revision: Branch, tag or commit.
-        options: Arguments of ``hf_hub_download``.
 
     Raises:
         ModelFileError: If the Hub refuses or cannot be reached, or nothing is in the cache.
@@ -193,9 +162,8 @@ def list_files(repo_id: str, revision: str | None, options: dict[str, Any]) -> t
     try:
         if options.get("local_files_only") or constants.HF_HUB_OFFLINE:
             folder = Path(snapshot_download(repo_id, revision=revision, **options | {"local_files_only": True}))
-            return sorted(
-                path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
-            ), folder.name
+            files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+            return sorted(file.as_posix() for file in files), folder.name
         info = HfApi(token=options.get("token")).model_info(repo_id, revision=revision)
     except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:
         raise ModelFileError(_explain(error, repo_id, "a list of files", revision)) from error
@@ -268,10 +236,9 @@ def _explain(error: Exception, repo_id: str, what: str, revision: str | None) ->
     # "not found in the cache" hides what the Hub answered
     answer = error if isinstance(error, HfHubHTTPError) else error.__cause__
     status = answer.response.status_code if isinstance(answer, HfHubHTTPError) else None
+    absent = f"{repo_id} is no folder here, and"
     if isinstance(error, RepositoryNotFoundError) or status == 401:
-        return (
-            f"{repo_id} is no folder here, and on the Hub it does not exist or needs a token (`hf auth login`): {error}"
-        )
+        return f"{absent} on the Hub it does not exist or needs a token (`hf auth login`): {error}"
     if status == 403:
         return f"the Hub refuses {what} of {repo_id} to this token (403): log in with another, `hf auth login`"
     if status is not None and status >= 500:
@@ -279,7 +246,7 @@ def _explain(error: Exception, repo_id: str, what: str, revision: str | None) ->
     if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)) and status is None:
         offline = "HF_HUB_OFFLINE is set, unset it to download"
         why = offline if constants.HF_HUB_OFFLINE else f"the Hub is out of reach: {error}"
-        return f"{repo_id} is no folder here, and {what} of {repo_id} is not in the cache; {why}"
+        return f"{absent} {what} of {repo_id} is not in the cache; {why}"
     if isinstance(error, EntryNotFoundError) and status in (None, 404):
         return f"{repo_id} has no {what} on the Hub: not a model of this package; {OTHERS}"
     if isinstance(error, httpx.HTTPError) and status is None:

@@ -28,11 +28,7 @@ def foreign_ids(folder: Path) -> list[str]:
 
 
 def references(folder: Path, published: Mapping[Path, str]) -> dict[str, str]:
-    """Names in a model's files that mean one of several folders, and what those are called on the Hub.
-
-    Args:
-        folder: The model's.
-        published: Folder to Hub id.
+    """Names in a model's files that mean one of several folders, and what those are called on the Hub (``published``).
 
     Raises:
         ValueError: If such a folder holds other weights than those that are meant.

@@ -23,24 +23,16 @@ RESULTS = tuple(name for names in CLAIMS.values() for name in names)
 
 
 def revision_of_results(name: str, content: Any) -> str | None:
-    """The :func:`folder_revision` of the weights that a results file names; None if it names none.
-
-    Args:
-        name: Name of the file.
-        content: Its content.
-    """
+    """The :func:`folder_revision` of the weights that a results file of this name names; None if it names none."""
     for key in ("model", "revision") if name == "pack.json" else ("revision",):
         content = content.get(key) if isinstance(content, dict) else None
     return content
 
 
 def without_results_of_other_weights(folder: Path, files: Mapping[str, int], changed: bool = False) -> dict[str, int]:
-    """Leaves out, with a warning, the results beside a model that are of other weights.
+    """Leaves out, with a warning, those of a model's files (with their sizes) that are results of other weights.
 
-    Args:
-        folder: The folder of the model.
-        files: Its files, with their sizes.
-        changed: Whether the weights have changed since. If not, the files' own word counts.
+    ``changed`` says whether the weights have changed since. If not, the files' own word counts.
 
     Raises:
         ValueError: If one of those that say it is not valid JSON.

@@ -110,10 +110,8 @@ def files_of(folder: Path) -> dict[str, int]:
         if is_left_out(relative):
             continue
         if path.is_symlink() and not (path.is_file() and any(path.resolve().is_relative_to(one) for one in roots)):
-            raise PublishError(
-                f"{path} is a link to {path.resolve()}, which is no file in {folder}: put a copy in its place, or "
-                "delete it"
-            )
+            link = f"{path} is a link to {path.resolve()}, which is no file in {folder}"
+            raise PublishError(f"{link}: put a copy in its place, or delete it")
         if path.is_file():
             sizes[relative.as_posix()] = path.stat().st_size
     return sizes
@@ -172,7 +170,8 @@ def publish(
             raise PublishError(f"{repo_id} exists and is public: make it private in its settings, or publish openly")
         newest = str(head.sha)
         existing = _existing_files(api, about, newest)
-        before, is_model = _written(upload), upload.repo_type == "model" and _has_weights(upload.files)
+        before = _written(upload)
+        is_model = upload.repo_type == "model" and any(path.endswith(".safetensors") for path in upload.files)
         tag = content_tag(folder_revision(upload.folder)) if is_model else None
         changed = [path for path in upload.files if _differs(upload.source(path), existing.get(path))]
         if CARD_NAME in changed and not overwrite_card and _keeps_card(upload, repo_id, existing, newest, token):
@@ -209,12 +208,10 @@ def warn_of_foreign_ids(folder: Path, others: Collection[str] = ()) -> None:
 
 def _create(api: HfApi, upload: Upload, private: bool | None) -> RepoUrl:
     """Makes the repository if there is none."""
-    more = {}
-    if upload.repo_type == "space":
-        more["space_sdk"] = header_of(upload.folder).get("sdk")
-        if more["space_sdk"] is None:
-            raise PublishError(f"{upload.folder} is no Space: it needs a {CARD_NAME} whose header says `sdk: gradio`")
-    return api.create_repo(upload.repo_id, repo_type=upload.repo_type, private=private, exist_ok=True, **more)
+    sdk = header_of(upload.folder).get("sdk") if upload.repo_type == "space" else None
+    if upload.repo_type == "space" and sdk is None:
+        raise PublishError(f"{upload.folder} is no Space: it needs a {CARD_NAME} whose header says `sdk: gradio`")
+    return api.create_repo(upload.repo_id, repo_type=upload.repo_type, private=private, exist_ok=True, space_sdk=sdk)
 
 
 def _keeps_card(
@@ -324,10 +321,6 @@ def _outdated(upload: Upload, existing: Mapping[str, RepoFile], changed: Sequenc
     return outdated
 
 
-def _has_weights(files: Mapping[str, int]) -> bool:
-    return any(path.endswith(".safetensors") for path in files)
-
-
 @contextmanager
 def explained(what: str, upload: Upload) -> Iterator[None]:
     """Makes a PublishError of whatever huggingface_hub raises."""
@@ -373,4 +366,4 @@ def _advice(error: Exception, upload: Upload) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    return re.sub(r"\s+", " ", str(error)).strip()
+    return " ".join(str(error).split())

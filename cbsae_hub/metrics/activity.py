@@ -30,10 +30,8 @@ class NeuronActivity(StreamingMetric):
     def __init__(self, neurons: int):
         super().__init__()
         self.neurons = neurons
-        bins = torch.zeros(neurons, BINS_PER_OCTAVE * OCTAVES, dtype=torch.int64)
-        self.add_state("histogram", bins, dist_reduce_fx="sum")
+        self.add_sums(torch.int64, histogram=(neurons, BINS_PER_OCTAVE * OCTAVES), tokens=())
         self.add_state("largest", torch.zeros(neurons), dist_reduce_fx="max")
-        self.add_state("tokens", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, values: Tensor, neurons: Tensor) -> None:
         """Adds tokens; ``values`` and ``neurons`` ``[tokens, K]`` as from ``SAE.encode_sparse``: 0 is inactive."""
@@ -82,9 +80,7 @@ class ActiveLatents(StreamingMetric):
 
     def __init__(self, d_sae: int, tokens: int):
         super().__init__()
-        self.add_state("histogram", torch.zeros(d_sae + 1, dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("by_token", torch.zeros(tokens, dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_sums(torch.int64, histogram=d_sae + 1, by_token=tokens, images=())
 
     def update(self, active: Tensor) -> None:
         """Adds images: ``[images, tokens]``, the number of latents that are active by the inference rule."""
@@ -115,9 +111,8 @@ class Reconstruction(StreamingMetric):
 
     def __init__(self, d_in: int):
         super().__init__()
-        for name, shape in {"total": (d_in,), "squares": (), "errors": (), "cosines": (), "active": ()}.items():
-            self.add_state(name, torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("tokens", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_sums(torch.float64, total=d_in, squares=(), errors=(), cosines=(), active=())
+        self.add_sums(torch.int64, tokens=())
 
     def update(self, x: Tensor, reconstruction: Tensor, active: Tensor) -> None:
         """Adds tokens: ``x`` and ``reconstruction [tokens, d_in]``, and the number of active latents, ``[tokens]``."""
@@ -140,10 +135,7 @@ class Reconstruction(StreamingMetric):
 
 
 def occupied_bins(histogram: Tensor) -> tuple[list[int], float]:
-    """A neuron's histogram without the empty bins at both ends.
-
-    Args:
-        histogram: ``[bins]``, a row of the histogram of :class:`NeuronActivity`.
+    """A neuron's histogram ``[bins]``, a row of that of :class:`NeuronActivity`, without the empty bins at both ends.
 
     Returns:
         Counts, and the lower edge of the first of their bins; each is ``2 ** (1 / SHOWN_BINS_PER_OCTAVE)`` times as
@@ -152,8 +144,8 @@ def occupied_bins(histogram: Tensor) -> tuple[list[int], float]:
     occupied = histogram.nonzero()[:, 0].tolist()
     if not occupied:
         return [], math.nan
-    first, last = occupied[0], occupied[-1]
-    return histogram[first : last + 1].tolist(), 2.0 ** (first / SHOWN_BINS_PER_OCTAVE - OCTAVES / 2)
+    edge = 2.0 ** (occupied[0] / SHOWN_BINS_PER_OCTAVE - OCTAVES / 2)
+    return histogram[occupied[0] : occupied[-1] + 1].tolist(), edge
 
 
 def status(token_density: float, image_density: float) -> str:

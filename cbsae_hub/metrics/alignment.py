@@ -70,10 +70,6 @@ def human_alignment(pairs: pd.DataFrame) -> Alignment:
     tenth = np.minimum((pairs["MS_x"] - pairs["MS_y"]).abs() * BINS + 1e-9, BINS - 1).astype(int)
     bins = agreed.groupby(tenth).agg(["size", "mean"]).reindex(range(BINS))
     edges = np.linspace(0, 1, BINS + 1).round(10)
-    table = {
-        "low": edges[:-1],
-        "high": edges[1:],
-        "pairs": bins["size"].fillna(0).astype(int),
-        "alignment": bins["mean"],
-    }
+    counts = bins["size"].fillna(0).astype(int)
+    table = {"low": edges[:-1], "high": edges[1:], "pairs": counts, "alignment": bins["mean"]}
     return Alignment(float(agreed.mean()), pd.DataFrame(table))

@@ -15,8 +15,8 @@ def best_by_concept(concepts: np.ndarray, scores: np.ndarray, total: int) -> np.
         ``[total]``, -inf for a concept that is no neuron's name.
     """
     best = np.full(total, -np.inf)
-    has_name = np.asarray(concepts) >= 0
-    np.maximum.at(best, np.asarray(concepts)[has_name], np.asarray(scores, dtype=np.float64)[has_name])
+    concepts, scores = np.asarray(concepts), np.asarray(scores, dtype=np.float64)
+    np.maximum.at(best, concepts[concepts >= 0], scores[concepts >= 0])
     return best
 
 

@@ -73,7 +73,6 @@ class Dissector(StrongestImages):
 
     text_embeddings: Tensor
     embeddings: list[Tensor]
-    embedded_ids: list[Tensor]
 
     def __init__(
         self,
@@ -90,12 +89,11 @@ class Dissector(StrongestImages):
         self.method, self.top_fraction, self.count_silent = method, top_fraction, count_silent
         self.named_sets = isinstance(text_embeddings, Mapping)
         sets = dict(text_embeddings) if isinstance(text_embeddings, Mapping) else {"": text_embeddings}
-        if not sets or not all(len(texts) for texts in sets.values()):
+        if not (sets and all(map(len, sets.values()))):
             raise ValueError("there is a concept set without concepts")
         self.set_sizes = {name: len(texts) for name, texts in sets.items()}
         self.register_buffer("text_embeddings", torch.cat(list(sets.values())), persistent=False)
         self.add_state("embeddings", default=[], dist_reduce_fx="cat")
-        self.add_state("embedded_ids", default=[], dist_reduce_fx="cat")
         if method in POWERS:
             for name in MomentSums._fields:
                 self.add_state(name, default=[], dist_reduce_fx="cat")
@@ -114,7 +112,6 @@ class Dissector(StrongestImages):
         check_batch(latents, self.neurons, image_embeddings=image_embeddings)
         self.add_images(latents, image_ids)
         self.embeddings.append(image_embeddings.to(self.text_embeddings.dtype))
-        self.embedded_ids.append(image_ids)
         if self.method in POWERS:
             self._add_moments(latents, image_embeddings.double() @ self.text_embeddings.double().T)
 
@@ -185,8 +182,9 @@ class Dissector(StrongestImages):
 
     def _scored(self, columns: slice, draws: int = 0, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Blocks of columns of the scores of all neurons; and see :func:`best_of_random`."""
-        ids, embeddings = self._embedded()
-        texts = self.text_embeddings[columns]
+        self.ids()  # or no images were given
+        ids, order = torch.cat(self.image_ids).sort()
+        embeddings, texts = torch.cat(self.embeddings)[order], self.text_embeddings[columns]
         none = texts.new_empty(min(self.k, len(ids)), 0)
         if self.method == "soft_wpmi":
             yield from self._soft_wpmi(ids, embeddings, texts, draws, seed)
@@ -214,11 +212,4 @@ class Dissector(StrongestImages):
             probabilities = (SHARPNESS * embeddings @ part.T).sub_(normaliser[:, None]).exp_()
             evidence = evidence_of(rows, counts, weights, probabilities)
             prior = prior_of(evidence, alive)
-            null = best_of_random(random, weights, probabilities, prior)
-            yield silence(evidence.sub_(prior), alive), null
-
-    def _embedded(self) -> tuple[Tensor, Tensor]:
-        """Image ids, ascending, and the judge's embeddings in that order."""
-        self.ids()  # or no images were given
-        ids, order = torch.cat(self.embedded_ids).sort()
-        return ids, torch.cat(self.embeddings)[order]
+            yield silence(evidence.sub_(prior), alive), best_of_random(random, weights, probabilities, prior)

@@ -22,9 +22,8 @@ class DownstreamCost(StreamingMetric):
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("hits", "entropy"):
-            self.add_state(name, torch.zeros(len(CONDITIONS), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_sums(torch.float64, hits=len(CONDITIONS), entropy=len(CONDITIONS))
+        self.add_sums(torch.int64, images=())
 
     def update(self, targets: Tensor, **logits: Tensor) -> None:
         """Adds a batch.
@@ -56,8 +55,8 @@ class DownstreamCost(StreamingMetric):
         n = self.images.double()
         result: dict[str, float] = {}
         for kind, sums in (("accuracy", self.hits), ("cross_entropy", self.entropy)):
-            original, reconstructed, zeroed = (float(value) for value in sums / n)
-            result |= {f"{kind}_{name}": value for name, value in zip(CONDITIONS, (original, reconstructed, zeroed))}
+            original, reconstructed, zeroed = means = (sums / n).tolist()
+            result |= {f"{kind}_{name}": value for name, value in zip(CONDITIONS, means)}
             gap = original - zeroed
             result[f"{kind}_recovered"] = (reconstructed - zeroed) / gap if gap else float("nan")
         return result

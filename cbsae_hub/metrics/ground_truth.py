@@ -90,8 +90,7 @@ def _score(columns: sparse.csc_matrix, truth: sparse.csr_matrix, totals: np.ndar
     begin = columns.indptr[owner]
     # Ranks from the largest, 1-based, of the first and the last of each run of equal activations.
     first, last = first - begin + 1, last - begin + 1
-    silent = images - stored  # they follow, all with one rank
-    rank_of_silent = (silent + 1) / 2  # from the smallest
+    rank_of_silent = (images - stored + 1) / 2  # from the smallest; they follow, all with one rank
     rank = images - (first + last) / 2 + 1
 
     # One entry for each label of each stored image, sorted by pair of neuron and label, then by rank.
@@ -119,9 +118,7 @@ def _score(columns: sparse.csc_matrix, truth: sparse.csr_matrix, totals: np.ndar
 
 def _runs(major: np.ndarray, minor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Begin and end (inclusive) of the run of equal pairs that each of the sorted pairs of keys belongs to."""
-    if not len(major):
-        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    new = np.r_[True, (major[1:] != major[:-1]) | (minor[1:] != minor[:-1])]
+    new = np.r_[True, (major[1:] != major[:-1]) | (minor[1:] != minor[:-1])][: len(major)]
     run = new.cumsum() - 1
     starts = np.flatnonzero(new)
     return starts[run], np.r_[starts[1:], len(major)][run] - 1

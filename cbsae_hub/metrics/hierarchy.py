@@ -82,9 +82,8 @@ class HierarchyScore(StreamingMetric):
     def __init__(self, neurons: int, tree: ConceptTree, concepts: Sequence[str]):
         super().__init__()
         self.neurons, self.tree, self.concepts = neurons, tree, list(concepts)
-        shape = (neurons, len(self.concepts))
-        self.add_state("active", torch.zeros(shape, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("images", torch.zeros(shape[1], dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_sums(torch.float64, active=(neurons, len(self.concepts)))
+        self.add_sums(torch.int64, images=len(self.concepts))
 
     def update(self, latents: Tensor, labels: Tensor) -> None:
         """Adds a batch: latents ``[images, neurons]``, dense or sparse COO, and labels ``[images, concepts]`` bool.
@@ -93,13 +92,7 @@ class HierarchyScore(StreamingMetric):
             ValueError: If lengths differ or latents are not finite.
         """
         check_batch(latents, self.neurons, labels=labels)
-        fires = latents.coalesce() if latents.is_sparse else latents
-        if latents.is_sparse:
-            active = (fires.values() > 0).double()
-            fires = torch.sparse_coo_tensor(fires.indices(), active, fires.shape, check_invariants=False)
-        else:
-            fires = (fires > 0).double()
-        touched, counts = transposed_product(fires, labels.double())
+        touched, counts = transposed_product(latents.relu().sign(), labels.double())
         self.active.index_add_(0, touched, counts)
         self.images += labels.sum(0)
 
@@ -122,8 +115,7 @@ def common_ancestor_depth(labels: np.ndarray, depths: np.ndarray) -> np.ndarray:
     Returns:
         ``[neurons]``; NaN where no pair counts.
     """
-    # One more concept, "none", which meets nothing.
-    padded = np.pad(depths, (0, 1), constant_values=-2)
+    padded = np.pad(depths, (0, 1), constant_values=-2)  # one more concept, "none", meets nothing
     upper = np.triu_indices(labels.shape[1], 1)
     result = []
     for start in range(0, len(labels), NEURON_BLOCK):

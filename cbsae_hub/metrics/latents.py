@@ -36,12 +36,7 @@ def entries_of(latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def check_batch(latents: Tensor, neurons: int, **others: Tensor) -> None:
-    """Refuses a batch that cannot be scored.
-
-    Raises:
-        ValueError: If the number of neurons is another one, the numbers of images differ, or something is NaN or
-            infinite; says which.
-    """
+    """Raises a ValueError if the number of neurons or of images is another one, or something is NaN or infinite."""
     if latents.ndim != 2 or latents.shape[1] != neurons:
         raise ValueError(f"latents must be [images, {neurons}], got {tuple(latents.shape)}")
     for name, other in others.items():
@@ -54,25 +49,16 @@ def check_batch(latents: Tensor, neurons: int, **others: Tensor) -> None:
 
 
 def check_similarities(latents: Tensor, similarities: Tensor) -> None:
-    """Refuses latents and similarities that cannot be compared.
-
-    Raises:
-        ValueError: If there are no images; see also :func:`check_batch`.
-    """
+    """Refuses what :func:`check_batch` refuses, and raises a ValueError if there are no images."""
     if not len(latents):
         raise ValueError("no images were given")
     check_batch(latents, latents.shape[1], similarities=similarities)
 
 
 def transposed_product(latents: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """``latents.T @ x`` for the neurons that a batch stores: at the cost of the active entries, not of all neurons.
+    """The neurons ``[touched]`` that a batch stores and their rows of ``latents.T @ x``, ``[touched, d]``.
 
-    Args:
-        latents: ``[images, neurons]``.
-        x: ``[images, d]``, in the dtype to compute in.
-
-    Returns:
-        The neurons ``[touched]`` and their rows of the product ``[touched, d]``.
+    It costs the active entries of ``latents [images, neurons]``, not all neurons; in the dtype of ``x [images, d]``.
     """
     if not latents.is_sparse:
         return torch.arange(latents.shape[1], device=latents.device), latents.to(x.dtype).T @ x

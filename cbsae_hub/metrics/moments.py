@@ -37,13 +37,9 @@ class MomentSums(NamedTuple):
     def about_first_batch(
         cls, latents: Tensor, similarities: Tensor, powers: tuple[int, int], centred: bool
     ) -> "MomentSums":
-        """Empty sums, shifted by a batch's means.
+        """Empty sums, shifted by the means of a batch's latents ``[images, neurons]`` and similarities, if ``centred``.
 
-        Args:
-            latents: ``[images, neurons]``, dense or sparse COO.
-            similarities: ``[images, concepts]`` float64.
-            powers: Highest power of activations alone, and of either factor of a product.
-            centred: Whether to shift at all.
+        ``powers`` are the highest power of activations alone, and that of either factor of a product.
         """
         neurons, concepts = latents.shape[1], similarities.shape[1]
         highest, of_product = powers
@@ -85,10 +81,8 @@ class MomentSums(NamedTuple):
         elif not moved.any():
             yield everything, latents.double()
         else:
-            yield (
-                everything[moved],
-                latents.index_select(1, everything[moved]).to_dense().double() - self.z_shift[moved],
-            )
+            dense = latents.index_select(1, everything[moved]).to_dense().double()
+            yield everything[moved], dense - self.z_shift[moved]
             yield everything[~moved], latents.index_select(1, everything[~moved]).coalesce().double()
 
     def of_concepts(self, columns: slice) -> "MomentSums":
@@ -127,8 +121,7 @@ def cosine_of_moments(parts: Sequence[MomentSums], similarities: Tensor) -> Tens
 
 def cosine_cubed_of_moments(parts: Sequence[MomentSums], similarities: Tensor) -> Tensor:
     """The cosine of centred and cubed activations and similarities, ``[neurons, concepts]``."""
-    n = len(similarities)
-    z_mean = _total(part.z_sums[1] + part.z_sums[0] * part.z_shift for part in parts) / n
+    z_mean = _total(part.z_sums[1] + part.z_sums[0] * part.z_shift for part in parts) / len(similarities)
     s_mean = similarities.mean(0)
     dot = _total(part.central(3, 3, z_mean, s_mean) for part in parts)
     z_norm = _total(part.central_power(6, z_mean) for part in parts).clamp_min(0).sqrt()

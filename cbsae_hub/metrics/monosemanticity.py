@@ -60,15 +60,12 @@ class MonosemanticityScore(StreamingMetric):
     def __init__(self, neurons: int, embedding_dim: int):
         super().__init__()
         self.neurons = neurons
-        zeros = torch.zeros(neurons, dtype=torch.float64)
-        self.add_state("weighted", zeros.new_zeros(neurons, embedding_dim), dist_reduce_fx="sum")
-        self.add_state("total", zeros, dist_reduce_fx="sum")
-        self.add_state("squares", zeros, dist_reduce_fx="sum")
-        self.add_state("lowest", zeros + torch.inf, dist_reduce_fx="min")
-        self.add_state("highest", zeros - torch.inf, dist_reduce_fx="max")
-        self.add_state("stored", zeros.long(), dist_reduce_fx="sum")
-        self.add_state("everything", zeros.new_zeros(embedding_dim), dist_reduce_fx="sum")
-        self.add_state("images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_sums(torch.float64, weighted=(neurons, embedding_dim), everything=embedding_dim)
+        self.add_sums(torch.float64, total=neurons, squares=neurons)
+        self.add_sums(torch.int64, stored=neurons, images=())
+        infinite = torch.full((neurons,), torch.inf, dtype=torch.float64)
+        self.add_state("lowest", infinite, dist_reduce_fx="min")
+        self.add_state("highest", -infinite, dist_reduce_fx="max")
 
     def update(self, latents: Tensor, embeddings: Tensor) -> None:
         """Adds a batch: latents ``[images, neurons]``, dense or sparse COO, and embeddings ``[images, d]``.

@@ -43,14 +43,9 @@ def rank_reorder(
 def rank_reorder_of_top(
     top: Tensor, rows: Tensor, similarities: Tensor, p: float = 3.0, scale_p: float = 0.5
 ) -> Tensor:
-    """:func:`rank_reorder` from the top images alone.
+    """:func:`rank_reorder` from the top images alone: activations ``top [neurons, k]``, descending, and their ``rows``.
 
-    Args:
-        top: ``[neurons, k]``, activations, descending.
-        rows: ``[neurons, k]``, the rows of their images.
-        similarities: ``[images, concepts]`` float64.
-        p: Power of the error.
-        scale_p: Power of a concept's mean similarity, by which errors are divided.
+    ``p`` is the power of the error, ``scale_p`` that of a concept's mean similarity, by which errors are divided.
     """
     scores = torch.zeros(len(top), similarities.shape[1], dtype=torch.float64)
     for neuron, descending in enumerate(top.double()):

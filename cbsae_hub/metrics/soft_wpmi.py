@@ -93,7 +93,7 @@ def rank_weights(
 
 
 def evidence_of(rows: Tensor, counts: Tensor, weights: list[float], probabilities: Tensor) -> Tensor:
-    """``sum_r log(1 + q_r P)`` of each neuron, rank by rank: never ``[neurons, k, concepts]``.
+    """``sum_r log(1 + q_r P)``, ``[neurons, concepts]``, rank by rank: never ``[neurons, k, concepts]``.
 
     Products are taken before logarithms, as many factors at a time as cannot overflow. Neurons are worked on by
     falling number of images, so that each rank is a product of those that still have one.
@@ -103,9 +103,6 @@ def evidence_of(rows: Tensor, counts: Tensor, weights: list[float], probabilitie
         counts: ``[neurons]``, number of them that count, from the first.
         weights: ``q_r`` of the k ranks.
         probabilities: ``[images, concepts]``.
-
-    Returns:
-        ``[neurons, concepts]``.
     """
     probabilities = probabilities.contiguous()
     flush = _flush_after(weights, float(probabilities.max()), math.log(torch.finfo(probabilities.dtype).max) - 1)
@@ -117,8 +114,7 @@ def evidence_of(rows: Tensor, counts: Tensor, weights: list[float], probabilitie
         ranks = torch.arange(rows.shape[1], device=rows.device)
         ascending = counts[part].flip(0)
         sizes = len(ascending) - torch.searchsorted(ascending, ranks, right=True)
-        by_rank = rows[part].T.contiguous()
-        result[part] = _log_products(by_rank, sizes.tolist(), weights, probabilities, flush)
+        result[part] = _log_products(rows[part].T.contiguous(), sizes.tolist(), weights, probabilities, flush)
     return result
 
 
@@ -139,16 +135,9 @@ def _log_products(
 
 
 def best_of_random(rows: Tensor, weights: list[float], probabilities: Tensor, prior: Tensor) -> Tensor:
-    """Best scores of neurons with random images if only the first, the first two, ... of them count.
+    """Best scores of neurons with random images if only the first, the first two, ... of them count, ``[k, draws]``.
 
-    Args:
-        rows: ``[draws, k]``, rows of the images.
-        weights: ``q_r`` of the k ranks.
-        probabilities: ``[images, concepts]``.
-        prior: ``[concepts]``.
-
-    Returns:
-        ``[k, draws]``.
+    Arguments are those of :func:`evidence_of`, with ``rows [draws, k]``, and the ``prior [concepts]``.
     """
     total = (-prior).expand(len(rows), -1).clone()
     best = probabilities.new_full((len(weights), len(rows)), -torch.inf)

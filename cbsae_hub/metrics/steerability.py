@@ -20,17 +20,11 @@ def first_word(answer: str) -> str:
 
 
 def text_steerability(spoken: Tensor, concepts: Tensor) -> Tensor:
-    """Cosine of the words that were spoken to the concepts.
+    """Cosine of the words that were spoken ``[neurons, e]`` to the concepts ``[neurons, e]``: ``[neurons]``, -1 to 1.
 
     CB-SAE's score: embeddings of the first word and of the neuron's concept, by a sentence transformer. Pach et al.'s:
-    CLIP's embedding of the word, and the mean of the image embeddings of the neuron's 16 top images.
-
-    Args:
-        spoken: ``[neurons, e]``; a row of zeros stands for an empty answer and scores 0.
-        concepts: ``[neurons, e]``.
-
-    Returns:
-        ``[neurons]``, -1 to 1.
+    CLIP's embedding of the word, and the mean of the image embeddings of the neuron's 16 top images. A row of zeros
+    stands for an empty answer and scores 0.
 
     Raises:
         ValueError: If the forms differ.
@@ -55,10 +49,8 @@ def image_steerability(drawings: Tensor, examples: Tensor) -> Tensor:
         ValueError: If the forms do not fit.
     """
     if drawings.ndim != 3 or examples.ndim != 3 or drawings.shape[::2] != examples.shape[::2]:
-        raise ValueError(
-            "expected [neurons, drawings, e] and [neurons, images, e], got "
-            f"{list(drawings.shape)} and {list(examples.shape)}"
-        )
+        forms = f"{list(drawings.shape)} and {list(examples.shape)}"
+        raise ValueError(f"expected [neurons, drawings, e] and [neurons, images, e], got {forms}")
     counts = examples.any(-1).sum(1, keepdim=True)
     mean = F.normalize(examples, dim=-1).sum(1) / counts  # 0 / 0 is NaN
     return (F.normalize(drawings, dim=-1) @ mean[..., None]).mean((1, 2))

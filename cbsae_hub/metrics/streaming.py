@@ -67,6 +67,11 @@ class StreamingMetric(nn.Module):
         else:
             setattr(self, name, [])
 
+    def add_sums(self, dtype: torch.dtype, **shapes: int | tuple[int, ...]) -> None:
+        """Declares sums by their names and shapes, which begin with zeros."""
+        for name, shape in shapes.items():
+            self.add_state(name, torch.zeros(shape, dtype=dtype), dist_reduce_fx="sum")
+
     @property
     def metric_state(self) -> dict[str, Tensor | list[Tensor]]:
         """The sums, by name."""

@@ -61,12 +61,9 @@ class StrongestImages(StreamingMetric):
     def __init__(self, neurons: int, k: int):
         super().__init__()
         self.neurons, self.k = neurons, k
-        empty = torch.full((neurons, k), NOTHING)
-        self.add_state("keys", empty, dist_reduce_fx=merge_keys)
-        self.add_state("stored", torch.zeros(neurons, dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("fired", torch.zeros(neurons, dtype=torch.int64), dist_reduce_fx="sum")
-        # Batches or entries with negative activations: only whether there are any matters.
-        self.add_state("negative", torch.zeros(neurons, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("keys", torch.full((neurons, k), NOTHING), dist_reduce_fx=merge_keys)
+        # `negative` counts batches or entries: only whether there are any matters.
+        self.add_sums(torch.int64, stored=neurons, fired=neurons, negative=neurons)
         self.add_state("image_ids", default=[], dist_reduce_fx="cat")
 
     def add_images(self, latents: Tensor, image_ids: Tensor) -> None:
@@ -81,10 +78,8 @@ class StrongestImages(StreamingMetric):
         """
         check_batch(latents, self.neurons, image_ids=image_ids)
         self.image_ids.append(image_ids)
-        if latents.is_sparse:
-            self._add_sparse(latents, image_ids)
-        else:
-            self._add_dense(latents, image_ids)
+        add = self._add_sparse if latents.is_sparse else self._add_dense
+        add(latents, image_ids)
 
     def ids(self) -> Tensor:
         """All image ids, ascending.
@@ -175,12 +170,7 @@ def _best(a: Tensor, b: Tensor, k: int) -> Tensor:
 
 
 def strongest(latents: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Activations and rows of the k strongest images of each neuron, ``[neurons, min(k, images)]`` each.
-
-    Args:
-        latents: ``[images, neurons]``, dense or sparse COO.
-        k: Images per neuron.
-    """
+    """Activations and rows of the k strongest of ``latents [images, neurons]``, ``[neurons, min(k, images)]`` each."""
     top = TopImages(latents.shape[1], min(k, len(latents))).to(latents.device)
     top.update(latents, torch.arange(len(latents), device=latents.device))
     return top.compute()

@@ -42,13 +42,14 @@ class Overlaps:
 
     def share_above(self, threshold: float) -> float:
         """Share of the pairs whose Jaccard index is larger; NaN without pairs."""
-        total = self.pairs.sum()
-        return float(self.pairs[self.jaccard > threshold].sum() / total) if total else float("nan")
+        return self._mean(self.jaccard > threshold)
 
     def mean(self) -> float:
         """Mean Jaccard index over the pairs; NaN without pairs."""
-        total = self.pairs.sum()
-        return float((self.pairs * self.jaccard).sum() / total) if total else float("nan")
+        return self._mean(self.jaccard)
+
+    def _mean(self, values: np.ndarray) -> float:
+        return float(np.average(values, weights=self.pairs)) if self.pairs.any() else float("nan")
 
 
 def overlaps(top_ids: Tensor, complete: Tensor | None = None) -> Overlaps:

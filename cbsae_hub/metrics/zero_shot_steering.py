@@ -84,11 +84,8 @@ class ZeroShotScores:
     def summary(self, gamma: float = 0.1, beta: float = 0.5, lost: float = 0.0) -> dict[str, float]:
         """Figures of all neurons together: the layer-level scores, and means of the others.
 
-        Args:
-            gamma: See :meth:`share_above`.
-            beta: See :meth:`count_above`.
-            lost: The part of S_f that comes from the loss of the answers, see :func:`uniform_s_f`.
-                ``share_beyond_loss`` is the share of neurons with S_f above gamma and this.
+        ``share_beyond_loss`` is the share of neurons with S_f above ``gamma`` and ``lost``, the part of S_f that comes
+        from the loss of the answers, see :func:`uniform_s_f`; ``gamma`` and ``beta`` as for the other methods.
         """
         return {
             "strength": self.strength,
@@ -156,13 +153,9 @@ def joined(parts: list[ZeroShotScores]) -> ZeroShotScores:
 def summarise(
     sweeps: Mapping[str, Sequence[ZeroShotScores]], gamma: float = 0.1, beta: float = 0.5, lost: float = 0.0
 ) -> pd.DataFrame:
-    """Sweeps of several sets of neurons beside each other.
+    """Sweeps of several sets of neurons beside each other: each set's scores at the same strengths, by its name.
 
-    Args:
-        sweeps: Name of a set to its scores at each strength; all sets at the same strengths.
-        gamma: See :meth:`ZeroShotScores.summary`.
-        beta: Likewise.
-        lost: Likewise.
+    The other arguments are those of :meth:`ZeroShotScores.summary`.
 
     Returns:
         One row per set and strength: ``neurons_of``, the columns of :meth:`ZeroShotScores.summary`, and for each share
@@ -186,11 +179,8 @@ def summarise(
 
 
 def uniform_s_f(before: Tensor) -> float:
-    """S_f of a steering that makes all words equally likely: the part that comes from the loss of the answers alone.
+    """S_f of a steering that makes all words of P ``[images, vocabulary]`` equally likely.
 
-    A steering to n other words than before has an S_f of this plus 1/n.
-
-    Args:
-        before: P, ``[images, vocabulary]``.
+    That part comes from the loss of the answers alone. A steering to n other words has an S_f of this plus 1/n.
     """
     return Effect(before, torch.full_like(before, 1 / before.shape[1])).s_f

@@ -23,23 +23,14 @@ IN_INPUT_UNITS = ("b_enc", "threshold", "b_gate", "b_mag")
 
 @dataclass(frozen=True)
 class Settings:
-    """The values that an activation function reads besides hidden values.
+    """The values that an activation function reads besides hidden values."""
 
-    Attributes:
-        k: Active latents per token (topk: each token; batch_topk: on average over a batch).
-        bandwidth: Width of the window in which JumpReLU's thresholds get a gradient.
-        threshold: A number or ``[d_sae]``; None where there is none, or none yet.
-        b_gate: Bias of the gate, ``[d_sae]``; this and the next two are those of gated.
-        b_mag: Bias of the magnitudes.
-        r_mag: Logarithm of the magnitudes' scale.
-    """
-
-    k: int
-    bandwidth: float
-    threshold: Tensor | None = None
-    b_gate: Tensor | None = None
-    b_mag: Tensor | None = None
-    r_mag: Tensor | None = None
+    k: int  # active latents per token (topk: each token; batch_topk: on average over a batch)
+    bandwidth: float  # width of the window in which JumpReLU's thresholds get a gradient
+    threshold: Tensor | None = None  # a number or [d_sae]; None where there is none, or none yet
+    b_gate: Tensor | None = None  # bias of the gate, [d_sae]; this and the next two are those of gated
+    b_mag: Tensor | None = None  # bias of the magnitudes
+    r_mag: Tensor | None = None  # logarithm of the magnitudes' scale
 
 
 class Trained(NamedTuple):
@@ -92,22 +83,15 @@ class Activation(ABC):
 
     @abstractmethod
     def train(self, hidden: Tensor, norms: Tensor, settings: Settings) -> Trained:
-        """Latents and penalty of a training step, by plain dense autograd.
+        """Latents and penalty of a training step from ``hidden [n, d_sae]``, by plain dense autograd.
 
-        Args:
-            hidden: ``[n, d_sae]``.
-            norms: Lengths of decoder rows, ``[d_sae]``. With them in the penalty, scaling cannot evade it.
-            settings: See :class:`Settings`.
+        ``norms [d_sae]`` are the lengths of decoder rows. With them in the penalty, scaling cannot evade it.
         """
 
     def select(self, preactivations: Tensor, settings: Settings, count: int | None = None) -> Tensor:
         """Positions of the pre-activations ``[n, d_sae]`` that training keeps (topk and batch_topk only).
 
-        Args:
-            preactivations: See :meth:`preactivations`.
-            settings: See :class:`Settings`.
-            count: For batch_topk, how many to keep instead of ``k * n``: a process that takes part in a
-                selection over several processes passes its own share. For topk it has no meaning.
+        batch_topk keeps ``count`` of them instead of ``k * n``: the share of one of several processes. topk ignores it.
 
         Returns:
             Flat positions ``token * d_sae + neuron``, int64, of positive pre-activations only.

@@ -13,8 +13,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from huggingface_hub.utils import filter_repo_objects
-from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from cbsae_hub.hub.files import (
     CONFIG_NAME,
@@ -24,9 +23,9 @@ from cbsae_hub.hub.files import (
     folder_revision,
     read_config,
     read_weights,
-    replace_file,
     require_finite,
     resolve_id,
+    write_model,
 )
 from cbsae_hub.hub.locate import CARD_NAME, OTHERS, download_folder, find_in_folder, find_on_hub, is_commit
 from cbsae_hub.hub.results import RESULTS, without_results_of_other_weights
@@ -45,16 +44,11 @@ OLDEST_SCHEMA_VERSION = 1
 T = TypeVar("T", bound="HubModel")
 
 
-def entry(name: str, meaning: str) -> property:
-    """A read-only attribute of a model: the entry ``name`` of its provenance.
-
-    Args:
-        name: Name of the entry.
-        meaning: Its docstring.
-    """
+def entry(name: str, meaning: str, part: str = "provenance") -> property:
+    """A read-only attribute of a model, documented by ``meaning``: the entry ``name`` of its provenance, say."""
 
     def read(model: "HubModel") -> Any:
-        return getattr(model.provenance, name)
+        return getattr(getattr(model, part), name)
 
     def refuse(model: "HubModel", value: object) -> None:
         raise AttributeError(
@@ -63,7 +57,19 @@ def entry(name: str, meaning: str) -> property:
         )
 
     read.__doc__ = meaning
-    return property(read, refuse)
+    return property(read, refuse if part == "provenance" else None)
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of all weights for a file: also those that share storage are written in full, under their own names.
+
+    Raises:
+        ModelFileError: If one is NaN or infinite.
+    """
+    form: dict[str, Any] = {"device": "cpu", "copy": True, "memory_format": torch.contiguous_format}
+    weights = {name: tensor.detach().to(**form) for name, tensor in model.state_dict().items()}
+    require_finite(weights, type(model).__name__)
+    return weights
 
 
 class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeline_tag="feature-extraction"):
@@ -96,11 +102,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
     @property
     def config(self) -> dict[str, Any]:
         """Content of config.json: class, versions, every argument of ``__init__``. A new dict each time."""
-        stamp = {
-            "model_class": type(self).__name__,
-            "schema_version": SCHEMA_VERSION,
-            "package_version": __version__,
-        }
+        stamp = {"model_class": type(self).__name__, "schema_version": SCHEMA_VERSION, "package_version": __version__}
         return json.loads(json.dumps(stamp | self.arguments))
 
     @property
@@ -143,13 +145,10 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
         if os.path.isdir(source):
             config_path, weights_path, commit = find_in_folder(Path(source), revision)
         else:
-            options = {
-                "token": token,
-                "cache_dir": cache_dir,
-                "force_download": force_download,
-                "local_files_only": local_files_only,
-            }
-            config_path, weights_path, commit = find_on_hub(source, revision, options)
+            downloads = dict(
+                token=token, cache_dir=cache_dir, force_download=force_download, local_files_only=local_files_only
+            )
+            config_path, weights_path, commit = find_on_hub(source, revision, downloads)
         model = cls.described_by(config_path)
         shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         model.load_state_dict(read_weights(weights_path, shapes, device), strict=True, assign=True)
@@ -210,8 +209,8 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
     ) -> str | None:
         """Writes config.json, model.safetensors and a card.
 
-        At every moment the folder holds the old model, the new one, or one without a config, which does not
-        load. A README.md that was edited by hand, or written by other code, is kept.
+        At every moment the folder holds the old model, the new one, or one without a config, which does not load. A
+        README.md that was edited by hand, or written by other code, is kept.
 
         Args:
             save_directory: The folder; made if needed.
@@ -229,18 +228,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
         folder.mkdir(parents=True, exist_ok=True)
         if push_to_hub:
             return self.push_to_hub(repo_id or folder.name, folder=folder, **push_arguments)
-        # Copies, so that tensors which share storage are all written in full under their own names.
-        tensors = {
-            name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-            for name, tensor in self.state_dict().items()
-        }
-        require_finite(tensors, type(self).__name__)
-        config_path = folder / CONFIG_NAME
-        with replace_file(config_path) as new_config:
-            new_config.write_text(json.dumps(self.config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-            with replace_file(folder / WEIGHTS_NAME) as new_weights:
-                save_file(tensors, new_weights, metadata={"format": "pt"})
-                config_path.unlink(missing_ok=True)
+        write_model(folder / CONFIG_NAME, self.config, folder / WEIGHTS_NAME, weights_of(self))
         _write_card(folder, repo_id)
         return None
 

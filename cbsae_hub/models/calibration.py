@@ -30,17 +30,11 @@ def exact_threshold(
 ) -> float:
     """A number with exactly ``round(target_l0 * n)`` of all positive scores above it.
 
-    It lies half-way between two neighbouring scores, so that rounding elsewhere does not move a latent
-    across. Equal scores there all stay out. Where fewer scores are positive, the answer is 0, with a
-    warning.
+    It lies half-way between two neighbouring scores, so that rounding elsewhere does not move a latent across. Equal
+    scores there all stay out. Where fewer scores are positive, the answer is 0, with a warning.
 
-    Args:
-        scores: Maps tokens ``[t, d_in]`` to non-negative scores ``[t, d_sae]``.
-        activations: See :meth:`cbsae_hub.models.sae.SAE.calibrate_threshold`.
-        d_sae: Scores per token.
-        target_l0: Scores per token that shall be above the threshold.
-        total: Sums an int64 tensor over processes.
-        dtype: The answer is a number of this type.
+    ``scores`` maps tokens ``[t, d_in]`` to non-negative scores ``[t, d_sae]``; ``total`` sums an int64 tensor over
+    processes; the answer is a number of ``dtype``. The rest is as in :meth:`cbsae_hub.models.SAE.calibrate_threshold`.
     """
     if isinstance(activations, Iterator):
         raise ValueError("two passes are needed: give a tensor, a list, a DataLoader or a function, not an iterator")
@@ -59,9 +53,7 @@ def exact_threshold(
     available = int(upper_counts.sum())
     if available <= target:
         logger.warning(
-            "only %.4g latents per token are positive, %.4g were asked for: threshold 0",
-            available / tokens,
-            target_l0,
+            "only %.4g latents per token are positive, %.4g were asked for: threshold 0", available / tokens, target_l0
         )
         return 0.0
     above = upper_counts.flip(0).cumsum(0).flip(0)  # scores in this bin or a higher one

@@ -20,14 +20,6 @@ from cbsae_hub.words import name_key
 CB_ACTIVATIONS = ("topk_relu", "topk_signed", "topk_abs")
 
 
-def _of_sae(name: str, meaning: str) -> property:
-    def read(model: "CBSAE") -> Any:
-        return getattr(model.sae, name)
-
-    read.__doc__ = meaning
-    return property(read)
-
-
 class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
     """Concept bottleneck sparse autoencoder (CB-SAE paper, section 5).
 
@@ -63,12 +55,14 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
     teacher = entry("teacher", "The image-text model that the concepts were learned from.")
     pruning = entry("pruning", "By which scores and how neurons were discarded.")
     trained_on = entry("trained_on", "Data and settings of the bottleneck's training.")
-    activation = _of_sae("activation", "Activation function of the retained SAE.")
-    k = _of_sae("k", "Active latents per token of the retained SAE.")
-    group_sizes = _of_sae("group_sizes", "Matryoshka groups of the retained SAE.")
-    input_norm = _of_sae("input_norm", "Normalisation of each token before all else; see :class:`SAE`.")
-    norm_factor = _of_sae("norm_factor", "The input scale that was folded into the retained SAE.")
-    imported_from = _of_sae("imported_from", "Source and changes of somebody else's SAE, of which the neurons are.")
+    activation = entry("activation", "Activation function of the retained SAE.", part="sae")
+    k = entry("k", "Active latents per token of the retained SAE.", part="sae")
+    group_sizes = entry("group_sizes", "Matryoshka groups of the retained SAE.", part="sae")
+    input_norm = entry("input_norm", "Normalisation of each token before all else; see :class:`SAE`.", part="sae")
+    norm_factor = entry("norm_factor", "The input scale that was folded into the retained SAE.", part="sae")
+    imported_from = entry(
+        "imported_from", "Source and changes of somebody else's SAE, of which the neurons are.", part="sae"
+    )
 
     def __init__(
         self,
@@ -138,16 +132,14 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         if isinstance(sae, CBSAE):
             raise ValueError("that is a CBSAE already: take its to_sae_part(), or with_concepts(more)")
         ids = checks.neuron_ids("keep", keep, sae.d_sae - 1)
-        if names is not None:
-            names = _names("names", names, sae.d_sae)
-            names = [names[i] for i in ids]
+        all_names = None if names is None else _names("names", names, sae.d_sae)
         retained = retain(sae, ids)
         arguments = {
             "sae_config": _without_shared(retained.arguments),
             "sae_neuron_ids": ids,
             "concepts": concepts,
             "cb_k": cb_k,
-            "sae_names": names,
+            "sae_names": all_names and [all_names[i] for i in ids],
             "parent": {"id": sae.repo_id, "revision": sae.revision, "sha256": _sha256(sae), "d_sae": sae.d_sae},
             "parent_group_sizes": sae.group_sizes,
         }
@@ -268,9 +260,7 @@ class CBSAE(HubModel, tags=["sparse-autoencoder", "concept-bottleneck"]):
         return self.sae.decode(z, like) + self.decode_concepts(c, like)
 
     def decode_sparse(self, values: Tensor, indices: Tensor, like: Tensor | None = None) -> Tensor:
-        """Reconstruction from ``(values, indices)`` of :meth:`encode_sparse`: ``[..., K + concepts] -> [..., d_in]``.
-
-        ``like`` as in :meth:`SAE.decode`.
+        """:meth:`decode` of ``(values, indices)`` from :meth:`encode_sparse`: ``[..., K + concepts] -> [..., d_in]``.
 
         Raises:
             ValueError: If they do not end on all concepts in their order, or ``like`` is needed and missing.

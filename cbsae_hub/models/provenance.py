@@ -70,14 +70,7 @@ class SAEProvenance(Provenance):
 
 @dataclass(frozen=True)
 class BottleneckProvenance(Provenance):
-    """Provenance of a concept bottleneck SAE.
-
-    Attributes:
-        parent: The SAE that was pruned: ``id``, ``revision``, ``sha256`` of its weights, ``d_sae``.
-        teacher: The image-text model that the concepts were learned from.
-        pruning: By which scores and how neurons were discarded.
-        trained_on: Data and settings of the bottleneck's training.
-    """
+    """Provenance of a concept bottleneck SAE: :class:`cbsae_hub.models.CBSAE` describes its own entries."""
 
     parent: str | dict | None = None
     teacher: str | dict | None = None

@@ -41,11 +41,10 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
     happens to normalised tokens. A reconstruction then gets back the mean and scale of its token, which :meth:`decode`
     takes as ``like=x``.
 
-    Parameters: ``W_enc [d_in, d_sae]``, ``b_enc [d_sae]``, ``W_dec [d_sae, d_in]`` (rows of unit norm at the
-    start), ``b_dec [d_in]``; jumprelu: ``threshold [d_sae]``; gated: ``b_gate``, ``b_mag``, ``r_mag
-    [d_sae]`` and no ``b_enc``. Buffer of batch_topk: ``threshold``, scalar or ``[d_sae]``, negative while
-    unset. ``threshold`` is None for relu, topk and gated. Saved weights act on raw activations
-    (:meth:`fold_input_scale`).
+    Parameters: ``W_enc [d_in, d_sae]``, ``b_enc [d_sae]``, ``W_dec [d_sae, d_in]`` (rows of unit norm at the start),
+    ``b_dec [d_in]``; jumprelu: ``threshold [d_sae]``; gated: ``b_gate``, ``b_mag``, ``r_mag [d_sae]`` and no ``b_enc``.
+    Buffer of batch_topk: ``threshold``, scalar or ``[d_sae]``, negative while unset. ``threshold`` is None for relu,
+    topk and gated. Saved weights act on raw activations (:meth:`fold_input_scale`).
 
     Args:
         d_in: Width of the activations.
@@ -150,9 +149,7 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
     @torch.no_grad()
     def reset_matrices_(self) -> None:
         """Draws decoder rows uniformly from the unit sphere; the encoder is a copy of their transpose."""
-        generator = None
-        if self.seed is not None:
-            generator = torch.Generator(self.W_dec.device).manual_seed(self.seed)
+        generator = None if self.seed is None else torch.Generator(self.W_dec.device).manual_seed(self.seed)
         self.W_dec.normal_(generator=generator)
         self.normalize_decoder_()
         self.W_enc.copy_(self.W_dec.T)
@@ -201,9 +198,8 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
             max_active: Keep at most this many, the strongest, per token.
 
         Returns:
-            ``(values, indices)``, each ``[..., K]`` where K is the largest number of active latents of a
-            token: strongest first, padded with value 0 and neuron 0. An entry is active exactly if its value
-            is positive.
+            ``(values, indices)``, each ``[..., K]``: see :class:`cbsae_hub.models.sparse_latents.SparseLatents`. K is
+            the largest number of active latents of a token.
         """
         if max_active is not None:
             checks.integer("max_active", max_active, 1, MAX_D_SAE)
@@ -222,8 +218,7 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
     def decode(self, latents: Tensor, like: Tensor | None = None) -> Tensor:
         """``latents @ W_dec + b_dec``, ``[..., d_sae] -> [..., d_in]``; latents may be signed.
 
-        Where few latents are non-zero and no gradient with respect to them is asked for, only the decoder
-        rows of those are read.
+        Where few latents are non-zero and no gradient is asked for, only the decoder rows of those are read.
 
         Args:
             latents: ``[..., d_sae]``.
@@ -238,10 +233,7 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
         return self._denormalized(product(latents, self.W_dec) + self.b_dec, like)
 
     def decode_sparse(self, values: Tensor, indices: Tensor, like: Tensor | None = None) -> Tensor:
-        """Reconstruction from ``(values, indices)`` of :meth:`encode_sparse`, ``[..., K] -> [..., d_in]``.
-
-        ``like`` and errors as in :meth:`decode`.
-        """
+        """:meth:`decode` of ``(values, indices)`` from :meth:`encode_sparse`, ``[..., K] -> [..., d_in]``."""
         return self._denormalized(gather_rows(SparseLatents(values, indices), self.W_dec) + self.b_dec, like)
 
     def only_active(self, latents: SparseLatents) -> SparseLatents:
@@ -258,12 +250,10 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
 
         Without groups there is one, ``decode(latents)``; ``like`` as there.
         """
-        ends = torch.tensor(self.group_sizes or (self.d_sae,)).cumsum(0).tolist()
-        parts, start = [], 0
-        for end in ends:
-            parts.append(latents[..., start:end].to(self.W_dec.dtype) @ self.W_dec[start:end])
-            start = end
-        return self._denormalized(torch.stack(parts).cumsum(0) + self.b_dec, like)
+        sizes = list(self.group_sizes or (self.d_sae,))
+        groups = zip(latents.to(self.W_dec.dtype).split(sizes, -1), self.W_dec.split(sizes))
+        parts = torch.stack([part @ rows for part, rows in groups])
+        return self._denormalized(parts.cumsum(0) + self.b_dec, like)
 
     @property
     def group_of(self) -> Tensor:
@@ -319,8 +309,7 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
     ) -> float:
         """Sets the threshold such that held-out tokens have ``target_l0`` active latents on average, exactly.
 
-        Two passes over the data and no ``[n, d_sae]`` matrix. A vector of thresholds is multiplied by one
-        factor.
+        Two passes over the data and no ``[n, d_sae]`` matrix. A vector of thresholds is multiplied by one factor.
 
         Args:
             activations: A tensor ``[..., d_in]``; or batches of it that can be iterated twice (a list, a
@@ -338,10 +327,8 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
         if self.threshold is None:
             raise ValueError(f"activation {self.activation!r} has no threshold to calibrate")
         target_l0 = checks.positive("target_l0", self.k if target_l0 is None else target_l0)
-        scale = torch.ones_like(self.threshold, dtype=torch.float32)
-        if self.threshold.ndim == 1 and self.threshold_is_set:
-            scale = self.threshold.float().clamp_min(1e-30)
-
+        is_factor = self.threshold.ndim == 1 and self.threshold_is_set
+        scale = self.threshold.float().clamp_min(1e-30) if is_factor else torch.ones_like(self.threshold.float())
         device = self.W_enc.device
 
         def scores(x: Tensor) -> Tensor:
@@ -381,11 +368,8 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
         settings = self.activation_settings()
         if self.activation == "batch_topk" and settings.threshold is None and not self._warned:
             self._warned = True
-            logger.warning(
-                "this batch_topk SAE has no threshold yet: keeping the %d largest latents of each token. "
-                "Call calibrate_threshold(activations).",
-                self.k,
-            )
+            logger.warning("this batch_topk SAE has no threshold yet: keeping the %d largest latents of each token. "
+                           "Call calibrate_threshold(activations).", self.k)  # fmt: skip
         return settings
 
     def _needed(self, like: Tensor | None) -> Tensor:
@@ -400,10 +384,11 @@ class SAE(HubModel, tags=["sparse-autoencoder"]):
         return y if self.input_norm is None else denormalize(self.input_norm, y, self._needed(like))
 
     def _checked(self, x: Tensor) -> Tensor:
+        expected = f"expected floating-point activations [..., {self.d_in}]"
         if not isinstance(x, Tensor):
-            raise ValueError(f"expected floating-point activations [..., {self.d_in}], not a {type(x).__name__}")
-        if not x.is_floating_point() or x.ndim < 1 or x.shape[-1] != self.d_in:
-            raise ValueError(f"expected floating-point activations [..., {self.d_in}], got {x.dtype} {tuple(x.shape)}")
+            raise ValueError(f"{expected}, not a {type(x).__name__}")
+        if not x.is_floating_point() or x.shape[-1:] != (self.d_in,):
+            raise ValueError(f"{expected}, got {x.dtype} {tuple(x.shape)}")
         if not x.isfinite().all():
             raise ValueError("the activations hold NaN or infinite values; look at the encoder's output first")
         return x

@@ -36,9 +36,11 @@ PARTS: dict[str, type | tuple[type, ...]] = {
     "grid": (list, type(None)),
 }
 """Parts of pack.json, beside the versions, and their types."""
+NEAREST = 5  # concepts that are named where a query has no strong match
 NONSENSE, NEARER_THAN = 200, 0.99
 """Near in meaning is what is nearer to a concept than this share of so many made-up words is to any."""
 STRIPS = ("top", "p75", "p50", "p25", "random")
+Embed = Callable[[list[str]], Any]  # texts to unit embeddings [texts, d]
 
 
 class PackMissing(PackError):
@@ -134,9 +136,8 @@ class Pack:
         try:
             info = json.loads(read_text(folder / INFO))
         except FileNotFoundError as error:
-            raise PackMissing(
-                f"{repo_id} has no {INFO}: make it with training/build_pack.py or `cbsae pack`"
-            ) from error
+            mend = "make it with training/build_pack.py or `cbsae pack`"
+            raise PackMissing(f"{repo_id} has no {INFO}: {mend}") from error
         except ValueError as error:
             raise PackError(f"{folder / INFO} is damaged: {error}") from error
         if not isinstance(info, dict):
@@ -185,10 +186,10 @@ class Pack:
         for name, frame in (("neurons", neurons), ("examples", examples), ("images", images)):
             with replace_file(folder / f"{name}.parquet") as partial:
                 frame.to_parquet(partial, index=False)
-        with replace_file(folder / "patch_maps.safetensors") as partial:
-            save_file({"maps": np.ascontiguousarray(maps)}, partial)
-        with replace_file(folder / "vocabulary.safetensors") as partial:
-            save_file({"text_embeddings": np.ascontiguousarray(text_embeddings.astype(np.float16))}, partial)
+        texts = text_embeddings.astype(np.float16)
+        for name, key, array in (("patch_maps", "maps", maps), ("vocabulary", "text_embeddings", texts)):
+            with replace_file(folder / f"{name}.safetensors") as partial:
+                save_file({key: np.ascontiguousarray(array)}, partial)
         sums = {file: sha256(folder / file) for file in FILES}
         content = {"schema_version": SCHEMA_VERSION, "package_version": __version__, "files": sums, **info}
         write_text(folder / INFO, json.dumps(content, indent=1) + "\n")
@@ -277,44 +278,33 @@ class Pack:
         nearest, near_by = self._nearest(query, embed_texts)
         return FindResult(matches, verdict, nearest, reason, near_by)
 
-    def _nearest(
-        self, query: str, embed_texts: Callable[[list[str]], Any] | None, count: int = 5
-    ) -> tuple[list[str], str]:
+    def _nearest(self, query: str, embed_texts: Embed | None) -> tuple[list[str], str]:
         """Concepts near the query, nearest first, and what that is by."""
         embedding = None
         if embed_texts is not None:
             with suppress(ValueError):  # there is nothing to read for it: an invisible character, perhaps
                 embedding = embed_texts([query])[0]
         if embed_texts is None or embedding is None:
-            return self.neurons.index.spelled_like(query, count), "spelling"
-        concepts, texts = self._texts_of_names()
+            return self.neurons.index.spelled_like(query, NEAREST), "spelling"
+        names = self.neurons.index.concepts
+        places = [place for place, concept in enumerate(self.vocabulary) if concept in names]
+        concepts, texts = [self.vocabulary[place] for place in places], self._texts[places]
         if not concepts:
             return [], "meaning"
         if self._noise is None:
             self._noise = _noise_level(texts, self.vocabulary, embed_texts)
         similarity = texts @ np.asarray(embedding, dtype=np.float32)
-        ranked = np.argsort(-similarity, kind="stable")[:count]
+        ranked = np.argsort(-similarity, kind="stable")[:NEAREST]
         return [concepts[i] for i in ranked if similarity[i] > self._noise], "meaning"
-
-    def _texts_of_names(self) -> tuple[list[str], np.ndarray]:
-        """Concepts of the vocabulary that are some neuron's name, and the judge's embeddings of them."""
-        names = self.neurons.index.concepts
-        places = [place for place, concept in enumerate(self.vocabulary) if concept in names]
-        return [self.vocabulary[place] for place in places], self._texts[places]
 
     def _map(self, row: int) -> np.ndarray | None:
         return None if self.grid is None else self._maps[row].reshape(self.grid).astype(np.float32) / 255
 
 
-def _noise_level(texts: np.ndarray, vocabulary: list[str], embed_texts: Callable[[list[str]], Any]) -> float:
-    """The cosine that 99 % of nonsense stays below with the concept that is nearest to it.
+def _noise_level(texts: np.ndarray, vocabulary: list[str], embed_texts: Embed) -> float:
+    """The cosine that 99 % of nonsense stays below with the concept that is nearest to it, of ``texts [concepts, d]``.
 
     Nonsense is drawn from the vocabulary's own letters, in lengths of its own names, so that it looks like them.
-
-    Args:
-        texts: ``[concepts, d]``, unit embeddings.
-        vocabulary: Names whose letters are drawn.
-        embed_texts: The judge that made ``texts``.
     """
     rng = random.Random(0)
     letters = [letter for name in vocabulary for letter in name if letter.isalpha()] or list("etaoinshr")

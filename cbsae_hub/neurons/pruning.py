@@ -83,9 +83,8 @@ def prune(
     settings = {"by": columns, "normalize": normalize, "combine": combine, "weights": weights, "retained": len(keep)}
     settings |= {name: value for name, value in limits.items() if value is not None}
     retained = frame["neuron"].isin(keep)
-    return Pruned(
-        sorted(keep.tolist()), scores, settings, _report(frame, dead, retained, columns), _lost(frame, retained)
-    )
+    report, lost = _report(frame, dead, retained, columns), _lost(frame, retained)
+    return Pruned(sorted(keep.tolist()), scores, settings, report, lost)
 
 
 def _weights(weights: Mapping[str, float] | None, columns: Sequence[str], combine: str) -> dict[str, float]:
@@ -98,9 +97,8 @@ def _normalized(values: pd.Series, how: str) -> np.ndarray:
     scores = pd.to_numeric(values).astype("float64")
     defined = scores.notna()
     if not defined.any() or np.isinf(scores).any():
-        raise ValueError(
-            f"{values.name!r} has {'infinite scores' if defined.any() else 'no score of any living neuron'}"
-        )
+        fault = "infinite scores" if defined.any() else "no score of any living neuron"
+        raise ValueError(f"{values.name!r} has {fault}")
     if how == "rank":
         scores = scores.rank(method="average")
     if how != "none":

@@ -36,11 +36,7 @@ class Match:
 
 
 class ConceptIndex:
-    """An index over the names of neurons; a look-up costs the number of concepts, not of neurons.
-
-    Args:
-        rows: Neurons with the columns of the neuron table.
-    """
+    """An index over the names in rows of a neuron table; a look-up costs the number of concepts, not of neurons."""
 
     def __init__(self, rows: Iterable[NeuronRow]):
         rows = list(rows)
@@ -74,8 +70,7 @@ class ConceptIndex:
         return closest_names(query, self.concepts, count)
 
     def _matching(self, query: str, words: list[str]) -> dict[str, float]:
-        matches = self._by_words(query, words)
-        if matches:
+        if matches := self._by_words(query, words):
             return matches
         # No word is known: perhaps they are mistyped.
         corrected = [next(iter(difflib.get_close_matches(w, self._vocabulary, 1, cutoff=0.8)), w) for w in words]

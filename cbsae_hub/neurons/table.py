@@ -27,19 +27,12 @@ class PackError(OSError):
 
 
 class Column(NamedTuple):
-    """A column of the neuron table.
+    """A column of the neuron table."""
 
-    Attributes:
-        name: The name; of a family of columns the pattern, with ``<...>`` for any word.
-        dtype: "int", "float", "bool" or "text", or the plural for a list of those.
-        meaning: Meaning of a value, in Markdown.
-        required: Whether every table has it.
-    """
-
-    name: str
-    dtype: str
-    meaning: str
-    required: bool = False
+    name: str  # of a family of columns the pattern, with <...> for any word
+    dtype: str  # "int", "float", "bool" or "text", or the plural for a list of those
+    meaning: str  # in Markdown
+    required: bool = False  # in every table
 
     def describes(self, name: str) -> bool:
         """True if a column of that name is this one, or one of this family."""
@@ -134,11 +127,9 @@ def describe_column(name: str) -> Column | None:
 
 
 def rows_of(columns: Mapping[str, Any]) -> pd.DataFrame:
-    """Rows of a neuron table, in the schema's order.
+    """Rows of a neuron table from values by the name of the column, in the schema's order.
 
-    Args:
-        columns: Values by the name of the column, as long as there are rows. Required columns that are missing are
-            filled up with what stands for nothing.
+    Required columns that are missing are filled up with what stands for nothing.
 
     Raises:
         ValueError: If the schema does not know a column.
@@ -146,12 +137,10 @@ def rows_of(columns: Mapping[str, Any]) -> pd.DataFrame:
     if unknown := [name for name in columns if describe_column(name) is None]:
         raise ValueError(f"the neuron table has no column {', '.join(unknown)}: describe it in COLUMNS")
     count = len(next(iter(columns.values())))
-    names = {column.name: [name for name in columns if column.describes(name)] for column in COLUMNS}
     values: dict[str, Any] = {}
     for column in COLUMNS:
-        values |= {name: columns[name] for name in names[column.name]}
-        if column.required and not names[column.name]:
-            values[column.name] = column.empty(count)
+        own = {name: value for name, value in columns.items() if column.describes(name)}
+        values |= own or ({column.name: column.empty(count)} if column.required else {})
     return pd.DataFrame(values)
 
 
@@ -187,8 +176,9 @@ class NeuronTable:
     def __init__(self, frame: pd.DataFrame):
         if missing := [column for column in NEURON_COLUMNS if column not in frame.columns]:
             raise PackError(f"the neuron table lacks the columns {', '.join(missing)}")
-        texts = {column: frame[column].astype(object) for column in frame if _may_be_none(column)}
-        nothing = {column: values.where(values.notna(), None) for column, values in texts.items()}
+        kinds = {column: described.dtype for column in frame if (described := describe_column(column))}
+        objects = {column: frame[column].astype(object) for column, kind in kinds.items() if kind in ("text", "bool")}
+        nothing = {column: values.where(values.notna(), None) for column, values in objects.items()}
         self.frame = frame.assign(**nothing).reset_index(drop=True)
         self._rows = {row.neuron: row for row in self.frame.itertuples(index=False, name="Neuron")}
         self._index: ConceptIndex | None = None
@@ -253,7 +243,7 @@ class NeuronTable:
             values = self._column(column)
             if isinstance(condition, tuple):
                 low, high = condition
-                meets &= values.notna() if low is None and high is None else True
+                meets &= values.notna()
                 meets &= values >= low if low is not None else True
                 meets &= values <= high if high is not None else True
             elif isinstance(condition, (list, set, frozenset)):
@@ -269,8 +259,7 @@ class NeuronTable:
             ValueError: If there is no such column.
         """
         self._column(column)
-        ordered = self.frame.sort_values("neuron").sort_values(column, ascending=ascending, kind="stable")
-        return NeuronTable(ordered)
+        return NeuronTable(self.frame.sort_values("neuron").sort_values(column, ascending=ascending, kind="stable"))
 
     def join(self, other: "NeuronTable", on: str = "neuron", suffixes: tuple[str, str] = ("_a", "_b")) -> pd.DataFrame:
         """Rows of two tables side by side.
@@ -303,8 +292,3 @@ class NeuronTable:
         if self._index is None:
             self._index = ConceptIndex(list(self._rows.values()))
         return self._index
-
-
-def _may_be_none(column: str) -> bool:
-    described = describe_column(column)
-    return described is not None and described.dtype in ("text", "bool")

@@ -18,7 +18,6 @@ HINTS = 0.15  # average precision from which a neuron finds something: a name th
 PERCENTILE = 0.99  # a name is no chance if fewer than 1 % of neurons that know nothing score as high
 FITS = 0.9  # interpretability, and ...
 LEAD = 0.1  # ... the share of its score by which the name leads the second: 95 % of such names are the truth
-_WITH_TRUTH = "on images whose content is known"
 
 
 class Verdict(NamedTuple):
@@ -50,23 +49,14 @@ class NeuronRow(Protocol):
 
 
 class Verdicts:
-    """Verdicts on neurons: whether they stand for a concept.
-
-    Args:
-        rows: All neurons of a model with the columns of the neuron table. Columns that are missing say nothing.
-    """
+    """Verdicts on neurons, rows of a neuron table: whether they stand for a concept. Missing columns say nothing."""
 
     def __init__(self, rows: Iterable[NeuronRow]):
         self._key = cache(name_key)  # neurons share their names
         self._labels = {self._key(truth) for row in rows if (truth := _text(row, "truth"))}
 
     def of(self, row: NeuronRow, concept: str) -> Verdict:
-        """The verdict on a neuron as one that stands for one of its names, or for what it was trained for.
-
-        Args:
-            row: The neuron.
-            concept: Its first name, another of its names, or what it was trained for.
-        """
+        """The verdict on a neuron as one that stands for one of its names, or for what it was trained for."""
         key, first = self._key(concept), row.names[0] if len(row.names) else ""
         trained, first_name = self._key(_text(row, "designated")) == key, self._key(first) == key
         if trained and _number(row, "added") == 1:
@@ -74,28 +64,22 @@ class Verdicts:
         if not trained and not first_name:
             return Verdict(WEAK, f"“{concept}” is not what fits it best, “{first}” is")
         truth, precision = _text(row, "truth"), _number(row, "truth_ap")
+        if self._key(truth) == key and precision >= FINDS:
+            return Verdict(STRONG, _finds_best(concept, precision))
         if self._key(truth) == key:
-            return _of_truth(concept, precision)
+            return Verdict(WEAK, f"{_finds_best(concept, precision)}: strong ones have {FINDS} or more")
         if truth and (key in self._labels or precision >= HINTS):
             own = _number(row, "designated_ap") if trained else math.nan
             beside = "" if math.isnan(own) else f", “{concept}” with {own:.2f}"
-            return _of_other_truth(truth, precision, beside)
+            return Verdict(WEAK, _finds_best(truth, precision) + beside)
         if not first_name:
             return Verdict(WEAK, f"it was trained for it, but found to fire on {f'“{first}”' if first else 'nothing'}")
         return _of_name(row)
 
 
-def _of_truth(concept: str, precision: float) -> Verdict:
-    reason = f"{_WITH_TRUTH}, “{concept}” is what it finds best, with an average precision of {precision:.2f}"
-    return (
-        Verdict(STRONG, reason) if precision >= FINDS else Verdict(WEAK, f"{reason}: strong ones have {FINDS} or more")
-    )
-
-
-def _of_other_truth(truth: str, precision: float, beside: str) -> Verdict:
-    return Verdict(
-        WEAK, f"{_WITH_TRUTH}, “{truth}” is what it finds best, with an average precision of {precision:.2f}{beside}"
-    )
+def _finds_best(label: str, precision: float) -> str:
+    best = f"“{label}” is what it finds best, with an average precision of {precision:.2f}"
+    return f"on images whose content is known, {best}"
 
 
 def _of_added(row: NeuronRow, first: str, first_name: bool) -> Verdict:
@@ -104,11 +88,9 @@ def _of_added(row: NeuronRow, first: str, first_name: bool) -> Verdict:
     if not first:
         return Verdict(WEAK, "it was trained for it, but never fires")
     if not share >= PERCENTILE:
-        return Verdict(
-            WEAK,
-            f"it was trained for it, but the judge finds {1 - share:.0%} of all concepts to fit better what it fires "
-            f"on, most of all “{first}”: perhaps no picture shows it, or the teacher does not know the word",
-        )
+        better = f"finds {1 - share:.0%} of all concepts to fit better what it fires on, most of all “{first}”"
+        why = "perhaps no picture shows it, or the teacher does not know the word"
+        return Verdict(WEAK, f"it was trained for it, but the judge {better}: {why}")
     if not first_name:
         return Verdict(WEAK, f"it was trained for it, but the judge finds “{first}” to fit better what it fires on")
     return Verdict(STRONG, "it was trained for it, and the judge finds nothing to fit better what it fires on")
@@ -126,9 +108,8 @@ def _of_name(row: NeuronRow) -> Verdict:
     if _text(row, "status") == "dense":
         return Verdict(WEAK, "it fires on more than 10 % of all patches, whatever they show")
     if fit < FITS:
-        return Verdict(
-            WEAK, f"its name fits less well than strong ones do (interpretability {fit:.2f}, not {FITS}): {alone}"
-        )
+        less = f"its name fits less well than strong ones do (interpretability {fit:.2f}, not {FITS})"
+        return Verdict(WEAK, f"{less}: {alone}")
     if len(scores) > 1 and scores[0] - scores[1] < LEAD * scores[0]:
         return Verdict(WEAK, f"“{row.names[1]}” fits it nearly as well: {alone}")
     return Verdict(STRONG, f"its name fits well, and no other comes near: {alone}")

@@ -125,14 +125,7 @@ def thumbnails(images: ImageDataset, ids: Sequence[int], alt_column: str | None)
 
 
 def caption_column(images: ImageDataset, column: str | None = ALT_COLUMN) -> str | None:
-    """The column that says what images show, if it can be read.
-
-    Args:
-        images: Map-style dataset.
-        column: A column with a description of each image, or several; None for none. Only the default may be missing.
-
-    Returns:
-        The column; None if there is none.
+    """The column with a description of each image, if it can be read, or None; only the default may be missing.
 
     Raises:
         ValueError: If there is no such column, or it holds records.

@@ -39,10 +39,6 @@ def choose(frame: pd.DataFrame, count: int = NEURONS) -> pd.DataFrame:
     """Neurons for the examples, by rule: evenly spread over those that are active, from the best name to the worst.
 
     The best alone would promise too much. Half of a concept bottleneck's are concept neurons.
-
-    Args:
-        frame: A neuron table.
-        count: Number of neurons.
     """
     alive = frame[frame["status"] != "dead"].sort_values("score", ascending=False, kind="stable")
     parts = [part for _, part in alive.groupby("kind", sort=True)]

@@ -27,21 +27,16 @@ def choose_examples(latents: sparse.csc_matrix) -> pd.DataFrame:
         for strip in STRIP_SIZES:
             places = _places(strip, neuron, len(order), earlier)
             earlier.update(places)
-            rows += [
-                (neuron, strip, rank, ids[order[place]], values[order[place]]) for rank, place in enumerate(places)
-            ]
+            images = enumerate(order[places])
+            rows += [(neuron, strip, rank, ids[image], values[image]) for rank, image in images]
     frame = pd.DataFrame(rows, columns=["neuron", "strip", "rank", "image", "activation"])
     return frame.astype({"neuron": "int32", "rank": "int16", "image": "int32", "activation": "float32"})
 
 
 def _places(strip: str, neuron: int, active: int, earlier: set[int]) -> list[int]:
-    """Images of a strip, as places among those on which the neuron is active, strongest first.
+    """Images of a strip, as places among the ``active`` ones, strongest first, without those of ``earlier`` strips.
 
-    Args:
-        strip: Name of the strip. "random" leaves out images of the other strips only if enough are left.
-        neuron: Its number is the seed of "random".
-        active: Number of images on which it is active.
-        earlier: Places of earlier strips.
+    "random", of which the neuron's number is the seed, leaves out images of other strips only if enough are left.
     """
     size = STRIP_SIZES[strip]
     if strip == "random":

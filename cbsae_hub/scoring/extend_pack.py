@@ -10,13 +10,13 @@ from torch import Tensor
 
 from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.metrics import NeuronActivity, cosine_cubed
-from cbsae_hub.metrics.activity import occupied_bins, status
 from cbsae_hub.models import CBSAE
 from cbsae_hub.neurons.pack import Pack
 from cbsae_hub.neurons.table import rows_of
 from cbsae_hub.pictures import ImageDataset
 from cbsae_hub.scoring.build_pack import thumbnails
 from cbsae_hub.scoring.examples import choose_examples
+from cbsae_hub.scoring.report import activity_columns, name_columns
 from cbsae_hub.words import name_key
 
 NAMES = 5
@@ -47,7 +47,7 @@ def extend_pack(
         images: The first ones of the pack's: image ``i`` of the pack is image ``i`` here.
         image_embeddings: The judge's unit embeddings of them, ``[images, e]``.
         embed_texts: Its unit embeddings of texts.
-        alt_column: Column that says what an image shows.
+        alt_column: See :func:`build_pack`.
 
     Raises:
         ValueError: If the images are not those of the activations, or nothing was added.
@@ -60,8 +60,7 @@ def extend_pack(
         raise ValueError("the pack knows all concepts of this model")
     latents, tokens = _latents(cb, first, activations)
     # The vocabulary may hold an added concept in another spelling: it is one concept, which does not rival itself.
-    spelled = {name_key(name): name for name in (*pack.vocabulary, *added)}
-    concepts = list(spelled.values())
+    concepts = list({name_key(name): name for name in (*pack.vocabulary, *added)}.values())
     fits = cosine_cubed(latents, image_embeddings.float() @ embed_texts(concepts).T)
     neurons = _rows(cb, first, added, concepts, fits, latents, tokens)
     examples = choose_examples(sparse.csc_matrix(latents.numpy()))
@@ -82,13 +81,12 @@ def _read(cb: CBSAE, first: int, activations: ActivationStore, start: int, stop:
 
 def _latents(cb: CBSAE, first: int, activations: ActivationStore) -> tuple[Tensor, NeuronActivity]:
     """Mean latents of images, ``[images, added]``, and what the added neurons do on tokens."""
-    count = len(cb.concepts) - first
-    activity, means = NeuronActivity(count), []
+    activity, means = NeuronActivity(len(cb.concepts) - first), []
     for start in range(0, activations.num_images, BATCH):
         latents = _read(cb, first, activations, start, min(start + BATCH, activations.num_images))
         means.append(latents.mean(1))
         values = latents.flatten(0, 1)
-        activity.update(values, torch.arange(count).expand(values.shape))
+        activity.update(values, torch.arange(values.shape[1]).expand(values.shape))
     return torch.cat(means), activity
 
 
@@ -102,31 +100,18 @@ def _rows(
     tokens: NeuronActivity,
 ) -> pd.DataFrame:
     """The neuron table's rows."""
-    figures = tokens.compute()
     best = fits.topk(min(NAMES, len(concepts)), dim=1)
     density = (latents > 0).double().mean(0)
     own = fits[torch.arange(len(added)), torch.tensor([concepts.index(name) for name in added])]
-    names = [[concepts[i] for i in row] for row in best.indices.tolist()]
-    histograms, edges = zip(*map(occupied_bins, figures["histogram"]))
-    fires = (density > 0).numpy()
     return rows_of(
         {
             "neuron": np.arange(len(added)) + cb.d_sae + first,
             "kind": "cb",
-            "name": [row[0] if ok else None for row, ok in zip(names, fires)],
             "score": best.values[:, 0].numpy(),
             "null_percentile": (fits < own[:, None]).double().mean(1).numpy(),
-            "names": [row if ok else [] for row, ok in zip(names, fires)],
-            "scores": [row if ok else [] for row, ok in zip(best.values.tolist(), fires)],
+            **name_columns(concepts, best.indices, best.values, density > 0),
             "group": cb.group_of[-len(added) :].numpy(),
-            "density": density.numpy(),
-            "token_density": figures["density"].numpy(),
-            "max": figures["max"].numpy(),
-            "p99": figures["p99"].numpy(),
-            "p50": figures["p50"].numpy(),
-            "histogram": histograms,
-            "histogram_low": edges,
-            "status": [status(*pair) for pair in zip(figures["density"].tolist(), density.tolist())],
+            **activity_columns(tokens.compute(), density),
             "designated": list(added),
             "added": True,
         }

@@ -14,15 +14,10 @@ ONE_WORD = "What is shown in this image? Use exactly one word!"  # Pach et al. a
 class FirstWords:
     """Asks LLaVA one question about many images and listens until each answer's first word has ended.
 
-    The same words as with one call of :meth:`LlavaSteerer.generate` for each. It is faster because what stands before
-    the image is read once, images are answered many at a time, the vocabulary's logits are computed for the last token
-    only, and answers that are complete leave the batch.
-
-    Args:
-        llava: The model; its SAE is not used.
-        prompt: The question.
-        max_new_tokens: A word that has not ended by then is cut off.
-        batch: Images at once.
+    The same words as with one call of :meth:`LlavaSteerer.generate` for each; its SAE is not used. It is faster because
+    what stands before the image is read once, images are answered many at a time, the vocabulary's logits are computed
+    for the last token only, and answers that are complete leave the batch. A word that has not ended after
+    ``max_new_tokens`` is cut off.
     """
 
     def __init__(self, llava: LlavaSteerer, prompt: str = ONE_WORD, max_new_tokens: int = 16, batch: int = 32):

@@ -93,16 +93,7 @@ class TopImageEmbeddings:
 
 
 class Words:
-    """Scores of the first words of LLaVA.
-
-    Args:
-        llava: Speaks.
-        sentences: Embeds words for CB-SAE's score.
-        clip: Embeds words and images for Pach et al.'s score; None to leave it out.
-        images: The data set with the rows of ``top_images``.
-        prompt: The question.
-        seed: Seed of the random directions.
-    """
+    """Scores of the first words of LLaVA; arguments are those of :class:`SteerabilityScorer`."""
 
     def __init__(
         self,
@@ -117,8 +108,8 @@ class Words:
         self._outcomes = {mode: Outcomes(llava, llava.features_of, mode == "unit", seed) for mode in MODES}
         self._clip = None if clip is None else _ClipWords(clip, images)
         pictures = [images[row]["image"] for row in spread(range(len(images)), LENGTH_IMAGES)]
+        # Of the activations at LLaVA's steered block: pushes are compared with it.
         self.median_length = float(llava.activations(pictures).float().norm(dim=-1).median())
-        """Median length of the activations at LLaVA's steered block, over images of the data set."""
 
     def columns(self, rows: pd.DataFrame, values: list[float]) -> dict[str, list[Any]]:
         """Columns of the neuron table for neurons that are set to values."""
@@ -136,13 +127,7 @@ class Words:
         return columns
 
     def summary(self, scores: pd.DataFrame, names: list[str], seed: int) -> dict[str, Any]:
-        """Figures of the words of all neurons, with the controls.
-
-        Args:
-            scores: The columns of all scored neurons.
-            names: Their names.
-            seed: Seed of the permutation of the concepts.
-        """
+        """Figures of all scored neurons, with the controls; ``seed`` is that of a permutation of their names."""
         concepts, permutation = self._sentences(names), np.random.default_rng(seed).permutation(len(scores))
         summary = {}
         for mode, outcomes in self._outcomes.items():
@@ -179,17 +164,7 @@ class _ClipWords:
 
 
 class Drawings:
-    """Scores of the drawings of unCLIP.
-
-    Args:
-        unclip: Draws.
-        judge: Embeds images.
-        images: The data set with the rows of ``top_images``.
-        seeds: Seeds of the drawings of each neuron.
-        steps: Steps of each drawing.
-        guidance: Guidance of each drawing, see :meth:`UnclipSteerer.generate`.
-        seed: Seed of the random directions.
-    """
+    """Scores of the drawings of unCLIP; arguments are those of :class:`SteerabilityScorer`, the judge ``pictures``."""
 
     def __init__(
         self,

@@ -53,30 +53,23 @@ class Probe:
             OSError: If the folder is of other images or models.
         """
         folder = Path(folder)
+        options: dict[str, Any] = {"source": source, "dtype": "float32"}
         every = VisionEncoder(encoder.model, encoder.processor, encoder.layer, "all", encoder.repo_id, encoder.revision)
+
+        def embeddings(model: ClipLike | VisionEncoder, name: str) -> Tensor:
+            return all_embeddings(extract_embeddings(model, images, folder / name, **options))
+
         return cls(
-            extract_activations(every, images, folder / "activations", source=source, dtype="float32"),
-            {
-                name: all_embeddings(
-                    extract_embeddings(judge, images, folder / f"judge-{name}", source=source, dtype="float32")
-                )
-                for name, judge in judges.items()
-            },
-            all_embeddings(
-                extract_embeddings(similarity, images, folder / "similarity", source=source, dtype="float32")
-            ),
+            extract_activations(every, images, folder / "activations", **options),
+            {name: embeddings(judge, f"judge-{name}") for name, judge in judges.items()},
+            embeddings(similarity, "similarity"),
         )
 
     def __len__(self) -> int:
         return self.activations.num_images
 
     def batches(self, judge: str, size: int = 64) -> Iterator[tuple[Tensor, Observation]]:
-        """Ids of images and their observations, in order.
-
-        Args:
-            judge: Name of the judge of names.
-            size: Images at once.
-        """
+        """Ids of images and their observations with this judge of names, in order, ``size`` images at once."""
         tokens = self.activations.tokens_per_image
         for start in range(0, len(self), size):
             ids = torch.arange(start, min(start + size, len(self)))

@@ -1,6 +1,5 @@
 """Tables and figures from the measurements: one row per neuron, one per label, and a summary of the model."""
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,17 +13,10 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from cbsae_hub.data.concepts import ConceptSet
-from cbsae_hub.hub.files import read_text, replace_file, write_json
-from cbsae_hub.metrics import (
-    CommonKinds,
-    GroundTruthScores,
-    Naming,
-    Overlaps,
-    best_by_concept,
-    coverage,
-    to_unit_interval,
-)
+from cbsae_hub.hub.files import read_json, replace_file, write_json
+from cbsae_hub.metrics import CommonKinds, GroundTruthScores, Naming, Overlaps, best_by_concept, coverage
 from cbsae_hub.metrics.activity import occupied_bins, status
+from cbsae_hub.metrics.normalise import to_unit_interval
 from cbsae_hub.neurons.table import STEERED, rows_of
 from cbsae_hub.scoring.truth import Truth
 from cbsae_hub.version import __version__
@@ -105,7 +97,7 @@ class Scores:
         folder = Path(folder)
         if not (folder / "scores.json").is_file():
             raise OSError(f"there are no scores in {folder}: make them with training/score_neurons.py")
-        summary = json.loads(read_text(folder / "scores.json"))
+        summary = read_json(folder / "scores.json")
         if summary.get("schema_version") != SCHEMA_VERSION:
             raise OSError(f"{folder} has scores of schema {summary.get('schema_version')}, not {SCHEMA_VERSION}")
         files = {name: folder / f"{name}.parquet" for name in ("labels", "examples")}
@@ -148,38 +140,24 @@ def neuron_table(
         groups: ``[neurons]``, the group of each neuron.
         concepts: Concept sets by name; the first one names the neurons.
         truth: Labels of the images.
-        designated: Concepts of a bottleneck, for which the last neurons were trained.
+        designated: Concepts of a bottleneck; the last neurons were trained for them.
     """
     naming, vocabulary = next(iter(measured.naming.values())), next(iter(concepts.values()))
-    activity = {name: values.numpy() for name, values in measured.activity.items()}
-    histograms, edges = zip(*map(occupied_bins, measured.activity["histogram"]))
-    density = naming.density.numpy()
-    states = np.array([status(*pair) for pair in zip(activity["density"], density)], dtype=object)
-    alive = states != "dead"
-    best = naming.scores[:, 0].double().numpy()
-    names = [[vocabulary[i] for i in row] for row in naming.concepts.tolist()]
+    alive = naming.density.numpy() > 0
+    best, neurons = naming.scores[:, 0].double().numpy(), np.arange(len(groups))
     columns: dict[str, Any] = {
-        "neuron": np.arange(len(groups)),
-        "kind": np.where(np.arange(len(groups)) < len(groups) - len(designated), "sae", "cb"),
-        "name": [row[0] if ok else None for row, ok in zip(names, alive)],
+        "neuron": neurons,
+        "kind": np.where(neurons < len(groups) - len(designated), "sae", "cb"),
         "score": np.where(alive, best, 0.0),
         "interpretability": to_unit_interval(np.where(alive, best, np.nan)),
         "null_percentile": np.where(alive, naming.percentile.numpy(), 0.0),
-        "names": [row if ok else [] for row, ok in zip(names, alive)],
-        "scores": [row if ok else [] for row, ok in zip(naming.scores.tolist(), alive)],
+        **name_columns(vocabulary, naming.concepts, naming.scores, alive),
         "monosemanticity": measured.monosemanticity.numpy(),
         "nearest_overlap": measured.uniqueness.nearest,
         "nearest_neuron": measured.uniqueness.partner,
         "top_images": measured.uniqueness.images,
         "group": groups,
-        "density": density,
-        "token_density": activity["density"],
-        "max": activity["max"],
-        "p99": activity["p99"],
-        "p50": activity["p50"],
-        "histogram": histograms,
-        "histogram_low": edges,
-        "status": states,
+        **activity_columns(measured.activity, naming.density),
     }
     if measured.kinds is not None:
         columns |= {
@@ -196,6 +174,31 @@ def neuron_table(
     return rows_of(columns)
 
 
+def name_columns(
+    vocabulary: ConceptSet | Sequence[str], concepts: Tensor, scores: Tensor, alive: np.ndarray | Tensor
+) -> dict[str, list]:
+    """Columns of the names of neurons that are alive: their concepts and scores ``[neurons, count]``, best first."""
+    names = [[vocabulary[i] for i in row] if ok else [] for row, ok in zip(concepts.tolist(), alive)]
+    return {
+        "name": [row[0] if row else None for row in names],
+        "names": names,
+        "scores": [row if ok else [] for row, ok in zip(scores.tolist(), alive)],
+    }
+
+
+def activity_columns(activity: Mapping[str, Tensor], density: Tensor) -> dict[str, Any]:
+    """Columns of what neurons do on tokens, see :class:`NeuronActivity`, and of the share of images, ``density``."""
+    histograms, edges = zip(*map(occupied_bins, activity["histogram"]))
+    shares = {"token_density": activity["density"].numpy(), "density": density.numpy()}
+    return {
+        **shares,
+        **{name: activity[name].numpy() for name in ("max", "p99", "p50")},
+        "histogram": histograms,
+        "histogram_low": edges,
+        "status": [status(*pair) for pair in zip(*shares.values())],
+    }
+
+
 def _designated_columns(
     names: Sequence[Sequence[str]], scores: GroundTruthScores | None, truth: Truth | None, designated: Sequence[str]
 ) -> dict[str, Any]:
@@ -207,11 +210,11 @@ def _designated_columns(
         for neuron, name in enumerate(designated, first):
             if name in column:
                 precision[neuron] = scores.average_precision[neuron, column[name]]
-    nothing = [None] * first
+    nothing, own = [None] * first, list(zip(names[first:], designated))
     return {
         "designated": [*nothing, *designated],
-        "designated_first": [*nothing, *(five[:1] == [name] for five, name in zip(names[first:], designated))],
-        "designated_among_five": [*nothing, *(name in five for five, name in zip(names[first:], designated))],
+        "designated_first": [*nothing, *(five[:1] == [name] for five, name in own)],
+        "designated_among_five": [*nothing, *(name in five for five, name in own)],
         "designated_ap": precision,
     }
 
@@ -242,17 +245,9 @@ def label_table(scores: GroundTruthScores | None, truth: Truth | None) -> pd.Dat
     families, labels = zip(*truth.labels)
     by_ap, by_auroc = (np.nan_to_num(part, nan=-1.0).argmax(0) for part in (scores.average_precision, scores.auroc))
     columns = np.arange(len(labels))
-    return pd.DataFrame(
-        {
-            "family": families,
-            "label": labels,
-            "prevalence": scores.prevalence,
-            "neuron": by_ap,
-            "ap": scores.average_precision[by_ap, columns],
-            "auroc_neuron": by_auroc,
-            "auroc": scores.auroc[by_auroc, columns],
-        }
-    )
+    frame = pd.DataFrame({"family": families, "label": labels, "prevalence": scores.prevalence, "neuron": by_ap})
+    frame["ap"] = scores.average_precision[by_ap, columns]
+    return frame.assign(auroc_neuron=by_auroc, auroc=scores.auroc[by_auroc, columns])
 
 
 def summary_of(
@@ -262,20 +257,14 @@ def summary_of(
     truth: Truth | None,
     grid: tuple[int, int] | None,
 ) -> dict[str, Any]:
-    """Figures of the whole model.
+    """Figures of the whole model, of its neuron table ``frame``; arguments as :func:`neuron_table`.
 
-    Args:
-        measured: Results of the metrics.
-        frame: The neuron table.
-        concepts: Concept sets by name.
-        truth: Labels of the images.
-        grid: Rows and columns of the tokens, if they are patches.
+    ``grid`` are rows and columns of the tokens, if they are patches.
     """
-    states = frame["status"].value_counts()
-    naming = next(iter(measured.naming.values()))
+    naming, overlaps = next(iter(measured.naming.values())), measured.uniqueness
     summary = {
         "reconstruction": measured.reconstruction,
-        "shares": {state: float(states.get(state, 0) / len(frame)) for state in ("dead", "rare", "dense", "alive")},
+        "shares": {state: mean(frame["status"] == state) for state in ("dead", "rare", "dense", "alive")},
         "l0": _l0(measured.active, grid),
         "interpretability": {
             "mean_score": mean(frame.loc[frame["status"] != "dead", "score"]),
@@ -293,11 +282,11 @@ def summary_of(
             "by_group": [describe(part) for _, part in frame.groupby("group")["monosemanticity"]],
         },
         "uniqueness": {
-            "pairs": int(measured.uniqueness.pairs.sum()),
-            "mean_jaccard": measured.uniqueness.mean(),
-            "share_overlapping": measured.uniqueness.share_above(0),
-            "share_above_half": measured.uniqueness.share_above(0.5),
-            "left_out": measured.uniqueness.left_out,
+            "pairs": int(overlaps.pairs.sum()),
+            "mean_jaccard": overlaps.mean(),
+            "share_overlapping": overlaps.share_above(0),
+            "share_above_half": overlaps.share_above(0.5),
+            "left_out": overlaps.left_out,
         },
     }
     if measured.kinds is not None:
@@ -324,13 +313,9 @@ def _coverage(naming: Naming, total: int) -> dict[str, Any]:
     concepts = np.where(naming.density.numpy() > 0, naming.concepts[:, 0].numpy(), -1)
     best = best_by_concept(concepts, naming.percentile.numpy(), total)
     thresholds = np.linspace(0, 1, 101).round(2)
-    return {
-        "concepts": total,
-        "named": int((best > -np.inf).sum()),
-        "share": float(coverage(best)),
-        "share_above_chance": float(coverage(best, SURE)),
-        "by_threshold": {"thresholds": thresholds.tolist(), "share": coverage(best, thresholds).tolist()},
-    }
+    by_threshold = {"thresholds": thresholds.tolist(), "share": coverage(best, thresholds).tolist()}
+    shares = {"share": float(coverage(best)), "share_above_chance": float(coverage(best, SURE))}
+    return {"concepts": total, "named": int((best > -np.inf).sum()), **shares, "by_threshold": by_threshold}
 
 
 def _hierarchy(frame: pd.DataFrame) -> dict[str, Any]:
@@ -349,17 +334,12 @@ def _hierarchy(frame: pd.DataFrame) -> dict[str, Any]:
 
 def _agreement(frame: pd.DataFrame, scores: GroundTruthScores, truth: Truth) -> dict[str, Any]:
     """Agreement of names with the truth, detected labels, and detected kinds of labels beside those of the names."""
-    rows = frame[frame["name"].notna()]
+    rows, detected = frame[frame["name"].notna()], {}
     clear = rows[rows["truth_ap"] >= CLEAR]
-    detected = {}
     for family in truth.families:
         best = np.nan_to_num(scores.average_precision[:, truth.columns(family)]).max(0, initial=0.0)
-        detected[family] = {
-            "labels": len(best),
-            "too_rare": truth.too_rare[family],
-            "detected": mean(best >= CLEAR),
-            "mean_best_ap": mean(best),
-        }
+        counts = {"labels": len(best), "too_rare": truth.too_rare[family]}
+        detected[family] = {**counts, "detected": mean(best >= CLEAR), "mean_best_ap": mean(best)}
     claims = rows["name"].map({name: family for family, name in reversed(truth.labels)}).fillna("none")
     return {
         "name_agreement": mean(rows["truth_agrees"]),
@@ -393,22 +373,16 @@ def headline(summary: Mapping[str, Any]) -> dict[str, float]:
 
 def origin_of(model: object) -> dict[str, Any] | None:
     """Id and revision of a judge or generator; None if there is none."""
-    if model is None:
-        return None
-    return {"id": getattr(model, "repo_id", None), "revision": getattr(model, "revision", None)}
+    origin = {"id": getattr(model, "repo_id", None), "revision": getattr(model, "revision", None)}
+    return None if model is None else origin
 
 
 def describe(values: Sequence[float]) -> dict[str, Any]:
     """Mean, median, best and worst of the defined values, and the number of the others."""
     everything = np.asarray(values, dtype=np.float64)
     defined = everything[~np.isnan(everything)]
-    figures: dict[str, Callable[[np.ndarray], float]] = {
-        "mean": np.mean,
-        "median": np.median,
-        "best": np.max,
-        "worst": np.min,
-    }
-    summary = {name: float(function(defined)) if len(defined) else math.nan for name, function in figures.items()}
+    rules: dict[str, Callable[[Any], float]] = {"mean": np.mean, "median": np.median, "best": np.max, "worst": np.min}
+    summary = {name: float(rule(defined)) if len(defined) else math.nan for name, rule in rules.items()}
     return {**summary, "n": len(values), "undefined": len(everything) - len(defined)}
 
 

@@ -74,15 +74,8 @@ class ImageEmbedder:
             return self.model.embed_images(pictures)
         return self.model.embed(pictures).cpu()
 
-    @property
-    def repo_id(self) -> str | None:
-        """Folder or Hub id of the model."""
-        return self.model.repo_id
-
-    @property
-    def revision(self) -> str | None:
-        """Its version."""
-        return self.model.revision
+    repo_id = property(lambda self: self.model.repo_id)
+    revision = property(lambda self: self.model.revision)
 
 
 class Observation(NamedTuple):
@@ -186,13 +179,12 @@ class NeuronScorer:
         Args:
             model: Folder or Hub id of the SAE.
             images: The dataset that will be scored: the truth is read from it.
-            judge: Judge of CLIP-Dissect, see :meth:`ClipLike.from_pretrained`.
-            concepts: Name to file, or to the name of a published list, see :meth:`ConceptSet.load`.
-            similarity: Judge of MonoSemanticity, a vision encoder or a model of open_clip; default ``judge``.
+            judge: Folder or Hub id of the judge of CLIP-Dissect, see :meth:`ClipLike.from_pretrained`.
+            concepts: Name to file, or to the name of a list ("common", "broden" ...), see :meth:`ConceptSet.load`.
+            similarity: Likewise of the judge of MonoSemanticity, see :func:`image_model`; default ``judge``.
             truth: See :attr:`Truth.families`; none for images without labels.
-            tree: File of a :class:`ConceptTree` of the labels of the first kind of truth.
-            zero_shot: Templates with which the encoder's text tower names the classes of the first kind of truth; none
-                to leave out the downstream cost.
+            tree: File of a :class:`ConceptTree`.
+            zero_shot: Templates with which the encoder's text tower names the classes; none for no downstream cost.
             encoder: Encoder instead of the one that the SAE's config names.
             top_k: See the class.
             device: Device of the models.
@@ -202,17 +194,14 @@ class NeuronScorer:
             OSError: If something is missing.
         """
         sae = load(model).to(device)
-        explained = explained_encoder(sae, encoder, device, beside=model)
         labels = None if truth is None else Truth.read(images, truth)
-        classes = labels.classes()[0] if labels else []
         head = None
         if zero_shot:
-            head = ZeroShotHead.from_pretrained(
-                encoder or sae.encoder_id, classes, zero_shot, sae.encoder_revision, beside=model
-            )
+            classes, source = labels.classes()[0] if labels else [], encoder or sae.encoder_id
+            head = ZeroShotHead.from_pretrained(source, classes, zero_shot, sae.encoder_revision, beside=model)
         return cls(
             sae,
-            explained,
+            explained_encoder(sae, encoder, device, beside=model),
             ClipLike.from_pretrained(judge, device=device, beside=model),
             {name: ConceptSet.load(source) for name, source in concepts.items()},
             similarity=ImageEmbedder(image_model(similarity, device, beside=model)) if similarity else None,
@@ -256,8 +245,7 @@ class NeuronScorer:
         batch = checkpoints.load(file, self.metrics, identity) if file else 0
         total = len(range(rank, -(-len(images) // batch_size), world))
         batches = image_batches(images, batch_size, rank + batch * world, world)
-        bar = tqdm(batches, initial=batch, total=total, desc="score", unit="batch", disable=rank != 0)
-        for ids, pictures in bar:
+        for ids, pictures in tqdm(batches, initial=batch, total=total, desc="score", unit="batch", disable=rank != 0):
             self.update(torch.tensor(ids), pictures)
             batch += 1
             if file and (batch % CHECKPOINT_EVERY == 0 or batch == total):

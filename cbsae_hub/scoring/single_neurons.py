@@ -14,12 +14,7 @@ class SingleNeurons:
 
     Isolated, the picture does not matter: ``b_dec + value * d_j`` at every token (unit vector). In context the SAE's
     reconstruction of the picture is changed by ``(value - z_j) d_j``. Both equal a :class:`Steering` of one
-    :class:`Edit` without the SAE's error.
-
-    Args:
-        sae: SAE or concept bottleneck SAE.
-        v: The picture's activations at the SAE's block, ``[tokens, d]``, on the SAE's device.
-        isolate: Unit vector instead of in context.
+    :class:`Edit` without the SAE's error. ``v`` are the picture's activations at the SAE's block, ``[tokens, d]``.
     """
 
     def __init__(self, sae: SteerableSAE, v: Tensor, isolate: bool):
@@ -39,15 +34,10 @@ class SingleNeurons:
     def pushed_randomly(self, neurons: Sequence[int], values: Sequence[float], seed: int) -> Tensor:
         """The control of :meth:`set`: every token is moved as far, in a random direction of each neuron's own.
 
-        Args:
-            neurons: Ids.
-            values: The neurons' values.
-            seed: Added to a neuron's number, it is the seed of the neuron's direction.
+        The seed, added to a neuron's number, is that of its direction.
         """
-        pushes = self._pushes(neurons, values)
-        directions = [
-            torch.randn(pushes.shape[-1], generator=torch.Generator().manual_seed(seed + int(n))) for n in neurons
-        ]
+        pushes, width = self._pushes(neurons, values), self.plain.shape[-1]
+        directions = [torch.randn(width, generator=torch.Generator().manual_seed(seed + int(n))) for n in neurons]
         units = F.normalize(torch.stack(directions), dim=-1).to(pushes)
         return (self._base() + pushes.norm(dim=-1, keepdim=True) * units[:, None]).expand(-1, self._tokens, -1)
 

@@ -149,8 +149,7 @@ class SteerabilityScorer:
         drawn = set(spread(rows["neuron"].tolist(), self.drawn)) if self.unclip else set()
         chunks = [rows.iloc[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
         parts = {}
-        bar = tqdm(range(rank, len(chunks), world), desc="steer", unit=f"x {CHUNK} neurons", disable=rank != 0)
-        for index in bar:
+        for index in tqdm(range(rank, len(chunks), world), "steer", unit=f"x {CHUNK} neurons", disable=rank != 0):
             file = folder / f"chunk-{index:05d}.parquet" if folder else None
             if file is None or not file.is_file():
                 parts[index] = self._score(chunks[index], drawn)
@@ -191,10 +190,7 @@ class SteerabilityScorer:
             "neurons": len(scores),
             "prompt": self.prompt if self.llava else None,
             "sentences": self.sentences and self.sentences.repo_id,
-            "llava": origin_of(self.llava),
-            "clip": origin_of(self.clip),
-            "unclip": origin_of(self.unclip),
-            "pictures": origin_of(self.pictures),
+            **{name: origin_of(getattr(self, name)) for name in ("llava", "clip", "unclip", "pictures")},
             "seeds": self.seeds,
             "steps": self.steps,
             "guidance": self.guidance,

@@ -17,13 +17,8 @@ if TYPE_CHECKING:  # for editors and type checkers, which run no __getattr__
     from cbsae_hub.steering.llava import LlavaSteerer as LlavaSteerer
     from cbsae_hub.steering.unclip import UnclipSteerer as UnclipSteerer
 
-_HOME_OF = {
-    "Edit": "cbsae_hub.steering.edits",
-    "Steering": "cbsae_hub.steering.edits",
-    "DiffMean": "cbsae_hub.steering.edits",
-    "RandomDirection": "cbsae_hub.steering.edits",
-    "apply": "cbsae_hub.steering.edits",
-    "resolve": "cbsae_hub.steering.edits",
+_EDITS = ("Edit", "Steering", "DiffMean", "RandomDirection", "apply", "resolve")
+_HOME_OF = dict.fromkeys(_EDITS, "cbsae_hub.steering.edits") | {
     "Steerer": "cbsae_hub.steering.base",
     "SteeredGenerator": "cbsae_hub.steering.base",
     "LlavaSteerer": "cbsae_hub.steering.llava",

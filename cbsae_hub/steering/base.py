@@ -49,7 +49,6 @@ class Steerer(ABC):
         self._place(sae, pack, layer)
 
     def _place(self, sae: SteerableSAE, pack: AnyPack, layer: int | None) -> None:
-        """Puts an SAE at a block."""
         self.tower = SteeredTower(*self._steered, sae, pack, layer)
 
     def with_sae(self, sae: SteerableSAE, pack: AnyPack = None, layer: int | None = None) -> Self:
@@ -114,8 +113,7 @@ class SteeredGenerator(Steerer):
             ValueError: If it is a model of another kind or revision or lacks weights, or the SAE does not fit.
         """
         located = locate_whole(cls.what, repo_id, cls.index, revision, beside)
-        parts = cls._load(located, torch.device(device), dtype)
-        steerer = cls(**parts, sae=load_sae(sae), pack=pack, layer=layer)
+        steerer = cls(**cls._load(located, torch.device(device), dtype), sae=load_sae(sae), pack=pack, layer=layer)
         steerer.repo_id, steerer._located = str(repo_id), located
         return steerer
 

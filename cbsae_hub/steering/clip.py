@@ -39,8 +39,8 @@ class ClipZeroShotSteerer(Steerer):
         tokenizer: Its tokenizer.
         sae: SAE, concept bottleneck SAE or :class:`cbsae_hub.steering.latents.RawNeurons`; moved to the model's device.
         vocabulary: The words, for instance a :class:`cbsae_hub.ConceptSet`. The paper has 5,000.
-        pack: NeuronTable or Pack with the neurons' names and percentiles, or None.
-        layer: The block at whose output the SAE works; default the SAE's own.
+        pack: See :class:`cbsae_hub.steering.Steerer`.
+        layer: Likewise.
         template: Prompt with ``{}`` for the word.
 
     Attributes:
@@ -127,10 +127,8 @@ class ClipZeroShotSteerer(Steerer):
     @torch.no_grad()
     def embed(self, v: Tensor, batch: int = 64) -> Tensor:
         """Unit image embeddings of activations at the SAE's block: ``[images, tokens, d] -> [images, e]``."""
-        parts = []
-        for part in v.split(batch):
-            parts.append(self._head(self.model.vision_model.post_layernorm(self.tower.onward(part)[:, 0])))
-        return torch.cat(parts)
+        norm, parts = self.model.vision_model.post_layernorm, v.split(batch)
+        return torch.cat([self._head(norm(self.tower.onward(part)[:, 0])) for part in parts])
 
     def distribution(self, embeddings: Tensor) -> Tensor:
         """Probabilities of the words: unit embeddings ``[..., e] -> [..., vocabulary]`` float32."""
@@ -202,9 +200,8 @@ class ClipZeroShotSteerer(Steerer):
             rows = decoder_rows(self.tower.sae, chunk).float()
             # a LayerNorm of an infinite multiple: its epsilon vanishes
             centred = rows - rows.mean(-1, keepdim=True)
-            infinite = (
-                centred / centred.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-30) * norm.weight + norm.bias
-            )
+            deviation = centred.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-30)
+            infinite = centred / deviation * norm.weight + norm.bias
             after = self.distribution(self._head(infinite.to(self.model.dtype)))[:, None]
             parts.append(score_neurons(chunk, math.inf, before, after, self.texts, self.vocabulary))
         return joined(parts)
@@ -243,7 +240,7 @@ class ClipZeroShotSteerer(Steerer):
     def _numbers(self, neurons: Sequence[int] | None) -> Tensor:
         count = self.tower.sae.d_latent
         numbers = torch.arange(count) if neurons is None else torch.as_tensor(neurons, dtype=torch.long)
-        if not len(numbers) or numbers.min() < 0 or numbers.max() >= count:
+        if not (len(numbers) and 0 <= numbers.min() <= numbers.max() < count):
             raise ValueError(f"neurons must be some of 0 to {count - 1}, got {str(neurons):.80}")
         return numbers
 

@@ -186,11 +186,11 @@ class DiffMean:
 
 @dataclass(frozen=True, eq=False)
 class RandomDirection:
-    """The control of another steering: the same push, token by token as long, in a random direction.
+    """The control of another steering: the same push, token by token as long, in one random direction.
 
     Args:
         like: The steering that this controls.
-        seed: Seed of the direction. All tokens have the same direction.
+        seed: Seed of the direction.
 
     Raises:
         ValueError: If there is nothing to control, or the seed is no seed.
@@ -247,12 +247,10 @@ def resolve(steering: Kind, sae: SteerableSAE, pack: AnyPack = None) -> Kind:
 
 
 class Steered(NamedTuple):
-    """The result of :func:`steer`."""
+    """The result of :func:`steer`: activations ``[images, tokens, d]``, and where changes are asked for, bool."""
 
     activations: Tensor
-    """``[images, tokens, d]``"""
     changes: Tensor
-    """``[images, tokens]`` bool: whether the steering asks for a change."""
 
 
 def apply(steering: PerImage, v: Tensor, sae: SteerableSAE, pack: AnyPack = None, prefix: int = 1) -> Tensor:
@@ -315,14 +313,12 @@ def token_mask(tokens: str | Sequence[int], count: int, prefix: int) -> Tensor:
         ValueError: If there is no CLS token or no such patch.
     """
     mask = torch.zeros(count, dtype=torch.bool)
-    if tokens == "all":
-        mask[:] = True
-    elif tokens == "cls":
+    if tokens == "cls":
         if not prefix:
             raise ValueError("tokens='cls', but this encoder has no CLS token; take 'all' or 'patches'")
         mask[0] = True
-    elif tokens == "patches":
-        mask[prefix:] = True
+    elif isinstance(tokens, str):  # all, or patches
+        mask[0 if tokens == "all" else prefix :] = True
     else:
         patches = torch.tensor([int(patch) for patch in tokens])
         if patches.max() >= count - prefix:

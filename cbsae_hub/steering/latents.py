@@ -57,25 +57,19 @@ class Latents(ABC):
 
     @abstractmethod
     def decode_edited(self, neurons: Sequence[int], new: Tensor, isolate: bool) -> tuple[Tensor, Tensor]:
-        """``decode`` of latents of which a few are replaced, in two parts ``[..., d]``.
-
-        Args:
-            neurons: Numbers of the edited neurons.
-            new: Their new latents, ``[..., neurons]``.
-            isolate: All others are zero.
+        """``decode`` of latents of which a few become ``new [..., neurons]``; isolated, all others are zero.
 
         Returns:
-            The activations without the change (isolated: those of no latents at all), and the change's contribution.
+            In two parts ``[..., d]``: the activations without the change (isolated: those of no latents at all), and
+            the change's contribution.
         """
 
     @abstractmethod
     def pushes(self, neurons: Sequence[int], values: Tensor, isolate: bool) -> Tensor:
-        """The contribution of one edited neuron alone, for each of a few neurons: ``[neurons, ..., d]``.
+        """The contribution of one edited neuron alone, for each of a few with new latents ``values [neurons]``.
 
-        Args:
-            neurons: Their numbers.
-            values: Their new latents, ``[neurons]``.
-            isolate: All others are zero.
+        Returns:
+            ``[neurons, ..., d]``.
         """
 
 
@@ -105,11 +99,8 @@ class _Active(Latents):
     def pushes(self, neurons: Sequence[int], values: Tensor, isolate: bool) -> Tensor:
         changes = (values - self.columns(neurons) * (not isolate)).movedim(-1, 0)
         rows = decoder_rows(self._sae, neurons)
-        return (
-            changes[..., None]
-            * rows.view(len(rows), *[1] * (changes.ndim - 1), rows.shape[-1])
-            * self._sae.unit(self._like)
-        )
+        rows = rows.view(len(rows), *[1] * (changes.ndim - 1), rows.shape[-1])
+        return changes[..., None] * rows * self._sae.unit(self._like)
 
 
 class _Bottleneck(Latents):

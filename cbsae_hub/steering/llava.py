@@ -43,8 +43,8 @@ class LlavaSteerer(SteeredGenerator):
     Args:
         model: The LLaVA.
         processor: Its processor.
-        sae: SAE or concept bottleneck SAE of the vision tower's activations; moved to the model's device.
-        pack: NeuronTable or Pack with the neurons' names and percentiles, or None.
+        sae: See :class:`cbsae_hub.steering.Steerer`.
+        pack: Likewise.
         layer: The block at whose output the SAE works. Default the SAE's own, which must then be the block that LLaVA
             reads (``vision_feature_layer`` of its config); an earlier one has to be asked for.
 
@@ -197,8 +197,7 @@ class LlavaSteerer(SteeredGenerator):
         )
         if any(criterion.stopped for criterion in stopping):
             raise Stopped("the answer is no longer wanted")
-        texts = self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        return [text.strip() for text in self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
     @torch.no_grad()
     def probability(self, features: Tensor, prompt: str, answer: str) -> Tensor:
@@ -305,9 +304,6 @@ def block_read(config: LlavaConfig) -> int:
     """The block, from 0, whose output a LLaVA reads.
 
     ``vision_feature_layer`` counts hidden states, of which the first is the input of block 0.
-
-    Args:
-        config: Config of the LLaVA.
 
     Raises:
         ValueError: If it reads several blocks, or none.

@@ -19,12 +19,8 @@ def locate_whole(
 ) -> Located:
     """Finds a model of transformers or diffusers, before any of it is loaded; on the Hub, all files are of one commit.
 
-    Args:
-        what: Kind of model, in words.
-        repo_id: Folder or Hub id.
-        index: The file that every such model has.
-        revision: See :func:`cbsae_hub.hub.locate.locate`.
-        beside: See :func:`cbsae_hub.models.resolve_id`.
+    Arguments are those of :func:`cbsae_hub.hub.locate.locate`, the model's kind in words, and the file ``index`` that
+    every such model has.
 
     Raises:
         OSError: If there is no such model; says what to try.

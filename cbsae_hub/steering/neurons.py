@@ -93,7 +93,6 @@ class Neurons:
         if not self._names and self._table is None:
             return f"to find neurons by name ({name!r:.80}) give pack=Pack.from_pretrained(...); or give their numbers"
         near = [f"{match.concept} (neuron {match.neuron})" for match in matches[:5]]
-        if self._table is not None and not near:
-            near = self._table.index.spelled_like(name, 5)
+        near = near or ([] if self._table is None else self._table.index.spelled_like(name, 5))
         near = near or closest_names(name, filter(None, self._names), 5)
         return f"no neuron is called {name!r:.80}" + (f"; near are: {', '.join(near)}" if near else "")

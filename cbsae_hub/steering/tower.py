@@ -21,14 +21,8 @@ class Stopped(RuntimeError):
 class SteeredTower:
     """A vision tower with an SAE at one of its blocks.
 
-    Steering serves the calling thread only, so that requests may run side by side.
-
-    Args:
-        model: A model or pipeline with a vision tower, see :func:`cbsae_hub.encoders.site.find_blocks`.
-        config: Config of the vision tower.
-        sae: The SAE; it is moved to the tower's device.
-        pack: NeuronTable or Pack with the neurons' names and percentiles, or None.
-        layer: The block at whose output the SAE works; default the one that the SAE was trained on.
+    Steering serves the calling thread only, so that requests may run side by side. The arguments are those of
+    :class:`cbsae_hub.steering.base.Steerer`.
 
     Raises:
         ValueError: If the layer is not known or does not exist, the SAE has another width, or the pack is of another.
@@ -68,15 +62,10 @@ class SteeredTower:
 
     @torch.no_grad()
     def run(self, forward: Callable[[], Tensor], steerings: Sequence[AnySteering | None]) -> Tensor:
-        """Runs the tower with one steering per image.
-
-        Args:
-            forward: Runs the tower once on all images and returns what the rest of the model reads of it,
-                ``[images, ...]``.
-            steerings: One per image, resolved; None leaves an image alone.
+        """Runs the tower once, steered, by one resolved steering per image; None leaves an image alone.
 
         Returns:
-            What ``forward`` returned, steered.
+            What ``forward`` returns steered: ``[images, ...]``, what the rest of the model reads of the tower.
 
         Raises:
             EditError: If a steering asks for a change and has no effect.
@@ -98,13 +87,9 @@ class SteeredTower:
     def require_effect(
         self, plain: Tensor, steered: Tensor, changes: Tensor, steerings: Sequence[AnySteering | None]
     ) -> None:
-        """Raises EditError if a steering asks for a change and has no effect.
+        """Raises EditError if an image's steering asks for a change, ``changes [images]`` bool, and has no effect.
 
-        Args:
-            plain: The model's input from the tower without steering, ``[images, ...]``.
-            steered: The same with steering.
-            changes: Whether an image's steering asks for a change, ``[images]`` bool.
-            steerings: One per image.
+        ``plain`` and ``steered`` are what the model reads of the tower without and with it, ``[images, ...]``.
         """
         unchanged = (plain == steered).flatten(1).all(1)
         for image in (changes & unchanged).nonzero().flatten().tolist():

@@ -28,8 +28,7 @@ class ClipSweep:
     Attributes:
         sweeps: The scores at each strength, by the name of a set of images and of a set of neurons.
         uniform: S_f of answers that only become uniform, by the name of a set of images.
-        gamma: See :meth:`ZeroShotScores.summary`.
-        beta: See :meth:`ZeroShotScores.summary`.
+        gamma: See :meth:`ZeroShotScores.summary`, as ``beta``.
     """
 
     sweeps: Mapping[str, Mapping[str, Sequence[ZeroShotScores]]]
@@ -110,7 +109,7 @@ def sweep_clip(
         strengths: The strengths that each neuron is set to.
         neurons: Number of the SAE's neurons, drawn with the seed; default all.
         gamma: See :meth:`ZeroShotScores.summary`.
-        beta: See :meth:`ZeroShotScores.summary`.
+        beta: Likewise.
         seed: Seed of the draw and of the random directions.
 
     Raises:
@@ -134,15 +133,5 @@ def sweep_clip(
 
 
 def draw(count: int, total: int, what: str, seed: int) -> list[int]:
-    """Draws numbers below a total, ascending.
-
-    Args:
-        count: Number of draws.
-        total: The number to draw from.
-        what: The name of the setting, for the error.
-        seed: Seed of the draw.
-
-    Raises:
-        ValueError: If ``count`` is not 1 to ``total``.
-    """
+    """Draws so many numbers below a total, ascending; raises a ValueError that names the setting if there are fewer."""
     return sorted(np.random.default_rng(seed).choice(total, integer(what, count, 1, total), replace=False).tolist())

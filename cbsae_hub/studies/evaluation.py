@@ -44,18 +44,12 @@ class Evaluator:
 
     Attributes:
         probe: Activations and embeddings of the images.
-        encoder: The models' encoder, with their layer and tokens.
         judges: Judges of names, by the names that ``probe`` has for them.
-        concepts: Concept sets by name; the first one names the neurons.
-        truth: Labels of the probe's images.
-        zero_shot: Measures the cost of reconstructions.
-        similarity: Judge of MonoSemanticity.
+        encoder: See :class:`NeuronScorer`, as all that is not named here.
         llava: Speaks; its own SAE is not used. None to leave steering out.
         unclip: Draws, in the same way.
-        top_k: See :class:`NeuronScorer`.
         steering: Other arguments of :class:`SteerabilityScorer`: ``sentences``, with ``unclip`` also ``pictures`` and
             ``images``, ``alpha`` and the like.
-        tree: See :class:`NeuronScorer`.
     """
 
     probe: Probe
@@ -80,17 +74,8 @@ class Evaluator:
             speak: Whether LLaVA is steered, if there is one.
             draw: Whether unCLIP is steered, if there is one; takes long.
         """
-        scorer = NeuronScorer(
-            model,
-            self.encoder,
-            self.judges[judge],
-            self.concepts,
-            similarity=self.similarity,
-            truth=self.truth,
-            tree=self.tree,
-            zero_shot=self.zero_shot,
-            top_k=self.top_k,
-        )
+        options = {name: getattr(self, name) for name in ("similarity", "truth", "tree", "zero_shot", "top_k")}
+        scorer = NeuronScorer(model, self.encoder, self.judges[judge], self.concepts, **options)
         size = 64
         for ids, observation in tqdm(self.probe.batches(judge, size), total=-(-len(self.probe) // size), desc="score"):
             scorer.add(ids, observation)
@@ -114,13 +99,8 @@ def means(frame: pd.DataFrame) -> dict[str, float]:
 def parts(sae: pd.DataFrame, cb: pd.DataFrame, keep: Sequence[int]) -> pd.DataFrame:
     """The paper's table 2: means of the SAE's neurons, of those that went and stayed, and of the CB-SAE's.
 
-    The first three are scored as neurons of the SAE, the others as neurons of the CB-SAE: its names and its white image
-    are those of another model.
-
-    Args:
-        sae: The neuron table of the SAE.
-        cb: The neuron table of the CB-SAE.
-        keep: Ids of the retained neurons.
+    The first three are of the SAE's neuron table, the others of the CB-SAE's: its names and its white image are those
+    of another model. ``keep`` are ids of the retained neurons.
     """
     retained = sae["neuron"].isin(list(keep))
     chosen = {
@@ -174,13 +154,8 @@ def tables(
     """
     of_seeds = rows[rows["model"].isin(seeds)].drop(columns="model")
     sae = rows[rows["model"] == "SAE"].drop(columns="model").iloc[0]
-    main = pd.DataFrame(
-        [
-            {"model": "SAE", **sae},
-            {"model": "CB-SAE", **of_seeds.mean()},
-            {"model": "spread of seeds", **of_seeds.std(ddof=1)},
-        ]
-    )
+    lines = {"SAE": sae, "CB-SAE": of_seeds.mean(), "spread of seeds": of_seeds.std(ddof=1)}
+    main = pd.DataFrame([{"model": name, **line} for name, line in lines.items()])
     by_first = next(iter(by_judge.values()))
     return {
         "SAE and CB-SAE": main.drop(columns=["retained", "k"]).dropna(axis=1, how="all"),

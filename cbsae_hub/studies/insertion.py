@@ -31,16 +31,9 @@ RESAMPLES = 2000  # of the bootstrap
 
 @dataclass(frozen=True)
 class Trial:
-    """One neuron tried on one picture with one prompt.
+    """One neuron, of a name, set to a value for one of TASKS, on one picture with one prompt.
 
-    Attributes:
-        neuron: The neuron's number.
-        concept: Its name.
-        tops: Its top pictures. Pictures are numbered through: first the blanks, then the data set.
-        task: One of TASKS.
-        value: Value of the neuron.
-        picture: The number of the picture.
-        prompt: The question.
+    Pictures are numbered through: first the blanks, then the data set; ``tops`` are the neuron's top pictures.
     """
 
     neuron: int
@@ -150,8 +143,7 @@ class InsertionExperiment:
         """
         trials = self.trials(neurons)
         means, pushes = self._look(trials, batch)
-        steerings = self._steerings(trials, means, pushes)
-        answers = self._answers(steerings, batch)
+        answers = self._answers(self._steerings(trials, means, pushes), batch)
         return pd.DataFrame(
             {
                 "neuron": trial.neuron,
@@ -205,8 +197,7 @@ class InsertionExperiment:
         """One pass over all pictures that are needed, whatever the number of neurons.
 
         Returns:
-            The mean activation of each picture, ``[d]`` by its number; and the mean length of the SAE's step, by the
-            picture and the neuron.
+            Mean activations ``[d]`` by the picture, and mean lengths of the SAE's step by the picture and the neuron.
         """
         tower = self.llava.tower
         edits: dict[int, dict[int, float]] = {}

@@ -25,17 +25,10 @@ QUESTIONS = {
 
 @dataclass(frozen=True)
 class Case:
-    """One answer to be judged.
-
-    Attributes:
-        kind: The task, "insertion" or "suppression".
-        concept: The concept.
-        prompt: The question to the model.
-        answer: The answer of the steered model.
-        plain: The answer to the same prompt about the same image without steering.
+    """One answer of a steered model to a prompt, and the ``plain`` one about the same image without steering.
 
     Raises:
-        ValueError: If the kind is none of those.
+        ValueError: If the kind of task is neither "insertion" nor "suppression".
     """
 
     kind: str

@@ -23,16 +23,15 @@ QUESTIONS = {"one word": ONE_WORD, "sentence": "Describe the image."}
 
 @dataclass(frozen=True)
 class SheetSettings:
-    """The models, images and strengths of a sheet.
+    """The models, images and strengths of a sheet; models are folders or Hub ids.
 
     Attributes:
-        model: Folder or Hub id of the SAE that was pruned.
-        cbsae: Folder or Hub id of its CB-SAE.
+        model: The SAE that was pruned.
+        cbsae: Its CB-SAE.
         scores: Folder or file of the scores by which it was pruned.
-        images: Image dataset.
-        split: Its split.
-        llava: Folder or Hub id of the LLaVA.
-        unclip: Folder or Hub id of the Stable unCLIP.
+        images: Image dataset, of which ``split`` is shown.
+        llava: The LLaVA.
+        unclip: The Stable unCLIP.
         alpha: Strength to which neurons are set.
         guidance: Guidance of the drawings.
     """
@@ -107,12 +106,10 @@ class Sheet:
 
     def record(self) -> dict[str, Any]:
         """All sentences, for a JSON file."""
-        concepts: list[dict[str, Any]] = []
-        for i, row in enumerate(self.neurons.to_dict("records")):
-            concepts.append({"concept": row["concept"]})
-            for kind in KINDS:
-                _, word, sentence = self.outcomes[kind][i]
-                concepts[-1][kind] = {"neuron": int(row[kind]), "one word": word, "sentence": sentence}
+        concepts: list[dict[str, Any]] = [{"concept": concept} for concept in self.neurons["concept"]]
+        for kind in KINDS:
+            for record, neuron, (_, word, sentence) in zip(concepts, self.neurons[kind], self.outcomes[kind]):
+                record[kind] = {"neuron": int(neuron), "one word": word, "sentence": sentence}
         scene = {"row": self.row, "unsteered": self.unsteered}
         return {"alpha": self.alpha, "questions": QUESTIONS, "scene": scene, "concepts": concepts}
 

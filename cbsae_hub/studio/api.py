@@ -1,7 +1,6 @@
 """The public endpoints, for gradio_client, curl and assistants (MCP): typed, documented, and checked like the page."""
 
 import inspect
-from functools import wraps
 from typing import Any
 
 import gradio as gr
@@ -26,11 +25,7 @@ ENDPOINTS: dict[str, dict[str, Any]] = {  # methods of Api, and the queues that 
 
 
 class Api:
-    """The endpoints; models are named as :meth:`model_info` lists them, "" is the first.
-
-    Args:
-        serving: The models.
-    """
+    """The endpoints; models are named as :meth:`model_info` lists them, "" is the first."""
 
     def __init__(self, serving: Serving):
         self.serving = serving
@@ -38,7 +33,8 @@ class Api:
     def publish(self) -> None:
         """Adds the endpoints to the page that is being built."""
         for name, settings in ENDPOINTS.items():
-            gr.api(_endpoint(getattr(self, name)), api_name=name, **_queue_of(settings))
+            queue = {key: settings[key] for key in ("concurrency_id", "concurrency_limit")}
+            gr.api(kindly(getattr(self, name), to_text=str), api_name=name, **queue)
 
     def find_neurons(self, query: str, limit: int = 10, model: str = "") -> dict:
         """Finds the neurons that stand for a concept.
@@ -53,11 +49,7 @@ class Api:
             are near by meaning or by spelling, as near_by says.
         """
         loaded_model = self._model(model)
-        text, count = _text("query", query, MAX_QUERY), whole(limit, 1, MAX_RESULTS)
-        answer = loaded_model.pack.find(
-            text, count, None if loaded_model.judge is None else loaded_model.judge.embed_texts
-        )
-        ids = list(dict.fromkeys(match.neuron for match in answer.matches))
+        answer, ids = loaded_model.find(_text("query", query, MAX_QUERY), whole(limit, 1, MAX_RESULTS))
         return {
             "verdict": answer.verdict,
             "reason": answer.reason,
@@ -212,9 +204,8 @@ class Api:
         """
         loaded_model = self._model(model)
         experiment = _experiment(loaded_model, image, edits, alone, op, keep_error)
-        row = self.serving.experiments.draw_once(
-            experiment, whole(seed, 0, MAX_SEED), whole(steps, MIN_STEPS, MAX_STEPS)
-        )
+        seeds, count = [whole(seed, 0, MAX_SEED)], whole(steps, MIN_STEPS, MAX_STEPS)
+        row = next(self.serving.experiments.draw(experiment, seeds, count, factors=(1.0,)))
         return {
             name: {"picture": data_uri(as_webp(one.image)), "concept": one.concept, "original": one.original}
             for name, one in zip(("original", "steered", "random"), row)
@@ -234,20 +225,6 @@ def descriptions() -> list[list[str]]:
         arguments = ", ".join(str(argument) for argument in list(inspect.signature(method).parameters.values())[1:])
         rows.append([f"{name}({arguments})", *about])
     return rows
-
-
-def _endpoint(method: Any) -> Any:
-    """Returns a plain function with the method's own signature, whose errors are sentences."""
-
-    @wraps(method)
-    def endpoint(*arguments: Any, **keywords: Any) -> Any:
-        return kindly(method, to_text=str)(*arguments, **keywords)
-
-    return endpoint
-
-
-def _queue_of(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: settings[name] for name in ("concurrency_id", "concurrency_limit")}
 
 
 def _experiment(

@@ -73,6 +73,15 @@ class StrengthRange:
     band: tuple[float, float] | None
     start: float
 
+    def within(self, value: float, slack: float) -> float:
+        """Moves a value that was rounded, and lies at most ``slack`` outside, into the range."""
+        near = self.low - slack <= value <= self.high + slack
+        return min(max(value, self.low), self.high) if near else value
+
+    def in_p99(self, unit: str) -> bool:
+        """Returns whether strengths are shown as multiples of p99: if that is the unit, and there is one."""
+        return unit == "p99" and not math.isnan(self.p99)
+
 
 def range_of(model: LoadedModel, neuron: int) -> StrengthRange:
     """Returns the strengths of a neuron; docs/space.md says what the band rests on."""
@@ -82,12 +91,13 @@ def range_of(model: LoadedModel, neuron: int) -> StrengthRange:
     return StrengthRange(p99 if p99 > 0 else math.nan, -usual, 2 * usual, band, usual)
 
 
-def checked(pairs: Iterable[tuple[Any, Any]], model: LoadedModel) -> tuple[Edit, ...]:
-    """Returns edits of neurons that exist, with strengths that make sense.
+def index_of(value: Any) -> int:
+    """Returns the number of a neuron or a patch that a browser has sent; -1 for anything else."""
+    return int(value) if str(value).isdecimal() else -1
 
-    Args:
-        pairs: ``(neuron, value)`` each, in whatever types they were sent.
-        model: The model.
+
+def checked(pairs: Iterable[tuple[Any, Any]], model: LoadedModel) -> tuple[Edit, ...]:
+    """Returns edits of neurons that exist, with strengths that make sense, of pairs of whatever types were sent.
 
     Raises:
         Refused: If a neuron does not exist or comes twice, there are too many, or a value is no finite number within
@@ -128,7 +138,7 @@ def changed(basket: Basket, model: LoadedModel, act: str, neuron: Any = None, va
         return replace(basket, edits=(), muted=frozenset())
     if act == "unit":
         return replace(basket, unit=UNITS[1 - UNITS.index(basket.unit)])
-    number = int(neuron) if str(neuron).isdecimal() else -1
+    number = index_of(neuron)
     values: dict[Any, Any] = {edit.neuron: edit.value for edit in basket.edits}
     if act == "add":
         # Of a neuron that does not exist, checked() says so.
@@ -163,7 +173,7 @@ def concept_of(model: LoadedModel, neuron: int) -> str | None:
 
 def shown_value(value: float, unit: str, span: StrengthRange) -> float:
     """Returns a strength in the unit in which it is shown: multiples of p99 where there is one."""
-    return value / span.p99 if unit == "p99" and not math.isnan(span.p99) else value
+    return value / span.p99 if span.in_p99(unit) else value
 
 
 def _from_unit(typed: Any, unit: str, span: StrengthRange) -> Any:
@@ -171,9 +181,8 @@ def _from_unit(typed: Any, unit: str, span: StrengthRange) -> Any:
         value = float(typed)
     except (TypeError, ValueError):
         return typed  # which checked() refuses
-    value = value * span.p99 if unit == "p99" and not math.isnan(span.p99) else value
     # What is shown is rounded: the ends of a slider may lie a little outside.
-    return min(max(value, span.low), span.high) if span.low - 0.1 <= value <= span.high + 0.1 else value
+    return span.within(value * span.p99 if span.in_p99(unit) else value, slack=0.1)
 
 
 def dock(model: LoadedModel, basket: Basket) -> Markup:
@@ -187,7 +196,6 @@ def _row(model: LoadedModel, basket: Basket, edit: Edit) -> dict[str, Any]:
     neuron = int(edit.neuron)
     span, title = range_of(model, neuron), neuron_title(model.pack.neurons[neuron])
     low, high, value = (round(shown_value(x, basket.unit, span), 2) for x in (span.low, span.high, edit.value))
-    in_p99 = basket.unit == "p99" and not math.isnan(span.p99)
     band = None
     if span.band:
         start, end = (100 * (edge - span.low) / (span.high - span.low) for edge in span.band)
@@ -200,8 +208,8 @@ def _row(model: LoadedModel, basket: Basket, edit: Edit) -> dict[str, Any]:
         "low": low,
         "high": high,
         "value": value,
-        "unit": " × p99" if in_p99 else "",
-        "label": f"strength of {title}, in {'multiples of p99' if in_p99 else 'absolute units'}",
+        "unit": " × p99" if span.in_p99(basket.unit) else "",
+        "label": f"strength of {title}, in {'multiples of p99' if span.in_p99(basket.unit) else 'absolute units'}",
         "strength": _spelled(edit.value, basket.unit, span),
         "other": _spelled(edit.value, "absolute" if basket.unit == "p99" else "p99", span),
         "band": band,
@@ -209,5 +217,4 @@ def _row(model: LoadedModel, basket: Basket, edit: Edit) -> dict[str, Any]:
 
 
 def _spelled(value: float, unit: str, span: StrengthRange) -> str:
-    number = shown_value(value, unit, span)
-    return f"{number:.1f} × p99" if unit == "p99" and not math.isnan(span.p99) else f"{number:.1f}"
+    return f"{shown_value(value, unit, span):.1f}" + (" × p99" if span.in_p99(unit) else "")

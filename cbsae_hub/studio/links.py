@@ -6,7 +6,7 @@ The whole state of a visit is in components of the page, in the visitor's browse
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from cbsae_hub.scoring.first_words import ONE_WORD
@@ -37,42 +37,6 @@ MAX_SEED = 2**31 - 1
 MAX_SEEDS, MAX_STEPS, MIN_STEPS = 4, 30, 5
 MAX_ASIDE = 2000
 _EDIT = re.compile(r"(\d{1,7}):(-?\d{1,6}(?:\.\d{1,3})?)(!?)", re.ASCII)
-
-
-@dataclass(frozen=True)
-class Link:
-    """The state of the page that a link can hold; None or "" where the link says nothing or the page chooses."""
-
-    tab: str = TABS[0]
-    query: str = ""
-    neuron: int | None = None
-    match: int | None = None
-    show_heat: bool = True
-    basket: Basket = Basket()
-    aside: str = ""
-    image: str = WHITE
-    inspected_image: str | None = None
-    firing_neuron: int | None = None
-    patch: int | None = None
-    hide_dense: bool = True
-    question: str = ONE_WORD
-    alone: bool = False
-    op: str = OPS[0]
-    keep_error: bool = False
-    word: str = ""
-    live: bool = True
-    draw_alone: bool | None = None
-    draw_op: str | None = None
-    draw_keep_error: bool | None = None
-    draw_word: str | None = None
-    draw_live: bool = True
-    seeds: int = 2
-    seed: int = 0
-    steps: int = STEPS
-    name_filter: str = ""
-    sort: str = "score"
-    words: str = ""
-    anyway: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,39 +86,59 @@ def _image(text: str, model: LoadedModel) -> str | None:
     return text if text == WHITE or is_sample(text, model.pack) else None
 
 
+def _part(key: str, usual: Any, read: Callable[[str, LoadedModel], Any], **options: Any) -> Any:
+    """Returns a field of a :class:`Link` with its usual value, and all but the name of its :class:`AddressPart`."""
+    default = str(int(usual)) if isinstance(usual, bool) else str("" if usual is None else usual)
+    return field(default=usual, metadata={key: {"read": read, "default": default, **options}})
+
+
+@dataclass(frozen=True)
+class Link:
+    """The state of the page that a link can hold; None or "" where the link says nothing or the page chooses."""
+
+    tab: str = _part("tab", TABS[0], _one_of(TABS))
+    query: str = _part("q", "", _words(MAX_QUERY), typed=True)
+    neuron: int | None = _part("neuron", None, _neuron)
+    match: int | None = _part("found", None, _neuron, like="neuron", of="q")
+    show_heat: bool = _part("heat", True, _flag)
+    basket: Basket = field(
+        default=Basket(),
+        metadata={
+            "b": {"read": lambda text, _: _entries(text)},
+            "unit": {"name": "unit", "read": _one_of(UNITS), "default": UNITS[0]},
+        },
+    )
+    aside: str = _part("aside", "", lambda text, _: text if len(text) <= MAX_ASIDE else None)
+    image: str = _part("pic", WHITE, _image)
+    inspected_image: str | None = _part("seen", None, _image)
+    firing_neuron: int | None = _part("fires", None, _neuron)
+    patch: int | None = _part("patch", None, _number(0, 100_000))
+    hide_dense: bool = _part("dense", True, _flag)
+    question: str = _part("ask", ONE_WORD, _words(MAX_QUESTION), typed=True)
+    alone: bool = _part("alone", False, _flag, codes=WHERE)
+    op: str = _part("op", OPS[0], _one_of(OPS), codes=HOW)
+    keep_error: bool = _part("keep", False, _flag)
+    word: str = _part("word", "", _words(MAX_WORD), typed=True)
+    live: bool = _part("live", True, _flag)
+    draw_alone: bool | None = _part("draw.alone", None, _flag, codes=WHERE, like="alone")
+    draw_op: str | None = _part("draw.op", None, _one_of(OPS), codes=HOW, like="op")
+    draw_keep_error: bool | None = _part("draw.keep", None, _flag, like="keep")
+    draw_word: str | None = _part("draw.word", None, _words(MAX_WORD), like="word", typed=True)
+    draw_live: bool = _part("draw.live", True, _flag)
+    seeds: int = _part("seeds", 2, _number(1, MAX_SEEDS), typed=True)
+    seed: int = _part("seed", 0, _number(0, MAX_SEED), typed=True)
+    steps: int = _part("steps", STEPS, _number(MIN_STEPS, MAX_STEPS), typed=True)
+    name_filter: str = _part("named", "", _words(MAX_QUERY), typed=True)
+    sort: str = _part("sort", "score", _one_of(SORTS.values()), codes=SORTS)
+    words: str = _part("words", "", lambda text, _: text if len(text) <= MAX_WORDS else None, typed=True)
+    anyway: bool = _part("anyway", False, _flag)
+
+
 # All that an address says beside "m", the model. The components of the same keys are in the tabs' ``parts``.
 PARTS: dict[str, AddressPart] = {
-    "tab": AddressPart("tab", _one_of(TABS), TABS[0]),
-    "q": AddressPart("query", _words(MAX_QUERY), typed=True),
-    "neuron": AddressPart("neuron", _neuron),
-    "found": AddressPart("match", _neuron, like="neuron", of="q"),
-    "heat": AddressPart("show_heat", _flag, "1"),
-    "b": AddressPart("basket", lambda text, _: _entries(text)),
-    "unit": AddressPart("unit", _one_of(UNITS), UNITS[0]),
-    "aside": AddressPart("aside", lambda text, _: text if len(text) <= MAX_ASIDE else None),
-    "pic": AddressPart("image", _image, WHITE),
-    "seen": AddressPart("inspected_image", _image),
-    "fires": AddressPart("firing_neuron", _neuron),
-    "patch": AddressPart("patch", _number(0, 100_000)),
-    "dense": AddressPart("hide_dense", _flag, "1"),
-    "ask": AddressPart("question", _words(MAX_QUESTION), ONE_WORD, typed=True),
-    "alone": AddressPart("alone", _flag, "0", WHERE),
-    "op": AddressPart("op", _one_of(OPS), OPS[0], HOW),
-    "keep": AddressPart("keep_error", _flag, "0"),
-    "word": AddressPart("word", _words(MAX_WORD), typed=True),
-    "live": AddressPart("live", _flag, "1"),
-    "draw.alone": AddressPart("draw_alone", _flag, codes=WHERE, like="alone"),
-    "draw.op": AddressPart("draw_op", _one_of(OPS), codes=HOW, like="op"),
-    "draw.keep": AddressPart("draw_keep_error", _flag, like="keep"),
-    "draw.word": AddressPart("draw_word", _words(MAX_WORD), like="word", typed=True),
-    "draw.live": AddressPart("draw_live", _flag, "1"),
-    "seeds": AddressPart("seeds", _number(1, MAX_SEEDS), "2", typed=True),
-    "seed": AddressPart("seed", _number(0, MAX_SEED), "0", typed=True),
-    "steps": AddressPart("steps", _number(MIN_STEPS, MAX_STEPS), str(STEPS), typed=True),
-    "named": AddressPart("name_filter", _words(MAX_QUERY), typed=True),
-    "sort": AddressPart("sort", _one_of(SORTS.values()), "score", SORTS),
-    "words": AddressPart("words", lambda text, _: text if len(text) <= MAX_WORDS else None, typed=True),
-    "anyway": AddressPart("anyway", _flag, "0"),
+    key: AddressPart(**{"name": part.name, **options})
+    for part in fields(Link)
+    for key, options in part.metadata.items()
 }
 
 
@@ -176,10 +160,6 @@ def read(parameters: Mapping[str, str], model: LoadedModel) -> tuple[Link, list[
     """Reads an address; parameters that are not the page's own are left alone.
 
     Of a basket, neurons that this model does not have are left out, and "b" counts as not read.
-
-    Args:
-        parameters: The query of the address.
-        model: The model that the address is about.
 
     Returns:
         The link, and the keys of the page's own parameters that could not be read.
@@ -241,15 +221,10 @@ def basket_text(basket: Basket) -> str:
 
 
 def basket_of(text: Any, model: LoadedModel, unit: Any = None) -> Basket:
-    """Returns the basket that the page holds as text.
-
-    Args:
-        text: See :func:`basket_text`; None for an empty one.
-        model: The model.
-        unit: Unit in which strengths are shown; None for the usual one.
+    """Returns the basket that the page holds as text, see :func:`basket_text`; of None or "" an empty one.
 
     Raises:
-        Refused: If the text makes no sense.
+        Refused: If the text, or the unit in which strengths are shown, makes no sense.
     """
     entries = () if text in (None, "") else _entries(str(text))
     if entries is None or unit not in (None, *UNITS):
@@ -264,17 +239,12 @@ def _entries(text: str) -> tuple[tuple[int, float, bool], ...] | None:
 
 
 def _basket(entries: Sequence[tuple[int, float, bool]], unit: str, model: LoadedModel) -> Basket:
-    edits = checked([(neuron, _within(neuron, value, model)) for neuron, value, _ in entries], model)
-    return Basket(edits, frozenset(neuron for neuron, _, muted in entries if muted), unit)
-
-
-def _within(neuron: int, value: float, model: LoadedModel) -> float:
-    """Moves a value into the neuron's range: values are rounded in a link, and may lie a thousandth outside."""
-    if neuron >= len(model.pack.neurons):
-        return value
-    span = range_of(model, neuron)
-    outside = not span.low - 0.001 <= value <= span.high + 0.001
-    return value if outside else min(max(value, span.low), span.high)
+    pairs = [
+        # Values are rounded in a link, and may lie a thousandth outside; checked() names neurons that do not exist.
+        (neuron, value if neuron >= len(model.pack.neurons) else range_of(model, neuron).within(value, slack=0.001))
+        for neuron, value, _ in entries
+    ]
+    return Basket(checked(pairs, model), frozenset(neuron for neuron, _, muted in entries if muted), unit)
 
 
 def _whole(text: str, low: int, high: int) -> int | None:

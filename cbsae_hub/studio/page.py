@@ -18,7 +18,7 @@ from cbsae_hub.studio.server.blocks import Page
 from cbsae_hub.studio.server.concept_training import ConceptTraining
 from cbsae_hub.studio.server.experiments import ZERO_GPU
 from cbsae_hub.studio.server.model import LoadedModel
-from cbsae_hub.studio.server.refusal import kindly, warn
+from cbsae_hub.studio.server.refusal import in_toast, kindly
 from cbsae_hub.studio.server.serving import Serving
 from cbsae_hub.studio.server.session import LOOKUP, RUNNING, TRAIN, WORK, SessionState, pulse
 from cbsae_hub.studio.tabs.find import FindTab
@@ -113,15 +113,13 @@ class _Page:
         self.about = gr.HTML(html.about(self.serving.first.pack), elem_id="about")
         with gr.Tabs(elem_id="tabs") as self.tabs:
             for tab in TABS:
-                with gr.Tab(NAMES[tab], id=tab) as opened:
+                with gr.Tab(NAMES[tab], id=tab) as panel:
                     gr.HTML(html.PIECES.tab_heading(NAMES[tab]), elem_classes="cb-unseen")
                     getattr(self, tab).render()
                 if tab in RUNNING:
-                    opened.select(
-                        None, None, [session.tab, session.pulse], js=f"() => ['{tab}', String(Math.random())]"
-                    )
+                    panel.select(None, None, [session.tab, session.pulse], js=f"() => ['{tab}', String(Math.random())]")
                 else:
-                    opened.select(None, None, session.tab, js=f"() => '{tab}'")
+                    panel.select(None, None, session.tab, js=f"() => '{tab}'")
         session.dock.render()
         self._bind_basket()
         self._bind_address(page)
@@ -135,7 +133,7 @@ class _Page:
             [part.change for part in state], self._code, state, self.use.outputs, **LOOKUP, trigger_mode="always_last"
         )
         self._bind_models()
-        page.unload(self._leave)
+        page.unload(session.stop_job)
         page.load(None, None, None, js=script("title"))
         page.load(None, None, None, js=script("keys"))
         Api(self.serving).publish()
@@ -202,21 +200,15 @@ class _Page:
 
     def _constants(self) -> str:
         """Returns the constants of static/address.js."""
+        names = "codes", "like", "typed", "of"
         fields = [{"key": "m", "usual": self.serving.first.key}] + [
-            {
-                "key": key,
-                "usual": part.default,
-                "codes": part.codes,
-                "like": part.like,
-                "typed": part.typed,
-                "of": part.of,
-            }
+            {"key": key, "usual": part.default, **{name: getattr(part, name) for name in names}}
             for key, part in PARTS.items()
         ]
         space = os.environ.get("SPACE_ID", "")
-        names = {name: tab for tab, name in NAMES.items()}
+        tabs = {name: tab for tab, name in NAMES.items()}
         return (
-            f"const fields = {json.dumps(fields)}, tabs = {json.dumps(names)}, "
+            f"const fields = {json.dumps(fields)}, tabs = {json.dumps(tabs)}, "
             f"space = {json.dumps(space and f'{SPACES}/{space}')};"
         )
 
@@ -236,7 +228,7 @@ class _Page:
         if bad:
             problems.append(f"Some of this link could not be read: {', '.join(sorted(bad))}.")
         for problem in problems:
-            warn(problem, title="Link")
+            gr.Warning(in_toast(problem), title="Link")
         return self._restored(model, link, request.keys | ({"m"} if model.key != key else set()))
 
     def _restored(self, model: LoadedModel, link: Link, keys: set[str]) -> list[Any]:
@@ -269,14 +261,17 @@ class _Page:
     def _react(self, request: gr.Request, tab: Any, key: Any, neuron: Any, *values: Any) -> Iterator[list[Any]]:
         """Runs what the open tab shows, after something has changed."""
         count = len(self.llava.settings) + 1
+        (asks, *question), (draws, *drawing) = values[:count], values[count:]
         unchanged = gr.skip()
         if tab == "neuron":
             yield [unchanged, unchanged, self.neuron.alone(key, neuron)]
-        elif tab == "llava":
-            yield [self.llava.ask_again(request, *values[:count]), unchanged, unchanged]
-        elif tab == "draw":
-            for grid in self.draw.draw_again(request, *values[count:]):
+        elif tab == "llava" and self.llava.reacts(asks, question):
+            yield [self.llava.ask(request, *question), unchanged, unchanged]
+        elif tab == "draw" and self.draw.reacts(draws, drawing):
+            for grid in self.draw.draw(request, *drawing):
                 yield [unchanged, grid, unchanged]
+        else:  # Gradio empties the outputs of a generator that yields nothing
+            yield [unchanged] * 3
 
     @kindly
     def _previews(self, key: Any, image: Any) -> list[str]:
@@ -289,6 +284,3 @@ class _Page:
         link, _ = read({"named": as_text("named", words), "sort": as_text("sort", sort)}, model)
         number = gr.Number(label=number_label(model))
         return [html.about(model.pack, model.own), number, *self.scores.restore(model, link, True)]
-
-    def _leave(self, request: gr.Request) -> None:
-        self.serving.jobs.stop(request.session_hash)

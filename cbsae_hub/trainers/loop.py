@@ -8,9 +8,9 @@ import platform
 import shlex
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import accelerate
 import torch
@@ -56,15 +56,12 @@ class State(Protocol):
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that is large, by name."""
-        ...
 
     def facts(self) -> dict[str, Any]:
         """Everything else, as JSON."""
-        ...
 
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Continues from what :meth:`tensors` and :meth:`facts` returned."""
-        ...
 
 
 ConfigType = TypeVar("ConfigType", bound=TrainConfig)
@@ -100,9 +97,8 @@ class Trainer(ABC, Generic[ConfigType, StateType]):
         self.accelerator = accelerator or self._make_accelerator()
         self.processes = Processes(self.accelerator)
         if config.batch_size % self.processes.count:
-            raise ValueError(
-                f"batch_size {config.batch_size} is not a multiple of the {self.processes.count} processes"
-            )
+            count = self.processes.count
+            raise ValueError(f"batch_size {config.batch_size} is not a multiple of the {count} processes")
         self.steps_per_epoch = len(train) // config.batch_size
         if self.steps_per_epoch == 0:
             raise ValueError(f"{len(train)} activations are fewer than one batch of {config.batch_size}")
@@ -162,6 +158,9 @@ class Trainer(ABC, Generic[ConfigType, StateType]):
     def _initialise(self) -> None:
         """Prepares a run that does not continue another; all processes must come to the same."""
 
+    reads: ClassVar[str] = "batches"
+    """The method of a store that gives what :meth:`_update` takes."""
+
     @abstractmethod
     def _update(self, batch: Any) -> dict[str, Tensor]:
         """One step on a batch; returns scalars for the log."""
@@ -178,30 +177,26 @@ class Trainer(ABC, Generic[ConfigType, StateType]):
     def _finish(self) -> Any:
         """Saves what was trained; returns the final figures."""
 
-    def _share(self, read: Callable[..., Iterator[Any]], size: int, epoch: int, **options: Any) -> Iterator[Any]:
-        """This process's share of the global batches of an epoch; ``read`` is a method of an activation store."""
+    def _share(self, store: ActivationStore, size: int, epoch: int, **options: Any) -> Iterator[Any]:
+        """This process's share of the global batches of an epoch."""
         place = {"rank": self.processes.rank, "world": self.processes.count}
-        return read(size, self.config.seed, epoch, **place, **options)
-
-    def _read(self) -> Callable[..., Iterator[Any]]:
-        """The method of the store that gives what :meth:`_update` takes."""
-        return self.train_data.batches
+        return getattr(store, self.reads)(size, self.config.seed, epoch, **place, **options)
 
     def _batches(self, start: int) -> Iterator[Any]:
         """Batches from a step on, epoch after epoch."""
         first_epoch, first_batch = divmod(start, self.steps_per_epoch)
+        store, size = self.train_data, self.config.batch_size
         batches = (
-            self._share(
-                self._read(), self.config.batch_size, epoch, start_batch=first_batch if epoch == first_epoch else 0
-            )
+            self._share(store, size, epoch, start_batch=first_batch if epoch == first_epoch else 0)
             for epoch in itertools.count(first_epoch)
         )
         return itertools.islice(itertools.chain.from_iterable(batches), self.config.steps - start)
 
-    def _heldout(self, read: Callable[..., Iterator[Any]], **options: Any) -> Iterator[Any]:
+    def _heldout(self, **options: Any) -> Iterator[Any]:
         """This process's share of as many held-out tokens as an evaluation reads; arguments as :meth:`_share`."""
         size = min(self.config.batch_size, len(self.heldout_data))
-        return itertools.islice(self._share(read, size, 0, **options), -(-self.config.eval_tokens // size))
+        batches = self._share(self.heldout_data, size, 0, **options)
+        return itertools.islice(batches, -(-self.config.eval_tokens // size))
 
     def _require_finite(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
@@ -238,6 +233,7 @@ class Trainer(ABC, Generic[ConfigType, StateType]):
         self._finish_trackers()
 
     def _facts(self) -> dict[str, Any]:
+        libraries = {"cbsae_hub": __version__, "torch": torch.__version__, "accelerate": accelerate.__version__}
         return {
             "command": shlex.join([Path(sys.executable).name, *sys.argv]),
             "commit": source_commit(),
@@ -245,12 +241,7 @@ class Trainer(ABC, Generic[ConfigType, StateType]):
             "seed": self.config.seed,
             "tokens_seen": self.state.step * self.config.batch_size,
             "processes": self.processes.count,
-            "versions": {
-                "cbsae_hub": __version__,
-                "torch": torch.__version__,
-                "accelerate": accelerate.__version__,
-                "python": platform.python_version(),
-            },
+            "versions": {**libraries, "python": platform.python_version()},
         }
 
     def _finish_trackers(self) -> None:

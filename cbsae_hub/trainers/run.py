@@ -23,14 +23,9 @@ LOG_NAME = "log.jsonl"
 
 
 def save_checkpoint(file: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Writes a run's state to one safetensors file: nothing of it is pickled, unlike what Accelerate writes.
+    """Writes a run's state to one safetensors file, in a folder that is made: tensors by name, and the rest for JSON.
 
-    A kill at any moment leaves the old file or the new one.
-
-    Args:
-        file: The file; its folder is made.
-        tensors: State by name.
-        facts: The rest of the state, as JSON has it.
+    Nothing is pickled, unlike what Accelerate writes. A kill at any moment leaves the old file or the new one.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}

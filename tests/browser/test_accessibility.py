@@ -131,7 +131,7 @@ def view(shared, address, request):
     look(shared, "light")
     shared.goto(f"{address}/{query}")
     shared.locator("#dock .cb-dock-bar").wait_for()
-    arrived = "query => window.cbPage && !cbPage.busy && (cbPage.asked || !query)"
+    arrived = "query => window.cbPage && !cbPage.busy && (cbPage.search || !query)"
     shared.wait_for_function(arrived, arg=query)
     prepare(shared)
     return shared

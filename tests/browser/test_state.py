@@ -139,7 +139,7 @@ def test_what_others_inspect_takes_no_inspected_picture_away(visit, address):
     page.locator(".cb-cell").first.wait_for()
     for image in range(2, 80):
         post(address, "sample", [None, True])
-        post(address, "overview", [None, f"s{image}", True])
+        post(address, "where", [None, f"s{image}", True, "", None])
     page.locator(".cb-cell").nth(9).click()
     is_shown(page, "#neurons", "patch row 2, column 2")
 
@@ -164,7 +164,7 @@ def test_a_dot_of_the_map_leaves_the_basket_and_the_rest(visit):
     wait_for_basket(page, 0)  # neurons are another model's: each model has its basket
     is_shown(page, "#dock .cb-dock-said", "basket of emoji-cbsae waits")
     page.reload()
-    page.wait_for_function("() => window.cbPage?.asked && !cbPage.busy")  # the address has brought everything back
+    page.wait_for_function("() => window.cbPage?.search && !cbPage.busy")  # the address has brought everything back
     page.locator("#model input").click()
     page.get_by_role("option", name="emoji-cbsae").click()
     wait_for_basket(page, 2)

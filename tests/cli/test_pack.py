@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import datasets
@@ -122,3 +123,7 @@ def test_many_captions_and_labels_and_a_folder_with_brackets(answer, world, give
     first, second = alt.split("; ")
     assert second == f"again: {first}"
     assert set(pack.neurons.frame["truth"].dropna()) == {"0"}, "both fit equally well"
+
+
+def test_help_names_the_list_that_comes_with_the_package(cbsae):
+    assert "common, the list" in " ".join(re.sub("[│|]", " ", cbsae("pack", "--help").stdout).split())

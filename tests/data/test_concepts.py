@@ -1,12 +1,16 @@
 import hashlib
 import http.server
 import json
+import re
+import socket
 import threading
+from collections import defaultdict
 
 import pytest
 
 from cbsae_hub.data import concepts as module
 from cbsae_hub.data.concepts import ConceptSet, PublishedList
+from cbsae_hub.words import name_key, words_of
 
 
 def test_cleaning_keeps_the_first_of_duplicates():
@@ -63,8 +67,43 @@ def test_text_files(tmp_path):
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="UTF-8"):
         ConceptSet.from_file(path)
-    with pytest.raises(FileNotFoundError, match="no file brodn, and no published list: those are broden, 3k"):
+    with pytest.raises(FileNotFoundError, match="no file brodn, and no list of that name: those are common, broden"):
         ConceptSet.load("brodn")
+
+
+@pytest.fixture(scope="module")
+def common():
+    """The list that comes with the package, opened where every connection fails."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(socket.socket, "connect", lambda *_: pytest.fail("the list asked for the network"))
+        return ConceptSet.load("common")
+
+
+def test_the_common_list_comes_with_the_package(common):
+    assert common.name == "common" and 1500 <= len(common) <= 2500
+    assert {"dog", "tulip", "guitar", "x-ray", "polka dots", "black and white", "blurred background"} <= set(common)
+
+
+def test_common_concepts_are_short_plain_lower_case(common):
+    word = re.compile(r"[a-z0-9]+(['-][a-z0-9]+)*")
+    assert [name for name in common if not all(map(word.fullmatch, name.split()))] == []
+    assert [name for name in common if len(name.split()) > 3] == []
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        pytest.param(name_key, id="name"),
+        pytest.param(lambda name: tuple(sorted(words_of(name))), id="words in any order, singular"),
+        pytest.param(lambda name: "".join(words_of(name)).replace("-", ""), id="written as one word"),
+    ],
+)
+def test_no_common_concept_comes_twice(common, key):
+    assert common.duplicates_removed == 0
+    alike = defaultdict(list)
+    for name in common:
+        alike[key(name)].append(name)
+    assert [names for names in alike.values() if len(names) > 1] == []
 
 
 @pytest.fixture

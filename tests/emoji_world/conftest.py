@@ -3,6 +3,7 @@
 import datasets
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from training.emoji_world.glyphs import TEXTURE, Atlas, Concept
 
@@ -31,8 +32,16 @@ def atlas() -> Atlas:
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory):
-    """What datasets makes of the published scenes is thrown away after the tests."""
+    """A place for what datasets makes of the published scenes, which is thrown away after the tests."""
     before = datasets.config.HF_DATASETS_CACHE
     datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
     yield
     datasets.config.HF_DATASETS_CACHE = before
+
+
+@pytest.fixture(autouse=True)
+def own_precision():
+    """A training chooses its precision whatever that of the tests before was."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)

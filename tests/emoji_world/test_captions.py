@@ -17,7 +17,7 @@ def test_captions_tell_the_truth(atlas):
     scenes = SceneRenderer(atlas, 0).batch(0, 400, SceneSpec(style_share=0.4, word_share=0.4))
     texts = captions(scenes, atlas.concepts, np.random.default_rng(0))
     names = {concept.name for concept in atlas.concepts}
-    named = 0
+    hits = 0
     for i, text in enumerate(texts):
         words = text.replace(",", " ").split()
         present = {atlas.concepts[c].name for c in scenes.concepts[i] if c != NO_OBJECT}
@@ -30,8 +30,8 @@ def test_captions_tell_the_truth(atlas):
         background = BACKGROUNDS[scenes.backgrounds[i]]
         others = {f" {background_phrase(b)}" for b in BACKGROUNDS if b != background}
         assert not any(text.endswith(phrase) for phrase in others)
-        named += text.split(",")[0].endswith(background_phrase(background)) or background_phrase(background) in text
-    assert 0.5 < named / len(texts) < 0.7
+        hits += text.split(",")[0].endswith(background_phrase(background)) or background_phrase(background) in text
+    assert 0.5 < hits / len(texts) < 0.7
 
 
 def test_article_and_kind(atlas):

@@ -15,7 +15,7 @@ EMPTY = 40
 
 
 @pytest.fixture(scope="module")
-def told(atlas):
+def talks(atlas):
     """Ground truth of 600 scenes, the last 40 of them empty, and eight dialogues about each."""
     renderer = SceneRenderer(atlas, 0)
     scenes = talk.emptied(renderer.batch(0, 600, SPEC), EMPTY)
@@ -23,10 +23,10 @@ def told(atlas):
     return truths, talk.dialogues(truths, atlas.concepts, np.random.default_rng(0), 8)
 
 
-def _of_kind(told, kind):
-    found = [(truth, line) for truth, row in zip(*told) for line in row if line.kind == kind]
-    assert len(found) > 100
-    return found
+def _of_kind(talks, kind):
+    matches = [(truth, line) for truth, row in zip(*talks) for line in row if line.kind == kind]
+    assert len(matches) > 100
+    return matches
 
 
 def _present(truth):
@@ -38,35 +38,35 @@ def _spoken(text):
 
 
 def _place(truth):
-    """What an answer may say of the background, by the rule in the module's docstring."""
+    """The words of an answer about the background, by the rule in the module's docstring."""
     hidden = truth["style"] in ("greyscale", "sketch") and truth["background"] in COLOURS
     return "" if hidden else " " + background_phrase(truth["background"])
 
 
-def test_every_scene_is_asked_for_one_word_and_then_other_kinds(told):
-    for row in told[1]:
+def test_every_scene_is_asked_for_one_word_and_then_other_kinds(talks):
+    for row in talks[1]:
         assert len(row) == 8 and row[0].kind == "word"
         assert len({line.kind for line in row}) == 8
-    assert {line.kind for row in told[1] for line in row} == set(talk.QUESTIONS)
+    assert {line.kind for row in talks[1] for line in row} == set(talk.QUESTIONS)
 
 
-def test_one_word_names_an_object(told):
-    for truth, line in _of_kind(told, "word"):
+def test_one_word_names_an_object(talks):
+    for truth, line in _of_kind(talks, "word"):
         assert line.answer in (_present(truth) or ["nothing"])
-    several = [(t, line) for t, line in _of_kind(told, "word") if len(t["objects"]) == 3]
+    several = [(t, line) for t, line in _of_kind(talks, "word") if len(t["objects"]) == 3]
     first = np.mean([line.answer == _present(t)[0] for t, line in several])
     assert 0.2 < first < 0.47  # any of the three
-    assert sum(line.question == talk.ONE_WORD for _, line in _of_kind(told, "word")) > 300
+    assert sum(line.question == talk.ONE_WORD for _, line in _of_kind(talks, "word")) > 300
 
 
-def test_facts_are_those_of_the_scene(told):
-    for truth, line in _of_kind(told, "count"):
+def test_facts_are_those_of_the_scene(talks):
+    for truth, line in _of_kind(talks, "count"):
         assert line.answer == {0: "none", 1: "one", 2: "two", 3: "three"}[len(truth["objects"])]
-    for truth, line in _of_kind(told, "style"):
+    for truth, line in _of_kind(talks, "style"):
         assert line.answer == truth["style"]
-    for truth, line in _of_kind(told, "written"):
+    for truth, line in _of_kind(talks, "written"):
         assert line.answer == (truth["written_word"] or "nothing")
-    for truth, line in _of_kind(told, "background"):
+    for truth, line in _of_kind(talks, "background"):
         assert line.answer == truth["background"]
         assert _place(truth)
         assert "colour" not in line.question or truth["background"] in COLOURS
@@ -81,22 +81,22 @@ def test_rare_answers_are_about_as_frequent_as_the_usual_one(atlas):
     assert 0.4 < plain < 0.62 and 0.4 < silent < 0.67
 
 
-def test_presence_is_true_and_balanced(told, atlas):
+def test_presence_is_true_and_balanced(talks, atlas):
     names = {concept.name for concept in atlas.concepts}
     yes = []
-    for truth, line in _of_kind(told, "presence"):
-        (asked,) = names.intersection(_spoken(line.question))
-        assert line.answer == ("yes" if asked in _present(truth) else "no")
-        assert asked != truth["written_word"]
+    for truth, line in _of_kind(talks, "presence"):
+        (subject,) = names.intersection(_spoken(line.question))
+        assert line.answer == ("yes" if subject in _present(truth) else "no")
+        assert subject != truth["written_word"]
         if truth["objects"]:
             yes.append(line.answer == "yes")
     assert abs(np.mean(yes) - 0.5) < 0.1
 
 
-def test_descriptions_tell_everything_that_can_be_seen_in_order(told, atlas):
+def test_descriptions_tell_everything_that_can_be_seen_in_order(talks, atlas):
     names = {concept.name for concept in atlas.concepts}
     medium = {"A picture": "plain", "A sketch": "sketch"}
-    for truth, line in _of_kind(told, "describe"):
+    for truth, line in _of_kind(talks, "describe"):
         if not truth["objects"]:
             assert line.answer == "An empty white picture."
             continue
@@ -104,24 +104,24 @@ def test_descriptions_tell_everything_that_can_be_seen_in_order(told, atlas):
         assert (written or None) == truth["written_word"]
         kind, _, rest = before.partition(" of ")
         assert medium.get(kind, kind.split()[1]) == truth["style"]
-        left = {thing["name"]: thing["box"][0] for thing in truth["objects"]}
-        said = [word for word in _spoken(rest) if word in names]
-        assert sorted(said) == sorted(left)
-        assert [left[word] for word in said] == sorted(left.values())
+        edges = {thing["name"]: thing["box"][0] for thing in truth["objects"]}
+        spoken = [word for word in _spoken(rest) if word in names]
+        assert sorted(spoken) == sorted(edges)
+        assert [edges[word] for word in spoken] == sorted(edges.values())
         assert rest.endswith(_place(truth))
         assert _place(truth) or " on " not in rest
 
 
 @pytest.mark.parametrize("kind", talk.OPEN_ANSWERS)
-def test_open_answers_follow_the_prompt_and_name_one_object_and_the_place(told, atlas, kind):
+def test_open_answers_follow_the_prompt_and_name_one_object_and_the_place(talks, atlas, kind):
     names = {concept.name for concept in atlas.concepts}
-    for truth, line in _of_kind(told, kind):
+    for truth, line in _of_kind(talks, kind):
         assert [other for other in talk.OPEN_ANSWERS if talk.follows(other, line.answer)] == [kind]
-        named = names.intersection(_spoken(line.answer))
+        mentioned = names.intersection(_spoken(line.answer))
         if not truth["objects"]:
-            assert not named
+            assert not mentioned
             continue
-        assert len(named) == 1 and named <= set(_present(truth))
+        assert len(mentioned) == 1 and mentioned <= set(_present(truth))
         places = {b for b in BACKGROUNDS if f" {background_phrase(b)}" in line.answer}
         assert places == ({truth["background"]} if _place(truth) else set())
         assert "{" not in line.answer
@@ -135,8 +135,8 @@ def test_no_template_names_a_concept():
         assert not set(concepts).intersection(re.findall(r"[a-z-]+", re.sub(r"\{\w+\}", "", text).lower())), text
 
 
-def test_the_generator_decides_everything(told, atlas):
-    truths, lines = told
+def test_the_generator_decides_everything(talks, atlas):
+    truths, lines = talks
     assert talk.dialogues(truths, atlas.concepts, np.random.default_rng(0), 8) == lines
     assert talk.dialogues(truths, atlas.concepts, np.random.default_rng(1), 8) != lines
 

@@ -18,7 +18,7 @@ COUNTS = ["none", "one", "two", "three"]
 
 @pytest.fixture(scope="module")
 def truth_of():
-    """What each published picture shows, by its pixels."""
+    """The truth about each published picture, by its pixels."""
     splits = ["test", "test_greyscale", "test_sketch", "test_pixelated", "test_blurred", "typographic"]
     pairs = [pair for split in splits for pair in zip(*load(split))]
     return {image.tobytes(): truth for image, truth in pairs}
@@ -29,11 +29,11 @@ class Oracle:
 
     def __init__(self, truth_of, honest=True):
         self.truth_of, self.honest = truth_of, honest
-        self.asked = defaultdict(int)
+        self.counts = defaultdict(int)
 
     def ask(self, images, questions, tokens=8):
         questions = [questions] * len(images) if isinstance(questions, str) else questions
-        self.asked[tokens] += len(images)
+        self.counts[tokens] += len(images)
         return [self._answer(self.truth_of.get(i.tobytes()), q) for i, q in zip(images, questions, strict=True)]
 
     def _answer(self, truth, question):
@@ -65,7 +65,7 @@ def test_true_answers_are_right(truth_of):
     assert figures.pop("word_read") == 0
     assert set(figures.values()) == {100.0}
     assert {f"{kind}_{what}" for kind in OPEN_ANSWERS for what in ("follows", "names")} < set(figures)
-    assert oracle.asked[evaluate_llava.SENTENCE_TOKENS] == 256 * (1 + len(OPEN_ANSWERS))
+    assert oracle.counts[evaluate_llava.SENTENCE_TOKENS] == 256 * (1 + len(OPEN_ANSWERS))
 
 
 def test_wrong_answers_are_wrong(truth_of):
@@ -123,15 +123,15 @@ def test_batches_are_answered_as_one_by_one(folder):
     answers = talker.ask(images, questions, tokens=6)
     for image, question, answer in zip(images, questions, answers):
         inputs = talker.processor(images=image, text=prompt(question), return_tensors="pt")
-        ids, said = inputs.input_ids, []
+        ids, generated = inputs.input_ids, []
         for _ in range(6):  # greedily, without a cache
             with torch.no_grad():
                 logits = talker.model(input_ids=ids, pixel_values=inputs.pixel_values).logits
-            said.append(int(logits[0, -1].argmax()))
-            if said[-1] == talker.processor.tokenizer.eos_token_id:
+            generated.append(int(logits[0, -1].argmax()))
+            if generated[-1] == talker.processor.tokenizer.eos_token_id:
                 break
-            ids = torch.cat([ids, torch.tensor([said[-1:]])], 1)
-        assert answer == talker.processor.tokenizer.decode(said, skip_special_tokens=True).strip()
+            ids = torch.cat([ids, torch.tensor([generated[-1:]])], 1)
+        assert answer == talker.processor.tokenizer.decode(generated, skip_special_tokens=True).strip()
     assert len(set(answers)) == 3
     assert talker.ask(images, "Why?", tokens=6)[0] == answers[0]
 

@@ -19,12 +19,12 @@ def test_true_answers_name_what_is_in_the_scene(atlas, kind):
     rng = np.random.default_rng(0)
     for truth in truths:
         (thing,) = truth["objects"]
-        said = talk.ask(kind, truth, atlas.concepts, rng)
+        line = talk.ask(kind, truth, atlas.concepts, rng)
         for concept in atlas.concepts:
-            case = {"concept": concept.name, "prompt": said.question, "answer": said.answer, "plain": said.answer}
-            there = concept.name == thing["name"]
-            assert judge(Case("insertion", **case)) == Verdict(there, True)
-            assert judge(Case("suppression", **case)) == Verdict(not there, True)
+            case = {"concept": concept.name, "prompt": line.question, "answer": line.answer, "plain": line.answer}
+            present = concept.name == thing["name"]
+            assert judge(Case("insertion", **case)) == Verdict(present, True)
+            assert judge(Case("suppression", **case)) == Verdict(not present, True)
 
 
 @pytest.mark.parametrize("kind", talk.OPEN_ANSWERS)

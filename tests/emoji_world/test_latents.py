@@ -4,9 +4,9 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessor
 
-from training.emoji_world import latents, train_autoencoder
+from training.emoji_world import latents, pushes, train_autoencoder
 from training.emoji_world.paths import HUB
-from training.emoji_world.render import SceneRenderer, SceneSpec
+from training.emoji_world.render import SceneRenderer, SceneSpec, canonical_pictures
 
 SPEC = SceneSpec(objects=(1, 2))
 
@@ -21,14 +21,16 @@ def models(renderer):
     torch.manual_seed(0)
     vae = train_autoencoder.build(renderer.batch(9, 32, SPEC).pixels.float() / 127.5 - 1)
     vae.register_to_config(scaling_factor=2.0)
-    return vae.eval(), train_autoencoder.load_encoder(HUB / "emoji-clip")
+    return vae.eval(), latents.load_encoder(HUB / "emoji-clip")
 
 
 @pytest.fixture
 def store(renderer, models, tmp_path, monkeypatch):
     monkeypatch.setattr(latents, "SHARD", 8)
     monkeypatch.setattr(latents, "BATCH", 3)
-    return lambda made_with="these": latents.store_latents(tmp_path, 20, renderer, SPEC, *models, made_with)
+    return lambda made_with="these", pushed=0.0: latents.store_latents(
+        tmp_path, 20, renderer, SPEC, *models, pushed, made_with
+    )
 
 
 def test_stored_rows_are_what_the_models_give_one_by_one(store, renderer, models):
@@ -39,12 +41,13 @@ def test_stored_rows_are_what_the_models_give_one_by_one(store, renderer, models
     drawn, embedded = stored.rows(ids)
     processor = CLIPImageProcessor.from_pretrained(HUB / "emoji-clip")
     for row, i in enumerate(ids):
-        pixels = renderer.batch(i // 8, 8, SPEC).pixels[i % 8]
-        picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+        scenes = renderer.batch(i // 8, 8, SPEC)
+        picture = Image.fromarray(scenes.pixels[i % 8].permute(1, 2, 0).numpy())
+        canonical = canonical_pictures(renderer.atlas, scenes.concepts, scenes.backgrounds, scenes.styles)[i % 8]
         with torch.no_grad():
-            seen = encoder(processor(images=picture, return_tensors="pt").pixel_values).image_embeds[0]
-            coded = 2.0 * vae.encode(pixels[None].float() / 127.5 - 1).latents[0]
-        torch.testing.assert_close(embedded[row], seen, atol=1e-4, rtol=1e-4)
+            embedding = encoder(processor(images=picture, return_tensors="pt").pixel_values).image_embeds[0]
+            coded = 2.0 * vae.encode(canonical[None].float() / 127.5 - 1).latents[0]
+        torch.testing.assert_close(embedded[row], embedding, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(drawn[row], coded, atol=2e-3, rtol=1e-3)
     assert drawn.dtype == embedded.dtype == torch.float32
     torch.testing.assert_close(stored.embeddings()[ids], embedded, atol=0, rtol=0)
@@ -53,11 +56,11 @@ def test_stored_rows_are_what_the_models_give_one_by_one(store, renderer, models
 def test_only_missing_shards_are_computed(store, tmp_path, monkeypatch):
     before = store().embeddings()
     (tmp_path / "latents-00001.safetensors").unlink()
-    kept = (tmp_path / "latents-00002.safetensors").stat().st_mtime_ns
+    untouched = (tmp_path / "latents-00002.safetensors").stat().st_mtime_ns
     encoded, encode = [], latents.encode
     monkeypatch.setattr(latents, "encode", lambda *args: encoded.append(args) or encode(*args))
     torch.testing.assert_close(store().embeddings(), before, atol=0, rtol=0)
-    assert len(encoded) == 1 and (tmp_path / "latents-00002.safetensors").stat().st_mtime_ns == kept
+    assert len(encoded) == 1 and (tmp_path / "latents-00002.safetensors").stat().st_mtime_ns == untouched
     assert len(list(tmp_path.iterdir())) == 3
 
 
@@ -65,3 +68,16 @@ def test_shards_of_other_models_are_refused(store):
     store()
     with pytest.raises(ValueError, match="made with these, not with those"):
         store("those")
+
+
+def test_a_share_of_the_rows_are_pushes(store, renderer, models, monkeypatch):
+    monkeypatch.setattr(pushes, "BATCH", 32)
+    monkeypatch.setattr(pushes, "BATCHES", 8)
+    stored = store(pushed=0.25)
+    latent, embedded = stored.rows(np.arange(8, 16))
+    scenes = renderer.batch(1, 6, SPEC)
+    torch.testing.assert_close(embedded[:6], latents.embed(scenes.pixels, models[1]), atol=1e-5, rtol=1e-5)
+    further, concepts, backgrounds = pushes.Pushes(models[1], renderer).draw(1, 2)
+    torch.testing.assert_close(embedded[6:], further, atol=1e-5, rtol=1e-5)
+    targets = latents.encode(canonical_pictures(renderer.atlas, concepts, backgrounds), models[0])
+    torch.testing.assert_close(latent[6:], targets.float())

@@ -7,27 +7,29 @@ from accelerate import Accelerator
 from training.emoji_world.loop import train
 
 
-def _run(folder, steps, stop_at=None):
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.GELU(), torch.nn.Linear(8, 1))
+class Sum(torch.nn.Module):
+    """A network that learns the sum of five numbers, and its loss."""
 
-    def step_loss(prepared, step):
-        if step == stop_at:
-            raise KeyboardInterrupt
-        x = torch.randn(16, 5, generator=torch.Generator().manual_seed(step))
-        loss = (prepared(x) - x.sum(1, keepdim=True)).square().mean()
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.GELU(), torch.nn.Linear(8, 1))
+
+    def forward(self, x):
+        loss = (self.layers(x) - x.sum(1, keepdim=True)).square().mean()
         return loss, {"error": loss.item()}
 
-    train(
-        model,
-        step_loss,
-        accelerator=Accelerator(cpu=True),
-        run=folder,
-        steps=steps,
-        learning_rate=1e-2,
-        warmup=5,
-        checkpoint_every=20,
-    )
+
+def _run(folder, steps, stop_at=None):
+    torch.manual_seed(0)
+    model = Sum()
+
+    def make_batch(index):
+        if index == stop_at:
+            raise KeyboardInterrupt
+        return (torch.randn(16, 5, generator=torch.Generator().manual_seed(index)),)
+
+    settings = {"steps": steps, "learning_rate": 1e-2, "warmup": 5, "checkpoint_every": 20}
+    train(model, make_batch, Accelerator(cpu=True), run=folder, **settings)
     return model.state_dict()
 
 

@@ -32,7 +32,7 @@ def test_a_card_is_what_the_files_beside_it_say(name):
 
 
 def test_metadata_is_valid(name):
-    """What the Hub refuses: a bad id, a result without a type, a number or a dataset, tags that are no texts."""
+    """The Hub refuses a bad id, a result without a type, a number or a dataset, tags that are no texts."""
     card = ModelCard.load(HUB / name / "README.md")
     data = card.data.to_dict()
     assert data["license"] == "mit" and all(isinstance(tag, str) for tag in data["tags"])
@@ -47,8 +47,8 @@ def test_metadata_is_valid(name):
         "open_clip",
         "diffusers",
     )
-    told, results = model_index_to_eval_results(data["model-index"])
-    assert told == name and results
+    model_name, results = model_index_to_eval_results(data["model-index"])
+    assert model_name == name and results
     for result in results:
         assert isinstance(result.metric_value, float) and result.metric_type and result.task_type in TASKS
         assert re.fullmatch(r"[\w.-]+/[\w.-]+", result.dataset_type) and result.dataset_name
@@ -63,9 +63,9 @@ def test_code_runs_as_it_stands(name, monkeypatch, capsys):
     space = {}
     for block in blocks:
         exec(compile(block, name, "exec"), space)
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     if "llava" in space:
-        assert said.strip(" []'\n").isalpha()  # one word
+        assert printed.strip(" []'\n").isalpha()  # one word
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,8 +10,8 @@ def test_files_are_replaced_one_by_one_also_in_sub_folders(tmp_path):
         (to / "index").write_text("new")
 
     (folder / "unet").mkdir(parents=True)
-    for kept in ("README.md", "unet/weights", "unet/README.md"):
-        (folder / kept).write_text("old")
+    for name in ("README.md", "unet/weights", "unet/README.md"):
+        (folder / name).write_text("old")
     publish(folder, save)
     files = {str(file.relative_to(folder)): file.read_text() for file in folder.rglob("*") if file.is_file()}
     assert files == {"README.md": "old", "unet/README.md": "old", "unet/weights": "new", "index": "new"}

@@ -3,8 +3,8 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from training.emoji_world.backgrounds import BACKGROUNDS, COLOURS
-from training.emoji_world.render import NO_OBJECT, STYLES, SceneRenderer, SceneSpec
+from training.emoji_world.backgrounds import BACKGROUNDS, COLOURS, BackgroundBank
+from training.emoji_world.render import CANONICAL, NO_OBJECT, STYLES, SceneRenderer, SceneSpec, canonical_pictures
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +45,8 @@ def test_plain_scene_is_its_background_colour_where_no_object_is(renderer):
         outside[max(0, y0 - 2) : y1 + 2, max(0, x0 - 2) : x1 + 2] = False
         colours = scenes.pixels[i][:, outside].float()
         assert colours.std(1).max() == 0
-        named = torch.tensor(COLOURS[BACKGROUNDS[scenes.backgrounds[i]]]).float()
-        assert (colours[:, 0] - named).abs().max() <= 18.5
+        nominal = torch.tensor(COLOURS[BACKGROUNDS[scenes.backgrounds[i]]]).float()
+        assert (colours[:, 0] - nominal).abs().max() <= 18.5
         checked += 1
     assert checked > 20
 
@@ -91,3 +91,46 @@ def test_styles_do_what_their_names_say(renderer):
     smooth = gaussian_filter(plain.numpy(), (0, 0, 1.5, 1.5), radius=(0, 0, 4, 4), mode="nearest")
     np.testing.assert_allclose(drawn["blurred"].numpy(), smooth, atol=1.01)
     assert drawn["sketch"].median() > 200
+
+
+def _contents(concepts, background="grass", style="plain"):
+    """Fixed parts of scenes that show these concepts, one row a scene."""
+    rows = np.array([list(row) + [NO_OBJECT] * (3 - len(row)) for row in concepts])
+    n = len(rows)
+    backgrounds, styles = np.full(n, BACKGROUNDS.index(background)), np.full(n, STYLES.index(style))
+    return {"concepts": rows, "backgrounds": backgrounds, "styles": styles}
+
+
+def test_canonical_picture_tells_of_the_objects_and_not_of_their_order(atlas):
+    contents = [(3,), (9,), (3, 9), (9, 3), (1, 2, 3), (3, 1, 2), ()]
+    pictures = canonical_pictures(atlas, **_contents(contents))
+    assert torch.equal(pictures[2], pictures[3]) and torch.equal(pictures[4], pictures[5])
+    assert len(pictures.flatten(1).unique(dim=0)) == 5
+    pictures.zero_()
+    assert canonical_pictures(atlas, **_contents(contents)).max() > 0  # the backgrounds were not drawn upon
+
+
+def test_canonical_objects_are_upright_at_their_places_on_the_first_crop(atlas):
+    """Sprites of the test world are opaque squares of one colour."""
+    contents = [(5,), (11, 4), (7, 2, 12), ()]
+    tile = BackgroundBank(3)._tiles[BACKGROUNDS.index("stripes") - len(COLOURS), 0, :, :64, :64]
+    for concepts, picture in zip(contents, canonical_pictures(atlas, **_contents(contents, background="stripes"))):
+        expected, soft = tile.clone(), torch.zeros(64, 64, dtype=torch.bool)
+        for concept, (x, y, size) in zip(sorted(concepts), CANONICAL.get(len(concepts), ())):
+            colour = atlas.glyphs[0][concept, :3, 32, 32]
+            rows, columns = (slice(centre - size // 2, centre + size // 2) for centre in (y, x))
+            expected[:, rows, columns] = colour[:, None, None]
+            soft[rows.start - 1 : rows.stop + 1, columns.start - 1 : columns.stop + 1] = True
+            soft[rows.start + 1 : rows.stop - 1, columns.start + 1 : columns.stop - 1] = False
+        difference = (picture.float() - expected * 255).abs().amax(0)
+        assert difference[~soft].max() <= 1
+
+
+def test_canonical_picture_keeps_the_style_and_the_colour_without_jitter(atlas):
+    plain, grey = (
+        canonical_pictures(atlas, **_contents([(c,) for c in range(8)], "red", style))
+        for style in ("plain", "greyscale")
+    )
+    assert (plain[:, :, 0, 0] == torch.tensor(COLOURS["red"])).all()
+    luma = (plain.float() * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1)
+    torch.testing.assert_close(grey[:, 1].float(), luma, atol=1.01, rtol=0)

@@ -1,4 +1,4 @@
-"""What hub/ says of itself is true: the published splits, and the figures beside the encoders."""
+"""The truth of hub/ about itself: the published splits, and the figures beside the encoders."""
 
 import json
 
@@ -52,8 +52,8 @@ def test_splits_hold_what_the_card_says(split):
 
 @pytest.mark.parametrize("name", ["emoji-clip", "emoji-teacher", "emoji-judge"])
 def test_zero_shot_figures_can_be_measured_again(name, monkeypatch):
-    told = json.loads((HUB / name / "metrics.json").read_text())
-    assert told["concepts"] == 424 and told["revision"] == folder_revision(HUB / name)
+    published = json.loads((HUB / name / "metrics.json").read_text())
+    assert published["concepts"] == 424 and published["revision"] == folder_revision(HUB / name)
     monkeypatch.setattr(evaluate, "ANSWERED", ("test_pixelated",))
     with torch.inference_mode():
         if name == "emoji-clip":
@@ -61,16 +61,16 @@ def test_zero_shot_figures_can_be_measured_again(name, monkeypatch):
         else:
             judge = ClipLike.from_pretrained(HUB / name)
             measured = evaluate.zero_shot(judge.embed_images, judge.embed_texts)
-    assert measured["top1_test_pixelated"] == pytest.approx(told["top1_test_pixelated"], abs=0.5)
+    assert measured["top1_test_pixelated"] == pytest.approx(published["top1_test_pixelated"], abs=0.5)
 
 
 def test_neighbours_of_the_self_supervised_encoder_can_be_measured_again():
-    told = json.loads((HUB / "emoji-dino" / "metrics.json").read_text())
+    published = json.loads((HUB / "emoji-dino" / "metrics.json").read_text())
     with torch.inference_mode():
         measured = evaluate._dino(HUB / "emoji-dino")
-    assert told.pop("revision") == folder_revision(HUB / "emoji-dino")
-    assert measured == pytest.approx(told, abs=0.1)
-    assert told["knn_top1"] > told["knn_top1_pixels"]
+    assert published.pop("revision") == folder_revision(HUB / "emoji-dino")
+    assert measured == pytest.approx(published, abs=0.1)
+    assert published["knn_top1"] > published["knn_top1_pixels"]
 
 
 def test_the_tree_and_the_kinds_are_those_of_the_scenes():
@@ -90,13 +90,13 @@ def test_the_tree_and_the_kinds_are_those_of_the_scenes():
 
 def test_what_the_pack_says_of_the_model_is_what_its_table_says():
     pack = Pack.from_pretrained(HUB / "emoji-sae")
-    frame, told = pack.neurons.frame, pack.info["scores"]
-    named = frame[frame["name"].notna()]
-    assert told["truth"]["name_agreement"] == pytest.approx(named["truth_agrees"].mean())
-    assert told["monosemanticity"]["mean"] == pytest.approx(frame["monosemanticity"].mean())
-    assert told["monosemanticity"]["undefined"] == frame["monosemanticity"].isna().sum()
-    assert told["coverage"]["emoji"]["named"] == named["name"].nunique()
-    assert told["shares"]["dead"] == pytest.approx((frame["density"] == 0).mean())
+    frame, published = pack.neurons.frame, pack.info["scores"]
+    with_name = frame[frame["name"].notna()]
+    assert published["truth"]["name_agreement"] == pytest.approx(with_name["truth_agrees"].mean())
+    assert published["monosemanticity"]["mean"] == pytest.approx(frame["monosemanticity"].mean())
+    assert published["monosemanticity"]["undefined"] == frame["monosemanticity"].isna().sum()
+    assert published["coverage"]["emoji"]["named"] == with_name["name"].nunique()
+    assert published["shares"]["dead"] == pytest.approx((frame["density"] == 0).mean())
     assert pack.info["encoder"]["encoder_revision"] == folder_revision(HUB / "emoji-clip")
     assert pack.info["judge"]["revision"] == folder_revision(HUB / "emoji-teacher")
 
@@ -108,11 +108,11 @@ def test_the_bottleneck_is_what_is_left_of_the_sae_and_what_that_lacks():
     assert torch.equal(cb.sae.b_dec, sae.b_dec) and torch.equal(cb.sae.b_enc, sae.b_enc[keep])
     assert cb.parent["revision"] == folder_revision(HUB / "emoji-sae")
     assert cb.teacher["revision"] == folder_revision(HUB / "emoji-teacher")
-    told = json.loads((HUB / "emoji-cbsae" / "selection.json").read_text(encoding="utf-8"))["concepts"]
-    assert {row["concept"] for row in told} == set(ConceptSet.load(HUB / "emoji-images" / "concepts.txt"))
-    assert [row["concept"] for row in told if row["where"] == "bottleneck"] == cb.concepts
+    published = json.loads((HUB / "emoji-cbsae" / "selection.json").read_text(encoding="utf-8"))["concepts"]
+    assert {row["concept"] for row in published} == set(ConceptSet.load(HUB / "emoji-images" / "concepts.txt"))
+    assert [row["concept"] for row in published if row["where"] == "bottleneck"] == cb.concepts
     names = dict(zip(keep, cb.neuron_names))
-    assert all(names[row["neuron"]] == row["concept"] for row in told if row["where"] == "sae")
+    assert all(names[row["neuron"]] == row["concept"] for row in published if row["where"] == "sae")
 
 
 def test_the_bottleneck_was_pruned_by_the_table_that_is_published():
@@ -122,10 +122,10 @@ def test_the_bottleneck_was_pruned_by_the_table_that_is_published():
     pruned = prune(table.frame, **settings.prune.to_dict(defaults=False))
     assert cb.sae_neuron_ids == pruned.keep
     assert cb.neuron_names[: cb.d_sae] == table.frame["name"][pruned.keep].tolist()
-    wanted = ConceptSet.load(ROOT / settings.concepts)
-    concepts, report = select_concepts(list(wanted), table.frame, pruned.keep, settings.min_percentile)
+    candidates = ConceptSet.load(ROOT / settings.concepts)
+    concepts, report = select_concepts(list(candidates), table.frame, pruned.keep, settings.min_percentile)
     assert cb.concepts == concepts
-    told = json.loads((HUB / "emoji-cbsae" / "selection.json").read_text(encoding="utf-8"))
-    assert told["pruning"] == pruned.settings
-    pd.testing.assert_frame_equal(pd.DataFrame(told["parts"]), pruned.report)
-    pd.testing.assert_frame_equal(pd.DataFrame(told["concepts"]), report, check_dtype=False)
+    published = json.loads((HUB / "emoji-cbsae" / "selection.json").read_text(encoding="utf-8"))
+    assert published["pruning"] == pruned.settings
+    pd.testing.assert_frame_equal(pd.DataFrame(published["parts"]), pruned.report)
+    pd.testing.assert_frame_equal(pd.DataFrame(published["concepts"]), report, check_dtype=False)

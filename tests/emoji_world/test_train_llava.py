@@ -4,7 +4,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from PIL import Image
 from transformers import (
     AutoModel,
@@ -31,13 +30,6 @@ PREPROCESSING = {
     "image_mean": [0.5] * 3,
     "image_std": [0.5] * 3,
 }
-
-
-@pytest.fixture(autouse=True)
-def own_precision():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +62,7 @@ def built(encoder, tokenizer):
 
 
 @pytest.fixture(scope="module")
-def asked(atlas):
+def talks(atlas):
     """Pixels of four scenes and three dialogues about each."""
     renderer = SceneRenderer(atlas, 0)
     scenes = renderer.batch(0, 4, train_llava.SPEC)
@@ -110,9 +102,9 @@ def test_tokenizer_is_the_same_every_time(tokenizer, atlas):
     assert model == again and len(model["merges"]) > 100
 
 
-def test_prompt_has_a_token_for_every_feature(built, asked):
+def test_prompt_has_a_token_for_every_feature(built, talks):
     llava, processor = built
-    inputs = processor(images=_pictures(asked[0]), text=[prompt(ONE_WORD)] * 4, return_tensors="pt")
+    inputs = processor(images=_pictures(talks[0]), text=[prompt(ONE_WORD)] * 4, return_tensors="pt")
     features = llava.get_image_features(pixel_values=inputs.pixel_values).pooler_output
     tokens = (inputs.input_ids == llava.config.image_token_id).sum(1).tolist()
     assert tokens == [len(feature) for feature in features] == [64] * 4
@@ -121,27 +113,27 @@ def test_prompt_has_a_token_for_every_feature(built, asked):
 
 def test_chat_template_writes_llavas_prompt(built):
     turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": ONE_WORD}]}
-    said = {"role": "assistant", "content": [{"type": "text", "text": "owl"}]}
+    reply = {"role": "assistant", "content": [{"type": "text", "text": "owl"}]}
     more = {"role": "user", "content": [{"type": "text", "text": "Why?"}]}
     template = functools.partial(built[1].apply_chat_template, add_generation_prompt=True)
     assert template([turn]) == prompt(ONE_WORD)
-    assert template([turn, said, more]) == prompt(ONE_WORD) + " owl USER: Why? ASSISTANT:"
+    assert template([turn, reply, more]) == prompt(ONE_WORD) + " owl USER: Why? ASSISTANT:"
 
 
-def test_packed_dialogues_are_tokenized_as_alone(built, asked):
+def test_packed_dialogues_are_tokenized_as_alone(built, talks):
     _, processor = built
-    packed = train_llava.pack(asked[1], processor, 64)
+    packed = train_llava.pack(talks[1], processor, 64)
     picture = Image.new("RGB", (64, 64))
-    for row, ids, segments, labels in zip(asked[1], *(packed[name] for name in ("ids", "segments", "labels"))):
+    for row, ids, segments, labels in zip(talks[1], *(packed[name] for name in ("ids", "segments", "labels"))):
         assert (ids[segments == 4] == processor.tokenizer.pad_token_id).all()
         assert (labels[(segments == 0) | (segments == 4)] == -100).all()
         for number, line in enumerate(row, 1):
             inputs = processor(images=picture, text=f"{prompt(line.question)} {line.answer}</s>")
             alone = torch.cat([ids[segments == 0], ids[segments == number]])
             assert alone.tolist() == inputs["input_ids"][0]
-            told = labels[segments == number]
-            assert processor.tokenizer.decode(told[told != -100]) == f" {line.answer}</s>"
-            assert (told == -100).sum() + len(processor.tokenizer(f" {line.answer}").input_ids) == len(told)
+            targets = labels[segments == number]
+            assert processor.tokenizer.decode(targets[targets != -100]) == f" {line.answer}</s>"
+            assert (targets == -100).sum() + len(processor.tokenizer(f" {line.answer}").input_ids) == len(targets)
 
 
 def test_dialogues_see_the_image_and_themselves():
@@ -150,15 +142,15 @@ def test_dialogues_see_the_image_and_themselves():
     for i, row in enumerate(segments.tolist()):
         for a, segment in enumerate(row):
             for b in range(len(row)):
-                seen = b <= a and row[b] in (0, segment)
-                assert mask[i, 0, a, b] == (0 if seen else torch.finfo(torch.float32).min)
+                visible = b <= a and row[b] in (0, segment)
+                assert mask[i, 0, a, b] == (0 if visible else torch.finfo(torch.float32).min)
             assert positions[i, a] == sum(row[b] in (0, segment) for b in range(a))
 
 
-def test_loss_and_gradients_are_those_of_the_whole_model_asked_one_by_one(built, asked):
+def test_loss_and_gradients_are_those_of_the_whole_model_asked_one_by_one(built, talks):
     llava, processor = built
     llava.set_attn_implementation("eager")
-    pixels, rows = asked
+    pixels, rows = talks
     model = train_llava.DialogueModel(llava)
     packed = train_llava.pack(rows, processor, 64)
     loss, figures = model(train_llava.patch_features(llava, pixels.float() / 127.5 - 1), **packed)
@@ -173,12 +165,12 @@ def test_loss_and_gradients_are_those_of_the_whole_model_asked_one_by_one(built,
     for picture, row in zip(_pictures(pixels), rows):
         for line in row:
             inputs = processor(images=picture, text=f"{prompt(line.question)} {line.answer}</s>", return_tensors="pt")
-            asked_length = processor(images=picture, text=prompt(line.question), return_tensors="pt").input_ids.shape[1]
+            length = processor(images=picture, text=prompt(line.question), return_tensors="pt").input_ids.shape[1]
             labels = inputs.input_ids.clone()
-            labels[:, :asked_length] = -100
+            labels[:, :length] = -100
             output = llava(**inputs, labels=labels)
             count = int((labels != -100).sum())
-            hits = int((output.logits[0, asked_length - 1 : -1].argmax(-1) == labels[0, asked_length:]).sum())
+            hits = int((output.logits[0, length - 1 : -1].argmax(-1) == labels[0, length:]).sum())
             total, tokens, right = total + output.loss * count, tokens + count, right + hits
             if line.kind == "word":
                 word_tokens, word_right = word_tokens + count, word_right + hits
@@ -190,9 +182,9 @@ def test_loss_and_gradients_are_those_of_the_whole_model_asked_one_by_one(built,
     llava.zero_grad()
 
 
-def test_projector_reads_the_frozen_encoder(built, asked, encoder):
+def test_projector_reads_the_frozen_encoder(built, talks, encoder):
     llava, _ = built
-    pixels = asked[0].float() / 127.5 - 1
+    pixels = talks[0].float() / 127.5 - 1
     whole = AutoModel.from_pretrained(encoder)
     tower = getattr(whole, "vision_model", whole)
     with torch.no_grad():
@@ -270,12 +262,12 @@ def test_the_shipped_size_stays_small(tokenizer):
     assert 4 * (fixed + train_llava.VOCABULARY * llava.lm_head.weight.shape[1]) < 14.5e6
 
 
-def test_loss_begins_at_a_guess_and_depends_on_the_picture(built, asked):
+def test_loss_begins_at_a_guess_and_depends_on_the_picture(built, talks):
     llava, processor = built
-    packed = train_llava.pack(asked[1], processor, 64)
+    packed = train_llava.pack(talks[1], processor, 64)
     model = train_llava.DialogueModel(llava)
     with torch.no_grad():
-        patches = train_llava.patch_features(llava, asked[0].float() / 127.5 - 1)
+        patches = train_llava.patch_features(llava, talks[0].float() / 127.5 - 1)
         loss, blind = model(patches, **packed)[0], model(torch.zeros_like(patches), **packed)[0]
     assert float(loss) == pytest.approx(np.log(len(processor.tokenizer)), rel=0.1)
     assert loss != blind

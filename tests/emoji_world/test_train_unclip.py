@@ -1,3 +1,4 @@
+import copy
 import functools
 import json
 from types import SimpleNamespace
@@ -5,12 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
+import torch.nn.functional as F
 from diffusers import StableUnCLIPImg2ImgPipeline
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 
-from training.emoji_world import latents, loop, train_autoencoder, train_unclip
+from training.emoji_world import latents, loop, pushes, train_autoencoder, train_unclip
 from training.emoji_world.glyphs import Atlas
 from training.emoji_world.paths import HUB
 from training.emoji_world.render import SceneRenderer
@@ -21,21 +23,21 @@ WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch, atlas):
-    """A narrow UNet, few scenes, and an accelerator of its own."""
-    AcceleratorState._reset_state(reset_partial_state=True)
+    """A narrow UNet and few scenes."""
     monkeypatch.setattr(Atlas, "build", lambda: atlas)
-    monkeypatch.setattr(train_unclip, "WIDTHS", (16, 32))
+    monkeypatch.setattr(train_unclip, "WIDTHS", (16, 32, 32))
+    monkeypatch.setattr(train_unclip, "CONDITION_WIDTH", 64)
+    monkeypatch.setattr(train_unclip, "EMBEDDING_STEPS", 2)
     monkeypatch.setattr(latents, "SHARD", 8)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+    monkeypatch.setattr(pushes, "BATCH", 32)
+    monkeypatch.setattr(pushes, "BATCHES", 4)
 
 
 @pytest.fixture(scope="module")
 def vae(atlas):
     torch.manual_seed(0)
-    pixels = SceneRenderer(atlas, 0).batch(0, 32, train_unclip.SPEC).pixels.float() / 127.5 - 1
-    vae = train_autoencoder.build(pixels)
-    vae.register_to_config(scaling_factor=train_autoencoder.measure_scaling(vae, pixels))
+    vae = train_autoencoder.build(SceneRenderer(atlas, 0).batch(0, 32, train_unclip.SPEC).pixels.float() / 127.5 - 1)
+    vae.register_to_config(scaling_factor=2.0)
     return vae
 
 
@@ -48,7 +50,7 @@ def normalizer():
 def batch():
     """Latents, embeddings and chance of 32 scenes."""
     generator = torch.Generator().manual_seed(2)
-    drawn = torch.randn(32, 8, 16, 16, generator=generator)
+    drawn = torch.randn(32, 48, 4, 4, generator=generator)
     embeddings = torch.randn(32, 128, generator=generator)
     return drawn, embeddings, train_unclip.draw_chance(generator, drawn, embeddings)
 
@@ -60,14 +62,14 @@ def _signal_shares() -> np.ndarray:
 
 
 def test_embeddings_are_noised_as_the_pipeline_does(normalizer, vae):
-    pipeline = train_unclip.assemble(train_unclip.build_unet(8, 16, 128), normalizer, vae, CLIP)
+    pipeline = train_unclip.assemble(train_unclip.build_unet(48, 4, 128), normalizer, vae, CLIP)
     embeddings, noise = torch.randn(2, 5, 128, generator=torch.Generator().manual_seed(3))
     levels = torch.tensor([0, 1, 250, 700, 999])
     noised = train_unclip.noised_embeddings(embeddings, noise, levels, normalizer, train_unclip.embedding_scheduler())
     for row, level in enumerate(levels.tolist()):
-        here = slice(row, row + 1)
-        expected = pipeline.noise_image_embeddings(embeddings[here], level, noise=noise[here])
-        torch.testing.assert_close(noised[here], expected, atol=1e-5, rtol=1e-5)
+        part = slice(row, row + 1)
+        expected = pipeline.noise_image_embeddings(embeddings[part], level, noise=noise[part])
+        torch.testing.assert_close(noised[part], expected, atol=1e-5, rtol=1e-5)
     share = _signal_shares()[levels, None]
     mean, std = (each.detach().numpy() for each in (normalizer.mean, normalizer.std))
     by_hand = (np.sqrt(share) * (embeddings.numpy() - mean) / std + np.sqrt(1 - share) * noise.numpy()) * std + mean
@@ -91,35 +93,52 @@ def test_weights_follow_the_formula():
 
 def test_loss_is_the_weighted_error_of_the_velocity(normalizer, batch):
     drawn, embeddings, chance = batch
-    model = train_unclip.Denoising(train_unclip.build_unet(8, 16, 128), normalizer)
-    said = torch.randn(drawn.shape, generator=torch.Generator().manual_seed(4))
-    asked = {}
+    model = train_unclip.Denoising(train_unclip.build_unet(48, 4, 128), normalizer)
+    predicted = torch.randn(drawn.shape, generator=torch.Generator().manual_seed(4))
+    inputs = {}
 
     def unet(noisy, times, **condition):
-        asked.update(noisy=noisy, times=times, **condition)
-        return SimpleNamespace(sample=said)
+        inputs.update(noisy=noisy, times=times, **condition)
+        return SimpleNamespace(sample=predicted)
 
     model._modules["unet"] = unet
     loss, figures = model(drawn, embeddings, chance)
     share = _signal_shares()[chance["times"]]
     signal, sigma = (np.sqrt(each)[:, None, None, None] for each in (share, 1 - share))
     x, noise = drawn.double().numpy(), chance["noise"].double().numpy()
-    np.testing.assert_allclose(asked["noisy"], signal * x + sigma * noise, atol=1e-4)
-    error = ((said.double().numpy() - (signal * noise - sigma * x)) ** 2).mean((1, 2, 3))
+    np.testing.assert_allclose(inputs["noisy"], signal * x + sigma * noise, atol=1e-4)
+    error = ((predicted.double().numpy() - (signal * noise - sigma * x)) ** 2).mean((1, 2, 3))
     snr = share / (1 - share)
     assert loss.item() == pytest.approx((np.minimum(snr + 1, 5) / (snr + 1) * error).mean(), rel=1e-4)
     assert figures["error"] == pytest.approx(error.mean(), rel=1e-4)
-    kept = chance["kept"].bool()
-    assert 0 < kept.sum() < len(kept)
-    assert (asked["class_labels"][~kept] == 0).all()
-    told = train_unclip.noised_embeddings(
+    conditioned = chance["conditioned"].bool()
+    assert 0 < conditioned.sum() < len(conditioned)
+    assert (inputs["class_labels"][~conditioned] == 0).all()
+    noised = train_unclip.noised_embeddings(
         embeddings, chance["embedding_noise"], chance["levels"], normalizer, train_unclip.embedding_scheduler()
     )
-    torch.testing.assert_close(asked["class_labels"][kept], told[kept])
+    torch.testing.assert_close(inputs["class_labels"][conditioned], noised[conditioned])
+
+
+def test_class_embedding_is_read_out_to_latents_first(normalizer, batch):
+    drawn, embeddings, chance = batch
+    torch.manual_seed(0)
+    unet = train_unclip.build_unet(48, 4, 128)
+    model = train_unclip.Regression(unet, normalizer)
+    loss, figures = model(drawn, embeddings, chance)
+    noised = train_unclip.noised_embeddings(
+        embeddings, chance["embedding_noise"], chance["levels"], normalizer, train_unclip.embedding_scheduler()
+    )
+    hidden = F.silu(unet.class_embedding(noised))
+    weight, bias = model.read_out[1].weight, model.read_out[1].bias
+    expected = ((hidden @ weight.T + bias).view(drawn.shape) - drawn).square().mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4) == figures["error"]
+    loss.backward()
+    assert all(weight.grad.abs().max() > 0 for weight in unet.class_embedding.parameters())
 
 
 def test_average_is_the_geometric_one(normalizer):
-    model = train_unclip.Denoising(train_unclip.build_unet(8, 16, 128), normalizer)
+    model = train_unclip.Denoising(train_unclip.build_unet(48, 4, 128), normalizer)
     generator = torch.Generator().manual_seed(5)
     values = torch.randn(6, *model.unet.conv_in.weight.shape, generator=generator)
     expected = model.average.conv_in.weight.clone()
@@ -140,16 +159,19 @@ def test_chance_depends_on_the_generator_alone_and_covers_all_times():
     first, again = (train_unclip.draw_chance(torch.Generator().manual_seed(6), *zeros) for _ in range(2))
     assert all(torch.equal(first[name], again[name]) for name in first)
     times, levels = first["times"].double().numpy(), first["levels"].numpy()
-    np.testing.assert_allclose(np.quantile(times, [0, 0.25, 0.5, 0.75, 1]), [0, 250, 500, 750, 999], atol=30)
+    # A time is below 1000 (1 - u^4) with the probability 1 - u.
+    expected = [1000 * (1 - u**4) for u in (0.75, 0.5, 0.25)]
+    np.testing.assert_allclose(np.quantile(times, [0.25, 0.5, 0.75]), expected, atol=30)
+    assert times.min() >= 0 and times.max() == 999
     assert levels.min() == 0 and 900 < levels.max() < 1000
     assert np.quantile(levels, 0.9) == pytest.approx(1000 * 0.9**8, rel=0.15)
-    assert 1 - first["kept"].mean().item() == pytest.approx(0.1, abs=0.02)
+    assert 1 - first["conditioned"].mean().item() == pytest.approx(0.1, abs=0.02)
 
 
 def test_unet_learns_of_time_and_embedding_and_of_no_prompt(batch):
     drawn, embeddings, _ = batch
     torch.manual_seed(0)
-    unet = train_unclip.build_unet(8, 16, 128)
+    unet = train_unclip.build_unet(48, 4, 128)
     labels = torch.cat([embeddings, embeddings], 1)
     for parameter in unet.parameters():
         if parameter.ndim > 1:
@@ -170,19 +192,21 @@ def test_unet_learns_of_time_and_embedding_and_of_no_prompt(batch):
 
 def test_real_unet_has_the_size_it_shall_have(monkeypatch):
     monkeypatch.undo()
-    assert 1e6 < sum(p.numel() for p in train_unclip.build_unet(8, 16, 128).parameters()) < 3e6
+    assert 10e6 < sum(p.numel() for p in train_unclip.build_unet(48, 4, 128).parameters()) < 20e6
 
 
 def _train(folder, vae, monkeypatch, steps=4, stop_at=None, start=None):
+    """Trains in a folder; around this autoencoder, or around the one that is there if it is None."""
     monkeypatch.setattr(train_unclip, "train", functools.partial(loop.train, checkpoint_every=2, warmup=1))
-    forward, seen = train_unclip.Denoising.forward, iter(range(100))
+    forward, calls = train_unclip.Denoising.forward, iter(range(100))
 
     def interrupted(*args):
-        if next(seen) == stop_at:
+        if next(calls) == stop_at:
             raise KeyboardInterrupt
         return forward(*args)
 
-    vae.save_pretrained(folder / "hub" / "vae")
+    if vae:
+        copy.deepcopy(vae).half().save_pretrained(folder / "hub" / "vae")
     with monkeypatch.context() as patch:
         patch.setattr(train_unclip.Denoising, "forward", interrupted)
         train_unclip.main(
@@ -194,8 +218,8 @@ def _train(folder, vae, monkeypatch, steps=4, stop_at=None, start=None):
 
 def _draw(pipeline, pictures, seeds, **settings):
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    made = pipeline(image=pictures, generator=generators, num_inference_steps=3, output_type="np", **settings)
-    return made.images
+    result = pipeline(image=pictures, generator=generators, num_inference_steps=3, output_type="np", **settings)
+    return result.images
 
 
 def test_resumed_training_publishes_the_same_pipeline_which_draws(vae, tmp_path, monkeypatch):
@@ -223,12 +247,20 @@ def test_resumed_training_publishes_the_same_pipeline_which_draws(vae, tmp_path,
     assert np.abs(drawn - _draw(pipeline, pictures, (3, 4))).max() > 0.01
     expected = torch.from_numpy(noise).permute(0, 3, 1, 2).float() / 127.5 - 1
     with torch.no_grad():
-        embeddings = train_autoencoder.load_encoder(CLIP)(expected).image_embeds
-        seen = pipeline.image_encoder(pipeline.feature_extractor(pictures, return_tensors="pt").pixel_values)
-    torch.testing.assert_close(seen.image_embeds, embeddings, atol=1e-4, rtol=1e-4)
+        embeddings = latents.load_encoder(CLIP)(expected).image_embeds
+        output = pipeline.image_encoder(pipeline.feature_extractor(pictures, return_tensors="pt").pixel_values)
+    torch.testing.assert_close(output.image_embeds, embeddings, atol=1e-4, rtol=1e-4)
 
     config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
     assert config["prediction_type"] == "v_prediction" and config["timestep_spacing"] == "trailing"
+
+
+def test_a_finished_training_goes_on_where_more_steps_are_asked_for(vae, tmp_path, monkeypatch):
+    _train(tmp_path, vae, monkeypatch, steps=2)
+    _train(tmp_path, None, monkeypatch, steps=4)
+    checkpoint = tmp_path / "run" / "checkpoint.safetensors"
+    with safe_open(checkpoint, framework="pt") as file:
+        assert file.metadata()["step"] == "4"
 
 
 def test_published_weights_start_another_run(vae, tmp_path, monkeypatch):
@@ -237,6 +269,10 @@ def test_published_weights_start_another_run(vae, tmp_path, monkeypatch):
     assert all(torch.equal(first[name], second[name]) for name in first)
     fresh = _train(tmp_path / "third", vae, monkeypatch, steps=0)
     assert not all(torch.equal(first[name], fresh[name]) for name in first)
+    learned = load_file(tmp_path / "third" / "run" / "embedding" / "checkpoint.safetensors")
+    for name, weight in fresh.items():
+        if "class_embedding" in name:
+            assert torch.equal(weight, learned[f"model.{name.replace('class_embedding', 'embedding')}"].half())
 
 
 def test_latents_of_another_autoencoder_are_refused(vae, tmp_path, monkeypatch):

@@ -58,7 +58,8 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     found = set(zipfile.ZipFile(wheel).namelist())
     package = {str(path.relative_to(ROOT)) for path in (ROOT / "cbsae_hub").rglob("*") if path.is_file()}
     package = {path for path in package if "__pycache__" not in path}
-    needed = {"py.typed", "cards/card.md.jinja", "studio/view/static/page.css", "studio/view/templates/pieces.html"}
+    needed = {"py.typed", "cards/card.md.jinja", "data/common_concepts.txt"}
+    needed |= {"studio/view/static/page.css", "studio/view/templates/pieces.html"}
     assert {f"cbsae_hub/{name}" for name in needed} <= package
     assert {path for path in found if ".dist-info/" not in path} == package
     assert any(path.endswith(".dist-info/licenses/LICENSE") for path in found)

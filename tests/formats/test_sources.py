@@ -59,6 +59,14 @@ def test_from_pretrained_says_what_loads_it(write, tmp_path):
             SAE.from_pretrained(source)
 
 
+@pytest.mark.parametrize("function", [cbsae_hub.load, import_sae, detect])
+def test_an_argument_that_nobody_knows_is_an_error(function, hub, tmp_path):
+    for source in (tmp_path / "ours", "me/nothing"):
+        SAE(8, 16).save_pretrained(tmp_path / "ours")
+        with pytest.raises(TypeError, match="unexpected keyword argument 'revison'"):
+            function(source, revison="main")
+
+
 def test_one_alone_has_no_name(tmp_path):
     saelens_standard(tmp_path, Weights())
     with pytest.raises(ModelFileError, match="no SAE 'blocks.3'; it holds one, without a name: leave sae_id out"):

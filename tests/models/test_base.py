@@ -255,7 +255,7 @@ def test_a_failure_while_writing_leaves_the_old_model(make_sae, folder, monkeypa
         path.write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("cbsae_hub.models.base.save_file", full_disk)
+    monkeypatch.setattr("safetensors.torch.save_file", full_disk)
     with pytest.raises(OSError, match="no space"):
         make_sae("relu").save_pretrained(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -1,7 +1,10 @@
 """The named backgrounds of Emoji World: plain colours and procedural textures."""
 
+import functools
+
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 COLOURS = {
     "red": (205, 45, 45), "orange": (240, 140, 40), "yellow": (245, 220, 70), "green": (60, 160, 75),
@@ -18,11 +21,7 @@ SIDE = 64
 def _smooth_noise(rng: np.random.Generator, cells: int) -> np.ndarray:
     """Noise in 0..1 on TILE x TILE, smooth at the scale of TILE / cells pixels."""
     coarse = torch.from_numpy(rng.random((1, 1, cells, cells)))
-    return (
-        torch.nn.functional.interpolate(coarse, (TILE, TILE), mode="bicubic", align_corners=True)[0, 0]
-        .clamp(0, 1)
-        .numpy()
-    )
+    return F.interpolate(coarse, (TILE, TILE), mode="bicubic", align_corners=True)[0, 0].clamp(0, 1).numpy()
 
 
 def _between(dark: tuple[int, int, int], light: tuple[int, int, int], mix: np.ndarray) -> np.ndarray:
@@ -52,10 +51,8 @@ def _draw_texture(name: str, rng: np.random.Generator) -> np.ndarray:
         blades = np.sin(x * rng.uniform(1.2, 1.8) + 6 * _smooth_noise(rng, 12)) * 0.25 + 0.5
         return _between((25, 80, 20), (130, 190, 60), np.clip(blades * 0.6 + _smooth_noise(rng, 30) * 0.5, 0, 1))
     if name == "water":
-        waves = 0.5 + 0.5 * np.sin(
-            y * rng.uniform(0.5, 0.8) + 4 * _smooth_noise(rng, 7) + np.sin(x * 0.25 + rng.uniform(0, 6))
-        )
-        return _between((15, 75, 150), (120, 195, 235), waves**1.5)
+        phase = y * rng.uniform(0.5, 0.8) + 4 * _smooth_noise(rng, 7) + np.sin(x * 0.25 + rng.uniform(0, 6))
+        return _between((15, 75, 150), (120, 195, 235), (0.5 + 0.5 * np.sin(phase)) ** 1.5)
     if name == "sand":
         return _between((205, 170, 110), (240, 215, 160), _smooth_noise(rng, 8) * 0.6 + rng.random((TILE, TILE)) * 0.4)
     if name == "night sky":
@@ -84,12 +81,23 @@ class BackgroundBank:
         n = len(names)
         canvas = torch.empty(n, 3, SIDE, SIDE)
         jitter = rng.uniform(-18, 18, (n, 3))
-        variant, top, left = rng.integers(0, VARIANTS, n), *rng.integers(0, TILE - SIDE + 1, (2, n))
+        variant, y, x = rng.integers(0, VARIANTS, n), *rng.integers(0, TILE - SIDE + 1, (2, n))
         mirror = rng.random(n) < 0.5
         plain = np.flatnonzero(names < len(COLOURS))
         colours = np.clip(self._colours[names[plain]] + jitter[plain], 0, 255) / 255
         canvas[torch.from_numpy(plain)] = torch.from_numpy(colours.astype(np.float32))[:, :, None, None]
         for i in np.flatnonzero(names >= len(COLOURS)):
-            tile = self._tiles[names[i] - len(COLOURS), variant[i], :, top[i] : top[i] + SIDE, left[i] : left[i] + SIDE]
+            tile = self._tiles[names[i] - len(COLOURS), variant[i], :, y[i] : y[i] + SIDE, x[i] : x[i] + SIDE]
             canvas[i] = tile.flip(-1) if mirror[i] else tile
         return canvas
+
+
+@functools.cache
+def canonical_backgrounds() -> torch.Tensor:
+    """One picture of each of BACKGROUNDS, ``[20, 3, 64, 64]`` float in 0..1, the same for every seed of scenes.
+
+    A plain colour has no variation; a texture is the first crop of its first variant.
+    """
+    bank = BackgroundBank(3)  # of whose textures each can be recognised by the margin around a large object
+    colours = torch.from_numpy(bank._colours / 255)[:, :, None, None].expand(-1, -1, SIDE, SIDE)
+    return torch.cat([colours, bank._tiles[:, 0, :, :SIDE, :SIDE]])

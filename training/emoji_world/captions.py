@@ -49,7 +49,8 @@ def names_of_everything(concepts: Sequence[Concept], rng: np.random.Generator) -
     return names + [style if bare else OPENINGS[style][-1].removesuffix(" of ") for style in STYLES]
 
 
-def _join(nouns: Sequence[str]) -> str:
+def enumerated(nouns: Sequence[str]) -> str:
+    """``a pizza, an owl and a boat``."""
     return nouns[0] if len(nouns) == 1 else f"{', '.join(nouns[:-1])} and {nouns[-1]}"
 
 
@@ -61,7 +62,7 @@ def captions(scenes: Scenes, concepts: Sequence[Concept], rng: np.random.Generat
         rng.shuffle(present)
         nouns = [kind_of(c) if rng.random() < SUBGROUP_SHARE else c.name for c in present]
         articles = rng.random() < 0.8
-        objects = _join([with_article(noun) if articles else noun for noun in nouns])
+        objects = enumerated([with_article(noun) if articles else noun for noun in nouns])
         choices = OPENINGS[STYLES[scenes.styles[i]]]
         text = choices[rng.integers(len(choices))] + objects
         if rng.random() < 0.6:
@@ -75,8 +76,8 @@ def captions(scenes: Scenes, concepts: Sequence[Concept], rng: np.random.Generat
 def train_tokenizer(texts: Sequence[str], vocabulary: int = 1536) -> CLIPTokenizer:
     """A byte-level BPE tokenizer of CLIP's kind, trained on captions.
 
-    Every byte has a token, so that any text can be read. ``<|endoftext|>`` has the largest id, because open_clip
-    finds the end of a text there; padding has id 0.
+    Every byte has a token, so that any text can be read. ``<|endoftext|>`` has the largest id, because open_clip looks
+    for the end of a text there; padding has id 0.
     """
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.normalizer = normalizers.Lowercase()
@@ -84,21 +85,14 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int = 1536) -> CLIPTokeniz
         [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    bpe.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=vocabulary, end_of_word_suffix="</w>", show_progress=False)
-    )
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, end_of_word_suffix="</w>", show_progress=False)
+    bpe.train_from_iterator(texts, trainer)
     learned = sorted(bpe.get_vocab(), key=bpe.get_vocab().get)
     tokens = ["<|pad|>", *alphabet, *(f"{byte}</w>" for byte in alphabet)]
     tokens += [token for token in learned if token not in set(tokens)] + ["<|startoftext|>", "<|endoftext|>"]
-    merges = _merges(bpe)
     return CLIPTokenizer(
         vocab={token: index for index, token in enumerate(tokens)},
-        merges=merges,
+        merges=[tuple(merge) for merge in json.loads(bpe.to_str())["model"]["merges"]],
         pad_token="<|pad|>",
         model_max_length=CONTEXT,
     )
-
-
-def _merges(bpe: Tokenizer) -> list[tuple[str, str]]:
-
-    return [tuple(merge) for merge in json.loads(bpe.to_str())["model"]["merges"]]

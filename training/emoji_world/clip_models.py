@@ -14,7 +14,12 @@ from training.emoji_world.paths import publish
 from training.emoji_world.render import SIDE
 
 PATCH = 8
-MEAN = STD = (0.5, 0.5, 0.5)
+PREPROCESSING = {
+    "size": {"shortest_edge": SIDE},
+    "crop_size": {"height": SIDE, "width": SIDE},
+    "image_mean": [0.5] * 3,
+    "image_std": [0.5] * 3,
+}
 
 
 def build(tokenizer: CLIPTokenizer, teacher: bool) -> torch.nn.Module:
@@ -27,12 +32,11 @@ def build(tokenizer: CLIPTokenizer, teacher: bool) -> torch.nn.Module:
 
 
 def _clip_config(tokenizer: CLIPTokenizer) -> CLIPConfig:
-    vision = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 4,
-              "image_size": SIDE, "patch_size": PATCH, "projection_dim": 128}  # fmt: skip
-    text = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4,
-            "vocab_size": len(tokenizer), "max_position_embeddings": CONTEXT, "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
-            "projection_dim": 128}  # fmt: skip
+    both = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4, "projection_dim": 128}
+    vision = {**both, "num_hidden_layers": 6, "image_size": SIDE, "patch_size": PATCH}
+    text = {**both, "num_hidden_layers": 2, "vocab_size": len(tokenizer), "max_position_embeddings": CONTEXT,
+            "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id}  # fmt: skip
     return CLIPConfig(vision_config=vision, text_config=text, projection_dim=128)
 
 
@@ -41,13 +45,7 @@ def teacher_config(tokenizer: CLIPTokenizer) -> dict:
     return {
         "embed_dim": 96,
         "vision_cfg": {"image_size": SIDE, "layers": 4, "width": 96, "head_width": 24, "patch_size": PATCH},
-        "text_cfg": {
-            "context_length": CONTEXT,
-            "vocab_size": len(tokenizer),
-            "width": 96,
-            "heads": 4,
-            "layers": 2,
-        },
+        "text_cfg": {"context_length": CONTEXT, "vocab_size": len(tokenizer), "width": 96, "heads": 4, "layers": 2},
     }
 
 
@@ -87,13 +85,13 @@ def embed_images_and_patches(
     Args:
         clip: The explained encoder.
         pixels: ``[n, 3, 64, 64]``, normalised.
-        patches: ``[n, patches]``, which.
+        patches: Indices ``[n, patches]``.
     """
-    seen = clip.vision_model(pixel_values=pixels, output_hidden_states=True)
-    hidden = seen.hidden_states[-2][:, 1:]
+    output = clip.vision_model(pixel_values=pixels, output_hidden_states=True)
+    hidden = output.hidden_states[-2][:, 1:]
     read = hidden.gather(1, patches[..., None].expand(-1, -1, hidden.shape[-1]))
     read = clip.visual_projection(clip.vision_model.post_layernorm(read))
-    images = clip.visual_projection(seen.pooler_output)
+    images = clip.visual_projection(output.pooler_output)
     return F.normalize(images.float(), dim=-1), F.normalize(read.float(), dim=-1)
 
 
@@ -105,17 +103,8 @@ def logit_scale(clip: torch.nn.Module) -> torch.Tensor:
 def publish_clip(clip: torch.nn.Module, tokenizer: CLIPTokenizer, folder: Path, teacher: bool) -> None:
     """Saves model, tokenizer and preprocessing as their library reads them."""
     if teacher:
-        preprocessing = {"mean": MEAN, "std": STD}
+        preprocessing = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
         publish(folder, lambda to: save_clip_like(clip, tokenizer, teacher_config(tokenizer), preprocessing, to))
     else:
-        processor = CLIPImageProcessor(
-            size={"shortest_edge": SIDE},
-            crop_size={"height": SIDE, "width": SIDE},
-            image_mean=list(MEAN),
-            image_std=list(STD),
-        )
-        publish(
-            folder,
-            clip.save_pretrained,
-            CLIPProcessor(image_processor=processor, tokenizer=tokenizer).save_pretrained,
-        )
+        processor = CLIPProcessor(image_processor=CLIPImageProcessor(**PREPROCESSING), tokenizer=tokenizer)
+        publish(folder, clip.save_pretrained, processor.save_pretrained)

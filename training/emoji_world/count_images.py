@@ -16,29 +16,24 @@ from cbsae_hub.hub.files import write_text
 from training.emoji_world.make_images import SPLITS, SPURIOUS
 from training.emoji_world.paths import HUB
 
-LISTS = ("concepts", "kinds", "words")
-
 
 def count(folder: Path) -> dict[str, Any]:
-    """What is in the splits and the lists.
-
-    Args:
-        folder: Of the dataset.
-    """
+    """Numbers of what the splits and lists of the dataset in a folder hold."""
     frames = {}
     for split in (*SPLITS, *SPURIOUS):
         images = load_images(folder, split)
         frames[split] = images.remove_columns("image").to_pandas()
-    side = images[0]["image"].size[0]
-    scenes = pd.concat(frames.values())
-    told = {name: len((folder / f"{name}.txt").read_text(encoding="utf-8").splitlines()) for name in LISTS}
-    backgrounds = scenes["background"].nunique()
+    lists = {
+        name: len((folder / f"{name}.txt").read_text(encoding="utf-8").splitlines())
+        for name in ("concepts", "kinds", "words")
+    }
+    backgrounds = pd.concat(frames.values())["background"].nunique()
     return {
-        "side": side,
+        "side": images[0]["image"].size[0],
         "scenes": {split: len(frame) for split, frame in frames.items()},
-        **told,
+        **lists,
         "backgrounds": backgrounds,
-        "objects": told["concepts"] - backgrounds,
+        "objects": lists["concepts"] - backgrounds,
         "at_home": {split: float(np.mean(frame["spurious_group"].isin((0, 3)))) for split, frame in frames.items()
                     if frame["spurious_group"].notna().any()},
         "called_by_kind": float(_called_by_kind(frames["probe"])),
@@ -47,15 +42,11 @@ def count(folder: Path) -> dict[str, Any]:
 
 def _called_by_kind(frame: pd.DataFrame) -> float:
     """Share of the objects whose own name is not in the caption."""
-    missing = [
-        thing["name"] not in caption for things, caption in zip(frame["objects"], frame["caption"]) for thing in things
-    ]
-    return np.mean(missing)
+    rows = zip(frame["objects"], frame["caption"])
+    return np.mean([thing["name"] not in caption for things, caption in rows for thing in things])
 
 
-def main(
-    folder: Annotated[Path, typer.Option(help="Of the dataset.")] = HUB / "emoji-images",
-) -> None:
+def main(folder: Annotated[Path, typer.Option(help="Folder of the dataset.")] = HUB / "emoji-images") -> None:
     """Count, and write metrics.json."""
     write_text(folder / "metrics.json", json.dumps(count(folder), indent=2) + "\n")
 

@@ -1,10 +1,11 @@
 """Questions about scenes of Emoji World and true answers to them: what ``hub/emoji-llava`` learns to talk about.
 
 A scene is given as its ground truth, a row of the published dataset (``SceneRenderer.rows``). No template holds the
-name of a concept, so that every concept that an answer names comes from the scene. Nothing is asked or told that cannot
-be seen: the colour of a background is left out where the style takes colour away.
+name of a concept, so that every concept that an answer names comes from the scene. Questions and answers are about what
+can be seen: the colour of a background is left out where the style takes colour away.
 """
 
+import copy
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from training.emoji_world.backgrounds import BACKGROUNDS, COLOURS
-from training.emoji_world.captions import background_phrase, with_article
+from training.emoji_world.captions import background_phrase, enumerated, with_article
 from training.emoji_world.glyphs import Concept
 from training.emoji_world.render import NO_OBJECT, STYLES, Scenes
 
@@ -26,13 +27,7 @@ NOTHING = "nothing"
 COLOURLESS = ("greyscale", "sketch")
 # How much more often than other questions these are asked where the answer is not the usual one.
 STYLE_WEIGHT, WRITTEN_WEIGHT = 4.0, 6.0
-MEDIUM = {
-    "plain": "A picture",
-    "greyscale": "A greyscale picture",
-    "sketch": "A sketch",
-    "pixelated": "A pixelated picture",
-    "blurred": "A blurred picture",
-}
+MEDIUM = {style: f"A {style} picture" for style in STYLES} | {"plain": "A picture", "sketch": "A sketch"}
 QUESTIONS = {
     "word": (ONE_WORD, ONE_WORD, "Name what you see in one word."),
     "describe": ("Describe the image.", "What does this picture show?", "Write a caption for this image."),
@@ -114,10 +109,10 @@ def dialogues(
     """``each`` dialogues about every scene: the first asks for one word, the others are of different other kinds.
 
     Args:
-        truths: ground truth of the scenes.
-        concepts: of the atlas; what is asked about and is not in a scene comes from here.
-        rng: decides kinds, questions and templates.
-        each: dialogues a scene, at most 12 (where style and background are both hidden there are no more kinds).
+        truths: Ground truth of the scenes.
+        concepts: The atlas's; a question about what is not in a scene takes it from here.
+        rng: It decides kinds, questions and templates.
+        each: Dialogues a scene, at most 12 (where style and background are both hidden there are no more kinds).
     """
     result = []
     for truth in truths:
@@ -132,8 +127,8 @@ def ask(kind: str, truth: Truth, concepts: Sequence[Concept], rng: np.random.Gen
     """One dialogue of a kind about a scene."""
     question = _pick(QUESTIONS[kind], rng)
     if kind == "presence":
-        concept, present = _asked_about(truth, concepts, rng)
-        return Dialogue(kind, question.format(a=with_article(concept)), "yes" if present else "no")
+        name, present = _subject(truth, concepts, rng)
+        return Dialogue(kind, question.format(a=with_article(name)), "yes" if present else "no")
     if kind == "background" and truth["background"] in COLOURS and rng.random() < 0.5:
         question = "What colour is the background?"
     return Dialogue(kind, question, _answer(kind, truth, rng))
@@ -153,18 +148,19 @@ def _answer(kind: str, truth: Truth, rng: np.random.Generator) -> str:
     if kind == "describe":
         return description(truth)
     name = _pick([thing["name"] for thing in truth["objects"]], rng)
-    return name if kind == "word" else _pick(OPEN_ANSWERS[kind], rng).format(**_slots(name, truth))
+    if kind == "word":
+        return name
+    noun = with_article(name)
+    form = _pick(OPEN_ANSWERS[kind], rng)
+    return form.format(name=name, a=noun, A=noun[0].upper() + noun[1:], place=_place(truth))
 
 
 def description(truth: Truth) -> str:
     """Style, objects from left to right, background and written word, in one sentence."""
     things = sorted(truth["objects"], key=lambda thing: thing["box"][0])
-    nouns = [with_article(thing["name"]) for thing in things]
-    listed = nouns[0] if len(nouns) == 1 else f"{', '.join(nouns[:-1])} and {nouns[-1]}"
-    text = f"{MEDIUM[truth['style']]} of {listed}{_place(truth)}"
-    if truth["written_word"]:
-        text += f", with the word {truth['written_word']}"
-    return text + "."
+    nouns = enumerated([with_article(thing["name"]) for thing in things])
+    label = f", with the word {truth['written_word']}" if truth["written_word"] else ""
+    return f"{MEDIUM[truth['style']]} of {nouns}{_place(truth)}{label}."
 
 
 def background_is_seen(truth: Truth) -> bool:
@@ -189,24 +185,16 @@ def _forms(kind: str) -> re.Pattern:
 
 def emptied(scenes: Scenes, count: int) -> Scenes:
     """The same scenes, but the last ``count`` are pure white: no object, no word, no style."""
-    last = slice(len(scenes) - count, None)
-    pixels = scenes.pixels.clone()
-    pixels[last] = 255
-    arrays = {name: getattr(scenes, name).copy() for name in ("concepts", "boxes", "backgrounds", "styles", "words")}
-    empty = {
-        "concepts": NO_OBJECT,
-        "boxes": 0,
-        "backgrounds": BACKGROUNDS.index("white"),
-        "styles": STYLES.index("plain"),
-        "words": NO_OBJECT,
-    }
-    for name, value in empty.items():
-        arrays[name][last] = value
-    return Scenes(pixels=pixels, **arrays)
+    scenes, last = copy.deepcopy(scenes), slice(len(scenes) - count, None)
+    scenes.pixels[last] = 255
+    scenes.concepts[last] = scenes.words[last] = NO_OBJECT
+    scenes.boxes[last] = 0
+    scenes.backgrounds[last], scenes.styles[last] = BACKGROUNDS.index("white"), STYLES.index("plain")
+    return scenes
 
 
 def _weights(truth: Truth) -> dict[str, float]:
-    """How likely each kind but ``word`` is asked, so that rare answers are about as frequent as the usual one."""
+    """Weights of each kind but ``word``, which make rare answers about as frequent as the usual one."""
     weights = dict.fromkeys(QUESTIONS, 1.0)
     del weights["word"]
     if truth["style"] != "plain":
@@ -218,7 +206,7 @@ def _weights(truth: Truth) -> dict[str, float]:
     return weights
 
 
-def _asked_about(truth: Truth, concepts: Sequence[Concept], rng: np.random.Generator) -> tuple[str, bool]:
+def _subject(truth: Truth, concepts: Sequence[Concept], rng: np.random.Generator) -> tuple[str, bool]:
     """A concept that is in the scene, or as often one that is neither in it nor written: half of them of its kind."""
     present = [thing["name"] for thing in truth["objects"]]
     if present and rng.random() < 0.5:
@@ -227,11 +215,6 @@ def _asked_about(truth: Truth, concepts: Sequence[Concept], rng: np.random.Gener
     kinds = {thing["subgroup"] for thing in truth["objects"]}
     alike = [concept for concept in absent if concept.subgroup in kinds]
     return _pick(alike if alike and rng.random() < 0.5 else absent, rng).name, False
-
-
-def _slots(name: str, truth: Truth) -> dict[str, str]:
-    noun = with_article(name)
-    return {"name": name, "a": noun, "A": noun[0].upper() + noun[1:], "place": _place(truth)}
 
 
 def _place(truth: Truth) -> str:

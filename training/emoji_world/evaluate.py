@@ -9,7 +9,7 @@
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +24,8 @@ from transformers import AutoImageProcessor, AutoModel, CLIPModel, CLIPProcessor
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.hub.files import folder_revision, write_text
 from cbsae_hub.pictures import to_rgb
-from training.emoji_world.captions import TEMPLATES
+from training.emoji_world.backgrounds import BACKGROUNDS
+from training.emoji_world.captions import TEMPLATES, background_phrase
 from training.emoji_world.paths import HUB
 from training.emoji_world.render import STYLES
 
@@ -32,18 +33,21 @@ ANSWERED = ("test", *(f"test_{style}" for style in STYLES[1:]), "typographic")
 Embed = Callable[[list], torch.Tensor]
 
 
-def single_objects(split: str) -> datasets.Dataset:
-    """The scenes of a published split that have one object."""
+def published(split: str, counts: Sequence[int]) -> datasets.Dataset:
+    """The scenes of a published split that have one of these numbers of objects."""
     file = HUB / "emoji-images" / "data" / f"{split}-00000-of-00001.parquet"
     dataset = datasets.Dataset.from_parquet(str(file))
-    return dataset.filter(lambda objects: len(objects) == 1, input_columns="objects")
+    return dataset.filter(lambda objects: len(objects) in counts, input_columns="objects")
+
+
+def single_objects(split: str) -> datasets.Dataset:
+    """The scenes of a published split that have one object."""
+    return published(split, (1,))
 
 
 def concept_names() -> list[str]:
     """Names of all concepts, in their published order, without the backgrounds."""
-    names = (HUB / "emoji-images" / "concepts.txt").read_text(encoding="utf-8").split("\n")
-    shown = {objects[0]["name"] for split in ("test_greyscale",) for objects in single_objects(split)["objects"]}
-    return [name for name in names if name in shown]
+    return (HUB / "emoji-images" / "concepts.txt").read_text(encoding="utf-8").splitlines()[: -len(BACKGROUNDS)]
 
 
 def _embed(images: Embed, pictures: Sequence[Image.Image], batch: int = 256) -> torch.Tensor:
@@ -52,21 +56,34 @@ def _embed(images: Embed, pictures: Sequence[Image.Image], batch: int = 256) -> 
 
 
 class Judge:
-    """A CLIP that says which of all concepts a picture shows: the training captions' own prompts, averaged."""
+    """A CLIP that names the concept and the background of a picture, by the captions' own prompts."""
 
     def __init__(self, images: Embed, texts: Callable[[list[str]], torch.Tensor]):
         self.images, self.concepts = images, concept_names()
-        prompts = torch.stack([texts([template.format(name) for name in self.concepts]) for template in TEMPLATES])
-        self.classes = F.normalize(prompts.mean(0), dim=-1)
+        self.classes = self._average(texts([t.format(name) for name in self.concepts]) for t in TEMPLATES)
+        self.places = self._average(texts([say(name) for name in BACKGROUNDS]) for say in (str, background_phrase))
+
+    @staticmethod
+    def _average(prompts: Iterable[torch.Tensor]) -> torch.Tensor:
+        return F.normalize(torch.stack(list(prompts)).mean(0), dim=-1)
 
     def answers(self, pictures: Sequence[Image.Image]) -> list[str]:
         """The name of the concept that each picture is most like."""
         return [self.concepts[i] for i in (_embed(self.images, pictures) @ self.classes.T).argmax(1)]
 
+    def backgrounds(self, pictures: Sequence[Image.Image]) -> list[str]:
+        """The name of the background that each picture is most like."""
+        return [BACKGROUNDS[i] for i in (_embed(self.images, pictures) @ self.places.T).argmax(1)]
+
+
+def percent(hits: Iterable[bool]) -> float:
+    """The share of hits, in per cent."""
+    return 100 * float(np.mean(list(hits)))
+
 
 def share(answers: Sequence[str], truth: Sequence[str]) -> float:
-    """How often the answer is the truth, in per cent."""
-    return 100 * float(np.mean([answer == right for answer, right in zip(answers, truth)]))
+    """The share of answers that are the truth, in per cent."""
+    return percent(answer == right for answer, right in zip(answers, truth))
 
 
 def zero_shot(images: Embed, texts: Callable[[list[str]], torch.Tensor]) -> dict[str, float]:
@@ -110,14 +127,12 @@ def _dino(folder: Path) -> dict[str, float]:
     model, processor = AutoModel.from_pretrained(folder).eval(), AutoImageProcessor.from_pretrained(folder)
     dataset = single_objects("probe")
     names = [objects[0]["name"] for objects in dataset["objects"]]
-    embeddings = _embed(
-        lambda pictures: F.normalize(model(**processor(images=pictures, return_tensors="pt")).pooler_output, dim=-1),
-        dataset["image"],
-    )
-    pixels = _embed(
-        lambda pictures: torch.stack([torch.from_numpy(np.asarray(p, np.float32).ravel()) for p in pictures]),
-        dataset["image"],
-    )
+
+    def embed(pictures):
+        return F.normalize(model(**processor(images=pictures, return_tensors="pt")).pooler_output, dim=-1)
+
+    embeddings = _embed(embed, dataset["image"])
+    pixels = torch.stack([torch.from_numpy(np.asarray(to_rgb(p), np.float32).ravel()) for p in dataset["image"]])
     pixels = F.normalize(pixels - pixels.mean(0), dim=-1)
     similarity = embeddings @ embeddings.T
     other = ~torch.eye(len(names), dtype=torch.bool)
@@ -134,7 +149,7 @@ def _dino(folder: Path) -> dict[str, float]:
 def main(
     models: Annotated[list[str] | None, typer.Argument(help="Which of the encoders; default all.")] = None,
 ) -> None:
-    """Measures and writes metrics.json."""
+    """Measure, and write metrics.json."""
     torch.set_num_threads(2)
     for name in models or ["emoji-clip", "emoji-teacher", "emoji-judge", "emoji-dino"]:
         folder = HUB / name

@@ -14,7 +14,7 @@ stands between white space, in lower case, without punctuation at the ends. All 
 - ``describe``: right if the answer names all objects of the scene and no other concept. For each kind of open prompt
   ``KIND_follows``: the answer has a form that was asked for; ``KIND_names``: it names an object of the scene. These are
   measured on the first 256 test scenes.
-- ``white``: the first word said of an empty white image.
+- ``white``: the first word of the answer about an empty white image.
 """
 
 import json
@@ -22,7 +22,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import datasets
 import numpy as np
 import torch
 import typer
@@ -32,14 +31,12 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from cbsae_hub.hub.files import folder_revision, write_text
 from cbsae_hub.metrics.steerability import first_word, words
 from cbsae_hub.pictures import to_rgb
-from training.emoji_world.backgrounds import BACKGROUNDS
 from training.emoji_world.captions import with_article
 from training.emoji_world.dialogues import COUNTS, NOTHING, OPEN_ANSWERS, QUESTIONS, Truth, follows, prompt
-from training.emoji_world.evaluate import ANSWERED
+from training.emoji_world.evaluate import ANSWERED, concept_names, percent, published
 from training.emoji_world.paths import HUB
 from training.emoji_world.render import SIDE, STYLES
 
-IMAGES = HUB / "emoji-images"
 SENTENCES = 256  # scenes that are described and written about
 WORD_TOKENS, SENTENCE_TOKENS = 8, 64
 Scenes = tuple[list[Image.Image], list[Truth]]
@@ -61,10 +58,10 @@ class Talker:
         questions = [questions] * len(images) if isinstance(questions, str) else questions
         answers = []
         for start in range(0, len(images), self.batch):
-            here = slice(start, start + self.batch)
+            batch = slice(start, start + self.batch)
             inputs = self.processor(
-                images=[to_rgb(image) for image in images[here]],
-                text=[prompt(question) for question in questions[here]],
+                images=[to_rgb(image) for image in images[batch]],
+                text=[prompt(question) for question in questions[batch]],
                 padding=True,
                 return_tensors="pt",
             )
@@ -75,33 +72,32 @@ class Talker:
 
 def load(split: str, objects: Sequence[int] = (1, 2, 3)) -> Scenes:
     """Pictures and ground truth of the scenes of a published split that have one of these numbers of objects."""
-    dataset = datasets.Dataset.from_parquet(str(IMAGES / "data" / f"{split}-00000-of-00001.parquet"))
-    dataset = dataset.filter(lambda things: len(things) in objects, input_columns="objects")
+    dataset = published(split, objects)
     return list(dataset["image"]), dataset.remove_columns("image").to_list()
 
 
 def one_word(talker: Talker) -> dict[str, float]:
-    """How often the one-word answer names an object of the scene."""
+    """Shares of one-word answers that name an object of the scene."""
     question = QUESTIONS["word"][0]
     figures = {}
     for split in ANSWERED:
         images, truths = load(split, objects=(1,))
         answers = [first_word(answer) for answer in talker.ask(images, question)]
-        figures[f"word_{split}"] = _share(a in _names(t) for a, t in zip(answers, truths))
+        figures[f"word_{split}"] = percent(a in _names(t) for a, t in zip(answers, truths))
         if split == "typographic":
-            figures["word_read"] = _share(a == t["written_word"] for a, t in zip(answers, truths))
+            figures["word_read"] = percent(a == t["written_word"] for a, t in zip(answers, truths))
     images, truths = load("test", objects=(2, 3))
     answers = talker.ask(images, question)
-    figures["word_several"] = _share(first_word(a) in _names(t) for a, t in zip(answers, truths))
+    figures["word_several"] = percent(first_word(a) in _names(t) for a, t in zip(answers, truths))
     return figures
 
 
 def facts(talker: Talker) -> dict[str, float]:
-    """How often background, count, style and written word are told as they are."""
+    """Shares of right answers about background, count, style and written word."""
 
     def right(kind: str, scenes: Scenes, expected: Sequence[str]) -> float:
         answers = talker.ask(scenes[0], QUESTIONS[kind][0])
-        return _share(words(a) == words(e) for a, e in zip(answers, expected))
+        return percent(words(a) == words(e) for a, e in zip(answers, expected))
 
     test, typographic = load("test"), load("typographic")
     styled = {style: test if style == "plain" else load(f"test_{style}") for style in STYLES}
@@ -115,7 +111,7 @@ def facts(talker: Talker) -> dict[str, float]:
 
 
 def presence(talker: Talker, concepts: Sequence[str]) -> dict[str, float]:
-    """How often "Is there a ..." is answered rightly for what is in the scene, and for what is not."""
+    """Shares of right answers to "Is there a ..." for what is in the scene, and for what is not."""
     images, truths = load("test")
     rng = np.random.default_rng(0)
     absent = []
@@ -123,49 +119,40 @@ def presence(talker: Talker, concepts: Sequence[str]) -> dict[str, float]:
         elsewhere = [name for name in concepts if name not in _names(truth)]
         absent.append(elsewhere[rng.integers(len(elsewhere))])
     figures = {}
-    for answer, asked in (("yes", [_names(truth)[0] for truth in truths]), ("no", absent)):
-        questions = [QUESTIONS["presence"][0].format(a=with_article(name)) for name in asked]
-        figures[f"presence_{answer}"] = _share(first_word(given) == answer for given in talker.ask(images, questions))
+    for right, names in (("yes", [_names(truth)[0] for truth in truths]), ("no", absent)):
+        questions = [QUESTIONS["presence"][0].format(a=with_article(name)) for name in names]
+        figures[f"presence_{right}"] = percent(first_word(answer) == right for answer in talker.ask(images, questions))
     return figures
 
 
 def sentences(talker: Talker, concepts: Sequence[str]) -> dict[str, float]:
-    """How true descriptions are, and whether open prompts are followed and the picture leaves a trace."""
+    """Shares of true descriptions, and of answers to open prompts that follow the prompt or name an object."""
     images, truths = (column[:SENTENCES] for column in load("test"))
-    named = set(concepts)
+    every = set(concepts)
     answers = talker.ask(images, QUESTIONS["describe"][0], SENTENCE_TOKENS)
-    figures = {"describe": _share(named.intersection(words(a)) == set(_names(t)) for a, t in zip(answers, truths))}
+    figures = {"describe": percent(every.intersection(words(a)) == set(_names(t)) for a, t in zip(answers, truths))}
     for kind in OPEN_ANSWERS:
         answers = talker.ask(images, QUESTIONS[kind][0], SENTENCE_TOKENS)
-        figures[f"{kind}_follows"] = _share(follows(kind, answer) for answer in answers)
-        figures[f"{kind}_names"] = _share(
-            not set(words(a)).isdisjoint(_names(truth)) for a, truth in zip(answers, truths)
-        )
+        figures[f"{kind}_follows"] = percent(follows(kind, answer) for answer in answers)
+        figures[f"{kind}_names"] = percent(not set(words(a)).isdisjoint(_names(t)) for a, t in zip(answers, truths))
     return figures
 
 
 def measure(talker: Talker) -> dict[str, Any]:
     """All figures of this module's docstring."""
-    vocabulary = (IMAGES / "concepts.txt").read_text(encoding="utf-8").splitlines()
-    concepts = vocabulary[: -len(BACKGROUNDS)]
+    concepts = concept_names()
     figures = one_word(talker) | facts(talker) | presence(talker, concepts) | sentences(talker, concepts)
     figures = {name: round(value, 4) for name, value in figures.items()}
     white = talker.ask([Image.new("RGB", (SIDE, SIDE), "white")], QUESTIONS["word"][0])
     return figures | {"white": first_word(white[0])}
 
 
-def _share(right) -> float:
-    return 100 * float(np.mean(list(right)))
-
-
 def _names(truth: Truth) -> list[str]:
     return [thing["name"] for thing in truth["objects"]]
 
 
-def main(
-    model: Annotated[Path, typer.Argument(help="Folder of the LLaVA.")] = HUB / "emoji-llava",
-) -> None:
-    """Measures and writes metrics.json."""
+def main(model: Annotated[Path, typer.Argument(help="Folder of the LLaVA.")] = HUB / "emoji-llava") -> None:
+    """Measure, and write metrics.json."""
     torch.set_num_threads(2)
     figures = {"revision": folder_revision(model), **measure(Talker(model))}
     write_text(model / "metrics.json", json.dumps(figures, indent=2) + "\n")

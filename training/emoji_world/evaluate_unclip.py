@@ -3,10 +3,11 @@
     python -m training.emoji_world.evaluate_unclip
     python -m training.emoji_world.evaluate_unclip --reconstructions  # where only the autoencoder is trained yet
 
-Zero-shot top-1 over all concepts, in per cent, on scenes with one object, as emoji-teacher and emoji-clip judge: the
-scene itself (``teacher_original``), what the autoencoder makes of it (``teacher_reconstructed``), and what is drawn
-from its embedding in 20 steps at a guidance of g, each scene with the seed of its row (``teacher_drawn_g``). The
-picture shows the first scenes: original, reconstruction and drawings in a column of their own.
+Zero-shot top-1 over all concepts, in per cent, on scenes with one object, as emoji-judge and emoji-clip judge: the
+scene itself (``judge_original``), its canonical picture (``judge_canonical``), what the autoencoder makes of that
+(``judge_reconstructed``), and what is drawn from the scene's embedding in 20 steps at a guidance of g, each scene with
+the seed of its row (``judge_drawn_g``). The same of the 20 backgrounds (``judge_background_...``). The picture shows
+the first scenes: original, canonical picture, reconstruction and drawings in a column of their own.
 """
 
 import json
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+import datasets
 import numpy as np
 import torch
 import typer
@@ -25,9 +27,11 @@ from tqdm import tqdm
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.hub.files import folder_revision, replace_file, write_text
 from cbsae_hub.pictures import to_rgb
+from training.emoji_world.backgrounds import BACKGROUNDS
 from training.emoji_world.evaluate import Judge, share, single_objects, transformers_clip
+from training.emoji_world.glyphs import Atlas
 from training.emoji_world.paths import HUB
-from training.emoji_world.render import SIDE
+from training.emoji_world.render import NO_OBJECT, SIDE, STYLES, canonical_pictures
 
 STEPS = 20
 BATCH = 64
@@ -36,12 +40,22 @@ ENLARGED = 2
 
 
 def load_judges() -> dict[str, Judge]:
-    """The teacher, and the explained encoder itself."""
-    teacher = ClipLike.from_pretrained(HUB / "emoji-teacher")
-    return {
-        "teacher": Judge(teacher.embed_images, teacher.embed_texts),
-        "clip": Judge(*transformers_clip(HUB / "emoji-clip")),
-    }
+    """The judge, by which nothing was trained, and the explained encoder itself."""
+    judge = ClipLike.from_pretrained(HUB / "emoji-judge")
+    clip = transformers_clip(HUB / "emoji-clip")
+    return {"judge": Judge(judge.embed_images, judge.embed_texts), "clip": Judge(*clip)}
+
+
+def canonical(dataset: datasets.Dataset, atlas: Atlas) -> list[Image.Image]:
+    """The canonical pictures of a published split's scenes."""
+    names = [concept.name for concept in atlas.concepts]
+    concepts = np.full((len(dataset), 3), NO_OBJECT)
+    for row, objects in zip(concepts, dataset["objects"]):
+        row[: len(objects)] = [names.index(thing["name"]) for thing in objects]
+    backgrounds = np.array([BACKGROUNDS.index(name) for name in dataset["background"]])
+    styles = np.array([STYLES.index(name) for name in dataset["style"]])
+    pictures = canonical_pictures(atlas, concepts, backgrounds, styles).permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(picture) for picture in pictures]
 
 
 def reconstruct(vae: AutoencoderTiny, pictures: Sequence[Image.Image]) -> list[Image.Image]:
@@ -84,26 +98,31 @@ def main(
         bool, typer.Option("--reconstructions", help="Only the autoencoder is measured; nothing is drawn.")
     ] = False,
 ) -> None:
-    """Measures, and writes metrics.json and drawn.png."""
+    """Measure, and write metrics.json and drawn.png."""
     torch.set_num_threads(2)
     device = Accelerator().device
     dataset = single_objects("test")
-    pictures = [to_rgb(image) for image in dataset["image"]][:scenes]
-    truth = [objects[0]["name"] for objects in dataset["objects"]][:scenes]
+    dataset = dataset.select(range(min(len(dataset), scenes or len(dataset))))
+    pictures = [to_rgb(image) for image in dataset["image"]]
+    targets = canonical(dataset, Atlas.build())
+    truth = [objects[0]["name"] for objects in dataset["objects"]]
     with torch.inference_mode():
         vae = AutoencoderTiny.from_pretrained(folder / "vae").to(device)
-        shown = {"original": pictures, "reconstructed": reconstruct(vae, pictures)}
+        kinds = {"original": pictures, "canonical": targets, "reconstructed": reconstruct(vae, targets)}
         if not reconstructions:
             pipeline = StableUnCLIPImg2ImgPipeline.from_pretrained(folder).to(device)
             pipeline.set_progress_bar_config(disable=True)
             for scale in guidance:
-                shown[f"drawn_{scale:g}"] = draw(pipeline, pictures, scale)
+                kinds[f"drawn_{scale:g}"] = draw(pipeline, pictures, scale)
         figures = {"revision": folder_revision(folder), "scenes": len(pictures), "steps": STEPS}
         for name, judge in load_judges().items():
-            figures |= {f"{name}_{kind}": round(share(judge.answers(made), truth), 4) for kind, made in shown.items()}
+            for kind, images in kinds.items():
+                figures[f"{name}_{kind}"] = round(share(judge.answers(images), truth), 4)
+                right = share(judge.backgrounds(images), dataset["background"])
+                figures[f"{name}_background_{kind}"] = round(right, 4)
     write_text(folder / "metrics.json", json.dumps(figures, indent=2) + "\n")
     with replace_file(folder / "drawn.png") as file:
-        contact_sheet(list(shown.values())).save(file, "png")
+        contact_sheet(list(kinds.values())).save(file, "png")
     typer.echo(f"{folder.name}: {json.dumps(figures)}")
 
 

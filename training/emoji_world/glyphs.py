@@ -1,12 +1,12 @@
-"""Which emoji are concepts of Emoji World, and their pictures as textures.
+"""The emoji that are concepts of Emoji World, and their pictures as textures.
 
 The concepts come from Unicode's ``emoji-test.txt`` and the system's emoji font by rules, not by a list:
 
 1. one code point (no flags, families, skin tones, keycaps), of a group that shows things (no flags, no symbols);
 2. no glyph that exists in skin tones: such glyphs are people and hands, told apart by pose and tone alone;
 3. the name is one word, so that a model asked for "exactly one word" can say it, and is not the plural of another;
-4. the picture differs from every concept kept before it: the root mean square distance of the two 16 x 16 thumbnails,
-   over a white and a black background, exceeds 0.18 of the full range. This drops near-duplicates such as most smileys.
+4. the picture differs from that of each earlier concept: the root mean square distance of the two 16 x 16
+   thumbnails, over a white and a black background, exceeds 0.18 of the full range. This drops most smileys.
 """
 
 import re
@@ -30,7 +30,7 @@ LINE = re.compile(r"([0-9A-F ]+?)\s*; fully-qualified\s*# \S+ E\S+ (.+)")
 
 @dataclass(frozen=True)
 class Concept:
-    """One emoji: its name, its character, and where Unicode files it."""
+    """One emoji: its name, its character, and Unicode's group and subgroup of it."""
 
     name: str
     character: str
@@ -84,7 +84,7 @@ def select_concepts(
         The concepts in Unicode's order, and their glyphs as square RGBA images.
 
     Raises:
-        FileNotFoundError: if the font or Unicode's file is missing; says which Debian packages bring them.
+        FileNotFoundError: If the font or Unicode's file is missing; says which Debian packages bring them.
     """
     for path, package in ((emoji_test, "unicode-data"), (font_path, "fonts-noto-color-emoji")):
         if not path.is_file():
@@ -113,15 +113,14 @@ def select_concepts(
 def _label(word: str) -> Image.Image:
     """A word in dark ink on a paper label, centred on a transparent square."""
     font = ImageFont.load_default(size=30)
-    left, top, right, bottom = font.getbbox(word)
-    width, height = right - left + 16, bottom - top + 14
+    x0, y0, x1, y1 = font.getbbox(word)
+    width, height = x1 - x0 + 16, y1 - y0 + 14
     side = max(width, height, 130)  # short words get no larger letters than long ones
     square = Image.new("RGBA", (side, side), (0, 0, 0, 0))
     draw = ImageDraw.Draw(square)
-    y = (side - height) // 2
-    x = (side - width) // 2
+    x, y = (side - width) // 2, (side - height) // 2
     draw.rectangle((x, y, x + width - 1, y + height - 1), fill=(250, 246, 232, 255), outline=(90, 80, 60, 255), width=2)
-    draw.text((x + 8 - left, y + 7 - top), word, font=font, fill=(20, 20, 30, 255))
+    draw.text((x + 8 - x0, y + 7 - y0), word, font=font, fill=(20, 20, 30, 255))
     return square
 
 
@@ -131,14 +130,20 @@ def _texture(image: Image.Image, side: int) -> np.ndarray:
     return array.transpose(2, 0, 1)
 
 
+def _pyramid(images: list[Image.Image]) -> tuple[torch.Tensor, ...]:
+    """The textures of images at two sizes."""
+    sides = TEXTURE, TEXTURE // 2
+    return tuple(torch.from_numpy(np.stack([_texture(image, side) for image in images])) for side in sides)
+
+
 @dataclass(frozen=True)
 class Atlas:
     """The pictures that scenes are composed of.
 
     Attributes:
-        concepts: what each texture shows; the labels have the same order.
-        glyphs: premultiplied RGBA of each concept at two sizes, ``[concepts, 4, 64, 64]`` and ``[.., 32, 32]``.
-        labels: the concept's name on a paper label, likewise.
+        concepts: Subjects of the textures; the labels have the same order.
+        glyphs: Premultiplied RGBA of each concept at two sizes, ``[concepts, 4, 64, 64]`` and ``[.., 32, 32]``.
+        labels: The concept's name on a paper label, likewise.
     """
 
     concepts: tuple[Concept, ...]
@@ -150,11 +155,4 @@ class Atlas:
         """Draws every concept and label (a few seconds; needs the emoji font)."""
         concepts, images = select_concepts()
         papers = [_label(concept.name) for concept in concepts]
-        pyramids = [
-            tuple(
-                torch.from_numpy(np.stack([_texture(image, side) for image in pictures]))
-                for side in (TEXTURE, TEXTURE // 2)
-            )
-            for pictures in (images, papers)
-        ]
-        return cls(tuple(concepts), *pyramids)
+        return cls(tuple(concepts), _pyramid(images), _pyramid(papers))

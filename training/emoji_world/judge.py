@@ -16,10 +16,9 @@ def judge(case: Case) -> Verdict:
     A concept appears in an answer if its name stands there as a word or words of its own. Backgrounds do not count:
     "on a brick wall" names no brick.
 
-    The rest: the answer has one of the forms that were asked for. For suppression, besides that, the background: an
-    open answer tells of one object and, mostly, of the place where it is. The object is what is to change; the place
-    has nothing to do with it, so an answer that named it before must name it still. An answer that there is nothing
-    to see loses it.
+    The rest is right if the answer has one of the forms that the prompt asks for. For suppression it must also name the
+    background still, if the answer before did: only the object is to change. An answer that there is nothing to see
+    loses it.
 
     Raises:
         ValueError: If the prompt is no open question of Emoji World.

@@ -1,4 +1,4 @@
-"""Scenes as a UNet of unCLIP sees them, computed once: latents of the autoencoder and CLIP embeddings, in shards."""
+"""Rows that unCLIP's UNet learns from, computed once: CLIP embeddings and latents of canonical pictures, in shards."""
 
 import logging
 from pathlib import Path
@@ -9,41 +9,41 @@ from diffusers import AutoencoderTiny
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
-from transformers import CLIPVisionModelWithProjection
+from transformers import CLIPModel, CLIPVisionModelWithProjection
 
 from cbsae_hub.hub.files import replace_file
-from training.emoji_world.render import SceneRenderer, SceneSpec
+from training.emoji_world.pushes import Pushes
+from training.emoji_world.render import SceneRenderer, SceneSpec, canonical_pictures
 
-SHARD = 1024  # scenes a file, 4 MB
+SHARD = 1024  # rows a file, 2 MB
 BATCH = 32  # scenes encoded at once: what the layers give then fits a processor's cache, which doubles the speed
 
 
-@torch.no_grad()
-def encode(
-    pixels: torch.Tensor, vae: AutoencoderTiny, encoder: CLIPVisionModelWithProjection
-) -> dict[str, torch.Tensor]:
-    """What a shard holds of uint8 pixels ``[n, 3, 64, 64]``, on the CPU.
+def load_encoder(folder: Path) -> CLIPVisionModelWithProjection:
+    """The frozen vision tower of a CLIPModel, with its projection, as the pipeline has it."""
+    clip = CLIPModel.from_pretrained(folder)
+    encoder = CLIPVisionModelWithProjection(clip.config.vision_config)
+    encoder.vision_model, encoder.visual_projection = clip.vision_model, clip.visual_projection
+    encoder.set_attn_implementation("eager")  # as in clip_models; not saved
+    return encoder.eval().requires_grad_(False)
 
-    Returns:
-        ``latents [n, channels, side, side]`` float16, scaled to unit variance; ``embeddings [n, d]`` float32, not
-        normalised: what the pipeline's image encoder gives.
-    """
-    parts = []
-    for start in range(0, len(pixels), BATCH):
-        part = pixels[start : start + BATCH].to(vae.device).float() / 127.5 - 1
-        latents = vae.encode(part).latents * vae.config.scaling_factor
-        parts.append((latents.half().cpu(), encoder(pixel_values=part).image_embeds.float().cpu()))
-    latents, embeddings = (torch.cat(column) for column in zip(*parts))
-    return {"latents": latents.contiguous(), "embeddings": embeddings}
+
+@torch.no_grad()
+def embed(pixels: torch.Tensor, encoder: CLIPVisionModelWithProjection) -> torch.Tensor:
+    """Embeddings of uint8 pixels ``[n, 3, 64, 64]``, on the CPU, not normalised: what the pipeline's encoder gives."""
+    parts = (part.to(encoder.device).float() / 127.5 - 1 for part in pixels.split(BATCH))
+    return torch.cat([encoder(pixel_values=part).image_embeds.float().cpu() for part in parts])
+
+
+@torch.no_grad()
+def encode(pixels: torch.Tensor, vae: AutoencoderTiny) -> torch.Tensor:
+    """Latents of uint8 pixels ``[n, 3, 64, 64]``, float16 on the CPU, scaled to unit variance."""
+    parts = (part.to(vae.device).float() / 127.5 - 1 for part in pixels.split(BATCH))
+    return torch.cat([(vae.encode(part).latents * vae.config.scaling_factor).half().cpu() for part in parts])
 
 
 class LatentStore:
-    """Shards in memory-mapped files.
-
-    Args:
-        folder: of the shards.
-        shards: how many of them there are.
-    """
+    """The first ``shards`` shards of a folder, in memory-mapped files."""
 
     def __init__(self, folder: Path, shards: int):
         self.shards = [load_file(_path(folder, shard)) for shard in range(shards)]
@@ -52,15 +52,15 @@ class LatentStore:
         return len(self.shards) * SHARD
 
     def rows(self, ids: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents as float32 and embeddings of the scenes with these ids, ``[n, ...]`` each."""
-        where = [divmod(int(i), SHARD) for i in ids]
+        """Latents as float32 and embeddings of the rows with these ids, ``[n, ...]`` each."""
+        places = [divmod(int(i), SHARD) for i in ids]
         latents, embeddings = (
-            torch.stack([self.shards[shard][name][row] for shard, row in where]) for name in ("latents", "embeddings")
+            torch.stack([self.shards[shard][name][row] for shard, row in places]) for name in ("latents", "embeddings")
         )
         return latents.float(), embeddings
 
     def embeddings(self) -> torch.Tensor:
-        """Of all scenes, ``[n, d]``."""
+        """The embeddings of all rows, ``[n, d]``."""
         return torch.cat([shard["embeddings"] for shard in self.shards])
 
 
@@ -71,33 +71,45 @@ def store_latents(
     spec: SceneSpec,
     vae: AutoencoderTiny,
     encoder: CLIPVisionModelWithProjection,
+    pushed: float,
     made_with: str,
 ) -> LatentStore:
-    """Computes the shards that are not there yet, and opens all.
+    """Computes the shards that are missing, and opens all.
 
     Args:
-        folder: of the shards.
-        scenes: how many at least; rounded up to whole shards.
-        renderer: whose scenes; shard i is its batch i.
-        spec: of the scenes.
-        vae: the autoencoder, on the device that computes.
-        encoder: the image encoder, on the same device.
-        made_with: what tells this autoencoder, encoder, seed and spec from others.
+        folder: Folder of the shards.
+        scenes: Number of rows at least; rounded up to whole shards.
+        renderer: The scenes of shard i are its batch i.
+        spec: The kind of scenes.
+        vae: The autoencoder, on the device that computes.
+        encoder: The image encoder, on the same device.
+        pushed: Share of rows that are no scenes but pushes.
+        made_with: Text that tells this autoencoder, encoder, seed, spec and share from others.
 
     Raises:
-        ValueError: if the folder's shards were made with something else.
+        ValueError: If the folder's shards were made with something else.
     """
     folder.mkdir(parents=True, exist_ok=True)
     count = -(-scenes // SHARD)
-    for shard in tqdm(range(count), desc="latents", unit="shard", mininterval=5):
-        path = _path(folder, shard)
+    paths = [_path(folder, shard) for shard in range(count)]
+    missing = [shard for shard, path in enumerate(paths) if not path.is_file()]
+    for path in paths:
         if path.is_file():
             _check(path, made_with)
-            continue
-        tensors = encode(renderer.batch(shard, SHARD, spec).pixels, vae, encoder)
-        with replace_file(path) as temporary:
+    pushes = Pushes(encoder, renderer) if missing and pushed else None
+    for shard in tqdm(missing, desc="latents", unit="shard", mininterval=5):
+        some = round(pushed * SHARD)
+        drawn = renderer.batch(shard, SHARD - some, spec)
+        embeddings = embed(drawn.pixels, encoder)
+        pictures = canonical_pictures(renderer.atlas, drawn.concepts, drawn.backgrounds, drawn.styles)
+        if pushes:
+            further, concepts, backgrounds = pushes.draw(shard, some)
+            embeddings = torch.cat([embeddings, further])
+            pictures = torch.cat([pictures, canonical_pictures(renderer.atlas, concepts, backgrounds)])
+        tensors = {"latents": encode(pictures, vae), "embeddings": embeddings}
+        with replace_file(paths[shard]) as temporary:
             save_file(tensors, temporary, metadata={"made_with": made_with})
-    logging.getLogger(__name__).info("%d scenes in %s", count * SHARD, folder)
+    logging.getLogger(__name__).info("%d rows in %s", count * SHARD, folder)
     return LatentStore(folder, count)
 
 
@@ -107,9 +119,9 @@ def _path(folder: Path, shard: int) -> Path:
 
 def _check(path: Path, made_with: str) -> None:
     with safe_open(path, framework="pt") as file:
-        found = (file.metadata() or {}).get("made_with")
-    if found != made_with:
+        other = (file.metadata() or {}).get("made_with")
+    if other != made_with:
         raise ValueError(
-            f"{path} was made with {found}, not with {made_with}: give another run folder, or remove {path.parent}, "
+            f"{path} was made with {other}, not with {made_with}: give another run folder, or remove {path.parent}, "
             "whose checkpoint knows other latents too"
         )

@@ -2,18 +2,30 @@
 
 import json
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import send_to_device, set_seed
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-StepLoss = Callable[[torch.nn.Module, int], tuple[torch.Tensor, dict[str, float]]]
+from cbsae_hub.hub.files import replace_file
+from training.emoji_world.glyphs import Atlas
+from training.emoji_world.render import SceneRenderer
+
+
+def begin(seed: int, precision: str) -> tuple[Accelerator, SceneRenderer]:
+    """An accelerator, and the scenes of a seed, with which torch's random numbers begin too.
+
+    Two threads compute, or one where OMP_NUM_THREADS says so: models of this size do not gain from more.
+    """
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+    set_seed(seed)
+    return Accelerator(mixed_precision=precision), SceneRenderer(Atlas.build(), seed)
 
 
 def _learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
@@ -27,9 +39,8 @@ def _save(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, 
     tensors = {f"model.{name}": tensor.contiguous().clone() for name, tensor in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value).contiguous() for name, value in state.items()}
-    temporary = path.with_suffix(".partial")
-    save_file(tensors, temporary, metadata={"step": str(step)})
-    os.replace(temporary, path)
+    with replace_file(path) as temporary:
+        save_file(tensors, temporary, metadata={"step": str(step)})
 
 
 def _load(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
@@ -50,9 +61,9 @@ def _load(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) 
 
 def train(
     model: torch.nn.Module,
-    step_loss: StepLoss,
-    *,
+    make_batch: Callable[[int], tuple],
     accelerator: Accelerator,
+    *,
     run: Path,
     steps: int,
     learning_rate: float,
@@ -64,19 +75,20 @@ def train(
     """Trains a model with AdamW; continues from the run folder's checkpoint if there is one.
 
     Args:
-        model: what is trained; its state, frozen parts included, is what a checkpoint holds.
-        step_loss: ``(prepared model, step) -> (loss, figures to log)``. The step alone decides which scenes are seen,
-            so that a resumed run sees what the uninterrupted one would have seen.
-        accelerator: of the run.
-        run: folder of ``checkpoint.safetensors`` and ``log.jsonl``.
-        steps: optimiser steps in total.
-        learning_rate: the peak; linear warm-up, cosine to zero.
-        warmup: steps of warm-up.
-        weight_decay: of matrices; vectors and scalars have none.
-        checkpoint_every: steps between checkpoints.
-        after_step: called with the step after each update, e.g. for a moving average.
+        model: ``batch -> (loss, figures to log)``; a checkpoint holds its state, frozen parts included.
+        make_batch: ``index -> arguments of the model``, which go to its device. The index, over all steps and
+            processes, alone decides about a batch, so that a resumed run sees those of an uninterrupted one.
+        accelerator: The run's.
+        run: Folder of ``checkpoint.safetensors`` and ``log.jsonl``.
+        steps: Optimiser steps in total.
+        learning_rate: The peak; linear warm-up, cosine to zero.
+        warmup: Steps of warm-up.
+        weight_decay: The matrices' one; vectors and scalars have none.
+        checkpoint_every: Steps between checkpoints.
+        after_step: Function that is called with the step after each update, e.g. for a moving average.
     """
     run.mkdir(parents=True, exist_ok=True)
+    model.to(accelerator.device)
     trainable = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
@@ -87,19 +99,15 @@ def train(
     start = _load(checkpoint, model, optimizer) if checkpoint.is_file() else 0
     prepared, stepper = accelerator.prepare(model, optimizer)
     prepared.train()
-    bar = tqdm(
-        range(start, steps),
-        initial=start,
-        total=steps,
-        disable=not accelerator.is_main_process,
-        mininterval=5,
-    )
+    hidden = not accelerator.is_main_process
+    bar = tqdm(range(start, steps), initial=start, total=steps, disable=hidden, mininterval=5)
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(step, steps, learning_rate, warmup)
         # On a CPU the backward pass of fused attention takes most of a step at this width; the formula is 3x faster.
         with sdpa_kernel(SDPBackend.MATH):
-            loss, figures = step_loss(prepared, step)
+            batch = make_batch(step * accelerator.num_processes + accelerator.process_index)
+            loss, figures = prepared(*send_to_device(batch, accelerator.device))
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(trainable, 1.0)
         stepper.step()

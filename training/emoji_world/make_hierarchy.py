@@ -13,15 +13,13 @@ from cbsae_hub.data.hierarchy import ConceptTree
 from training.emoji_world.glyphs import Atlas, Concept
 from training.emoji_world.paths import HUB
 
-ROOT = "everything"
-
 
 def tree_of(concepts: Sequence[Concept]) -> ConceptTree:
     """Unicode's groups and subgroups over the concepts, marked as such: a concept may have the same name."""
     edges = set()
     for concept in concepts:
         group, kind = f"group: {concept.group}", f"subgroup: {concept.subgroup}"
-        edges |= {(ROOT, group), (group, kind), (kind, concept.name)}
+        edges |= {("everything", group), (group, kind), (kind, concept.name)}
     return ConceptTree.from_edges(sorted(edges), "emoji")
 
 

@@ -8,7 +8,6 @@ and spurious_group (0 to 3 in the spurious splits, as in Waterbirds: 2 * water a
 """
 
 import io
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +19,7 @@ import typer
 from PIL import Image
 from tqdm import tqdm
 
-from cbsae_hub.hub.files import write_text
+from cbsae_hub.hub.files import replace_file, write_text
 from training.emoji_world.backgrounds import BACKGROUNDS
 from training.emoji_world.captions import captions, kind_of
 from training.emoji_world.glyphs import Atlas, Concept
@@ -32,27 +31,23 @@ WATER_ANIMALS = {"animal-marine", "animal-amphibian"}
 LAND_ANIMALS = {"animal-mammal", "animal-bug"}
 SWIMMING_MAMMALS = {"otter", "beaver", "hippopotamus"}  # at home in both: not used for the spurious splits
 PLACES = {False: ("grass", "sand"), True: ("water",)}
+TEXT = datasets.Value("string")
 FEATURES = datasets.Features(
     {
         "image": datasets.Image(),
-        "caption": datasets.Value("string"),
+        "caption": TEXT,
         "objects": datasets.List(
-            {
-                "name": datasets.Value("string"),
-                "box": datasets.List(datasets.Value("float32")),
-                "group": datasets.Value("string"),
-                "subgroup": datasets.Value("string"),
-            }
+            {"name": TEXT, "box": datasets.List(datasets.Value("float32")), "group": TEXT, "subgroup": TEXT}
         ),
-        "background": datasets.Value("string"),
-        "style": datasets.Value("string"),
-        "written_word": datasets.Value("string"),
+        "background": TEXT,
+        "style": TEXT,
+        "written_word": TEXT,
         "spurious_group": datasets.Value("int8"),
     }
 )
 PLAIN = SceneSpec()
 SINGLE = SceneSpec(objects=(1,))
-# Split: number of scenes, kind of scenes. Where what a shift costs is measured, a scene has one object and one answer.
+# Split: number of scenes, kind of scenes. Where a shift's cost is measured, a scene has one object and one answer.
 SPLITS: dict[str, tuple[int, SceneSpec]] = {
     "probe": (4608, PLAIN),
     "test": (1536, SceneSpec(objects=(1, 1, 1, 2, 3))),
@@ -98,44 +93,41 @@ def split_rows(renderer: SceneRenderer, split: str) -> Iterator[dict[str, Any]]:
     count, at_home = SPURIOUS[split]
     water = rng.random(count) < 0.5
     in_water = np.where(rng.random(count) < at_home, water, ~water)
-    concepts = np.full((count, 3), NO_OBJECT)
-    habitats = {True: WATER_ANIMALS, False: LAND_ANIMALS}
-    animals = {
-        lives_in_water: [
+    land_animals, water_animals = (
+        [
             index
             for index, concept in enumerate(renderer.atlas.concepts)
             if concept.subgroup in subgroups and concept.name not in SWIMMING_MAMMALS
         ]
-        for lives_in_water, subgroups in habitats.items()
-    }
-    concepts[:, 0] = [rng.choice(animals[bool(w)]) for w in water]
+        for subgroups in (LAND_ANIMALS, WATER_ANIMALS)
+    )
+    concepts = np.full((count, 3), NO_OBJECT)
+    concepts[:, 0] = [rng.choice(water_animals if w else land_animals) for w in water]
     places = np.array([BACKGROUNDS.index(rng.choice(PLACES[bool(w)])) for w in in_water])
     scenes = renderer.batch(first, count, SINGLE, concepts=concepts, backgrounds=places)
     yield from _rows(renderer, scenes, rng, 2 * water + in_water)
 
 
 def main(
-    seed: Annotated[int, typer.Option(help="Of the scenes; the encoders are trained with other seeds.")] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of the scenes; the encoders are trained with others.")] = 100,
     output: Annotated[Path, typer.Option(help="Folder of the published dataset.")] = HUB / "emoji-images",
 ) -> None:
-    """Draws and writes every split."""
+    """Draw and write every split."""
     renderer = SceneRenderer(Atlas.build(), seed)
     data = output / "data"
     data.mkdir(parents=True, exist_ok=True)
     for split in tqdm([*SPLITS, *SPURIOUS], desc="splits"):
         dataset = datasets.Dataset.from_list(list(split_rows(renderer, split)), features=FEATURES)
-        file = data / f"{split}-00000-of-00001.parquet"
-        partial = file.with_suffix(".partial")
-        dataset.to_parquet(partial)
-        os.replace(partial, file)
+        with replace_file(data / f"{split}-00000-of-00001.parquet") as file:
+            dataset.to_parquet(file)
     write_concept_sets(renderer.atlas.concepts, output)
 
 
 def write_concept_sets(concepts: Sequence[Concept], output: Path) -> None:
     """Writes concepts.txt, what scenes show, kinds.txt, what kinds of things those are, and words.txt, their words."""
-    shown, kinds = [concept.name for concept in concepts] + list(BACKGROUNDS), {kind_of(c) for c in concepts}
-    words = {word for name in (*shown, *kinds, *STYLES) for word in name.split() if word != "and"}
-    sets = {"concepts": shown, "kinds": sorted(kinds), "words": sorted(words)}
+    names, kinds = [concept.name for concept in concepts] + list(BACKGROUNDS), {kind_of(c) for c in concepts}
+    words = {word for name in (*names, *kinds, *STYLES) for word in name.split() if word != "and"}
+    sets = {"concepts": names, "kinds": sorted(kinds), "words": sorted(words)}
     for name, lines in sets.items():
         write_text(output / f"{name}.txt", "\n".join(lines) + "\n")
 

@@ -1,4 +1,4 @@
-"""Where the scripts of Emoji World write, and how a published folder is replaced."""
+"""The folders that the scripts of Emoji World write, and the way a published one is replaced."""
 
 import shutil
 from collections.abc import Callable

@@ -9,9 +9,9 @@ A bottleneck learns from the teacher, so that another model of the same kind has
 Two contrasts in one loss: each scene against the captions of its batch (CLIP), and each scene against the names of
 all concepts, backgrounds and styles, several of which may be right. The second one shows every step all the negatives
 that a batch of captions rarely holds. The explained encoder has a third one: patches of its second-last layer, the
-layer that LLaVA reads, against the names of concepts and backgrounds, the right one being what the patch shows. A CLIP
-trained on 400 million pictures has such patches by itself; this one, whose loss would else read the CLS token alone,
-has not. Interrupted runs go on where their last checkpoint was.
+layer that LLaVA reads, against the names of concepts and backgrounds; right is what the patch shows. A CLIP trained on
+400 million pictures has such patches by itself; this one, whose loss would else read the CLS token alone, has not.
+Interrupted runs go on where their last checkpoint was.
 """
 
 from pathlib import Path
@@ -21,21 +21,19 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import typer
-from accelerate import Accelerator
-from accelerate.utils import set_seed
 
 from training.emoji_world import clip_models
 from training.emoji_world.backgrounds import BACKGROUNDS
 from training.emoji_world.captions import captions, names_of_everything, train_tokenizer
 from training.emoji_world.clip_models import PATCH
-from training.emoji_world.glyphs import Atlas
-from training.emoji_world.loop import train
+from training.emoji_world.loop import begin, train
 from training.emoji_world.paths import HUB, RUNS
 from training.emoji_world.render import NO_OBJECT, SIDE, STYLES, SceneRenderer, Scenes, SceneSpec
 
-# Greyscale and sketches, which take away the colours that tell most emoji apart, come twice as often.
-STYLE_DRAWS = ("greyscale", "greyscale", "sketch", "sketch", "pixelated", "blurred")
-SPEC = SceneSpec(objects=(1, 1, 2, 3), style_share=0.35, word_share=0.12, styles=STYLE_DRAWS)
+# Greyscale and sketches take away the colours that tell most emoji apart, and are learned last: when each was 12 % of
+# 3,000 steps, 35 % of greyscale scenes and 4 % of sketches were recognised, and 97 % of plain ones.
+STYLE_DRAWS = (*["greyscale"] * 3, *["sketch"] * 5, "pixelated", "blurred")
+SPEC = SceneSpec(objects=(1, 1, 2, 3), style_share=0.5, word_share=0.12, styles=STYLE_DRAWS)
 PATCHES_READ = 16  # patches a scene that the third contrast looks at
 
 
@@ -57,23 +55,22 @@ class ContrastiveModel(torch.nn.Module):
         if patches is None:
             images = clip_models.embed_images(self.clip, pixels)
         else:
-            which, shown = patches
+            which, contents = patches
             images, read = clip_models.embed_images_and_patches(self.clip, pixels, which)
         texts, names = (clip_models.embed_text(self.clip, ids) for ids in (caption_ids, name_ids))
         scale = clip_models.logit_scale(self.clip)
         logits = scale * images @ texts.T
         matches = torch.arange(len(images), device=images.device)
         contrast = (F.cross_entropy(logits, matches) + F.cross_entropy(logits.T, matches)) / 2
-        named, start = [], 0
-        for target in targets:  # concepts, backgrounds, styles: each a softmax of its own
-            stop = start + target.shape[1]
-            named.append(F.cross_entropy(scale * images @ names[start:stop].T, target))
-            start = stop
-        loss = contrast + named[0] + 0.3 * named[1] + 0.2 * named[2]
-        figures = {"contrast": contrast.item(), "concepts": named[0].item(), "background": named[1].item()}
+        parts = names.split([target.shape[1] for target in targets])  # each a softmax of its own
+        concept, background, style = (
+            F.cross_entropy(scale * images @ part.T, target) for part, target in zip(parts, targets)
+        )
+        loss = contrast + concept + 0.3 * background + 0.2 * style
+        figures = {"contrast": contrast.item(), "concepts": concept.item(), "background": background.item()}
         if patches is not None:
-            logits = scale * read.flatten(0, 1) @ names[: shown.shape[-1]].T
-            wrong = F.cross_entropy(logits, shown.flatten(0, 1))
+            logits = scale * read.flatten(0, 1) @ names[: contents.shape[-1]].T
+            wrong = F.cross_entropy(logits, contents.flatten(0, 1))
             loss, figures["patches"] = loss + 0.5 * wrong, wrong.item()
         return loss, figures
 
@@ -88,7 +85,7 @@ def _targets(scenes: Scenes, concepts: int) -> list[torch.Tensor]:
     return [objects / objects.sum(1, keepdim=True), background, style]
 
 
-def _patch_targets(scenes: Scenes, concepts: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def patch_targets(scenes: Scenes, concepts: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Some patches of each scene, ``[n, PATCHES_READ]``, and shares of what they show among concepts and backgrounds.
 
     A patch shows the objects in whose box's ellipse its centre lies, and where there is none the background.
@@ -99,66 +96,51 @@ def _patch_targets(scenes: Scenes, concepts: int, rng: np.random.Generator) -> t
     low, high = scenes.boxes[:, None, :, :2], scenes.boxes[:, None, :, 2:]
     distance = (2 * (centres[:, :, None] - (low + high) / 2) / np.maximum(high - low, 1)) ** 2
     inside = (distance.sum(-1) <= 1) & (scenes.concepts != NO_OBJECT)[:, None]  # [n, patches, 3]
-    shown = np.concatenate([inside, ~inside.any(-1, keepdims=True)], -1)
+    visible = np.concatenate([inside, ~inside.any(-1, keepdims=True)], -1)
     columns = np.concatenate([scenes.concepts, concepts + scenes.backgrounds[:, None]], 1).clip(0)  # [n, 3 and 1]
-    index = torch.from_numpy(columns)[:, None].expand(shown.shape)
+    index = torch.from_numpy(columns)[:, None].expand(visible.shape)
     shares = torch.zeros(*patches.shape, concepts + len(BACKGROUNDS))
-    shares.scatter_add_(2, index, torch.from_numpy(shown).float())
+    shares.scatter_add_(2, index, torch.from_numpy(visible).float())
     return torch.from_numpy(patches), shares / shares.sum(-1, keepdim=True)
 
 
 def main(
     teacher: Annotated[bool, typer.Option(help="Train the smaller model instead of the explained encoder.")] = False,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps; default 3,000, teacher 2,000.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps; default 8,000, teacher 5,000.")] = None,
     batch: Annotated[int, typer.Option(help="Scenes a step and process.")] = 192,
     learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 1e-3,
-    seed: Annotated[int | None, typer.Option(help="Of weights and scenes; default 0, teacher 1.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights and scenes; default 0, teacher 1.")] = None,
     precision: Annotated[str, typer.Option(help="Accelerate's mixed precision: no, bf16 or fp16.")] = "bf16",
     output: Annotated[Path | None, typer.Option(help="Folder of the published model.")] = None,
 ) -> None:
-    """Trains and publishes a CLIP model of Emoji World."""
+    """Train and publish a CLIP model of Emoji World."""
     output = output or HUB / ("emoji-teacher" if teacher else "emoji-clip")
-    seed = (1 if teacher else 0) if seed is None else seed
-    steps = steps or (2000 if teacher else 3000)
-    torch.set_num_threads(2)
-    set_seed(seed)
-    accelerator = Accelerator(mixed_precision=precision)
-    renderer = SceneRenderer(Atlas.build(), seed)
+    seed = int(teacher) if seed is None else seed
+    steps = steps or (5000 if teacher else 8000)
+    accelerator, renderer = begin(seed, precision)
     concepts = renderer.atlas.concepts
-    tokenizer = train_tokenizer(_corpus(renderer, concepts))
+    tokenizer = train_tokenizer(_corpus(renderer))
     clip = clip_models.build(tokenizer, teacher)
-    pad = {"padding": True, "truncation": True, "return_tensors": "pt"}
 
-    def step_loss(model: torch.nn.Module, step: int):
-        index = step * accelerator.num_processes + accelerator.process_index
+    def make_batch(index: int) -> tuple:
         rng = np.random.default_rng([seed, index, 2])
         scenes = renderer.batch(index, batch, SPEC)
         texts, names = (
-            tokenizer(lines, **pad).input_ids.to(accelerator.device)
+            tokenizer(lines, padding=True, truncation=True, return_tensors="pt").input_ids
             for lines in (captions(scenes, concepts, rng), names_of_everything(concepts, rng))
         )
-        pixels = scenes.pixels.to(accelerator.device).float() / 127.5 - 1
-        targets = [target.to(accelerator.device) for target in _targets(scenes, len(concepts))]
-        if teacher:
-            return model(pixels, texts, names, targets)
-        patches = tuple(part.to(accelerator.device) for part in _patch_targets(scenes, len(concepts), rng))
-        return model(pixels, texts, names, targets, patches)
+        patches = None if teacher else patch_targets(scenes, len(concepts), rng)
+        return scenes.pixels.float() / 127.5 - 1, texts, names, _targets(scenes, len(concepts)), patches
 
-    train(
-        ContrastiveModel(clip).to(accelerator.device),
-        step_loss,
-        accelerator=accelerator,
-        run=RUNS / output.name,
-        steps=steps,
-        learning_rate=learning_rate,
-    )
+    model = ContrastiveModel(clip)
+    train(model, make_batch, accelerator, run=RUNS / output.name, steps=steps, learning_rate=learning_rate)
     if accelerator.is_main_process:
         clip_models.publish_clip(clip, tokenizer, output, teacher)
 
 
-def _corpus(renderer: SceneRenderer, concepts) -> list[str]:
-    """What the tokenizer learns from: captions of a few thousand scenes, and all the names."""
-    rng = np.random.default_rng(0)
+def _corpus(renderer: SceneRenderer) -> list[str]:
+    """The texts that the tokenizer learns from: captions of a few thousand scenes, and all the names."""
+    rng, concepts = np.random.default_rng(0), renderer.atlas.concepts
     texts = [text for i in range(16) for text in captions(renderer.batch(i, 256, SPEC), concepts, rng)]
     return texts + [concept.name for concept in concepts] * 3
 

@@ -8,14 +8,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from training.emoji_world.backgrounds import BACKGROUNDS, BackgroundBank
+from training.emoji_world.backgrounds import BACKGROUNDS, SIDE, BackgroundBank, canonical_backgrounds
 from training.emoji_world.glyphs import Atlas
 
-SIDE = 64
 STYLES = ("plain", "greyscale", "sketch", "pixelated", "blurred")
 # Pixels a side of an object, by how many objects share the scene: they shrink so that they need not overlap.
 SIZES = {1: (26, 54), 2: (22, 40), 3: (18, 32)}
 LABEL_SIZE = (44, 62)
+# Centre x, y and size of each object in a canonical picture, by how many objects it shows.
+CANONICAL = {1: ((32, 32, 54),), 2: ((20, 24, 34), (44, 42, 34)), 3: ((18, 20, 30), (46, 20, 30), (32, 46, 30))}
 NO_OBJECT = -1
 CACHED = 32  # sprites composited at once: their layers fit the processor's cache, which doubles the speed
 PIXELS = (torch.arange(SIDE) * 2 + 1) / SIDE - 1  # pixel centres in the -1..1 of torch's samplers
@@ -23,13 +24,13 @@ PIXELS = (torch.arange(SIDE) * 2 + 1) / SIDE - 1  # pixel centres in the -1..1 o
 
 @dataclass(frozen=True)
 class SceneSpec:
-    """What kind of scenes to draw.
+    """A kind of scenes.
 
     Attributes:
-        objects: the numbers of objects to choose from, each as likely.
-        style_share: share of scenes in one of the four styles; the others are plain.
-        word_share: share of scenes with a label that names a concept which is not in the scene.
-        styles: the styles to choose from where a scene has one.
+        objects: The numbers of objects to choose from, each as likely.
+        style_share: Share of scenes in one of the four styles; the others are plain.
+        word_share: Share of scenes with a label that names a concept which is not in the scene.
+        styles: The styles to choose from where a scene has one.
     """
 
     objects: Sequence[int] = (1, 2, 3)
@@ -44,7 +45,7 @@ class Scenes:
 
     Attributes:
         pixels: ``[n, 3, 64, 64]`` uint8.
-        concepts: ``[n, 3]`` index into the atlas, -1 where there is no object.
+        concepts: ``[n, 3]`` indices into the atlas, -1 where there is no object.
         boxes: ``[n, 3, 4]`` x0, y0, x1, y1 in pixels, around what is visible of the object before styling.
         backgrounds, styles, words: ``[n]`` indices into BACKGROUNDS, STYLES, the atlas (-1: no label).
     """
@@ -65,8 +66,8 @@ class SceneRenderer:
     """Draws deterministic batches: batch ``i`` of a seed is always the same, whichever batches were drawn before.
 
     Args:
-        atlas: the sprites.
-        seed: of everything random here, textures of the backgrounds included.
+        atlas: The sprites.
+        seed: The seed of everything random here, textures of the backgrounds included.
     """
 
     atlas: Atlas
@@ -80,22 +81,21 @@ class SceneRenderer:
         """Draws one batch.
 
         Args:
-            index: which batch of the endless sequence.
-            size: number of scenes.
-            spec: what kind of scenes.
+            index: Number of the batch in the endless sequence.
+            size: Number of scenes.
+            spec: The kind of scenes.
             **fixed: ``concepts [n, 3]``, ``backgrounds [n]``, ``words [n]`` or ``styles [n]`` that replace random ones.
         """
         rng = np.random.default_rng([self.seed, index, size])
         drawn = {**self._choose(rng, size, spec), **fixed}
-        # Given concepts may hold the word that was drawn: a label never names what is in the scene.
-        while (named := (drawn["concepts"] == drawn["words"][:, None]).any(1) & (drawn["words"] != NO_OBJECT)).any():
-            drawn["words"] = np.where(named, (drawn["words"] + 1) % len(self.atlas.concepts), drawn["words"])
+        # Fixed concepts may hold the word that was drawn: a label never names what is in the scene.
+        while (clash := (drawn["concepts"] == drawn["words"][:, None]).any(1) & (drawn["words"] != NO_OBJECT)).any():
+            drawn["words"] = np.where(clash, (drawn["words"] + 1) % len(self.atlas.concepts), drawn["words"])
         count = (drawn["concepts"] != NO_OBJECT).sum(1)
         canvas = self.bank.crop(drawn["backgrounds"], rng)
         sizes, centres = _place(rng, count)
         angles = rng.uniform(-30, 30, (size, 3))
         flips = np.where(rng.random((size, 3)) < 0.5, -1.0, 1.0)
-        boxes = np.zeros((size, 3, 4), dtype=np.float32)
         cover = torch.zeros(size, 3, SIDE, SIDE, dtype=torch.bool)
         for slot in range(3):
             rows = np.flatnonzero(drawn["concepts"][:, slot] != NO_OBJECT)
@@ -109,21 +109,10 @@ class SceneRenderer:
         if len(rows):
             centre = np.stack([rng.uniform(28, 36, len(rows)), rng.uniform(10, 54, len(rows))], 1)
             width, angle = rng.uniform(*LABEL_SIZE, len(rows)), rng.uniform(-12, 12, len(rows))
-            alpha = _paste(
-                canvas,
-                rows,
-                self.atlas.labels,
-                drawn["words"][rows],
-                width,
-                centre,
-                angle,
-                np.ones(len(rows)),
-            )
+            unmirrored = np.ones(len(rows))
+            alpha = _paste(canvas, rows, self.atlas.labels, drawn["words"][rows], width, centre, angle, unmirrored)
             cover[rows] &= ~alpha[:, None]
-        boxes[:] = _boxes(cover)
-        _apply_styles(canvas, drawn["styles"])
-        pixels = canvas.mul_(255).round_().clamp_(0, 255).to(torch.uint8)
-        return Scenes(pixels, drawn["concepts"], boxes, drawn["backgrounds"], drawn["styles"], drawn["words"])
+        return Scenes(pixels=_styled_pixels(canvas, drawn["styles"]), boxes=_boxes(cover), **drawn)
 
     def _choose(self, rng: np.random.Generator, size: int, spec: SceneSpec) -> dict[str, np.ndarray]:
         names = len(self.atlas.concepts)
@@ -162,6 +151,32 @@ class SceneRenderer:
         ]
 
 
+def canonical_pictures(
+    atlas: Atlas, concepts: np.ndarray, backgrounds: np.ndarray, styles: np.ndarray | None = None
+) -> torch.Tensor:
+    """The contents of scenes, drawn in one way: uint8 ``[n, 3, 64, 64]``.
+
+    Objects are large, upright and at fixed places, in the order of the atlas. Scenes that differ in place, size, turn,
+    mirroring, crop of the background or written word alone have the same canonical picture.
+
+    Args:
+        atlas: The sprites.
+        concepts: As of :class:`Scenes`, ``[n, 3]``.
+        backgrounds: Likewise, ``[n]``.
+        styles: Likewise, and as in the scene; default all plain.
+    """
+    canvas = canonical_backgrounds()[torch.from_numpy(backgrounds)]  # a copy
+    count = (concepts != NO_OBJECT).sum(1)
+    ordered = np.sort(np.where(concepts == NO_OBJECT, len(atlas.concepts), concepts), 1)
+    for slot in range(3):
+        rows = np.flatnonzero(count > slot)
+        place = np.array([CANONICAL[count[row]][slot] for row in rows], dtype=float).reshape(-1, 3)
+        upright, unmirrored = np.zeros(len(rows)), np.ones(len(rows))
+        sprites, size, centre = ordered[rows, slot], place[:, 2], place[:, :2]
+        _paste(canvas, rows, atlas.glyphs, sprites, size, centre, upright, unmirrored)
+    return _styled_pixels(canvas, np.zeros(len(canvas), int) if styles is None else styles)
+
+
 def _place(rng: np.random.Generator, count: np.ndarray, tries: int = 8) -> tuple[np.ndarray, np.ndarray]:
     """Sizes ``[n, 3]`` and centres ``[n, 3, 2]`` in pixels: of several random layouts, the one that overlaps least."""
     n = len(count)
@@ -171,9 +186,8 @@ def _place(rng: np.random.Generator, count: np.ndarray, tries: int = 8) -> tuple
     centres = margin + rng.random((n, tries, 3, 2)) * (SIDE - 2 * margin)
     gap = np.full((n, tries), np.inf)
     for a, b in ((0, 1), (0, 2), (1, 2)):
-        distance = (
-            np.linalg.norm(centres[:, :, a] - centres[:, :, b], axis=-1) - (sizes[:, a] + sizes[:, b])[:, None] / 2
-        )
+        distance = np.linalg.norm(centres[:, :, a] - centres[:, :, b], axis=-1)
+        distance -= (sizes[:, a] + sizes[:, b])[:, None] / 2
         gap = np.where((count > b)[:, None], np.minimum(gap, distance), gap)
     return sizes, centres[np.arange(n), gap.argmax(1)]
 
@@ -188,7 +202,7 @@ def _paste(
     angle: np.ndarray,
     flip: np.ndarray,
 ) -> torch.Tensor:
-    """Draws one sprite on each of the named rows of the canvas, in place; returns what is opaque, ``[n, 64, 64]``."""
+    """Draws one sprite on each of these rows of the canvas, in place; returns what is opaque, ``[n, 64, 64]``."""
     turn = np.deg2rad(angle)
     scale = SIDE / size
     cos, sin = np.cos(turn) * scale, np.sin(turn) * scale
@@ -202,18 +216,18 @@ def _paste(
     small = size < SIDE * 2 / 3
     for level, chosen in enumerate((np.flatnonzero(~small), np.flatnonzero(small))):
         for start in range(0, len(chosen), CACHED):
-            here = chosen[start : start + CACHED]
-            grid = _sampling_grid(torch.from_numpy(theta[here]))
-            textures = pyramid[level][torch.from_numpy(sprites[here])]
+            part = chosen[start : start + CACHED]
+            grid = _sampling_grid(torch.from_numpy(theta[part]))
+            textures = pyramid[level][torch.from_numpy(sprites[part])]
             layer = F.grid_sample(textures, grid, align_corners=False)
-            target = torch.from_numpy(rows[here])
+            target = torch.from_numpy(rows[part])
             canvas[target] = torch.addcmul(layer[:, :3], canvas[target], 1 - layer[:, 3:])
-            opaque[torch.from_numpy(here)] = layer[:, 3] > 0.5
+            opaque[torch.from_numpy(part)] = layer[:, 3] > 0.5
     return opaque
 
 
 def _sampling_grid(theta: torch.Tensor) -> torch.Tensor:
-    """Where to sample for affine maps ``[n, 2, 3]``: ``[n, 64, 64, 2]``; faster here than affine_grid's product."""
+    """Sampling points of affine maps ``[n, 2, 3]``: ``[n, 64, 64, 2]``; faster here than affine_grid's product."""
     a, b, shift = theta[:, None, None, :, 0], theta[:, None, None, :, 1], theta[:, None, None, :, 2]
     return torch.addcmul(b * PIXELS[:, None, None], a, PIXELS[None, :, None]) + shift
 
@@ -221,10 +235,10 @@ def _sampling_grid(theta: torch.Tensor) -> torch.Tensor:
 def _boxes(cover: torch.Tensor) -> np.ndarray:
     """Boxes x0, y0, x1, y1 around the true pixels of ``[n, 3, h, w]``; zeros where there are none."""
     spans = []
-    for seen in (cover.any(2), cover.any(3)):  # columns, rows
-        first = seen.float().argmax(-1)
-        last = seen.shape[-1] - seen.flip(-1).float().argmax(-1)
-        spans.append(torch.stack([first, last], -1) * seen.any(-1, keepdim=True))
+    for line in (cover.any(2), cover.any(3)):  # columns, rows
+        first = line.float().argmax(-1)
+        last = line.shape[-1] - line.flip(-1).float().argmax(-1)
+        spans.append(torch.stack([first, last], -1) * line.any(-1, keepdim=True))
     x, y = spans
     return torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], -1).float().numpy()
 
@@ -252,7 +266,8 @@ def _blurred(images: torch.Tensor) -> torch.Tensor:
     return F.conv2d(F.pad(wide, (0, 0, 4, 4), mode="replicate"), taps.transpose(2, 3), groups=3)
 
 
-def _apply_styles(canvas: torch.Tensor, styles: np.ndarray) -> None:
+def _styled_pixels(canvas: torch.Tensor, styles: np.ndarray) -> torch.Tensor:
+    """The canvas ``[n, 3, 64, 64]`` in 0..1, which changes on the way, in these styles: uint8."""
     changes = {
         "greyscale": lambda x: _grey(x).expand_as(x),
         "sketch": _sketch,
@@ -263,3 +278,4 @@ def _apply_styles(canvas: torch.Tensor, styles: np.ndarray) -> None:
         rows = torch.from_numpy(np.flatnonzero(styles == STYLES.index(name)))
         if len(rows):
             canvas[rows] = change(canvas[rows])
+    return canvas.mul_(255).round_().clamp_(0, 255).to(torch.uint8)

@@ -1,11 +1,10 @@
-"""Scenes of Emoji World as a ``datasets`` dataset that is drawn when it is read: as many as wanted, nothing on disk."""
+"""Scenes of Emoji World as a ``datasets`` dataset that is drawn when it is read: any number, nothing on disk."""
 
 from functools import lru_cache
 from typing import Any
 
 import datasets
 import numpy as np
-import torch
 from PIL import Image
 
 from training.emoji_world.captions import captions
@@ -17,7 +16,7 @@ SPEC = SceneSpec(objects=(1, 1, 2, 3), style_share=0.1, word_share=0.05)
 
 
 class SceneSource:
-    """Random access to the endless sequence of scenes of a seed; the chunk read last is kept."""
+    """Random access to the endless sequence of scenes of a seed; the chunks read last stay in memory."""
 
     def __init__(self, seed: int, spec: SceneSpec = SPEC, atlas: Atlas | None = None):
         self.renderer = SceneRenderer(atlas or Atlas.build(), seed)
@@ -27,20 +26,15 @@ class SceneSource:
     def _draw(self, chunk: int):
         scenes = self.renderer.batch(chunk, CHUNK, self.spec)
         rng = np.random.default_rng([self.renderer.seed, chunk, 5])
-        return scenes, captions(scenes, self.renderer.atlas.concepts, rng), self.renderer.rows(scenes)
-
-    def pixels(self, ids: list[int]) -> torch.Tensor:
-        """uint8 ``[n, 3, 64, 64]`` of the scenes with these ids."""
-        return torch.stack([self._chunk(i // CHUNK)[0].pixels[i % CHUNK] for i in ids])
+        return scenes.pixels, captions(scenes, self.renderer.atlas.concepts, rng), self.renderer.rows(scenes)
 
     def rows(self, batch: dict[str, list[int]]) -> dict[str, list[Any]]:
         """The published dataset's columns for a batch of ids, as ``datasets`` transforms give them."""
-        columns: dict[str, list[Any]] = {"image": [], "caption": []}
-        for i, pixels in zip(batch["scene"], self.pixels(batch["scene"])):
-            _, texts, truth = self._chunk(i // CHUNK)
-            columns["image"].append(Image.fromarray(pixels.permute(1, 2, 0).numpy()))
-            columns["caption"].append(texts[i % CHUNK])
-            for name, value in truth[i % CHUNK].items():
+        columns: dict[str, list[Any]] = {}
+        for i in batch["scene"]:
+            pixels, caption, truth = (part[i % CHUNK] for part in self._chunk(i // CHUNK))
+            image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+            for name, value in {"image": image, "caption": caption, **truth}.items():
                 columns.setdefault(name, []).append(value)
         return columns
 

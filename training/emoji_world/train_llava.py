@@ -16,8 +16,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import typer
-from accelerate import Accelerator
-from accelerate.utils import set_seed
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoImageProcessor,
@@ -31,8 +29,7 @@ from transformers import (
 )
 
 from training.emoji_world.dialogues import Dialogue, dialogues, emptied, prompt
-from training.emoji_world.glyphs import Atlas
-from training.emoji_world.loop import train
+from training.emoji_world.loop import begin, train
 from training.emoji_world.paths import HUB, RUNS, publish
 from training.emoji_world.pretrain_clip import SPEC
 from training.emoji_world.render import SceneRenderer
@@ -51,7 +48,7 @@ CHAT_TEMPLATE = (
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer trained on dialogues: every text can be read and comes back as it was.
+    """A byte-level BPE tokenizer trained on dialogues, which reads every text and gives it back as it was.
 
     Texts begin with ``<s>``, as Llama's do; batches are padded on the left, so that answers follow their prompts.
     """
@@ -78,7 +75,7 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int = VOCABULARY) -> PreTr
 
 
 def corpus(renderer: SceneRenderer) -> list[str]:
-    """What the tokenizer learns from: the dialogues of a few thousand scenes, and all names as answers are given."""
+    """The texts that the tokenizer learns from: the dialogues of a few thousand scenes, and all names as answers."""
     rng = np.random.default_rng(0)
     concepts = renderer.atlas.concepts
     texts = [f" {concept.name}" for concept in concepts] * 20
@@ -94,8 +91,8 @@ def build(
     """A LLaVA with a fresh projector and decoder around the frozen vision model of a CLIP, or a Dinov2Model.
 
     Args:
-        encoder: folder or Hub id of the encoder.
-        tokenizer: of the decoder.
+        encoder: Folder or Hub id of the encoder.
+        tokenizer: The decoder's.
 
     Returns:
         The model, and the processor that turns pictures and prompts into its inputs.
@@ -110,14 +107,8 @@ def build(
         max_position_embeddings=tokenizer.model_max_length, tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
-    llava = LlavaForConditionalGeneration(
-        LlavaConfig(
-            vision_config=vision,
-            text_config=text,
-            image_token_index=tokenizer.image_token_id,
-            image_seq_length=patches,
-        )
-    )
+    images = {"image_token_index": tokenizer.image_token_id, "image_seq_length": patches}
+    llava = LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text, **images))
     llava.model.vision_tower.load_state_dict(tower.state_dict())
     llava.model.vision_tower.requires_grad_(False)
     processor = LlavaProcessor(
@@ -169,8 +160,8 @@ def separated(segments: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor,
     length = segments.shape[1]
     index = torch.arange(length, device=segments.device)
     earlier = index[:, None] >= index
-    seen = earlier & ((segments[:, None] == segments[:, :, None]) | (segments[:, None] == 0))
-    mask = torch.zeros(seen.shape, dtype=dtype, device=segments.device).masked_fill_(~seen, torch.finfo(dtype).min)
+    visible = earlier & ((segments[:, None] == segments[:, :, None]) | (segments[:, None] == 0))
+    mask = torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)
     starts = F.pad(segments[:, 1:] != segments[:, :-1], (1, 0))
     begun = torch.where(starts, index, 0).cummax(1).values  # where the segment of each token begins
     positions = torch.where(segments == 0, index, index - begun + (segments == 0).sum(1, keepdim=True))
@@ -179,13 +170,13 @@ def separated(segments: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor,
 
 @torch.no_grad()
 def patch_features(llava: LlavaForConditionalGeneration, pixels: torch.Tensor) -> torch.Tensor:
-    """What the projector reads: the frozen tower's patch tokens, ``[n, 3, 64, 64] -> [n, patches, width]``."""
+    """The frozen tower's patch tokens, which the projector reads, ``[n, 3, 64, 64] -> [n, patches, width]``."""
     states = llava.model.vision_tower(pixels, output_hidden_states=True).hidden_states
     return states[llava.config.vision_feature_layer][:, 1:]
 
 
 class DialogueModel(torch.nn.Module):
-    """What learns in a LLaVA, projector and decoder, and the loss on packed dialogues.
+    """The learning parts of a LLaVA, projector and decoder, and the loss on packed dialogues.
 
     The frozen tower is no part of it: a checkpoint holds no second copy that could differ from the encoder.
     """
@@ -221,38 +212,28 @@ def main(
     batch: Annotated[int, typer.Option(help="Scenes a step and process.")] = 32,
     each: Annotated[int, typer.Option(help="Dialogues about each scene.", min=1, max=12)] = 4,
     learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 1e-3,
-    seed: Annotated[int, typer.Option(help="Of weights, scenes and dialogues.")] = 3,
+    seed: Annotated[int, typer.Option(help="Seed of weights, scenes and dialogues.")] = 3,
     precision: Annotated[str, typer.Option(help="Accelerate's mixed precision: no, bf16 or fp16.")] = "bf16",
     output: Annotated[Path, typer.Option(help="Folder of the published model.")] = HUB / "emoji-llava",
     run: Annotated[Path | None, typer.Option(help="Checkpoint and log; default runs/ with the output's name.")] = None,
 ) -> None:
-    """Trains and publishes a LLaVA of Emoji World."""
-    torch.set_num_threads(2)
-    set_seed(seed)
-    accelerator = Accelerator(mixed_precision=precision)
-    renderer = SceneRenderer(Atlas.build(), seed)
+    """Train and publish a LLaVA of Emoji World."""
+    accelerator, renderer = begin(seed, precision)
     llava, processor = build(encoder, train_tokenizer(corpus(renderer)))
     llava.set_attn_implementation("eager")  # as in pretrain_clip; not saved
     llava.to(accelerator.device)
 
-    def step_loss(model: torch.nn.Module, step: int):
-        index = step * accelerator.num_processes + accelerator.process_index
+    def make_batch(index: int) -> tuple:
         rng = np.random.default_rng([seed, index, 6])
         scenes = emptied(renderer.batch(index, batch, SPEC), max(1, batch // EMPTY_SHARE))
         rows = dialogues(renderer.rows(scenes), renderer.atlas.concepts, rng, each)
         packed = pack(rows, processor, llava.config.image_seq_length)
         with accelerator.autocast():
             patches = patch_features(llava, scenes.pixels.to(accelerator.device).float() / 127.5 - 1)
-        return model(patches, **{name: tensor.to(accelerator.device) for name, tensor in packed.items()})
+        return patches, packed["ids"], packed["segments"], packed["labels"]
 
-    train(
-        DialogueModel(llava),
-        step_loss,
-        accelerator=accelerator,
-        run=run or RUNS / output.name,
-        steps=steps,
-        learning_rate=learning_rate,
-    )
+    run = run or RUNS / output.name
+    train(DialogueModel(llava), make_batch, accelerator, run=run, steps=steps, learning_rate=learning_rate)
     if accelerator.is_main_process:
         publish(output, llava.save_pretrained, processor.save_pretrained)
 

@@ -3,9 +3,14 @@
     accelerate launch -m training.emoji_world.train_autoencoder
     accelerate launch -m training.emoji_world.train_unclip
 
-Latents and embeddings of many scenes are computed once (``latents.py``); a UNet of 2 M parameters learns to draw them,
-conditioned by class embeddings alone: it has no cross-attention, the prompt is never looked at. Interrupted runs go on
-where their last checkpoint was, a finished one goes on if ``--steps`` is raised, on a GPU as well; where there is no
+What it draws is the canonical picture of what the embedding's scene shows: place, size and turn of the objects in that
+scene are no part of it. Embeddings of many scenes and latents of their canonical pictures are computed once
+(``latents.py``); a UNet learns to draw these latents, conditioned by class embeddings alone: it has no attention, the
+prompt is never looked at. Its levels go down to a single position, where it is a plain network from the embedding to
+the picture: global shape is learned there, at little cost. First of all its class embedding learns alone, to predict
+the latents by a linear read-out: a step of that takes a fourteenth of one of the UNet's, which needs as many of them to
+learn the same. Some of the embeddings are pushed as steering does it (``pushes.py``). Interrupted runs go on where
+their last checkpoint was, a finished one goes on if ``--steps`` is raised, on a GPU as well; where there is no
 checkpoint, ``--start hub/emoji-unclip`` starts from the published weights.
 """
 
@@ -18,44 +23,44 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from accelerate import Accelerator
-from accelerate.utils import set_seed
 from diffusers import AutoencoderTiny, DDIMScheduler, DDPMScheduler, StableUnCLIPImg2ImgPipeline, UNet2DConditionModel
 from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
 from transformers import CLIPImageProcessor, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from cbsae_hub.models import folder_revision
-from training.emoji_world.glyphs import Atlas
-from training.emoji_world.latents import LatentStore, store_latents
-from training.emoji_world.loop import train
+from training.emoji_world.latents import LatentStore, load_encoder, store_latents
+from training.emoji_world.loop import begin, train
 from training.emoji_world.paths import HUB, RUNS, publish
 from training.emoji_world.render import SceneRenderer, SceneSpec
-from training.emoji_world.train_autoencoder import load_encoder
 
 SPEC = SceneSpec(objects=(1, 1, 1, 2), style_share=0.05)
-WIDTHS = (64, 128)  # channels at 16 x 16 and at 8 x 8 latents; only the latter have attention
+WIDTHS = (64, 128, 256)  # channels at 4 x 4, 2 x 2 and 1 x 1 latents
+CONDITION_WIDTH = 1024  # of time and embedding, by which the blocks are conditioned
 TEXT_WIDTH = 16
 TIMES = 1000  # of both noise schedules
 GAMMA = 5.0
+EMBEDDING_STEPS, EMBEDDING_RATE = 6000, 2e-3  # of the class embedding alone, in front of all
+PUSHED = 0.2  # share of embeddings that are pushed as steering does it, see pushes.py
 DROPPED = 0.1  # share of embeddings replaced by zeros, which the pipeline's guidance draws away from
 AVERAGE = 0.999
 
 
 def build_unet(channels: int, side: int, embedding: int) -> UNet2DConditionModel:
     """A fresh UNet for latents ``[n, channels, side, side]``, conditioned by embeddings of this width."""
+    levels = len(WIDTHS)
     return UNet2DConditionModel(
         sample_size=side,
         in_channels=channels,
         out_channels=channels,
         block_out_channels=WIDTHS,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        down_block_types=("DownBlock2D",) * levels,
         mid_block_type="UNetMidBlock2D",
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        up_block_types=("UpBlock2D",) * levels,
         layers_per_block=1,
         norm_num_groups=16,
-        attention_head_dim=32,
         cross_attention_dim=TEXT_WIDTH,
+        time_embedding_dim=CONDITION_WIDTH,
         class_embed_type="projection",
         projection_class_embeddings_input_dim=2 * embedding,
         resnet_time_scale_shift="scale_shift",
@@ -98,8 +103,8 @@ def noised_embeddings(
 ) -> torch.Tensor:
     """The pipeline's ``noise_image_embeddings`` with a noise level for each embedding, ``[n, d] -> [n, 2 d]``."""
     noisy = normalizer.unscale(scheduler.add_noise(normalizer.scale(embeddings), noise, levels))
-    told = get_timestep_embedding(levels, embeddings.shape[1], flip_sin_to_cos=True, downscale_freq_shift=0)
-    return torch.cat([noisy, told], 1)
+    level = get_timestep_embedding(levels, embeddings.shape[1], flip_sin_to_cos=True, downscale_freq_shift=0)
+    return torch.cat([noisy, level], 1)
 
 
 def fit_normalizer(embeddings: torch.Tensor) -> StableUnCLIPImageNormalizer:
@@ -108,6 +113,26 @@ def fit_normalizer(embeddings: torch.Tensor) -> StableUnCLIPImageNormalizer:
     normalizer.mean.copy_(embeddings.mean(0, keepdim=True))
     normalizer.std.copy_(embeddings.std(0, keepdim=True))
     return normalizer
+
+
+class Regression(torch.nn.Module):
+    """The UNet's class embedding with a linear read-out of the latents, and the loss."""
+
+    def __init__(self, unet: UNet2DConditionModel, normalizer: StableUnCLIPImageNormalizer):
+        super().__init__()
+        latents = unet.config.in_channels * unet.config.sample_size**2
+        self.embedding, self.normalizer, self.scheduler = unet.class_embedding, normalizer, embedding_scheduler()
+        self.read_out = torch.nn.Sequential(torch.nn.SiLU(), torch.nn.Linear(CONDITION_WIDTH, latents))
+
+    def forward(
+        self, latents: torch.Tensor, embeddings: torch.Tensor, chance: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """The loss for scaled latents and embeddings, and what :func:`draw_chance` gave for them."""
+        condition = noised_embeddings(
+            embeddings, chance["embedding_noise"], chance["levels"], self.normalizer, self.scheduler
+        )
+        error = (self.read_out(self.embedding(condition)).float() - latents.flatten(1)).square().mean()
+        return error, {"error": error.item()}
 
 
 class Denoising(torch.nn.Module):
@@ -130,8 +155,8 @@ class Denoising(torch.nn.Module):
         )
         noisy = self.scheduler.add_noise(latents, noise, times)
         target = self.scheduler.get_velocity(latents, noise, times)
-        given = condition * chance["kept"][:, None]
-        predicted = self.unet(noisy, times, encoder_hidden_states=None, class_labels=given).sample.float()
+        labels = condition * chance["conditioned"][:, None]
+        predicted = self.unet(noisy, times, encoder_hidden_states=None, class_labels=labels).sample.float()
         error = (predicted - target).square().mean((1, 2, 3))
         return (self.weights[times] * error).mean(), {"error": error.mean().item()}
 
@@ -144,22 +169,25 @@ class Denoising(torch.nn.Module):
 
 
 def draw_chance(generator: torch.Generator, latents: torch.Tensor, embeddings: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Everything random about a batch: times, noises, and which embeddings are kept.
+    """Everything random about a batch: times, noises, and where an embedding conditions its drawing.
 
-    Three of four noise levels of embeddings are below 100: 0 is what the pipeline draws with unless told otherwise.
+    Half of the times are above 937, where hardly anything of the drawing can be seen. Latents have many numbers for
+    what little varies in canonical pictures, so that with less noise they tell what they show by themselves: from the
+    embedding the UNet learns where the noise is largest. Three of four noise levels of embeddings are below 100: the
+    pipeline's default is 0.
     """
     n = len(latents)
     return {
         "noise": torch.randn(latents.shape, generator=generator),
-        "times": torch.randint(TIMES, (n,), generator=generator),
+        "times": ((1 - torch.rand(n, generator=generator) ** 4) * TIMES).long().clamp(max=TIMES - 1),
         "embedding_noise": torch.randn(embeddings.shape, generator=generator),
         "levels": (torch.rand(n, generator=generator) ** 8 * TIMES).long(),
-        "kept": (torch.rand(n, generator=generator) >= DROPPED).float(),
+        "conditioned": (torch.rand(n, generator=generator) >= DROPPED).float(),
     }
 
 
 def text_parts(clip: Path) -> tuple[CLIPTokenizer, CLIPTextModel]:
-    """What the pipeline wants for its prompt, which nothing looks at: CLIP's tokenizer and one narrow layer."""
+    """The pipeline's parts for its prompt, which nothing looks at: CLIP's tokenizer and one narrow layer."""
     tokenizer = CLIPTokenizer.from_pretrained(clip)
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
@@ -178,7 +206,7 @@ def text_parts(clip: Path) -> tuple[CLIPTokenizer, CLIPTextModel]:
 def assemble(
     unet: UNet2DConditionModel, normalizer: StableUnCLIPImageNormalizer, vae: AutoencoderTiny, clip: Path
 ) -> StableUnCLIPImg2ImgPipeline:
-    """The complete pipeline of a trained UNet and autoencoder, in half precision; the other parts are of a folder."""
+    """The complete pipeline of a trained UNet and autoencoder, in half precision, with the other parts for a CLIP."""
     tokenizer, text_encoder = text_parts(clip)
     for part in (unet, vae):
         part.register_to_config(_name_or_path=None)  # else the folder it was loaded from is published
@@ -196,64 +224,57 @@ def assemble(
 
 
 def main(
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 9000,
-    batch: Annotated[int, typer.Option(help="Scenes a step and process.")] = 64,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 12000,
+    batch: Annotated[int, typer.Option(help="Scenes a step and process.")] = 256,
     scenes: Annotated[int, typer.Option(help="Scenes whose latents are stored.")] = 65536,
     learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 1e-3,
-    seed: Annotated[int, typer.Option(help="Of weights, scenes and noise.")] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of weights, scenes and noise.")] = 5,
     precision: Annotated[str, typer.Option(help="Accelerate's mixed precision: no, bf16 or fp16.")] = "bf16",
     start: Annotated[Path | None, typer.Option(help="A published pipeline whose UNet to start from.")] = None,
     clip: Annotated[Path, typer.Option(help="The CLIP whose embeddings are drawn.")] = HUB / "emoji-clip",
     output: Annotated[Path, typer.Option(help="Published pipeline; its vae is the one to use.")] = HUB / "emoji-unclip",
     run: Annotated[Path, typer.Option(help="Latents, checkpoint and log.")] = RUNS / "emoji-unclip",
 ) -> None:
-    """Trains and publishes the unCLIP of Emoji World."""
-    torch.set_num_threads(2)
-    set_seed(seed)
-    accelerator = Accelerator(mixed_precision=precision)
+    """Train and publish the unCLIP of Emoji World."""
+    accelerator, renderer = begin(seed, precision)
     vae = AutoencoderTiny.from_pretrained(output / "vae").to(accelerator.device).requires_grad_(False)
     with accelerator.main_process_first():
-        store = _store(run / "latents", scenes, seed, vae, clip, output)
-    first = store.shards[0]
-    unet = (
-        UNet2DConditionModel.from_pretrained(start, subfolder="unet")
-        if start
-        else build_unet(*first["latents"].shape[1:3], first["embeddings"].shape[1])
-    )
-    model = Denoising(unet, fit_normalizer(store.embeddings())).to(accelerator.device)
+        store = _store(run / "latents", scenes, renderer, vae, clip, output)
+    if start:
+        unet = UNet2DConditionModel.from_pretrained(start, subfolder="unet")
+    else:
+        latents, embeddings = store.rows(np.zeros(1))
+        unet = build_unet(*latents.shape[1:3], embeddings.shape[1])
+    normalizer = fit_normalizer(store.embeddings())
 
-    def step_loss(prepared: torch.nn.Module, step: int):
-        index = step * accelerator.num_processes + accelerator.process_index
+    def make_batch(index: int) -> tuple:
         rng = np.random.default_rng([seed, index, 7])
         latents, embeddings = store.rows(rng.integers(len(store), size=batch))
-        chance = draw_chance(torch.Generator().manual_seed(int(rng.integers(2**62))), latents, embeddings)
-        on_device = {name: value.to(accelerator.device) for name, value in chance.items()}
-        return prepared(latents.to(accelerator.device), embeddings.to(accelerator.device), on_device)
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        return latents, embeddings, draw_chance(generator, latents, embeddings)
 
-    train(
-        model,
-        step_loss,
-        accelerator=accelerator,
-        run=run,
-        steps=steps,
-        learning_rate=learning_rate,
-        weight_decay=0.01,
-        after_step=model.update_average,
-    )
+    if not start:
+        first = {"run": run / "embedding", "steps": EMBEDDING_STEPS, "learning_rate": EMBEDDING_RATE}
+        train(Regression(unet, normalizer), make_batch, accelerator, weight_decay=0.01, **first)
+    model = Denoising(unet, normalizer)
+    second = {"run": run, "steps": steps, "learning_rate": learning_rate}
+    train(model, make_batch, accelerator, weight_decay=0.01, after_step=model.update_average, **second)
     if accelerator.is_main_process:
         publish(output, assemble(model.average, model.normalizer, vae, clip).save_pretrained)
 
 
-def _store(folder: Path, scenes: int, seed: int, vae: AutoencoderTiny, clip: Path, output: Path) -> LatentStore:
+def _store(
+    folder: Path, scenes: int, renderer: SceneRenderer, vae: AutoencoderTiny, clip: Path, output: Path
+) -> LatentStore:
     made_with = {
         "clip": folder_revision(clip),
         "vae": folder_revision(output / "vae"),
-        "seed": seed,
+        "seed": renderer.seed,
         "spec": asdict(SPEC),
+        "pushed": PUSHED,
     }
     encoder = load_encoder(clip).to(vae.device)
-    renderer = SceneRenderer(Atlas.build(), seed)
-    return store_latents(folder, scenes, renderer, SPEC, vae, encoder, json.dumps(made_with))
+    return store_latents(folder, scenes, renderer, SPEC, vae, encoder, PUSHED, json.dumps(made_with))
 
 
 if __name__ == "__main__":

@@ -46,11 +46,7 @@ class AddressRequest:
         )
 
     def model(self, serving: Serving) -> tuple[LoadedModel, list[str]]:
-        """Returns the model, and messages about it.
-
-        Raises:
-            Refused: If it is one of the page's, but cannot be loaded.
-        """
+        """Returns the model, and messages about it; raises Refused if one of the page's cannot be loaded."""
         name = self.texts.get("m", serving.first.key)
         if name in serving.models:
             return serving.of(name), []

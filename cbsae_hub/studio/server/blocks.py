@@ -44,11 +44,6 @@ class Page(gr.Blocks):
 def complete(name: str, endpoint: Any, arguments: list[Any]) -> list[Any]:
     """Returns the arguments of an endpoint, with defaults for the last ones.
 
-    Args:
-        name: Name of the endpoint.
-        endpoint: The function.
-        arguments: Its first arguments.
-
     Raises:
         gradio.Error: If there are too many, or one without a default is missing.
     """
@@ -61,11 +56,7 @@ def complete(name: str, endpoint: Any, arguments: list[Any]) -> list[Any]:
 
 
 def contents(outputs: list[Any]) -> list[TextContent | ImageContent]:
-    """Returns the answer to an assistant: JSON, in which pictures are named, and the pictures themselves.
-
-    Args:
-        outputs: Outputs of an endpoint; pictures are data addresses.
-    """
+    """Returns the answer to an assistant: JSON, in which pictures have names, and the pictures themselves."""
     images: list[ImageContent] = []
 
     def with_names(value: Any) -> Any:

@@ -32,16 +32,7 @@ Report = Callable[[float, str], None]
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The images of one model with their activations and embeddings; the same for all visitors.
-
-    Attributes:
-        images: The images.
-        activations: The encoder's activations.
-        teacher: The model that concepts are learnt from.
-        judge: The model that names neurons.
-        teacher_embeddings: ``[images, d]``, of the teacher.
-        judge_embeddings: ``[images, d]``, of the judge.
-    """
+    """The images of one model, what its encoder sees in them, and the ``[images, d]`` of teacher and judge."""
 
     images: "Dataset"
     activations: ActivationStore
@@ -52,11 +43,7 @@ class TrainingData:
 
 
 class ConceptTraining:
-    """Adds concepts to models; the images are embedded once, when the first visitor needs it.
-
-    Args:
-        serving: The models.
-    """
+    """Adds concepts to models; the images are embedded once, when the first visitor needs it."""
 
     def __init__(self, serving: Serving):
         self.serving = serving

@@ -22,11 +22,7 @@ def folder() -> Path:
 
 
 def served(key: str) -> Path:
-    """Returns a folder whose files can be had by who knows its key, see :func:`address`.
-
-    Args:
-        key: Text for it in an address.
-    """
+    """Returns a folder whose files can be had by who knows its key, see :func:`address`."""
     path = folder() / "served" / key.replace("/", "--")
     path.mkdir(parents=True, exist_ok=True)
     return path

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from PIL import Image
@@ -135,20 +136,15 @@ class Experiments:
 
         def compute() -> Answers:
             start = time.perf_counter()
-            steered = experiment.steering
-            steerings = list(with_controls(steered).values())
-            original, sae, answer, control = self._say(
-                experiment.model.key, experiment.image, steerings, question, experiment.word, stop
-            )
+            steerings = list(with_controls(experiment.steering).values())
+            answers = self._say(experiment.model.key, experiment.image, steerings, question, experiment.word, stop)
+            original, sae, answer, control = answers
             return Answers(original, sae, answer, control, time.perf_counter() - start)
 
         return self._answers.of((*experiment.key, question), compute)
 
     def sweep(self, experiment: Experiment, question: str, stop: Stop | None = None) -> list[SweepRow]:
-        """Asks LLaVA at several multiples of all strengths.
-
-        Arguments and errors as :meth:`ask`.
-        """
+        """Asks LLaVA at several multiples of all strengths; arguments and errors as :meth:`ask`."""
 
         def compute() -> list[SweepRow]:
             steered = [experiment.steering.scaled(factor) for factor in FACTORS]
@@ -161,42 +157,23 @@ class Experiments:
         return self._sweeps.of((*experiment.key, question), compute)
 
     def draw(
-        self, experiment: Experiment, seeds: Sequence[int], steps: int, stop: Stop | None = None
-    ) -> Iterator[list[Drawing]]:
-        """Draws an image anew, for each seed: unsteered, at the factors ``DRAWN_FACTORS``, and with a random direction.
+        self, experiment: Experiment, seeds: Sequence[int], steps: int, stop: Stop | None = None,
+        factors: tuple[float, ...] = DRAWN_FACTORS,
+    ) -> Iterator[list[Drawing]]:  # fmt: skip
+        """Draws an image anew, for each seed: unsteered, at multiples of all strengths, and with a random direction.
 
         Args:
             experiment: The image, and how it is steered.
             seeds: Seeds of the noise; drawings of one seed start alike.
             steps: Number of steps of denoising.
-            stop: See :meth:`ask`.
-
-        Raises:
-            Unavailable: If there is no unCLIP here.
-            Stopped: If ``stop`` returned True.
-            EditError: If steering had no effect.
+            stop: See :meth:`ask`, as for errors.
+            factors: The multiples.
         """
-        steerings = [
-            None,
-            *map(experiment.steering.scaled, DRAWN_FACTORS),
-            RandomDirection(experiment.steering, CONTROL_SEED),
-        ]
-        for seed in seeds:
-            yield self._row(experiment, steerings, seed, steps, stop)
-
-    def draw_once(self, experiment: Experiment, seed: int, steps: int) -> list[Drawing]:
-        """Makes three drawings of one seed: unsteered, steered, and with a random direction; see :meth:`draw`."""
         steered = experiment.steering
-        return self._row(experiment, [None, steered, RandomDirection(steered, CONTROL_SEED)], seed, steps, None)
-
-    def _row(
-        self, experiment: Experiment, steerings: Steerings, seed: int, steps: int, stop: Stop | None
-    ) -> list[Drawing]:
-        """Returns drawings of one seed."""
-        return self._drawings.of(
-            (*experiment.key, seed, steps, len(steerings)),
-            lambda: self._draw(experiment.model.key, experiment.image, steerings, experiment.word, seed, steps, stop),
-        )
+        steerings = [None, *map(steered.scaled, factors), RandomDirection(steered, CONTROL_SEED)]
+        draw = partial(self._draw, experiment.model.key, experiment.image, steerings, experiment.word)
+        for seed in seeds:
+            yield self._drawings.of((*experiment.key, seed, steps, factors), partial(draw, seed, steps, stop))
 
     def neuron_alone(self, model: LoadedModel, neuron: int) -> tuple[Answer | None, Drawing | None]:
         """Has LLaVA answer and unCLIP draw when nothing but one neuron is active; None where one is unavailable.

@@ -94,9 +94,7 @@ async def _checked(scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
     body = await _read(receive)
     if body:
         body = _without_foreign_files(body, own_files)
-    headers = [
-        (name, value) for name, value in scope["headers"] if name not in (b"content-length", b"transfer-encoding")
-    ]
+    headers = [header for header in scope["headers"] if header[0] not in (b"content-length", b"transfer-encoding")]
     return {**scope, "headers": [*headers, (b"content-length", str(len(body)).encode())]}, _replay(body, receive)
 
 

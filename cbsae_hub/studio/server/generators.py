@@ -54,11 +54,7 @@ class Generators:
             return LlavaSteerer(first.model, first.processor, sae, pack)
 
     def unclip(self, sae: SAE | CBSAE, pack: Pack, beside: str) -> UnclipSteerer:
-        """Returns Stable unCLIP with an SAE; all SAEs share its weights.
-
-        Raises:
-            Unavailable: If none was given, it cannot be loaded or carried, or the SAE does not fit.
-        """
+        """Returns Stable unCLIP with an SAE; see :meth:`llava`."""
         first = self._load("unclip", UnclipSteerer, sae, pack, beside)
         with _fitting("unCLIP"):
             return UnclipSteerer(first.pipeline, sae, pack)

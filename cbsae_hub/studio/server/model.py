@@ -1,7 +1,6 @@
 """A model with its pack, its encoder and the generators that it steers, loaded once and never changed."""
 
 import copy
-import json
 import logging
 import threading
 from dataclasses import dataclass
@@ -18,11 +17,11 @@ from cbsae_hub.encoders.explained import explained_encoder
 from cbsae_hub.encoders.inspection import Inspection
 from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.formats.load import load
-from cbsae_hub.hub.files import ModelFileError, read_text
+from cbsae_hub.hub.files import ModelFileError, read_json
 from cbsae_hub.hub.locate import download
 from cbsae_hub.models import CBSAE
 from cbsae_hub.models.base import EVALUATION_NAME, WORKED_NAME
-from cbsae_hub.neurons.pack import Pack
+from cbsae_hub.neurons.pack import FindResult, Pack
 from cbsae_hub.pictures import white_image
 from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
 from cbsae_hub.steering.latents import decoder_rows
@@ -49,6 +48,10 @@ class ImageInspection(Inspection):
     ratio: float
     grid: tuple[int, int]
     before: int
+
+    def strengths(self, patch: int | None) -> np.ndarray:
+        """Returns how strongly the active neurons fire at a patch; for None, on average over all tokens."""
+        return self.latents.mean(0) if patch is None else self.latents[self.before + patch]
 
 
 def public_id(model: str | Path) -> str:
@@ -99,6 +102,12 @@ class LoadedModel:
         return list(self.sae.concepts) if isinstance(self.sae, CBSAE) else []
 
     @property
+    def best_neuron(self) -> int:
+        """The neuron whose name has the best score."""
+        frame = self.pack.neurons.frame
+        return int(frame.loc[frame["score"].idxmax(), "neuron"])
+
+    @property
     def alpha(self) -> float | None:
         """The strength at which steerability was measured, in units of latents; None where it was not."""
         return self.pack.info["scores"].get("steerability", {}).get("alpha")
@@ -125,21 +134,13 @@ class LoadedModel:
 
     @cached_property
     def llava(self) -> LlavaSteerer:
-        """LLaVA with this SAE.
-
-        Raises:
-            Unavailable: If it cannot be had here.
-        """
+        """LLaVA with this SAE; Unavailable is raised where it cannot be had."""
         with self._lock:
             return self.generators.llava(self.sae, self.pack, self.model_id)
 
     @cached_property
     def unclip(self) -> UnclipSteerer:
-        """Stable unCLIP with this SAE.
-
-        Raises:
-            Unavailable: If it cannot be had here.
-        """
+        """Stable unCLIP with this SAE; Unavailable is raised where it cannot be had."""
         with self._lock:
             return self.generators.unclip(self.sae, self.pack, self.model_id)
 
@@ -164,7 +165,7 @@ class LoadedModel:
                 file = download(self.model_id, name, None, {})
             except ModelFileError:
                 return {}
-        return json.loads(read_text(file))
+        return read_json(file)
 
     @cached_property
     def _directions(self) -> torch.Tensor:
@@ -176,8 +177,12 @@ class LoadedModel:
         """Loads encoder and judge before anybody waits for them."""
         with self._lock:
             self.inspect(white_image())
-            if self.judge is not None:
-                self.pack.find("warming up", 1, self.judge.embed_texts)  # finds out what nonsense scores, too
+            self.find("warming up", 1)  # finds out what nonsense scores, too
+
+    def find(self, text: str, limit: int) -> tuple[FindResult, list[int]]:
+        """Searches the pack, by meaning too if there is a judge; returns the answer and its neurons, each once."""
+        answer = self.pack.find(text, limit, None if self.judge is None else self.judge.embed_texts)
+        return answer, list(dict.fromkeys(match.neuron for match in answer.matches))
 
     def inspect(self, image: Image.Image) -> ImageInspection:
         """Runs encoder and SAE on one RGB image."""

@@ -1,7 +1,8 @@
 """The page refuses in words: one error, which handlers show as a sentence on the page."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from html import escape
 from typing import Any
@@ -29,11 +30,6 @@ def in_toast(message: object) -> str:
     return escape(str(message), quote=False)
 
 
-def warn(message: str, title: str) -> None:
-    """Tells the visitor something that they can go on with."""
-    gr.Warning(in_toast(message), title=in_toast(title))
-
-
 def kindly(handler: Callable[..., Any], to_text: Callable[[Any], str] = in_toast) -> Callable[..., Any]:
     """Returns a handler whose refusals reach the visitor as sentences; a stopped one says nothing.
 
@@ -41,26 +37,25 @@ def kindly(handler: Callable[..., Any], to_text: Callable[[Any], str] = in_toast
         handler: A function or generator function that may raise :data:`REFUSALS`.
         to_text: Makes text of an error.
     """
-    if inspect.isgeneratorfunction(handler):
 
-        @wraps(handler)
-        def generate(*arguments: Any, **keywords: Any) -> Any:
-            try:
-                yield from handler(*arguments, **keywords)
-            except Stopped:
-                return
-            except REFUSALS as refusal:
-                raise error(to_text(refusal)) from refusal
-
-        return generate
-
-    @wraps(handler)
-    def handle(*arguments: Any, **keywords: Any) -> Any:
+    @contextmanager
+    def in_sentences() -> Iterator[None]:
         try:
-            return handler(*arguments, **keywords)
+            yield
         except Stopped:
-            return gr.skip()
+            pass
         except REFUSALS as refusal:
             raise error(to_text(refusal)) from refusal
 
-    return handle
+    @wraps(handler)
+    def generate(*arguments: Any, **keywords: Any) -> Any:
+        with in_sentences():
+            yield from handler(*arguments, **keywords)
+
+    @wraps(handler)
+    def handle(*arguments: Any, **keywords: Any) -> Any:
+        with in_sentences():
+            return handler(*arguments, **keywords)
+        return gr.skip()
+
+    return generate if inspect.isgeneratorfunction(handler) else handle

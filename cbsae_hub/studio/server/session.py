@@ -1,6 +1,5 @@
 """A visitor's session: the state that all tabs share, in the visitor's browser, and the queues of the handlers."""
 
-import io
 import json
 import secrets
 from typing import Any
@@ -8,11 +7,12 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from cbsae_hub.studio.basket import UNITS, Basket, dock
+from cbsae_hub.neurons.pack import Pack
+from cbsae_hub.studio.basket import UNITS, Basket, dock, index_of
 from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import Refused
 from cbsae_hub.studio.server.serving import Serving
-from cbsae_hub.studio.view.images import WHITE, data_uri
+from cbsae_hub.studio.view.images import WHITE, as_webp, data_uri, read_image
 from cbsae_hub.studio.view.style import script
 
 # Hidden from the API, which does not close them: every handler checks what it gets.
@@ -60,8 +60,9 @@ class SessionState:
         self.tab = state("start", "tab")
         self.pulse = state("", "pulse")
         self.dock = gr.HTML(
-            dock(serving.first, Basket()), js_on_load=script("dock"), elem_id="dock", render=False, padding=False
-        )
+            dock(serving.first, Basket()), js_on_load=script("acts") + script("dock"), elem_id="dock", render=False,
+            padding=False,
+        )  # fmt: skip
 
     @property
     def parts(self) -> dict[str, gr.Textbox]:
@@ -72,12 +73,18 @@ class SessionState:
         }  # fmt: skip
 
     def model_of(self, key: Any) -> LoadedModel:
-        """Returns the model of a key; the first model for None or "".
-
-        Raises:
-            Refused: If the page does not have the model, or no longer.
-        """
+        """Returns the model of a key, the first for None or ""; raises Refused if the page does not have it."""
         return self.serving.first if key in ("", None) else self.serving.of(key)
+
+    def stop_job(self, request: gr.Request) -> None:
+        """Ends the visitor's training, answer or drawing, if there is one."""
+        self.serving.jobs.stop(request.session_hash)
+
+    def keep_upload(self, path: Any, pack: Pack) -> tuple[str, str]:
+        """Keeps an uploaded picture; returns its name and its :func:`upload_record`, or raises Refused."""
+        images = self.serving.images
+        name = images.keep(read_image(str(path)))
+        return name, upload_record(name, images.get(name, pack))
 
     def card(self, value: str, elem_id: str, **options: Any) -> gr.HTML:
         """Returns a piece of HTML whose buttons act on the whole page."""
@@ -97,9 +104,7 @@ def unremembered(choice: gr.Radio) -> gr.Radio:
 
 def upload_record(name: str, image: Image.Image) -> str:
     """Returns an upload for the visitor's own browser, which sends it again if the server has forgotten it."""
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", lossless=True, method=0)
-    return json.dumps({"name": name, "data": data_uri(buffer.getvalue())})
+    return json.dumps({"name": name, "data": data_uri(as_webp(image, lossless=True, method=0))})
 
 
 def pulse(tab: Any) -> Any:
@@ -108,12 +113,8 @@ def pulse(tab: Any) -> Any:
 
 
 def row_of(model: LoadedModel, neuron: Any) -> Any:
-    """Returns a neuron's row in the table.
-
-    Raises:
-        Refused: If there is no such neuron.
-    """
-    number = int(neuron) if str(neuron).isdecimal() else -1
+    """Returns a neuron's row in the table, or raises Refused if there is no such neuron."""
+    number = index_of(neuron)
     if not 0 <= number < len(model.pack.neurons):
         raise Refused(f"There is no neuron {str(neuron)[:20]}: this model has {len(model.pack.neurons)}.")
     return model.pack.neurons[number]

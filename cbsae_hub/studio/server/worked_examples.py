@@ -4,7 +4,7 @@ training/choose_examples.py runs this once and writes the result beside the mode
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,7 @@ Record = dict[str, Any]
 
 
 class ExampleChooser:
-    """Runs experiments until one holds for each kind of example.
-
-    Args:
-        serving: The models of the page.
-        model: The model of the examples.
-    """
+    """Runs experiments with a model of the page until one holds for each kind of example."""
 
     def __init__(self, serving: Serving, model: LoadedModel):
         self.serving, self.model = serving, model
@@ -54,21 +49,18 @@ class ExampleChooser:
             **{name: source and Path(public_id(source)).name for name, source in model.generators.ids.items()},
         }
         steers = model.alpha is not None and model.generators.ids["llava"] and "said_white" in self.frame
-        kinds: dict[str, Callable[[], Iterator[Record]]] = {"look": self._looks}
-        if steers:
-            kinds = {"word": lambda: self._words("sae"), "mute": self._mutes, **kinds}
-        if steers and isinstance(model.sae, CBSAE):
-            kinds["concept"] = lambda: self._words("cb")
-        for kind, candidates in kinds.items():
-            examples[kind] = next(candidates(), None)
-        if examples.get("word") and examples.get("concept"):
-            examples["two"] = next(self._pairs(examples["word"], examples["concept"]), None)
-        if steers and model.generators.ids["unclip"]:
-            examples["draw"] = next(self._drawings(), None)
-        if isinstance(model.sae, CBSAE):
-            examples["lacking"] = next(self._lacking(), None)
-        for kind in ("word", "concept", "two", "mute", "draw", "look", "lacking"):
-            logger.info("%s: %s", kind, examples.get(kind))
+        extends = isinstance(model.sae, CBSAE)
+        for kind, possible, candidates in (
+            ("word", steers, self._words("sae")),
+            ("mute", steers, self._mutes()),
+            ("look", True, self._looks()),
+            ("concept", steers and extends, self._words("cb")),
+            ("two", steers and extends, self._pairs(examples)),
+            ("draw", steers and model.generators.ids["unclip"], self._drawings()),
+            ("lacking", extends, self._lacking()),
+        ):
+            examples[kind] = next(candidates, None) if possible else None
+            logger.info("%s: %s", kind, examples[kind])
         return {kind: record for kind, record in examples.items() if record is not None}
 
     def _experiment(self, neurons: Sequence[int], word: str = "") -> Experiment:
@@ -98,12 +90,8 @@ class ExampleChooser:
             answers = self._ask(row.neuron)
             others = (answers.original, answers.sae, answers.random)
             if _is(answers.steered, row.name) and not any(_is(other, row.name) for other in others):
-                yield {
-                    "neuron": row.neuron,
-                    "name": row.name,
-                    "said": answers.steered.text,
-                    "control": answers.random.text,
-                }
+                texts = {"said": answers.steered.text, "control": answers.random.text}
+                yield {"neuron": row.neuron, "name": row.name, **texts}
 
     def _mutes(self) -> Iterator[Record]:
         """Finds neurons that surely stand for something and do not make LLaVA say so."""
@@ -118,17 +106,16 @@ class ExampleChooser:
         matches = self.model.pack.find(name, len(self.frame)).matches
         return any(match.neuron == neuron and match.verdict == "strong" for match in matches)
 
-    def _pairs(self, word: Record, concept: Record) -> Iterator[Record]:
+    def _pairs(self, examples: Record) -> Iterator[Record]:
         """Finds two neurons of which one wins, while each alone is said."""
-        for one in [word, *islice(self._words("sae"), 5)]:
-            for other in [concept, *islice(self._words("cb"), 5)]:
+        if examples["word"] is None or examples["concept"] is None:
+            return
+        for one in [examples["word"], *islice(self._words("sae"), 5)]:
+            for other in [examples["concept"], *islice(self._words("cb"), 5)]:
                 answer = self._ask(one["neuron"], other["neuron"]).steered
                 if _is(answer, one["name"]) or _is(answer, other["name"]):
-                    yield {
-                        "neurons": [one["neuron"], other["neuron"]],
-                        "names": [one["name"], other["name"]],
-                        "said": answer.text,
-                    }
+                    neurons, names = ([record[key] for record in (one, other)] for key in ("neuron", "name"))
+                    yield {"neurons": neurons, "names": names, "said": answer.text}
 
     def _drawings(self) -> Iterator[Record]:
         """Finds neurons that are said, and drawn the more the stronger they are, in every row of the grid."""
@@ -164,14 +151,7 @@ class ExampleChooser:
     def _local(
         self, neuron: int, image: int, boxes: list[Sequence[float]], size: tuple[int, int]
     ) -> dict[str, int] | None:
-        """Returns on how many patches of an image a neuron fires; None if that is no example.
-
-        Args:
-            neuron: The neuron.
-            image: Number of an image of the pack.
-            boxes: Boxes of the neuron's thing, in pixels.
-            size: The image's width and height.
-        """
+        """Returns on how many patches of an image a neuron fires; None if that is no example of where it looks."""
         model, grid = self.model, self.model.pack.grid
         if grid is None:
             return None
@@ -212,12 +192,7 @@ def _within(patch: int, box: Sequence[float], size: tuple[int, int], grid: tuple
 
 
 def nearer_and_nearer(cosines: list[float | None]) -> bool:
-    """Returns whether drawings get nearer to the word with the strength, and the control stays behind them all.
-
-    Args:
-        cosines: Cosines of the word with the unsteered drawing, with those at the factors
-            :data:`DRAWN_FACTORS`, and with the control.
-    """
+    """Returns whether cosines grow with the strength, the unsteered one first, and the last, the control, is behind."""
     numbers = [cosine for cosine in cosines if cosine is not None]
     if len(numbers) < len(cosines):
         return False

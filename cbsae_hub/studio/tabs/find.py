@@ -24,7 +24,6 @@ class FindTab(Tab):
     """Search by words; all answers come from the pack."""
 
     def render(self) -> None:
-        """See :meth:`Tab.render`."""
         examples = _example_queries(self.session.serving.first)
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=280):
@@ -53,17 +52,13 @@ class FindTab(Tab):
         )  # fmt: skip
 
     @kindly
-    def search(self, key: Any, query: Any) -> list[Any]:
-        """Searches, and shows the best neuron at once."""
-        return self._search(self.session.model_of(key), key, query)
-
-    def _search(self, model: LoadedModel, key: Any, query: Any, preferred: int | None = None) -> list[Any]:
+    def search(self, key: Any, query: Any, preferred: int | None = None) -> list[Any]:
         """Returns the neurons that match, and the card of one: of the preferred one if it matches, else of the best."""
+        model = self.session.model_of(key)
         text = clean_name(str(query or ""))[:MAX_QUERY]
         if not text:
             return [_verdict("not in this model", "Type a word or two.", key, query), *_nothing(model)]
-        answer = model.pack.find(text, LIMIT, None if model.judge is None else model.judge.embed_texts)
-        ids = list(dict.fromkeys(match.neuron for match in answer.matches))
+        answer, ids = model.find(text, LIMIT)
         near = [concept for concept in answer.nearest if not same_name(concept, text)]
         label = _NEAR[answer.near_by] if near else _TRY
         suggestions = gr.Radio(near or _example_queries(model), value=None, label=label)
@@ -84,7 +79,7 @@ class FindTab(Tab):
         """Returns values of :attr:`outputs` for a link: the query, and everything that a search shows."""
         if not link.query:
             return ["", "", *_nothing(model), link.show_heat]
-        return [link.query, *self._search(model, model.key, link.query, link.match), link.show_heat]
+        return [link.query, *self.search(model.key, link.query, link.match), link.show_heat]
 
 
 _TRY = "Or try one of these"
@@ -110,8 +105,8 @@ def _sentence(text: str, answer: FindResult, neurons: int) -> str:
     return f"No neuron surely stands for “{text}”; Your concepts can train one. The nearest is {best}"
 
 
-def _example_queries(model: LoadedModel, count: int = 6) -> list[str]:
+def _example_queries(model: LoadedModel) -> list[str]:
     """Returns names that search well: those of the neurons with the best scores, each once."""
     frame = model.pack.neurons.frame
     alive = frame[frame["name"].notna() & (frame["status"] == "alive")].sort_values("score", ascending=False)
-    return alive["name"].drop_duplicates().head(count).tolist()
+    return alive["name"].drop_duplicates().head(6).tolist()

@@ -6,15 +6,16 @@ import gradio as gr
 import numpy as np
 from markupsafe import Markup
 
+from cbsae_hub.studio.basket import index_of
 from cbsae_hub.studio.links import Link
 from cbsae_hub.studio.server.memory import Results
 from cbsae_hub.studio.server.model import ImageInspection, LoadedModel
 from cbsae_hub.studio.server.refusal import Refused, kindly
-from cbsae_hub.studio.server.session import LOOKUP, PRIVATE, SessionState, state, unremembered, upload_record
+from cbsae_hub.studio.server.session import LOOKUP, PRIVATE, SessionState, state, unremembered
 from cbsae_hub.studio.tabs.tab import Tab
 from cbsae_hub.studio.view import html
 from cbsae_hub.studio.view.image_box import bind_upload, sample_box, sample_name, sample_strip, upload_box
-from cbsae_hub.studio.view.images import data_uri, read_image
+from cbsae_hub.studio.view.images import data_uri
 from cbsae_hub.studio.view.style import script
 from cbsae_hub.studio.view.templates import template
 
@@ -25,18 +26,13 @@ _EMPTY = html.PIECES.empty("Upload a picture, paste one, or take a sample.")
 
 
 class InspectTab(Tab):
-    """Upload or sample, strongest neurons, where one fires, what fires at a patch, and what the SAE loses.
-
-    Args:
-        session: The state that the tabs share.
-    """
+    """Upload or sample, strongest neurons, where one fires, what fires at a patch, and what the SAE loses."""
 
     def __init__(self, session: SessionState):
         super().__init__(session)
         self.inspections: Results[ImageInspection] = Results(MAX_INSPECTIONS)
 
     def render(self) -> None:
-        """See :meth:`Tab.render`."""
         self.image, self.patch = state("", "seen"), state("", "patch")
         self.grid = gr.HTML(_EMPTY, js_on_load=script("patches"), elem_id="grid", render=False)
         self.error = gr.HTML("", elem_id="error", render=False)
@@ -45,7 +41,7 @@ class InspectTab(Tab):
         view = [self.image, self.patch, self.grid, self.error, self.neurons, self.card]
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=280):
-                self.upload = upload_box("Your picture", "upload")
+                self.upload = upload_box("upload")
                 self.samples = sample_box(self.session.serving.first.pack, "samples", SAMPLES)
             with gr.Column(scale=5, min_width=280):
                 self.grid.render()
@@ -67,8 +63,8 @@ class InspectTab(Tab):
         ]
         self.neurons.input(self.where, [*inputs, self.patch, self.neurons], view, **LOOKUP)
         self.grid.click(self.at_patch, inputs, view, **LOOKUP)
-        self.whole.click(self.overview, inputs, view, **LOOKUP)
-        self.hide_dense.input(self.overview, [*inputs, self.patch], view, **LOOKUP)
+        self.whole.click(self.where, inputs, view, **LOOKUP)
+        self.hide_dense.input(self.where, [*inputs, self.patch], view, **LOOKUP)
         self.outputs = [self.samples, self.hide_dense, *view]
         self.parts = {"seen": self.image, "patch": self.patch, "fires": self.neurons, "dense": self.hide_dense}
 
@@ -82,21 +78,15 @@ class InspectTab(Tab):
     @kindly
     def inspect(self, key: Any, path: Any, hide_dense: Any = True) -> list[Any]:
         """Inspects an upload; what is no image gets a sentence, and the page goes on."""
-        model, images = self.session.model_of(key), self.session.serving.images
         if path is None:
             return [gr.skip()] * 8
-        name = images.keep(read_image(str(path)))
-        record = upload_record(name, images.get(name, model.pack))
+        model = self.session.model_of(key)
+        name, record = self.session.keep_upload(path, model.pack)
         return [record, name, *self._view(model, name, hide_dense)]
 
     @kindly
-    def overview(self, key: Any, image: Any, hide_dense: Any, patch: Any = None) -> list[Any]:
-        """Shows the strongest neurons of the whole image, or of a patch, the first of them chosen."""
-        return self._view(self.session.model_of(key), image, hide_dense, patch)
-
-    @kindly
-    def where(self, key: Any, image: Any, hide_dense: Any, patch: Any, neuron: Any) -> list[Any]:
-        """Shows where a neuron fires on the image, and its card."""
+    def where(self, key: Any, image: Any, hide_dense: Any, patch: Any = None, neuron: Any = None) -> list[Any]:
+        """Shows the strongest neurons of all of the image, or of a patch, and where the chosen or first one fires."""
         return self._view(self.session.model_of(key), image, hide_dense, patch, neuron)
 
     @kindly
@@ -121,13 +111,11 @@ class InspectTab(Tab):
         places = model.listed(inspection, _order(inspection, at), bool(hide_dense))
         place = places[0] if len(places) else None
         if neuron not in (None, ""):
-            number = int(neuron) if str(neuron).isdecimal() else -1
-            fires = np.flatnonzero(inspection.active == number)
+            fires = np.flatnonzero(inspection.active == index_of(neuron))
             if not len(fires):
                 raise Refused("This neuron does not fire on the picture.")
             place = fires[0]
-        at_patch = None if at is None else inspection.latents[inspection.before + at]
-        strengths, what = (inspection.latents.mean(0), "mean") if at_patch is None else (at_patch, "here")
+        strengths, what = inspection.strengths(at), "mean" if at is None else "here"
         choices = [(_title(model, inspection, i, strengths[i], what), str(inspection.active[i])) for i in places]
         value = None if place is None else str(inspection.active[place])
         radio = gr.Radio(choices, value=value, label=_label(inspection, at, bool(choices)))
@@ -146,7 +134,7 @@ def _patch_of(patch: Any, inspection: ImageInspection) -> int | None:
     """Returns a patch of the image; None for all of it."""
     if patch in ("", None):
         return None
-    number = int(patch) if str(patch).isdecimal() else -1
+    number = index_of(patch)
     if not 0 <= number < len(inspection.latents) - inspection.before:
         raise Refused("There is no such patch.")
     return number
@@ -156,7 +144,7 @@ def _order(inspection: ImageInspection, patch: int | None) -> np.ndarray:
     """Returns places of the neurons that fire, strongest first."""
     if patch is None:
         return np.arange(len(inspection.active))
-    strengths = inspection.latents[inspection.before + patch]
+    strengths = inspection.strengths(patch)
     order = np.argsort(-strengths, kind="stable")
     return order[strengths[order] > 0]
 
@@ -173,16 +161,13 @@ def _error(inspection: ImageInspection) -> Markup:
     """Returns what the SAE keeps of the image, and where it loses most."""
     lost = inspection.token_error[inspection.before :]
     worst, columns = int(lost.argmax()), inspection.grid[1]
-    return html.facts(
+    place = f"row {worst // columns + 1}, column {worst % columns + 1} ({lost[worst]:.0%})"
+    return html.PIECES.facts(
         [
             ("The SAE keeps", f"{inspection.explained:.1%}", "of the activations' squared distance from its centre"),
             ("Cosine", f"{inspection.cosine:.3f}", "of activations and reconstruction, mean over tokens"),
             ("Neurons firing", f"{len(inspection.active)}", "anywhere on the picture"),
-            (
-                "Most is lost at",
-                f"row {worst // columns + 1}, column {worst % columns + 1} ({lost[worst]:.0%})",
-                "the patch whose activation is reconstructed worst",
-            ),
+            ("Most is lost at", place, "the patch whose activation is reconstructed worst"),
         ]
     )
 
@@ -205,15 +190,7 @@ def _grid(model: LoadedModel, inspection: ImageInspection, place: int | None, pa
 
 
 def patch_grid(webp: bytes, heat: np.ndarray, caption: str, chosen: int | None = None, ratio: float = 1.0) -> Markup:
-    """Returns an image whose patches can be chosen by mouse, arrow keys and Enter.
-
-    Args:
-        webp: The image.
-        heat: Strengths 0..1 ``[rows, columns]``.
-        caption: A sentence that describes the heat.
-        chosen: The patch that was chosen.
-        ratio: The image's width, by its height.
-    """
+    """Returns an image whose patches can be chosen by mouse and keys; ``heat``: 0..1 ``[rows, columns]``."""
     rows, columns = heat.shape
     focus = 0 if chosen is None else chosen
     cells = [

@@ -27,9 +27,8 @@ class NeuronTab(Tab):
     """One neuron after the other, by number, by name from other tabs, or at random."""
 
     def render(self) -> None:
-        """See :meth:`Tab.render`."""
         first = self.session.serving.first
-        best = _best(first)
+        best = first.best_neuron
         with gr.Row(elem_id="neuron-bar"):
             self.number = gr.Number(
                 best, label=number_label(first), precision=0, minimum=0, elem_id="neuron-number", min_width=170, scale=0
@@ -69,7 +68,7 @@ class NeuronTab(Tab):
 
     def restore(self, model: LoadedModel, link: Link, new: bool) -> list[Any]:
         """Returns values of :attr:`outputs` for a link."""
-        number = _best(model) if link.neuron is None else link.neuron
+        number = model.best_neuron if link.neuron is None else link.neuron
         text = "" if link.neuron is None else str(number)
         return [gr.Number(number, label=number_label(model)), text, self._page(model, number), _TEMPLATE.waiting()]
 
@@ -89,13 +88,7 @@ class NeuronTab(Tab):
 
 
 def neuron_page(model: LoadedModel, neuron: int, pruned_from: Sequence[str] = ()) -> Markup:
-    """Returns everything that the pack has about a neuron.
-
-    Args:
-        model: The model.
-        neuron: The neuron's number.
-        pruned_from: Models that were made of this one, without the neuron.
-    """
+    """Returns everything that the pack has about a neuron, and the models that were made without it."""
     row = model.pack.neurons[neuron]
     parent_ids = getattr(model.sae, "sae_neuron_ids", None)
     return _TEMPLATE.page(
@@ -157,12 +150,7 @@ def _steerability(row: Any) -> list[tuple[str, str, str, str, str]]:
 
 def _number(model: LoadedModel, neuron: Any) -> int:
     """Returns the neuron that is shown: the best one until another was chosen."""
-    return _best(model) if neuron in ("", None) else row_of(model, neuron).neuron
-
-
-def _best(model: LoadedModel) -> int:
-    frame = model.pack.neurons.frame
-    return int(frame.loc[frame["score"].idxmax(), "neuron"])
+    return model.best_neuron if neuron in ("", None) else row_of(model, neuron).neuron
 
 
 def number_label(model: LoadedModel) -> str:

@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,6 @@ class OwnConceptsTab(Tab):
     """Check, train, use, download; nobody else's page changes.
 
     Args:
-        session: The state that the tabs share.
         training: Trains concepts.
 
     Attributes:
@@ -59,7 +59,6 @@ class OwnConceptsTab(Tab):
         self.training = training
 
     def render(self) -> None:
-        """See :meth:`Tab.render`."""
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=280):
                 self.words = gr.Textbox(
@@ -72,9 +71,7 @@ class OwnConceptsTab(Tab):
                     self.train = gr.Button("Train missing ones", variant="primary", elem_id="own-train", min_width=170)
                     self.stop = gr.Button("Stop", variant="stop", elem_id="own-stop", min_width=80)
                 self.anyway = gr.Checkbox(
-                    False,
-                    label="Train it anyway: also what a neuron of the SAE is called",
-                    elem_id="own-anyway",
+                    False, label="Train it anyway: also what a neuron of the SAE is called", elem_id="own-anyway"
                 )
                 self.download = gr.HTML("", elem_id="own-download", min_height=0)
             with gr.Column(scale=7, min_width=280):
@@ -84,7 +81,7 @@ class OwnConceptsTab(Tab):
         self.parts = {"words": self.words, "anyway": self.anyway}
         self.training_outputs = [self.progress, self.report, self.download, self.session.model]
         self.check.click(self.which, [self.session.model, self.words], self.report, **LOOKUP)
-        self.stop.click(self._stop, None, None, queue=False, **PRIVATE)
+        self.stop.click(self.session.stop_job, None, None, queue=False, **PRIVATE)
 
     @kindly
     def which(self, key: Any, words: Any) -> str:
@@ -102,12 +99,18 @@ class OwnConceptsTab(Tab):
             answer = report(model, concepts, _WEAK if weak else _NOTHING)
             yield ["", _result(key, words, answer), gr.skip(), gr.skip()]
             return
+        progress, start = (0.0, "starting"), time.perf_counter()
+
+        def report_progress(share: float, text: str) -> None:
+            nonlocal progress
+            progress = share, text
+
         with self.session.serving.jobs.of(request.session_hash) as stop:
-            thread = _TrainingThread(self.training, model, missing, stop)
-            while thread.runs_after(LOOK):
-                yield [html.PIECES.progress(*thread.progress), gr.skip(), gr.skip(), gr.skip()]
+            training = _in_background(lambda: self.training.add(model, missing, report_progress, stop))
+            while not wait([training], LOOK).done:
+                yield [html.PIECES.progress(*progress), gr.skip(), gr.skip(), gr.skip()]
         try:
-            extended = thread.result()
+            extended = training.result()
         except (*REFUSALS, ValueError) as error:
             message = _TEMPLATE.alert(str(error))
         except Stopped:
@@ -118,7 +121,8 @@ class OwnConceptsTab(Tab):
         else:
             early = " Stopped early: the neurons are as good as they were by then." if stop() else ""
             count = f"{len(missing)} concept{'s' if len(missing) > 1 else ''}"
-            text = f"{count} added in {thread.seconds:.0f} s.{early}{_failures(extended, missing)}"
+            seconds = time.perf_counter() - start
+            text = f"{count} added in {seconds:.0f} s.{early}{_failures(extended, missing)}"
             answer = _result(extended.key, words, report(extended, concepts))
             yield [html.PIECES.progress(1.0, text), answer, _download(extended), extended.key]
             return
@@ -130,9 +134,6 @@ class OwnConceptsTab(Tab):
             return [link.words, link.anyway, gr.skip(), gr.skip()]
         return [link.words, link.anyway, "", _download(model) if model.own else ""]
 
-    def _stop(self, request: gr.Request) -> None:
-        self.session.serving.jobs.stop(request.session_hash)
-
 
 def _result(key: Any, words: Any, content: Markup) -> Markup:
     return html.result(content, {"m": as_text("m", key), "words": as_text("words", words)}, "own-check")
@@ -142,44 +143,18 @@ def _download(model: LoadedModel) -> Markup:
     return html.PIECES.download("Download your model", downloads.address(archive(model)))
 
 
-class _TrainingThread:
-    """Training in a thread of its own, so that its progress can be shown.
+def _in_background(work: Callable[[], LoadedModel]) -> "Future[LoadedModel]":
+    """Begins work in a thread of its own, which does not keep the page from ending."""
+    future: Future[LoadedModel] = Future()
 
-    Attributes:
-        progress: The share of the work that is behind, and what is being done.
-        seconds: Duration of the training.
-    """
-
-    def __init__(self, training: ConceptTraining, model: LoadedModel, concepts: list[str], stop: Callable[[], bool]):
-        self.progress, self.seconds = (0.0, "starting"), 0.0
-        self._result: LoadedModel | Exception | None = None
-        self._thread = threading.Thread(target=self._run, args=(training, model, concepts, stop), daemon=True)
-        self._thread.start()
-
-    def runs_after(self, seconds: float) -> bool:
-        """Waits so long at most; returns whether the training still runs then."""
-        self._thread.join(seconds)
-        return self._thread.is_alive()
-
-    def result(self) -> LoadedModel:
-        """Returns the extended model, or raises the error that came instead."""
-        if isinstance(self._result, Exception):
-            raise self._result
-        assert self._result is not None, "the training still runs"
-        return self._result
-
-    def _run(
-        self, training: ConceptTraining, model: LoadedModel, concepts: list[str], stop: Callable[[], bool]
-    ) -> None:  # fmt: skip
-        start = time.perf_counter()
+    def run() -> None:
         try:
-            self._result = training.add(model, concepts, self._report, stop)
-        except Exception as error:  # handed on to the thread that waits
-            self._result = error
-        self.seconds = time.perf_counter() - start
+            future.set_result(work())
+        except BaseException as error:  # handed on to the thread that waits
+            future.set_exception(error)
 
-    def _report(self, share: float, text: str) -> None:
-        self.progress = (share, text)
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 def concepts_of(words: Any) -> list[str]:

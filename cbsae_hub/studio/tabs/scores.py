@@ -32,7 +32,6 @@ class ScoresTab(Tab):
     """All scores of all neurons."""
 
     def render(self) -> None:
-        """See :meth:`Tab.render`."""
         first = self.session.serving.first
         self.maps = gr.HTML(self._maps(first), elem_id="maps", js_on_load=script("map"))
         gr.HTML(_TEMPLATE.all_neurons())
@@ -125,18 +124,14 @@ def evaluation_of(model: LoadedModel) -> str:
     return _TEMPLATE.evaluation(tables) if tables else ""
 
 
-def csv_of(model: LoadedModel) -> Path:
-    """Writes the whole neuron table; returns the file."""
+def _csv_link(model: LoadedModel) -> Markup:
+    """Writes the whole neuron table, once; returns its link."""
     file = downloads.served(model.key) / f"{Path(model.model_id).name}.csv"
     if not file.is_file():
         frame = model.pack.neurons.frame
         lists = {name: frame[name].map(_listed) for name in frame if frame[name].map(_is_list).any()}
         write_text(file, frame.assign(**lists).to_csv(index=False))
-    return file
-
-
-def _csv_link(model: LoadedModel) -> Markup:
-    return html.PIECES.download("All of them as CSV", downloads.address(csv_of(model)))
+    return html.PIECES.download("All of them as CSV", downloads.address(file))
 
 
 def _is_list(value: Any) -> bool:

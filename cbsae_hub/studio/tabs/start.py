@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,7 @@ _TEMPLATE = template("start")
 
 @dataclass(frozen=True)
 class Example:
-    """A worked example.
-
-    Attributes:
-        title: Title of the card.
-        hypothesis: A statement that one may believe.
-        experiment: An instruction.
-        expect: The outcome that one should see.
-        link: The state of the page that the card's button leads to.
-    """
+    """A worked example: the texts of its card, and the state of the page that the card's button leads to."""
 
     title: str
     hypothesis: str
@@ -49,7 +42,6 @@ class StartTab(Tab):
     """Cards that set everything up and open the right tab."""
 
     def render(self) -> None:
-        """See :meth:`Tab.render`."""
         gr.HTML(_TEMPLATE.introduction())
         self.cards = gr.HTML(cards(self.session.serving.first), elem_id="examples", js_on_load=script("acts"))
         self.outputs, self.parts = [self.cards], {}
@@ -61,8 +53,8 @@ class StartTab(Tab):
 
 def examples(model: LoadedModel) -> list[Example]:
     """Returns examples of a model: experiments that were run, and gave what the card says."""
-    facts = {kind: record for kind, record in model.worked.items() if kind in _KINDS and _can_run(model, kind)}
-    cards = [_KINDS[kind](model, facts[kind]) for kind in _KINDS if kind in facts]
+    facts = {kind: model.worked[kind] for kind in _KINDS if kind in model.worked and _can_run(model, kind)}
+    cards = [_KINDS[kind](model, record) for kind, record in facts.items()]
     if "lacking" not in facts and isinstance(model.sae, CBSAE) and (word := _unnamed(model)):
         cards.append(_lacking(model, {"name": word}))
     return cards
@@ -83,20 +75,12 @@ def _unnamed(model: LoadedModel) -> str | None:
     return min(lacking, key=lambda name: len(model.pack.find(name).matches), default=None)
 
 
-def _word(model: LoadedModel, facts: dict[str, Any]) -> Example:
-    return _one(model, facts, "One neuron, one word", "which is in the SAE, found without any label,")
-
-
-def _concept(model: LoadedModel, facts: dict[str, Any]) -> Example:
-    return _one(model, facts, "A concept that the SAE lacked", "which was trained into the bottleneck,")
-
-
-def _one(model: LoadedModel, facts: dict[str, Any], title: str, origin: str) -> Example:
+def _one(title: str, origin: str, model: LoadedModel, facts: dict[str, Any]) -> Example:
     name = facts["name"]
     return Example(
         title,
         f"The neuron for “{name}”, {origin} is what LLaVA reads “{name}” from.",
-        f"Set it to {_start(model, facts['neuron']):g} on a white picture and ask LLaVA for one word.",
+        f"Set it to {range_of(model, facts['neuron']).start:g} on a white picture and ask LLaVA for one word.",
         f"LLaVA says {_quoted(facts['said'])}; pushed as far in a random direction, {_quoted(facts['control'])}.",
         _steered(model, "llava", facts["neuron"]),
     )
@@ -104,7 +88,7 @@ def _one(model: LoadedModel, facts: dict[str, Any], title: str, origin: str) -> 
 
 def _two(model: LoadedModel, facts: dict[str, Any]) -> Example:
     first, second = facts["names"]
-    wins, loses = (first, second) if _same(facts["said"], first) else (second, first)
+    wins, loses = (first, second) if words_of(facts["said"]) == words_of(first) else (second, first)
     return Example(
         "Two at once",
         "Two neurons at the same strength: one of them wins.",
@@ -166,25 +150,19 @@ def _lacking(model: LoadedModel, facts: dict[str, Any]) -> Example:
 
 
 _KINDS: dict[str, Callable[[LoadedModel, dict[str, Any]], Example]] = {
-    "word": _word, "concept": _concept, "two": _two, "mute": _mute, "draw": _draw, "look": _look, "lacking": _lacking,
+    "word": partial(_one, "One neuron, one word", "which is in the SAE, found without any label,"),
+    "concept": partial(_one, "A concept that the SAE lacked", "which was trained into the bottleneck,"),
+    "two": _two, "mute": _mute, "draw": _draw, "look": _look, "lacking": _lacking,
 }  # fmt: skip
 
 
-def _start(model: LoadedModel, neuron: int) -> float:
-    return range_of(model, neuron).start
-
-
 def _steered(model: LoadedModel, tab: str, *neurons: int) -> Link:
-    basket = Basket(tuple(Edit(neuron, _start(model, neuron)) for neuron in neurons))
+    basket = Basket(tuple(Edit(neuron, range_of(model, neuron).start) for neuron in neurons))
     return Link(tab=tab, basket=basket, image=WHITE, question=ONE_WORD, neuron=neurons[0])
 
 
 def _quoted(answer: str) -> str:
     return f"“{answer}”" if answer else "nothing"
-
-
-def _same(answer: str, word: str) -> bool:
-    return words_of(answer) == words_of(word)
 
 
 def cards(model: LoadedModel) -> Markup:

@@ -1,20 +1,19 @@
 """The tab "Steer image": unCLIP draws an image anew, seeds down, strengths across, and the control beside them."""
 
-import io
 from collections.abc import Iterator
 from itertools import zip_longest
 from typing import Any
 
 import gradio as gr
 from markupsafe import Markup
-from PIL import Image
 
+from cbsae_hub.pictures import grid_of
 from cbsae_hub.steering.tower import Stopped
 from cbsae_hub.studio.links import MAX_SEED, MAX_SEEDS, MAX_STEPS, MIN_STEPS, Link
 from cbsae_hub.studio.server.experiments import DRAWN_FACTORS, STEPS, Drawing
 from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import Refused, kindly
-from cbsae_hub.studio.server.session import PRIVATE, WORK, SessionState
+from cbsae_hub.studio.server.session import PRIVATE, WORK
 from cbsae_hub.studio.tabs.steering import SteeringTab
 from cbsae_hub.studio.tabs.unavailable import instead_of
 from cbsae_hub.studio.view.html import PIECES
@@ -28,11 +27,9 @@ _TEMPLATE = template("steer_image")
 class SteerImageTab(SteeringTab):
     """A grid of drawings that all start from the same noise in each row."""
 
-    def __init__(self, session: SessionState):
-        super().__init__(session, "draw", "draw.")
+    name, prefix = "draw", "draw."
 
     def render(self) -> None:
-        """See :meth:`Tab.render`."""
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=280):
                 self.image.render()
@@ -78,31 +75,16 @@ class SteerImageTab(SteeringTab):
             except Stopped:  # here too: Gradio repeats the last thing that was yielded, after the answer of Stop
                 yield PIECES.stopped()
 
-    @kindly
-    def draw_again(self, request: gr.Request, live: Any, *values: Any) -> Iterator[Any]:
-        """Draws after a change, if the visitor wants that and there is something to steer."""
-        if not live or not self.steers(self.by_key(values)):
-            yield gr.skip()
-            return
-        yield from self.draw(request, *values)
-
     def restore(self, model: LoadedModel, link: Link, new: bool) -> list[Any]:
         """Returns values of :attr:`outputs` for a link, by default LLaVA's settings; drawings stay, marked."""
-        edits = self.edit_values(
-            link.alone if link.draw_alone is None else link.draw_alone,
-            link.op if link.draw_op is None else link.draw_op,
-            link.keep_error if link.draw_keep_error is None else link.draw_keep_error,
-            link.word if link.draw_word is None else link.draw_word,
-        )
+        own: tuple[Any, ...] = link.draw_alone, link.draw_op, link.draw_keep_error, link.draw_word
+        usual: tuple[Any, ...] = link.alone, link.op, link.keep_error, link.word
+        edits = self.edit_values(*(value if other is None else other for value, other in zip(usual, own)))
         return [*self.image.restore(model, link, new), *edits, link.seed, link.seeds, link.steps, link.draw_live]
 
 
 def whole(value: Any, low: int, high: int) -> int:
-    """Returns a whole number within bounds.
-
-    Raises:
-        Refused: If the value is none.
-    """
+    """Returns a whole number within bounds, or raises Refused."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high or value % 1:
         raise Refused(f"A whole number from {low} to {high} is needed, not {str(value)[:20]}.")
     return int(value)
@@ -114,19 +96,10 @@ def drawings(rows: list[list[Drawing]], seeds: list[int], word: str) -> Markup:
         (seed, [_cell(row[place], seed, name) if row else None for place, name in enumerate(COLUMNS)])
         for seed, row in zip_longest(seeds, rows)
     ]
-    return _TEMPLATE.drawings(["", *COLUMNS], cells, word, data_uri(sheet(rows)) if rows else None)
-
-
-def sheet(rows: list[list[Drawing]]) -> bytes:
-    """Returns all drawings in one image, as WebP."""
-    width, height = rows[0][0].image.size
-    whole = Image.new("RGB", (width * len(rows[0]), height * len(rows)), "white")
-    for y, row in enumerate(rows):
-        for x, one in enumerate(row):
-            whole.paste(one.image, (x * width, y * height))
-    buffer = io.BytesIO()
-    whole.save(buffer, "WEBP", lossless=True)
-    return buffer.getvalue()
+    sheet = None
+    if rows:
+        sheet = data_uri(as_webp(grid_of([[drawing.image for drawing in row] for row in rows]), lossless=True))
+    return _TEMPLATE.drawings(["", *COLUMNS], cells, word, sheet)
 
 
 def _cell(drawing: Drawing, seed: int, column: str) -> dict[str, Any]:

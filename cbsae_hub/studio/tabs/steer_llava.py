@@ -12,7 +12,7 @@ from cbsae_hub.studio.links import MAX_QUESTION, Link
 from cbsae_hub.studio.server.experiments import Answer, Answers, Experiment, SweepRow
 from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import Refused, kindly
-from cbsae_hub.studio.server.session import PRIVATE, WORK, SessionState
+from cbsae_hub.studio.server.session import PRIVATE, WORK
 from cbsae_hub.studio.tabs.steering import SteeringTab
 from cbsae_hub.studio.tabs.unavailable import instead_of
 from cbsae_hub.studio.view.templates import template
@@ -32,11 +32,9 @@ T = TypeVar("T")
 class SteerLlavaTab(SteeringTab):
     """One button, four answers; and a sweep over strengths."""
 
-    def __init__(self, session: SessionState):
-        super().__init__(session, "llava")
+    name = "llava"
 
     def render(self) -> None:
-        """See :meth:`Tab.render`."""
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=280):
                 self.image.render()
@@ -71,11 +69,6 @@ class SteerLlavaTab(SteeringTab):
     def ask(self, request: gr.Request, *values: Any) -> str:
         """Returns four answers side by side."""
         return self._run(request, values, "ask", self.session.serving.experiments.ask, answers_html)
-
-    @kindly
-    def ask_again(self, request: gr.Request, live: Any, *values: Any) -> Any:
-        """Asks after a change, if the visitor wants that and there is something to steer."""
-        return self.ask(request, *values) if live and self.steers(self.by_key(values)) else gr.skip()
 
     @kindly
     def sweep(self, request: gr.Request, *values: Any) -> str:

@@ -21,23 +21,21 @@ from cbsae_hub.studio.view.images import WHITE
 class SteeringTab(Tab):
     """A tab whose experiment is set up by components; each has a key in the address.
 
-    Args:
-        session: The state that the tabs share.
+    Attributes:
         name: Id of the tab, before all element ids.
         prefix: Prefix of the settings' keys in the address.
-
-    Attributes:
         edit_settings: The components that say how neurons are edited, by their keys in the address.
         settings: All components that an experiment depends on: the inputs of its handlers.
     """
 
+    name: str
+    prefix = ""
     edit_settings: dict[str, Component]
     settings: dict[str, Component]
 
-    def __init__(self, session: SessionState, name: str, prefix: str = ""):
+    def __init__(self, session: SessionState):
         super().__init__(session)
-        self.name, self.prefix = name, prefix
-        self.image = ImageBox(session, name)
+        self.image = ImageBox(session, self.name)
 
     def render_edit_settings(self) -> None:
         """Adds :attr:`edit_settings` to the page that is being built."""
@@ -66,11 +64,7 @@ class SteeringTab(Tab):
         return dict(zip(self.settings, values, strict=True))
 
     def experiment(self, settings: Mapping[str, Any]) -> Experiment:
-        """Returns the experiment of some settings.
-
-        Raises:
-            Refused: If a setting makes no sense.
-        """
+        """Returns the experiment of some settings; raises Refused if one makes no sense."""
         model = self.session.model_of(settings["m"])
         alone, op, keep_error, word = (settings[key] for key in self.edit_settings)
         if alone not in WHERE or op not in HOW:
@@ -80,9 +74,10 @@ class SteeringTab(Tab):
         steering = basket.steering(WHERE[alone] == "1", HOW[op], bool(keep_error))
         return Experiment(model, image, steering, watched_word(model, basket, word))
 
-    def steers(self, settings: Mapping[str, Any]) -> bool:
-        """Returns whether there is something to steer."""
-        return bool(basket_of(settings["b"], self.session.model_of(settings["m"])).active)
+    def reacts(self, live: Any, values: Iterable[Any]) -> bool:
+        """Returns whether to run after a change: if the visitor wants that, and there is something to steer."""
+        settings = self.by_key(values)
+        return bool(live and basket_of(settings["b"], self.session.model_of(settings["m"])).active)
 
     @staticmethod
     def result(content: Markup, settings: Mapping[str, Any], button: str) -> Markup:
@@ -90,5 +85,5 @@ class SteeringTab(Tab):
         return html.result(content, {key: as_text(key, value) for key, value in settings.items()}, button)
 
     def _stop_job(self, request: gr.Request) -> Markup:
-        self.session.serving.jobs.stop(request.session_hash)
+        self.session.stop_job(request)
         return html.PIECES.stopped()

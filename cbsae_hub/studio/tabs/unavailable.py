@@ -1,22 +1,16 @@
 """Stands in for the steering tabs where nothing can be steered: the reason, stored answers, and a command."""
 
-import math
-
 from cbsae_hub.studio.server.generators import Unavailable
 from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.tabs.use_it import as_typed
 from cbsae_hub.studio.view import html
+from cbsae_hub.words import number
 
 ROWS = 12
 
 
 def instead_of(model: LoadedModel, name: str) -> str:
-    """Returns what stands in place of a steering tab's results; "" where steering works.
-
-    Args:
-        model: The model.
-        name: "llava" or "unclip".
-    """
+    """Returns what stands in place of the results of "llava" or "unclip"; "" where steering works."""
     try:
         getattr(model, name)
     except Unavailable as reason:
@@ -34,11 +28,7 @@ def _best_answers(model: LoadedModel) -> list[tuple[str, ...]] | None:
         return None
     best = frame[frame["steerability"].notna()].sort_values("steerability", ascending=False).head(ROWS)
     return [
-        (html.neuron_title(row), f"“{row.said_white}”", _two(row.steer_text_white), f"“{row.said_white_random}”",
-         _two(row.steer_text_white_random))
+        (html.neuron_title(row), f"“{row.said_white}”", number(row.steer_text_white, 2, "-"),
+         f"“{row.said_white_random}”", number(row.steer_text_white_random, 2, "-"))
         for row in best.itertuples()
     ]  # fmt: skip
-
-
-def _two(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.2f}"

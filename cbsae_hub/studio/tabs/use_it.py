@@ -36,29 +36,24 @@ LANGUAGES: dict[str, tuple[str, Literal["python", "shell", "json"]]] = {
 
 
 class UseItTab(Tab):
-    """Code that does what the page does, with the model and the basket that are on screen.
-
-    Args:
-        session: The state that the tabs share.
-        endpoints: Each endpoint's call, what it does, its arguments and its answer.
-    """
+    """Code that does what the page does, with the model and the basket that are on screen, and the ``endpoints``."""
 
     def __init__(self, session: SessionState, endpoints: list[list[str]]):
         super().__init__(session)
         self.endpoints = endpoints
 
     def render(self) -> None:
-        """See :meth:`Tab.render`."""
         first = self.session.serving.first
         code = snippets(first, Basket(), LOCAL)
         gr.Markdown("Everything on this page without the page. The code follows the model and the basket.")
-        self.codes = []
-        for name, (title, kind) in LANGUAGES.items():
-            self.codes.append(gr.Code(code[name], kind, label=title, elem_id=f"use-{name}", buttons=["copy"]))
+        codes = [
+            gr.Code(code[name], kind, label=title, elem_id=f"use-{name}", buttons=["copy"])
+            for name, (title, kind) in LANGUAGES.items()
+        ]
         gr.HTML(template("use_it").endpoints(self.endpoints), elem_id="use-endpoints")
         with gr.Row():
             self.recipe = gr.HTML(_recipe_link(first, Basket()), elem_id="use-recipe")
-        self.outputs, self.parts = [*self.codes, self.recipe], {}
+        self.outputs, self.parts = [*codes, self.recipe], {}
         gr.Code(CITATION, label="Citation", elem_id="use-citation", buttons=["copy"])
 
     @kindly
@@ -71,16 +66,10 @@ class UseItTab(Tab):
 
 
 def snippets(model: LoadedModel, basket: Basket, address: str) -> dict[str, str]:
-    """Returns code for a model and a basket, or an example neuron if that is empty; by the keys of :data:`LANGUAGES`.
-
-    Args:
-        model: The model.
-        basket: The basket.
-        address: Address of the page.
-    """
+    """Returns code for a model and a basket, or its best neuron if that is empty, by the keys of :data:`LANGUAGES`."""
     source = as_typed(model.model_id)
     llava, unclip = (as_typed(generator or f"your-{name}") for name, generator in model.generators.ids.items())
-    edits = list(basket.active) or [_example(model)]
+    edits = list(basket.active) or [Edit(model.best_neuron, model.alpha or 10.0)]
     code = ", ".join(f"Edit({edit.neuron}, {edit.value:.2f})" for edit in edits)
     options = " ".join(f"--edit {edit.neuron}={edit.value:.2f}" for edit in edits)
     pairs = [{"neuron": edit.neuron, "value": round(edit.value, 2)} for edit in edits]
@@ -153,18 +142,9 @@ def recipe_of(model: LoadedModel, basket: Basket) -> dict[str, Any]:
     }
 
 
-def recipe_file(model: LoadedModel, basket: Basket) -> Path:
-    """Writes the recipe; the same recipe, the same file."""
+def _recipe_link(model: LoadedModel, basket: Basket) -> Markup:
+    """Writes the recipe, the same recipe into the same file; returns its link."""
     text = json.dumps(recipe_of(model, basket), indent=1) + "\n"
     file = downloads.served(sha256(text)) / "recipe.json"
     write_text(file, text)
-    return file
-
-
-def _recipe_link(model: LoadedModel, basket: Basket) -> Markup:
-    return html.PIECES.download("The current recipe as JSON", downloads.address(recipe_file(model, basket)))
-
-
-def _example(model: LoadedModel) -> Edit:
-    frame = model.pack.neurons.frame
-    return Edit(int(frame.loc[frame["score"].idxmax(), "neuron"]), model.alpha or 10.0)
+    return html.PIECES.download("The current recipe as JSON", downloads.address(file))

@@ -48,12 +48,8 @@ def neuron_title(row: Any) -> str:
     return f"{row.name} ({row.score:.2f}{mark}) - #{row.neuron}" if row.name else f"no name - #{row.neuron}"
 
 
-def figure(pack: Pack, example: Example) -> Markup:
-    """Returns one example image with its patch map and activation."""
-    return _NEURON.figure(**_figure(pack, example))
-
-
 def _figure(pack: Pack, example: Example) -> dict[str, Any]:
+    """Returns one example image with its patch map and activation."""
     heat = None
     if example.patch_map is not None:
         rows, columns = example.patch_map.shape
@@ -74,19 +70,13 @@ def strips(pack: Pack, neuron: int, names: Sequence[str] = tuple(STRIP_TITLES)) 
     return _NEURON.strips([(title, [_figure(pack, one) for one in row]) for title, row in examples.items() if row])
 
 
-def facts(pairs: Sequence[tuple[str, str, str]]) -> Markup:
-    """Returns a list of (name, value, explanation)."""
-    return PIECES.facts(pairs)
-
-
 def result(content: Markup, settings: Mapping[str, str], button: str) -> Markup:
     """Returns a result, which static/address.js marks as soon as the page's settings are others.
 
     Args:
         content: The result itself.
-        settings: Parts of the address that the result depends on, as :func:`cbsae_hub.studio.links.as_text` spells
-            them.
-        button: Id of the button that makes the result anew.
+        settings: Parts of the address that it depends on, as :func:`cbsae_hub.studio.links.as_text` spells them.
+        button: Id of the button that makes it anew.
     """
     return PIECES.result(content, json.dumps(settings), button)
 
@@ -132,14 +122,10 @@ def _figures(pack: Pack, row: Any) -> list[tuple[str, str, str]]:
 
 
 def about(pack: Pack, own: int = 0) -> Markup:
-    """Returns what the model is, in numbers with explanations.
-
-    Args:
-        pack: The model's pack.
-        own: Number of concepts that the visitor has added to the model.
-    """
+    """Returns what the model is, in numbers with explanations; ``own`` of its concepts are the visitor's."""
     info, scores = pack.info, pack.info["scores"]
     reconstruction = scores["reconstruction"]
+    variance = f"{reconstruction['explained_variance']:.1%}"
     encoder, model = info["encoder"], info["model"]
     neurons = f"{model['d_sae']:,}" + (f" + {model['concepts']:,} concepts" if model.get("concepts") else "")
     pairs = [
@@ -147,11 +133,7 @@ def about(pack: Pack, own: int = 0) -> Markup:
         ("Layer", f"{encoder['layer']}, {encoder['tokens']}", "where its activations are read, and of which tokens"),
         ("Neurons", neurons, f"{model['activation']}, k = {model['k']}"),
         ("L0", f"{reconstruction['l0']:.1f}", "neurons that fire on a patch, on average"),
-        (
-            "Explained variance",
-            f"{reconstruction['explained_variance']:.1%}",
-            "what the neurons together keep of the input",
-        ),
+        ("Explained variance", variance, "what the neurons together keep of the input"),
         ("Dead", f"{scores['shares']['dead']:.1%}", "neurons that never fire on the probe images"),
     ]
     if "truth" in scores:
@@ -161,8 +143,3 @@ def about(pack: Pack, own: int = 0) -> Markup:
         concepts = f"{own} concept{'s' if own > 1 else ''}"
         pairs.insert(0, ("Yours", concepts, "that you have added; nobody else has them"))
     return PIECES.about(pairs)
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Markup:
-    """Returns a table of texts; the first column heads its rows."""
-    return PIECES.table(columns, rows)

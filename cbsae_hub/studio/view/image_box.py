@@ -11,19 +11,20 @@ from cbsae_hub.neurons.pack import Pack
 from cbsae_hub.studio.links import Link
 from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import Refused, kindly
-from cbsae_hub.studio.server.session import LOOKUP, PRIVATE, SessionState, pulse, upload_record
+from cbsae_hub.studio.server.session import LOOKUP, PRIVATE, SessionState, pulse
 from cbsae_hub.studio.view.html import PIECES
-from cbsae_hub.studio.view.images import WHITE, as_webp, data_uri, is_sample, read_image
+from cbsae_hub.studio.view.images import WHITE, as_webp, data_uri, is_sample
 from cbsae_hub.studio.view.style import script
 
 SAMPLES = 7
 
 
-def upload_box(label: str, elem_id: str, height: int = 220) -> gr.Image:
+def upload_box(elem_id: str, height: int = 220) -> gr.Image:
     """Returns an image component whose file reaches the handler unopened."""
     box = gr.Image(
-        type="filepath", sources=["upload", "clipboard"], label=label, height=height, elem_id=elem_id, buttons=[]
-    )
+        type="filepath", sources=["upload", "clipboard"], label="Your picture", height=height, elem_id=elem_id,
+        buttons=[],
+    )  # fmt: skip
     # Gradio would fail without a word on what is no image. A subclass would be the plainer way, but Gradio writes a
     # stub file beside the source of each.
     box.preprocess = _path_of  # type: ignore[method-assign]
@@ -31,11 +32,7 @@ def upload_box(label: str, elem_id: str, height: int = 220) -> gr.Image:
 
 
 def bind_upload(box: gr.Image, handler: Any, inputs: list[Any], outputs: list[Any]) -> Any:
-    """Calls a handler with each upload; the box does not keep what the handler refuses.
-
-    Returns:
-        The event, for what is to follow it.
-    """
+    """Calls a handler with each upload, of which the box keeps none that is refused; returns the event."""
     uploaded = box.input(handler, inputs, outputs, **PRIVATE)
     uploaded.failure(None, None, box, js="() => null")
     return uploaded
@@ -55,11 +52,7 @@ def sample_strip(pack: Pack, count: int, white: bool = False) -> Markup:
 
 
 def sample_name(event: gr.EventData, pack: Pack) -> str:
-    """Returns the name of the sample that was clicked.
-
-    Raises:
-        Refused: If there is no such sample.
-    """
+    """Returns the name of the sample that was clicked, or raises Refused."""
     name = str(getattr(event, "picture", ""))
     if name != WHITE and not is_sample(name, pack):
         raise Refused("There is no such sample.")
@@ -67,12 +60,7 @@ def sample_name(event: gr.EventData, pack: Pack) -> str:
 
 
 class ImageBox:
-    """Chooses the image that is steered, which the steering tabs share, and shows it.
-
-    Args:
-        session: The state that the tabs share.
-        tab: Id of the tab that it is in.
-    """
+    """Chooses the image that is steered, which the steering tabs share, and shows it."""
 
     def __init__(self, session: SessionState, tab: str):
         self.session, self.tab = session, tab
@@ -83,20 +71,17 @@ class ImageBox:
         self.preview = gr.HTML(preview(self.session, pack, WHITE), elem_id=f"{self.tab}-preview")
         self.samples = sample_box(pack, f"{self.tab}-samples", SAMPLES, white=True)
         with gr.Accordion("Or your own", open=False):
-            self.upload = upload_box("Your picture", f"{self.tab}-upload", 160)
+            self.upload = upload_box(f"{self.tab}-upload", 160)
 
     def bind(self, previews: list[gr.HTML]) -> None:
-        """Adds the events; all previews of the page show the same image.
-
-        Args:
-            previews: The previews of all boxes of the page.
-        """
+        """Adds the events; all previews of the page show the same image."""
         session, outputs = self.session, [self.session.image, self.session.pulse, *previews]
-        self.samples.click(self._sample(len(previews)), [session.model], outputs, **LOOKUP)
-        bind_upload(self.upload, self._upload(len(previews)), [session.model, self.upload], [session.upload, *outputs])
+        self._previews = len(previews)
+        self.samples.click(self.choose_sample, [session.model], outputs, **LOOKUP)
+        bind_upload(self.upload, self.choose_upload, [session.model, self.upload], [session.upload, *outputs])
 
     def restore(self, model: LoadedModel, link: Link, new: bool) -> list[Any]:
-        """Returns values of :attr:`outputs` for a link."""
+        """Returns values of :attr:`outputs` for a link, see :meth:`Tab.restore`."""
         image = preview(self.session, model.pack, link.image)
         return [image, sample_strip(model.pack, SAMPLES, white=True) if new else gr.skip()]
 
@@ -105,26 +90,21 @@ class ImageBox:
         """The components that :meth:`restore` sets."""
         return [self.preview, self.samples]
 
-    def _sample(self, count: int) -> Any:
-        @kindly
-        def choose_sample(event: gr.EventData, key: Any) -> list[Any]:
-            pack = self.session.model_of(key).pack
-            name = sample_name(event, pack)
-            return [name, pulse(self.tab), *[preview(self.session, pack, name)] * count]
+    @kindly
+    def choose_sample(self, event: gr.EventData, key: Any) -> list[Any]:
+        pack = self.session.model_of(key).pack
+        return self._chosen(pack, sample_name(event, pack))
 
-        return choose_sample
+    @kindly
+    def choose_upload(self, key: Any, path: Any) -> list[Any]:
+        if path is None:
+            return [gr.skip()] * (self._previews + 3)
+        pack = self.session.model_of(key).pack
+        name, record = self.session.keep_upload(path, pack)
+        return [record, *self._chosen(pack, name)]
 
-    def _upload(self, count: int) -> Any:
-        @kindly
-        def choose_upload(key: Any, path: Any) -> list[Any]:
-            if path is None:
-                return [gr.skip()] * (count + 3)
-            pack, images = self.session.model_of(key).pack, self.session.serving.images
-            name = images.keep(read_image(str(path)))
-            record = upload_record(name, images.get(name, pack))
-            return [record, name, pulse(self.tab), *[preview(self.session, pack, name)] * count]
-
-        return choose_upload
+    def _chosen(self, pack: Pack, name: str) -> list[Any]:
+        return [name, pulse(self.tab), *[preview(self.session, pack, name)] * self._previews]
 
 
 def preview(session: SessionState, pack: Pack, name: Any) -> Markup:

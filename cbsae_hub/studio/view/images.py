@@ -23,10 +23,7 @@ MINE = "mine~"  # before the secret name of an upload; an address says something
 
 
 def read_image(source: str | BinaryIO) -> Image.Image:
-    """Opens an upload as an upright RGB picture.
-
-    Args:
-        source: Path of a file, or an open one.
+    """Opens an upload, a file or its path, as an upright RGB picture.
 
     Raises:
         Refused: If it is no picture in a known format, broken, or too large.
@@ -44,18 +41,16 @@ def read_image(source: str | BinaryIO) -> Image.Image:
                     raise Refused("This picture is only a line of pixels. Please take another one.")
                 image.draft("RGB", (2 * MAX_SIDE, 2 * MAX_SIDE))  # JPEG only: decodes to about what is needed
                 return to_rgb(image)
-        except Refused:
-            raise
         except (UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise Refused("This is not a picture in PNG, JPEG or WebP. Please take another file.") from error
         except (OSError, ValueError, SyntaxError) as error:
             raise Refused("This picture is damaged and cannot be opened. Please take another one.") from error
 
 
-def as_webp(image: Image.Image, quality: int = 90) -> bytes:
-    """Returns a picture as the page sends it."""
+def as_webp(image: Image.Image, **options: Any) -> bytes:
+    """Returns a picture as the page sends it; ``options`` are Pillow's, instead of a quality of 90."""
     buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=quality)
+    image.save(buffer, "WEBP", **(options or {"quality": 90}))
     return buffer.getvalue()
 
 
@@ -81,11 +76,7 @@ class ImageStore:
         return name.startswith(MINE) and self._uploads.get(name.removeprefix(MINE)) is not None
 
     def get(self, name: Any, pack: Pack) -> Image.Image:
-        """Returns the picture of a name.
-
-        Raises:
-            Refused: If there is none, or it was forgotten.
-        """
+        """Returns the picture of a name; raises Refused if there is none, or it was forgotten."""
         name = str(name)
         if name == WHITE:
             return white_image()
@@ -103,13 +94,7 @@ def is_sample(name: str, pack: Pack) -> bool:
 
 
 def from_text(text: Any, pack: Pack) -> Image.Image:
-    """Reads a picture of a public endpoint: "white", "s12", or base64 of a PNG, JPEG or WebP.
-
-    Nothing is ever fetched: an address of the web or of a file is refused.
-
-    Raises:
-        Refused: If it is none of those.
-    """
+    """Reads a picture of a public endpoint: "white", "s12", or base64, or raises Refused; nothing is ever fetched."""
     if not isinstance(text, str):
         raise Refused("A picture is given as text: white, s12 for image 12 of the pack, or base64 of a file.")
     if text == WHITE or is_sample(text, pack):
@@ -118,11 +103,7 @@ def from_text(text: Any, pack: Pack) -> Image.Image:
 
 
 def from_data(text: Any) -> Image.Image:
-    """Reads a picture from base64 of a PNG, JPEG or WebP; "data:...;base64," before it and line ends are allowed.
-
-    Raises:
-        Refused: If it is none.
-    """
+    """Reads a PNG, JPEG or WebP from base64, perhaps behind "data:...;base64,"; raises Refused otherwise."""
     content = re.sub(r"^data:[^,]*;base64,", "", "".join(str(text).split()), flags=re.IGNORECASE)
     if len(content) > MAX_BYTES * 4 / 3 + 4:
         raise Refused(f"This picture is larger than {MAX_BYTES // 1_000_000} MB. Please send a smaller one.")

@@ -32,7 +32,7 @@ def cosine_cubed_similarity(u: Tensor, y: Tensor, processes: Processes | None = 
     Args:
         u: ``[n, concepts]``.
         y: ``[n, concepts]``, without gradient.
-        processes: The processes over whose batches the similarity is taken.
+        processes: Default one.
 
     Returns:
         ``[concepts]``, -1 to 1.
@@ -101,8 +101,7 @@ class BottleneckState:
             )
         self.cb, self.config, self.first = cb, config, first
         self.processes = Processes(accelerator)
-        device = cb.W_dec_cb.device
-        self.embeddings, self.texts = embeddings, texts[first:].to(device).float()
+        self.embeddings, self.texts = embeddings, texts[first:].to(cb.W_dec_cb.device).float()
         self.encoder = cb.W_enc_cb.detach()[:, first:].clone().requires_grad_()
         self.decoder = cb.W_dec_cb.detach()[first:].clone().requires_grad_()
         trained = {
@@ -124,10 +123,8 @@ class BottleneckState:
         From "ridge": the encoder is a ridge regression of the teacher's answers, each in units of its deviation, on
         activations. The decoder's row of a concept is its pattern ``cov(x, c_k)``, which is what a change of the
         concept looks like (Haufe et al., 2014), as long as what the SAE leaves unexplained has of it (at least
-        ``WEAKEST`` of the pattern). Closed form, one pass, the same on all processes.
-
-        Args:
-            batches: This process's ``(x, images)``, of which at most ``START_BATCHES`` are read.
+        ``WEAKEST`` of the pattern). Closed form, one pass over at most ``START_BATCHES`` of this process's batches
+        ``(x, images)``, the same on all processes.
         """
         if self.config.start == "random":
             return
@@ -159,11 +156,7 @@ class BottleneckState:
         self._store()
 
     def update(self, x: Tensor, images: Tensor) -> dict[str, Tensor]:
-        """One step of all objectives.
-
-        Args:
-            x: ``[batch_size / processes, d_in]``.
-            images: The number of each row's image, ``[batch_size / processes]``.
+        """One step of all objectives on ``x [batch_size / processes, d_in]`` with the number of each row's image.
 
         Returns:
             The objectives before their steps, over the global batch; only those that are trained.
@@ -172,8 +165,7 @@ class BottleneckState:
         losses = {}
         for name, weights in self.objectives.items():
             loss = getattr(self, name)(*inputs)
-            gradients = torch.autograd.grad(loss, weights)
-            for weight, gradient in zip(weights, gradients):
+            for weight, gradient in zip(weights, torch.autograd.grad(loss, weights)):
                 weight.grad = self.processes.sum_(gradient) / self.processes.count
             self.adams[name].step()
             losses[name] = self.processes.sum_(loss.detach().clone()) / self.processes.count
@@ -184,12 +176,10 @@ class BottleneckState:
 
     @torch.no_grad()
     def prepare(self, x: Tensor, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Computes the inputs of the objectives: centred activations, the SAE's error, the teacher's answers.
-
-        All in the units of the weights: of an SAE with ``input_norm``, of tokens of one scale.
+        """Computes the inputs of the objectives, in the units of the weights: with ``input_norm``, tokens of one scale.
 
         Returns:
-            ``x - b_dec [n, d_in]``, the SAE's error ``[n, d_in]``, and ``y [n, concepts that are trained]``.
+            ``x - b_dec [n, d_in]``, the SAE's error ``[n, d_in]``, the teacher's answers ``y [n, trained concepts]``.
         """
         sae = self.cb.sae
         centred = sae.normalized(x) - sae.b_dec

@@ -55,6 +55,8 @@ class CBSAETrainer(Trainer[CBSAETrainConfig, BottleneckState]):
         ValueError: If embeddings, concepts and activations do not fit each other.
     """
 
+    reads = "labelled_batches"
+
     def __init__(
         self,
         config: CBSAETrainConfig,
@@ -73,10 +75,7 @@ class CBSAETrainer(Trainer[CBSAETrainConfig, BottleneckState]):
         self.state = BottleneckState(self.cb, config, embeddings, texts, self.accelerator)
 
     def _initialise(self) -> None:
-        self.state.initialise(self._share(self._read(), self.config.batch_size, 0))
-
-    def _read(self) -> Callable[..., Iterator[tuple[Tensor, Tensor]]]:
-        return self.train_data.labelled_batches
+        self.state.initialise(self._share(self.train_data, self.config.batch_size, 0))
 
     def _update(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         x, images = batch
@@ -88,7 +87,7 @@ class CBSAETrainer(Trainer[CBSAETrainConfig, BottleneckState]):
 
     def evaluate(self) -> BottleneckHeldout:
         """Figures of the model as it is now, on held-out activations."""
-        return evaluate_bottleneck(self.state, self._heldout(self.heldout_data.labelled_batches))
+        return evaluate_bottleneck(self.state, self._heldout())
 
     def _finish(self) -> BottleneckHeldout:
         trained_on = {
@@ -131,14 +130,9 @@ def evaluate_bottleneck(state: BottleneckState, batches: Iterator[tuple[Tensor, 
     whole, retained, interpretability, steerability, tokens, count = sums.tolist()
     if not tokens:
         raise ValueError("no held-out tokens to evaluate on")
-    total_squares = moments[1].sum()
-    return BottleneckHeldout(
-        explained_variance(moments[0], total_squares, whole, tokens),
-        explained_variance(moments[0], total_squares, retained, tokens),
-        interpretability / count,
-        steerability / count,
-        int(tokens),
-    )
+    first, second = moments[0], moments[1].sum()
+    of_all, of_retained = (explained_variance(first, second, errors, tokens) for errors in (whole, retained))
+    return BottleneckHeldout(of_all, of_retained, interpretability / count, steerability / count, int(tokens))
 
 
 def require_fit(cb: CBSAE, activations: ActivationStore, embeddings: Tensor) -> None:
@@ -147,16 +141,16 @@ def require_fit(cb: CBSAE, activations: ActivationStore, embeddings: Tensor) -> 
     Raises:
         ValueError: If the activations are of another encoder, layer or width, or the embeddings of other images.
     """
-    facts = activations.manifest["encoder"]
+    facts, images = activations.manifest["encoder"], activations.manifest["num_images"]
     for name in ("encoder_id", "layer"):
         if getattr(cb, name) is not None and facts.get(name) != getattr(cb, name):
             raise ValueError(f"the SAE is of {name} {getattr(cb, name)!r}, the activations of {facts.get(name)!r}")
     if cb.d_in != activations.d_in:
         raise ValueError(f"the SAE explains activations of width {cb.d_in}, the store has {activations.d_in}")
-    if len(embeddings) != activations.manifest["num_images"]:
+    if len(embeddings) != images:
         raise ValueError(
-            f"the teacher has embedded {len(embeddings)} images, the activations are of "
-            f"{activations.manifest['num_images']}: extract both from the same images"
+            f"the teacher has embedded {len(embeddings)} images, the activations are of {images}: "
+            "extract both from the same images"
         )
 
 
@@ -197,8 +191,7 @@ def add_concepts(
         reconstruction_moves_encoder=False,
     )
     wider = cb.with_concepts(concepts)
-    texts = embed_texts(wider.concepts)
-    state = BottleneckState(wider, config, embeddings, texts, first=len(cb.concepts))
+    state = BottleneckState(wider, config, embeddings, embed_texts(wider.concepts), first=len(cb.concepts))
     state.initialise(activations.labelled_batches(config.batch_size, config.seed, 0))
     epochs = (activations.labelled_batches(config.batch_size, config.seed, epoch) for epoch in itertools.count())
     for x, images in itertools.islice(itertools.chain.from_iterable(epochs), config.steps):

@@ -47,8 +47,7 @@ class DictionaryAdam(torch.optim.Adam):
         self.encoder_rows.grad = sae.W_enc.grad.T.contiguous()
         for gradient, rows in zip(sae.W_dec.grad.split(BLOCK_ROWS), sae.W_dec.split(BLOCK_ROWS)):
             gradient.addcmul_(rows, torch.linalg.vecdot(gradient, rows)[:, None], value=-1)
-        parameters = self.param_groups[0]["params"]
-        norm = torch.stack([parameter.grad.norm() for parameter in parameters]).norm()
+        norm = torch.stack([parameter.grad.norm() for parameter in self.param_groups[0]["params"]]).norm()
         self.grad_scale.copy_((norm / self.max_grad_norm).clamp_min(1.0))
         super().step()
         sae.normalize_decoder_()

@@ -34,10 +34,7 @@ class Entries(NamedTuple):
 def product(entries: Entries, matrix: Tensor, out: Tensor | None = None) -> Tensor:
     """``[rows, columns] @ [columns, width]``, reading only the rows of ``matrix`` that are needed.
 
-    Args:
-        entries: The left factor.
-        matrix: The right factor.
-        out: The tensor to write the result to; it must hold finite numbers.
+    The result is written to ``out``, if that is given, which must hold finite numbers.
     """
     if out is None:
         return entries.csr(len(matrix)) @ matrix

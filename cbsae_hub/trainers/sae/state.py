@@ -47,10 +47,7 @@ class SAEState:
         self.step = 0
 
     def update(self, x: Tensor) -> tuple[Loss, Tensor]:
-        """One step of training.
-
-        Args:
-            x: ``[batch_size / processes, d_in]``, in the units of the SAE.
+        """One step of training on ``x [batch_size / processes, d_in]``, in the units of the SAE.
 
         Returns:
             The loss of the global batch, and the norm of its gradient before clipping.
@@ -81,12 +78,8 @@ class SAEState:
 
     def facts(self) -> dict[str, Any]:
         """Everything else, as JSON."""
-        return {
-            "step": self.step,
-            "norm_factor": self.norm_factor,
-            "smallest": self._smallest,
-            "config": self.config.to_dict(),
-        }
+        facts = {"step": self.step, "norm_factor": self.norm_factor, "smallest": self._smallest}
+        return {**facts, "config": self.config.to_dict()}
 
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Continues from what :meth:`tensors` and :meth:`facts` returned.

@@ -53,35 +53,20 @@ def group_weight(config: SAETrainConfig, groups: int) -> float:
 
 
 class DeadNeurons:
-    """Counts tokens since each neuron last fired, over all processes.
+    """Counts tokens since each neuron last fired, over all processes: ``silent_tokens [d_sae]`` int64.
 
-    Args:
-        d_sae: Number of neurons.
-        after_tokens: A neuron is dead once it has not fired for so many tokens.
-        processes: The processes that share each batch.
-        device: The device of the counts.
-
-    Attributes:
-        silent_tokens: ``[d_sae]`` int64.
+    A neuron is dead once it has not fired for ``after_tokens``.
     """
 
     def __init__(
-        self,
-        d_sae: int,
-        after_tokens: int,
-        processes: Processes | None = None,
-        device: torch.device | str = "cpu",
+        self, d_sae: int, after_tokens: int, processes: Processes | None = None, device: torch.device | str = "cpu"
     ):
         self.after_tokens = after_tokens
         self.processes = processes or Processes()
         self.silent_tokens = torch.zeros(d_sae, dtype=torch.int64, device=device)
 
     def update(self, fired: Tensor, tokens: int) -> Tensor:
-        """Takes in a batch.
-
-        Args:
-            fired: Ids of the neurons that are active in this process's share, repeated or not.
-            tokens: Tokens in the global batch.
+        """Takes in a batch: ids of the neurons that fired in this process's share, and the tokens in the global batch.
 
         Returns:
             Ids of the dead neurons, ascending, the same on every process.
@@ -106,14 +91,11 @@ class DeadNeurons:
 
 
 class Active(NamedTuple):
-    """The active latents of a batch, sorted by token and neuron."""
+    """The active latents of a batch, sorted by token and neuron: three vectors, all values positive."""
 
     tokens: Tensor
-    """``[active]`` int64"""
     neurons: Tensor
-    """``[active]`` int64"""
     values: Tensor
-    """``[active]``, positive."""
 
 
 class SparseStep:
@@ -135,11 +117,8 @@ class SparseStep:
         processes: Processes | None = None,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ):
-        self.sae = sae
-        self.config = config
-        self.dead_neurons = dead_neurons
-        self.processes = processes or Processes()
-        self.autocast = autocast
+        self.sae, self.config, self.dead_neurons = sae, config, dead_neurons
+        self.processes, self.autocast = processes or Processes(), autocast
         self.selector = Selector(sae, self.processes)
         self.groups = len(sae.group_sizes or (1,))
         self.group_of = sae.group_of
@@ -154,7 +133,7 @@ class SparseStep:
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Loss:
-        """Sets the ``.grad`` of all parameters (overwriting), and returns the loss of the global batch.
+        """Overwrites the ``.grad`` of all parameters, and returns the loss of the global batch.
 
         Args:
             x: ``[n, d_in]``, this process's share of the batch.
@@ -268,15 +247,7 @@ def sum_gradients_(sae: SAE, processes: Processes) -> None:
 
 
 class AutogradStep:
-    """Computes loss and gradients of a batch of a relu, jumprelu or gated SAE.
-
-    Args:
-        sae: The autoencoder.
-        config: Weights of the loss terms.
-        dead_neurons: Counter that every batch updates.
-        processes: The processes that share each batch; all of them get the gradients of the global batch.
-        autocast: Gives the context in which the loss is computed.
-    """
+    """Computes loss and gradients of a batch of a relu, jumprelu or gated SAE; arguments as :class:`SparseStep`."""
 
     def __init__(
         self,
@@ -286,16 +257,12 @@ class AutogradStep:
         processes: Processes,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ):
-        self.sae, self.config = sae, config
-        self.dead_neurons, self.processes, self.autocast = dead_neurons, processes, autocast
+        self.sae, self.config, self.dead_neurons = sae, config, dead_neurons
+        self.processes, self.autocast = processes, autocast
         store_by_neuron_(sae)
 
     def __call__(self, x: Tensor) -> Loss:
-        """Sets the ``.grad`` of all parameters, and returns the loss of the global batch.
-
-        Args:
-            x: ``[n, d_in]``, this process's share of the batch.
-        """
+        """Sets the ``.grad`` of all parameters, and returns the loss of the global batch; see :class:`SparseStep`."""
         self.sae.zero_grad()
         with self.autocast():
             loss, latents = penalised_loss(self.sae, x, self.config)
@@ -307,16 +274,7 @@ class AutogradStep:
 
 
 def penalised_loss(sae: SAE, x: Tensor, config: SAETrainConfig) -> tuple[Loss, Tensor]:
-    """The loss of relu, jumprelu and gated SAEs, for autograd; every latent may be active.
-
-    Args:
-        sae: The autoencoder.
-        x: ``[n, d_in]``.
-        config: Weights of the loss terms.
-
-    Returns:
-        The loss, and the latents ``[n, d_sae]``.
-    """
+    """The loss of relu, jumprelu and gated SAEs on ``x [n, d_in]``, for autograd, and the latents ``[n, d_sae]``."""
     latents, penalty, auxiliary = sae.train_latents(x)
     residuals = x - sae.prefix_reconstructions(latents)
     weight = group_weight(config, len(residuals))
@@ -328,8 +286,8 @@ def penalised_loss(sae: SAE, x: Tensor, config: SAETrainConfig) -> tuple[Loss, T
 class Selector:
     """Selects as ``sae.activation_function.select`` does, over the batches of all processes together.
 
-    For batch_topk the smallest latent that was active a step ago tells where to look: entries above a part of
-    it are few, and contain the answer if there are enough of them. If not, all entries are searched.
+    For batch_topk the smallest latent that was active a step ago tells where to look: entries above a part of it are
+    few, and contain the answer if there are enough of them. If not, all entries are searched.
 
     Attributes:
         smallest: The smallest active latent of the last batch, over all processes; 0 before the first.
@@ -352,9 +310,6 @@ class Selector:
         """
         if self.activation == "batch_topk":
             return self._select_of_batch(hidden.flatten())
-        return self._select_per_token(hidden)
-
-    def _select_per_token(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         values, neurons = hidden.topk(min(self.k, self.d_sae), sorted=False)
         firsts = self.d_sae * torch.arange(len(hidden), device=hidden.device)
         positions = (neurons + firsts[:, None])[values > 0].sort().values

@@ -20,6 +20,7 @@ from cbsae_hub.trainers.run import Processes
 from cbsae_hub.trainers.sae.state import SAEState
 
 SCALE_BATCHES = 100
+MEDIAN_STEPS, MEDIAN_TOLERANCE = 100, 1e-5  # at most; a shorter step, as part of the points' mean distance, is the last
 
 
 class Heldout(NamedTuple):
@@ -80,10 +81,8 @@ class SAETrainer(Trainer[SAETrainConfig, SAEState]):
         return {f"loss/{name}": value for name, value in loss._asdict().items()} | {"gradient_norm": gradient_norm}
 
     def _gauges(self) -> dict[str, float]:
-        return {
-            "lr": self.config.lr_at(self.state.step - 1, self.sae.d_sae),
-            "dead_share": self.state.dead_neurons.share,
-        }
+        lr = self.config.lr_at(self.state.step - 1, self.sae.d_sae)
+        return {"lr": lr, "dead_share": self.state.dead_neurons.share}
 
     def _initialise(self) -> None:
         """Input scale and first ``b_dec``; every process reads the same whole batches, so all agree."""
@@ -101,7 +100,7 @@ class SAETrainer(Trainer[SAETrainConfig, SAEState]):
 
     def _heldout_batches(self) -> Iterator[Tensor]:
         """This process's share of the held-out tokens, raw."""
-        return self._heldout(self.heldout_data.batches, drop_last=False)
+        return self._heldout(drop_last=False)
 
     def evaluate(self) -> Heldout:
         """Figures of the SAE as it is now, on held-out activations."""
@@ -117,13 +116,8 @@ class SAETrainer(Trainer[SAETrainConfig, SAEState]):
             sae.calibrate_threshold(self._heldout_batches, reduce=self.processes.sum_)
             thresholds = {"running": running, "calibrated": sae.threshold.tolist()}
         final = evaluate_sae(sae, self._heldout_batches(), self.processes)
-        self._publish(
-            sae,
-            final,
-            norm_factor=self.state.norm_factor,
-            dead_share=self.state.dead_neurons.share,
-            threshold=thresholds,
-        )
+        facts = {"norm_factor": self.state.norm_factor, "dead_share": self.state.dead_neurons.share}
+        self._publish(sae, final, **facts, threshold=thresholds)
         return final
 
 
@@ -134,12 +128,12 @@ def describe(manifest: dict[str, Any]) -> dict[str, Any]:
 
 @torch.no_grad()
 def evaluate_sae(sae: SAE, batches: Iterable[Tensor], processes: Processes | None = None) -> Heldout:
-    """Evaluates an SAE in one pass, with sums in double precision.
+    """Evaluates an SAE in one pass over all processes, with sums in double precision.
 
     Args:
         sae: The autoencoder.
         batches: This process's share of the held-out tokens, ``[n, d_in]`` each, in the units of the SAE.
-        processes: The processes over which the figures are taken.
+        processes: Default one.
 
     Raises:
         ValueError: If there are no tokens, or they do not vary.
@@ -152,17 +146,11 @@ def evaluate_sae(sae: SAE, batches: Iterable[Tensor], processes: Processes | Non
     for batch in batches:
         x = batch.to(device)
         values, indices = sae.encode_sparse(x)
-        error = x.double() - sae.decode_sparse(values, indices, like=x).double()
-        sums += x.double().sum(0)
+        decoded, x = sae.decode_sparse(values, indices, like=x).double(), x.double()
         active = values > 0
-        totals += torch.stack(
-            [
-                x.double().square().sum(),
-                error.square().sum(),
-                active.sum().double(),
-                torch.tensor(float(len(x)), dtype=torch.float64, device=device),
-            ]
-        )
+        sums += x.sum(0)
+        counts = active.sum().double(), totals.new_tensor(len(x))
+        totals += torch.stack([x.square().sum(), (x - decoded).square().sum(), *counts])
         fired[indices[active]] = 1
     for tensor in (sums, totals, fired):
         processes.sum_(tensor)
@@ -186,23 +174,14 @@ def input_scale(batches: Iterable[Tensor]) -> float:
     return (squares / tokens) ** 0.5
 
 
-def geometric_median(points: Tensor, iterations: int = 100, tolerance: float = 1e-5) -> Tensor:
-    """The point with the smallest mean distance to ``points [n, d]``, by Weiszfeld's iteration.
-
-    Args:
-        points: ``[n, d]``.
-        iterations: The largest number of iterations.
-        tolerance: Stop once a step is shorter than this part of the points' mean distance.
-
-    Returns:
-        ``[d]``, in the dtype of ``points``.
-    """
+def geometric_median(points: Tensor) -> Tensor:
+    """The point ``[d]`` with the smallest mean distance to ``points [n, d]``, by Weiszfeld's iteration."""
     exact = points.double()
     median = exact.mean(0)
-    for _ in range(iterations):
+    for _ in range(MEDIAN_STEPS):
         distances = (exact - median).norm(dim=1).clamp_min(1e-12)
         weights = 1 / distances
         last, median = median, weights @ exact / weights.sum()
-        if (median - last).norm() <= tolerance * distances.mean():
+        if (median - last).norm() <= MEDIAN_TOLERANCE * distances.mean():
             break
     return median.to(points.dtype)

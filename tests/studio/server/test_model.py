@@ -120,12 +120,12 @@ def test_tall_pictures_have_tall_grids_and_maps(tmp_path):
     answer = Api(serving).encode_image(base64.b64encode(buffer.getvalue()).decode(), 5)
     for place, neuron in enumerate(answer["neurons"]):
         assert neuron["patch"] == [*divmod(int(seen.latents[:, place].argmax()), 2)]
-    example = next(example for row in tall.pack.neurons for example in tall.pack.examples(row.neuron))
-    drawn = html.figure(tall.pack, example)
+    neuron = next(row.neuron for row in tall.pack.neurons if tall.pack.examples(row.neuron))
+    drawn = html.strips(tall.pack, neuron)
     assert 'style="aspect-ratio:2/3"' in drawn and "object-fit:cover" in drawn and 'viewBox="0 0 2 3"' in drawn
     assert info["encoder"]["preprocessing"]["do_center_crop"] is True
     tall.pack.info["encoder"]["preprocessing"].pop("do_center_crop")
-    assert "object-fit:fill" in html.figure(tall.pack, example), "squashed, as the encoder sees it"
+    assert "object-fit:fill" in html.strips(tall.pack, neuron), "squashed, as the encoder sees it"
 
 
 def test_what_the_encoder_leaves_out_at_the_edge_is_not_shown(tmp_path):

@@ -27,9 +27,9 @@ EVIL = "<img src=x onerror=alert(1)>\"'&"
 
 def test_names_from_models_are_text():
     row = namedtuple("Row", "name score neuron kind designated")(EVIL, 1.0, 3, "cb", EVIL * 2)
-    safe = html.facts([(EVIL, html.neuron_title(row), EVIL)]) + find._verdict("weak", EVIL, EVIL, EVIL)
+    safe = html.PIECES.facts([(EVIL, html.neuron_title(row), EVIL)]) + find._verdict("weak", EVIL, EVIL, EVIL)
     safe += html.result("", {"q": EVIL}, "find") + patch_grid(b"", np.zeros((1, 1)), EVIL)
-    safe += html.table([EVIL, EVIL], [[EVIL, EVIL]]) + html.PIECES.progress(0.5, EVIL)
+    safe += html.PIECES.table([EVIL, EVIL], [[EVIL, EVIL]]) + html.PIECES.progress(0.5, EVIL)
     tags = Tags(safe).tags
     assert "img" not in [tag for tag, _ in tags]
     assert not any("onerror" in attributes for _, attributes in tags)

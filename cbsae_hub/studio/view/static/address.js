@@ -1,7 +1,7 @@
 // The address follows the page and the page the address: one history, one way to undo, one way to go anywhere.
 // `fields` are the parts of the address, `space` the page's address on the Hub, `tabs` the tabs by their names, and
 // `values` what the components hold.
-const SOON = 60, KEPT = 8, SECRET = /~([\w-]{16,})$/, TOKEN = /~([a-z0-9]{4,20})$/;
+const SOON = 60, MAX_PICTURES = 8, SECRET = /~([\w-]{16,})$/, TOKEN = /~([a-z0-9]{4,20})$/;
 const byKey = Object.fromEntries(fields.map((field) => [field.key, field]));
 const spelled = (field, value) => {
   if (value === null || value === undefined) return '';
@@ -9,36 +9,36 @@ const spelled = (field, value) => {
   return field.codes?.[value] ?? String(value);
 };
 const stateOf = (all) => Object.fromEntries(fields.map((field, i) => [field.key, spelled(field, all[i])]));
-const named = (model) => model.replace(/~[\w-]+$/, '');
+const publicName = (model) => model.replace(/~[\w-]+$/, '');
 const differing = (a, b) => fields.map((field) => field.key).filter((key) => a[key] !== b[key]);
 const usual = (field, state) => (field.like ? state[field.like] : field.usual);
 
 // --- What is the visitor's own has a secret name on the server. The address has a token for it, and only this
 // browser knows the two together, and has the picture itself.
 const tokens = new Map(); // secret: token
-const drawer = (mode, act) => new Promise((done) => {
+const drawer = (mode, act) => new Promise((resolve) => {
   try {
-    const opened = indexedDB.open('cbsae_hub', 1);
-    opened.onupgradeneeded = () => opened.result.createObjectStore('mine');
-    opened.onerror = () => done(null);
-    opened.onsuccess = () => {
-      const work = opened.result.transaction('mine', mode), request = act(work.objectStore('mine'));
-      work.oncomplete = () => { opened.result.close(); done(request.result ?? null); };
-      work.onabort = () => done(null);
+    const opening = indexedDB.open('cbsae_hub', 1);
+    opening.onupgradeneeded = () => opening.result.createObjectStore('mine');
+    opening.onerror = () => resolve(null);
+    opening.onsuccess = () => {
+      const work = opening.result.transaction('mine', mode), request = act(work.objectStore('mine'));
+      work.oncomplete = () => { opening.result.close(); resolve(request.result ?? null); };
+      work.onabort = () => resolve(null);
     };
-  } catch { done(null); } // a browser that keeps nothing
+  } catch { resolve(null); } // a browser that keeps nothing
 });
 const keep = async (token, thing) => {
   if (await drawer('readwrite', (store) => store.put(thing, token)) === null) page.say('Your browser keeps nothing: what you upload or train is gone when you reload.');
   const all = await drawer('readonly', (store) => store.getAllKeys()) ?? [];
   const pictures = all.filter((key) => !key.startsWith('z')).sort();
-  for (const old of pictures.slice(0, -KEPT)) await drawer('readwrite', (store) => store.delete(old));
+  for (const old of pictures.slice(0, -MAX_PICTURES)) await drawer('readwrite', (store) => store.delete(old));
 };
 const tokenOf = (secret, kind = '') => {
   if (!tokens.has(secret)) tokens.set(secret, kind + Date.now().toString(36) + Math.random().toString(36).slice(2, 6));
   return tokens.get(secret);
 };
-const public_ = (key, text) => {
+const publicText = (key, text) => {
   const secret = ['m', 'pic', 'seen'].includes(key) && SECRET.exec(text)?.[1];
   if (!secret) return text;
   if (key === 'm' && !tokens.has(secret)) keep(tokenOf(secret, 'z'), { name: text });
@@ -47,30 +47,30 @@ const public_ = (key, text) => {
 
 // --- The address of a state, and the state that an address asks for, in the same words.
 const encoded = (text) => encodeURIComponent(text).replace(/%20/g, '+').replace(/%(3A|2C|7E|2F|3B)/g, decodeURIComponent);
-const shown = (state) => Object.fromEntries(fields.map(({ key }) => [key, public_(key, state[key])]));
+const publicState = (state) => Object.fromEntries(fields.map(({ key }) => [key, publicText(key, state[key])]));
 const queryOf = (state) => {
   const theirs = [...new URLSearchParams(location.search)].filter(([key]) => key.startsWith('__'));
   const ours = fields.filter((field) => state[field.key] !== usual(field, state) || (field.key === 'tab' && state.q)).map(({ key }) => [key, state[key]]);
   return [...theirs, ...ours].map(([key, value]) => `${encoded(key)}=${encoded(value)}`).join('&');
 };
-const askedOf = (search) => {
-  const said = new URLSearchParams(search), state = {};
-  for (const field of fields) state[field.key] = said.get(field.key) ?? usual(field, state);
+const stateOfQuery = (search) => {
+  const query = new URLSearchParams(search), state = {};
+  for (const field of fields) state[field.key] = query.get(field.key) ?? usual(field, state);
   // Shorter links, which people write and have written.
-  if (!said.has('tab') && said.has('q')) state.tab = 'find';
-  if (state.tab === 'inspect' && !said.has('seen') && said.has('pic')) state.seen = state.pic;
+  if (!query.has('tab') && query.has('q')) state.tab = 'find';
+  if (state.tab === 'inspect' && !query.has('seen') && query.has('pic')) state.seen = state.pic;
   return state;
 };
 
 const write = (how, state) => {
-  const query = queryOf(shown(state));
+  const query = queryOf(publicState(state));
   if (`?${query}` === location.search || (!query && !location.search)) return;
   history[how](null, '', location.pathname + (query && `?${query}`));
   page.typing = null;
   if (space && window.parent !== window) window.parent.postMessage({ queryString: query, hash: '' }, 'https://huggingface.co');
 };
 
-const page = window.cbPage = { state: stateOf(values), busy: false, asked: '', typing: null, waiting: [], undo: [], note: '', opened: null };
+const page = window.cbPage = { state: stateOf(values), busy: false, search: '', typing: null, waiting: [], undo: [], note: '', opened: null };
 
 page.say = (text) => {
   const line = document.querySelector('#dock .cb-dock-said');
@@ -122,9 +122,9 @@ page.changed = (all) => {
 // --- The address has changed: the page follows. Only what differs is asked for, and only that is touched.
 const restore = async () => {
   if (page.busy) return; // page.arrived looks again
-  const wanted = askedOf(location.search), now = shown(page.state);
-  const changed = differing(wanted, now);
-  page.asked = location.search;
+  const target = stateOfQuery(location.search), now = publicState(page.state);
+  const changed = differing(target, now);
+  page.search = location.search;
   if (!changed.length) {
     write('replaceState', page.state);
     page.waiting.shift()?.();
@@ -133,11 +133,11 @@ const restore = async () => {
   page.busy = true;
   const mine = {};
   for (const key of ['m', 'pic', 'seen']) {
-    const token = TOKEN.exec(wanted[key])?.[1];
+    const token = TOKEN.exec(target[key])?.[1];
     if (token) mine[token] = await drawer('readonly', (store) => store.get(token));
   }
-  const says = Object.fromEntries(fields.filter((field) => wanted[field.key] !== field.usual).map(({ key }) => [key, wanted[key]]));
-  page.wanted = wanted;
+  const says = Object.fromEntries(fields.filter((field) => target[field.key] !== field.usual).map(({ key }) => [key, target[key]]));
+  page.target = target;
   window.cbSend({ says, changed, mine });
 };
 page.arrived = (all) => {
@@ -146,13 +146,13 @@ page.arrived = (all) => {
   page.busy = false;
   page.state = stateOf(all);
   for (const key of ['m', 'pic', 'seen']) { // brought back, it has another name
-    const token = TOKEN.exec(page.wanted?.[key] ?? '')?.[1], secret = SECRET.exec(page.state[key])?.[1];
+    const token = TOKEN.exec(page.target?.[key] ?? '')?.[1], secret = SECRET.exec(page.state[key])?.[1];
     if (!token || !secret || tokens.get(secret) === token) continue;
     tokens.set(secret, token);
     drawer('readonly', (store) => store.get(token)).then((thing) => keep(token, { ...thing, name: page.state[key] }));
   }
   page.mark();
-  if (location.search !== page.asked) return restore();
+  if (location.search !== page.search) return restore();
   // Who has opened a tab meanwhile stays there.
   const late = page.opened;
   page.opened = null;
@@ -174,10 +174,10 @@ page.go = (says) => {
   // Who is quick finds a tab open of which the components have not heard yet.
   const open = tabs[document.querySelector('#tabs [role=tab][aria-selected=true]')?.textContent.trim()];
   if (open && !page.busy) page.state = { ...page.state, tab: open };
-  const before = page.busy ? askedOf(location.search) : page.state, after = { ...before, ...says };
+  const before = page.busy ? stateOfQuery(location.search) : page.state, after = { ...before, ...says };
   if (after.m !== before.m && !('b' in says)) { // neurons are a model's own: each model has its basket
     const aside = new Map(before.aside.split(';').filter(Boolean).map((part) => part.split('=')));
-    const [from, to] = [before.m, after.m].map(named);
+    const [from, to] = [before.m, after.m].map(publicName);
     if (before.b) aside.set(from, before.b);
     if (from !== to) {
       after.b = aside.get(to) ?? '';
@@ -186,19 +186,19 @@ page.go = (says) => {
       if (before.b) page.note = `The basket of ${from} waits until you choose that model again.`;
     } else aside.delete(to);
     after.aside = [...aside].map((part) => part.join('=')).join(';');
-  } else if (before.b && after.b !== before.b && !says.undone) page.note = 'Your basket was replaced. Undo brings it back.';
-  if (!says.undone) remember(before, after);
-  delete after.undone;
+  } else if (before.b && after.b !== before.b && !says.isUndo) page.note = 'Your basket was replaced. Undo brings it back.';
+  if (!says.isUndo) remember(before, after);
+  delete after.isUndo;
   page.opened = null;
   write('pushState', after);
   restore();
 };
 page.soon = (act) => (page.busy ? page.waiting.push(act) : act());
 page.undoBasket = () => {
-  page.soon(() => page.undo.length && page.go({ ...page.undo.pop(), undone: true }));
+  page.soon(() => page.undo.length && page.go({ ...page.undo.pop(), isUndo: true }));
 };
 page.choose = (name, served) => { // an address that brings a model sets the list, too
-  if (!name || name === named(served)) return;
+  if (!name || name === publicName(served)) return;
   page.soon(() => page.go({ m: name }));
 };
 
@@ -208,12 +208,12 @@ page.keep = (text) => {
 };
 
 page.copy = async () => {
-  const here = space || location.origin + location.pathname, query = queryOf(shown(page.state));
-  const link = here + (query && `?${query}`), own = SECRET.test(page.state.m), picture = ['pic', 'seen'].some((key) => SECRET.test(page.state[key]));
-  const left = [picture && 'Your picture', own && 'What you have trained'].filter(Boolean).join(' and ');
+  const address = space || location.origin + location.pathname, query = queryOf(publicState(page.state));
+  const link = address + (query && `?${query}`), own = SECRET.test(page.state.m), picture = ['pic', 'seen'].some((key) => SECRET.test(page.state[key]));
+  const ownThings = [picture && 'Your picture', own && 'What you have trained'].filter(Boolean).join(' and ');
   let copied = true;
   try { await navigator.clipboard.writeText(link); } catch { copied = false; }
-  page.say((copied ? 'Link copied.' : `The address bar has the link: ${link}`) + (left && ` ${left} stays in your browser: for others it is not part of the link.`));
+  page.say((copied ? 'Link copied.' : `The address bar has the link: ${link}`) + (ownThings && ` ${ownThings} stays in your browser: for others it is not part of the link.`));
 };
 
 document.addEventListener('click', (event) => {

@@ -14,42 +14,42 @@ const tall = () => document.documentElement.style.setProperty('--cb-dock', `${do
 new ResizeObserver(tall).observe(document.getElementById('dock'));
 
 // Each change is made to the basket that the one before has left: the next is sent once the last is answered.
-const waiting = [];
-let asked = false;
+const queue = [];
+let busy = false;
 const send = () => {
-  asked = waiting.length > 0;
-  if (asked) trigger('input', waiting.shift());
+  busy = queue.length > 0;
+  if (busy) trigger('input', queue.shift());
 };
-const ask = (act) => { waiting.push(act); if (!asked) send(); };
+const ask = (act) => { queue.push(act); if (!busy) send(); };
 window.cbBasket = (act) => { tell(); ask(act); }; // cards add neurons
 window.cbAnswered = () => {
   send();
-  if (asked) return;
-  for (const [neuron, { told }] of held) if (told) held.delete(neuron);
-  for (const row of element.querySelectorAll('.cb-row')) put(row);
+  if (busy) return;
+  for (const [neuron, { isSent }] of pending) if (isSent) pending.delete(neuron);
+  for (const row of element.querySelectorAll('.cb-row')) show(row);
 };
-window.cbSend = (asked) => trigger('go', asked); // what an address asks for
+window.cbSend = (request) => trigger('go', request); // what an address asks for
 
 // What cannot be is said in the unit that is shown, and the field has what it had.
 const refuse = (input) => {
   const row = input.closest('.cb-row'), { min, max, value } = input;
   element.querySelector('.cb-dock-said').textContent =
     `Neuron ${row.dataset.neuron} can be set to values from ${min} to ${max}${row.dataset.unit}, not to ${value || 'this'}.`;
-  held.delete(row.dataset.neuron);
-  put(row);
+  pending.delete(row.dataset.neuron);
+  show(row);
 };
 
 // What each row's inputs hold until the server has answered it: answers to earlier acts stay out. A key that is
 // held changes a slider more often than the server can answer, so the server hears where the slider comes to rest.
-const REST = 150, held = new Map();
+const REST = 150, pending = new Map();
 let byKey = false, resting = null;
 element.addEventListener('keydown', () => { byKey = true; });
 element.addEventListener('pointerdown', () => { byKey = false; });
 const tell = () => {
   clearTimeout(resting);
-  for (const [neuron, { chosen, ...values }] of held) {
+  for (const [neuron, { chosen, ...values }] of pending) {
     if (!chosen) continue;
-    held.set(neuron, { ...values, told: true });
+    pending.set(neuron, { ...values, isSent: true });
     ask({ act: 'value', neuron, value: chosen });
   }
 };
@@ -57,31 +57,26 @@ element.addEventListener('input', (event) => {
   const row = event.target.closest('.cb-row');
   if (!row) return;
   const { type, value } = event.target;
-  held.set(row.dataset.neuron, { range: value, number: type === 'range' ? Number(value).toFixed(2) : value });
-  put(row);
+  pending.set(row.dataset.neuron, { range: value, number: type === 'range' ? Number(value).toFixed(2) : value });
+  show(row);
 });
 element.addEventListener('change', (event) => {
   const row = event.target.closest('.cb-row');
   if (!row) return;
   const { type, value } = event.target, { neuron } = row.dataset;
   if (!value || !event.target.checkValidity()) return refuse(event.target);
-  held.set(neuron, { ...held.get(neuron), chosen: value, told: false });
+  pending.set(neuron, { ...pending.get(neuron), chosen: value, isSent: false });
   clearTimeout(resting);
   if (type === 'range' && byKey) resting = setTimeout(tell, REST); else tell();
 });
 element.addEventListener('click', (event) => {
   if (event.target.closest('[data-toggle]')) return setOpen(!element.classList.contains('cb-open'));
-  if (event.target.closest('[data-undo]')) return window.cbPage.undoBasket();
-  const button = event.target.closest('[data-act]');
-  if (!button || button.disabled) return;
-  if (button.dataset.act !== 'open') return window.cbBasket({ ...button.dataset });
-  window.cbPage.go({ tab: 'neuron', neuron: button.dataset.neuron });
-  window.scrollTo({ top: 0 });
+  if (event.target.closest('[data-undo]')) window.cbPage.undoBasket();
 });
 
 // What the visitor typed stays in an input whatever its attribute says: new values are put in by hand.
-const put = (row) => {
-  const values = held.get(row.dataset.neuron);
+const show = (row) => {
+  const values = pending.get(row.dataset.neuron);
   for (const input of row.querySelectorAll('input')) {
     const value = values?.[input.type] ?? input.getAttribute('value');
     if (input.value !== value) input.value = value;
@@ -89,7 +84,7 @@ const put = (row) => {
 };
 let count = Number(element.querySelector('[data-count]')?.dataset.count || 0);
 watch('value', () => {
-  for (const row of element.querySelectorAll('.cb-row')) put(row);
+  for (const row of element.querySelectorAll('.cb-row')) show(row);
   const now = Number(element.querySelector('[data-count]').dataset.count);
   const wide = window.matchMedia('(min-width: 721px)').matches; // on a narrow screen it would hide what is steered
   if (now > count && wide) setOpen(true); else setOpen(element.classList.contains('cb-open') && now > 0);

@@ -54,14 +54,14 @@ const at = (event) => {
   return section.points && { section, point: nearest(section, event.clientX - box.left, event.clientY - box.top) };
 };
 element.addEventListener('mousemove', (event) => {
-  const found = at(event);
-  if (!found) return;
-  event.target.style.cursor = found.point ? 'pointer' : 'default';
-  if (found.point) found.section.querySelector('.cb-map-said').textContent = found.point.title;
+  const hit = at(event);
+  if (!hit) return;
+  event.target.style.cursor = hit.point ? 'pointer' : 'default';
+  if (hit.point) hit.section.querySelector('.cb-map-said').textContent = hit.point.title;
 });
 element.addEventListener('click', (event) => {
-  const found = at(event);
-  if (found && found.point) window.cbPage.go({ tab: 'neuron', neuron: String(found.point.neuron), m: found.section.dataset.model });
+  const hit = at(event);
+  if (hit?.point) window.cbPage.go({ tab: 'neuron', neuron: String(hit.point.neuron), m: hit.section.dataset.model });
 });
 new ResizeObserver(drawAll).observe(element);
 window.matchMedia('(prefers-color-scheme: dark)').addEventListener('change', drawAll);
