@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from cbsae_hub.data.ahead import load_ahead
 from cbsae_hub.data.collected import RECORD, STREAMED, Record, Unreadable
-from cbsae_hub.data.image_files import some
 from cbsae_hub.data.images import ImageFiles, find_images, load_images
 from cbsae_hub.data.labels import find_captions, find_labels
 from cbsae_hub.hub.files import plain, replace_file, resolve_id
@@ -71,7 +70,8 @@ def collect_images(
 
     The result is remembered in ``folder/collection.json``: the same call opens it without reading, also where another
     one was killed, and reads again if files or arguments have changed. ``load_images(folder, split)`` opens it, too.
-    ``folder/unreadable.csv`` lists what is left out, if anything is.
+    ``folder/unreadable.csv`` lists what is left out, if anything is. Of several processes, the first calls this alone,
+    and the others once it has returned.
 
     Args:
         source: See :func:`cbsae_hub.data.images.load_images`.
@@ -244,7 +244,7 @@ def _check(feature: datasets.Image, cell: Mapping[str, Any] | None) -> tuple[str
     except UnidentifiedImageError:
         return "the file is no picture of a known kind, or its beginning is damaged", 0
     except Exception as error:  # PIL raises a dozen types, SyntaxError among them, for files that are no images
-        return getattr(error, "strerror", None) or str(error) or type(error).__name__, 0
+        return (getattr(error, "strerror", None) or str(error) or type(error).__name__).rstrip("."), 0
 
 
 def _write_unreadable(path: Path, unreadable: list[Unreadable]) -> None:
@@ -264,7 +264,8 @@ def _collection(images: datasets.Dataset, record: Record, folder: Path, strict: 
     """The readable pictures of a source that was read."""
     settings, left_out, readable = record.settings, record.unreadable, record.readable
     if left_out:
-        first = some([f"{picture.file or f'row {picture.row}'}: {picture.reason}" for picture in left_out], limit=3)
+        first = "; ".join(f"{picture.file or f'row {picture.row}'}: {picture.reason}" for picture in left_out[:3])
+        first += f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
         sentence = (
             f"{len(left_out)} of {len(record.candidates)} pictures of {settings['id']} cannot be read ({first}); "
             f"{folder / UNREADABLE} lists them"

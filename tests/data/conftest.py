@@ -1,6 +1,7 @@
 import datasets
 import numpy as np
 import pytest
+from datasets.packaged_modules.parquet.parquet import Parquet
 from PIL import Image
 
 
@@ -9,6 +10,7 @@ def own_cache(tmp_path, monkeypatch):
     """A cache of `datasets` for this test alone, in a folder that holds nothing else."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(Parquet, "SLEEP_ON_THREADS_SHUTDOWNS", False)  # five seconds after each stream
     monkeypatch.chdir(tmp_path)
 
 

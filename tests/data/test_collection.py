@@ -199,12 +199,13 @@ def test_what_cannot_be_read_is_listed_with_its_reason_and_left_out(damaged, tmp
 def test_a_picture_that_is_missing_is_left_out(tmp_path, png):
     (tmp_path / "s").mkdir()
     files = [png[0], None, b"", png[1], png[2][:60]]
-    pd.DataFrame({"image": [{"bytes": b, "path": "x.png"} if b else b for b in files]}).to_parquet(
+    pd.DataFrame({"image": [None if b is None else {"bytes": b, "path": "x.png"} for b in files]}).to_parquet(
         tmp_path / "s" / "a.parquet"
     )
     found = collect_images(tmp_path / "s", tmp_path / "c")
     assert [picture.row for picture in found.unreadable] == [1, 2, 4]
     assert found.unreadable[0] == Unreadable(1, "", "it is missing")
+    assert found.unreadable[1] == Unreadable(2, "x.png", "the file is empty")
 
 
 def test_a_damaged_picture_in_a_tar_is_named_by_tar_and_file(tmp_path, png):

@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from tar_files import pack
 
+from cbsae_hub.data.collection import collect_images
 from cbsae_hub.data.images import commit_of_images, image_batches, load_images, read_images
 
 CARD = """---
@@ -304,6 +306,26 @@ def test_a_card_on_the_hub(on_the_hub, parquet):
     assert len(load_images(on_the_hub(parquet), "test+probe")) == 14
 
 
+def test_tars_and_saved_datasets_on_the_hub(on_the_hub, tmp_path):
+    content = (fill(tmp_path / "a", "0.png", "1.png") / "1.png").read_bytes()
+    for split in ("train", "val"):
+        pack(tmp_path / "t" / f"{split}-000.tar", [("1.png", content), ("1.txt", split.encode())])
+    images = load_images(on_the_hub(tmp_path / "t"), "validation")
+    assert shades(images) == [1] and images["caption"][:] == ["val"]
+    rows = datasets.Dataset.from_dict({"image": [Image.new("L", (4, 4), 7)]})
+    datasets.DatasetDict({"test": rows}).save_to_disk(tmp_path / "s")
+    assert shades(load_images(on_the_hub(tmp_path / "s"), "test")) == [7]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_pictures_of_the_hub_are_collected_at_one_commit(on_the_hub, tmp_path, streaming):
+    source = on_the_hub(fill(tmp_path / "a", "cat/0.png", "cat/1.png", "dog/2.png", "dog/3.png"))
+    pictures = collect_images(source, tmp_path / "c", streaming=streaming, max_images=4)
+    assert sorted(shades(pictures.images)) == [0, 1, 2, 3] and pictures.labels == ("label",)
+    assert (pictures.source["id"], pictures.source["revision"]) == ("someone/photos", "c" * 40)
+    assert shades(load_images(tmp_path / "c", "train")) == shades(pictures.images)
+
+
 def test_an_unknown_dataset_or_revision_of_the_hub(on_the_hub, folder_of_images):
     source = on_the_hub(folder_of_images)
     with pytest.raises(FileNotFoundError, match="no image dataset at 'someone/none'"):
@@ -473,7 +495,7 @@ NAMES = (
     "a:b",
     "-x",
     "~",
-    "$HOME",
+    "$5",
     "{y}",
 )
 
