@@ -121,7 +121,7 @@ def collect_images(
             rows = np.random.default_rng(seed).choice(record.rows, max_images, replace=False)
             record.chosen = np.sort(rows).tolist()
     if not record.is_complete:
-        _read(images, record, folder, files.root)
+        _read(images, record, folder, files)
     return _collection(images, record, folder, strict)
 
 
@@ -193,25 +193,25 @@ def _stream(files: ImageFiles, split: str, folder: Path, count: int, seed: int) 
 # ------------------------------------------------------------------------------------------------------------- reading
 
 
-def _read(images: datasets.Dataset, record: Record, folder: Path, root: str) -> None:
+def _read(images: datasets.Dataset, record: Record, folder: Path, files: ImageFiles) -> None:
     """Reads the pictures that have not been read, and records which of them cannot be."""
     feature, rows = images.features["image"], record.candidates
     pictures = images.select_columns("image").cast_column("image", datasets.Image(decode=False))
     begun, copies = record.read, Counter[int]()
 
-    def check(start: int) -> list[tuple[int, str, str | None, int]]:
+    def check(start: int) -> list[tuple[int, str, str | None, int | None]]:
         part = list(rows[start : start + PICTURES_A_TASK])
         cells = pictures[part]["image"]
-        return [(row, _name(cell, root), *_check(feature, cell)) for row, cell in zip(part, cells, strict=True)]
+        return [(row, _name(cell, files), *_check(feature, cell)) for row, cell in zip(part, cells, strict=True)]
 
     starts = range(begun, len(rows), PICTURES_A_TASK)
     with tqdm(total=len(rows), initial=begun, desc="read", unit="image") as progress:
         for checked in load_ahead(check, starts, threads=min(os.cpu_count() or 1, 16)):
             for row, file, reason, content in checked:
-                if reason is None:
-                    copies[content] += 1
-                else:
+                if reason is not None:
                     record.unreadable.append(Unreadable(row, file, reason))
+                elif content is not None:
+                    copies[content] += 1
             record.read += len(checked)
             progress.update(len(checked))
             if not record.read % PICTURES_A_RECORD:
@@ -222,29 +222,30 @@ def _read(images: datasets.Dataset, record: Record, folder: Path, root: str) -> 
         logger.info("%d pictures are copies of others, to the byte; they stay", same)
 
 
-def _name(cell: Mapping[str, Any] | None, root: str) -> str:
+def _name(cell: Mapping[str, Any] | None, files: ImageFiles) -> str:
     """The file of a picture, from the folder that holds it all."""
-    return ((cell or {}).get("path") or "").removeprefix(f"{root}/")
+    path = (cell or {}).get("path") or ""
+    return path.removeprefix(f"{files.root}/") if files.commit is None else path.rpartition(f"/{files.commit}/")[2]
 
 
-def _check(feature: datasets.Image, cell: Mapping[str, Any] | None) -> tuple[str | None, int]:
-    """Why a picture cannot be read, None if it can; and a hash of its file."""
+def _check(feature: datasets.Image, cell: Mapping[str, Any] | None) -> tuple[str | None, int | None]:
+    """Why a picture cannot be read, None if it can; and a hash of its file, None if it is in an archive."""
     if cell is None or (cell["bytes"] is None and cell["path"] is None):
-        return "it is missing", 0
+        return "it is missing", None
     try:
         content = cell["bytes"]
         if content is None and os.path.isfile(cell["path"]):
             content = Path(cell["path"]).read_bytes()
         if content == b"":
-            return "the file is empty", 0
+            return "the file is empty", None
         to_rgb(feature.decode_example({**cell, "bytes": content}))
-        return None, hash(content)
+        return None, None if content is None else hash(content)
     except MemoryError:
         raise
     except UnidentifiedImageError:
-        return "the file is no picture of a known kind, or its beginning is damaged", 0
+        return "the file is no picture of a known kind, or its beginning is damaged", None
     except Exception as error:  # PIL raises a dozen types, SyntaxError among them, for files that are no images
-        return (getattr(error, "strerror", None) or str(error) or type(error).__name__).rstrip("."), 0
+        return (getattr(error, "strerror", None) or str(error) or type(error).__name__).rstrip("."), None
 
 
 def _write_unreadable(path: Path, unreadable: list[Unreadable]) -> None:

@@ -2,6 +2,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import struct
 import zlib
 
@@ -136,6 +137,16 @@ def test_every_kind_of_source_can_be_streamed(tmp_path, png, pixels, kind):
     words = found.images.features["label"].names if kind == "class_folders" else None
     labels = found.images[found.labels[0]][:]
     assert [words[label] if words else label for label in labels] == [CLASSES[i] for i in order]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_an_archive_of_pictures_is_read_and_streamed(flat, tmp_path, pixels, streaming, caplog):
+    (flat / "9.png").write_bytes(b"")
+    shutil.make_archive(str(tmp_path / "s" / "a"), "zip", flat)
+    with caplog.at_level("INFO"):
+        found = collect_images(tmp_path / "s", tmp_path / "c", streaming=streaming, max_images=9)
+    assert sorted(pictures(found.images)) == sorted(lists(pixels)) and len(found.unreadable) == 1
+    assert "a.zip" in found.unreadable[0].file and "copies" not in caplog.text
 
 
 # --------------------------------------------------------------------------------------------------------- unreadable
