@@ -1,4 +1,4 @@
-"""What is remembered of pictures that were all read once: from where they are, and which of them are left out."""
+"""The memory of pictures that were all read once: where they are from, and which of them are left out."""
 
 import logging
 from collections.abc import Mapping
@@ -32,10 +32,10 @@ class Unreadable(NamedTuple):
 
 @dataclass
 class Record:
-    """What ``collection.json`` says.
+    """The content of ``collection.json``.
 
     Attributes:
-        settings: What the choice of the pictures depends on.
+        settings: All that the choice of the pictures depends on.
         rows: Rows of the dataset.
         chosen: Rows that were drawn, in order; None for all.
         read: So many of these have been read.

@@ -99,7 +99,6 @@ def collect_images(
     split = split or _default_split(source, list(files.layout.splits))
     settings = plain(
         {
-            "id": str(source),
             "source": files.source,
             "split": split,
             "revision": files.commit,
@@ -122,13 +121,13 @@ def collect_images(
             record.chosen = np.sort(rows).tolist()
     if not record.is_complete:
         _read(images, record, folder, files)
-    return _collection(images, record, folder, strict)
+    return _collection(str(source), images, record, folder, strict)
 
 
 def _find(source: str | Path, folder: Path, revision: str | None, beside: str | Path | None) -> ImageFiles:
     place = resolve_id(str(source), beside)
     if record := Record.open(place):
-        raise ValueError(f"{source} is a collection of {record.settings['id']}: give that one")
+        raise ValueError(f"{source} is a collection of {record.settings['source']}: give that one")
     if Path(place).is_dir() and folder.resolve().is_relative_to(Path(place).resolve()):
         raise ValueError(f"the folder {folder} lies in {source}, and its files would count as pictures: choose another")
     return find_images(source, revision, beside)
@@ -143,7 +142,7 @@ def _default_split(source: str | Path, splits: list[str]) -> str:
 
 
 def _begin(folder: Path, settings: Mapping[str, Any]) -> Record:
-    """What an earlier run with the same settings left, else a new record."""
+    """The record that an earlier run with the same settings left, else a new one."""
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(f".{RECORD}.*.tmp"):  # of a run that was killed
         leftover.unlink()
@@ -154,6 +153,8 @@ def _begin(folder: Path, settings: Mapping[str, Any]) -> Record:
         names = ", ".join(name for name in settings if record.settings.get(name) != settings[name])
         logger.info("%s: what its pictures depend on has changed (%s): they are read again", folder, names)
     for shard in (folder / STREAMED).glob("*.parquet"):
+        if record is None:
+            raise ValueError(f"{shard} is of something else than an earlier run: choose another folder")
         shard.unlink()
     record = Record(settings)
     record.write(folder)
@@ -171,10 +172,9 @@ def _stream(files: ImageFiles, split: str, folder: Path, count: int, seed: int) 
     folder.mkdir(exist_ok=True)
     for leftover in folder.glob(".*.tmp"):
         leftover.unlink()
-    there = len(list(folder.glob("*.parquet"))) * PICTURES_A_SHARD
-    rows = files.stream(split).shuffle(seed=seed, buffer_size=BUFFER).skip(there).take(max(count - there, 0))
+    written = sum(pyarrow.parquet.read_metadata(shard).num_rows for shard in folder.glob("*.parquet"))
+    rows = files.stream(split).shuffle(seed=seed, buffer_size=BUFFER).skip(written).take(count - written)
     schema = rows.features.arrow_schema
-    written = min(there, count)
     try:
         with tqdm(total=count, initial=written, desc="download", unit="image") as progress:
             for table in rows.with_format("arrow").iter(batch_size=PICTURES_A_SHARD):
@@ -261,25 +261,25 @@ def _write_unreadable(path: Path, unreadable: list[Unreadable]) -> None:
 # -------------------------------------------------------------------------------------------------------------- result
 
 
-def _collection(images: datasets.Dataset, record: Record, folder: Path, strict: bool) -> Collection:
+def _collection(name: str, images: datasets.Dataset, record: Record, folder: Path, strict: bool) -> Collection:
     """The readable pictures of a source that was read."""
     settings, left_out, readable = record.settings, record.unreadable, record.readable
     if left_out:
         first = "; ".join(f"{picture.file or f'row {picture.row}'}: {picture.reason}" for picture in left_out[:3])
         first += f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
         sentence = (
-            f"{len(left_out)} of {len(record.candidates)} pictures of {settings['id']} cannot be read ({first}); "
+            f"{len(left_out)} of {len(record.candidates)} pictures of {name} cannot be read ({first}); "
             f"{folder / UNREADABLE} lists them"
         )
         if strict or len(readable) < 2:
             raise ValueError(sentence)
         logger.warning("%s: they are left out", sentence)
     if len(readable) < 2:
-        raise ValueError(f"{settings['id']} has {len(readable)} pictures in {settings['split']}: at least 2 are needed")
+        raise ValueError(f"{name} has {len(readable)} pictures in {settings['split']}: at least 2 are needed")
     if len(readable) < len(images):
         images = images.select(readable)
     source = {
-        "id": settings["id"],
+        "id": name,
         "split": settings["split"],
         "revision": settings["revision"],
         "rows_left_out": [picture.row for picture in left_out],

@@ -20,9 +20,8 @@ from cbsae_hub.data.collected import STREAMED, Record
 from cbsae_hub.data.image_files import TABLE, TAR, Layout, NoImages, arrange, list_folder, some, visible
 from cbsae_hub.data.saved import load_saved
 from cbsae_hub.data.tars import Tars, unfold
-from cbsae_hub.hub.files import content_revision
+from cbsae_hub.hub.files import content_revision, resolve_id
 from cbsae_hub.lazy import needed
-from cbsae_hub.models import resolve_id
 from cbsae_hub.pictures import ImageDataset, to_rgb
 from cbsae_hub.version import __version__
 
@@ -143,7 +142,7 @@ class ImageFiles:
         return parts
 
     def state(self, split: str) -> str:
-        """What changes when pictures do: the commit, or a fingerprint of the names, sizes and times of all files."""
+        """The commit, or a fingerprint of the names, sizes and times of all files: it changes when pictures do."""
         files = sorted({file for part in self.parts(split) for file in self.layout.splits[part]})
         if self.commit is not None:
             return self.commit

@@ -1,4 +1,4 @@
-"""What ``save_to_disk`` of `datasets` wrote: Arrow files, and what their columns are."""
+"""Reads the folders that ``save_to_disk`` of `datasets` writes."""
 
 from pathlib import Path
 

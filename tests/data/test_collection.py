@@ -280,8 +280,9 @@ def test_names_of_files_may_have_any_characters(flat, tmp_path):
 def test_the_same_call_twice_reads_nothing(damaged, tmp_path, decoded):
     first = collect_images(damaged, tmp_path / "c")
     read = len(decoded)
-    second = collect_images(str(damaged), tmp_path / "c")
-    assert len(decoded) == read and (second.unreadable, second.source) == (first.unreadable, first.source)
+    second = collect_images(os.path.relpath(damaged), tmp_path / "c")
+    assert len(decoded) == read and second.unreadable == first.unreadable
+    assert second.source == {**first.source, "id": "flat"}
     assert pictures(second.images) == pictures(first.images)
 
 
@@ -409,6 +410,30 @@ def test_a_stream_holds_the_original_files(flat, tmp_path, png):
     assert pictures(load_images(tmp_path / "c", "train")) == pictures(found.images)
 
 
+def forget(folder, **changes):
+    content = json.loads((folder / "collection.json").read_text())
+    (folder / "collection.json").write_text(json.dumps({**content, **changes}))
+
+
+def test_a_stream_that_was_shorter_goes_on(flat, tmp_path, monkeypatch):
+    monkeypatch.setattr(collection, "PICTURES_A_SHARD", 3)
+    whole = collect_images(flat, tmp_path / "c", streaming=True, max_images=99)
+    forget(tmp_path / "c", rows=None, read=0)
+    again = collect_images(flat, tmp_path / "c", streaming=True, max_images=99)
+    assert pictures(again.images) == pictures(whole.images) and len(again.images) == 8
+
+
+def test_files_of_others_are_not_deleted(flat, tmp_path):
+    mine = tmp_path / "c" / "streamed" / "mine.parquet"
+    mine.parent.mkdir(parents=True)
+    mine.touch()
+    with pytest.raises(
+        ValueError, match="mine.parquet is of something else than an earlier run: choose another folder"
+    ):
+        collect_images(flat, tmp_path / "c", streaming=True, max_images=4)
+    assert mine.exists()
+
+
 def test_a_stream_goes_on_where_it_was_killed(flat, tmp_path, monkeypatch):
     monkeypatch.setattr(collection, "PICTURES_A_SHARD", 2)
     whole = collect_images(flat, tmp_path / "a", streaming=True, max_images=7, seed=5)
@@ -430,6 +455,9 @@ def test_a_stream_goes_on_where_it_was_killed(flat, tmp_path, monkeypatch):
     second = collect_images(flat, tmp_path / "b", streaming=True, max_images=7, seed=5)
     assert len(written) == 7 and pictures(second.images) == pictures(whole.images)
     assert sorted(os.listdir(tmp_path / "b" / "streamed")) == [f"0000{i}.parquet" for i in range(4)]
+    forget(tmp_path / "b", rows=None, read=0)  # killed when all was written, before that was recorded
+    third = collect_images(flat, tmp_path / "b", streaming=True, max_images=7, seed=5)
+    assert len(written) == 7 and pictures(third.images) == pictures(whole.images)
     collect_images(flat, tmp_path / "b", streaming=True, max_images=7, seed=5)
     assert len(written) == 7
     other = collect_images(flat, tmp_path / "b", streaming=True, max_images=4, seed=6)
