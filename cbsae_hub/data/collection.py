@@ -109,7 +109,7 @@ def collect_images(
         }
     )
     record = _begin(folder, settings)
-    if streaming and record.rows is None:
+    if streaming and max_images is not None and record.rows is None:
         record.rows = _stream(files, split, folder / STREAMED, max_images, seed)
         record.write(folder)
     place = (folder / STREAMED, "train", None) if streaming else (files.source, split, files.commit)

@@ -12,10 +12,10 @@ from cbsae_hub.pictures import ImageDataset
 if TYPE_CHECKING:
     import datasets
 
-
-CAPTIONS = ("caption", "captions", "description", "descriptions", "text", "texts", "txt", "alt_text", "alt", "sentence")
-CAPTIONS += ("sentences", "prompt", "title")
-CLASSES = ("label", "labels", "class", "classes", "cls", "category", "categories", "target")
+CAPTIONS = tuple(
+    "caption captions description descriptions text texts txt alt_text alt sentence sentences prompt title".split()
+)
+CLASSES = tuple("label labels class classes cls category categories target".split())
 WORDS_A_LABEL = 6
 URL = re.compile(r"\s*[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 

@@ -97,7 +97,7 @@ def require_whole(path: str) -> None:
     try:
         with tarfile.open(path) as tar:
             while tar.next() is not None:
-                tar.members = []  # else it collects them all
+                tar.members = []  # type: ignore[attr-defined]  # else it collects them all
             tar.fileobj.seek(tar.offset)
             end = tar.fileobj.read(tarfile.BLOCKSIZE)
             if end != ZEROS:

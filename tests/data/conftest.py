@@ -31,3 +31,12 @@ def png(tmp_path, pixels):
     for path in paths:
         path.unlink()
     return contents
+
+
+@pytest.fixture
+def flat(tmp_path, png):
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    for i, content in enumerate(png):
+        (folder / f"{i}.png").write_bytes(content)
+    return folder
