@@ -19,7 +19,8 @@ from cbsae_hub.hub.files import plain
 from cbsae_hub.models import CBSAE, SAE, folder_revision
 from cbsae_hub.neurons.pack import Pack
 from cbsae_hub.pictures import ImageDataset
-from cbsae_hub.scoring.report import MEASURED, Scores
+from cbsae_hub.scoring.report import MEASURED
+from cbsae_hub.scoring.scores import Scores
 
 ALT_COLUMN = "caption"
 THUMBNAIL = 128  # pixels of the longer side, at most
