@@ -4,6 +4,7 @@ import typer
 
 from cbsae_hub.cli.convert import convert
 from cbsae_hub.cli.doctor import doctor
+from cbsae_hub.cli.explain import explain
 from cbsae_hub.cli.find import find
 from cbsae_hub.cli.info import info
 from cbsae_hub.cli.inspect_image import inspect
@@ -13,7 +14,7 @@ from cbsae_hub.cli.steer import steer
 from cbsae_hub.version import __version__
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for _command in (info, find, inspect, steer, convert, pack, publish, doctor):
+for _command in (explain, info, find, inspect, steer, convert, pack, publish, doctor):
     app.command()(_command)
 
 

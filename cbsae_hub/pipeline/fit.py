@@ -72,6 +72,29 @@ def fit(amount: Amount, effort: Effort = "normal") -> dict[str, Any]:
     }
 
 
+def fit_bottleneck(amount: Amount, effort: Effort = "normal") -> dict[str, Any]:
+    """Chooses the settings of a bottleneck's training, as :class:`cbsae_hub.trainers.config.CBSAETrainConfig` has them.
+
+    It starts from a regression in closed form, so that few steps suffice.
+
+    Args:
+        amount: The data.
+        effort: See :func:`fit`.
+    """
+    steps = max(50, round(300 * EFFORT[effort]))
+    return {
+        "steps": steps,
+        "batch_size": min(_power_of_two(amount.tokens / 2), 4096),
+        "start": "ridge",
+        "unit_rows": True,
+        "reconstruction_moves_encoder": False,
+        "heldout_fraction": round(amount.heldout_fraction, 4),
+        "log_every": max(1, steps // 20),
+        "eval_every": steps,
+        "checkpoint_every": max(1, steps // 4),
+    }
+
+
 def _power_of_two(number: float) -> int:
     """The power of two nearest to a number, by ratio; at least 1."""
     return 2 ** max(0, round(math.log2(max(number, 1.0))))

@@ -1,7 +1,7 @@
 """Computes a model's pack from its scores: one pass over the example images, to draw where in them neurons fire."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.data.ahead import load_ahead
 from cbsae_hub.data.images import read_images
 from cbsae_hub.data.labels import class_names, words_in
@@ -37,6 +38,7 @@ def build_pack(
     source: dict[str, Any],
     alt_column: str | None = ALT_COLUMN,
     batch_size: int = 64,
+    store: ActivationStore | None = None,
 ) -> Pack:
     """Draws the maps of the examples that the scores name, and writes the pack beside the model.
 
@@ -49,6 +51,7 @@ def build_pack(
         source: Id and split of the images: kept in ``pack.json``.
         alt_column: See :func:`caption_column`.
         batch_size: Images a forward pass.
+        store: Activations of all images, if they are there already: the encoder does not run then.
 
     Returns:
         The pack as read back.
@@ -74,32 +77,43 @@ def build_pack(
         "scores": plain({name: part for name, part in scores.summary.items() if name in MEASURED}),
     }
     largest = scores.neurons["max"].to_numpy(copy=True)
-    maps = _draw_maps(sae, encoder, images, scores.examples, largest, batch_size)
-    pictures = thumbnails(images, sorted(scores.examples["image"].unique()), alt_column)
+    numbers = sorted(map(int, scores.examples["image"].unique()))
+    if store is None:
+        activations = _encode(encoder, images, numbers, batch_size)
+    else:
+        activations = store.of_images(numbers, batch_size)
+    maps = _draw_maps(sae, activations, scores.examples, largest, encoder.tokens_per_image)
+    pictures = thumbnails(images, numbers, alt_column)
     Pack.write(folder, info, scores.neurons, scores.examples, pictures, maps, scores.texts)
     return Pack.from_pretrained(folder)
 
 
-def _draw_maps(
-    sae: SAE | CBSAE,
-    encoder: VisionEncoder,
-    images: ImageDataset,
-    examples: pd.DataFrame,
-    largest: np.ndarray,
-    batch_size: int,
-) -> np.ndarray:
-    """Maps of the examples' activations, ``[examples, tokens]`` uint8; 255 is the neuron's largest activation."""
-    maps = np.zeros((len(examples), encoder.tokens_per_image), dtype=np.uint8)
-    examples_of = {int(image): part for image, part in examples.groupby("image")[["neuron"]]}
-    numbers = sorted(examples_of)
+def _encode(
+    encoder: VisionEncoder, images: ImageDataset, numbers: Sequence[int], batch_size: int
+) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
+    """Numbers of images and their activations ``[images, tokens, d_in]``, batch by batch."""
 
-    def read(start: int) -> tuple[list[int], list[Image.Image]]:
+    def read(start: int) -> tuple[Sequence[int], list[Image.Image]]:
         batch = numbers[start : start + batch_size]
         return batch, [read_images(images, image, image + 1)[0] for image in batch]
 
-    with tqdm(total=len(numbers), desc="maps", unit="image") as bar:
-        for batch, pictures in load_ahead(read, range(0, len(numbers), batch_size)):
-            active = sae.only_active(sae.encode_sparse(encoder(pictures, batch)))
+    for batch, pictures in load_ahead(read, range(0, len(numbers), batch_size)):
+        yield batch, encoder(pictures, batch)
+
+
+def _draw_maps(
+    sae: SAE | CBSAE,
+    activations: Iterable[tuple[Sequence[int], torch.Tensor]],
+    examples: pd.DataFrame,
+    largest: np.ndarray,
+    tokens: int,
+) -> np.ndarray:
+    """Maps of the examples' activations, ``[examples, tokens]`` uint8; 255 is the neuron's largest activation."""
+    maps = np.zeros((len(examples), tokens), dtype=np.uint8)
+    examples_of = {int(image): part for image, part in examples.groupby("image")[["neuron"]]}
+    with tqdm(total=len(examples_of), desc="maps", unit="image") as bar:
+        for batch, v in activations:
+            active = sae.only_active(sae.encode_sparse(v.to(sae.b_dec.device)))
             values, owners = (part.cpu() for part in active)
             for place, image in enumerate(batch):
                 neurons = examples_of[image]["neuron"].to_numpy(copy=True)

@@ -247,12 +247,12 @@ class NeuronScorer:
             raise ValueError("the downstream cost, and a second judge, need the images: use run")
         if (store.d_in, store.tokens_per_image) != (self.encoder.d_in, self.encoder.tokens_per_image):
             raise ValueError(f"{store.folder} has activations of other tokens than the encoder's")
-        for start in tqdm(range(0, store.num_images, batch_size), desc="score", unit="batch"):
-            ids = torch.arange(start, min(start + batch_size, store.num_images))
-            rows = store.read(start * store.tokens_per_image, (int(ids[-1]) + 1) * store.tokens_per_image)
-            v = rows.float().unflatten(0, (len(ids), -1)).to(self.sae.W_dec.device)
-            seen = OwnActivations.of_tokens(v).cpu() if embeddings is None else embeddings[ids].float()
-            self._add(ids, v, seen, seen)
+        total = -(-store.num_images // batch_size)
+        batches = store.of_images(range(store.num_images), batch_size)
+        for ids, v in tqdm(batches, total=total, desc="score", unit="batch"):
+            numbers = torch.tensor(ids)
+            own = OwnActivations.of_tokens(v) if embeddings is None else embeddings[numbers].float()
+            self._add(numbers, v.to(self.sae.b_dec.device), own, own)
 
     def update(self, ids: Tensor, pictures: list[Image.Image]) -> None:
         """Adds a batch of images and their ids, rows of ``truth``."""

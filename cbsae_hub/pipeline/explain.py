@@ -1,0 +1,364 @@
+"""From an encoder and pictures to a model whose neurons have names, in one process that goes on where it stopped."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import yaml
+from accelerate import Accelerator
+
+from cbsae_hub.cards.write import write_card
+from cbsae_hub.data.activations import ActivationStore
+from cbsae_hub.data.collection import Collection, collect_images
+from cbsae_hub.data.concepts import COMMON, ConceptSet
+from cbsae_hub.data.embeddings import all_embeddings, extract_embeddings
+from cbsae_hub.data.extraction import extract_activations
+from cbsae_hub.data.labels import class_names
+from cbsae_hub.encoders.clip_like import ClipLike
+from cbsae_hub.encoders.two_towers import has_text_tower
+from cbsae_hub.encoders.vision import VisionEncoder
+from cbsae_hub.formats.load import load
+from cbsae_hub.hub.files import claim, read_json, read_text, write_json, write_text
+from cbsae_hub.hub.locate import locate
+from cbsae_hub.models import CBSAE, SAE
+from cbsae_hub.neurons.pack import INFO
+from cbsae_hub.neurons.pruning import prune
+from cbsae_hub.neurons.selection import select_concepts
+from cbsae_hub.pipeline.fit import Amount, Effort, fit, fit_bottleneck
+from cbsae_hub.pipeline.nonsense import Nonsense, name_nonsense
+from cbsae_hub.scoring import NeuronScorer, Scores, Truth
+from cbsae_hub.scoring.build_pack import build_pack
+from cbsae_hub.scoring.card_pictures import write_pictures
+from cbsae_hub.scoring.report import SURE
+from cbsae_hub.trainers.cbsae.trainer import CBSAETrainer
+from cbsae_hub.trainers.config import CBSAETrainConfig, SAETrainConfig
+from cbsae_hub.trainers.loop import TRAINING_NAME
+from cbsae_hub.trainers.run import CHECKPOINT_NAME
+from cbsae_hub.trainers.sae.trainer import SAETrainer, describe
+
+logger = logging.getLogger(__name__)
+
+QUESTION = "explain.json"
+RECIPE = "recipe.yaml"
+SUMMARY = "summary.json"
+AUTOMATIC, NONE = "auto", "none"
+RETAINED = 0.9  # of the neurons, beside a bottleneck
+BOTTLENECK_K = 5
+LEAST_TOP_IMAGES, MOST_TOP_IMAGES = 5, 100  # 100 is CLIP-Dissect's, of 50,000 images
+
+
+@dataclass(frozen=True)
+class Question:
+    """All that the answer depends on; each attribute is an option of ``cbsae explain``.
+
+    Attributes:
+        encoder: Folder or Hub id of the vision encoder.
+        images: Pictures, see :func:`cbsae_hub.data.collection.collect_images`.
+        layer: Block whose output is explained.
+        tokens: Its tokens, see :class:`cbsae_hub.VisionEncoder`.
+        split: Split of the pictures.
+        judge: Image-text model that names, see :meth:`ClipLike.from_pretrained`; "auto" for the encoder's own text
+            tower, if it has one; "none" for neurons without names.
+        concepts: Lists of names, see :meth:`ConceptSet.load`; they become one.
+        want: Concepts that the model shall have.
+        effort: How long to train.
+        max_images: Draws so many of the pictures.
+        streaming: Takes them from the beginning of a source that is too large to be downloaded.
+        strict: Whether a picture that cannot be read is an error.
+        seed: Seed of all that is drawn.
+    """
+
+    encoder: str
+    images: str
+    layer: int = -2
+    tokens: str = "patches"
+    split: str | None = None
+    judge: str = AUTOMATIC
+    concepts: tuple[str, ...] = (COMMON,)
+    want: tuple[str, ...] = ()
+    effort: Effort = "normal"
+    max_images: int | None = None
+    streaming: bool = False
+    strict: bool = False
+    seed: int = 0
+
+
+@dataclass
+class Explanation:
+    """The work on a question, and its answer in a folder.
+
+    Every step leaves its result in the folder and takes what is there already: images/ (which can be read),
+    activations/, embeddings/ (the judge's), sae/ and cbsae/ (models with packs and cards), scores of both,
+    recipe.yaml, summary.json. Models are loaded when a step needs them, and only once.
+
+    Args:
+        question: What is asked.
+        folder: The folder; made if needed.
+        device: Device of the models.
+        batch_size: Pictures at once.
+
+    Raises:
+        OtherSettings: If the folder answers another question.
+    """
+
+    question: Question
+    folder: Path
+    device: str = "cpu"
+    batch_size: int = 64
+    accelerator: Accelerator = field(default_factory=lambda: Accelerator(cpu=not torch.cuda.is_available()))
+
+    def __post_init__(self) -> None:
+        claim(self.folder, vars(self.question), QUESTION)
+
+    @cached_property
+    def collection(self) -> Collection:
+        """The pictures, all of which can be read."""
+        names = "split", "max_images", "streaming", "strict", "seed"
+        options = {name: getattr(self.question, name) for name in names}
+        return collect_images(self.question.images, self.folder / "images", **options)
+
+    @cached_property
+    def encoder(self) -> VisionEncoder:
+        """The encoder."""
+        question = self.question
+        return VisionEncoder.from_pretrained(question.encoder, question.layer, question.tokens, device=self.device)
+
+    @cached_property
+    def judge(self) -> ClipLike | None:
+        """The judge of names, if there is one."""
+        judge = self.question.judge
+        if judge == AUTOMATIC:
+            judge = self.question.encoder if has_text_tower(locate(self.question.encoder)) else NONE
+        return None if judge == NONE else ClipLike.from_pretrained(judge, device=self.device)
+
+    @cached_property
+    def truth(self) -> Truth:
+        """The labels that the pictures come with."""
+        return Truth.read(self.collection.images, {column: column for column in self.collection.labels})
+
+    @cached_property
+    def concepts(self) -> ConceptSet:
+        """The names to choose from: labels, wanted ones, and the lists."""
+        labels = [name for column in self.collection.labels for name in self._classes(column)]
+        lists = [list(ConceptSet.load(source)) for source in self.question.concepts]
+        return ConceptSet([*labels, *self.question.want, *(name for names in lists for name in names)], "concepts")
+
+    def _classes(self, column: str) -> Sequence[str]:
+        known = class_names(self.collection.images, column)
+        return known or sorted({label for kind, label in self.truth.labels if kind == column})
+
+    @cached_property
+    def store(self) -> ActivationStore:
+        """What the encoder makes of the pictures."""
+        return extract_activations(
+            self.encoder,
+            self.collection.images,
+            self.folder / "activations",
+            source=self.collection.source,
+            batch_size=self.batch_size,
+            seed=self.question.seed,
+            accelerator=self.accelerator,
+        )
+
+    @cached_property
+    def embeddings(self) -> torch.Tensor | None:
+        """What the judge makes of the pictures, ``[images, d]``."""
+        if self.judge is None:
+            return None
+        folder, source = self.folder / "embeddings", self.collection.source
+        return all_embeddings(
+            extract_embeddings(
+                self.judge, self.collection.images, folder, source=source, accelerator=self.accelerator,
+                batch_size=self.batch_size,
+            )
+        )  # fmt: skip
+
+    @property
+    def top_k(self) -> int:
+        """Pictures that a neuron is named by: one in a hundred."""
+        return min(max(LEAST_TOP_IMAGES, len(self.collection.images) // 100), MOST_TOP_IMAGES)
+
+    @cached_property
+    def recipe(self) -> dict[str, Any]:
+        """The settings of all steps, as single commands take them; those that are in the folder, if any are."""
+        path = self.folder / RECIPE
+        if path.is_file():
+            return yaml.safe_load(read_text(path))
+        question, place = self.question, lambda name: str(self.folder / name)
+        amount = Amount(len(self.collection.images), self.encoder.tokens_per_image, self.encoder.d_in)
+        images = {"images": place("images"), "split": self.collection.source["split"]}
+        recipe: dict[str, Any] = {
+            "activations": {"encoder": question.encoder, "layer": question.layer, "tokens": question.tokens, **images,
+                            "batch_size": self.batch_size, "seed": question.seed, "output": place("activations")},
+            "sae": {"activations": place("activations"), "output": place("sae"), "seed": question.seed,
+                    **fit(amount, question.effort)},
+        }  # fmt: skip
+        if self.judge is not None:
+            write_text(self.folder / "concepts.txt", "\n".join(self.concepts) + "\n")
+            recipe["scores"] = {"model": place("sae"), "judge": self.judge.repo_id, **images,
+                                "concepts": {"concepts": place("concepts.txt")},
+                                "truth": {column: column for column in self.collection.labels},
+                                "top_k": self.top_k, "output": place("scores")}  # fmt: skip
+        write_text(path, yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
+        return recipe
+
+    def train(self) -> SAE:
+        """Trains the SAE, or goes on with it."""
+        output = self.folder / "sae"
+        if not (output / TRAINING_NAME).is_file():
+            section = self.recipe["sae"]
+            config = SAETrainConfig.from_dict({k: v for k, v in section.items() if k not in ("activations", "output")})
+            train, heldout = self.store.holdout(config.heldout_fraction, config.seed)
+            trainer = SAETrainer(
+                config, train, heldout, output, accelerator=self.accelerator, description=describe(self.store.manifest)
+            )
+            trainer.train(resume=(output / CHECKPOINT_NAME).is_file())
+        return load(output)
+
+    def score(self, model: SAE | CBSAE, name: str) -> Scores:
+        """Scores the neurons of the model in folder ``name``, and builds its pack."""
+        folder, output = self.folder / f"{name}-scores", self.folder / name
+        if (folder / "scores.json").is_file():
+            scores = Scores.load(folder)
+        else:
+            sets = {} if self.judge is None else {"concepts": self.concepts}
+            scorer = NeuronScorer(model, self.encoder, self.judge, sets, truth=self.truth, top_k=self.top_k)
+            scorer.run_stored(self.store, self.embeddings, self.batch_size)
+            scores = scorer.results()
+            scores.save(folder, n_images=len(self.collection.images))
+        if not (output / INFO).is_file():
+            build_pack(
+                scores, model, self.encoder, self.collection.images, output,
+                source={"id": f"{self.folder.name}/images", "split": self.collection.source["split"]},
+                alt_column=self.collection.captions, batch_size=self.batch_size, store=self.store,
+            )  # fmt: skip
+            write_pictures(output)
+            write_card(output)
+        return scores
+
+    def nonsense(self, model: SAE | CBSAE) -> Nonsense | None:
+        """The names that neurons of an SAE get which has learnt nothing; None without a judge."""
+        path = self.folder / "nonsense.json"
+        if self.judge is None or self.embeddings is None:
+            return None
+        if not path.is_file():
+            texts = self.judge.embed_texts(list(self.concepts))
+            write_json(path, vars(name_nonsense(model, self.store, self.embeddings, texts, self.top_k)))
+        return Nonsense(**read_json(path))
+
+    def add_wanted(self, sae: SAE, scores: Scores) -> pd.DataFrame | None:
+        """Trains concept neurons for what is wanted and no neuron stands for; returns where each wanted concept is.
+
+        Raises:
+            ValueError: If there is no judge, who is the teacher.
+        """
+        if not self.question.want:
+            return None
+        if self.judge is None or self.embeddings is None:
+            raise ValueError("wanted concepts need a judge that knows what they look like: give --judge")
+        output, frame = self.folder / "cbsae", scores.neurons
+        pruned = prune(frame, "interpretability", share=RETAINED)
+        missing, report = select_concepts(self.question.want, frame, pruned.keep, SURE)
+        if not missing:
+            logger.info("all wanted concepts are neurons already: no bottleneck is needed")
+        elif not (output / TRAINING_NAME).is_file():
+            seed, names = self.question.seed, frame["name"].where(frame["name"].notna(), None).tolist()
+            cb = CBSAE.from_sae(
+                sae, pruned.keep, missing, min(BOTTLENECK_K, len(missing)), names=names, pruning=pruned.settings,
+                seed=seed,
+            )  # fmt: skip
+            amount = Amount(len(self.collection.images), self.encoder.tokens_per_image, self.encoder.d_in)
+            config = CBSAETrainConfig.from_dict({**fit_bottleneck(amount, self.question.effort), "seed": seed})
+            train, heldout = self.store.holdout(config.heldout_fraction, config.seed)
+            texts = self.judge.embed_texts(cb.concepts)
+            trainer = CBSAETrainer(
+                config, cb, train, heldout, self.embeddings, texts, output, accelerator=self.accelerator
+            )
+            trainer.train(resume=(output / CHECKPOINT_NAME).is_file())
+        if missing:
+            self.score(load(output), "cbsae")
+        return report
+
+    def answer(self) -> dict[str, Any]:
+        """Does all that is left to do; returns the summary, which is also in summary.json."""
+        sae = self.train()
+        scores = self.score(sae, "sae")
+        wanted = self.add_wanted(sae, scores)
+        summary = self.summary(scores, self.nonsense(sae), wanted)
+        write_json(self.folder / SUMMARY, summary)
+        return summary
+
+    def summary(self, scores: Scores, nonsense: Nonsense | None, wanted: pd.DataFrame | None) -> dict[str, Any]:
+        """The figures that a person looks at first."""
+        frame, figures = scores.neurons, scores.summary
+        training = read_json(self.folder / "sae" / TRAINING_NAME)
+        summary = {
+            "question": vars(self.question),
+            "images": len(self.collection.images),
+            "unreadable": len(self.collection.unreadable),
+            "labels": list(self.collection.labels),
+            "neurons": len(frame),
+            "explained_variance": training["heldout"]["explained_variance"],
+            "l0": figures["reconstruction"]["l0"],
+            "dead": int((frame["status"] == "dead").sum()),
+            "judge": figures["judge"],
+            "truth": figures.get("truth"),
+            "wanted": None if wanted is None else wanted.to_dict("records"),
+            **rank_neurons(frame, nonsense),
+        }
+        names = frame.set_index("neuron")["name"]
+        for rank in ("best", "worst"):
+            summary[f"{rank}_names"] = [names[neuron] or f"#{neuron}" for neuron in summary[rank]]
+        return summary
+
+
+BEST, WORST = 10, 5
+
+
+def rank_neurons(frame: pd.DataFrame, nonsense: Nonsense | None) -> dict[str, Any]:
+    """Chooses the neurons to look at first, and counts the names that are worth something.
+
+    The best are those whose names are better than chance and than nonsense, highest score first, each name once; the
+    worst are those with the lowest score of all that are active. Without names, MonoSemanticity decides.
+
+    Args:
+        frame: A neuron table.
+        nonsense: Names of neurons that have learnt nothing.
+    """
+    active = frame[~frame["status"].isin(["dead", "rare"])]
+    if nonsense is None:
+        ordered = active.dropna(subset="monosemanticity").sort_values("monosemanticity", ascending=False)
+        return {"best": ordered["neuron"].head(BEST).tolist(), "worst": ordered["neuron"].tail(WORST).tolist()}
+    named = frame[frame["status"] != "dead"]
+    above_chance = named["null_percentile"] >= SURE
+    above_both = above_chance & (named["score"] > nonsense.score)
+    ordered = active.sort_values("score", ascending=False)
+    good = ordered[ordered["neuron"].isin(named.loc[above_both, "neuron"]) & (ordered["status"] != "dense")]
+    return {
+        "names": {
+            "of": len(named),
+            "better_than_chance": int(above_chance.sum()),
+            "better_than_both": int(above_both.sum()),
+            "share_of_nonsense_better_than_chance": nonsense.share_above_chance,
+            "score_of_nonsense": nonsense.score,
+        },
+        "best": good.drop_duplicates("name")["neuron"].head(BEST).tolist(),
+        "worst": ordered["neuron"].tail(WORST).tolist(),
+    }
+
+
+def answers_in(folder: str | Path) -> list[Path]:
+    """Model folders of an answered question, the one with the wanted concepts first; empty if it is none.
+
+    Args:
+        folder: The folder of :class:`Explanation`.
+    """
+    folder = Path(folder)
+    if not (folder / QUESTION).is_file():
+        return []
+    return [folder / name for name in ("cbsae", "sae") if (folder / name / INFO).is_file()]
