@@ -79,7 +79,6 @@ def explain(
     """
     import logging
 
-    from cbsae_hub.hub.files import plain
     from cbsae_hub.pipeline.explain import Explanation, Question
     from cbsae_hub.pipeline.report import write_report
 
@@ -94,7 +93,7 @@ def explain(
         effort=chosen, max_images=max_images, streaming=streaming, strict=strict, seed=seed,
     )  # fmt: skip
     work = Explanation(question, output, device_of(device), batch_size)
-    summary = plain(work.answer())
+    summary = work.answer()
     report = write_report(output, summary)
     if serve:
         _serve(output)

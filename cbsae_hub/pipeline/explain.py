@@ -23,7 +23,7 @@ from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.encoders.two_towers import has_text_tower
 from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.formats.load import load
-from cbsae_hub.hub.files import claim, read_json, read_text, write_json, write_text
+from cbsae_hub.hub.files import claim, plain, read_json, read_text, write_json, write_text
 from cbsae_hub.hub.locate import locate
 from cbsae_hub.models import CBSAE, SAE
 from cbsae_hub.neurons.pack import INFO
@@ -289,7 +289,7 @@ class Explanation:
         sae = self.train()
         scores = self.score(sae, "sae")
         wanted = self.add_wanted(sae, scores)
-        summary = self.summary(scores, self.nonsense(sae), wanted)
+        summary = plain(self.summary(scores, self.nonsense(sae), wanted))
         write_json(self.folder / SUMMARY, summary)
         return summary
 

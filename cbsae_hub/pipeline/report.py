@@ -43,6 +43,8 @@ def write_report(folder: Path, summary: dict[str, Any]) -> Path:
     text = environment.from_string(source).render(
         **summary,
         folder=folder.as_posix(),
+        encoder_name=_short(summary["question"]["encoder"]),
+        images_name=_short(summary["question"]["images"]),
         version=__version__,
         best_rows=[_row(pack, neuron) for neuron in summary["best"]],
         worst_rows=[_row(pack, neuron) for neuron in summary["worst"]],
@@ -63,13 +65,18 @@ def spotlight(example: Example) -> Image.Image:
     return Image.fromarray(np.uint8(np.asarray(picture) * (DIMMED + (1 - DIMMED) * mask)))
 
 
+def _short(source: str) -> str:
+    """A Hub id as it is, and the last part of a path."""
+    return Path(source).name if Path(source).exists() else source
+
+
 def _row(pack: Pack, neuron: int) -> dict[str, Any]:
     row = pack.neurons[neuron]
     return {
         "neuron": neuron,
         "name": row.name,
         "percentile": row.null_percentile,
-        "density": row.density,
+        "fires": round(row.density * pack.info["images"]["n"]),
         "monosemanticity": row.monosemanticity,
         "truth": getattr(row, "truth", None),
         "truth_ap": getattr(row, "truth_ap", None),
