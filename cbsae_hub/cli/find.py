@@ -59,6 +59,8 @@ def find(
         from cbsae_hub.encoders.clip_like import ClipLike
 
         judge = pack.info["judge"]
+        if judge["id"] is None:
+            raise ValueError(f"the neurons of {model} were named by no judge: nothing can be compared by meaning")
         embed_texts = ClipLike.from_pretrained(judge["id"], judge["revision"], beside=model).embed_texts
     answer = pack.find(query, limit, embed_texts)
     neurons = []

@@ -234,7 +234,7 @@ def summary_of(
 
 def _interpretability(measured: Measurements, frame: pd.DataFrame) -> dict[str, Any]:
     if not measured.naming:
-        return {}
+        return {"mean_score": math.nan, "mean_score_of_chance": math.nan, "share_above_chance": math.nan, "sure": SURE}
     naming = next(iter(measured.naming.values()))
     return {
         "mean_score": mean(frame.loc[frame["status"] != "dead", "score"]),

@@ -345,7 +345,7 @@ class NeuronScorer:
                       "activation": sae.activation, "k": sae.k, "group_sizes": sae.group_sizes,
                       "revision": sae.revision},
             "encoder": self.encoder.provenance(),
-            "judge": origin_of(self.judge) or {},
+            "judge": origin_of(self.judge) or {"id": None, "revision": None},
             "naming": {"method": "soft_wpmi", "top_k": self.top_k, "count_silent": False, "pool": "mean"},
             "concepts": {"name": None, "sha256": None, "names": []},
         }  # fmt: skip

@@ -83,7 +83,7 @@ def test_the_same_question_runs_no_model_again(world, answered, monkeypatch):
     def never(*_, **__):
         raise AssertionError("a model ran")
 
-    for owner, name in ((VisionEncoder, "__call__"), (ClipLike, "embed_pixels"), (explain.SAETrainer, "train"),
+    for owner, name in ((VisionEncoder, "__call__"), (ClipLike, "embed_images"), (explain.SAETrainer, "train"),
                         (explain.NeuronScorer, "run_stored"), (explain, "build_pack")):  # fmt: skip
         monkeypatch.setattr(owner, name, never)
     again = Explanation(ask(world, want=("left", "zebra")), folder).answer()

@@ -29,7 +29,7 @@ def test_names_of_random_directions_are_those_of_the_plain_formula(world):
     untrained.b_dec.data.copy_(sae.b_dec)
     with torch.no_grad():
         latents = untrained.encode(store.read(0, len(store)).float()).unflatten(0, (96, -1)).mean(1)
-    scores = soft_wpmi(latents, embeddings, texts, top_k=TOP, count_silent=False).max(1).values
+    scores = soft_wpmi(latents, embeddings @ texts.T, top_k=TOP, count_silent=False).max(1).values
     alive = (latents > 0).any(0)
     assert result.neurons == int(alive.sum())
     assert result.score == pytest.approx(scores[alive].double().quantile(0.95).item(), rel=1e-4)

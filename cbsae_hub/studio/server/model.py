@@ -126,6 +126,8 @@ class LoadedModel:
     def judge(self) -> ClipLike | None:
         """The judge that named the neurons, for searches by meaning; None where it cannot be loaded."""
         source = self.pack.info["judge"]
+        if source["id"] is None:
+            return None
         try:
             return ClipLike.from_pretrained(source["id"], source["revision"], beside=self.model_id)
         except (OSError, ValueError) as error:
