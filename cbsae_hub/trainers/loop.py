@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 TRAINING_NAME = "training.json"
 
 
-class Interrupted(Exception):
+class Interrupted(RuntimeError):
     """Training was asked to stop, and has saved a checkpoint.
 
     Attributes:
