@@ -22,9 +22,9 @@ def plain(line):
     return re.sub(r"\x1b\[\d+m", "", line)
 
 
-def run(function, *arguments, show=str, failed=lambda data: False):
+def run(function, *arguments, show=str, failed=lambda data: False, **options):
     app = typer.Typer(pretty_exceptions_enable=False)
-    app.command()(output.command(show, failed)(function))
+    app.command()(output.command(show, failed, **options)(function))
     return CliRunner().invoke(app, list(arguments))
 
 
@@ -54,6 +54,24 @@ def test_help_is_as_wide_as_the_terminal():
         """
 
     assert "whose source has a line break." in plain(run(wordy, "--help").stdout)
+
+
+def test_a_process_that_has_no_answer_writes_none():
+    def silent() -> None:
+        """Is one of several."""
+
+    assert [run(silent, *given).stdout for given in ([], ["--json"])] == ["", ""]
+
+
+def test_what_goes_on_after_the_answer_comes_after_it_and_not_after_an_error():
+    def broken() -> dict:
+        """Fails."""
+        raise FloatingPointError("loss is nan at step 3")
+
+    result = run(fine, "zebra", show=lambda data: "answer", then=lambda data: print("and then", data["count"]))
+    assert result.stdout == "answer\nand then 2\n"
+    result = run(broken, then=lambda data: print("and then"))
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", "Error: loss is nan at step 3\n")
 
 
 def test_what_is_not_there_is_answered_with_exit_code_1():
