@@ -159,7 +159,7 @@ class DryRun:
 
     def _cbsae(self, settings: sections.CBSAESection) -> None:
         concepts = self._concepts(settings.concepts)
-        if settings.names not in (None, self.outputs.get("scores")) and self.scoring:
+        if settings.names not in (None, self.outputs.get("scores")) and self.scoring and self.sae is not None:
             step = self._step("names")
             step.shapes = f"scores again, by the bottleneck's {concepts} concepts"
             step.memory = costs.scoring_memory(self.sae, concepts=concepts, **self.scoring)
@@ -170,7 +170,7 @@ class DryRun:
             self._fits("cbsae", "scores", settings.scores, "scores")
         if self.sae is None or self.images is None:
             raise ValueError("its SAE is not known: section `sae` has to be right first")
-        retained, by, cb_k = self._retained(settings.prune), settings.prune.by, settings.cb_k
+        retained, by, cb_k = self._retained(settings.prune, self.sae), settings.prune.by, settings.cb_k
         steered = by == "both" or "steerability" in ((by,) if isinstance(by, str) else by)
         self._require(not steered or "steerability" in self.raw, "cbsae", "pruning by steerability needs its section")
         self._require(cb_k < concepts, "cbsae", f"cb_k {cb_k} is not less than the {concepts} concepts")
@@ -188,13 +188,13 @@ class DryRun:
             self._require(section in self.raw, "evaluate", f"needs a section `{section}`")
         for name, judge in settings.judges.items():
             self._id("evaluate", f"judges.{name}", judge)
-        if self.cb is None or self.encoder is None or "scores" not in self.sections:
+        if self.sae is None or self.cb is None or self.encoder is None or "scores" not in self.sections:
             raise ValueError("its models are not known: section `cbsae` has to be right first")
         variants = settings.variants_of(self.sections["cbsae"])
         models = 0
         for name, variant in variants.items():
             with self._noting(f"evaluate: {name}"):
-                retained = self._retained(variant.prune)
+                retained = self._retained(variant.prune, self.sae)
                 models += costs.model_bytes(costs.make_bottleneck(self.sae, retained, len(self.cb.concepts)))
         probe = costs.store_bytes(self._probe_images(), self.encoder.num_tokens, self.encoder.d_in, "float32")
         step.disk["what the encoder saw"] = settings.output / "probe", probe
@@ -229,6 +229,7 @@ class DryRun:
         """Number of images that a section reads."""
         if source.is_function:
             return len(open_images(source)[0])
+        assert source.split is not None  # as its class requires
         if Path(source.images).is_dir():
             return len(load_images(source.images, source.split))
         count = getattr(self.facts, key)
@@ -251,9 +252,9 @@ class DryRun:
         config = Path(model) / OPEN_CLIP_CONFIG
         return json.loads(read_text(config))["model_cfg"]["embed_dim"] if config.is_file() else 512
 
-    def _retained(self, prune: sections.PruneSettings) -> int:
+    def _retained(self, prune: sections.PruneSettings, sae: SAE) -> int:
         """Number of neurons that pruning leaves, all of them at most where a threshold decides."""
-        d_sae = self.sae.d_sae
+        d_sae = sae.d_sae
         if prune.share is not None:
             return integer("the share of neurons to retain", round(prune.share * d_sae), 1, d_sae)
         return d_sae if prune.count is None else integer("prune.count", prune.count, 1, d_sae - 1)

@@ -53,9 +53,10 @@ def make_evaluator(
     similarity = image_model(scores.similarity or next(iter(settings.judges.values())), **where)
     source = {"id": scores.images, "split": scores.split}
     probe = Probe.make(settings.output / "probe", encoder, images, source=source, judges=loaded, similarity=similarity)
-    head = scores.zero_shot and ZeroShotHead.from_pretrained(
-        sae.encoder_id, truth.classes()[0], scores.zero_shot, sae.encoder_revision, beside=model
-    )
+    head = None
+    if scores.zero_shot:
+        classes, revision = truth.classes()[0], sae.encoder_revision
+        head = ZeroShotHead.from_pretrained(sae.encoder_id, classes, scores.zero_shot, revision, beside=model)
     # Pach et al.'s variant, which needs a CLIP, is in no table; all neurons are in.
     generators = steering_parts(steering.replace(clip=None, neurons=None), scores, device)
     return Evaluator(
@@ -70,7 +71,7 @@ def make_evaluator(
         generators.pop("unclip"),
         scores.top_k or 100,
         generators,
-        tree=scores.tree and ConceptTree.load(scores.tree),
+        tree=ConceptTree.load(scores.tree) if scores.tree else None,
     )
 
 
@@ -138,7 +139,10 @@ def evaluate(
         cb = trained(variant, folder / name, accelerator)
         rows.append(row(name, scored(evaluator, cb, folder / name, judge, scores, draw=name in seeds), cb))
     first = CBSAE.from_pretrained(folder / seeds[0])
-    models = {"SAE": (sae, folder / "sae"), "CB-SAE": (first, folder / seeds[0])}
+    models: dict[str, tuple[SAE | CBSAE, Path]] = {
+        "SAE": (sae, folder / "sae"),
+        "CB-SAE": (first, folder / seeds[0]),
+    }
     by_judge = {
         one: {name: scored(evaluator, *model, one, scores, speak=False) for name, model in models.items()}
         for one in (judge, *others)

@@ -21,6 +21,7 @@ def open_images(source: ImageSource) -> tuple[Any, dict[str, Any]]:
     """
     if source.is_function:
         return load_function(source.images)(**source.images_args), {"id": source.images, **source.images_args}
+    assert source.split is not None  # as its class requires
     # The commit, so that a branch that has moved since is not taken for what was read before.
     revision = commit_of_images(source.images, source.images_revision)
     images = load_images(source.images, source.split, revision)

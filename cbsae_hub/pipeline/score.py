@@ -90,7 +90,8 @@ def steer(
     if scores.summary["settings"] != settings.recorded():
         raise ValueError(f"the scores in {folder} were made with other settings: run without --steer first")
     scorer = SteerabilityScorer(scores.neurons, **steering_parts(steering, settings, accelerator.device))
-    neurons = scorer.choose(steering.neurons)
+    chosen = steering.neurons
+    neurons = list(chosen) if isinstance(chosen, tuple) else scorer.choose(chosen)
     both = {"scores": settings.recorded(), "steerability": steering.to_dict(defaults=False)}
     columns = scorer.run(neurons, folder / "steered", accelerator, both)
     summary = scorer.summary(columns)

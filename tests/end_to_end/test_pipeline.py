@@ -216,6 +216,8 @@ def test_steering_adds_to_the_scores_and_to_the_pack(steered, steering):
     told = json.loads((workplace / "steered" / "scores.json").read_text())["steerability"]
     assert told["alpha"] == 20 and told["neurons"] == 12 and "share low / low" in steering.stdout
     assert not (workplace / "steered" / "steered").exists(), "a finished run needs no checkpoint"
+    done = run(workplace, "score_neurons.py", "--steer", "--output", "steered", "--set", "neurons=[0, 99999]")
+    assert done.returncode == 1 and "Error: the table has no neuron 99999" in done.stderr
     done = run(workplace, "score_neurons.py", "--steer", "--model", "hub/other", "--output", "steered")
     assert done.returncode != 0 and "other settings" in done.stderr and "Traceback" not in done.stderr
 
