@@ -16,8 +16,8 @@ import torch
 import typer
 
 from cbsae_hub.hub.files import replace_file, write_text
+from cbsae_hub.pipeline.sections import CBSAESection, ScoresSection, SteerabilitySection
 from cbsae_hub.studies.sheets import SheetSettings, SheetStudy
-from training.recipes import CBSAESection, ScoresSection, SteerabilitySection
 
 
 def main(

@@ -25,14 +25,14 @@ from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.hub.files import write_json, write_text
 from cbsae_hub.metrics import MonosemanticityScore, Reconstruction, mean_over_tokens
 from cbsae_hub.models import SAE
+from cbsae_hub.pipeline.extract import open_images
+from cbsae_hub.pipeline.sections import SweepSection
 from cbsae_hub.scoring.report import describe
 from cbsae_hub.scoring.scorer import ImageEmbedder, image_model
 from cbsae_hub.studies.tables import markdown_table
 from cbsae_hub.trainers.config import REFERENCE_GROUPS, SAETrainConfig
 from cbsae_hub.trainers.sae.trainer import SAETrainer
 from cbsae_hub.trainers.sae.trainer import describe as describe_store
-from training.extract_activations import open_images
-from training.recipes import SweepSection
 
 KINDS = {"BatchTopK": None, "Matryoshka": REFERENCE_GROUPS}
 FIGURES = {  # in the table, with their digits

@@ -16,11 +16,11 @@ import pandas as pd
 import typer
 
 from cbsae_hub.hub.files import write_json
+from cbsae_hub.pipeline.score import make_scorer
+from cbsae_hub.pipeline.sections import EvaluationSection, ScoresSection
 from cbsae_hub.scoring import NeuronScorer, Scores
 from cbsae_hub.scoring.report import SURE
 from cbsae_hub.studies.evaluation import MEASURES
-from training.recipes import EvaluationSection, ScoresSection
-from training.score_neurons import make_scorer
 
 UNUSED: dict[str, None] = {"similarity": None, "tree": None, "zero_shot": None}  # of section `scores`
 

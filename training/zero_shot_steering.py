@@ -18,11 +18,11 @@ from PIL import Image
 from cbsae_hub.data.concepts import ConceptSet
 from cbsae_hub.data.images import load_images
 from cbsae_hub.hub.files import replace_file, write_json, write_text
+from cbsae_hub.pipeline.sections import ZeroShotSteeringSection
 from cbsae_hub.plots import plot_zero_shot_steering
 from cbsae_hub.steering import ClipZeroShotSteerer
 from cbsae_hub.steering.clip import STRENGTHS
 from cbsae_hub.studies.clip_sweep import ClipSweep, draw, sweep_clip
-from training.recipes import ZeroShotSteeringSection
 
 
 def image_sets(settings: ZeroShotSteeringSection) -> dict[str, list[Image.Image]]:

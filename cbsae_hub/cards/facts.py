@@ -49,7 +49,7 @@ class Facts:
     config: dict[str, Any] = field(default_factory=dict)  # of a model of any library; empty beside a dataset, say
     metrics: dict[str, Any] = field(default_factory=dict)  # metrics.json: results of an evaluation script
     training: dict[str, Any] = field(default_factory=dict)  # record of the training of an SAE or CB-SAE
-    evaluation: dict[str, Any] = field(default_factory=dict)  # results of training/evaluate.py
+    evaluation: dict[str, Any] = field(default_factory=dict)  # results of `cbsae evaluate`
     pack: dict[str, Any] = field(default_factory=dict)  # pack.json: scores of its neurons
     revision: str | None = None  # the folder_revision, None where there are no weights
 

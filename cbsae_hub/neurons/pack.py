@@ -136,7 +136,7 @@ class Pack:
         try:
             info = json.loads(read_text(folder / INFO))
         except FileNotFoundError as error:
-            mend = "make it with training/build_pack.py or `cbsae pack`"
+            mend = "make it with `cbsae pack`"
             raise PackMissing(f"{repo_id} has no {INFO}: {mend}") from error
         except ValueError as error:
             raise PackError(f"{folder / INFO} is damaged: {error}") from error

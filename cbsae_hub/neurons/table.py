@@ -197,7 +197,7 @@ class NeuronTable:
         try:
             return cls(pd.read_parquet(file))
         except FileNotFoundError as error:
-            raise PackError(f"there is no neuron table at {path}: make one with training/score_neurons.py") from error
+            raise PackError(f"there is no neuron table at {path}: `cbsae score` makes one") from error
         except (OSError, ValueError) as error:
             raise PackError(f"{file} is damaged: {error}") from error
 

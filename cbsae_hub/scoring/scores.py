@@ -58,7 +58,7 @@ class Scores:
         """
         folder = Path(folder)
         if not (folder / "scores.json").is_file():
-            raise OSError(f"there are no scores in {folder}: make them with training/score_neurons.py")
+            raise OSError(f"there are no scores in {folder}: make them with `cbsae score`")
         summary = read_json(folder / "scores.json")
         if summary.get("schema_version") != SCHEMA_VERSION:
             raise OSError(f"{folder} has scores of schema {summary.get('schema_version')}, not {SCHEMA_VERSION}")

@@ -135,9 +135,11 @@ class SteerabilityScorer:
             One row per neuron, docs/neuron-table.md; on every process.
 
         Raises:
-            ValueError: If a neuron has no name, or the folder is of another run.
+            ValueError: If a neuron is not in the table or has no name, or the folder is of another run.
             EditError: If a neuron changes nothing of a generator's input.
         """
+        if unknown := sorted(set(neurons) - set(self.frame["neuron"])):
+            raise ValueError(f"the table has no neuron {unknown[0]}: it has {len(self.frame)}")
         rows = self.frame.set_index("neuron").loc[list(neurons)].reset_index()
         if rows["name"].isna().any():
             raise ValueError(f"neuron {rows['neuron'][rows['name'].isna()].iloc[0]} has no name to be compared with")

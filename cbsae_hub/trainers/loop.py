@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 TRAINING_NAME = "training.json"
 
 
-class Interrupted(Exception):
+class Interrupted(RuntimeError):
     """Training was asked to stop, and has saved a checkpoint.
 
     Attributes:
@@ -235,7 +235,7 @@ class Trainer(ABC, Generic[ConfigType, StateType]):
     def _facts(self) -> dict[str, Any]:
         libraries = {"cbsae_hub": __version__, "torch": torch.__version__, "accelerate": accelerate.__version__}
         return {
-            "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+            "command": _command(),
             "commit": source_commit(),
             "config": self.config.to_dict(),
             "seed": self.config.seed,
@@ -279,3 +279,16 @@ def _flat(config: TrainConfig) -> dict[str, Any]:
         name: value if isinstance(value, (int, float, str, bool, type(None))) else str(value)
         for name, value in dataclasses.asdict(config).items()
     }
+
+
+def _command() -> str:
+    """How this process was started, as one would type it: folders of this machine are nobody's business."""
+    program, module = Path(sys.argv[0]), getattr(sys.modules["__main__"], "__spec__", None)
+    name = "" if module is None else module.name.removesuffix(".__main__")
+    if program.stem == "cbsae" or name in ("cbsae_hub", "cbsae_hub.cli"):
+        started = ["cbsae"]
+    elif name:
+        started = ["python", "-m", name]
+    else:
+        started = [Path(sys.executable).name, program.name if program.is_absolute() else sys.argv[0]]
+    return shlex.join([*started, *sys.argv[1:]])

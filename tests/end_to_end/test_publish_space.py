@@ -245,7 +245,7 @@ def test_half_a_space_never_looks_whole(tmp_path, own_hub, monkeypatch):
         (("--model", "/no/such/folder"), "/no/such/folder is neither an existing folder nor a Hub id"),
         (("--model", "hub/emoji-clip"), "there is no SAE in"),
         (("--model", "hub/emoji-images"), "there is no SAE in"),
-        (("--model", "bare"), "has no pack.json: make it with training/build_pack.py"),
+        (("--model", "bare"), "has no pack.json: make it with `cbsae pack`"),
         (("--model", "lonely/mine"), "refers to hub/emoji-clip with weights sha256:ffb3f9a35d88b408, which are not"),
         (("--model", "with, comma"), "a folder of a Space needs a name of letters"),
         (("--model", "hub/mine", "--model", "hub/mine"), "one of the models is given twice"),

@@ -246,7 +246,7 @@ def test_damage_is_named(world, pack, tmp_path, file):
 
 
 def test_no_pack_and_other_versions_are_named(world, pack, tmp_path):
-    with pytest.raises(PackError, match="training/build_pack.py"):
+    with pytest.raises(PackError, match="make it with `cbsae pack`"):
         Pack.from_pretrained(tmp_path)
     for content, message in (("{", "damaged"), (json.dumps({"schema_version": 99}), "99")):
         (tmp_path / "pack.json").write_text(content)
@@ -297,7 +297,7 @@ def test_bad_requests_are_refused(world, pack):
         NeuronTable(pack.neurons.frame.drop(columns="truth_ap"))
     with pytest.raises(ValueError, match="no probe images"):
         make_pack(scorer_of(world, Pictures(0)), Pictures(0), world[3], source={})
-    with pytest.raises(PackError, match="score_neurons"):
+    with pytest.raises(PackError, match="`cbsae score` makes one"):
         NeuronTable.read("nowhere")
 
 

@@ -148,7 +148,7 @@ class LoadedModel:
 
     @cached_property
     def evaluation(self) -> dict[str, Any]:
-        """The tables that training/evaluate.py has put beside the model; empty where there are none."""
+        """The tables that `cbsae evaluate` has put beside the model; empty where there are none."""
         return self._beside(EVALUATION_NAME).get("tables", {})
 
     @cached_property

@@ -114,7 +114,7 @@ def rows_of(model: LoadedModel, words: str, column: str) -> Markup:
 
 
 def evaluation_of(model: LoadedModel) -> str:
-    """Returns the tables of training/evaluate.py; "" where there are none."""
+    """Returns the tables of `cbsae evaluate`; "" where there are none."""
     tables = []
     for name, rows in model.evaluation.items():
         frame = pd.DataFrame(rows).dropna(axis=1, how="all")

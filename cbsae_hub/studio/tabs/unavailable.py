@@ -16,7 +16,7 @@ def instead_of(model: LoadedModel, name: str) -> str:
     except Unavailable as reason:
         usual = "llava-hf/llava-1.5-7b-hf" if name == "llava" else "me/my-unclip"
         generator = as_typed(model.generators.ids[name] or usual)
-        command = f"python app.py --model {as_typed(model.model_id)} --{name} {generator}"
+        command = f"cbsae serve {as_typed(model.model_id)} --{name} {generator}"
         return html.PIECES.unavailable(str(reason), command, model.alpha, _best_answers(model))
     return ""
 

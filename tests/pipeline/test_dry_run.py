@@ -3,25 +3,26 @@ from pathlib import Path
 
 import pytest
 import torch
-import typer
 import yaml
 from accelerate import Accelerator
 from emoji_files import require_emoji_files
 from safetensors.torch import load_file
 from small_hub import Pictures
 from tiny_models import build, processor
-from typer.testing import CliRunner
 
 from cbsae_hub import CBSAE, SAE, VisionEncoder
 from cbsae_hub.data.extraction import extract_activations
+from cbsae_hub.pipeline import costs, dry_run
+from cbsae_hub.pipeline.recipe import shipped
 from cbsae_hub.trainers.cbsae.bottleneck import BottleneckState
 from cbsae_hub.trainers.config import CBSAETrainConfig, SAETrainConfig
 from cbsae_hub.trainers.run import CHECKPOINT_NAME, save_checkpoint
 from cbsae_hub.trainers.sae.state import SAEState
-from training import costs, dry_run
 
 ROOT = Path(__file__).parents[2]
+SHIPPED = ROOT / "cbsae_hub" / "pipeline" / "recipes"
 REAL = ("llava-1.5-7b", "llava-more-dinov2", "unclip-2-1")
+RECIPES = [*(SHIPPED / f"{name}.yaml" for name in REAL), *sorted((ROOT / "training" / "recipes").glob("*.yaml"))]
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +42,7 @@ def checked(path):
 
 def changed(tmp_path, changes, name="llava-1.5-7b"):
     """The recipe with other settings, and without those that are None: ``{"sae.k": 5}``."""
-    recipe = yaml.safe_load((ROOT / "training" / "recipes" / f"{name}.yaml").read_text(encoding="utf-8"))
+    recipe = yaml.safe_load(shipped()[name])
     for place, value in changes.items():
         section, _, key = place.partition(".")
         where, key = (recipe.setdefault(section, {}), key) if key else (recipe, section)
@@ -54,7 +55,7 @@ def changed(tmp_path, changes, name="llava-1.5-7b"):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", sorted((ROOT / "training" / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_passes(recipe):
     if recipe.stem not in REAL:
         require_emoji_files()
@@ -70,7 +71,7 @@ def test_every_recipe_passes(recipe):
 
 @pytest.mark.parametrize(("name", "tokens", "every"), zip(REAL, (2, 2, 1), (577, 257, 257)))
 def test_the_real_ones_are_as_large_as_their_papers_say(name, tokens, every):
-    run = checked(ROOT / "training" / "recipes" / f"{name}.yaml")
+    run = checked(SHIPPED / f"{name}.yaml")
     steps = {step.name: step for step in run.steps}
     assert (run.encoder.d_in, run.encoder.num_layers, run.images) == (1024, 24, 1_281_167)
     assert f"{tokens} of {every} tokens" in steps["activations"].shapes
@@ -223,18 +224,23 @@ def test_bytes_of_a_bottleneck_in_training(tmp_path, objectives):
     assert costs.model_bytes(shape) <= size < costs.model_bytes(shape) + 2000
 
 
-# ---------------------------------------------------------------------------------------------------- the rest
+def test_steps_are_told_as_data_too():
+    run = checked(SHIPPED / "unclip-2-1.yaml")
+    records = run.records()
+    assert [record["step"] for record in records] == [step.name for step in run.steps]
+    (store,) = records[1]["disk"].values()
+    assert store == 1_281_167 * 1024 * 2 and records[1]["memory"] == run.steps[1].memory
 
 
-def call(*arguments):
-    app = typer.Typer()
-    app.command()(dry_run.main)
-    return CliRunner().invoke(app, list(map(str, arguments)))
-
-
-def test_the_exit_code_and_the_lines_of_problems(tmp_path):
-    recipe = changed(tmp_path, {"sae.k": 100_000, "cbsae.lr": -1})
-    done = call("--recipe", recipe)
-    assert done.exit_code == 1 and done.stdout.startswith("| step | shapes | disk | memory |")
-    recipe.write_text("sae: [")
-    assert call("--recipe", recipe).exit_code == 2
+def test_the_recipe_for_an_encoder_of_ones_own_passes_once_it_says_where_things_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    build("Dinov2Model").save_pretrained("my-encoder")
+    processor("Dinov2Model").save_pretrained("my-encoder")
+    Path("my-pictures").mkdir()
+    for i, picture in enumerate(Pictures(400)["image"]):
+        picture.save(f"my-pictures/{i}.png")
+    Path("my-concepts.txt").write_text("\n".join(f"thing {i}" for i in range(20)))
+    Path("my.yaml").write_text(shipped()["own-encoder"])
+    run = checked(Path("my.yaml"))
+    assert run.problems == [] and run.images == 400
+    assert [step.name for step in run.steps] == ["activations", "sae", "scores", "cbsae"]
