@@ -112,6 +112,20 @@ def table(columns: Mapping[str, Sequence[Any]]) -> str:
     return "\n".join([typer.style(rows[0], bold=True), *rows[1:]])
 
 
+def names(neurons: Sequence[Data]) -> list[str | None]:
+    """Returns the names of neurons for a table, those that are no better than chance marked."""
+    from cbsae_hub.neurons.chance import MARK
+
+    return [f"{row['name']} ({MARK})" if row["by_chance"] else row["name"] for row in neurons]
+
+
+def about_marks(neurons: Sequence[Data]) -> list[str]:
+    """Returns the line below a table that says what the mark of :func:`names` means, if it is there."""
+    from cbsae_hub.neurons.chance import MEANING
+
+    return [MEANING] if any(row["by_chance"] for row in neurons) else []
+
+
 def facts(pairs: Iterable[tuple[str, Any]]) -> str:
     """Returns names and values below each other; without those whose value is empty."""
     lines = [(name, printable(value)) for name, value in pairs if value not in (None, "")]

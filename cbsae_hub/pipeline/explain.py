@@ -26,6 +26,7 @@ from cbsae_hub.formats.load import load
 from cbsae_hub.hub.files import claim, plain, read_json, read_text, write_json, write_text
 from cbsae_hub.hub.locate import locate
 from cbsae_hub.models import CBSAE, SAE
+from cbsae_hub.neurons.chance import SURE, telling
 from cbsae_hub.neurons.pack import INFO
 from cbsae_hub.neurons.pruning import prune
 from cbsae_hub.neurons.selection import select_concepts
@@ -34,7 +35,6 @@ from cbsae_hub.pipeline.nonsense import Nonsense, name_nonsense
 from cbsae_hub.scoring import NeuronScorer, Scores, Truth
 from cbsae_hub.scoring.build_pack import build_pack
 from cbsae_hub.scoring.card_pictures import write_pictures
-from cbsae_hub.scoring.report import SURE
 from cbsae_hub.trainers.cbsae.trainer import CBSAETrainer
 from cbsae_hub.trainers.config import CBSAETrainConfig, SAETrainConfig
 from cbsae_hub.trainers.loop import TRAINING_NAME
@@ -337,8 +337,7 @@ def rank_neurons(frame: pd.DataFrame, nonsense: Nonsense | None) -> dict[str, An
     named = frame[frame["status"] != "dead"]
     above_chance = named["null_percentile"] >= SURE
     above_both = above_chance & (named["score"] > nonsense.score)
-    ordered = active.sort_values("score", ascending=False)
-    good = ordered[ordered["neuron"].isin(named.loc[above_both, "neuron"]) & (ordered["status"] != "dense")]
+    good = telling(active[active["neuron"].isin(named.loc[above_both, "neuron"])])
     return {
         "names": {
             "of": len(named),
@@ -348,7 +347,7 @@ def rank_neurons(frame: pd.DataFrame, nonsense: Nonsense | None) -> dict[str, An
             "score_of_nonsense": nonsense.score,
         },
         "best": good.drop_duplicates("name")["neuron"].head(BEST).tolist(),
-        "worst": ordered["neuron"].tail(WORST).tolist(),
+        "worst": active.sort_values("score", ascending=False)["neuron"].tail(WORST).tolist(),
     }
 
 

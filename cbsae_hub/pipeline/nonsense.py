@@ -9,7 +9,7 @@ from tqdm import tqdm
 from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.metrics import Dissector, mean_over_tokens
 from cbsae_hub.models import CBSAE, SAE
-from cbsae_hub.scoring.report import SURE
+from cbsae_hub.neurons.chance import SURE
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def _row(pack: Pack, neuron: int) -> dict[str, Any]:
         "neuron": neuron,
         "name": row.name,
         "percentile": row.null_percentile,
-        "fires": round(row.density * pack.info["images"]["n"]),
+        "fires": round((row.density or 0) * pack.info["images"]["n"]),
         "monosemanticity": row.monosemanticity,
         "truth": getattr(row, "truth", None),
         "truth_ap": getattr(row, "truth_ap", None),

@@ -73,7 +73,8 @@ def build_pack(
         **facts,
         "images": {**source, "n": len(images)},
         "concepts": scores.summary["concepts"],
-        "grid": list(encoder.grid) if encoder.tokens == "patches" else None,
+        "grid": None if encoder.patch_rows is None else list(encoder.grid),
+        "cropped": True,  # pictures show what the encoder saw; packs that were built before show them whole
         "scores": plain({name: part for name, part in scores.summary.items() if name in MEASURED}),
     }
     largest = scores.neurons["max"].to_numpy(copy=True)
@@ -82,8 +83,8 @@ def build_pack(
         activations = _encode(encoder, images, numbers, batch_size)
     else:
         activations = store.of_images(numbers, batch_size)
-    maps = _draw_maps(sae, activations, scores.examples, largest, encoder.tokens_per_image)
-    pictures = thumbnails(images, numbers, alt_column)
+    maps = _draw_maps(sae, activations, scores.examples, largest, encoder)
+    pictures = thumbnails(images, numbers, alt_column, encoder)
     Pack.write(folder, info, scores.neurons, scores.examples, pictures, maps, scores.texts)
     return Pack.from_pretrained(folder)
 
@@ -106,10 +107,14 @@ def _draw_maps(
     activations: Iterable[tuple[Sequence[int], torch.Tensor]],
     examples: pd.DataFrame,
     largest: np.ndarray,
-    tokens: int,
+    encoder: VisionEncoder,
 ) -> np.ndarray:
-    """Maps of the examples' activations, ``[examples, tokens]`` uint8; 255 is the neuron's largest activation."""
-    maps = np.zeros((len(examples), tokens), dtype=np.uint8)
+    """Maps of the examples' activations, ``[examples, patches]`` uint8; 255 is the neuron's largest activation.
+
+    Of tokens that have no place in the picture, ``[examples, tokens]``.
+    """
+    rows = range(encoder.tokens_per_image)[encoder.patch_rows or slice(None)]
+    maps = np.zeros((len(examples), len(rows)), dtype=np.uint8)
     examples_of = {int(image): part for image, part in examples.groupby("image")[["neuron"]]}
     with tqdm(total=len(examples_of), desc="maps", unit="image") as bar:
         for batch, v in activations:
@@ -119,18 +124,19 @@ def _draw_maps(
                 neurons = examples_of[image]["neuron"].to_numpy(copy=True)
                 codes = torch.zeros(values.shape[1], sae.d_latent)
                 codes.scatter_add_(1, owners[place], values[place].float())
-                scaled = codes[:, neurons].detach().numpy().T / np.maximum(largest[neurons], 1e-12)[:, None]
+                scaled = codes[rows.start :, neurons].detach().numpy().T / np.maximum(largest[neurons], 1e-12)[:, None]
                 maps[examples_of[image].index] = np.clip(np.rint(scaled * 255), 0, 255)
             bar.update(len(batch))
     return maps
 
 
-def thumbnails(images: ImageDataset, ids: Sequence[int], alt_column: str | None) -> pd.DataFrame:
-    """Thumbnails of the examples as WebP, with what the column says of them."""
+def thumbnails(
+    images: ImageDataset, ids: Sequence[int], alt_column: str | None, encoder: VisionEncoder
+) -> pd.DataFrame:
+    """Thumbnails of the examples as WebP, as the encoder sees them, with what the column says of them."""
     rows = []
     for image in ids:
-        picture = read_images(images, int(image), int(image) + 1)[0]
-        picture.thumbnail((THUMBNAIL, THUMBNAIL))
+        picture = encoder.seen(read_images(images, int(image), int(image) + 1)[0], THUMBNAIL)
         buffer = io.BytesIO()
         picture.save(buffer, "WEBP", quality=WEBP_QUALITY)
         alt = _alt_text(images, int(image), alt_column) if alt_column else ""

@@ -15,6 +15,7 @@ from cbsae_hub.data.concepts import ConceptSet
 from cbsae_hub.metrics import CommonKinds, GroundTruthScores, Naming, Overlaps, best_by_concept, coverage
 from cbsae_hub.metrics.activity import occupied_bins, status
 from cbsae_hub.metrics.normalise import to_unit_interval
+from cbsae_hub.neurons.chance import SURE
 from cbsae_hub.neurons.table import rows_of
 from cbsae_hub.scoring.truth import Truth
 from cbsae_hub.words import same_name
@@ -25,7 +26,6 @@ MEASURED = (
 )  # fmt: skip
 """Parts of the summary that are figures of the neurons; the others say how they were scored."""
 CLEAR = 0.5  # average precision from which a neuron clearly detects a label
-SURE = 0.95  # share of the null below a name's score from which it counts as more than chance
 
 
 @dataclass
@@ -198,7 +198,7 @@ def summary_of(
 ) -> dict[str, Any]:
     """Figures of the whole model, of its neuron table ``frame``; arguments as :func:`neuron_table`.
 
-    ``grid`` are rows and columns of the tokens, if they are patches.
+    ``grid`` are rows and columns of the patches, if these are among the tokens.
     """
     overlaps = measured.uniqueness
     summary = {
@@ -247,7 +247,8 @@ def _interpretability(measured: Measurements, frame: pd.DataFrame) -> dict[str, 
 def _l0(active: Mapping[str, Tensor], grid: tuple[int, int] | None) -> dict[str, Any]:
     histogram = active["histogram"].tolist()
     last = max(i for i, count in enumerate(histogram) if count)
-    patches = None if grid is None else active["by_token"].reshape(grid).tolist()
+    # CLS and registers, where they are among the tokens, come first.
+    patches = None if grid is None else active["by_token"][-grid[0] * grid[1] :].reshape(grid).tolist()
     return {
         "histogram": {"edges": list(range(last + 2)), "counts": histogram[: last + 1]},
         "patch_map": patches and [[round(value, 3) for value in row] for row in patches],

@@ -353,7 +353,7 @@ class NeuronScorer:
             facts["naming"] = {"method": None}
         else:
             facts["concepts"] = {"name": vocabulary.name, "sha256": vocabulary.sha256, "names": list(vocabulary)}
-        grid = self.encoder.grid if self.encoder.tokens == "patches" else None
+        grid = None if self.encoder.patch_rows is None else self.encoder.grid
         summary = {**facts, **summary_of(measured, neurons, self.concepts, self.truth, grid)}
         summary["monosemanticity"] = {"judge": origin_of(self.similarity or self.judge), **summary["monosemanticity"]}
         examples = None if self.truth is None else choose_examples(self.latents())

@@ -12,9 +12,10 @@ from datasets import ClassLabel, Features, List, Value
 from PIL import Image
 from scipy import sparse
 from small_hub import CONCEPTS, Pictures, make_bottleneck, make_hub, make_pack
-from tiny_models import processor
+from tiny_models import build, processor
 
 from cbsae_hub import SAE, Pack
+from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.metrics import soft_wpmi
 from cbsae_hub.neurons.pack import FILES, NeuronTable, PackError
 from cbsae_hub.scoring import NeuronScorer, Scores, Truth
@@ -148,7 +149,9 @@ def test_images_without_a_caption_have_an_alternative_text_all_the_same(world, t
 def test_several_captions_are_joined_and_classes_are_named(kind, values, expected):
     pictures = [Image.new("L", (4, 4))] * 2
     features = Features({"image": datasets.Image(), "says": kind})
-    alt = thumbnails(datasets.Dataset.from_dict({"image": pictures, "says": values}, features), [0, 1], "says")["alt"]
+    images = datasets.Dataset.from_dict({"image": pictures, "says": values}, features)
+    encoder = VisionEncoder(build("Dinov2Model"), processor("Dinov2Model"))
+    alt = thumbnails(images, [0, 1], "says", encoder)["alt"]
     assert alt.tolist() == expected and json.dumps(alt.tolist())
 
 

@@ -165,6 +165,7 @@ def test_the_best_names_beat_chance_and_nonsense_and_stand_once():
             "null_percentile": [1.0, 1.0, 0.99, 1.0, 0.5, 0.2, 0.0, 1.0],
             "status": ["alive"] * 6 + ["dead", "dense"],
             "monosemanticity": 0.5,
+            "kind": "sae",
         }
     )
     ranks = rank_neurons(frame, explain.Nonsense(10, 0.1, 2.5))

@@ -88,8 +88,9 @@ class ConceptTraining:
         report(0.87, "finding out what the new neurons fire on")
         column = "caption" if "caption" in data.images.column_names else None
         pack = extend_pack(
-            model.pack, extended, data.activations, data.images, data.judge_embeddings, data.judge.embed_texts, column
-        )
+            model.pack, extended, data.activations, data.images, model.encoder, data.judge_embeddings,
+            data.judge.embed_texts, column,
+        )  # fmt: skip
         return self.serving.keep_own(model.extended(extended, pack))
 
     def _data_of(self, model: LoadedModel, cb: CBSAE) -> TrainingData:

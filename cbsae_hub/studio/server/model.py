@@ -21,11 +21,12 @@ from cbsae_hub.hub.files import ModelFileError, read_json
 from cbsae_hub.hub.locate import download
 from cbsae_hub.models import CBSAE
 from cbsae_hub.models.base import EVALUATION_NAME, WORKED_NAME
+from cbsae_hub.neurons.chance import first_to_show
 from cbsae_hub.neurons.pack import FindResult, Pack
 from cbsae_hub.pictures import white_image
 from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
 from cbsae_hub.steering.latents import decoder_rows
-from cbsae_hub.studio.server.generators import Generators
+from cbsae_hub.studio.server.generators import Generators, Unavailable
 from cbsae_hub.studio.view.images import MAX_SIDE, as_webp
 
 logger = logging.getLogger(__name__)
@@ -40,13 +41,13 @@ class ImageInspection(Inspection):
     Attributes:
         webp: The image as it enters the encoder, enlarged.
         ratio: The image's width, by its height.
-        grid: Rows and columns of the tokens that are patches; of an SAE of other tokens (1, tokens).
+        grid: Rows and columns of the tokens that are patches; None for an SAE of tokens without a place.
         before: Number of the tokens before those: CLS and registers, of an SAE of all tokens.
     """
 
     webp: bytes
     ratio: float
-    grid: tuple[int, int]
+    grid: tuple[int, int] | None
     before: int
 
     def strengths(self, patch: int | None) -> np.ndarray:
@@ -103,9 +104,8 @@ class LoadedModel:
 
     @property
     def best_neuron(self) -> int:
-        """The neuron whose name has the best score."""
-        frame = self.pack.neurons.frame
-        return int(frame.loc[frame["score"].idxmax(), "neuron"])
+        """The neuron that is shown first: its name is the best of those that are better than chance."""
+        return int(first_to_show(self.pack.neurons.frame).iloc[0]["neuron"])
 
     @property
     def alpha(self) -> float | None:
@@ -145,6 +145,14 @@ class LoadedModel:
         """Stable unCLIP with this SAE; Unavailable is raised where it cannot be had."""
         with self._lock:
             return self.generators.unclip(self.sae, self.pack, self.model_id)
+
+    def no_reader(self, name: str) -> str | None:
+        """Returns why "llava" or "unclip" cannot be steered, as far as this shows before it is loaded; else None."""
+        try:
+            self.generators.require_reader(name, self.sae.encoder_id, self.model_id)
+        except Unavailable as reason:
+            return str(reason)
+        return None
 
     @cached_property
     def evaluation(self) -> dict[str, Any]:
@@ -186,19 +194,25 @@ class LoadedModel:
         answer = self.pack.find(text, limit, None if self.judge is None else self.judge.embed_texts)
         return answer, list(dict.fromkeys(match.neuron for match in answer.matches))
 
-    def inspect(self, image: Image.Image) -> ImageInspection:
-        """Runs encoder and SAE on one RGB image."""
+    def inspect(self, image: Image.Image, of_pack: bool = False) -> ImageInspection:
+        """Runs encoder and SAE on one RGB image.
+
+        Args:
+            image: The image.
+            of_pack: Whether it is one of the pack's, which may show what the encoder saw already.
+        """
+        if of_pack and self.pack.cropped:
+            image = self.encoder.framed(image)
         pixels = self.encoder.pixel_values([image])
         x = self.encoder(pixels)[0]
-        grid = self.encoder.grid if self.encoder.tokens in ("patches", "all") else (1, len(x))
-        before = len(x) - grid[0] * grid[1]
+        places = self.encoder.patch_rows
         image = self._as_image(pixels[0])
         return ImageInspection(
             **vars(Inspection.of(self.sae, x)),
             webp=as_webp(image),
             ratio=image.width / image.height,
-            grid=grid,
-            before=before,
+            grid=None if places is None else self.encoder.grid,
+            before=0 if places is None else places.start,
         )
 
     def row(self, inspection: Inspection, place: int) -> Any:

@@ -15,7 +15,6 @@ from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import Refused, kindly
 from cbsae_hub.studio.server.session import PRIVATE, WORK
 from cbsae_hub.studio.tabs.steering import SteeringTab
-from cbsae_hub.studio.tabs.unavailable import instead_of
 from cbsae_hub.studio.view.html import PIECES
 from cbsae_hub.studio.view.images import as_webp, data_uri
 from cbsae_hub.studio.view.templates import template
@@ -30,6 +29,7 @@ class SteerImageTab(SteeringTab):
     name, prefix = "draw", "draw."
 
     def render(self) -> None:
+        self.render_notice("unclip")
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=280):
                 self.image.render()
@@ -51,7 +51,7 @@ class SteerImageTab(SteeringTab):
         numbers = {"seed": self.seed, "seeds": self.seeds, "steps": self.steps}
         self.settings |= {**self.edit_settings, **numbers}
         self.parts = {"pic": self.session.image, **self.edit_settings, **numbers, "draw.live": self.live}
-        self.outputs = [*self.image.outputs, *self.edit_settings.values(), *numbers.values(), self.live]
+        self.outputs = [self.notice, *self.image.outputs, *self.edit_settings.values(), *numbers.values(), self.live]
         run = self.draw_button.click(self.draw, list(self.settings.values()), self.grid, **WORK)
         self.stop.click(self._stop_job, None, self.grid, cancels=[run], queue=False, **PRIVATE)
 
@@ -59,7 +59,7 @@ class SteerImageTab(SteeringTab):
     def draw(self, request: gr.Request, *values: Any) -> Iterator[str]:
         """Draws row after row."""
         settings = self.by_key(values)
-        if problem := instead_of(self.session.model_of(settings["m"]), "unclip"):
+        if problem := self.problem(self.session.model_of(settings["m"])):
             yield problem
             return
         experiment = self.experiment(settings)
@@ -80,7 +80,8 @@ class SteerImageTab(SteeringTab):
         own: tuple[Any, ...] = link.draw_alone, link.draw_op, link.draw_keep_error, link.draw_word
         usual: tuple[Any, ...] = link.alone, link.op, link.keep_error, link.word
         edits = self.edit_values(*(value if other is None else other for value, other in zip(usual, own)))
-        return [*self.image.restore(model, link, new), *edits, link.seed, link.seeds, link.steps, link.draw_live]
+        shown = [self.restore_notice(model, new), *self.image.restore(model, link, new)]
+        return [*shown, *edits, link.seed, link.seeds, link.steps, link.draw_live]
 
 
 def whole(value: Any, low: int, high: int) -> int:

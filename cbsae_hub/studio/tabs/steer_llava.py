@@ -14,7 +14,6 @@ from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import Refused, kindly
 from cbsae_hub.studio.server.session import PRIVATE, WORK
 from cbsae_hub.studio.tabs.steering import SteeringTab
-from cbsae_hub.studio.tabs.unavailable import instead_of
 from cbsae_hub.studio.view.templates import template
 
 QUESTIONS = (ONE_WORD, "Describe the image.", "Write a headline about this image.")
@@ -35,6 +34,7 @@ class SteerLlavaTab(SteeringTab):
     name = "llava"
 
     def render(self) -> None:
+        self.render_notice("llava")
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=280):
                 self.image.render()
@@ -59,7 +59,7 @@ class SteerLlavaTab(SteeringTab):
         )  # fmt: skip
         self.settings |= {"ask": self.question, **self.edit_settings}
         self.parts = {"pic": self.session.image, "ask": self.question, **self.edit_settings, "live": self.live}
-        self.outputs = [*self.image.outputs, self.question, *self.edit_settings.values(), self.live]
+        self.outputs = [self.notice, *self.image.outputs, self.question, *self.edit_settings.values(), self.live]
         inputs = list(self.settings.values())
         run = gr.on([self.ask_button.click, self.question.submit], self.ask, inputs, self.answers, **WORK)
         sweep = self.sweep_button.click(self.sweep, inputs, self.strengths, **WORK)
@@ -81,7 +81,7 @@ class SteerLlavaTab(SteeringTab):
     ) -> str:  # fmt: skip
         settings = self.by_key(values)
         experiment, question = self.experiment(settings), _question(settings["ask"])
-        if problem := instead_of(experiment.model, "llava"):
+        if problem := self.problem(experiment.model):
             return problem
         with self.session.serving.jobs.of(request.session_hash) as stop:
             answers = run(experiment, question, stop)
@@ -90,7 +90,8 @@ class SteerLlavaTab(SteeringTab):
     def restore(self, model: LoadedModel, link: Link, new: bool) -> list[Any]:
         """Returns values of :attr:`outputs` for a link; answers stay, marked if they are others."""
         edits = self.edit_values(link.alone, link.op, link.keep_error, link.word)
-        return [*self.image.restore(model, link, new), link.question, *edits, link.live]
+        shown = [self.restore_notice(model, new), *self.image.restore(model, link, new)]
+        return [*shown, link.question, *edits, link.live]
 
     def _stop(self, request: gr.Request) -> list[str]:
         return [self._stop_job(request), ""]

@@ -122,8 +122,10 @@ def test_tall_pictures_have_tall_grids_and_maps(tmp_path):
         assert neuron["patch"] == [*divmod(int(seen.latents[:, place].argmax()), 2)]
     neuron = next(row.neuron for row in tall.pack.neurons if tall.pack.examples(row.neuron))
     drawn = html.strips(tall.pack, neuron)
-    assert 'style="aspect-ratio:2/3"' in drawn and "object-fit:cover" in drawn and 'viewBox="0 0 2 3"' in drawn
+    assert 'style="aspect-ratio:2/3"' in drawn and "object-fit:fill" in drawn and 'viewBox="0 0 2 3"' in drawn
     assert info["encoder"]["preprocessing"]["do_center_crop"] is True
+    tall.pack.info.pop("cropped")  # as in an older pack, whose pictures are whole
+    assert "object-fit:cover" in html.strips(tall.pack, neuron)
     tall.pack.info["encoder"]["preprocessing"].pop("do_center_crop")
     assert "object-fit:fill" in html.strips(tall.pack, neuron), "squashed, as the encoder sees it"
 

@@ -1,0 +1,47 @@
+"""Which names are better than chance, how a name that is not is marked, and which neurons to show first."""
+
+from typing import Any
+
+import pandas as pd
+
+SURE = 0.95  # share of the null below a name's score from which it counts as more than chance
+MARK = "by chance?"
+"""What stands beside a name that is no better than chance, wherever it is shown."""
+MEANING = f"“{MARK}”: this name is no better than chance, for more than 5 % of names by chance fit as well."
+
+
+def by_chance(row: Any) -> bool:
+    """Whether a row of the neuron table has a name that is no better than chance; False where nobody measured it."""
+    return isinstance(row.name, str) and row.null_percentile < SURE
+
+
+def marked(name: str, row: Any) -> str:
+    """A neuron's name, with :data:`MARK` if it is no better than chance."""
+    return f"{name} ({MARK})" if by_chance(row) else name
+
+
+def telling(frame: pd.DataFrame) -> pd.DataFrame:
+    """The neurons to show first, best first: they are specific, and their names are better than chance.
+
+    Concept neurons grade every patch: that they are dense says nothing.
+
+    Args:
+        frame: Rows of the neuron table.
+    """
+    specific = ~frame["status"].isin(("dead", "dense")) | ((frame["kind"] == "cb") & (frame["status"] != "dead"))
+    sure = frame["name"].notna() & (frame["null_percentile"] >= SURE)
+    return frame[specific & sure].sort_values("score", ascending=False, kind="stable")
+
+
+def first_to_show(frame: pd.DataFrame) -> pd.DataFrame:
+    """:func:`telling` neurons; if there are none, those that are specific, the most monosemantic ones first.
+
+    If there are none of these either, all neurons.
+
+    Args:
+        frame: Rows of the neuron table.
+    """
+    if len(best := telling(frame)):
+        return best
+    specific = frame[~frame["status"].isin(("dead", "dense"))]
+    return (specific if len(specific) else frame).sort_values("monosemanticity", ascending=False, kind="stable")
