@@ -1,6 +1,5 @@
 """``cbsae explain`` makes a page of named neurons of an encoder and pictures."""
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -8,14 +7,11 @@ import typer
 
 from cbsae_hub.cli.options import Device
 from cbsae_hub.cli.output import Data, command, facts
+from cbsae_hub.cli.serve import wait
 from cbsae_hub.cli.sources import device_of
 from cbsae_hub.words import number
 
-
-class Effort(str, Enum):
-    """How long to train."""
-
-    quick, normal, thorough = "quick", "normal", "thorough"
+HOST = "127.0.0.1"
 
 
 def _show(data: Data) -> str:
@@ -31,7 +27,8 @@ def _show(data: Data) -> str:
         lines.append(("names", "none, as there was no judge: give --judge"))
     lines += [("best", ", ".join(data["best_names"])), ("worst", ", ".join(data["worst_names"]))]
     lines += [(f"wanted: {one['concept']}", _place(one)) for one in data["wanted"] or []]
-    return facts([*lines, ("report", data["report"]), ("page", f"cbsae serve {data['folder']}")])
+    page = f"{data['url']}; Ctrl-C ends it" if "url" in data else f"cbsae serve {data['folder']}"
+    return facts([*lines, ("report", data["report"]), ("page", page)])
 
 
 def _place(one: Data) -> str:
@@ -39,7 +36,7 @@ def _place(one: Data) -> str:
     return where[one["where"]]
 
 
-@command(_show)
+@command(_show, then=wait)
 def explain(
     encoder: Annotated[str, typer.Argument(help="Folder or Hub id of a vision encoder of transformers.")],
     images: Annotated[str, typer.Argument(help="Folder of pictures, Parquet files or tars, or Hub id of a dataset.")],
@@ -58,18 +55,16 @@ def explain(
     layer: Annotated[int, typer.Option(help="Block whose output is explained, from 0 or from the end.")] = -2,
     tokens: Annotated[str, typer.Option(help="patches, cls, all, mean or random:n.")] = "patches",
     split: Annotated[str | None, typer.Option(help='Split of the pictures; several with "+".')] = None,
-    effort: Annotated[Effort, typer.Option(help="How long to train; quick is a quarter, thorough four times.")] = (
-        Effort.normal
-    ),
-    quick: Annotated[bool, typer.Option("--quick", help="The same as --effort quick.")] = False,
-    thorough: Annotated[bool, typer.Option("--thorough", help="The same as --effort thorough.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Train a quarter as long.")] = False,
+    thorough: Annotated[bool, typer.Option("--thorough", help="Train four times as long.")] = False,
     max_images: Annotated[int | None, typer.Option(min=2, help="Draw so many of the pictures.")] = None,
     streaming: Annotated[
         bool, typer.Option("--streaming", help="Take --max-images from the beginning of what is too large to download.")
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at a picture that cannot be read.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of all that is drawn.")] = 0,
-    serve: Annotated[bool, typer.Option("--serve", help="Open the page when all is done.")] = False,
+    serve: Annotated[bool, typer.Option("--serve", help="Serve the page when all is done.")] = False,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the page.")] = 7860,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 64,
     device: Device = None,
 ) -> Data:
@@ -79,6 +74,7 @@ def explain(
     """
     import logging
 
+    from cbsae_hub.pipeline.answers import answers_in
     from cbsae_hub.pipeline.explain import Explanation, Question
     from cbsae_hub.pipeline.report import write_report
 
@@ -86,22 +82,18 @@ def explain(
     logging.getLogger("httpx").setLevel(logging.WARNING)
     if quick and thorough:
         raise typer.BadParameter("--quick and --thorough cannot both be meant")
-    chosen = "quick" if quick else "thorough" if thorough else effort.value
     question = Question(
         encoder=encoder, images=images, layer=layer, tokens=tokens, split=split, judge=judge,
         concepts=tuple(concepts or ["common"]), want=tuple(part.strip() for part in want.split(",") if part.strip()),
-        effort=chosen, max_images=max_images, streaming=streaming, strict=strict, seed=seed,
+        effort="quick" if quick else "thorough" if thorough else "normal", max_images=max_images, streaming=streaming, strict=strict, seed=seed,
     )  # fmt: skip
+    if serve:
+        from cbsae_hub.studio.serve import require_free
+        from cbsae_hub.studio.serve import serve as start
+
+        require_free(HOST, port)  # before the work is done
     work = Explanation(question, output, device_of(device), batch_size)
     summary = work.answer()
     report = write_report(output, summary)
-    if serve:
-        _serve(output)
-    return {**summary, "folder": output.as_posix(), "report": report.as_posix()}
-
-
-def _serve(folder: Path) -> None:
-    from cbsae_hub.pipeline.explain import answers_in
-    from cbsae_hub.studio import LAUNCH, build
-
-    build(answers_in(folder)).launch(**LAUNCH)
+    page = {"url": start(answers_in(output), host=HOST, port=port).local_url} if serve else {}
+    return {**summary, "folder": output.as_posix(), "report": report.as_posix(), **page}

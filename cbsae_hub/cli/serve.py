@@ -13,15 +13,22 @@ def _show(data: Data) -> str:
     return f"The page is at {data['url']}; Ctrl-C ends it."
 
 
-def _wait(data: Data) -> None:
+def wait(data: Data) -> None:
+    """Waits for Ctrl-C, if a page is served."""
+    if "url" not in data:
+        return
     with suppress(KeyboardInterrupt):
         Event().wait()
 
 
-@command(_show, then=_wait)
+@command(_show, then=wait)
 def serve(
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL...", help="Folders or Hub ids of models with a pack; first is shown.")
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help="Folders or Hub ids of models with a pack, or what `cbsae explain` made; the first is shown.",
+        ),
     ],
     llava: Annotated[str | None, typer.Option(help="Folder or Hub id of the LLaVA to steer.")] = None,
     unclip: Annotated[str | None, typer.Option(help="Folder or Hub id of the Stable unCLIP to steer.")] = None,
@@ -32,7 +39,9 @@ def serve(
 
     A model without a pack gets one by `cbsae pack`.
     """
+    from cbsae_hub.pipeline.answers import answers_in
     from cbsae_hub.studio.serve import serve as start
 
+    models = [str(one) for model in models for one in answers_in(model) or [model]]
     page = start(models, llava, unclip, host=host, port=port)
     return {"url": page.local_url, "models": models, "llava": llava, "unclip": unclip}

@@ -30,6 +30,7 @@ from cbsae_hub.neurons.chance import SURE, telling
 from cbsae_hub.neurons.pack import INFO
 from cbsae_hub.neurons.pruning import prune
 from cbsae_hub.neurons.selection import select_concepts
+from cbsae_hub.pipeline.answers import QUESTION
 from cbsae_hub.pipeline.fit import Amount, Effort, fit, fit_bottleneck
 from cbsae_hub.pipeline.nonsense import Nonsense, name_nonsense
 from cbsae_hub.scoring import NeuronScorer, Scores, Truth
@@ -43,7 +44,6 @@ from cbsae_hub.trainers.sae.trainer import SAETrainer, describe
 
 logger = logging.getLogger(__name__)
 
-QUESTION = "explain.json"
 RECIPE = "recipe.yaml"
 SUMMARY = "summary.json"
 AUTOMATIC, NONE = "auto", "none"
@@ -218,7 +218,7 @@ class Explanation:
                 config, train, heldout, output, accelerator=self.accelerator, description=describe(self.store.manifest)
             )
             trainer.train(resume=(output / CHECKPOINT_NAME).is_file())
-        return load(output)
+        return SAE.from_pretrained(output)
 
     def score(self, model: SAE | CBSAE, name: str) -> Scores:
         """Scores the neurons of the model in folder ``name``, and builds its pack."""
@@ -349,15 +349,3 @@ def rank_neurons(frame: pd.DataFrame, nonsense: Nonsense | None) -> dict[str, An
         "best": good.drop_duplicates("name")["neuron"].head(BEST).tolist(),
         "worst": active.sort_values("score", ascending=False)["neuron"].tail(WORST).tolist(),
     }
-
-
-def answers_in(folder: str | Path) -> list[Path]:
-    """Model folders of an answered question, the one with the wanted concepts first; empty if it is none.
-
-    Args:
-        folder: The folder of :class:`Explanation`.
-    """
-    folder = Path(folder)
-    if not (folder / QUESTION).is_file():
-        return []
-    return [folder / name for name in ("cbsae", "sae") if (folder / name / INFO).is_file()]

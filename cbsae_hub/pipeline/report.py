@@ -60,9 +60,10 @@ def spotlight(example: Example) -> Image.Image:
     picture.thumbnail((SIDE, SIDE))
     if example.patch_map is None:
         return picture
-    heat = Image.fromarray(np.uint8(255 * np.clip(example.patch_map / max(example.patch_map.max(), 1e-6), 0, 1)))
+    share = np.clip(example.patch_map / max(example.patch_map.max(), 1e-6), 0, 1)
+    heat = Image.fromarray((255 * share).astype(np.uint8))
     mask = np.asarray(heat.resize(picture.size, Image.Resampling.BICUBIC), np.float32)[..., None] / 255
-    return Image.fromarray(np.uint8(np.asarray(picture) * (DIMMED + (1 - DIMMED) * mask)))
+    return Image.fromarray((np.asarray(picture) * (DIMMED + (1 - DIMMED) * mask)).astype(np.uint8))
 
 
 def _short(source: str) -> str:

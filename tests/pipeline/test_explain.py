@@ -14,7 +14,8 @@ from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.hub.files import OtherSettings
 from cbsae_hub.pipeline import explain
-from cbsae_hub.pipeline.explain import Explanation, Question, answers_in, rank_neurons
+from cbsae_hub.pipeline.answers import answers_in
+from cbsae_hub.pipeline.explain import Explanation, Question, rank_neurons
 from cbsae_hub.pipeline.report import write_report
 
 pytestmark = pytest.mark.slow
