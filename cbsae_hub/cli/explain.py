@@ -83,10 +83,20 @@ def explain(
     if quick and thorough:
         raise typer.BadParameter("--quick and --thorough cannot both be meant")
     question = Question(
-        encoder=encoder, images=images, layer=layer, tokens=tokens, split=split, judge=judge,
-        concepts=tuple(concepts or ["common"]), want=tuple(part.strip() for part in want.split(",") if part.strip()),
-        effort="quick" if quick else "thorough" if thorough else "normal", max_images=max_images, streaming=streaming, strict=strict, seed=seed,
-    )  # fmt: skip
+        encoder=encoder,
+        images=images,
+        layer=layer,
+        tokens=tokens,
+        split=split,
+        judge=judge,
+        concepts=tuple(concepts or ["common"]),
+        want=tuple(part.strip() for part in want.split(",") if part.strip()),
+        effort="quick" if quick else "thorough" if thorough else "normal",
+        max_images=max_images,
+        streaming=streaming,
+        strict=strict,
+        seed=seed,
+    )
     if serve:
         from cbsae_hub.studio.serve import require_free
         from cbsae_hub.studio.serve import serve as start

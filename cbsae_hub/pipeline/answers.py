@@ -7,7 +7,7 @@ from cbsae_hub.neurons.pack import INFO
 QUESTION = "explain.json"
 
 
-def answers_in(folder: str | Path) -> list[Path]:
+def answers_in(folder: str | Path) -> list[str]:
     """Model folders of an answered question, the one with the wanted concepts first; empty if it is none.
 
     Args:
@@ -16,4 +16,4 @@ def answers_in(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not (folder / QUESTION).is_file():
         return []
-    return [folder / name for name in ("cbsae", "sae") if (folder / name / INFO).is_file()]
+    return [str(folder / name) for name in ("cbsae", "sae") if (folder / name / INFO).is_file()]

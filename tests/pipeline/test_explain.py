@@ -48,7 +48,7 @@ def answered(world, tmp_path_factory):
 
 def test_all_that_a_page_needs_is_there(answered):
     folder, summary = answered
-    assert answers_in(folder) == [folder / "cbsae", folder / "sae"]
+    assert answers_in(folder) == [str(folder / "cbsae"), str(folder / "sae")]
     pack, other = Pack.from_pretrained(folder / "sae"), Pack.from_pretrained(folder / "cbsae")
     assert summary["images"] == 60 and summary["unreadable"] == 1
     assert len(pack.neurons) == summary["neurons"] == SAE.from_pretrained(folder / "sae").d_sae
