@@ -37,10 +37,8 @@ def main(
     """Prints the table."""
     encoder, judge = VisionEncoder.from_pretrained(HUB / "emoji-clip"), ClipLike.from_pretrained(HUB / "emoji-judge")
     probe, concepts = load_images(HUB / "emoji-images", "probe"), ConceptSet.load(HUB / "emoji-images" / "concepts.txt")
-    typer.echo(
-        "| images | neurons | effort | seconds | explained variance | never fire | names above chance | labels |"
-    )
-    typer.echo("|---|---|---|---|---|---|---|---|")
+    columns = "images", "neurons", "effort", "seconds", "explained variance", "never fire", "above chance", "labels"
+    typer.echo(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     with tempfile.TemporaryDirectory() as folder:
         for count in counts or (600, 4608):
             images, place = probe.select(range(count)), Path(folder, str(count))
