@@ -136,7 +136,7 @@ def thumbnails(
     """Thumbnails of the examples as WebP, as the encoder sees them, with what the column says of them."""
     rows = []
     for image in ids:
-        picture = encoder.seen(read_images(images, int(image), int(image) + 1)[0], THUMBNAIL)
+        picture = encoder.show(read_images(images, int(image), int(image) + 1)[0], THUMBNAIL)
         buffer = io.BytesIO()
         picture.save(buffer, "WEBP", quality=WEBP_QUALITY)
         alt = _alt_text(images, int(image), alt_column) if alt_column else ""

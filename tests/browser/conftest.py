@@ -24,13 +24,13 @@ def free_port():
 
 
 @contextmanager
-def served(folder, port):
+def served(folder, port, *arguments):
     """app.py in a process of its own; its address."""
     log = folder / "log.txt"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(log.parent / "gradio")}
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / "app.py"), "--port", str(port)],
+            [sys.executable, str(ROOT / "app.py"), "--port", str(port), *arguments],
             cwd=log.parent, stdout=output, stderr=subprocess.STDOUT, env=environment,
         )  # fmt: skip
         url = f"http://127.0.0.1:{port}"
