@@ -3,7 +3,7 @@
     python training/build_pack.py runs/emoji-scores
 
 Takes the scores that score_neurons.py or evaluate.py wrote, with steerability if that was measured, and reads the
-example images once.
+example images once. Started again after a kill, it goes on where it was.
 """
 
 import logging
@@ -16,6 +16,7 @@ from cbsae_hub.cards.write import write_card
 from cbsae_hub.data.images import load_images
 from cbsae_hub.encoders.explained import explained_encoder
 from cbsae_hub.formats.load import load
+from cbsae_hub.processes import make_accelerator
 from cbsae_hub.scoring import Scores, headline
 from cbsae_hub.scoring.build_pack import ALT_COLUMN, build_pack
 from cbsae_hub.scoring.card_pictures import write_pictures
@@ -25,11 +26,12 @@ def main(
     scored: Annotated[Path, typer.Argument(metavar="SCORES", help="Folder that score_neurons.py wrote.")],
     model: Annotated[Path | None, typer.Option(help="Folder of the model; default the one that was scored.")] = None,
     alt_column: Annotated[str, typer.Option(help="Column that says what an image shows.")] = ALT_COLUMN,
-    device: Annotated[str, typer.Option(help="Where the encoder runs.")] = "cpu",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; default the fastest there is.")] = None,
 ) -> None:
     """Build a model's pack from its scores."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
+        device = device or make_accelerator(alone=True).device
         scores = Scores.load(scored)
         settings = scores.summary["settings"]
         folder = model or Path(settings["model"])

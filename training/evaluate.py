@@ -26,6 +26,7 @@ from cbsae_hub.hub.files import CONFIG_NAME, claim, replace_file, write_json, wr
 from cbsae_hub.models import folder_revision
 from cbsae_hub.models.base import EVALUATION_NAME
 from cbsae_hub.plots import plot_variants
+from cbsae_hub.processes import make_accelerator
 from cbsae_hub.scoring import Scores, Truth
 from cbsae_hub.scoring.probe import Probe
 from cbsae_hub.scoring.scorer import ImageEmbedder, image_model
@@ -111,11 +112,11 @@ def main(
 ) -> None:
     """Train and score all variants of a CB-SAE beside its SAE."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    accelerator = Accelerator()
     try:
+        accelerator = make_accelerator(alone=True)
         settings = EvaluationSection.read(recipe, overrides)
         base = CBSAESection.read(recipe, **settings.chosen("steps"))
-        steering = SteerabilitySection.read(recipe, **settings.chosen("drawn"))
+        steering = SteerabilitySection.read_or_default(recipe, **settings.chosen("drawn"))
         scores = ScoresSection.read(recipe, **settings.chosen("concepts", "truth", "zero_shot"))
         evaluator = make_evaluator(settings, scores, steering, accelerator.device)
         folder, (judge, *others) = settings.output, settings.judges

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from accelerate import Accelerator
 
 from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.data.images import commit_of_images, load_images
 from cbsae_hub.encoders.vision import VisionEncoder
+from cbsae_hub.processes import make_accelerator
 from training.recipes import ActivationsSection, ImageSource, load_function
 
 EXTRACTION = ("dtype", "images_per_shard", "batch_size", "seed", "readers")  # of extract_activations
@@ -47,10 +47,9 @@ def main(
     output: Annotated[Path | None, typer.Option(help="Folder of the store; default as in the recipe.")] = None,
 ) -> None:
     """Store the activations of an encoder on a set of images."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-
-    accelerator = Accelerator()
     try:
+        accelerator = make_accelerator()
+        logging.basicConfig(level=logging.INFO if accelerator.is_main_process else logging.ERROR, format="%(message)s")
         settings = ActivationsSection.read(recipe, overrides, output=output)
         place = {"revision": settings.encoder_revision, "device": accelerator.device}
         encoder = VisionEncoder.from_pretrained(settings.encoder, settings.layer, settings.tokens, **place)

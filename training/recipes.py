@@ -36,6 +36,12 @@ class Section(Settings):
         settings = read_settings(recipe, cls.section, overrides or ())
         return cls.from_dict(settings | {name: value for name, value in options.items() if value is not None})
 
+    @classmethod
+    def read_or_default(cls, recipe: Path | None, **options: Any) -> Self:
+        """Does as :meth:`read`; where the recipe has no such section, the defaults."""
+        there = recipe is not None and cls.section in read_sections(recipe)
+        return cls.read(recipe if there else None, **options)
+
     def chosen(self, *names: str) -> dict[str, Any]:
         """Those of the named settings that are not None, as arguments of what has the defaults of the others."""
         return {name: value for name in names if (value := getattr(self, name)) is not None}
@@ -212,6 +218,8 @@ class CBSAESection(CBSAETrainConfig, Section, section="cbsae"):
     cb_k: Count = 5
     cb_activation: str = "topk_relu"
     min_percentile: Number = 0.0
+    force: Flag = False
+    """Whether concepts get a neuron that are names of retained neurons already."""
 
     def config(self) -> CBSAETrainConfig:
         """The training settings alone."""
@@ -341,8 +349,8 @@ class DryRunSection(Section, section="dry_run"):
 
     encoder: dict[str, Any] | None = None
     """The encoder's config in transformers."""
-    pixels: Count | None = None
-    """Side of the images that the encoder reads; default as its config says."""
+    pixels: Count | tuple[Count, Count] | None = None
+    """Side of the images that the encoder reads, or height and width; default as its processor or its config says."""
     images: Count | None = None
     probe_images: Count | None = None
     images_gb: Number = 0.0

@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from cbsae_hub.data.images import load_images
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.encoders.sentences import Sentences
+from cbsae_hub.processes import make_accelerator
 from cbsae_hub.scoring import NeuronScorer, Scores, headline
 from cbsae_hub.scoring.scorer import ImageEmbedder, image_model
 from cbsae_hub.scoring.steerability import SteerabilityScorer
@@ -95,9 +96,9 @@ def main(
     ] = False,
 ) -> None:
     """Score the neurons of an SAE."""
-    accelerator = Accelerator()
-    logging.basicConfig(level=logging.INFO if accelerator.is_main_process else logging.ERROR, format="%(message)s")
     try:
+        accelerator = make_accelerator()
+        logging.basicConfig(level=logging.INFO if accelerator.is_main_process else logging.ERROR, format="%(message)s")
         settings = ScoresSection.read(recipe, None if steer_too else overrides, model=model, output=output)
         if settings.output is None:
             raise ValueError("the recipe lacks output")

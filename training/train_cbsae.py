@@ -13,7 +13,6 @@ nothing.
 """
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -23,12 +22,13 @@ from accelerate import Accelerator
 
 from cbsae_hub import CBSAE, SAE, ConceptSet
 from cbsae_hub.data.activations import ActivationStore
-from cbsae_hub.data.embeddings import all_embeddings, extract_embeddings
+from cbsae_hub.data.embeddings import extract_embeddings
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.hub.files import write_json
 from cbsae_hub.neurons.pruning import Pruned, prune
-from cbsae_hub.neurons.selection import select_concepts
+from cbsae_hub.neurons.selection import require_concepts, select_concepts
 from cbsae_hub.neurons.table import NeuronTable
+from cbsae_hub.processes import make_accelerator
 from cbsae_hub.trainers.cbsae.trainer import BottleneckHeldout, CBSAETrainer
 from cbsae_hub.trainers.loop import Interrupted
 from training.extract_activations import open_images, source_of
@@ -43,7 +43,8 @@ def choose(settings: CBSAESection) -> tuple[CBSAE, Pruned, pd.DataFrame]:
         raise ValueError(f"the scores are of {len(frame)} and {len(names)} neurons, the SAE has {sae.d_sae}")
     pruned = prune(frame, **settings.prune.to_dict(defaults=False))
     concept_set = ConceptSet.load(settings.concepts)
-    concepts, report = select_concepts(list(concept_set), names, pruned.keep, settings.min_percentile)
+    concepts, report = select_concepts(list(concept_set), names, pruned.keep, settings.min_percentile, settings.force)
+    require_concepts(report)
     cb = CBSAE.from_sae(
         sae,
         pruned.keep,
@@ -65,13 +66,12 @@ def train_model(settings: CBSAESection, accelerator: Accelerator, resume: bool =
     logging.info("concepts: %s", report["where"].value_counts().to_dict())
     store = ActivationStore.open(settings.activations)
     teacher = ClipLike.from_pretrained(settings.teacher, device=accelerator.device, beside=settings.model)
-    cb.provenance = replace(cb.provenance, teacher={"id": teacher.repo_id, "revision": teacher.revision})
     images, _ = open_images(source_of(store.manifest["images"]))
     source = store.manifest["images"]
     embeddings = extract_embeddings(teacher, images, settings.embeddings, source=source, accelerator=accelerator)
     train, heldout = store.holdout(config.heldout_fraction, config.seed)
     texts = teacher.embed_texts(cb.concepts)
-    trainer = CBSAETrainer(config, cb, train, heldout, all_embeddings(embeddings), texts, settings.output)
+    trainer = CBSAETrainer(config, cb, train, heldout, embeddings, texts, settings.output)
     if accelerator.is_main_process:
         settings.output.mkdir(parents=True, exist_ok=True)
         tables = {"parts": pruned.report.to_dict("records"), "concepts": report.to_dict("records")}
@@ -86,9 +86,9 @@ def main(
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint in the output.")] = False,
 ) -> None:
     """Prune an SAE and train a concept bottleneck beside what is left."""
-    accelerator = Accelerator()
-    logging.basicConfig(level=logging.INFO if accelerator.is_main_process else logging.ERROR, format="%(message)s")
     try:
+        accelerator = make_accelerator()
+        logging.basicConfig(level=logging.INFO if accelerator.is_main_process else logging.ERROR, format="%(message)s")
         final = train_model(CBSAESection.read(recipe, overrides, output=output), accelerator, resume)
     except (ValueError, OSError, FloatingPointError) as error:
         raise typer.BadParameter(str(error)) from error

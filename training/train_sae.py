@@ -14,7 +14,7 @@ import typer
 
 from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.trainers.loop import Interrupted
-from cbsae_hub.trainers.sae.trainer import SAETrainer, describe
+from cbsae_hub.trainers.sae.trainer import SAETrainer
 from training.recipes import SAESection
 
 
@@ -31,7 +31,7 @@ def main(
         settings = SAESection.read(recipe, overrides, activations=activations, output=output)
         config, store = settings.config(), ActivationStore.open(settings.activations)
         train, heldout = store.holdout(config.heldout_fraction, config.seed)
-        trainer = SAETrainer(config, train, heldout, settings.output, description=describe(store.manifest))
+        trainer = SAETrainer(config, train, heldout, settings.output)
         final = trainer.train(resume=resume)
         trainer.accelerator.end_training()
     except (ValueError, OSError, FloatingPointError) as error:
@@ -39,6 +39,8 @@ def main(
     except Interrupted as stop:
         logging.warning("%s", stop)
         raise typer.Exit(stop.exit_code) from stop
+    if not trainer.accelerator.is_main_process:
+        return
     figures = final.explained_variance, final.l0, 100 * final.silent_share, final.tokens
     form = "%s: explained variance %.4f, L0 %.2f, silent neurons %.2f %% of %d held-out tokens"
     logging.info(form, settings.output, *figures)

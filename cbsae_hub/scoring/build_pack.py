@@ -1,6 +1,7 @@
 """Computes a model's pack from its scores: one pass over the example images, to draw where in them neurons fire."""
 
 import io
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,19 @@ from cbsae_hub.data.ahead import load_ahead
 from cbsae_hub.data.images import read_images
 from cbsae_hub.data.labels import class_names, words_in
 from cbsae_hub.encoders.vision import VisionEncoder
-from cbsae_hub.hub.files import plain
+from cbsae_hub.hub.files import plain, sha256
 from cbsae_hub.models import CBSAE, SAE, folder_revision
 from cbsae_hub.neurons.pack import Pack
 from cbsae_hub.pictures import ImageDataset
+from cbsae_hub.processes import claimed
 from cbsae_hub.scoring.report import MEASURED, Scores
+from cbsae_hub.trainers.run import load_checkpoint, save_checkpoint
+
+logger = logging.getLogger(__name__)
 
 ALT_COLUMN = "caption"
+PARTIAL = ".maps.safetensors"  # hidden, so that it is never published
+CHECKPOINT_EVERY = 100  # batches
 THUMBNAIL = 128  # pixels of the longer side, at most
 WEBP_QUALITY = 84  # a ninth smaller than at 88, and nobody sees it
 
@@ -39,6 +46,8 @@ def build_pack(
 ) -> Pack:
     """Draws the maps of the examples that the scores name, and writes the pack beside the model.
 
+    Maps are saved every hundred batches, hidden in the folder: started again after a kill, it goes on from there.
+
     Args:
         scores: Scores of the model on these images, with examples: see :meth:`NeuronScorer.results`.
         sae: The model.
@@ -54,6 +63,7 @@ def build_pack(
 
     Raises:
         ValueError: If the scores have no examples, are of other images or another model, or there is no such column.
+        FolderInUse: If another run writes into the folder.
     """
     alt_column = caption_column(images, alt_column)
     if scores.examples is None or scores.texts is None:
@@ -73,9 +83,13 @@ def build_pack(
         "scores": plain({name: part for name, part in scores.summary.items() if name in MEASURED}),
     }
     largest = scores.neurons["max"].to_numpy(copy=True)
-    maps = _draw_maps(sae, encoder, images, scores.examples, largest, batch_size)
-    pictures = thumbnails(images, sorted(scores.examples["image"].unique()), alt_column)
-    Pack.write(folder, info, scores.neurons, scores.examples, pictures, maps, scores.texts)
+    partial = Path(folder) / PARTIAL
+    identity = {"scores": scores.summary, "examples": sha256(scores.examples.to_csv()), "batch_size": batch_size}
+    with claimed(folder):
+        maps = _draw_maps(sae, encoder, images, scores.examples, largest, batch_size, partial, plain(identity))
+        pictures = thumbnails(images, sorted(scores.examples["image"].unique()), alt_column)
+        Pack.write(folder, info, scores.neurons, scores.examples, pictures, maps, scores.texts)
+        partial.unlink(missing_ok=True)
     return Pack.from_pretrained(folder)
 
 
@@ -86,18 +100,27 @@ def _draw_maps(
     examples: pd.DataFrame,
     largest: np.ndarray,
     batch_size: int,
+    partial: Path,
+    identity: dict[str, Any],
 ) -> np.ndarray:
-    """Maps of the examples' activations, ``[examples, tokens]`` uint8; 255 is the neuron's largest activation."""
-    maps = np.zeros((len(examples), encoder.tokens_per_image), dtype=np.uint8)
+    """Maps of the examples' activations, ``[examples, tokens]`` uint8; 255 is the neuron's largest activation.
+
+    Goes on from the file ``partial`` of a run with the same ``identity``.
+    """
+    maps, first = np.zeros((len(examples), encoder.tokens_per_image), dtype=np.uint8), 0
     examples_of = {int(image): part for image, part in examples.groupby("image")[["neuron"]]}
     numbers = sorted(examples_of)
+    before = load_checkpoint(partial, "cpu")
+    if before is not None and before[1]["identity"] == identity:
+        maps, first = before[0]["maps"].numpy(), before[1]["images"]
+        logger.info("maps of %d of %d images are there already", first, len(numbers))
 
     def read(start: int) -> tuple[list[int], list[Image.Image]]:
         batch = numbers[start : start + batch_size]
         return batch, [read_images(images, image, image + 1)[0] for image in batch]
 
-    with tqdm(total=len(numbers), desc="maps", unit="image") as bar:
-        for batch, pictures in load_ahead(read, range(0, len(numbers), batch_size)):
+    with tqdm(total=len(numbers), initial=first, desc="maps", unit="image") as bar:
+        for count, (batch, pictures) in enumerate(load_ahead(read, range(first, len(numbers), batch_size)), 1):
             active = sae.only_active(sae.encode_sparse(encoder(pictures, batch)))
             values, owners = (part.cpu() for part in active)
             for place, image in enumerate(batch):
@@ -107,6 +130,9 @@ def _draw_maps(
                 scaled = codes[:, neurons].detach().numpy().T / np.maximum(largest[neurons], 1e-12)[:, None]
                 maps[examples_of[image].index] = np.clip(np.rint(scaled * 255), 0, 255)
             bar.update(len(batch))
+            if count % CHECKPOINT_EVERY == 0:
+                facts = {"images": first + count * batch_size, "identity": identity}
+                save_checkpoint(partial, {"maps": torch.from_numpy(maps)}, facts)
     return maps
 
 

@@ -171,6 +171,7 @@ def neuron_table(
         columns |= _truth_columns(columns["name"], measured.truth, truth)
     if designated:
         columns |= _designated_columns(columns["names"], measured.truth, truth, designated)
+        columns["designated_score"] = np.where(alive, naming.own.double().numpy(), np.nan)
     return rows_of(columns)
 
 
