@@ -1,5 +1,6 @@
 """``cbsae pack`` names and scores a model's neurons, and picks example images of each."""
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,9 @@ from cbsae_hub.words import number
 if TYPE_CHECKING:
     from cbsae_hub.models import CBSAE, SAE
     from cbsae_hub.neurons.pack import Pack
+
+
+PARTIAL = ".scores"  # hidden, so that it is never published
 
 
 def _show(data: Data) -> str:
@@ -65,8 +69,8 @@ def pack(
 ) -> Data:
     """Name and score a model's neurons on images, and pick examples: all that find, inspect and the page read.
 
-    Nothing needs to be computed before; with --scores, those of `cbsae score`, nothing is scored again. A model of the
-    Hub or of a foreign format is saved in --output first.
+    Nothing needs to be computed before; with --scores, those of `cbsae score`, nothing is scored again. Started again
+    after a kill, it goes on where it was. A model of the Hub or of a foreign format is saved in --output first.
     """
     scoring = {
         "--images": images, "--judge": judge, "--concepts": concepts, "--split": split, "--max-images": max_images,
@@ -113,7 +117,10 @@ def pack(
     )
     if folder.resolve() != Path(model).resolve():
         _save(scorer.sae, folder)
-    scorer.run(probe, batch_size)
+    partial = folder / PARTIAL
+    about = {"images": images, "split": split, "judge": judge, "concepts": lists, "similarity": similarity}
+    about |= {"truth": labels, "encoder": scorer.encoder.provenance(), "top_k": top_k, "weights": scorer.sae.revision}
+    scorer.run(probe, batch_size, checkpoint=partial, settings=about)
     results = scorer.results()
     if scores is not None:
         results = results.with_steerability_of(Scores.load(scores))
@@ -127,6 +134,7 @@ def pack(
         alt_column=alt_column,
         batch_size=batch_size,
     )
+    shutil.rmtree(partial)
     write_pictures(folder)
     write_card(folder)
     return _facts(new, model, folder)

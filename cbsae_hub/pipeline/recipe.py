@@ -50,6 +50,12 @@ class Section(Settings):
             )
         return cls.from_dict(settings)
 
+    @classmethod
+    def read_or_default(cls, recipe: Path | None, overrides: Sequence[str] | None = None, **options: Any) -> Self:
+        """Does as :meth:`read`; where the recipe has no such section, the defaults."""
+        has_section = recipe is not None and cls.section in read_sections(recipe)
+        return cls.read(recipe if has_section else None, overrides, **options)
+
     def chosen(self, *names: str) -> dict[str, Any]:
         """Those of the named settings that are not None, as arguments of what has the defaults of the others."""
         return {name: value for name in names if (value := getattr(self, name)) is not None}
