@@ -25,9 +25,11 @@ def train(settings: SAESection, *, resume: bool = False, accelerator: Accelerato
         Interrupted: If the process got SIGINT or SIGTERM; a checkpoint was saved.
     """
     config, store = settings.config(), ActivationStore.open(settings.activations)
-    kept, heldout = store.holdout(config.heldout_fraction, config.seed)
+    activations, heldout = store.holdout(config.heldout_fraction, config.seed)
     description = describe(store.manifest)
-    trainer = SAETrainer(config, kept, heldout, settings.output, accelerator=accelerator, description=description)
+    trainer = SAETrainer(
+        config, activations, heldout, settings.output, accelerator=accelerator, description=description
+    )
     final = trainer.train(resume=resume)
     if accelerator is None:
         trainer.accelerator.end_training()
