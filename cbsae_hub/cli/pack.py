@@ -84,8 +84,8 @@ def pack(
         return _of_scores(scores, model, folder, alt_column, overwrite, device)
     if images is None or judge is None or not concepts:
         lacking = [name for name in ("--images", "--judge", "--concepts") if not scoring[name]]
-        given = [name for name, value in scoring.items() if value]
-        alone = f", or --scores without {', '.join(given)}" if given else ", or --scores alone"
+        others = ", ".join(name for name, value in scoring.items() if value)
+        alone = f", or --scores without {others}" if others else ", or --scores alone"
         raise typer.BadParameter(f"{', '.join(lacking)} missing: a pack needs images, a judge and concepts{alone}")
     labels = dict(_label(text) for text in truth or [])
     lists = {Path(source).stem: source for source in concepts}

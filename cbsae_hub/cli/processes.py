@@ -1,4 +1,4 @@
-"""What the steps of a recipe say while they run, on one process or many."""
+"""The log of the steps of a recipe, on one process or many."""
 
 import logging
 

@@ -128,8 +128,8 @@ def load_function(source: str) -> Callable[..., Any]:
         ValueError: If there is none.
     """
     module, _, function = source.partition(":")
-    if (here := os.getcwd()) not in sys.path:  # the program `cbsae` does not look there by itself
-        sys.path.append(here)
+    if (folder := os.getcwd()) not in sys.path:  # the program `cbsae` does not look there by itself
+        sys.path.append(folder)
     try:
         return getattr(import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:

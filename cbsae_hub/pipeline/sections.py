@@ -158,7 +158,7 @@ class SteerabilitySection(Section, section="steerability"):
 
 @dataclass(frozen=True, kw_only=True)
 class PruneSettings(Settings):
-    """Which neurons a bottleneck keeps; exactly one of count, share and threshold. See ``neurons.pruning.prune``."""
+    """The neurons that a bottleneck keeps, by exactly one of count, share and threshold: ``neurons.pruning.prune``."""
 
     by: str | tuple[str, ...] = "both"
     """A column of the neuron table, several, or both: interpretability and steerability."""

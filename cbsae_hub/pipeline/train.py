@@ -25,8 +25,8 @@ def train(settings: SAESection, *, resume: bool = False, accelerator: Accelerato
         Interrupted: If the process got SIGINT or SIGTERM; a checkpoint was saved.
     """
     config, store = settings.config(), ActivationStore.open(settings.activations)
-    train_part, heldout = store.holdout(config.heldout_fraction, config.seed)
-    trainer = SAETrainer(config, train_part, heldout, settings.output, accelerator=accelerator)
+    activations, heldout = store.holdout(config.heldout_fraction, config.seed)
+    trainer = SAETrainer(config, activations, heldout, settings.output, accelerator=accelerator)
     final = trainer.train(resume=resume)
     if accelerator is None:
         trainer.accelerator.end_training()

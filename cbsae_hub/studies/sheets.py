@@ -192,14 +192,17 @@ class SheetStudy:
         sae, self.cb = SAE.from_pretrained(settings.model), CBSAE.from_pretrained(settings.cbsae)
         self.neurons = choose(NeuronTable.read(Path(settings.scores)).frame, self.cb, count)
         self.scene = load_images(settings.images, settings.split, beside=settings.model)[row]["image"]
-        where = {"device": device, "beside": settings.model}
-        self.llava = settings.llava and LlavaSteerer.from_pretrained(settings.llava, sae, **where)
-        self.unclip = settings.unclip and UnclipSteerer.from_pretrained(settings.unclip, sae, **where)
+        self.llava: LlavaSteerer | None = None
+        self.unclip: UnclipSteerer | None = None
+        if settings.llava:
+            self.llava = LlavaSteerer.from_pretrained(settings.llava, sae, device=device, beside=settings.model)
+        if settings.unclip:
+            self.unclip = UnclipSteerer.from_pretrained(settings.unclip, sae, device=device, beside=settings.model)
 
     def run(self) -> Sheet:
         """Steers and asks."""
         of_sae = self.llava, self.unclip
-        of_cb = [steerer and steerer.with_sae(self.cb) for steerer in of_sae]
+        of_cb = self.llava and self.llava.with_sae(self.cb), self.unclip and self.unclip.with_sae(self.cb)
         alpha, guidance = self.settings.alpha, self.settings.guidance
         outcomes = {
             kind: steer(*steerers, self.scene, self.neurons[kind].tolist(), alpha, guidance)

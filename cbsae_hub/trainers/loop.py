@@ -301,7 +301,7 @@ def _flat(config: TrainConfig) -> dict[str, Any]:
 
 
 def _command() -> str:
-    """How this process was started, as one would type it: folders of this machine are nobody's business."""
+    """The command that started this process, as one would type it: folders of this machine are nobody's business."""
     program, module = Path(sys.argv[0]), getattr(sys.modules["__main__"], "__spec__", None)
     name = "" if module is None else module.name.removesuffix(".__main__")
     if program.stem == "cbsae" or name in ("cbsae_hub", "cbsae_hub.cli"):

@@ -186,7 +186,7 @@ def _parsed(command: Any, name: str, arguments: list[str]) -> tuple[Any, list[st
         assert rest[0] in last.commands, f"{name} has no command {rest[0]!r}; it has {', '.join(last.commands)}"
         last, name, rest = last.commands[rest[0]], f"{name} {rest[0]}", rest[1:]
     with suppress(Exit, typer.Exit):  # --help, --version
-        last.make_context(name, rest)
+        last.make_context(name, list(rest))  # it empties the list
     if last.callback is not None:
         _check_recipe(last.callback, rest)
     return command, arguments
