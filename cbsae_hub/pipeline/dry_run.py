@@ -103,8 +103,8 @@ class DryRun:
         """Notes what a training is too small for, as the trainer does."""
         if self.encoder is not None and self.images:
             heldout = round(config.heldout_fraction * self.images)
-            tokens = [count * self.encoder.tokens_per_image for count in (self.images - heldout, heldout)]
-            self.doubts += [f"{section}: {doubt}" for doubt in config.doubts(*tokens, d_in)]
+            tokens, own = (count * self.encoder.tokens_per_image for count in (self.images - heldout, heldout))
+            self.doubts += [f"{section}: {doubt}" for doubt in config.doubts(tokens, own, d_in)]
 
     def _step(self, name: str) -> Step:
         self.steps.append(Step(name))

@@ -164,7 +164,8 @@ def steer(
     alone = [Steering([Edit(neuron, alpha)], isolate=True) for neuron in neurons]
     within = [Steering([Edit(neuron, alpha)]) for neuron in neurons]
     white = [white_image()] * len(neurons)
-    drawings = words = sentences = [None] * len(neurons)
+    nothing: list[Any] = [None] * len(neurons)
+    drawings, words, sentences = nothing, nothing, nothing
     if unclip is not None:
         drawings = unclip.generate(white, alone, guidance_scale=guidance)
     if llava is not None:
@@ -208,5 +209,5 @@ class SheetStudy:
             kind: steer(*steerers, self.scene, self.neurons[kind].tolist(), alpha, guidance)
             for kind, steerers in zip(KINDS, (of_sae, of_sae, of_cb), strict=True)
         }
-        unsteered = self.llava and self.llava.generate([self.scene], QUESTIONS["sentence"])[0]
+        unsteered = self.llava.generate([self.scene], QUESTIONS["sentence"])[0] if self.llava else None
         return Sheet(self.neurons, outcomes, unsteered, self.row, alpha)

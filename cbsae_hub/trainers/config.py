@@ -188,19 +188,19 @@ class TrainConfig(Settings):
             heldout_tokens: Tokens that are kept out of training.
             d_in: Width of the activations.
         """
-        found = []
+        doubts = []
         if tokens < self.batch_size:
-            found.append(
+            doubts.append(
                 f"{tokens:,} tokens are fewer than one batch of {self.batch_size:,}: lower batch_size, or extract more "
                 "images"
             )
         if (read := min(heldout_tokens, self.eval_tokens)) < FEW_TOKENS:
             setting = "heldout_fraction" if heldout_tokens < FEW_TOKENS else "eval_tokens"
-            found.append(
+            doubts.append(
                 f"{self._use_of_heldout} on {read:,} held-out tokens, and {FEW_TOKENS:,} are the least for that: raise "
                 f"{setting}"
             )
-        return found
+        return doubts
 
     @property
     def _use_of_heldout(self) -> str:
@@ -272,33 +272,33 @@ class SAETrainConfig(TrainConfig):
 
     def doubts(self, tokens: int, heldout_tokens: int, d_in: int) -> list[str]:
         """See :meth:`TrainConfig.doubts`."""
-        found, seen, neurons = super().doubts(tokens, heldout_tokens, d_in), self.tokens_seen, self.neurons(d_in)
+        doubts, total, neurons = super().doubts(tokens, heldout_tokens, d_in), self.tokens_seen, self.neurons(d_in)
         if neurons * TOKENS_PER_NEURON > tokens:
-            found.append(
+            doubts.append(
                 f"{neurons:,} neurons are more than a tenth of the {tokens:,} tokens: many will stay dead, or learn "
                 "single images; lower expansion, or extract more images"
             )
-        if self.dead_after_tokens > seen:
-            found.append(
-                f"the run ends after {seen:,} tokens, before dead_after_tokens {self.dead_after_tokens:,}: dead "
+        if self.dead_after_tokens > total:
+            doubts.append(
+                f"the run ends after {total:,} tokens, before dead_after_tokens {self.dead_after_tokens:,}: dead "
                 "neurons are neither counted nor revived; lower it to a tenth of the run, say"
             )
-        elif self.dead_after_tokens >= 0.9 * seen:
-            found.append(
-                f"dead_after_tokens {self.dead_after_tokens:,} is reached at the end of the run, of {seen:,} tokens: "
+        elif self.dead_after_tokens >= 0.9 * total:
+            doubts.append(
+                f"dead_after_tokens {self.dead_after_tokens:,} is reached at the end of the run, of {total:,} tokens: "
                 "dead neurons have no time to be revived; lower it to a tenth of the run, say"
             )
         if 2 * self.warmup_steps > self.steps:
-            found.append(
+            doubts.append(
                 f"warmup_steps {self.warmup_steps:,} is more than half of the {self.steps:,} steps: lower it, or train "
                 "longer"
             )
         if self.activation == "batch_topk" and self.threshold_start >= self.steps - 1:
-            found.append(
+            doubts.append(
                 f"threshold_start {self.threshold_start:,} is not before the end of the {self.steps:,} steps: no "
                 "running threshold is tracked, and figures before the end are of another rule; lower it"
             )
-        return found
+        return doubts
 
     @property
     def _use_of_heldout(self) -> str:

@@ -283,8 +283,8 @@ def test_each_measure_names_its_own_judge(tmp_path):
         "image_unit": {"mean": 0.25},
     }
     meaning = {one.key: one.meaning for one in facts.measures()}
-    assert f"judge {judge.repo_id} at {judge.revision};" in meaning["clip_dissect"]
-    assert f"judge {encoder.repo_id} at {encoder.revision};" in meaning["monosemanticity"]
+    assert f"judge {Path(judge.repo_id).name} at {judge.revision};" in meaning["clip_dissect"]
+    assert f"judge {Path(encoder.repo_id).name} at {encoder.revision};" in meaning["monosemanticity"]
     assert "first word of me/llava at l1" in meaning["steerability_text_unit"]
     assert "what me/unclip at u1 draws" in meaning["steerability_image_unit"]
     assert "judge me/dino at d1" in meaning["steerability_image_unit"]

@@ -310,9 +310,8 @@ def test_a_concept_bottleneck_sae_is_scored_whole(world):
         np.testing.assert_allclose(row["scores"], best.values, atol=1e-4)
         assert row["monosemanticity"] == pytest.approx(similar[neuron].item(), abs=1e-6)
         assert row["designated"] == designated
-        assert row["designated_score"] == pytest.approx(
-            names[neuron, list(CONCEPTS).index(designated)].item(), abs=1e-4
-        )
+        own = names[neuron, list(CONCEPTS).index(designated)].item()
+        assert row["designated_score"] == pytest.approx(own, abs=1e-4)
         assert row["designated_first"] == (row["names"][0] == designated)
         assert row["designated_among_five"] == (designated in row["names"])
         labels = truth.matrix[:, [label for _, label in truth.labels].index(designated)]
