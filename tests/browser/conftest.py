@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -125,6 +125,18 @@ def long_visit(browser, address):
     """The same for tests that share a page."""
     with _visits(browser, address) as arrive:
         yield arrive
+
+
+@pytest.fixture(scope="module")
+def visit_of(browser, tmp_path_factory):
+    """Serves app.py with other arguments, and opens its page for new visitors."""
+    with ExitStack() as stack:
+
+        def serve(*arguments):
+            address = stack.enter_context(served(tmp_path_factory.mktemp("app"), free_port(), *arguments))
+            return stack.enter_context(_visits(browser, address))
+
+        yield serve
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import re
 import numpy as np
 import pytest
 from actions import is_shown, open_tab, search
-from conftest import _visits, free_port, served
 from own_model import OwnPictures, make_own_model
 from PIL import Image
 
@@ -27,10 +26,8 @@ def pack(folder):
 
 
 @pytest.fixture(scope="module")
-def own_visit(browser, folder, tmp_path_factory):
-    with served(tmp_path_factory.mktemp("app"), free_port(), "--model", str(folder)) as address:
-        with _visits(browser, address) as arrive:
-            yield arrive
+def own_visit(visit_of, folder):
+    return visit_of("--model", str(folder))
 
 
 @pytest.fixture(params=VIEWPORTS)
@@ -40,7 +37,8 @@ def own_page(request, own_visit):
 
 @pytest.fixture(scope="module")
 def lucky(pack):
-    frame = pack.neurons.frame
+    """The best of the names that are no better than chance: a search shows it."""
+    frame = pack.neurons.sort("score").frame
     return pack.neurons[int(frame[frame["name"].notna() & (frame["null_percentile"] < SURE)].iloc[0]["neuron"])]
 
 
