@@ -284,6 +284,15 @@ class Explanation:
 
     def answer(self) -> dict[str, Any]:
         """Does all that is left to do; returns the summary, which is also in summary.json."""
+        logger.info(
+            "%d pictures, %d left out; encoder %s on %s, %s, %d process",
+            len(self.collection.images),
+            len(self.collection.unreadable),
+            self.question.encoder,
+            self.device,
+            f"judge {self.judge.repo_id}" if self.judge else "no judge: neurons get no names",
+            self.accelerator.num_processes,
+        )
         sae = self.train()
         scores = self.score(sae, "sae")
         wanted = self.add_wanted(sae, scores)
