@@ -106,8 +106,8 @@ def read_sections(recipe: Path) -> dict[str, Any]:
     try:
         text = read_text(recipe)
     except FileNotFoundError as error:
-        known = ", ".join(shipped())
-        raise FileNotFoundError(f"there is no recipe {recipe}; `cbsae recipe NAME` prints one of {known}") from error
+        names = ", ".join(shipped())
+        raise FileNotFoundError(f"there is no recipe {recipe}; `cbsae recipe NAME` prints one of {names}") from error
     sections = _parse(text, str(recipe)) or {}
     if not isinstance(sections, dict):
         raise ValueError(f"{recipe} holds no sections")

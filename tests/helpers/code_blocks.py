@@ -115,8 +115,8 @@ def check_command(words: list[str]) -> tuple[Any, list[str]] | None:
         case [name, *arguments] if name in PROJECT.get("scripts", {}):
             module, _, attribute = PROJECT["scripts"][name].partition(":")
             return _parsed(typer.main.get_command(getattr(import_module(module), attribute)), name, arguments)
-        case ["python", "-m", "cbsae_hub" | "cbsae_hub.cli", *arguments]:
-            return check_command(["cbsae", *arguments])
+        case ["python", "-m", "cbsae_hub" | "cbsae_hub.cli", command, *arguments]:
+            return check_command(["cbsae", command, *arguments])
         case ["python", "-m", module, *arguments] if module.startswith("training."):
             return _check_script(import_module(module), arguments)
         case ["python", "-m", module, *_]:
