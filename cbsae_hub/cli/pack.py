@@ -100,7 +100,7 @@ def pack(
     if folder.resolve() != Path(model).resolve():
         _save(scorer.sae, folder)
     partial = folder / PARTIAL
-    about = {"images": images, "split": split, "judge": judge, "concepts": lists, "similarity": similarity}
+    about: Data = {"images": images, "split": split, "judge": judge, "concepts": lists, "similarity": similarity}
     about |= {"truth": labels, "encoder": scorer.encoder.provenance(), "top_k": top_k, "weights": scorer.sae.revision}
     scorer.run(probe, batch_size, checkpoint=partial, settings=about)
     results = scorer.results()

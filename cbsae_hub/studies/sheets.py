@@ -164,7 +164,9 @@ def steer(
     alone = [Steering([Edit(neuron, alpha)], isolate=True) for neuron in neurons]
     within = [Steering([Edit(neuron, alpha)]) for neuron in neurons]
     white = [white_image()] * len(neurons)
-    drawings = words = sentences = [None] * len(neurons)
+    drawings: list[Any] = [None] * len(neurons)
+    words: list[Any] = drawings
+    sentences: list[Any] = drawings
     if unclip is not None:
         drawings = unclip.generate(white, alone, guidance_scale=guidance)
     if llava is not None:
@@ -192,18 +194,23 @@ class SheetStudy:
         sae, self.cb = SAE.from_pretrained(settings.model), CBSAE.from_pretrained(settings.cbsae)
         self.neurons = choose(NeuronTable.read(Path(settings.scores)).frame, self.cb, count)
         self.scene = load_images(settings.images, settings.split, beside=settings.model)[row]["image"]
-        where = {"device": device, "beside": settings.model}
-        self.llava = settings.llava and LlavaSteerer.from_pretrained(settings.llava, sae, **where)
-        self.unclip = settings.unclip and UnclipSteerer.from_pretrained(settings.unclip, sae, **where)
+        where: dict[str, Any] = {"device": device, "beside": settings.model}
+        self.llava: LlavaSteerer | None = None
+        self.unclip: UnclipSteerer | None = None
+        if settings.llava:
+            self.llava = LlavaSteerer.from_pretrained(settings.llava, sae, **where)
+        if settings.unclip:
+            self.unclip = UnclipSteerer.from_pretrained(settings.unclip, sae, **where)
 
     def run(self) -> Sheet:
         """Steers and asks."""
-        of_sae = self.llava, self.unclip
-        of_cb = [steerer and steerer.with_sae(self.cb) for steerer in of_sae]
+        llava, unclip = self.llava, self.unclip
+        of_sae = llava, unclip
+        of_cb = llava.with_sae(self.cb) if llava else None, unclip.with_sae(self.cb) if unclip else None
         alpha, guidance = self.settings.alpha, self.settings.guidance
         outcomes = {
             kind: steer(*steerers, self.scene, self.neurons[kind].tolist(), alpha, guidance)
             for kind, steerers in zip(KINDS, (of_sae, of_sae, of_cb), strict=True)
         }
-        unsteered = self.llava and self.llava.generate([self.scene], QUESTIONS["sentence"])[0]
+        unsteered = llava.generate([self.scene], QUESTIONS["sentence"])[0] if llava else None
         return Sheet(self.neurons, outcomes, unsteered, self.row, alpha)
