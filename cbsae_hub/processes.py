@@ -1,6 +1,5 @@
 """The processes of a run: they know of each other, and no other run writes into their folder meanwhile."""
 
-import fcntl
 import json
 import logging
 import os
@@ -8,13 +7,18 @@ import shlex
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
+
+try:
+    import fcntl
+except ImportError:  # Windows has none: nobody keeps two runs apart there
+    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +142,8 @@ def claimed(folder: str | Path, accelerator: Accelerator | None = None) -> Itera
         yield
     finally:
         if file is not None:
-            Path(file.name).unlink(missing_ok=True)
+            with suppress(PermissionError):  # Windows removes no open file
+                Path(file.name).unlink(missing_ok=True)
             file.close()
 
 
@@ -149,7 +154,8 @@ def _lock(folder: Path) -> IO[str]:
     while True:
         file = path.open("a+", encoding="utf-8")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             owner = _owner(file)
         except BlockingIOError:
             owner = _owner(file)

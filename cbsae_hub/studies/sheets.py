@@ -193,21 +193,23 @@ class SheetStudy:
         sae, self.cb = SAE.from_pretrained(settings.model), CBSAE.from_pretrained(settings.cbsae)
         self.neurons = choose(NeuronTable.read(Path(settings.scores)).frame, self.cb, count)
         self.scene = load_images(settings.images, settings.split, beside=settings.model)[row]["image"]
+        where: dict[str, Any] = {"device": device, "beside": settings.model}
         self.llava: LlavaSteerer | None = None
         self.unclip: UnclipSteerer | None = None
         if settings.llava:
-            self.llava = LlavaSteerer.from_pretrained(settings.llava, sae, device=device, beside=settings.model)
+            self.llava = LlavaSteerer.from_pretrained(settings.llava, sae, **where)
         if settings.unclip:
-            self.unclip = UnclipSteerer.from_pretrained(settings.unclip, sae, device=device, beside=settings.model)
+            self.unclip = UnclipSteerer.from_pretrained(settings.unclip, sae, **where)
 
     def run(self) -> Sheet:
         """Steers and asks."""
-        of_sae = self.llava, self.unclip
-        of_cb = self.llava and self.llava.with_sae(self.cb), self.unclip and self.unclip.with_sae(self.cb)
+        llava, unclip = self.llava, self.unclip
+        of_sae = llava, unclip
+        of_cb = llava.with_sae(self.cb) if llava else None, unclip.with_sae(self.cb) if unclip else None
         alpha, guidance = self.settings.alpha, self.settings.guidance
         outcomes = {
             kind: steer(*steerers, self.scene, self.neurons[kind].tolist(), alpha, guidance)
             for kind, steerers in zip(KINDS, (of_sae, of_sae, of_cb), strict=True)
         }
-        unsteered = self.llava.generate([self.scene], QUESTIONS["sentence"])[0] if self.llava else None
+        unsteered = llava.generate([self.scene], QUESTIONS["sentence"])[0] if llava else None
         return Sheet(self.neurons, outcomes, unsteered, self.row, alpha)
