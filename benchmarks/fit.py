@@ -1,4 +1,4 @@
-"""What an SAE's size and length of training are worth on few images: the grid from which pipeline/fit.py was chosen.
+"""The worth of an SAE's size and length of training on few images: the grid from which pipeline/fit.py was chosen.
 
     python benchmarks/fit.py
 

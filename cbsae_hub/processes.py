@@ -50,11 +50,11 @@ def make_accelerator(cpu: bool = False, alone: bool = False, **options: Any) -> 
     Raises:
         ProcessError: If the processes that were asked for are not there, or cannot work together; says the line.
     """
-    asked, cpu = _look_around(cpu, alone)
+    count, cpu = _look_around(cpu, alone)
     accelerator = Accelerator(cpu=cpu, **options)
-    if asked > 1 and accelerator.num_processes != asked:
+    if count > 1 and accelerator.num_processes != count:
         raise ProcessError(
-            f"{asked} processes were started, and find {accelerator.num_processes} of them. Start them with: "
+            f"{count} processes were started, and find {accelerator.num_processes} of them. Start them with: "
             f"{torchrun_line()}"
         )
     return accelerator
@@ -72,16 +72,16 @@ def is_main_process() -> bool:
 
 def _look_around(cpu: bool, alone: bool) -> tuple[int, bool]:
     """Number of the processes that were started together, and whether they have to leave the GPU alone."""
-    asked = _first_number(COUNTS)
+    count = _first_number(COUNTS)
     # What Accelerate's launcher sets for several processes, and leaves without a rank where it starts only one.
-    if asked is None and {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= os.environ.keys():
+    if count is None and {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= os.environ.keys():
         raise ProcessError(
             "accelerate launch was asked for several processes and has started one, as it does on CPUs. Start them "
             f"with: {torchrun_line()}; for one process say --num_processes 1, and leave MASTER_ADDR unset"
         )
-    several = (asked or 1) > 1
+    several = (count or 1) > 1
     if several and alone:
-        raise ProcessError(f"{asked} processes were started for what one process does: start it without torchrun")
+        raise ProcessError(f"{count} processes were started for what one process does: start it without torchrun")
     if several and not cpu:
         local, devices = _first_number(LOCAL_COUNTS) or 1, _devices()
         forced = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on", "y", "t")
@@ -91,9 +91,9 @@ def _look_around(cpu: bool, alone: bool) -> tuple[int, bool]:
                 "as many, or set ACCELERATE_USE_CPU=true"
             )
         cpu = forced or not devices
-        if cpu and local == asked:
+        if cpu and local == count:
             os.environ.setdefault("MASTER_ADDR", "127.0.0.1")  # which MPI leaves to us
-    return asked or 1, cpu
+    return count or 1, cpu
 
 
 def torchrun_line() -> str:
@@ -161,19 +161,19 @@ def _lock(folder: Path) -> IO[str]:
             owner = _owner(file)
             file.close()
             raise FolderInUse(
-                f"{folder} is being written by another run, {_named(owner)}: wait for its end, or choose another folder"
+                f"{folder} is being written by another run, {_name_of(owner)}: wait for its end, or choose another folder"
             ) from None
         if owner.get("host", host) != host:
             file.close()
             raise FolderInUse(
-                f"{folder} was taken by a run on another machine, {_named(owner)}: if that has ended, delete {path}"
+                f"{folder} was taken by a run on another machine, {_name_of(owner)}: if that has ended, delete {path}"
             )
         # Between opening and locking, the one before may have removed the file: then it is nobody's.
         if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
             break
         file.close()
     if owner:
-        logger.info("%s was left by a run that has ended, %s: it goes on here", folder, _named(owner))
+        logger.info("%s was left by a run that has ended, %s: it goes on here", folder, _name_of(owner))
     file.truncate(0)
     json.dump({"pid": os.getpid(), "host": host}, file)
     file.flush()
@@ -181,7 +181,7 @@ def _lock(folder: Path) -> IO[str]:
 
 
 def _owner(file: IO[str]) -> dict[str, Any]:
-    """What a lock says of its process; nothing if it has just been made."""
+    """The process that a lock names; nothing if it has just been made."""
     file.seek(0)
     try:
         owner = json.loads(file.read())
@@ -190,5 +190,5 @@ def _owner(file: IO[str]) -> dict[str, Any]:
     return owner if isinstance(owner, dict) else {}
 
 
-def _named(owner: dict[str, Any]) -> str:
+def _name_of(owner: dict[str, Any]) -> str:
     return f"process {owner.get('pid', '?')} on {owner.get('host', 'this machine')}"

@@ -30,13 +30,13 @@ def told_elsewhere(content: Any) -> dict[str, str]:
     A string is taken for a path where it is an id, or where there is such a file or folder; a concept may begin with a
     slash. In the ``command`` of a training every word is looked at.
     """
-    told = {}
+    public = {}
     for key, value, _ in _strings(content):
         if key == "command":
-            told[value] = command_elsewhere(value)
+            public[value] = command_elsewhere(value)
         elif _is_whole(value) and (_is_id(key) or os.path.exists(os.path.expanduser(value))):
-            told[value] = _last_name(value)
-    return {value: name for value, name in told.items() if value != name}
+            public[value] = _last_name(value)
+    return {value: name for value, name in public.items() if value != name}
 
 
 def command_elsewhere(command: str) -> str:
@@ -45,11 +45,11 @@ def command_elsewhere(command: str) -> str:
         words = shlex.split(command)
     except ValueError:
         return command
-    told = []
+    public = []
     for word in words:
         option, equals, value = word.rpartition("=")
-        told.append(f"{option}{equals}{_last_name(value)}" if _is_whole(value) else word)
-    return command if told == words else shlex.join(told)
+        public.append(f"{option}{equals}{_last_name(value)}" if _is_whole(value) else word)
+    return command if public == words else shlex.join(public)
 
 
 def told_in(folder: Path) -> dict[str, str]:

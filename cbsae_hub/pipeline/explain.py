@@ -150,12 +150,12 @@ class Explanation:
         return ConceptSet([*labels, *self.question.want, *(name for names in lists for name in names)], "concepts")
 
     def _classes(self, column: str) -> Sequence[str]:
-        known = class_names(self.collection.images, column)
-        return known or sorted({label for kind, label in self.truth.labels if kind == column})
+        names = class_names(self.collection.images, column)
+        return names or sorted({label for kind, label in self.truth.labels if kind == column})
 
     @cached_property
     def store(self) -> ActivationStore:
-        """What the encoder makes of the pictures."""
+        """Activations of the pictures."""
         return extract_activations(
             self.encoder,
             self.collection.images,
@@ -168,7 +168,7 @@ class Explanation:
 
     @cached_property
     def judged(self) -> ActivationStore | None:
-        """What the judge makes of the pictures, if there is one."""
+        """Embeddings of the pictures by the judge, if there is one."""
         if self.judge is None:
             return None
         options = {"accelerator": self.accelerator, "batch_size": self.batch_size}
@@ -295,12 +295,12 @@ class Explanation:
         )
         sae = self.train()
         scores = self.score(sae, "sae")
-        wanted = self.add_wanted(sae, scores)
-        summary = plain(self.summary(scores, self.nonsense(sae), wanted))
+        report = self.add_wanted(sae, scores)
+        summary = plain(self.summary(scores, self.nonsense(sae), report))
         write_json(self.folder / SUMMARY, summary)
         return summary
 
-    def summary(self, scores: Scores, nonsense: Nonsense | None, wanted: pd.DataFrame | None) -> dict[str, Any]:
+    def summary(self, scores: Scores, nonsense: Nonsense | None, report: pd.DataFrame | None) -> dict[str, Any]:
         """The figures that a person looks at first."""
         frame, figures = scores.neurons, scores.summary
         training = read_json(self.folder / "sae" / TRAINING_NAME)
@@ -315,7 +315,7 @@ class Explanation:
             "dead": int((frame["status"] == "dead").sum()),
             "judge": figures["judge"],
             "truth": figures.get("truth"),
-            "wanted": None if wanted is None else wanted.to_dict("records"),
+            "wanted": None if report is None else report.to_dict("records"),
             **rank_neurons(frame, nonsense),
         }
         names = frame.set_index("neuron")["name"]
@@ -341,13 +341,13 @@ def rank_neurons(frame: pd.DataFrame, nonsense: Nonsense | None) -> dict[str, An
     if nonsense is None:
         ordered = active.dropna(subset="monosemanticity").sort_values("monosemanticity", ascending=False)
         return {"best": ordered["neuron"].head(BEST).tolist(), "worst": ordered["neuron"].tail(WORST).tolist()}
-    named = frame[frame["status"] != "dead"]
-    above_chance = named["null_percentile"] >= SURE
-    above_both = above_chance & (named["score"] > nonsense.score)
-    good = telling(active[active["neuron"].isin(named.loc[above_both, "neuron"])])
+    alive = frame[frame["status"] != "dead"]
+    above_chance = alive["null_percentile"] >= SURE
+    above_both = above_chance & (alive["score"] > nonsense.score)
+    good = telling(active[active["neuron"].isin(alive.loc[above_both, "neuron"])])
     return {
         "names": {
-            "of": len(named),
+            "of": len(alive),
             "better_than_chance": int(above_chance.sum()),
             "better_than_both": int(above_both.sum()),
             "share_of_nonsense_better_than_chance": nonsense.share_above_chance,

@@ -48,7 +48,7 @@ def write_report(folder: Path, summary: dict[str, Any]) -> Path:
         version=__version__,
         best_rows=[_row(pack, neuron) for neuron in summary["best"]],
         worst_rows=[_row(pack, neuron) for neuron in summary["worst"]],
-        wanted_rows=[_wanted(one, pack, bottleneck) for one in summary["wanted"] or []],
+        wanted_rows=[_wish(one, pack, bottleneck) for one in summary["wanted"] or []],
     )
     write_text(folder / REPORT, text)
     return folder / REPORT
@@ -85,7 +85,7 @@ def _row(pack: Pack, neuron: int) -> dict[str, Any]:
     }
 
 
-def _wanted(report: dict[str, Any], pack: Pack, bottleneck: Pack | None) -> dict[str, Any]:
+def _wish(report: dict[str, Any], pack: Pack, bottleneck: Pack | None) -> dict[str, Any]:
     """A wanted concept: the neuron that had it already, or the one that was trained for it."""
     if report["where"] == "sae":
         return {**report, **_row(pack, int(report["neuron"]))}

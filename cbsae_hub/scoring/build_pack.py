@@ -99,8 +99,8 @@ def build_pack(
         for count, batch in enumerate(_progress(activations, len(numbers), first), 1):
             _draw_maps(maps, sae, *batch, scores, encoder)
             if count % CHECKPOINT_EVERY == 0:
-                done = {"images": first + count * batch_size, "identity": plain(identity)}
-                save_checkpoint(partial, {"maps": torch.from_numpy(maps)}, done)
+                progress = {"images": first + count * batch_size, "identity": plain(identity)}
+                save_checkpoint(partial, {"maps": torch.from_numpy(maps)}, progress)
         pictures = thumbnails(images, numbers, alt_column, encoder)
         Pack.write(folder, info, scores.neurons, scores.examples, pictures, maps, scores.texts)
         partial.unlink(missing_ok=True)

@@ -181,7 +181,7 @@ class TrainConfig(Settings):
         ]
 
     def doubts(self, tokens: int, heldout_tokens: int, d_in: int) -> list[str]:
-        """What these settings cannot do with so little data, a sentence each; none if all is well.
+        """Lists what these settings cannot do with so little data, a sentence each; none if all is well.
 
         Args:
             tokens: Tokens to train on.

@@ -87,9 +87,9 @@ class SAETrainer(Trainer[SAETrainConfig, SAEState]):
 
     def _dead_share(self) -> dict[str, Any]:
         """Share of dead neurons; before the first one can be dead, None with the reason."""
-        seen, after = self.state.step * self.config.batch_size, self.config.dead_after_tokens
-        if seen < after:
-            return {"dead_share": None, "dead_share_unknown": f"{seen:,} tokens seen, dead after {after:,}"}
+        total, after = self.state.step * self.config.batch_size, self.config.dead_after_tokens
+        if total < after:
+            return {"dead_share": None, "dead_share_unknown": f"{total:,} tokens seen, dead after {after:,}"}
         return {"dead_share": self.state.dead_neurons.share}
 
     def _initialise(self) -> None:
