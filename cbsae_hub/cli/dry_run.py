@@ -9,6 +9,8 @@ from cbsae_hub.cli.output import Data, command, printable
 
 
 def _show(data: Data) -> str:
+    for doubt in data["doubts"]:
+        typer.echo(f"too small: {printable(doubt)}", err=True)
     for problem in data["problems"]:
         typer.echo(f"wrong: {printable(problem)}", err=True)
     return data["table"].rstrip()
@@ -25,4 +27,5 @@ def dry_run(recipe: Annotated[Path, typer.Option(help="YAML file; all its sectio
 
     run = DryRun(recipe)
     run.run()
-    return {"recipe": recipe, "steps": run.records(), "problems": run.problems, "table": run.table()}
+    facts = {"steps": run.records(), "doubts": run.doubts, "problems": run.problems}
+    return {"recipe": recipe, **facts, "table": run.table()}

@@ -23,7 +23,7 @@ def evaluate(recipe: Recipe = None, overrides: Overrides = None) -> Data | None:
     settings = EvaluationSection.read(recipe, overrides, among=SECTIONS)
     base = CBSAESection.read(recipe, overrides, among=SECTIONS)
     scores = ScoresSection.read(recipe, overrides, among=SECTIONS)
-    steering = SteerabilitySection.read(recipe, overrides, among=SECTIONS)
+    steering = SteerabilitySection.read_or_default(recipe, overrides, among=SECTIONS)
 
     from cbsae_hub.pipeline import evaluate as pipeline
     from cbsae_hub.studies.evaluation import as_markdown

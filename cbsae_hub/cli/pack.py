@@ -1,5 +1,6 @@
 """``cbsae pack`` names and scores a model's neurons, and picks example images of each."""
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,9 @@ from cbsae_hub.words import number
 if TYPE_CHECKING:
     from cbsae_hub.models import CBSAE, SAE
     from cbsae_hub.neurons.pack import Pack
+
+
+PARTIAL = ".scores"  # hidden, so that it is never published
 
 
 def _show(data: Data) -> str:
@@ -65,8 +69,8 @@ def pack(
 ) -> Data:
     """Name and score a model's neurons on images, and pick examples: all that find, inspect and the page read.
 
-    Nothing needs to be computed before; with --scores, those of `cbsae score`, nothing is scored again. A model of the
-    Hub or of a foreign format is saved in --output first.
+    Nothing needs to be computed before; with --scores, those of `cbsae score`, nothing is scored again. Started again
+    after a kill, it goes on where it was. A model of the Hub or of a foreign format is saved in --output first.
     """
     scoring = {
         "--images": images, "--judge": judge, "--concepts": concepts, "--split": split, "--max-images": max_images,
@@ -80,8 +84,8 @@ def pack(
         return _of_scores(scores, model, folder, alt_column, overwrite, device)
     if images is None or judge is None or not concepts:
         lacking = [name for name in ("--images", "--judge", "--concepts") if not scoring[name]]
-        given = [name for name, value in scoring.items() if value]
-        alone = f", or --scores without {', '.join(given)}" if given else ", or --scores alone"
+        others = ", ".join(name for name, value in scoring.items() if value)
+        alone = f", or --scores without {others}" if others else ", or --scores alone"
         raise typer.BadParameter(f"{', '.join(lacking)} missing: a pack needs images, a judge and concepts{alone}")
     labels = dict(_label(text) for text in truth or [])
     lists = {Path(source).stem: source for source in concepts}
@@ -113,7 +117,10 @@ def pack(
     )
     if folder.resolve() != Path(model).resolve():
         _save(scorer.sae, folder)
-    scorer.run(probe, batch_size)
+    partial = folder / PARTIAL
+    about: Data = {"images": images, "split": split, "judge": judge, "concepts": lists, "similarity": similarity}
+    about |= {"truth": labels, "encoder": scorer.encoder.provenance(), "top_k": top_k, "weights": scorer.sae.revision}
+    scorer.run(probe, batch_size, checkpoint=partial, settings=about)
     results = scorer.results()
     if scores is not None:
         results = results.with_steerability_of(Scores.load(scores))
@@ -127,6 +134,7 @@ def pack(
         alt_column=alt_column,
         batch_size=batch_size,
     )
+    shutil.rmtree(partial)
     write_pictures(folder)
     write_card(folder)
     return _facts(new, model, folder)

@@ -51,13 +51,13 @@ def measure_view(
     low, high = (part[:, inside].mean(1) for part in (black, white))
     levels = 255 * (values - low[:, None, None]) / (high - low)[:, None, None]
     across, down = np.linalg.inv(RAMPS) @ levels[:2].reshape(2, -1)
-    left, right = _edges(across.reshape(inside.shape), inside, size[0])
-    upper, lower = _edges(down.reshape(inside.shape).T, inside.T, size[1])
-    padding = (0, 0, 0)
+    x0, x1 = _edges(across.reshape(inside.shape), inside, size[0])
+    y0, y1 = _edges(down.reshape(inside.shape).T, inside.T, size[1])
+    padding: tuple[int, ...] = (0, 0, 0)
     if not inside.all():
         colour = (black[:, ~inside].mean(1) - low) / (high - low)
         padding = tuple(int(value) for value in np.rint(255 * colour.clip(0, 1)))
-    return View((left, upper, right, lower), padding)
+    return View((x0, y0, x1, y1), padding)
 
 
 def draw_view(image: Image.Image, view: View, grid: tuple[int, int], side: int) -> Image.Image:
@@ -78,11 +78,11 @@ def draw_view(image: Image.Image, view: View, grid: tuple[int, int], side: int) 
     longer = min(side, max(x1 - x0, y1 - y0))
     width, height = (max(1, round(longer * count / max(grid))) for count in (columns, rows))
     box = max(0.0, x0), max(0.0, y0), min(float(image.width), x1), min(float(image.height), y1)
-    left, right = (round(width * (edge - x0) / (x1 - x0)) for edge in box[::2])
-    upper, lower = (round(height * (edge - y0) / (y1 - y0)) for edge in box[1::2])
-    part = image.resize((max(1, right - left), max(1, lower - upper)), box=box, reducing_gap=2.0)
+    start, stop = (round(width * (edge - x0) / (x1 - x0)) for edge in box[::2])
+    top, bottom = (round(height * (edge - y0) / (y1 - y0)) for edge in box[1::2])
+    part = image.resize((max(1, stop - start), max(1, bottom - top)), box=box, reducing_gap=2.0)
     drawn = Image.new("RGB", (width, height), view.padding)
-    drawn.paste(part, (left, upper))
+    drawn.paste(part, (start, top))
     return drawn
 
 
@@ -109,7 +109,7 @@ def is_whole(view: View, size: tuple[int, int]) -> bool:
 
 
 def _edges(places: np.ndarray, inside: np.ndarray, length: int) -> tuple[float, float]:
-    """Where pixels ``[lines, n]`` begin and end in a picture of a length, by their places 0..1 in it.
+    """The places in a picture of a length where pixels ``[lines, n]`` begin and end, by the places 0..1 that they tell.
 
     A line through the middle half: at the rim, resampling bends it.
     """
@@ -122,8 +122,8 @@ def _edges(places: np.ndarray, inside: np.ndarray, length: int) -> tuple[float, 
     slope, start = np.polyfit(columns + 0.5, places[lines][:, columns].mean(0), 1)
     pixel = slope * length
     edges = start * length, (start + slope * places.shape[1]) * length
-    left, right = (
+    x0, x1 = (
         float(end) if abs(edge - end) < abs(pixel) / 2 else round(float(edge), 2)
         for edge, end in zip(edges, (0, length))
     )
-    return left, right
+    return x0, x1

@@ -147,11 +147,11 @@ class VisionEncoder:
 
     @property
     def patch_rows(self) -> slice | None:
-        """Which of an image's rows are patches, in the grid's order; None for tokens without a place in the picture."""
+        """The rows of an image that are patches, in the grid's order; None for tokens without a place in it."""
         return {"patches": slice(0, None), "all": slice(self._prefix, None)}.get(self.tokens)
 
     def view(self, image: Image.Image) -> View:
-        """What of a picture lies under the grid of patches, after the processor has resized, cropped or padded it.
+        """The part of a picture that lies under the grid of patches, after the processor has resized and cropped it.
 
         Args:
             image: PIL image of any mode.
@@ -163,7 +163,7 @@ class VisionEncoder:
             self._views[size] = measure_view(lambda images: preprocess(self.processor, images), size, under_grid)
         return self._views[size]
 
-    def seen(self, image: Image.Image, side: int) -> Image.Image:
+    def show(self, image: Image.Image, side: int) -> Image.Image:
         """A picture as the encoder sees it, RGB, so that maps of patches lie where the patches are.
 
         It has the shape of the grid: margins that the processor cuts off are missing, and what it squashes is squashed.
@@ -175,7 +175,7 @@ class VisionEncoder:
         return draw_view(to_rgb(image), self.view(image), self.grid, side)
 
     def framed(self, image: Image.Image) -> Image.Image:
-        """A picture that :meth:`seen` has made, so that the encoder sees the same again, and not the inner part of it.
+        """A picture that :meth:`show` has made, so that the encoder sees the same again, and not the inner part of it.
 
         Args:
             image: RGB image in the shape of the grid.

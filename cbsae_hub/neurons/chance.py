@@ -1,18 +1,19 @@
-"""Which names are better than chance, how a name that is not is marked, and which neurons to show first."""
+"""Names that are no better than chance, their mark, and the neurons to show first."""
 
+import math
 from typing import Any
 
 import pandas as pd
 
 SURE = 0.95  # share of the null below a name's score from which it counts as more than chance
 MARK = "by chance?"
-"""What stands beside a name that is no better than chance, wherever it is shown."""
+"""Stands beside a name that is no better than chance, wherever it is shown."""
 MEANING = f"“{MARK}”: this name is no better than chance, for more than 5 % of names by chance fit as well."
 
 
 def by_chance(row: Any) -> bool:
     """Whether a row of the neuron table has a name that is no better than chance; False where nobody measured it."""
-    return isinstance(row.name, str) and row.null_percentile < SURE
+    return isinstance(row.name, str) and getattr(row, "null_percentile", math.nan) < SURE
 
 
 def marked(name: str, row: Any) -> str:

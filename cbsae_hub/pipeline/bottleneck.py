@@ -1,21 +1,21 @@
 """Prunes an SAE, adds a bottleneck of the concepts that it then misses, and trains that."""
 
 import logging
-from dataclasses import replace
 
 import pandas as pd
 from accelerate import Accelerator
 
 from cbsae_hub import CBSAE, SAE, ConceptSet
 from cbsae_hub.data.activations import ActivationStore
-from cbsae_hub.data.embeddings import all_embeddings, extract_embeddings
+from cbsae_hub.data.embeddings import extract_embeddings
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.hub.files import write_json
 from cbsae_hub.neurons.pruning import Pruned, prune
-from cbsae_hub.neurons.selection import select_concepts
+from cbsae_hub.neurons.selection import require_concepts, select_concepts
 from cbsae_hub.neurons.table import NeuronTable
 from cbsae_hub.pipeline.extract import open_images, source_of
 from cbsae_hub.pipeline.sections import CBSAESection
+from cbsae_hub.processes import make_accelerator
 from cbsae_hub.trainers.cbsae.trainer import BottleneckHeldout, CBSAETrainer
 
 
@@ -27,7 +27,8 @@ def choose(settings: CBSAESection) -> tuple[CBSAE, Pruned, pd.DataFrame]:
         raise ValueError(f"the scores are of {len(frame)} and {len(names)} neurons, the SAE has {sae.d_sae}")
     pruned = prune(frame, **settings.prune.to_dict(defaults=False))
     concept_set = ConceptSet.load(settings.concepts)
-    concepts, report = select_concepts(list(concept_set), names, pruned.keep, settings.min_percentile)
+    concepts, report = select_concepts(list(concept_set), names, pruned.keep, settings.min_percentile, settings.force)
+    require_concepts(report)
     cb = CBSAE.from_sae(
         sae,
         pruned.keep,
@@ -62,19 +63,18 @@ def train_bottleneck(
         FloatingPointError: If the loss becomes infinite or NaN.
         Interrupted: If the process got SIGINT or SIGTERM; a checkpoint was saved.
     """
-    accelerator, config = accelerator or Accelerator(), settings.config()
+    accelerator, config = accelerator or make_accelerator(), settings.config()
     cb, pruned, report = choose(settings)
     logging.info("%s", pruned.report.to_string(index=False))
     logging.info("concepts: %s", report["where"].value_counts().to_dict())
     store = ActivationStore.open(settings.activations)
     teacher = ClipLike.from_pretrained(settings.teacher, device=accelerator.device, beside=settings.model)
-    cb.provenance = replace(cb.provenance, teacher={"id": teacher.repo_id, "revision": teacher.revision})
     images, _ = open_images(source_of(store.manifest["images"]))
     source = store.manifest["images"]
     embeddings = extract_embeddings(teacher, images, settings.embeddings, source=source, accelerator=accelerator)
     train, heldout = store.holdout(config.heldout_fraction, config.seed)
     texts = teacher.embed_texts(cb.concepts)
-    trainer = CBSAETrainer(config, cb, train, heldout, all_embeddings(embeddings), texts, settings.output)
+    trainer = CBSAETrainer(config, cb, train, heldout, embeddings, texts, settings.output)
     if accelerator.is_main_process:
         settings.output.mkdir(parents=True, exist_ok=True)
         tables = {"parts": pruned.report.to_dict("records"), "concepts": report.to_dict("records")}

@@ -17,7 +17,7 @@ import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoImageProcessor
 
 from cbsae_hub import CBSAE, SAE, ConceptSet
 from cbsae_hub.data.concepts import PUBLISHED
@@ -33,6 +33,7 @@ from cbsae_hub.pipeline.extract import open_images
 from cbsae_hub.pipeline.recipe import read_sections
 from cbsae_hub.pipeline.sections import SECTIONS, DryRunSection
 from cbsae_hub.studies.tables import markdown_table
+from cbsae_hub.trainers.config import TrainConfig
 
 MODELS = {  # settings that are ids of models
     "activations": ("encoder",),
@@ -48,6 +49,7 @@ class DryRun:
     Attributes:
         steps: What there is to do, in order.
         problems: What is wrong, a line each.
+        doubts: What is not wrong, but too small for its settings, a line each.
     """
 
     def __init__(self, recipe: Path):
@@ -56,6 +58,7 @@ class DryRun:
             raise ValueError(f"{recipe} holds no sections")
         self.steps: list[Step] = []
         self.problems: list[str] = []
+        self.doubts: list[str] = []
         self.facts = DryRunSection()
         self.sections: dict[str, Any] = {}  # those that are right
         self.outputs = {name: str(one["output"]) for name, one in self.raw.items() if "output" in one}
@@ -96,6 +99,13 @@ class DryRun:
         if not condition:
             self.problems.append(f"{section}: {problem}")
 
+    def _doubt(self, section: str, config: TrainConfig, d_in: int) -> None:
+        """Notes what a training is too small for, as the trainer does."""
+        if self.encoder is not None and self.images:
+            heldout = round(config.heldout_fraction * self.images)
+            tokens, own = (count * self.encoder.tokens_per_image for count in (self.images - heldout, heldout))
+            self.doubts += [f"{section}: {doubt}" for doubt in config.doubts(tokens, own, d_in)]
+
     def _step(self, name: str) -> Step:
         self.steps.append(Step(name))
         return self.steps[-1]
@@ -104,7 +114,11 @@ class DryRun:
 
     def _activations(self, settings: sections.ActivationsSection) -> None:
         step = self._step("activations")
-        encoder = costs.make_encoder(self._config(settings), self.facts.pixels, settings.layer, settings.tokens)
+        own = self._file(settings, "preprocessor_config.json")
+        processor = own and AutoImageProcessor.from_pretrained(own.parent, backend="pil")
+        encoder = costs.make_encoder(
+            self._config(settings), self.facts.pixels, settings.layer, settings.tokens, processor=processor
+        )
         self.encoder, self.images = encoder, self._count(settings, "images")
         stored = encoder.tokens_per_image
         size = costs.store_bytes(self.images, stored, encoder.d_in, settings.dtype or "float16")
@@ -124,6 +138,7 @@ class DryRun:
         self._require(config.k <= sae.d_sae, "sae", f"k {config.k} is more than the {sae.d_sae} neurons")
         rows = self.images and self.images * self.encoder.tokens_per_image
         self._require(not rows or rows >= config.batch_size, "sae", f"{rows} activations are fewer than one batch")
+        self._doubt("sae", config, sae.d_in)
         step.disk["SAE and checkpoints"] = settings.output, costs.training_disk(sae, costs.sae_checkpoint_bytes(sae))
         step.memory = costs.sae_memory(sae, config)
         groups = "" if sae.group_sizes is None else f" in groups of {', '.join(map(str, sae.group_sizes))}"
@@ -171,10 +186,11 @@ class DryRun:
         if self.sae is None or self.images is None:
             raise ValueError("its SAE is not known: section `sae` has to be right first")
         retained, by, cb_k = self._retained(settings.prune, self.sae), settings.prune.by, settings.cb_k
-        steered = by == "both" or "steerability" in ((by,) if isinstance(by, str) else by)
+        steered = "steerability" in ((by,) if isinstance(by, str) else by)
         self._require(not steered or "steerability" in self.raw, "cbsae", "pruning by steerability needs its section")
         self._require(cb_k < concepts, "cbsae", f"cb_k {cb_k} is not less than the {concepts} concepts")
         self.cb = cb = costs.make_bottleneck(self.sae, retained, concepts, cb_k)
+        self._doubt("cbsae", config, self.sae.d_in)
         embeddings = costs.store_bytes(self.images, 1, self._embedding_width(settings.teacher), "float16")
         checkpoint = costs.bottleneck_checkpoint_bytes(cb, config)
         step.disk["teacher's embeddings"] = settings.embeddings, embeddings
@@ -184,7 +200,7 @@ class DryRun:
 
     def _evaluate(self, settings: sections.EvaluationSection) -> None:
         step = self._step("evaluate")
-        for section in ("scores", "steerability", "cbsae"):
+        for section in ("scores", "cbsae"):
             self._require(section in self.raw, "evaluate", f"needs a section `{section}`")
         for name, judge in settings.judges.items():
             self._id("evaluate", f"judges.{name}", judge)
@@ -211,19 +227,27 @@ class DryRun:
     def _config(self, settings: sections.ActivationsSection) -> Any:
         """The encoder's config in transformers: its own if it is here, else the recipe's."""
         source, described = settings.encoder, self.facts.encoder
-        folder: Any = source if Path(source).is_dir() else None
-        with suppress(HFValidationError):
-            folder = folder or try_to_load_from_cache(source, "config.json", revision=settings.encoder_revision)
-        if not isinstance(folder, str):
+        file = self._file(settings, "config.json")
+        if file is None:
             if not described:
                 raise ValueError(f"{source} is not here, so `dry_run.encoder` has to say what it is like")
             return AutoConfig.for_model(**described)
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(file.parent)
         own = getattr(config, "vision_config", config).to_dict()
         for key, value in (described or {}).items():
             if own.get(key, value) != value:
                 raise ValueError(f"`dry_run.encoder` says {key} {value!r}, the config of {source} {own[key]!r}")
         return config
+
+    def _file(self, settings: sections.ActivationsSection, name: str) -> Path | None:
+        """A file of the encoder, if it is in its folder or in the Hub's cache."""
+        path = Path(settings.encoder) / name
+        if path.is_file():
+            return path
+        with suppress(HFValidationError):
+            cached = try_to_load_from_cache(settings.encoder, name, revision=settings.encoder_revision)
+            return Path(cached) if isinstance(cached, str) else None
+        return None
 
     def _count(self, source: sections.ImageSource, key: str) -> int:
         """Number of images that a section reads."""

@@ -21,6 +21,7 @@ from cbsae_hub.pipeline.bottleneck import train_bottleneck
 from cbsae_hub.pipeline.score import steering_parts
 from cbsae_hub.pipeline.sections import CBSAESection, EvaluationSection, ScoresSection, SteerabilitySection
 from cbsae_hub.plots import plot_variants
+from cbsae_hub.processes import make_accelerator
 from cbsae_hub.scoring import Scores, Truth
 from cbsae_hub.scoring.probe import Probe
 from cbsae_hub.scoring.scorer import ImageEmbedder, image_model
@@ -126,7 +127,7 @@ def evaluate(
         ValueError: If a setting cannot be.
         OSError: If something is missing.
     """
-    accelerator = accelerator or Accelerator()
+    accelerator = accelerator or make_accelerator(alone=True)
     base = base.replace(**settings.chosen("steps"))
     steering = steering.replace(**settings.chosen("drawn"))
     scores = scores.replace(**settings.chosen("concepts", "truth", "zero_shot"))

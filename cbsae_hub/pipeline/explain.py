@@ -33,6 +33,7 @@ from cbsae_hub.neurons.selection import select_concepts
 from cbsae_hub.pipeline.answers import QUESTION
 from cbsae_hub.pipeline.fit import Amount, Effort, fit, fit_bottleneck
 from cbsae_hub.pipeline.nonsense import Nonsense, name_nonsense
+from cbsae_hub.processes import make_accelerator
 from cbsae_hub.scoring import NeuronScorer, Scores, Truth
 from cbsae_hub.scoring.build_pack import build_pack
 from cbsae_hub.scoring.card_pictures import write_pictures
@@ -40,7 +41,7 @@ from cbsae_hub.trainers.cbsae.trainer import CBSAETrainer
 from cbsae_hub.trainers.config import CBSAETrainConfig, SAETrainConfig
 from cbsae_hub.trainers.loop import TRAINING_NAME
 from cbsae_hub.trainers.run import CHECKPOINT_NAME
-from cbsae_hub.trainers.sae.trainer import SAETrainer, describe
+from cbsae_hub.trainers.sae.trainer import SAETrainer
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ class Explanation:
     folder: Path
     device: str = "cpu"
     batch_size: int = 64
-    accelerator: Accelerator = field(default_factory=lambda: Accelerator(cpu=not torch.cuda.is_available()))
+    accelerator: Accelerator = field(default_factory=lambda: make_accelerator(alone=True))
 
     def __post_init__(self) -> None:
         claim(self.folder, vars(self.question), QUESTION)
@@ -166,17 +167,18 @@ class Explanation:
         )
 
     @cached_property
-    def embeddings(self) -> torch.Tensor | None:
-        """What the judge makes of the pictures, ``[images, d]``."""
+    def judged(self) -> ActivationStore | None:
+        """What the judge makes of the pictures, if there is one."""
         if self.judge is None:
             return None
+        options = {"accelerator": self.accelerator, "batch_size": self.batch_size}
         folder, source = self.folder / "embeddings", self.collection.source
-        return all_embeddings(
-            extract_embeddings(
-                self.judge, self.collection.images, folder, source=source, accelerator=self.accelerator,
-                batch_size=self.batch_size,
-            )
-        )  # fmt: skip
+        return extract_embeddings(self.judge, self.collection.images, folder, source=source, **options)
+
+    @cached_property
+    def embeddings(self) -> torch.Tensor | None:
+        """The same in memory, ``[images, d]``."""
+        return None if self.judged is None else all_embeddings(self.judged)
 
     @property
     def top_k(self) -> int:
@@ -214,9 +216,7 @@ class Explanation:
             section = self.recipe["sae"]
             config = SAETrainConfig.from_dict({k: v for k, v in section.items() if k not in ("activations", "output")})
             train, heldout = self.store.holdout(config.heldout_fraction, config.seed)
-            trainer = SAETrainer(
-                config, train, heldout, output, accelerator=self.accelerator, description=describe(self.store.manifest)
-            )
+            trainer = SAETrainer(config, train, heldout, output, accelerator=self.accelerator)
             trainer.train(resume=(output / CHECKPOINT_NAME).is_file())
         return SAE.from_pretrained(output)
 
@@ -259,7 +259,7 @@ class Explanation:
         """
         if not self.question.want:
             return None
-        if self.judge is None or self.embeddings is None:
+        if self.judge is None or self.judged is None:
             raise ValueError("wanted concepts need a judge that knows what they look like: give --judge")
         output, frame = self.folder / "cbsae", scores.neurons
         pruned = prune(frame, "interpretability", share=RETAINED)
@@ -276,9 +276,7 @@ class Explanation:
             config = CBSAETrainConfig.from_dict({**fit_bottleneck(amount, self.question.effort), "seed": seed})
             train, heldout = self.store.holdout(config.heldout_fraction, config.seed)
             texts = self.judge.embed_texts(cb.concepts)
-            trainer = CBSAETrainer(
-                config, cb, train, heldout, self.embeddings, texts, output, accelerator=self.accelerator
-            )
+            trainer = CBSAETrainer(config, cb, train, heldout, self.judged, texts, output, accelerator=self.accelerator)
             trainer.train(resume=(output / CHECKPOINT_NAME).is_file())
         if missing:
             self.score(load(output), "cbsae")
@@ -286,6 +284,15 @@ class Explanation:
 
     def answer(self) -> dict[str, Any]:
         """Does all that is left to do; returns the summary, which is also in summary.json."""
+        logger.info(
+            "%d pictures, %d left out; encoder %s on %s, %s, %d process",
+            len(self.collection.images),
+            len(self.collection.unreadable),
+            self.question.encoder,
+            self.device,
+            f"judge {self.judge.repo_id}" if self.judge else "no judge: neurons get no names",
+            self.accelerator.num_processes,
+        )
         sae = self.train()
         scores = self.score(sae, "sae")
         wanted = self.add_wanted(sae, scores)

@@ -10,6 +10,7 @@ from cbsae_hub.data.images import commit_of_images, load_images
 from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.pipeline.recipe import load_function
 from cbsae_hub.pipeline.sections import ActivationsSection, ImageSource
+from cbsae_hub.processes import make_accelerator
 
 EXTRACTION = ("dtype", "images_per_shard", "batch_size", "seed", "readers")  # of extract_activations
 
@@ -50,7 +51,7 @@ def extract(settings: ActivationsSection, *, accelerator: Accelerator | None = N
         ValueError: If a setting cannot be, or an image cannot be read; see :func:`extract_activations`.
         OSError: If encoder or images are missing, or the folder holds a store of other settings.
     """
-    accelerator = accelerator or Accelerator()
+    accelerator = accelerator or make_accelerator()
     place = {"revision": settings.encoder_revision, "device": accelerator.device}
     encoder = VisionEncoder.from_pretrained(settings.encoder, settings.layer, settings.tokens, **place)
     images, source = open_images(settings)

@@ -50,9 +50,9 @@ def fit(amount: Amount, effort: Effort = "normal") -> dict[str, Any]:
         amount: The data.
         effort: "quick" sees a quarter of the tokens, "thorough" four times as many.
     """
-    seen = EFFORT[effort] * max(LEAST_TOKENS, PASSES * amount.tokens)
-    batch = min(_power_of_two(math.sqrt(seen) / 2), 4096, _power_of_two(amount.tokens / 2))
-    steps = max(100, round(seen / batch))
+    total = EFFORT[effort] * max(LEAST_TOKENS, PASSES * amount.tokens)
+    batch = min(_power_of_two(math.sqrt(total) / 2), 4096, _power_of_two(amount.tokens / 2))
+    steps = max(100, round(total / batch))
     neurons = _power_of_two(min(amount.tokens / TOKENS_PER_NEURON, LARGEST_EXPANSION * amount.d_in, amount.images))
     neurons = max(neurons, 64)
     return {

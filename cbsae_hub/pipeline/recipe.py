@@ -50,6 +50,12 @@ class Section(Settings):
             )
         return cls.from_dict(settings)
 
+    @classmethod
+    def read_or_default(cls, recipe: Path | None, overrides: Sequence[str] | None = None, **options: Any) -> Self:
+        """Does as :meth:`read`; where the recipe has no such section, the defaults."""
+        has_section = recipe is not None and cls.section in read_sections(recipe)
+        return cls.read(recipe if has_section else None, overrides, **options)
+
     def chosen(self, *names: str) -> dict[str, Any]:
         """Those of the named settings that are not None, as arguments of what has the defaults of the others."""
         return {name: value for name in names if (value := getattr(self, name)) is not None}
@@ -100,8 +106,8 @@ def read_sections(recipe: Path) -> dict[str, Any]:
     try:
         text = read_text(recipe)
     except FileNotFoundError as error:
-        known = ", ".join(shipped())
-        raise FileNotFoundError(f"there is no recipe {recipe}; `cbsae recipe NAME` prints one of {known}") from error
+        names = ", ".join(shipped())
+        raise FileNotFoundError(f"there is no recipe {recipe}; `cbsae recipe NAME` prints one of {names}") from error
     sections = _parse(text, str(recipe)) or {}
     if not isinstance(sections, dict):
         raise ValueError(f"{recipe} holds no sections")
@@ -122,8 +128,8 @@ def load_function(source: str) -> Callable[..., Any]:
         ValueError: If there is none.
     """
     module, _, function = source.partition(":")
-    if (here := os.getcwd()) not in sys.path:  # the program `cbsae` does not look there by itself
-        sys.path.append(here)
+    if (folder := os.getcwd()) not in sys.path:  # the program `cbsae` does not look there by itself
+        sys.path.append(folder)
     try:
         return getattr(import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:

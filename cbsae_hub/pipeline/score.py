@@ -10,6 +10,7 @@ from cbsae_hub.data.images import load_images
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.encoders.sentences import Sentences
 from cbsae_hub.pipeline.sections import ScoresSection, SteerabilitySection
+from cbsae_hub.processes import make_accelerator
 from cbsae_hub.scoring import NeuronScorer, Scores
 from cbsae_hub.scoring.scorer import ImageEmbedder, image_model
 from cbsae_hub.scoring.steerability import SteerabilityScorer
@@ -57,7 +58,7 @@ def score(settings: ScoresSection, *, accelerator: Accelerator | None = None) ->
         ValueError: If a setting cannot be; or ``output`` is missing.
         OSError: If a model, a list or the images are missing.
     """
-    accelerator, folder = accelerator or Accelerator(), output_of(settings)
+    accelerator, folder = accelerator or make_accelerator(), output_of(settings)
     scorer, images = make_scorer(settings, accelerator.device)
     scorer.run(images, settings.batch_size, accelerator, folder / "partial", settings.recorded())
     scores = scorer.results()
@@ -85,7 +86,7 @@ def steer(
         ValueError: If a setting cannot be, or the scores are of other settings.
         OSError: If there are no scores, or a model is missing.
     """
-    accelerator, folder = accelerator or Accelerator(), output_of(settings)
+    accelerator, folder = accelerator or make_accelerator(), output_of(settings)
     scores = Scores.load(folder)
     if scores.summary["settings"] != settings.recorded():
         raise ValueError(f"the scores in {folder} were made with other settings: run without --steer first")

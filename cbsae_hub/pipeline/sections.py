@@ -158,7 +158,7 @@ class SteerabilitySection(Section, section="steerability"):
 
 @dataclass(frozen=True, kw_only=True)
 class PruneSettings(Settings):
-    """Which neurons a bottleneck keeps; exactly one of count, share and threshold. See ``neurons.pruning.prune``."""
+    """The neurons that a bottleneck keeps, by exactly one of count, share and threshold: ``neurons.pruning.prune``."""
 
     by: str | tuple[str, ...] = "both"
     """A column of the neuron table, several, or both: interpretability and steerability."""
@@ -209,6 +209,8 @@ class CBSAESection(CBSAETrainConfig, Section, section="cbsae"):
     """Which: topk_relu, the largest, if positive; topk_signed, the largest; topk_abs, those of the largest size."""
     min_percentile: Number = 0.0
     """A name counts from this percentile among neurons with random images; 0.95 leaves out names by chance."""
+    force: Flag = False
+    """Whether concepts get a neuron that are names of retained neurons already."""
 
     def config(self) -> CBSAETrainConfig:
         """The training settings alone."""
@@ -393,8 +395,8 @@ class DryRunSection(Section, section="dry_run"):
 
     encoder: dict[str, Any] | None = None
     """The encoder's config in transformers."""
-    pixels: Count | None = None
-    """Side of the images that the encoder reads; null is as its config says."""
+    pixels: Count | tuple[Count, Count] | None = None
+    """Side of the images that the encoder reads, or height and width; null is as its processor or its config says."""
     images: Count | None = None
     """Number of images that activations are stored of."""
     probe_images: Count | None = None

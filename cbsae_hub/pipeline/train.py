@@ -4,7 +4,7 @@ from accelerate import Accelerator
 
 from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.pipeline.sections import SAESection
-from cbsae_hub.trainers.sae.trainer import Heldout, SAETrainer, describe
+from cbsae_hub.trainers.sae.trainer import Heldout, SAETrainer
 
 
 def train(settings: SAESection, *, resume: bool = False, accelerator: Accelerator | None = None) -> Heldout:
@@ -25,9 +25,8 @@ def train(settings: SAESection, *, resume: bool = False, accelerator: Accelerato
         Interrupted: If the process got SIGINT or SIGTERM; a checkpoint was saved.
     """
     config, store = settings.config(), ActivationStore.open(settings.activations)
-    kept, heldout = store.holdout(config.heldout_fraction, config.seed)
-    description = describe(store.manifest)
-    trainer = SAETrainer(config, kept, heldout, settings.output, accelerator=accelerator, description=description)
+    activations, heldout = store.holdout(config.heldout_fraction, config.seed)
+    trainer = SAETrainer(config, activations, heldout, settings.output, accelerator=accelerator)
     final = trainer.train(resume=resume)
     if accelerator is None:
         trainer.accelerator.end_training()

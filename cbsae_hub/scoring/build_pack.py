@@ -1,6 +1,7 @@
 """Computes a model's pack from its scores: one pass over the example images, to draw where in them neurons fire."""
 
 import io
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,20 @@ from cbsae_hub.data.ahead import load_ahead
 from cbsae_hub.data.images import read_images
 from cbsae_hub.data.labels import class_names, words_in
 from cbsae_hub.encoders.vision import VisionEncoder
-from cbsae_hub.hub.files import plain
+from cbsae_hub.hub.files import plain, sha256
 from cbsae_hub.models import CBSAE, SAE, folder_revision
 from cbsae_hub.neurons.pack import Pack
 from cbsae_hub.pictures import ImageDataset
+from cbsae_hub.processes import claimed
 from cbsae_hub.scoring.report import MEASURED
 from cbsae_hub.scoring.scores import Scores
+from cbsae_hub.trainers.run import load_checkpoint, save_checkpoint
+
+logger = logging.getLogger(__name__)
 
 ALT_COLUMN = "caption"
+PARTIAL = ".maps.safetensors"  # hidden, so that it is never published
+CHECKPOINT_EVERY = 100  # batches
 THUMBNAIL = 128  # pixels of the longer side, at most
 WEBP_QUALITY = 84  # a ninth smaller than at 88, and nobody sees it
 
@@ -42,6 +49,8 @@ def build_pack(
 ) -> Pack:
     """Draws the maps of the examples that the scores name, and writes the pack beside the model.
 
+    Maps are saved every hundred batches, hidden in the folder: started again after a kill, it goes on from there.
+
     Args:
         scores: Scores of the model on these images, with examples: see :meth:`NeuronScorer.results`.
         sae: The model.
@@ -58,6 +67,7 @@ def build_pack(
 
     Raises:
         ValueError: If the scores have no examples, are of other images or another model, or there is no such column.
+        FolderInUse: If another run writes into the folder.
     """
     alt_column = caption_column(images, alt_column)
     if scores.examples is None or scores.texts is None:
@@ -77,15 +87,23 @@ def build_pack(
         "cropped": True,  # pictures show what the encoder saw; packs that were built before show them whole
         "scores": plain({name: part for name, part in scores.summary.items() if name in MEASURED}),
     }
-    largest = scores.neurons["max"].to_numpy(copy=True)
     numbers = sorted(map(int, scores.examples["image"].unique()))
-    if store is None:
-        activations = _encode(encoder, images, numbers, batch_size)
-    else:
-        activations = store.of_images(numbers, batch_size)
-    maps = _draw_maps(sae, activations, scores.examples, largest, encoder)
-    pictures = thumbnails(images, numbers, alt_column, encoder)
-    Pack.write(folder, info, scores.neurons, scores.examples, pictures, maps, scores.texts)
+    partial = Path(folder) / PARTIAL
+    identity = {"scores": scores.summary, "examples": sha256(scores.examples.to_csv()), "batch_size": batch_size}
+    with claimed(folder):
+        maps, first = _maps_so_far(partial, plain(identity), len(scores.examples), encoder)
+        if store is None:
+            activations = _encode(encoder, images, numbers[first:], batch_size)
+        else:
+            activations = store.of_images(numbers[first:], batch_size)
+        for count, batch in enumerate(_progress(activations, len(numbers), first), 1):
+            _draw_maps(maps, sae, *batch, scores, encoder)
+            if count % CHECKPOINT_EVERY == 0:
+                done = {"images": first + count * batch_size, "identity": plain(identity)}
+                save_checkpoint(partial, {"maps": torch.from_numpy(maps)}, done)
+        pictures = thumbnails(images, numbers, alt_column, encoder)
+        Pack.write(folder, info, scores.neurons, scores.examples, pictures, maps, scores.texts)
+        partial.unlink(missing_ok=True)
     return Pack.from_pretrained(folder)
 
 
@@ -102,32 +120,47 @@ def _encode(
         yield batch, encoder(pictures, batch)
 
 
-def _draw_maps(
-    sae: SAE | CBSAE,
-    activations: Iterable[tuple[Sequence[int], torch.Tensor]],
-    examples: pd.DataFrame,
-    largest: np.ndarray,
-    encoder: VisionEncoder,
-) -> np.ndarray:
-    """Maps of the examples' activations, ``[examples, patches]`` uint8; 255 is the neuron's largest activation.
+def _maps_so_far(
+    partial: Path, identity: dict[str, Any], examples: int, encoder: VisionEncoder
+) -> tuple[np.ndarray, int]:
+    """Maps ``[examples, patches]`` that a run with the same identity drew before it ended, and of how many images.
 
     Of tokens that have no place in the picture, ``[examples, tokens]``.
     """
+    before = load_checkpoint(partial, "cpu")
+    if before is not None and before[1]["identity"] == identity:
+        logger.info("maps of %d images are there already", before[1]["images"])
+        return before[0]["maps"].numpy(), before[1]["images"]
     rows = range(encoder.tokens_per_image)[encoder.patch_rows or slice(None)]
-    maps = np.zeros((len(examples), len(rows)), dtype=np.uint8)
-    examples_of = {int(image): part for image, part in examples.groupby("image")[["neuron"]]}
-    with tqdm(total=len(examples_of), desc="maps", unit="image") as bar:
+    return np.zeros((examples, len(rows)), dtype=np.uint8), 0
+
+
+def _progress(
+    activations: Iterable[tuple[Sequence[int], torch.Tensor]], total: int, first: int
+) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
+    with tqdm(total=total, initial=first, desc="maps", unit="image") as bar:
         for batch, v in activations:
-            active = sae.only_active(sae.encode_sparse(v.to(sae.b_dec.device)))
-            values, owners = (part.cpu() for part in active)
-            for place, image in enumerate(batch):
-                neurons = examples_of[image]["neuron"].to_numpy(copy=True)
-                codes = torch.zeros(values.shape[1], sae.d_latent)
-                codes.scatter_add_(1, owners[place], values[place].float())
-                scaled = codes[rows.start :, neurons].detach().numpy().T / np.maximum(largest[neurons], 1e-12)[:, None]
-                maps[examples_of[image].index] = np.clip(np.rint(scaled * 255), 0, 255)
+            yield batch, v
             bar.update(len(batch))
-    return maps
+
+
+def _draw_maps(
+    maps: np.ndarray, sae: SAE | CBSAE, batch: Sequence[int], v: torch.Tensor, scores: Scores, encoder: VisionEncoder
+) -> None:
+    """Draws the examples of some images ``v`` into the maps; 255 is the neuron's largest activation."""
+    examples, largest = scores.examples, scores.neurons["max"].to_numpy(copy=True)
+    assert examples is not None  # as was checked
+    active = sae.only_active(sae.encode_sparse(v.to(sae.b_dec.device)))
+    values, owners = (part.cpu() for part in active)
+    of_batch = examples[examples["image"].isin(batch)]
+    for place, image in enumerate(batch):
+        rows = of_batch[of_batch["image"] == image]
+        neurons = rows["neuron"].to_numpy(copy=True)
+        codes = torch.zeros(values.shape[1], sae.d_latent)
+        codes.scatter_add_(1, owners[place], values[place].float())
+        codes = codes[encoder.patch_rows or slice(None)]
+        scaled = codes[:, neurons].detach().numpy().T / np.maximum(largest[neurons], 1e-12)[:, None]
+        maps[rows.index] = np.clip(np.rint(scaled * 255), 0, 255)
 
 
 def thumbnails(
@@ -136,7 +169,7 @@ def thumbnails(
     """Thumbnails of the examples as WebP, as the encoder sees them, with what the column says of them."""
     rows = []
     for image in ids:
-        picture = encoder.seen(read_images(images, int(image), int(image) + 1)[0], THUMBNAIL)
+        picture = encoder.show(read_images(images, int(image), int(image) + 1)[0], THUMBNAIL)
         buffer = io.BytesIO()
         picture.save(buffer, "WEBP", quality=WEBP_QUALITY)
         alt = _alt_text(images, int(image), alt_column) if alt_column else ""

@@ -116,6 +116,7 @@ def _rows(
             "group": cb.group_of[-len(added) :].numpy(),
             **activity_columns(tokens.compute(), density),
             "designated": list(added),
+            "designated_score": own.numpy(),
             "added": True,
         }
     )

@@ -92,6 +92,7 @@ def neuron_table(
         columns |= _truth_columns(columns["name"], measured.density.numpy() > 0, measured.truth, truth)
     if designated:
         columns |= _designated_columns(columns["names"], measured.truth, truth, designated)
+        columns["designated_score"] = _own_scores(measured)
     return rows_of(columns)
 
 
@@ -110,6 +111,12 @@ def _naming_columns(measured: Measurements, concepts: Mapping[str, ConceptSet]) 
         "null_percentile": np.where(alive, naming.percentile.numpy(), 0.0),
         **name_columns(vocabulary, naming.concepts, naming.scores, alive),
     }
+
+
+def _own_scores(measured: Measurements) -> np.ndarray:
+    """Scores of neurons for the concepts that they were trained for; NaN for others, and without a judge."""
+    own = next((naming.own.double().numpy() for naming in measured.naming.values()), np.nan)
+    return np.where(measured.density.numpy() > 0, own, np.nan)
 
 
 def name_columns(

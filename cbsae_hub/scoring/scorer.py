@@ -1,6 +1,7 @@
 """One pass over images through encoder, SAE and judge, into every metric at once."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,12 +38,14 @@ from cbsae_hub.metrics import (
 from cbsae_hub.metrics.streaming import StreamingMetric
 from cbsae_hub.models import CBSAE, SAE, SparseLatents
 from cbsae_hub.pictures import ImageDataset
+from cbsae_hub.processes import claimed
 from cbsae_hub.scoring import checkpoint as checkpoints
 from cbsae_hub.scoring.examples import choose_examples
 from cbsae_hub.scoring.report import Measurements, label_table, neuron_table, origin_of, summary_of
 from cbsae_hub.scoring.scores import Scores
 from cbsae_hub.scoring.similarity import ImageEmbedder, OwnActivations, image_model
 from cbsae_hub.scoring.truth import Truth
+from cbsae_hub.words import name_key
 
 NAMES = 5
 CHECKPOINT_EVERY = 100  # batches
@@ -216,12 +219,28 @@ class NeuronScorer:
         Raises:
             ValueError: If there are no images, one cannot be read, activations are not finite, or the checkpoint is
                 one of another run.
+            FolderInUse: If another run saves its sums there.
         """
         if not len(images):
             raise ValueError("there are no probe images")
         rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
         identity = {**(settings or {}), "images": len(images), "batch_size": batch_size, "processes": world}
-        file = checkpoint / f"process-{rank}.safetensors" if checkpoint else None
+        with claimed(checkpoint, accelerator) if checkpoint else nullcontext():
+            file = checkpoint / f"process-{rank}.safetensors" if checkpoint else None
+            self._read(images, batch_size, rank, world, file, identity)
+            if accelerator:
+                accelerator.wait_for_everyone()  # nobody needs the folder any more
+
+    def _read(
+        self,
+        images: ImageDataset,
+        batch_size: int,
+        rank: int,
+        world: int,
+        file: Path | None,
+        identity: Mapping[str, Any],
+    ) -> None:
+        """Adds this process's batches, from where its checkpoint is."""
         batch = checkpoints.load(file, self.metrics, identity) if file else 0
         total = len(range(rank, -(-len(images) // batch_size), world))
         batches = image_batches(images, batch_size, rank + batch * world, world)
@@ -328,11 +347,17 @@ class NeuronScorer:
         with self.ground_truth.sync_context():
             return self.ground_truth.whole()[0]
 
+    def _trained_for(self) -> Tensor:
+        """The place in the vocabulary of the concept that each neuron was trained for, -1 for none, ``[neurons]``."""
+        trained = getattr(self.sae, "concepts", [])
+        place = {name_key(name): i for i, name in enumerate(next(iter(self.concepts.values())))}
+        return torch.tensor([-1] * self.sae.d_sae + [place.get(name_key(name), -1) for name in trained])
+
     def results(self) -> Scores:
         """All scores of the images so far, on every process; with examples, if there is truth."""
         metrics = self.metrics
         measured = Measurements(
-            naming={} if self.names is None else self.names.name_by_set(NAMES),
+            naming={} if self.names is None else self.names.name_by_set(NAMES, own=self._trained_for()),
             density=self.uniqueness.density(),
             population=self.monosemanticity.population(),
             **{name: metrics[name].compute() for name in metrics if name != "names"},

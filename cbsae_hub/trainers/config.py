@@ -127,6 +127,10 @@ def _place(location: tuple[int | str, ...], settings: Mapping[str, Any]) -> tupl
 
 # Settings that a continued run may change; all others would change its results.
 FREE_SETTINGS = {"log_every", "eval_every", "checkpoint_every", "log_with", "eval_tokens"}
+# The number of active latents varies among tokens about as much as its mean, so that of 1,000 tokens the mean is known
+# to 3 %: less would show in the L0 that a threshold is calibrated for.
+FEW_TOKENS = 1000
+TOKENS_PER_NEURON = 10
 # Matryoshka: shares of the neurons that each nested group adds.
 REFERENCE_GROUPS = (0.0625, 0.125, 0.25, 0.5625)
 
@@ -175,6 +179,32 @@ class TrainConfig(Settings):
             for name, value in stored.items()
             if name not in FREE_SETTINGS and mine.get(name) != value
         ]
+
+    def doubts(self, tokens: int, heldout_tokens: int, d_in: int) -> list[str]:
+        """What these settings cannot do with so little data, a sentence each; none if all is well.
+
+        Args:
+            tokens: Tokens to train on.
+            heldout_tokens: Tokens that are kept out of training.
+            d_in: Width of the activations.
+        """
+        doubts = []
+        if tokens < self.batch_size:
+            doubts.append(
+                f"{tokens:,} tokens are fewer than one batch of {self.batch_size:,}: lower batch_size, or extract more "
+                "images"
+            )
+        if (read := min(heldout_tokens, self.eval_tokens)) < FEW_TOKENS:
+            setting = "heldout_fraction" if heldout_tokens < FEW_TOKENS else "eval_tokens"
+            doubts.append(
+                f"{self._use_of_heldout} on {read:,} held-out tokens, and {FEW_TOKENS:,} are the least for that: raise "
+                f"{setting}"
+            )
+        return doubts
+
+    @property
+    def _use_of_heldout(self) -> str:
+        return "the figures are measured"
 
 
 @dataclass(frozen=True)
@@ -239,6 +269,46 @@ class SAETrainConfig(TrainConfig):
         groups = self.group_fractions
         if groups is not None and not math.isclose(sum(groups), 1, abs_tol=1e-6):
             raise ValueError(f"group_fractions must be positive and sum to 1, got {groups}")
+
+    def doubts(self, tokens: int, heldout_tokens: int, d_in: int) -> list[str]:
+        """See :meth:`TrainConfig.doubts`."""
+        doubts, total, neurons = super().doubts(tokens, heldout_tokens, d_in), self.tokens_seen, self.neurons(d_in)
+        if neurons * TOKENS_PER_NEURON > tokens:
+            doubts.append(
+                f"{neurons:,} neurons are more than a tenth of the {tokens:,} tokens: many will stay dead, or learn "
+                "single images; lower expansion, or extract more images"
+            )
+        if self.dead_after_tokens > total:
+            doubts.append(
+                f"the run ends after {total:,} tokens, before dead_after_tokens {self.dead_after_tokens:,}: dead "
+                "neurons are neither counted nor revived; lower it to a tenth of the run, say"
+            )
+        elif self.dead_after_tokens >= 0.9 * total:
+            doubts.append(
+                f"dead_after_tokens {self.dead_after_tokens:,} is reached at the end of the run, of {total:,} tokens: "
+                "dead neurons have no time to be revived; lower it to a tenth of the run, say"
+            )
+        if 2 * self.warmup_steps > self.steps:
+            doubts.append(
+                f"warmup_steps {self.warmup_steps:,} is more than half of the {self.steps:,} steps: lower it, or train "
+                "longer"
+            )
+        if self.activation == "batch_topk" and self.threshold_start >= self.steps - 1:
+            doubts.append(
+                f"threshold_start {self.threshold_start:,} is not before the end of the {self.steps:,} steps: no "
+                "running threshold is tracked, and figures before the end are of another rule; lower it"
+            )
+        return doubts
+
+    @property
+    def _use_of_heldout(self) -> str:
+        calibrated = "the threshold is calibrated and " if self.activation == "batch_topk" else ""
+        return f"{calibrated}{super()._use_of_heldout}"
+
+    @property
+    def tokens_seen(self) -> int:
+        """Tokens of all steps, those of later passes too."""
+        return self.steps * self.batch_size
 
     def neurons(self, d_in: int) -> int:
         """``d_sae`` for activations of width ``d_in``."""

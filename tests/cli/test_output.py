@@ -132,7 +132,7 @@ def test_help_loads_nothing_heavy():
     loaded = python(
         "import sys\nfrom cbsae_hub.cli.app import app\n"
         f"for arguments in {calls}:\n    try: app(arguments)\n    except SystemExit: pass\n"
-        "print([m for m in ('torch', 'transformers', 'gradio', 'pandas', 'huggingface_hub', 'yaml') if m in sys.modules])"
+        "print([m for m in ('torch', 'transformers', 'gradio', 'pandas', 'huggingface_hub') if m in sys.modules])"
     )
     assert {"extract", "train", "serve", "recipe", "doctor"} <= set(names)
     assert loaded.count("Usage:") == len(names) + 1 and loaded.splitlines()[-1] == "[]"
@@ -141,7 +141,7 @@ def test_help_loads_nothing_heavy():
 def test_a_recipe_and_an_error_in_one_come_without_waiting_for_what_computes():
     loaded = python(
         "import sys\nfrom cbsae_hub.cli.app import app\n"
-        "for arguments in (['recipe', 'own-encoder'], ['recipe'], ['train', '--set', 'k=3'], ['score', '--set', 'x=3']):\n"
+        "for arguments in (['recipe', 'own-encoder'], ['recipe'], ['train', '--set', 'k=3'], ['score']):\n"
         "    try: app(arguments)\n    except SystemExit: pass\n"
         "print([m for m in ('torch', 'transformers', 'gradio', 'pandas') if m in sys.modules])"
     )

@@ -52,3 +52,11 @@ def test_tokenizer_reads_any_text_and_ends_with_the_largest_id(atlas):
     assert tokenizer.decode(ids[1], skip_special_tokens=True).strip() == "a pizza on grass"
     assert len(tokenizer("pizza").input_ids) == 3
     assert tokenizer.model_max_length == CONTEXT
+
+
+def test_the_same_texts_give_the_same_tokenizer_every_time():
+    texts = [f"a {name} on {place}" for name in ("pizza", "owl", "boat", "tram") for place in ("grass", "sand", "brick")]
+    first, *others = (train_tokenizer(texts, vocabulary=560) for _ in range(6))
+    for other in others:
+        assert other.get_vocab() == first.get_vocab()
+        assert other("a boat and a tram").input_ids == first("a boat and a tram").input_ids

@@ -48,7 +48,7 @@ def test_the_view_is_what_the_settings_say(encoder, kind, shape, size):
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 def test_what_is_drawn_is_what_the_model_gets(encoder, shape, size):
     picture = noise(size)
-    drawn = encoder.seen(picture, 400)
+    drawn = encoder.show(picture, 400)
     assert abs(drawn.width - drawn.height * shape[1] / shape[0]) <= 1, "the shape of the grid"
     pixels = encoder.pixel_values([picture])[0].permute(1, 2, 0).numpy() * 127.5 + 127.5
     again = np.asarray(drawn.resize(shape[::-1], Image.Resampling.BICUBIC), float)
@@ -62,12 +62,12 @@ def test_a_square_picture_that_is_seen_whole_stays_as_it_is():
     expected = picture.copy()
     expected.thumbnail((128, 128))
     assert encoder.view(picture).box == (0, 0, 200, 200)
-    np.testing.assert_array_equal(encoder.seen(picture, 128), expected)
+    np.testing.assert_array_equal(encoder.show(picture, 128), expected)
     assert encoder.framed(expected) is expected
 
 
 def test_what_was_drawn_is_seen_again_as_it_is(encoder, kind, shape):
-    drawn = encoder.seen(noise((300, 260)), 200)
+    drawn = encoder.show(noise((300, 260)), 200)
     framed = encoder.framed(drawn)
     assert (framed.size == drawn.size) == (kind != "crops more") or shape[0] != shape[1]
     box = encoder.view(framed).box
@@ -79,7 +79,7 @@ def test_what_was_drawn_is_seen_again_as_it_is(encoder, kind, shape):
 def test_padding_has_its_own_colour():
     encoder = VisionEncoder(brightness_model(64, 64), prepare("pads", 64, 64), 1, "patches")
     encoder.processor.rescale_factor = 1 / 255
-    drawn = np.asarray(encoder.seen(Image.new("RGB", (100, 100), "red"), 100))
+    drawn = np.asarray(encoder.show(Image.new("RGB", (100, 100), "red"), 100))
     assert (drawn[0, 0].tolist(), drawn[50, 50].tolist()) == ([0, 0, 0], [255, 0, 0])
 
 
@@ -88,7 +88,7 @@ def test_pictures_are_upright_and_a_line_of_pixels_is_no_error(encoder):
     turned.getexif()[0x0112] = 6
     turned.info["exif"] = turned.getexif().tobytes()
     assert encoder.view(turned) == encoder.view(Image.new("RGB", (40, 80)))
-    assert encoder.seen(Image.new("RGB", (1, 50)), 128).size[0] >= 1
+    assert encoder.show(Image.new("RGB", (1, 50)), 128).size[0] >= 1
 
 
 def test_the_rows_that_are_patches():

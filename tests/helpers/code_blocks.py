@@ -115,8 +115,8 @@ def check_command(words: list[str]) -> tuple[Any, list[str]] | None:
         case [name, *arguments] if name in PROJECT.get("scripts", {}):
             module, _, attribute = PROJECT["scripts"][name].partition(":")
             return _parsed(typer.main.get_command(getattr(import_module(module), attribute)), name, arguments)
-        case ["python", "-m", "cbsae_hub" | "cbsae_hub.cli", *arguments]:
-            return check_command(["cbsae", *arguments])
+        case ["python", "-m", "cbsae_hub" | "cbsae_hub.cli", command, *arguments]:
+            return check_command(["cbsae", command, *arguments])
         case ["python", "-m", module, *arguments] if module.startswith("training."):
             return _check_script(import_module(module), arguments)
         case ["python", "-m", module, *_]:
@@ -186,7 +186,7 @@ def _parsed(command: Any, name: str, arguments: list[str]) -> tuple[Any, list[st
         assert rest[0] in last.commands, f"{name} has no command {rest[0]!r}; it has {', '.join(last.commands)}"
         last, name, rest = last.commands[rest[0]], f"{name} {rest[0]}", rest[1:]
     with suppress(Exit, typer.Exit):  # --help, --version
-        last.make_context(name, rest)
+        last.make_context(name, list(rest))  # it empties the list
     if last.callback is not None:
         _check_recipe(last.callback, rest)
     return command, arguments

@@ -2,6 +2,7 @@ import copy
 import json
 import pickle
 from dataclasses import replace
+from functools import partial
 
 import datasets
 import numpy as np
@@ -186,6 +187,43 @@ def test_scores_from_disk_make_the_same_pack_in_one_pass_over_the_examples(world
     assert {k: v for k, v in again.info.items() if k not in strange} == {
         k: v for k, v in pack.info.items() if k not in strange
     }
+
+
+def test_a_pack_that_was_killed_goes_on_where_it_was(world, pack, tmp_path, monkeypatch):
+    sae, encoder, _, folder = world
+    scorer = scorer_of(world, Pictures())
+    scorer.run(Pictures(), 10)
+    scores, read, pixel_values = scorer.results(), [], encoder.pixel_values
+
+    def killed_at(count):
+        def look(pictures):
+            if len(read) == count:
+                raise KeyboardInterrupt
+            read.append(len(pictures))
+            return pixel_values(pictures)
+
+        return look
+
+    monkeypatch.setattr("cbsae_hub.scoring.build_pack.CHECKPOINT_EVERY", 2)
+    build = partial(build_pack, scores, sae, encoder, Pictures(), tmp_path, source=pack.info["images"])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(encoder, "pixel_values", killed_at(5))
+        build(batch_size=4)
+    assert not (tmp_path / "pack.json").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(encoder, "pixel_values", killed_at(-1))
+        again = build(batch_size=4)
+    assert sum(read[:5]) == 20 and sum(read[5:]) == scores.examples["image"].nunique() - 16
+    assert np.abs(again._maps.astype(int) - pack._maps.astype(int)).max() <= 1, "another batch size rounds otherwise"
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], "nothing is left behind"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(encoder, "pixel_values", killed_at(len(read) + 3))
+        build(batch_size=4)
+    before = len(read)
+    with monkeypatch.context() as patch:
+        patch.setattr(encoder, "pixel_values", killed_at(-1))
+        build(batch_size=8)  # what is there is of other settings
+    assert sum(read[before:]) == scores.examples["image"].nunique()
 
 
 def test_scores_of_something_else_make_no_pack(world, pack, tmp_path):

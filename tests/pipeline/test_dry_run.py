@@ -9,6 +9,7 @@ from emoji_files import require_emoji_files
 from safetensors.torch import load_file
 from small_hub import Pictures
 from tiny_models import build, processor
+from transformers import BitImageProcessor
 
 from cbsae_hub import CBSAE, SAE, VisionEncoder
 from cbsae_hub.data.extraction import extract_activations
@@ -62,6 +63,7 @@ def test_every_recipe_passes(recipe):
     run = checked(recipe)
     trained_first = "there is no folder runs/emoji-llava-dino"  # no step of a recipe makes it
     assert [problem for problem in run.problems if trained_first not in problem] == []
+    assert run.doubts == [], "a recipe that comes with the package is large enough"
     sections = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     known = ("activations", "sae", "scores", "steerability", "cbsae", "evaluate")
     expected = [name for name in known if name in sections]
@@ -120,11 +122,11 @@ def test_the_real_ones_are_as_large_as_their_papers_say(name, tokens, every):
         ({"cbsae.cb_k": 4729}, "cbsae: cb_k 4729 is not less than the 4729 concepts"),
         ({"cbsae.scores": "runs/others"}, "cbsae: scores is runs/others, but section `scores` writes"),
         ({"cbsae.objectives": ["speed"]}, "cbsae: objectives must be"),
-        ({"steerability": None, "evaluate": None}, "cbsae: pruning by steerability needs its section"),
         (
-            {"steerability": None, "cbsae.prune": {"by": "interpretability", "count": 9}},
-            "evaluate: needs a section `steerability`",
+            {"steerability": None, "cbsae.prune": {"by": "steerability", "count": 9}, "evaluate": None},
+            "cbsae: pruning by steerability needs its section",
         ),
+        ({"cbsae": None}, "evaluate: needs a section `cbsae`"),
         ({"cbase.k": 3}, "cbase: no section of any script"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -166,6 +168,55 @@ def test_what_is_there_already_takes_no_more_space(tmp_path, monkeypatch):
     store.mkdir()
     (store / "shard").write_bytes(bytes(2 * 10**6))
     assert checked(path).problems == []
+
+
+def own_recipe(tmp_path, **facts):
+    """A recipe of somebody's own encoder, whose config says 64 pixels, and whose processor makes 96 x 64."""
+    model = build("Dinov2Model")
+    model.save_pretrained(tmp_path / "encoder")
+    BitImageProcessor(size={"height": 96, "width": 64}, do_center_crop=False).save_pretrained(tmp_path / "encoder")
+    (tmp_path / "pictures").mkdir()
+    for row, picture in enumerate(Pictures(10)["image"]):
+        picture.save(tmp_path / "pictures" / f"{row}.png")
+    activations = {"encoder": str(tmp_path / "encoder"), "layer": 1, "tokens": "patches", "output": "runs/mine"}
+    sections = {
+        "activations": {**activations, "images": str(tmp_path / "pictures"), "split": "train"},
+        "sae": {"activations": "runs/mine", "output": "runs/sae", "expansion": 2, "k": 3, "heldout_fraction": 0.1,
+                "steps": 50, "batch_size": 32},
+        "dry_run": facts,
+    }  # fmt: skip
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(sections))
+    return path
+
+
+def test_an_encoder_that_is_not_square_is_read_by_its_processor(tmp_path):
+    run = checked(own_recipe(tmp_path))
+    encoder = VisionEncoder.from_pretrained(tmp_path / "encoder", 1, "patches")
+    assert encoder.grid[0] != encoder.grid[1] and run.encoder.grid == encoder.grid
+    assert run.encoder.tokens_per_image == encoder.tokens_per_image and run.problems == []
+
+
+def test_height_and_width_may_be_told(tmp_path):
+    facts = {"encoder": build("ViTModel").config.to_dict() | {"image_size": [96, 64]}, "images": 10}
+    for told in (facts, facts | {"pixels": [96, 64]}, facts | {"pixels": [64, 96]}):
+        path = changed(tmp_path, {"dry_run.encoder": None, "cbsae": None, "evaluate": None, "activations.layer": 0,
+                                  "activations.tokens": "patches", "scores": None, "steerability": None,
+                                  **{f"dry_run.{key}": value for key, value in told.items()}})  # fmt: skip
+        run = checked(path)
+        patch = run.encoder.model.config.patch_size
+        height, width = told.get("pixels", [96, 64])
+        assert run.encoder.grid == (height // patch, width // patch)
+
+
+def test_what_is_too_small_is_said_as_the_trainer_says_it(tmp_path):
+    path = own_recipe(tmp_path)
+    run = checked(path)
+    tokens = run.encoder.tokens_per_image
+    config = SAETrainConfig(expansion=2, k=3, heldout_fraction=0.1, steps=50, batch_size=32)
+    expected = config.doubts(9 * tokens, tokens, run.encoder.d_in)
+    assert run.doubts == [f"sae: {doubt}" for doubt in expected] and len(expected) > 3
+    assert run.problems == [], "it is no mistake"
 
 
 # ---------------------------------------------------------------------------- figures against what is really made

@@ -310,12 +310,14 @@ def test_a_concept_bottleneck_sae_is_scored_whole(world):
         np.testing.assert_allclose(row["scores"], best.values, atol=1e-4)
         assert row["monosemanticity"] == pytest.approx(similar[neuron].item(), abs=1e-6)
         assert row["designated"] == designated
+        own = names[neuron, list(CONCEPTS).index(designated)].item()
+        assert row["designated_score"] == pytest.approx(own, abs=1e-4)
         assert row["designated_first"] == (row["names"][0] == designated)
         assert row["designated_among_five"] == (designated in row["names"])
         labels = truth.matrix[:, [label for _, label in truth.labels].index(designated)]
         assert row["designated_ap"] == pytest.approx(average_precision_score(labels, concept.mean(1)))
         assert row["token_density"] == pytest.approx((read[..., neuron - cb.d_sae] > 0).float().mean().item())
-    assert frame["designated"].isna().sum() == 16
+    assert frame["designated"].isna().sum() == frame["designated_score"].isna().sum() == 16
     l0 = (z[..., : cb.d_sae] > 0).sum(-1) + (read != 0).sum(-1)
     assert found.summary["reconstruction"]["l0"] == pytest.approx(l0.float().mean().item())
     assert found.summary["model"]["concepts"] == 2

@@ -73,7 +73,7 @@ def captions(scenes: Scenes, concepts: Sequence[Concept], rng: np.random.Generat
     return texts
 
 
-def train_tokenizer(texts: Sequence[str], vocabulary: int = 1536) -> CLIPTokenizer:
+def train_tokenizer(texts: Sequence[str], vocabulary: int = 1900) -> CLIPTokenizer:
     """A byte-level BPE tokenizer of CLIP's kind, trained on captions.
 
     Every byte has a token, so that any text can be read. ``<|endoftext|>`` has the largest id, because open_clip looks
@@ -85,10 +85,14 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int = 1536) -> CLIPTokeniz
         [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, end_of_word_suffix="</w>", show_progress=False)
+    # Named beforehand, they have the same numbers in every run, which decide between pairs that are equally frequent.
+    first = [*alphabet, *(f"{byte}</w>" for byte in alphabet)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, end_of_word_suffix="</w>", special_tokens=first, show_progress=False
+    )
     bpe.train_from_iterator(texts, trainer)
     learned = sorted(bpe.get_vocab(), key=bpe.get_vocab().get)
-    tokens = ["<|pad|>", *alphabet, *(f"{byte}</w>" for byte in alphabet)]
+    tokens = ["<|pad|>", *first]
     tokens += [token for token in learned if token not in set(tokens)] + ["<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(
         vocab={token: index for index, token in enumerate(tokens)},

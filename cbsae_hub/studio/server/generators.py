@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 Steerer = TypeVar("Steerer", LlavaSteerer, UnclipSteerer)
 
-KNOWN = {
+READERS = {
     "llava": {
         "openai/clip-vit-large-patch14-336": "llava-hf/llava-1.5-7b-hf",
         "facebook/dinov2-large": "aimagelab/LLaVA_MORE-gemma_2_9b-dinov2-finetuning",
@@ -93,7 +93,7 @@ class Generators:
         name = self.ids[which]
         if name is not None and encoder is not None and reads_encoder(which, name, encoder, beside):
             return name
-        return KNOWN[which].get(encoder or "")
+        return READERS[which].get(encoder or "")
 
     def _load(self, which: str, kind: type[Steerer], sae: SAE | CBSAE, pack: Pack, beside: str) -> Steerer:
         name = str(self.ids[which])  # which require_reader() has looked at
@@ -137,7 +137,7 @@ def reads_encoder(which: str, generator: str, encoder: str, beside: str) -> bool
 
     None if nobody can say before it is loaded.
     """
-    if KNOWN[which].get(encoder) == generator:
+    if READERS[which].get(encoder) == generator:
         return True
     folders = [Path(resolve_id(source, beside)) for source in (generator, encoder)]
     if not all(folder.is_dir() for folder in folders):

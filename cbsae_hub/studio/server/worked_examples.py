@@ -157,7 +157,7 @@ class ExampleChooser:
         model, grid = self.model, self.model.pack.grid
         if grid is None:
             return None
-        seen = model.encoder.view(picture).box
+        view = model.encoder.view(picture).box
         inspection = model.inspect(model.pack.image(image), of_pack=True)
         place = np.flatnonzero(inspection.active == neuron)
         if not len(place) or place[0] not in model.listed(inspection, np.arange(len(inspection.active)), True):
@@ -165,7 +165,7 @@ class ExampleChooser:
         strengths = inspection.latents[inspection.before :, place[0]]
         fires, bright = strengths > 0, np.flatnonzero(strengths > strengths.max() / 2)
         if fires.mean() > PLACE or not all(
-            any(_within(patch, box, seen, grid) for box in boxes) for patch in bright.tolist()
+            any(_within(patch, box, view, grid) for box in boxes) for patch in bright.tolist()
         ):
             return None
         for patch in np.flatnonzero(~fires):
@@ -187,13 +187,13 @@ class ExampleChooser:
                 yield {"name": word, "said": answers.steered.text, "control": answers.random.text}
 
 
-def _within(patch: int, box: Sequence[float], seen: Sequence[float], grid: tuple[int, int]) -> bool:
+def _within(patch: int, box: Sequence[float], view: Sequence[float], grid: tuple[int, int]) -> bool:
     """Returns whether a patch's middle lies in a box of pixels, or less than a patch beside it.
 
-    ``seen`` is the box of pixels that all patches together cover.
+    ``view`` is the box of pixels that all patches together cover.
     """
-    wide, high = (seen[2] - seen[0]) / grid[1], (seen[3] - seen[1]) / grid[0]
-    x, y = seen[0] + (patch % grid[1] + 0.5) * wide, seen[1] + (patch // grid[1] + 0.5) * high
+    wide, high = (view[2] - view[0]) / grid[1], (view[3] - view[1]) / grid[0]
+    x, y = view[0] + (patch % grid[1] + 0.5) * wide, view[1] + (patch // grid[1] + 0.5) * high
     return box[0] - wide <= x <= box[2] + wide and box[1] - high <= y <= box[3] + high
 
 

@@ -181,18 +181,18 @@ def _title(model: LoadedModel, inspection: ImageInspection, place: int, strength
 
 
 def _grid(model: LoadedModel, inspection: ImageInspection, place: int | None, patch: int | None) -> Markup:
-    def shown(heat: np.ndarray | None, caption: str) -> Markup:
+    def picture(heat: np.ndarray | None, caption: str) -> Markup:
         return patch_grid(inspection.webp, heat, caption, patch, inspection.ratio)
 
     if place is None:
-        return shown(None if inspection.grid is None else np.zeros(inspection.grid), "Nothing to show.")
+        return picture(None if inspection.grid is None else np.zeros(inspection.grid), "Nothing to show.")
     title = html.neuron_title(model.row(inspection, place))
     if inspection.grid is None:
-        return shown(None, f"{title} fires. Where, nobody can say: this model reads no patches ({model.sae.tokens}).")
+        return picture(None, f"{title} fires. Where, nobody can say: this model reads no patches ({model.sae.tokens}).")
     first, strength = np.split(inspection.latents[:, place], [inspection.before])
     others = f", and {int((first > 0).sum())} of {len(first)} tokens before them" if len(first) else ""
     caption = f"Where {title} fires: {int((strength > 0).sum())} of {len(strength)} patches{others}."
-    return shown((strength / max(strength.max(), 1e-12)).reshape(inspection.grid), caption)
+    return picture((strength / max(strength.max(), 1e-12)).reshape(inspection.grid), caption)
 
 
 def patch_grid(

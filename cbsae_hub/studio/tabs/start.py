@@ -84,8 +84,8 @@ def _unnamed(model: LoadedModel) -> str | None:
 def _to_look_at(model: LoadedModel) -> list[Example]:
     """Returns neurons to begin with, best first: specific ones, whose names are better than chance if there are any."""
     frame = first_to_show(model.pack.neurons.frame)
-    named = frame["name"].notna()
-    frame = pd.concat([frame[named].drop_duplicates("name"), frame[~named]])
+    has_name = frame["name"].notna()
+    frame = pd.concat([frame[has_name].drop_duplicates("name"), frame[~has_name]])
     return [_look_at(model, model.pack.neurons[int(neuron)]) for neuron in frame["neuron"].head(LOOKS)]
 
 

@@ -80,8 +80,8 @@ class SteerImageTab(SteeringTab):
         own: tuple[Any, ...] = link.draw_alone, link.draw_op, link.draw_keep_error, link.draw_word
         usual: tuple[Any, ...] = link.alone, link.op, link.keep_error, link.word
         edits = self.edit_values(*(value if other is None else other for value, other in zip(usual, own)))
-        shown = [self.restore_notice(model, new), *self.image.restore(model, link, new)]
-        return [*shown, *edits, link.seed, link.seeds, link.steps, link.draw_live]
+        image = [self.restore_notice(model, new), *self.image.restore(model, link, new)]
+        return [*image, *edits, link.seed, link.seeds, link.steps, link.draw_live]
 
 
 def whole(value: Any, low: int, high: int) -> int:

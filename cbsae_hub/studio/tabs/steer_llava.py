@@ -90,8 +90,8 @@ class SteerLlavaTab(SteeringTab):
     def restore(self, model: LoadedModel, link: Link, new: bool) -> list[Any]:
         """Returns values of :attr:`outputs` for a link; answers stay, marked if they are others."""
         edits = self.edit_values(link.alone, link.op, link.keep_error, link.word)
-        shown = [self.restore_notice(model, new), *self.image.restore(model, link, new)]
-        return [*shown, link.question, *edits, link.live]
+        image = [self.restore_notice(model, new), *self.image.restore(model, link, new)]
+        return [*image, link.question, *edits, link.live]
 
     def _stop(self, request: gr.Request) -> list[str]:
         return [self._stop_job(request), ""]

@@ -30,8 +30,8 @@ def _instead(model: LoadedModel, name: str, reason: str) -> str:
     command = None
     if generator := model.generators.advised(name, encoder, model.model_id):
         command = f"cbsae serve {as_typed(model.model_id)} --{name} {as_typed(generator)}"
-    what, known = TITLES[name], public_name(encoder or "this encoder")
-    return html.PIECES.unavailable(reason, command, what, known, model.alpha, _best_answers(model))
+    public = public_name(encoder or "of this model")
+    return html.PIECES.unavailable(reason, command, TITLES[name], public, model.alpha, _best_answers(model))
 
 
 def _best_answers(model: LoadedModel) -> list[tuple[str, ...]] | None:

@@ -1,5 +1,6 @@
 """The page of somebody's own encoder, which no LLaVA and no unCLIP reads, and whose names are mostly chance."""
 
+import copy
 import re
 import shutil
 from pathlib import Path
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 from own_model import OwnPictures, make_own_model
 
+from cbsae_hub import NeuronTable
 from cbsae_hub.neurons.chance import MARK, MEANING, SURE, telling
 from cbsae_hub.studio.basket import Basket, changed, dock
 from cbsae_hub.studio.links import Link, read, texts
-from cbsae_hub.studio.server.generators import KNOWN, Generators, Unavailable, reads_encoder
+from cbsae_hub.studio.server.generators import READERS, Generators, Unavailable, reads_encoder
 from cbsae_hub.studio.server.serving import Serving
 from cbsae_hub.studio.server.session import SessionState
 from cbsae_hub.studio.server.worked_examples import ExampleChooser
@@ -69,20 +71,14 @@ def test_start_offers_specific_neurons_whose_names_are_better_than_chance(own):
 
 
 def test_a_model_without_names_has_a_page(own):
-    model = own.first.extended(own.first.sae, own.first.pack)
+    model = copy.copy(own.first)
+    model.pack = copy.copy(model.pack)
     frame = model.pack.neurons.frame.assign(name=None, score=np.nan, null_percentile=0.0)
     frame["names"], frame["scores"] = [[] for _ in range(len(frame))], [[] for _ in range(len(frame))]
-    model.pack = model.pack.extended(frame[:0], model.pack._examples[:0], _no_images(), model.pack._maps[:0])
-    model.pack.neurons = type(model.pack.neurons)(frame)
+    model.pack.neurons = NeuronTable(frame)
     assert model.pack.neurons[model.best_neuron].status == "alive"
     assert all("It has no name" in example.expect for example in examples(model)) and len(examples(model)) == 6
     assert "no name - #" in neuron_page(model, model.best_neuron)
-
-
-def _no_images():
-    import pandas as pd
-
-    return pd.DataFrame(columns=["image", "webp", "alt", "width", "height"])
 
 
 def test_find_suggests_only_such_names_and_explains_the_mark(own, lucky):
@@ -139,16 +135,16 @@ def test_a_generator_is_advised_only_if_its_tower_is_the_encoder(tmp_path):
         assert reads_encoder(which, str(HUB / f"emoji-{which}"), "hub/emoji-clip", beside) is True, "by its weights"
         assert reads_encoder(which, str(HUB / f"emoji-{which}"), str(HUB / "emoji-dino"), beside) is False
         assert reads_encoder(which, "me/unknown", "me/encoder", beside) is None
-        ((encoder, generator), *_) = KNOWN[which].items()
+        ((encoder, generator), *_) = READERS[which].items()
         assert Generators().advised(which, encoder, beside) == generator
         assert reads_encoder(which, generator, encoder, beside) is True, "by its id"
         assert Generators().advised(which, "me/encoder", beside) is None
         given = Generators(**{which: str(HUB / f"emoji-{which}")})
         assert given.advised(which, "hub/emoji-clip", beside) == str(HUB / f"emoji-{which}")
         assert given.advised(which, str(HUB / "emoji-dino"), beside) is None
-    copy = tmp_path / "renamed"
-    shutil.copytree(HUB / "emoji-clip", copy)
-    assert reads_encoder("llava", str(HUB / "emoji-llava"), str(copy), beside) is True
+    renamed = tmp_path / "renamed"
+    shutil.copytree(HUB / "emoji-clip", renamed)
+    assert reads_encoder("llava", str(HUB / "emoji-llava"), str(renamed), beside) is True
 
 
 def test_worked_examples_are_chosen_among_them(own):
