@@ -161,7 +161,7 @@ def _lock(folder: Path) -> IO[str]:
             owner = _owner(file)
             file.close()
             raise FolderInUse(
-                f"{folder} is being written by another run, {_name_of(owner)}: wait for its end, or choose another folder"
+                f"{folder} is being written by another run, {_name_of(owner)}: wait for its end, or take another folder"
             ) from None
         if owner.get("host", host) != host:
             file.close()

@@ -13,12 +13,20 @@ from cbsae_hub import CBSAE, SAE, Pack
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.hub.files import OtherSettings
-from cbsae_hub.pipeline import explain
+from cbsae_hub.pipeline import explain, fit
 from cbsae_hub.pipeline.answers import answers_in
 from cbsae_hub.pipeline.explain import Explanation, Question, rank_neurons
 from cbsae_hub.pipeline.report import write_report
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_trainings():
+    """Trainings of a few hundred steps: what is tested is the way, not the SAE."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(fit, "LEAST_TOKENS", 100_000)
+        yield
 
 
 @pytest.fixture(scope="module")
