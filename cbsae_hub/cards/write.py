@@ -5,12 +5,13 @@ part uses them as ``{{ metrics.top1_test }}``.
 """
 
 import re
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCardData
-from jinja2 import TemplateError
+from jinja2 import Template, TemplateError
 
 from cbsae_hub.cards.by_hand import TASK, ByHand, CardError
 from cbsae_hub.cards.facts import Facts, Measure, model_index
@@ -23,7 +24,6 @@ from cbsae_hub.version import __version__
 __all__ = ["CardError", "render_card", "write_card"]
 
 TABLES = ("SAE and CB-SAE", "parts")  # of evaluation.json
-_TEMPLATE = environment().from_string((files("cbsae_hub.cards") / "card.md.jinja").read_text(encoding="utf-8"))
 
 
 def write_card(folder: str | Path, repo_id: str | None = None, by_hand: str | Path | None = None) -> None:
@@ -63,7 +63,7 @@ def render_card(facts: Facts, repo_id: str, by_hand: ByHand | None = None) -> st
     by_hand = by_hand or ByHand()
     measures = facts.measures()
     story, sections = by_hand.marked(facts.revision)
-    text = _TEMPLATE.render(
+    text = _template().render(
         metadata=_metadata(facts, repo_id, by_hand, measures).to_yaml().strip(),
         title=repo_id.rsplit("/", 1)[-1],
         repo_id=repo_id,
@@ -78,6 +78,11 @@ def render_card(facts: Facts, repo_id: str, by_hand: ByHand | None = None) -> st
         version=__version__,
     )
     return stamped(re.sub(r"\n{3,}", "\n\n", text))
+
+
+@cache  # compiled when the first card is written, not when a trainer is imported
+def _template() -> Template:
+    return environment().from_string((files("cbsae_hub.cards") / "card.md.jinja").read_text(encoding="utf-8"))
 
 
 def _metadata(facts: Facts, repo_id: str, by_hand: ByHand, measures: list[Measure]) -> ModelCardData:

@@ -141,9 +141,10 @@ class ConceptSet:
         file = Path(cache or Path(constants.HF_HOME) / "cbsae_hub" / "concepts") / source.url.rsplit("/", 1)[1]
         if not file.is_file():
             _download(source.url, file, name)
-        if (digest := sha256(file)[:16]) != source.sha256:
+        content = file.read_bytes()
+        if (digest := sha256(content)[:16]) != source.sha256:
             raise ValueError(f"{file} is not the published list {name!r} (sha256 {digest}): delete it and try again")
-        concepts = source.parse(file.read_text(encoding="utf-8"))
+        concepts = source.parse(content.decode("utf-8"))
         if len(concepts) != source.count:
             raise ValueError(f"{file} holds {len(concepts)} concepts, the published list {name!r} has {source.count}")
         return cls(concepts, name)

@@ -191,9 +191,11 @@ def label_table(scores: GroundTruthScores | None, truth: Truth | None) -> pd.Dat
     families, labels = zip(*truth.labels)
     by_ap, by_auroc = (np.nan_to_num(part, nan=-1.0).argmax(0) for part in (scores.average_precision, scores.auroc))
     columns = np.arange(len(labels))
-    frame = pd.DataFrame({"family": families, "label": labels, "prevalence": scores.prevalence, "neuron": by_ap})
-    frame["ap"] = scores.average_precision[by_ap, columns]
-    return frame.assign(auroc_neuron=by_auroc, auroc=scores.auroc[by_auroc, columns])
+    return pd.DataFrame(
+        {"family": families, "label": labels, "prevalence": scores.prevalence,
+         "neuron": by_ap, "ap": scores.average_precision[by_ap, columns],
+         "auroc_neuron": by_auroc, "auroc": scores.auroc[by_auroc, columns]}
+    )  # fmt: skip
 
 
 def summary_of(
@@ -327,8 +329,9 @@ def headline(summary: Mapping[str, Any]) -> dict[str, float]:
 
 def origin_of(model: object) -> dict[str, Any] | None:
     """Id and revision of a judge or generator; None if there is none."""
-    origin = {"id": getattr(model, "repo_id", None), "revision": getattr(model, "revision", None)}
-    return None if model is None else origin
+    if model is None:
+        return None
+    return {"id": getattr(model, "repo_id", None), "revision": getattr(model, "revision", None)}
 
 
 def describe(values: Sequence[float]) -> dict[str, Any]:

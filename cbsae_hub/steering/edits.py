@@ -313,12 +313,14 @@ def token_mask(tokens: str | Sequence[int], count: int, prefix: int) -> Tensor:
         ValueError: If there is no CLS token or no such patch.
     """
     mask = torch.zeros(count, dtype=torch.bool)
-    if tokens == "cls":
+    if tokens == "all":
+        mask[:] = True
+    elif tokens == "cls":
         if not prefix:
             raise ValueError("tokens='cls', but this encoder has no CLS token; take 'all' or 'patches'")
         mask[0] = True
-    elif isinstance(tokens, str):  # all, or patches
-        mask[0 if tokens == "all" else prefix :] = True
+    elif tokens == "patches":
+        mask[prefix:] = True
     else:
         patches = torch.tensor([int(patch) for patch in tokens])
         if patches.max() >= count - prefix:

@@ -55,9 +55,8 @@ def test_tokenizer_reads_any_text_and_ends_with_the_largest_id(atlas):
 
 
 def test_the_same_texts_give_the_same_tokenizer_every_time():
-    texts = [
-        f"a {name} on {place}" for name in ("pizza", "owl", "boat", "tram") for place in ("grass", "sand", "brick")
-    ]
+    places = "grass", "sand", "brick"
+    texts = [f"a {name} on {place}" for name in ("pizza", "owl", "boat", "tram") for place in places]
     first, *others = (train_tokenizer(texts, vocabulary=560) for _ in range(6))
     for other in others:
         assert other.get_vocab() == first.get_vocab()
