@@ -102,6 +102,7 @@ class Explanation:
         folder: The folder; made if needed.
         device: Device of the models.
         batch_size: Pictures at once.
+        accelerator: Processes and devices of the trainings; default one that finds them.
 
     Raises:
         OtherSettings: If the folder answers another question.

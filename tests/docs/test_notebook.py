@@ -82,9 +82,9 @@ def test_quickstart_runs_as_shown(tmp_path):
 
 def test_own_pictures_are_explained_as_shown(tmp_path):
     """The training's last bits depend on the machine: what is drawn is the same, and the prose's claims hold."""
-    (drawn, drawn_shown), *_, (_, summary), (_, best) = [
-        (notebooks.printed(shown), notebooks.printed(cell)) for cell, shown in run_in_a_clone("your-own", tmp_path)
-    ]
-    assert drawn == drawn_shown
+    cells = run_in_a_clone("your-own", tmp_path)
+    assert notebooks.printed(cells[0][0]) == notebooks.printed(cells[0][1])
+    drawn, summary, best = (notebooks.printed(cell) for cell, _ in cells)
+    assert drawn.startswith("240 pictures")
     assert float(summary.split()[-1]) > 0.8, summary
-    assert len(best.splitlines()) >= 3, best
+    assert len(best.splitlines()) >= 2, best
