@@ -35,7 +35,7 @@ def served(folder, port, *arguments):
         )  # fmt: skip
         url = f"http://127.0.0.1:{port}"
         try:
-            for _ in range(600):
+            for _ in range(1800):  # importing takes a minute where many others run
                 assert process.poll() is None, log.read_text()
                 try:
                     urllib.request.urlopen(url, timeout=5).close()
