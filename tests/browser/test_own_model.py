@@ -2,6 +2,7 @@
 
 import io
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,3 +108,14 @@ def test_strips_have_the_shape_of_the_grid(arrive):
         "image => image.naturalWidth / image.naturalHeight"
     )
     assert ratio == pytest.approx(8 / 12, abs=0.02)
+
+
+def test_another_model_has_its_own_notice(visit_of, folder):
+    hub = Path(__file__).parents[2] / "hub"
+    arrive = visit_of("--model", str(folder), "--model", str(hub / "emoji-sae"), "--llava", str(hub / "emoji-llava"))
+    page = arrive("?tab=llava")
+    is_shown(page, "#llava-notice", "emoji-llava does not read the encoder me/encoder")
+    page.evaluate("window.cbPage.go({ m: 'emoji-sae' })")
+    page.locator("#llava-notice .cb-note").wait_for(state="detached")
+    page.evaluate("window.cbPage.go({ m: 'sae' })")
+    is_shown(page, "#llava-notice", "does not read")
