@@ -53,7 +53,7 @@ def measure_view(
     across, down = np.linalg.inv(RAMPS) @ levels[:2].reshape(2, -1)
     x0, x1 = _edges(across.reshape(inside.shape), inside, size[0])
     y0, y1 = _edges(down.reshape(inside.shape).T, inside.T, size[1])
-    padding = (0, 0, 0)
+    padding: tuple[int, ...] = (0, 0, 0)
     if not inside.all():
         colour = (black[:, ~inside].mean(1) - low) / (high - low)
         padding = tuple(int(value) for value in np.rint(255 * colour.clip(0, 1)))
