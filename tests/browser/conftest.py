@@ -34,16 +34,16 @@ def served(folder, port, *arguments):
             cwd=log.parent, stdout=output, stderr=subprocess.STDOUT, env=environment,
         )  # fmt: skip
         url = f"http://127.0.0.1:{port}"
-        for _ in range(600):
-            assert process.poll() is None, log.read_text()
-            try:
-                urllib.request.urlopen(url, timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.1)
-        else:
-            pytest.fail(f"the page did not start: {log.read_text()}")
         try:
+            for _ in range(1800):  # importing takes a minute where many others run
+                assert process.poll() is None, log.read_text()
+                try:
+                    urllib.request.urlopen(url, timeout=5).close()
+                    break
+                except OSError:
+                    time.sleep(0.1)
+            else:
+                pytest.fail(f"the page did not start: {log.read_text()}")
             yield url
         finally:
             process.terminate()

@@ -2,10 +2,11 @@
 
 import io
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
-from actions import is_shown, open_tab, search
+from actions import is_shown
 from own_model import OwnPictures, make_own_model
 from PIL import Image
 
@@ -31,8 +32,9 @@ def own_visit(visit_of, folder):
 
 
 @pytest.fixture(params=VIEWPORTS)
-def own_page(request, own_visit):
-    return own_visit(viewport=VIEWPORTS[request.param])
+def arrive(request, own_visit):
+    """Opens the page at a query, wide or narrow: there, most tabs are behind a button."""
+    return lambda query="": own_visit(query, viewport=VIEWPORTS[request.param])
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,8 @@ def lucky(pack):
     return pack.neurons[int(frame[frame["name"].notna() & (frame["null_percentile"] < SURE)].iloc[0]["neuron"])]
 
 
-def test_start_leads_to_a_neuron_whose_name_is_sure(own_page, pack):
+def test_start_leads_to_a_neuron_whose_name_is_sure(arrive, pack):
+    own_page = arrive()
     cards = own_page.locator(".cb-example")
     cards.first.wait_for()
     assert cards.count() >= 3 and MARK not in own_page.locator("#examples").inner_text()
@@ -64,8 +67,8 @@ def test_a_steering_tab_says_when_it_is_opened_that_nothing_reads_the_encoder(ow
     assert not page.locator(".cb-empty").locator("visible=true").count(), "and does not tell what to do with it"
 
 
-def test_the_mark_has_a_tooltip_wherever_there_is_room(own_page, lucky):
-    search(own_page, lucky.name)
+def test_the_mark_has_a_tooltip_wherever_there_is_room(arrive, lucky):
+    own_page = arrive(f"?tab=find&q={lucky.name}")
     is_shown(own_page, "#results", re.escape(MEANING))
     own_page.locator("#results label", has_text=re.compile(rf"{re.escape(MARK)}\) - #{lucky.neuron}$")).click()
     is_shown(own_page, "#card h3", rf"{re.escape(MARK)}\) - #{lucky.neuron}$")
@@ -77,11 +80,11 @@ def test_the_mark_has_a_tooltip_wherever_there_is_room(own_page, lucky):
     assert own_page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_cells_are_square_and_lie_over_the_thing_of_an_upload(own_page, pack):
+def test_cells_are_square_and_lie_over_the_thing_of_an_upload(arrive, pack):
+    own_page = arrive("?tab=inspect")
     picture = next(image for image in OwnPictures().images if image.width > 1.5 * image.height)
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
-    open_tab(own_page, "Inspect image")
     upload = {"name": "wide.png", "mimeType": "image/png", "buffer": buffer.getvalue()}
     own_page.locator("#upload input[type=file]").set_input_files(upload)
     own_page.locator(".cb-cell").first.wait_for()
@@ -95,8 +98,8 @@ def test_cells_are_square_and_lie_over_the_thing_of_an_upload(own_page, pack):
     assert np.abs(np.asarray(shown, int) - squashed)[inner].mean() < 25, "all of the picture, as the encoder sees it"
 
 
-def test_strips_have_the_shape_of_the_grid(own_page, pack):
-    open_tab(own_page, "Neuron")
+def test_strips_have_the_shape_of_the_grid(arrive):
+    own_page = arrive("?tab=neuron")
     frame = own_page.locator("#neuron-page .cb-frame").first
     frame.wait_for()
     box = frame.bounding_box()
@@ -105,3 +108,14 @@ def test_strips_have_the_shape_of_the_grid(own_page, pack):
         "image => image.naturalWidth / image.naturalHeight"
     )
     assert ratio == pytest.approx(8 / 12, abs=0.02)
+
+
+def test_another_model_has_its_own_notice(visit_of, folder):
+    hub = Path(__file__).parents[2] / "hub"
+    arrive = visit_of("--model", str(folder), "--model", str(hub / "emoji-sae"), "--llava", str(hub / "emoji-llava"))
+    page = arrive("?tab=llava")
+    is_shown(page, "#llava-notice", "emoji-llava does not read the encoder me/encoder")
+    page.evaluate("window.cbPage.go({ m: 'emoji-sae' })")
+    page.locator("#llava-notice .cb-note").wait_for(state="detached")
+    page.evaluate("window.cbPage.go({ m: 'sae' })")
+    is_shown(page, "#llava-notice", "does not read")

@@ -51,7 +51,7 @@ class SteerImageTab(SteeringTab):
         numbers = {"seed": self.seed, "seeds": self.seeds, "steps": self.steps}
         self.settings |= {**self.edit_settings, **numbers}
         self.parts = {"pic": self.session.image, **self.edit_settings, **numbers, "draw.live": self.live}
-        self.outputs = [self.notice, *self.image.outputs, *self.edit_settings.values(), *numbers.values(), self.live]
+        self.outputs = [*self.image.outputs, *self.edit_settings.values(), *numbers.values(), self.live]
         run = self.draw_button.click(self.draw, list(self.settings.values()), self.grid, **WORK)
         self.stop.click(self._stop_job, None, self.grid, cancels=[run], queue=False, **PRIVATE)
 
@@ -80,8 +80,7 @@ class SteerImageTab(SteeringTab):
         own: tuple[Any, ...] = link.draw_alone, link.draw_op, link.draw_keep_error, link.draw_word
         usual: tuple[Any, ...] = link.alone, link.op, link.keep_error, link.word
         edits = self.edit_values(*(value if other is None else other for value, other in zip(usual, own)))
-        image = [self.restore_notice(model, new), *self.image.restore(model, link, new)]
-        return [*image, *edits, link.seed, link.seeds, link.steps, link.draw_live]
+        return [*self.image.restore(model, link, new), *edits, link.seed, link.seeds, link.steps, link.draw_live]
 
 
 def whole(value: Any, low: int, high: int) -> int:

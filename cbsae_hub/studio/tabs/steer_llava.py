@@ -59,7 +59,7 @@ class SteerLlavaTab(SteeringTab):
         )  # fmt: skip
         self.settings |= {"ask": self.question, **self.edit_settings}
         self.parts = {"pic": self.session.image, "ask": self.question, **self.edit_settings, "live": self.live}
-        self.outputs = [self.notice, *self.image.outputs, self.question, *self.edit_settings.values(), self.live]
+        self.outputs = [*self.image.outputs, self.question, *self.edit_settings.values(), self.live]
         inputs = list(self.settings.values())
         run = gr.on([self.ask_button.click, self.question.submit], self.ask, inputs, self.answers, **WORK)
         sweep = self.sweep_button.click(self.sweep, inputs, self.strengths, **WORK)
@@ -90,8 +90,7 @@ class SteerLlavaTab(SteeringTab):
     def restore(self, model: LoadedModel, link: Link, new: bool) -> list[Any]:
         """Returns values of :attr:`outputs` for a link; answers stay, marked if they are others."""
         edits = self.edit_values(link.alone, link.op, link.keep_error, link.word)
-        image = [self.restore_notice(model, new), *self.image.restore(model, link, new)]
-        return [*image, link.question, *edits, link.live]
+        return [*self.image.restore(model, link, new), link.question, *edits, link.live]
 
     def _stop(self, request: gr.Request) -> list[str]:
         return [self._stop_job(request), ""]

@@ -14,7 +14,7 @@ from own_model import OwnPictures, make_own_model
 from cbsae_hub import NeuronTable
 from cbsae_hub.neurons.chance import MARK, MEANING, SURE, telling
 from cbsae_hub.studio.basket import Basket, changed, dock
-from cbsae_hub.studio.links import Link, read, texts
+from cbsae_hub.studio.links import read, texts
 from cbsae_hub.studio.server.generators import READERS, Generators, Unavailable, reads_encoder
 from cbsae_hub.studio.server.serving import Serving
 from cbsae_hub.studio.server.session import SessionState
@@ -118,8 +118,8 @@ def test_steering_tabs_say_at_once_that_nothing_reads_the_encoder(own, folder, t
         assert "python app.py" not in made.notice.value and "llava-hf" not in made.notice.value
         assert "score_neurons.py" not in made.notice.value
         assert reason in made.problem(serving.first)
-    assert made.restore(other.of("emoji-sae"), Link(), True)[0] == "" == made.problem(other.of("emoji-sae"))
-    assert "does not read" in made.restore(other.first, Link(), True)[0]
+    assert made.notify("emoji-sae") == "" == made.problem(other.of("emoji-sae"))
+    assert "does not read" in made.notify(other.first.key)
     with pytest.raises(Unavailable, match="does not read"):
         getattr(other.first, which.lower())
 
