@@ -1,8 +1,9 @@
 """From an encoder and pictures to a model whose neurons have names, in one process that goes on where it stopped."""
 
 import logging
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.encoders.two_towers import has_text_tower
 from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.formats.load import load
-from cbsae_hub.hub.files import claim, plain, read_json, read_text, write_json, write_text
+from cbsae_hub.hub.files import claim, content_revision, plain, read_json, read_text, write_json, write_text
 from cbsae_hub.hub.locate import locate
 from cbsae_hub.models import CBSAE, SAE
 from cbsae_hub.neurons.chance import SURE, telling
@@ -50,6 +51,7 @@ AUTOMATIC, NONE = "auto", "none"
 RETAINED = 0.9  # of the neurons, beside a bottleneck
 BOTTLENECK_K = 5
 LEAST_TOP_IMAGES, MOST_TOP_IMAGES = 5, 100  # 100 is CLIP-Dissect's, of 50,000 images
+NO_TEACHER = "wanted concepts need a judge that knows what they look like: give --judge"
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,15 @@ class Question:
     strict: bool = False
     seed: int = 0
 
+    def from_anywhere(self) -> "Question":
+        """The same question in any working directory, and however its paths are written: with whole paths."""
+        places = {name: _whole(getattr(self, name)) for name in ("encoder", "images", "judge")}
+        return replace(self, **places, concepts=tuple(map(_whole, self.concepts)))
+
+
+def _whole(source: str) -> str:
+    return os.path.abspath(source) if os.path.exists(source) and source not in (AUTOMATIC, NONE, COMMON) else source
+
 
 @dataclass
 class Explanation:
@@ -103,7 +114,9 @@ class Explanation:
         batch_size: Pictures at once.
 
     Raises:
-        OtherSettings: If the folder answers another question.
+        OtherSettings: If the folder answers another question, or lists of names have changed.
+        ValueError: If a list of names is damaged.
+        OSError: If a list of names is not there.
     """
 
     question: Question
@@ -113,7 +126,9 @@ class Explanation:
     accelerator: Accelerator = field(default_factory=lambda: Accelerator(cpu=not torch.cuda.is_available()))
 
     def __post_init__(self) -> None:
-        claim(self.folder, vars(self.question), QUESTION)
+        self.question = self.question.from_anywhere()
+        names = "\n".join(name for source in self.question.concepts for name in ConceptSet.load(source))
+        claim(self.folder, {**vars(self.question), "names in the concepts": content_revision(names)}, QUESTION)
 
     @cached_property
     def collection(self) -> Collection:
@@ -260,7 +275,7 @@ class Explanation:
         if not self.question.want:
             return None
         if self.judge is None or self.embeddings is None:
-            raise ValueError("wanted concepts need a judge that knows what they look like: give --judge")
+            raise ValueError(NO_TEACHER)
         output, frame = self.folder / "cbsae", scores.neurons
         pruned = prune(frame, "interpretability", share=RETAINED)
         missing, report = select_concepts(self.question.want, frame, pruned.keep, SURE)
@@ -286,6 +301,8 @@ class Explanation:
 
     def answer(self) -> dict[str, Any]:
         """Does all that is left to do; returns the summary, which is also in summary.json."""
+        if self.judge is None and self.question.want:  # before the work is done
+            raise ValueError(NO_TEACHER)
         sae = self.train()
         scores = self.score(sae, "sae")
         wanted = self.add_wanted(sae, scores)
@@ -324,7 +341,7 @@ def rank_neurons(frame: pd.DataFrame, nonsense: Nonsense | None) -> dict[str, An
     """Chooses the neurons to look at first, and counts the names that are worth something.
 
     The best are those whose names are better than chance and than nonsense, highest score first, each name once; the
-    worst are those with the lowest score of all that are active. Without names, MonoSemanticity decides.
+    worst are those with the lowest score of all others that are active. Without names, MonoSemanticity decides.
 
     Args:
         frame: A neuron table.
@@ -333,11 +350,13 @@ def rank_neurons(frame: pd.DataFrame, nonsense: Nonsense | None) -> dict[str, An
     active = frame[~frame["status"].isin(["dead", "rare"])]
     if nonsense is None:
         ordered = active.dropna(subset="monosemanticity").sort_values("monosemanticity", ascending=False)
-        return {"best": ordered["neuron"].head(BEST).tolist(), "worst": ordered["neuron"].tail(WORST).tolist()}
+        best = ordered["neuron"].head(BEST).tolist()
+        return {"best": best, "worst": _last(ordered, best)}
     named = frame[frame["status"] != "dead"]
     above_chance = named["null_percentile"] >= SURE
-    above_both = above_chance & (named["score"] > nonsense.score)
+    above_both = above_chance if nonsense.score is None else above_chance & (named["score"] > nonsense.score)
     good = telling(active[active["neuron"].isin(named.loc[above_both, "neuron"])])
+    best = good.drop_duplicates("name")["neuron"].head(BEST).tolist()
     return {
         "names": {
             "of": len(named),
@@ -346,6 +365,11 @@ def rank_neurons(frame: pd.DataFrame, nonsense: Nonsense | None) -> dict[str, An
             "share_of_nonsense_better_than_chance": nonsense.share_above_chance,
             "score_of_nonsense": nonsense.score,
         },
-        "best": good.drop_duplicates("name")["neuron"].head(BEST).tolist(),
-        "worst": active.sort_values("score", ascending=False)["neuron"].tail(WORST).tolist(),
+        "best": best,
+        "worst": _last(active.sort_values("score", ascending=False), best),
     }
+
+
+def _last(ordered: pd.DataFrame, best: Sequence[int]) -> list[int]:
+    """The last neurons of a table that are not among the best."""
+    return ordered.loc[~ordered["neuron"].isin(best), "neuron"].tail(WORST).tolist()

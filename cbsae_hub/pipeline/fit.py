@@ -30,8 +30,9 @@ class Amount:
 
     @property
     def heldout_fraction(self) -> float:
-        """Share of the images that is kept out of training: 2 %, more where that would be fewer than 20 images."""
-        return min(max(HELDOUT_SHARE, HELDOUT_IMAGES / self.images), LARGEST_HELDOUT)
+        """Share of the images kept out of training: 2 %, or 20 images, or a fifth of fewer, but at least one image."""
+        share = min(max(HELDOUT_SHARE, HELDOUT_IMAGES / self.images), LARGEST_HELDOUT)
+        return max(share, 1 / self.images)
 
     @property
     def tokens(self) -> int:
