@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from cbsae_hub.cards.write import write_card
 from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.data.collection import Collection, collect_images
-from cbsae_hub.data.concepts import COMMON, ConceptSet
+from cbsae_hub.data.concepts import COMMON, PUBLISHED, ConceptSet
 from cbsae_hub.data.embeddings import all_embeddings, extract_embeddings
 from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.data.labels import class_names
@@ -96,7 +96,8 @@ class Question:
 
 
 def _whole(source: str) -> str:
-    return os.path.abspath(source) if os.path.exists(source) and source not in (AUTOMATIC, NONE, COMMON) else source
+    by_name = source in (AUTOMATIC, NONE, COMMON, *PUBLISHED)
+    return source if by_name or not os.path.exists(source) else os.path.abspath(source)
 
 
 @dataclass

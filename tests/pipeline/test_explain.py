@@ -201,7 +201,15 @@ def test_a_question_is_the_same_however_its_paths_are_written(world, answered, m
     assert Explanation(question, folder).answer() == summary
     monkeypatch.chdir(world / "pictures")
     with pytest.raises(OtherSettings, match="encoder"):
-        Explanation(replace(question, images="."), folder)
+        Explanation(replace(question, images=".", concepts=(str(world / "colours.txt"),)), folder)
+
+
+def test_a_list_by_name_stays_one_where_a_file_is_called_like_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("common", "3k", "mine"):
+        (tmp_path / name).write_text("red")
+    question = Question("x/y", "x/z", concepts=("common", "3k", "mine")).from_anywhere()
+    assert question.concepts == ("common", "3k", str(tmp_path / "mine")) and question.encoder == "x/y"
 
 
 def test_a_list_of_names_that_has_changed_is_another_question(world, tmp_path):
