@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 from cbsae_hub.cards.write import write_card
 from cbsae_hub.data.activations import ActivationStore
-from cbsae_hub.data.collection import Collection, collect_images
+from cbsae_hub.data.collection import Collection, collect_images, require_outside
 from cbsae_hub.data.concepts import COMMON, PUBLISHED, ConceptSet
 from cbsae_hub.data.embeddings import all_embeddings, extract_embeddings
 from cbsae_hub.data.extraction import extract_activations
@@ -47,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 RECIPE = "recipe.yaml"
 SUMMARY = "summary.json"
+ACTIVATIONS = "activations"
 AUTOMATIC, NONE = "auto", "none"
 RETAINED = 0.9  # of the neurons, beside a bottleneck
 BOTTLENECK_K = 5
@@ -116,7 +117,7 @@ class Explanation:
 
     Raises:
         OtherSettings: If the folder answers another question, or lists of names have changed.
-        ValueError: If a list of names is damaged.
+        ValueError: If a list of names is damaged, or the folder lies among the pictures.
         OSError: If a list of names is not there.
     """
 
@@ -129,6 +130,9 @@ class Explanation:
     def __post_init__(self) -> None:
         self.question = self.question.from_anywhere()
         names = "\n".join(name for source in self.question.concepts for name in ConceptSet.load(source))
+        require_outside(self.question.images, self.folder)
+        if not (self.folder / ACTIVATIONS).is_dir():  # a question that failed before any work was done binds nobody
+            (self.folder / QUESTION).unlink(missing_ok=True)
         claim(self.folder, {**vars(self.question), "names in the concepts": content_revision(names)}, QUESTION)
 
     @cached_property
@@ -174,7 +178,7 @@ class Explanation:
         return extract_activations(
             self.encoder,
             self.collection.images,
-            self.folder / "activations",
+            self.folder / ACTIVATIONS,
             source=self.collection.source,
             batch_size=self.batch_size,
             seed=self.question.seed,
@@ -210,8 +214,8 @@ class Explanation:
         images = {"images": place("images"), "split": self.collection.source["split"]}
         recipe: dict[str, Any] = {
             "activations": {"encoder": question.encoder, "layer": question.layer, "tokens": question.tokens, **images,
-                            "batch_size": self.batch_size, "seed": question.seed, "output": place("activations")},
-            "sae": {"activations": place("activations"), "output": place("sae"), "seed": question.seed,
+                            "batch_size": self.batch_size, "seed": question.seed, "output": place(ACTIVATIONS)},
+            "sae": {"activations": place(ACTIVATIONS), "output": place("sae"), "seed": question.seed,
                     **fit(amount, question.effort)},
         }  # fmt: skip
         if self.judge is not None:

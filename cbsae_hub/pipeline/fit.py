@@ -8,6 +8,7 @@ Effort = Literal["quick", "normal", "thorough"]
 EFFORT: dict[Effort, float] = {"quick": 0.25, "normal": 1.0, "thorough": 4.0}
 """Multiples of the tokens that a normal training sees."""
 PASSES, LEAST_TOKENS = 10, 1_000_000
+LARGEST_PASSES = 2000  # of so few tokens that a million of them would be single steps
 HELDOUT_IMAGES, HELDOUT_SHARE, LARGEST_HELDOUT = 20, 0.02, 0.2
 TOKENS_PER_NEURON = 40
 LARGEST_EXPANSION = 64  # of Pach et al. (2025), for 400 million tokens
@@ -51,7 +52,8 @@ def fit(amount: Amount, effort: Effort = "normal") -> dict[str, Any]:
         amount: The data.
         effort: "quick" sees a quarter of the tokens, "thorough" four times as many.
     """
-    seen = EFFORT[effort] * max(LEAST_TOKENS, PASSES * amount.tokens)
+    least = min(LEAST_TOKENS, LARGEST_PASSES * amount.tokens)
+    seen = EFFORT[effort] * max(least, PASSES * amount.tokens)
     batch = min(_power_of_two(math.sqrt(seen) / 2), 4096, _power_of_two(amount.tokens / 2))
     steps = max(100, round(seen / batch))
     neurons = _power_of_two(min(amount.tokens / TOKENS_PER_NEURON, LARGEST_EXPANSION * amount.d_in, amount.images))

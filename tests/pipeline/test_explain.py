@@ -212,10 +212,24 @@ def test_a_list_by_name_stays_one_where_a_file_is_called_like_it(tmp_path, monke
     assert question.concepts == ("common", "3k", str(tmp_path / "mine")) and question.encoder == "x/y"
 
 
+def test_a_question_that_failed_before_the_work_can_be_corrected(world, tmp_path):
+    with pytest.raises(ValueError, match="layer 17"):
+        Explanation(ask(world, judge="none", layer=17), tmp_path / "x").answer()
+    Explanation(ask(world, judge="none"), tmp_path / "x").store  # noqa: B018  # what stands behind it is the work
+    with pytest.raises(OtherSettings, match="layer: 1 there, 0 now"):
+        Explanation(ask(world, judge="none", layer=0), tmp_path / "x")
+
+
+def test_nothing_is_written_among_the_pictures(world):
+    with pytest.raises(ValueError, match="lies in"):
+        Explanation(ask(world), world / "pictures" / "out")
+    assert not (world / "pictures" / "out").exists()
+
+
 def test_a_list_of_names_that_has_changed_is_another_question(world, tmp_path):
     (tmp_path / "names.txt").write_text("red\ngreen\n")
     question = ask(world, concepts=(str(tmp_path / "names.txt"),))
-    Explanation(question, tmp_path / "x")
+    assert Explanation(question, tmp_path / "x").store
     (tmp_path / "names.txt").write_text("red\nblue\n")
     with pytest.raises(OtherSettings, match="names in the concepts"):
         Explanation(question, tmp_path / "x")

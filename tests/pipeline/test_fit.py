@@ -55,3 +55,8 @@ def test_of_a_handful_of_pictures_at_least_one_is_held_out(images):
     amount = Amount(images, 1, 32)
     assert 1 <= round(fit(amount)["heldout_fraction"] * images) < images and amount.tokens >= 1
     assert fit(amount)["batch_size"] <= amount.tokens
+
+
+@pytest.mark.parametrize("images", [2, 3, 24, 40, 100, 600])
+def test_pictures_of_one_token_each_take_thousands_of_steps_at_most(images):
+    assert 100 <= fit(Amount(images, 1, 32))["steps"] <= 5000
