@@ -25,7 +25,7 @@ def _show(data: Data) -> str:
         lines.append(("names", worth))
     else:
         lines.append(("names", "none, as there was no judge: give --judge"))
-    lines += [("best", ", ".join(data["best_names"])), ("worst", ", ".join(data["worst_names"]))]
+    lines += [("best", ", ".join(data["best_names"]) or "none"), ("worst", ", ".join(data["worst_names"]) or "none")]
     lines += [(f"wanted: {one['concept']}", _place(one)) for one in data["wanted"] or []]
     page = f"{data['url']}; Ctrl-C ends it" if "url" in data else f"cbsae serve {data['folder']}"
     return facts([*lines, ("report", data["report"]), ("page", page)])

@@ -124,12 +124,17 @@ def collect_images(
     return _collection(str(source), images, record, folder, strict)
 
 
+def require_outside(source: str | Path, folder: Path) -> None:
+    """Raises a ValueError if a folder lies in a folder of pictures."""
+    if Path(source).is_dir() and folder.resolve().is_relative_to(Path(source).resolve()):
+        raise ValueError(f"the folder {folder} lies in {source}, and its files would count as pictures: choose another")
+
+
 def _find(source: str | Path, folder: Path, revision: str | None, beside: str | Path | None) -> ImageFiles:
     place = resolve_id(str(source), beside)
     if record := Record.open(place):
         raise ValueError(f"{source} is a collection of {record.settings['source']}: give that one")
-    if Path(place).is_dir() and folder.resolve().is_relative_to(Path(place).resolve()):
-        raise ValueError(f"the folder {folder} lies in {source}, and its files would count as pictures: choose another")
+    require_outside(place, folder)
     return find_images(source, revision, beside)
 
 

@@ -1,8 +1,9 @@
 """From an encoder and pictures to a model whose neurons have names, in one process that goes on where it stopped."""
 
 import logging
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from accelerate import Accelerator
 
 from cbsae_hub.cards.write import write_card
 from cbsae_hub.data.activations import ActivationStore
-from cbsae_hub.data.collection import Collection, collect_images
-from cbsae_hub.data.concepts import COMMON, ConceptSet
+from cbsae_hub.data.collection import Collection, collect_images, require_outside
+from cbsae_hub.data.concepts import COMMON, PUBLISHED, ConceptSet
 from cbsae_hub.data.embeddings import all_embeddings, extract_embeddings
 from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.data.labels import class_names
@@ -23,7 +24,7 @@ from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.encoders.two_towers import has_text_tower
 from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.formats.load import load
-from cbsae_hub.hub.files import claim, plain, read_json, read_text, write_json, write_text
+from cbsae_hub.hub.files import claim, content_revision, plain, read_json, read_text, write_json, write_text
 from cbsae_hub.hub.locate import locate
 from cbsae_hub.models import CBSAE, SAE
 from cbsae_hub.neurons.chance import SURE, telling
@@ -47,10 +48,12 @@ logger = logging.getLogger(__name__)
 
 RECIPE = "recipe.yaml"
 SUMMARY = "summary.json"
+ACTIVATIONS = "activations"
 AUTOMATIC, NONE = "auto", "none"
 RETAINED = 0.9  # of the neurons, beside a bottleneck
 BOTTLENECK_K = 5
 LEAST_TOP_IMAGES, MOST_TOP_IMAGES = 5, 100  # 100 is CLIP-Dissect's, of 50,000 images
+NO_TEACHER = "wanted concepts need a judge that knows what they look like: give --judge"
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,16 @@ class Question:
     strict: bool = False
     seed: int = 0
 
+    def from_anywhere(self) -> "Question":
+        """The same question in any working directory, and however its paths are written: with whole paths."""
+        places = {name: _whole(getattr(self, name)) for name in ("encoder", "images", "judge")}
+        return replace(self, **places, concepts=tuple(map(_whole, self.concepts)))
+
+
+def _whole(source: str) -> str:
+    by_name = source in (AUTOMATIC, NONE, COMMON, *PUBLISHED)
+    return source if by_name or not os.path.exists(source) else os.path.abspath(source)
+
 
 @dataclass
 class Explanation:
@@ -105,7 +118,9 @@ class Explanation:
         accelerator: Processes and devices of the trainings; default one that finds them.
 
     Raises:
-        OtherSettings: If the folder answers another question.
+        OtherSettings: If the folder answers another question, or lists of names have changed.
+        ValueError: If a list of names is damaged, or the folder lies among the pictures.
+        OSError: If a list of names is not there.
     """
 
     question: Question
@@ -115,7 +130,12 @@ class Explanation:
     accelerator: Accelerator = field(default_factory=lambda: make_accelerator(alone=True))
 
     def __post_init__(self) -> None:
-        claim(self.folder, vars(self.question), QUESTION)
+        self.question = self.question.from_anywhere()
+        names = "\n".join(name for source in self.question.concepts for name in ConceptSet.load(source))
+        require_outside(self.question.images, self.folder)
+        if not (self.folder / ACTIVATIONS).is_dir():  # a question that failed before any work was done binds nobody
+            (self.folder / QUESTION).unlink(missing_ok=True)
+        claim(self.folder, {**vars(self.question), "names in the concepts": content_revision(names)}, QUESTION)
 
     @cached_property
     def collection(self) -> Collection:
@@ -160,7 +180,7 @@ class Explanation:
         return extract_activations(
             self.encoder,
             self.collection.images,
-            self.folder / "activations",
+            self.folder / ACTIVATIONS,
             source=self.collection.source,
             batch_size=self.batch_size,
             seed=self.question.seed,
@@ -197,8 +217,8 @@ class Explanation:
         images = {"images": place("images"), "split": self.collection.source["split"]}
         recipe: dict[str, Any] = {
             "activations": {"encoder": question.encoder, "layer": question.layer, "tokens": question.tokens, **images,
-                            "batch_size": self.batch_size, "seed": question.seed, "output": place("activations")},
-            "sae": {"activations": place("activations"), "output": place("sae"), "seed": question.seed,
+                            "batch_size": self.batch_size, "seed": question.seed, "output": place(ACTIVATIONS)},
+            "sae": {"activations": place(ACTIVATIONS), "output": place("sae"), "seed": question.seed,
                     **fit(amount, question.effort)},
         }  # fmt: skip
         if self.judge is not None:
@@ -261,7 +281,7 @@ class Explanation:
         if not self.question.want:
             return None
         if self.judge is None or self.judged is None:
-            raise ValueError("wanted concepts need a judge that knows what they look like: give --judge")
+            raise ValueError(NO_TEACHER)
         output, frame = self.folder / "cbsae", scores.neurons
         pruned = prune(frame, "interpretability", share=RETAINED)
         missing, report = select_concepts(self.question.want, frame, pruned.keep, SURE)
@@ -285,6 +305,8 @@ class Explanation:
 
     def answer(self) -> dict[str, Any]:
         """Does all that is left to do; returns the summary, which is also in summary.json."""
+        if self.judge is None and self.question.want:  # before the work is done
+            raise ValueError(NO_TEACHER)
         logger.info(
             "%d pictures, %d left out; encoder %s on %s, %s, %d process",
             len(self.collection.images),
@@ -332,7 +354,7 @@ def rank_neurons(frame: pd.DataFrame, nonsense: Nonsense | None) -> dict[str, An
     """Chooses the neurons to look at first, and counts the names that are worth something.
 
     The best are those whose names are better than chance and than nonsense, highest score first, each name once; the
-    worst are those with the lowest score of all that are active. Without names, MonoSemanticity decides.
+    worst are those with the lowest score of all others that are active. Without names, MonoSemanticity decides.
 
     Args:
         frame: A neuron table.
@@ -341,11 +363,13 @@ def rank_neurons(frame: pd.DataFrame, nonsense: Nonsense | None) -> dict[str, An
     active = frame[~frame["status"].isin(["dead", "rare"])]
     if nonsense is None:
         ordered = active.dropna(subset="monosemanticity").sort_values("monosemanticity", ascending=False)
-        return {"best": ordered["neuron"].head(BEST).tolist(), "worst": ordered["neuron"].tail(WORST).tolist()}
+        best = ordered["neuron"].head(BEST).tolist()
+        return {"best": best, "worst": _last(ordered, best)}
     alive = frame[frame["status"] != "dead"]
     above_chance = alive["null_percentile"] >= SURE
-    above_both = above_chance & (alive["score"] > nonsense.score)
+    above_both = above_chance if nonsense.score is None else above_chance & (alive["score"] > nonsense.score)
     good = telling(active[active["neuron"].isin(alive.loc[above_both, "neuron"])])
+    best = good.drop_duplicates("name")["neuron"].head(BEST).tolist()
     return {
         "names": {
             "of": len(alive),
@@ -354,6 +378,11 @@ def rank_neurons(frame: pd.DataFrame, nonsense: Nonsense | None) -> dict[str, An
             "share_of_nonsense_better_than_chance": nonsense.share_above_chance,
             "score_of_nonsense": nonsense.score,
         },
-        "best": good.drop_duplicates("name")["neuron"].head(BEST).tolist(),
-        "worst": active.sort_values("score", ascending=False)["neuron"].tail(WORST).tolist(),
+        "best": best,
+        "worst": _last(active.sort_values("score", ascending=False), best),
     }
+
+
+def _last(ordered: pd.DataFrame, best: Sequence[int]) -> list[int]:
+    """The last neurons of a table that are not among the best."""
+    return ordered.loc[~ordered["neuron"].isin(best), "neuron"].tail(WORST).tolist()

@@ -8,6 +8,7 @@ Effort = Literal["quick", "normal", "thorough"]
 EFFORT: dict[Effort, float] = {"quick": 0.25, "normal": 1.0, "thorough": 4.0}
 """Multiples of the tokens that a normal training sees."""
 PASSES, LEAST_TOKENS = 10, 1_000_000
+LARGEST_PASSES = 2000  # of so few tokens that a million of them would be single steps
 HELDOUT_IMAGES, HELDOUT_SHARE, LARGEST_HELDOUT = 20, 0.02, 0.2
 TOKENS_PER_NEURON = 40
 LARGEST_EXPANSION = 64  # of Pach et al. (2025), for 400 million tokens
@@ -30,8 +31,9 @@ class Amount:
 
     @property
     def heldout_fraction(self) -> float:
-        """Share of the images that is kept out of training: 2 %, more where that would be fewer than 20 images."""
-        return min(max(HELDOUT_SHARE, HELDOUT_IMAGES / self.images), LARGEST_HELDOUT)
+        """Share of the images kept out of training: 2 %, or 20 images, or a fifth of fewer, but at least one image."""
+        share = min(max(HELDOUT_SHARE, HELDOUT_IMAGES / self.images), LARGEST_HELDOUT)
+        return max(share, 1 / self.images)
 
     @property
     def tokens(self) -> int:
@@ -50,7 +52,8 @@ def fit(amount: Amount, effort: Effort = "normal") -> dict[str, Any]:
         amount: The data.
         effort: "quick" sees a quarter of the tokens, "thorough" four times as many.
     """
-    total = EFFORT[effort] * max(LEAST_TOKENS, PASSES * amount.tokens)
+    least = min(LEAST_TOKENS, LARGEST_PASSES * amount.tokens)
+    total = EFFORT[effort] * max(least, PASSES * amount.tokens)
     batch = min(_power_of_two(math.sqrt(total) / 2), 4096, _power_of_two(amount.tokens / 2))
     steps = max(100, round(total / batch))
     neurons = _power_of_two(min(amount.tokens / TOKENS_PER_NEURON, LARGEST_EXPANSION * amount.d_in, amount.images))

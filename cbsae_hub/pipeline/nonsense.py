@@ -19,12 +19,12 @@ class Nonsense:
     Attributes:
         neurons: Number of its neurons that fire.
         share_above_chance: Share of those whose name is better than chance.
-        score: Score that 95 % of them stay below.
+        score: Score that 95 % of them stay below; None if none fires.
     """
 
     neurons: int
     share_above_chance: float
-    score: float
+    score: float | None
 
 
 @torch.no_grad()
@@ -57,5 +57,7 @@ def name_nonsense(
         names.update(mean_over_tokens(values, owners, untrained.d_latent), embeddings[numbers].float(), numbers)
     naming = names.name_by_set(1)[""]
     alive = naming.density > 0
+    if not alive.any():  # the pictures are all alike
+        return Nonsense(0, 0.0, None)
     scores, percentile = naming.scores[alive, 0].double(), naming.percentile[alive].double()
     return Nonsense(int(alive.sum()), float((percentile >= SURE).double().mean()), float(scores.quantile(SURE)))

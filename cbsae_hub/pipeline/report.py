@@ -39,7 +39,7 @@ def write_report(folder: Path, summary: dict[str, Any]) -> Path:
     bottleneck = Pack.from_pretrained(folder / "cbsae") if (folder / "cbsae" / "pack.json").is_file() else None
     source = (files("cbsae_hub.pipeline") / "report.html.jinja").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": number, "percent": lambda share: f"{100 * share:.0f} %"}
+    environment.filters |= {"number": number, "percent": _percent, "short": _short}
     text = environment.from_string(source).render(
         **summary,
         folder=folder.as_posix(),
@@ -69,6 +69,10 @@ def spotlight(example: Example) -> Image.Image:
 def _short(source: str) -> str:
     """A Hub id as it is, and the last part of a path."""
     return Path(source).name if Path(source).exists() else source
+
+
+def _percent(share: float | None) -> str:
+    return "nothing" if share is None else f"{100 * share:.0f} %"
 
 
 def _row(pack: Pack, neuron: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -181,3 +182,76 @@ def test_the_best_names_beat_chance_and_nonsense_and_stand_once():
     assert ranks["best"] == [0, 2]
     assert ranks["names"]["better_than_chance"] == 5 and ranks["names"]["better_than_both"] == 4
     assert ranks["worst"][-1] == 5 and 6 not in ranks["worst"]
+
+
+@pytest.mark.parametrize("nonsense", [None, explain.Nonsense(0, 0.0, None)])
+def test_of_a_few_neurons_none_is_among_the_best_and_the_worst(nonsense):
+    frame = explain.pd.DataFrame(
+        {
+            "neuron": range(4),
+            "name": ["a", "b", "c", "d"],
+            "score": [4.0, 3.0, 2.0, 1.0],
+            "null_percentile": [1.0, 1.0, 0.1, 0.2],
+            "status": "alive",
+            "monosemanticity": [0.4, 0.3, 0.2, 0.1],
+            "kind": "sae",
+        }
+    )
+    ranks = rank_neurons(frame, nonsense)
+    assert (ranks["best"], ranks["worst"]) == (([0, 1, 2, 3], []) if nonsense is None else ([0, 1], [2, 3]))
+
+
+def test_a_question_is_the_same_however_its_paths_are_written(world, answered, monkeypatch):
+    folder, summary = answered
+    monkeypatch.chdir(world)
+    question = Question("encoder", "./pictures/", judge="judge", concepts=("colours.txt",), effort="quick", layer=1,
+                        want=("left", "zebra"))  # fmt: skip
+    assert Explanation(question, folder).answer() == summary
+    monkeypatch.chdir(world / "pictures")
+    with pytest.raises(OtherSettings, match="encoder"):
+        Explanation(replace(question, images=".", concepts=(str(world / "colours.txt"),)), folder)
+
+
+def test_a_list_by_name_stays_one_where_a_file_is_called_like_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("common", "3k", "mine"):
+        (tmp_path / name).write_text("red")
+    question = Question("x/y", "x/z", concepts=("common", "3k", "mine")).from_anywhere()
+    assert question.concepts == ("common", "3k", str(tmp_path / "mine")) and question.encoder == "x/y"
+
+
+def test_a_question_that_failed_before_the_work_can_be_corrected(world, tmp_path):
+    with pytest.raises(ValueError, match="layer 17"):
+        Explanation(ask(world, judge="none", layer=17), tmp_path / "x").answer()
+    Explanation(ask(world, judge="none"), tmp_path / "x").store  # noqa: B018  # what stands behind it is the work
+    with pytest.raises(OtherSettings, match="layer: 1 there, 0 now"):
+        Explanation(ask(world, judge="none", layer=0), tmp_path / "x")
+
+
+def test_nothing_is_written_among_the_pictures(world):
+    with pytest.raises(ValueError, match="lies in"):
+        Explanation(ask(world), world / "pictures" / "out")
+    assert not (world / "pictures" / "out").exists()
+
+
+def test_a_list_of_names_that_has_changed_is_another_question(world, tmp_path):
+    (tmp_path / "names.txt").write_text("red\ngreen\n")
+    question = ask(world, concepts=(str(tmp_path / "names.txt"),))
+    assert Explanation(question, tmp_path / "x").store
+    (tmp_path / "names.txt").write_text("red\nblue\n")
+    with pytest.raises(OtherSettings, match="names in the concepts"):
+        Explanation(question, tmp_path / "x")
+
+
+def test_what_cannot_be_is_said_before_the_work(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(explain, "extract_activations", lambda *_, **__: pytest.fail("it began"))
+    with pytest.raises(ValueError, match="give --judge"):
+        Explanation(ask(world, judge="none", want=("zebra",)), tmp_path / "x").answer()
+    with pytest.raises((OSError, ValueError), match="nothing.txt"):
+        Explanation(ask(world, concepts=("nothing.txt",)), tmp_path / "y").answer()
+
+
+def test_a_report_names_no_folders_of_this_machine(world, answered):
+    folder, summary = answered
+    html = write_report(folder, {**summary, "explained_variance": None}).read_text()
+    assert str(world) not in html and "<b>nothing</b> of the variance" in html

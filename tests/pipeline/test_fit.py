@@ -48,3 +48,15 @@ def test_small_data_are_seen_often_and_large_data_ten_times():
 def test_at_least_twenty_pictures_are_held_out_where_there_are_a_hundred():
     assert [round(Amount(n, 1, 8).heldout_fraction * n) for n in (100, 600, 1000, 5000)] == [20, 20, 20, 100]
     assert round(Amount(20, 1, 8).heldout_fraction * 20) == 4
+
+
+@pytest.mark.parametrize("images", [2, 3, 4, 5, 7])
+def test_of_a_handful_of_pictures_at_least_one_is_held_out(images):
+    amount = Amount(images, 1, 32)
+    assert 1 <= round(fit(amount)["heldout_fraction"] * images) < images and amount.tokens >= 1
+    assert fit(amount)["batch_size"] <= amount.tokens
+
+
+@pytest.mark.parametrize("images", [2, 3, 24, 40, 100, 600])
+def test_pictures_of_one_token_each_take_thousands_of_steps_at_most(images):
+    assert 100 <= fit(Amount(images, 1, 32))["steps"] <= 5000

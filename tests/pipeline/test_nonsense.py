@@ -8,7 +8,7 @@ from small_hub import CONCEPTS, Pictures, make_hub
 from cbsae_hub import SAE
 from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.metrics import soft_wpmi
-from cbsae_hub.pipeline.nonsense import name_nonsense
+from cbsae_hub.pipeline.nonsense import Nonsense, name_nonsense
 
 TOP = 10
 
@@ -33,6 +33,16 @@ def test_names_of_random_directions_are_those_of_the_plain_formula(world):
     alive = (latents > 0).any(0)
     assert result.neurons == int(alive.sum())
     assert result.score == pytest.approx(scores[alive].double().quantile(0.95).item(), rel=1e-4)
+
+
+def test_of_pictures_that_are_all_alike_no_nonsense_fires(world, monkeypatch):
+    sae, store, judge = world
+    embeddings, texts = judge.embed_images(Pictures(96)[:]["image"]), judge.embed_texts(list(CONCEPTS))
+    mean = torch.zeros(store.d_in)
+    alike = [([i], mean.expand(1, store.tokens_per_image, -1)) for i in range(96)]
+    monkeypatch.setattr(sae.b_dec, "data", mean)
+    monkeypatch.setattr(type(store), "of_images", lambda *_: iter(alike))
+    assert name_nonsense(sae, store, embeddings, texts, TOP) == Nonsense(0, 0.0, None)
 
 
 def test_where_the_judge_knows_nothing_names_are_better_than_chance_by_chance(world):
