@@ -93,8 +93,8 @@ class Question:
 
     def from_anywhere(self) -> "Question":
         """The same question in any working directory, and however its paths are written: with whole paths."""
-        places = {name: _whole(getattr(self, name)) for name in ("encoder", "images", "judge")}
-        return replace(self, **places, concepts=tuple(map(_whole, self.concepts)))
+        encoder, images, judge, *concepts = map(_whole, (self.encoder, self.images, self.judge, *self.concepts))
+        return replace(self, encoder=encoder, images=images, judge=judge, concepts=tuple(concepts))
 
 
 def _whole(source: str) -> str:

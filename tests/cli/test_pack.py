@@ -115,7 +115,7 @@ def test_interrupted_pack_can_be_started_again_but_not_over_another_model(answer
         (["--split", "probe"], 1, "it has train"),
         (["--concepts", "missing.txt"], 1, "missing.txt"),
         (["--concepts", "elsewhere/colours.txt"], 2, "the same name"),
-        (["--judge", "hub/emoji-clip"], 1, "open_clip_config.json"),
+        (["--judge", "hub/emoji-dino"], 1, "without a text"),
         (["--images", "nowhere"], 1, "nowhere"),
     ],
 )

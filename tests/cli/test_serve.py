@@ -57,7 +57,10 @@ def test_the_page_is_served_at_the_address_that_is_told(tmp_path):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(tmp_path / "gradio")}
     log = tmp_path / "log.txt"
     with log.open("w") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells have jobs behind them ignore it
+        )  # fmt: skip
     try:
         told = json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")
         assert told["url"].rstrip("/") == f"http://127.0.0.1:{port}"

@@ -342,7 +342,8 @@ def call(url, endpoint, data):
 def test_space_answers_where_only_its_own_files_are(made, address):
     url, log = address
     before = files(made[0])
-    assert f"http://0.0.0.0:{url.rsplit(':')[-1]}" in log.read_text(), "a Space is reached from outside"
+    with urllib.request.urlopen(url.replace("127.0.0.1", "127.0.0.2"), timeout=60) as answer:
+        assert answer.status == 200, "a Space is reached from outside, at any address of its machine"
     found = call(url, "find_neurons", ["sunrise", 3, ""])
     assert found["verdict"] == "strong" and found["neurons"][0]["name"] == "sunrise"
     seen = call(url, "encode_image", ["white", 3, ""])

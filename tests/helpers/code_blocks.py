@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from accelerate.commands.launch import launch_command_parser
 from click.exceptions import Exit
+from torch.distributed.run import get_args_parser
 from workplace import ROOT
 
 from cbsae_hub.pipeline import sections
@@ -27,6 +29,7 @@ try:
 except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
+LAUNCHERS = {("accelerate", "launch"): launch_command_parser, ("torchrun",): get_args_parser}
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 MARKER = re.compile(r"<!-- not run:(.*?)-->\n\s*\Z", re.DOTALL)
 INLINE = re.compile(r"`((?:[A-Z_]+=\S+ )*(?:accelerate launch|cbsae|make|pip install|python) [^`\[]+)`")
@@ -98,8 +101,11 @@ def check_command(words: list[str]) -> tuple[Any, list[str]] | None:
         AssertionError: If it does not exist, or this function knows no way to tell.
         Exception: The usage error of its parser, if it does not take these arguments.
     """
-    if words[:2] == ["accelerate", "launch"]:
-        words = ["python", *words[2:]]
+    for launcher, make_parser in LAUNCHERS.items():
+        if tuple(words[: len(launcher)]) == launcher:
+            launched = make_parser().parse_args(words[len(launcher) :])
+            script = ["-m", launched.training_script] if launched.module else [launched.training_script]
+            words = ["python", *script, *launched.training_script_args]
     match words:
         case ["make", *targets]:
             subprocess.run(["make", "--dry-run", *targets], cwd=ROOT, check=True, capture_output=True)
