@@ -45,7 +45,8 @@ def fit(amount: Amount, effort: Effort = "normal") -> dict[str, Any]:
     """Chooses the settings of an SAE's training, as :class:`cbsae_hub.trainers.config.SAETrainConfig` has them.
 
     The reference recipe's are for 400 million tokens: of 40,000 tokens, most of its neurons would never be used, and
-    none would ever count as dead. The choice was made on 600 and on 4,608 pictures (``benchmarks/fit.py``); it looks at sizes only, never at what the images show.
+    none would ever count as dead. The choice was made on 600 and on 4,608 pictures (``benchmarks/fit.py``); it looks at
+    sizes only, never at what the images show.
 
     Args:
         amount: The data.
