@@ -384,5 +384,7 @@ def rank_neurons(frame: pd.DataFrame, nonsense: Nonsense | None) -> dict[str, An
 
 
 def _last(ordered: pd.DataFrame, best: Sequence[int]) -> list[int]:
-    """The last neurons of a table that are not among the best."""
-    return ordered.loc[~ordered["neuron"].isin(best), "neuron"].tail(WORST).tolist()
+    """The last neurons of a table that are not among the best, one of each name."""
+    others = ordered[~ordered["neuron"].isin(best)]
+    repeated = others["name"].notna() & others["name"].duplicated(keep="last")
+    return others.loc[~repeated, "neuron"].tail(WORST).tolist()

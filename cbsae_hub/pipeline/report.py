@@ -46,6 +46,7 @@ def write_report(folder: Path, summary: dict[str, Any]) -> Path:
         encoder_name=_short(summary["question"]["encoder"]),
         images_name=_short(summary["question"]["images"]),
         version=__version__,
+        mapped=any(one.patch_map is not None for neuron in summary["best"] for one in pack.examples(neuron, "top", 1)),
         best_rows=[_row(pack, neuron) for neuron in summary["best"]],
         worst_rows=[_row(pack, neuron) for neuron in summary["worst"]],
         wanted_rows=[_wish(one, pack, bottleneck) for one in summary["wanted"] or []],
@@ -96,8 +97,10 @@ def _wish(report: dict[str, Any], pack: Pack, bottleneck: Pack | None) -> dict[s
     if bottleneck is None or report["where"] != "bottleneck":
         return {**report, "pictures": []}
     frame = bottleneck.neurons.frame
-    (neuron,) = frame.loc[frame["designated"] == report["concept"], "neuron"]
-    return {**report, **_row(bottleneck, int(neuron))}
+    (place,) = frame.loc[frame["designated"] == report["concept"], "neuron"]
+    row = bottleneck.neurons[int(place)]
+    judged = {"first": row.designated_first, "among_five": row.designated_among_five}
+    return {**report, **judged, **_row(bottleneck, row.neuron)}
 
 
 def _pictures(examples: Sequence[Example]) -> list[dict[str, str]]:

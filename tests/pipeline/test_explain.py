@@ -156,6 +156,10 @@ def test_the_report_is_one_file_with_its_pictures(answered, tmp_path):
         assert f"<h3>{name} " in html
     assert "zebra" in html and "A concept neuron was trained for it." in html
     assert "A neuron stood for it already." in html
+    trained = sum(one["where"] == "bottleneck" for one in summary["wanted"])
+    verdict = "Of all names, its pictures fit this one best|Its pictures fit .* best; .* is (not )?among the first five"
+    assert len(re.findall(verdict, html)) == trained > 0
+    assert "Fires on 1 pictures" not in html and "None" not in re.sub('"data:[^"]*"', "", html)
 
 
 def test_names_in_the_report_are_no_markup(world, tmp_path):
@@ -178,6 +182,9 @@ def test_the_best_names_beat_chance_and_nonsense_and_stand_once():
             "kind": "sae",
         }
     )
+    again = frame.assign(neuron=[*range(10, 18)], score=frame["score"] / 10)
+    both = rank_neurons(explain.pd.concat([frame, again]), explain.Nonsense(10, 0.1, 2.5))
+    assert both["worst"] == [14, 11, 12, 13, 15], "each name once"
     ranks = rank_neurons(frame, explain.Nonsense(10, 0.1, 2.5))
     assert ranks["best"] == [0, 2]
     assert ranks["names"]["better_than_chance"] == 5 and ranks["names"]["better_than_both"] == 4
