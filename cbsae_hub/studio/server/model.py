@@ -27,6 +27,7 @@ from cbsae_hub.pictures import white_image
 from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
 from cbsae_hub.steering.latents import decoder_rows
 from cbsae_hub.studio.server.generators import Generators, Unavailable
+from cbsae_hub.studio.server.names import public_id
 from cbsae_hub.studio.view.images import MAX_SIDE, as_webp
 
 logger = logging.getLogger(__name__)
@@ -55,27 +56,23 @@ class ImageInspection(Inspection):
         return self.latents.mean(0) if patch is None else self.latents[self.before + patch]
 
 
-def public_id(model: str | Path) -> str:
-    """Returns a model's name on the page: its Hub id, or its folder's name."""
-    return Path(model).resolve().name if Path(model).is_dir() else str(model)
-
-
 class LoadedModel:
     """A model with its pack; the encoder comes with the first picture, the judge with the first search by meaning.
 
     Args:
         model: Folder or Hub id of an SAE with a pack.
         generators: The LLaVA and unCLIP that steering is shown with.
+        name: Name on the page, see :func:`distinct_names`; default its Hub id, or its folder's name.
 
     Attributes:
-        name: Name on the page: its Hub id, or its folder's name, as paths are nobody's business.
+        name: Name on the page.
         key: Text for it in a visitor's state: its name, or a secret if the visitor has extended it.
         own: Number of the last concepts, which a visitor has added.
     """
 
-    def __init__(self, model: str | Path, generators: Generators | None = None):
+    def __init__(self, model: str | Path, generators: Generators | None = None, name: str | None = None):
         self.model_id = str(model)
-        self.key = self.name = public_id(model)
+        self.key = self.name = name or public_id(model)
         self.pack = Pack.from_pretrained(model)
         self.sae = load(model)
         self.own = 0
@@ -94,8 +91,8 @@ class LoadedModel:
 
     @property
     def label(self) -> str:
-        """The model's name without its owner, and what a visitor has added."""
-        return Path(self.name).name + (f" + {self.own} of yours" if self.own else "")
+        """The model's name, and what a visitor has added."""
+        return self.name + (f" + {self.own} of yours" if self.own else "")
 
     @property
     def concepts(self) -> list[str]:

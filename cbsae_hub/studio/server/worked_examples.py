@@ -21,7 +21,8 @@ from cbsae_hub.steering import Edit, Steering
 from cbsae_hub.studio.basket import range_of
 from cbsae_hub.studio.server.concept_training import ConceptTraining
 from cbsae_hub.studio.server.experiments import STEPS, Answer, Answers, Experiment
-from cbsae_hub.studio.server.model import LoadedModel, public_id
+from cbsae_hub.studio.server.model import LoadedModel
+from cbsae_hub.studio.server.names import public_id
 from cbsae_hub.studio.server.serving import Serving
 from cbsae_hub.studio.view.images import WHITE
 from cbsae_hub.words import name_key, same_name, words_of

@@ -18,7 +18,8 @@ from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.steering import Edit
 from cbsae_hub.studio.basket import Basket, range_of
 from cbsae_hub.studio.links import Link, setting
-from cbsae_hub.studio.server.model import LoadedModel, public_id
+from cbsae_hub.studio.server.model import LoadedModel
+from cbsae_hub.studio.server.names import public_id
 from cbsae_hub.studio.tabs.tab import Tab
 from cbsae_hub.studio.view import html
 from cbsae_hub.studio.view.images import WHITE

@@ -13,7 +13,8 @@ from cbsae_hub.steering import Edit
 from cbsae_hub.studio.basket import Basket, concept_of
 from cbsae_hub.studio.links import basket_of
 from cbsae_hub.studio.server import downloads
-from cbsae_hub.studio.server.model import LoadedModel, public_id
+from cbsae_hub.studio.server.model import LoadedModel
+from cbsae_hub.studio.server.names import public_id
 from cbsae_hub.studio.server.refusal import kindly
 from cbsae_hub.studio.server.session import SessionState
 from cbsae_hub.studio.tabs.tab import Tab
