@@ -119,3 +119,14 @@ def test_another_model_has_its_own_notice(visit_of, folder):
     page.locator("#llava-notice .cb-note").wait_for(state="detached")
     page.evaluate("window.cbPage.go({ m: 'sae' })")
     is_shown(page, "#llava-notice", "does not read")
+
+
+def test_the_button_of_the_table_is_whole_on_every_phone(own_visit):
+    page = own_visit("?tab=scores")
+    button = page.locator("#csv a")
+    button.wait_for()
+    for width in (320, 360, 375, 390, 400, 412, 430, 480, 540, 600, 768):
+        page.set_viewport_size({"width": width, "height": 800})
+        page.wait_for_timeout(200)
+        box = button.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= width and box["height"] < 40, f"{width} pixels: {box}"
