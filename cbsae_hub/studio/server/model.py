@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import re
 import threading
 from dataclasses import dataclass
 from functools import cached_property
@@ -95,6 +96,11 @@ class LoadedModel:
         return self.name + (f" + {self.own} of yours" if self.own else "")
 
     @property
+    def archive_name(self) -> str:
+        """What a visitor's own model is called where they download it."""
+        return re.sub(r"[^\w-]", "-", self.name) + "-extended"
+
+    @property
     def concepts(self) -> list[str]:
         """The concepts of a CB-SAE's bottleneck; none of an SAE."""
         return list(self.sae.concepts) if isinstance(self.sae, CBSAE) else []
@@ -150,6 +156,12 @@ class LoadedModel:
         except Unavailable as reason:
             return str(reason)
         return None
+
+    def reader(self, name: str) -> str | None:
+        """Returns a "llava" or "unclip" that reads the model's encoder: the page's own, or a known one of the Hub."""
+        if self.no_reader(name) is None:
+            return self.generators.ids[name]
+        return self.generators.advised(name, self.sae.encoder_id, self.model_id)
 
     @cached_property
     def evaluation(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+ELSEWHERE = "path/to/"
 _OF_LINKS = re.compile("[~=;]")  # what separates the parts of a link
 
 
@@ -13,6 +14,23 @@ def public_id(model: str | Path, parts: int = 1) -> str:
         return str(model)
     _, *path = Path(model).resolve().parts
     return _OF_LINKS.sub("-", "/".join(path[-parts:]))
+
+
+def as_typed(model: str, name: str | None = None) -> str:
+    """Returns a model as one would type it where the page was started: a Hub id, or a folder, seen from there.
+
+    Of a folder that lies elsewhere, the place is for the reader to fill in.
+
+    Args:
+        model: Folder or Hub id.
+        name: What the page calls it, see :func:`distinct_names`.
+    """
+    if not Path(model).is_dir():
+        return model
+    if not Path(model).is_absolute():
+        return Path(model).as_posix()
+    folder, start = Path(model).resolve(), Path.cwd()
+    return folder.relative_to(start).as_posix() if folder.is_relative_to(start) else ELSEWHERE + (name or folder.name)
 
 
 def distinct_names(models: Sequence[str | Path]) -> list[str]:

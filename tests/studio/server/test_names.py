@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from cbsae_hub.studio.server.names import distinct_names, public_id
+from cbsae_hub.studio.server.names import as_typed, distinct_names, public_id
 
 
 @pytest.fixture
@@ -53,3 +53,13 @@ def test_names_hold_nothing_that_separates_the_parts_of_a_link(at):
     assert distinct_names(at("lr=1e-3;k~8/sae", "lr=1e-4/sae")) == ["lr-1e-3-k-8/sae", "lr-1e-4/sae"]
     with pytest.raises(ValueError, match="rename a folder"):
         distinct_names(at("k=8/x", "k~8/x"))
+
+
+def test_code_has_a_path_that_works_where_the_page_was_started(at, tmp_path, monkeypatch):
+    at("runs/dogs/sae", "started", 'quoted "/sae')
+    assert as_typed("me/my-sae") == "me/my-sae"
+    assert as_typed(str(tmp_path / "runs/dogs/sae"), "dogs/sae") == "runs/dogs/sae"
+    monkeypatch.chdir(tmp_path / "started")
+    assert as_typed("../runs/dogs/sae", "dogs/sae") == "../runs/dogs/sae", "as it was typed"
+    elsewhere = as_typed(str(tmp_path / "runs/dogs/sae"), "dogs/sae")
+    assert elsewhere == "path/to/dogs/sae", "where folders lie is nobody's business"
