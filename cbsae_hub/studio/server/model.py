@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 
@@ -22,9 +23,10 @@ from cbsae_hub.hub.files import ModelFileError, read_json
 from cbsae_hub.hub.locate import download
 from cbsae_hub.models import CBSAE
 from cbsae_hub.models.base import EVALUATION_NAME, WORKED_NAME
-from cbsae_hub.neurons.chance import first_to_show
+from cbsae_hub.neurons.chance import first_to_show, telling
 from cbsae_hub.neurons.pack import FindResult, Pack
 from cbsae_hub.pictures import white_image
+from cbsae_hub.pipeline.answers import nonsense_beside
 from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
 from cbsae_hub.steering.latents import decoder_rows
 from cbsae_hub.studio.server.generators import Generators, Unavailable
@@ -105,10 +107,25 @@ class LoadedModel:
         """The concepts of a CB-SAE's bottleneck; none of an SAE."""
         return list(self.sae.concepts) if isinstance(self.sae, CBSAE) else []
 
+    @cached_property
+    def nonsense(self) -> float | None:
+        """The score that names must beat to be better than an untrained SAE's, as in its report; None without one."""
+        return nonsense_beside(self.model_id)
+
+    @property
+    def telling(self) -> pd.DataFrame:
+        """The neurons whose names are good, see :func:`telling`."""
+        return telling(self.pack.neurons.frame, self.nonsense)
+
+    @property
+    def first_to_show(self) -> pd.DataFrame:
+        """The neurons to show first, best first, see :func:`first_to_show`."""
+        return first_to_show(self.pack.neurons.frame, self.nonsense)
+
     @property
     def best_neuron(self) -> int:
-        """The neuron that is shown first: its name is the best of those that are better than chance."""
-        return int(first_to_show(self.pack.neurons.frame).iloc[0]["neuron"])
+        """The neuron that is shown first."""
+        return int(self.first_to_show.iloc[0]["neuron"])
 
     @property
     def alpha(self) -> float | None:

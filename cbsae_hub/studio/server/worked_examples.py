@@ -15,7 +15,6 @@ from PIL import Image
 
 from cbsae_hub.data.images import load_images
 from cbsae_hub.models import CBSAE
-from cbsae_hub.neurons.chance import telling
 from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.steering import Edit, Steering
 from cbsae_hub.studio.basket import range_of
@@ -42,7 +41,7 @@ class ExampleChooser:
 
     def __init__(self, serving: Serving, model: LoadedModel):
         self.serving, self.model = serving, model
-        self.frame = telling(model.pack.neurons.frame)
+        self.frame = model.telling
 
     def choose(self) -> Record:
         """Returns the record of an experiment by kind of example, and the models that were used."""
