@@ -19,8 +19,8 @@ def arguments() -> argparse.Namespace:
         description="Look up what the neurons of a vision SAE mean, and steer LLaVA and Stable unCLIP with them."
     )
     parser.add_argument(
-        "--model", action="append", help="folder or Hub id of an SAE or CB-SAE with a pack; several times for a choice "
-        "(or CBSAE_MODELS, with commas); default the shipped ones"
+        "--model", action="append", help="folder or Hub id of an SAE or CB-SAE with a pack, or what cbsae explain "
+        "made; several times for a choice (or CBSAE_MODELS, with commas); default the shipped ones"
     )  # fmt: skip
     parser.add_argument("--llava", default=os.environ.get("CBSAE_LLAVA"), help="LLaVA to steer (or CBSAE_LLAVA)")
     parser.add_argument("--unclip", default=os.environ.get("CBSAE_UNCLIP"), help="unCLIP to steer (or CBSAE_UNCLIP)")

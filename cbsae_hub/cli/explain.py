@@ -74,7 +74,6 @@ def explain(
     """
     import logging
 
-    from cbsae_hub.pipeline.answers import answers_in
     from cbsae_hub.pipeline.explain import Explanation, Question
     from cbsae_hub.pipeline.report import write_report
 
@@ -105,5 +104,5 @@ def explain(
     work = Explanation(question, output, device_of(device), batch_size)
     summary = work.answer()
     report = write_report(output, summary)
-    page = {"url": start(answers_in(output), host=HOST, port=port).local_url} if serve else {}
+    page = {"url": start([output], host=HOST, port=port).local_url} if serve else {}
     return {**summary, "folder": output.as_posix(), "report": report.as_posix(), **page}

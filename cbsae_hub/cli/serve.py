@@ -39,9 +39,7 @@ def serve(
 
     A model without a pack gets one by `cbsae pack`.
     """
-    from cbsae_hub.pipeline.answers import answers_in
     from cbsae_hub.studio.serve import serve as start
 
-    models = [one for model in models for one in answers_in(model) or [model]]
     page = start(models, llava, unclip, host=host, port=port)
     return {"url": page.local_url, "models": models, "llava": llava, "unclip": unclip}

@@ -21,28 +21,33 @@ def marked(name: str, row: Any) -> str:
     return f"{name} ({MARK})" if by_chance(row) else name
 
 
-def telling(frame: pd.DataFrame) -> pd.DataFrame:
+def telling(frame: pd.DataFrame, nonsense: float | None = None) -> pd.DataFrame:
     """The neurons to show first, best first: they are specific, and their names are better than chance.
 
     Concept neurons grade every patch: that they are dense says nothing.
 
     Args:
         frame: Rows of the neuron table.
+        nonsense: Score of names that an untrained SAE gets, see :class:`cbsae_hub.pipeline.nonsense.Nonsense`: names
+            have to be better; None where nobody measured it.
     """
     specific = ~frame["status"].isin(("dead", "dense")) | ((frame["kind"] == "cb") & (frame["status"] != "dead"))
     sure = frame["name"].notna() & (frame["null_percentile"] >= SURE)
+    if nonsense is not None:
+        sure &= frame["score"] > nonsense
     return frame[specific & sure].sort_values("score", ascending=False, kind="stable")
 
 
-def first_to_show(frame: pd.DataFrame) -> pd.DataFrame:
+def first_to_show(frame: pd.DataFrame, nonsense: float | None = None) -> pd.DataFrame:
     """:func:`telling` neurons; if there are none, those that are specific, the most monosemantic ones first.
 
     If there are none of these either, all neurons.
 
     Args:
         frame: Rows of the neuron table.
+        nonsense: See :func:`telling`.
     """
-    if len(best := telling(frame)):
+    if len(best := telling(frame, nonsense)):
         return best
     specific = frame[~frame["status"].isin(("dead", "dense"))]
     return (specific if len(specific) else frame).sort_values("monosemanticity", ascending=False, kind="stable")

@@ -1,10 +1,12 @@
-"""The models in the folder of an answered question."""
+"""The models in the folder of an answered question, and what their names are worth."""
 
 from pathlib import Path
 
+from cbsae_hub.hub.files import read_json
 from cbsae_hub.neurons.pack import INFO
 
 QUESTION = "explain.json"
+NONSENSE = "nonsense.json"
 
 
 def answers_in(folder: str | Path) -> list[str]:
@@ -17,3 +19,16 @@ def answers_in(folder: str | Path) -> list[str]:
     if not (folder / QUESTION).is_file():
         return []
     return [str(folder / name) for name in ("cbsae", "sae") if (folder / name / INFO).is_file()]
+
+
+def nonsense_beside(model: str | Path) -> float | None:
+    """Score that 95 % of the names of an untrained SAE stay below, for a model of an answered question.
+
+    Args:
+        model: A model's folder or Hub id.
+
+    Returns:
+        The score; None if nobody measured it.
+    """
+    file = Path(model).resolve().parent / NONSENSE
+    return read_json(file)["score"] if Path(model).is_dir() and file.is_file() else None

@@ -31,7 +31,7 @@ from cbsae_hub.neurons.chance import SURE, telling
 from cbsae_hub.neurons.pack import INFO
 from cbsae_hub.neurons.pruning import prune
 from cbsae_hub.neurons.selection import select_concepts
-from cbsae_hub.pipeline.answers import QUESTION
+from cbsae_hub.pipeline.answers import NONSENSE, QUESTION
 from cbsae_hub.pipeline.fit import Amount, Effort, fit, fit_bottleneck
 from cbsae_hub.pipeline.nonsense import Nonsense, name_nonsense
 from cbsae_hub.processes import make_accelerator
@@ -264,7 +264,7 @@ class Explanation:
 
     def nonsense(self, model: SAE | CBSAE) -> Nonsense | None:
         """The names that neurons of an SAE get which has learnt nothing; None without a judge."""
-        path = self.folder / "nonsense.json"
+        path = self.folder / NONSENSE
         if self.judge is None or self.embeddings is None:
             return None
         if not path.is_file():
@@ -368,8 +368,7 @@ def rank_neurons(frame: pd.DataFrame, nonsense: Nonsense | None) -> dict[str, An
     alive = frame[frame["status"] != "dead"]
     above_chance = alive["null_percentile"] >= SURE
     above_both = above_chance if nonsense.score is None else above_chance & (alive["score"] > nonsense.score)
-    good = telling(active[active["neuron"].isin(alive.loc[above_both, "neuron"])])
-    best = good.drop_duplicates("name")["neuron"].head(BEST).tolist()
+    best = telling(active, nonsense.score).drop_duplicates("name")["neuron"].head(BEST).tolist()
     return {
         "names": {
             "of": len(alive),

@@ -11,7 +11,8 @@ from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.studio.basket import Basket, checked, concept_of, range_of, watched_word
 from cbsae_hub.studio.links import MAX_QUERY, MAX_QUESTION, MAX_SEED, MAX_STEPS, MIN_STEPS, OPS
 from cbsae_hub.studio.server.experiments import STEPS, Experiment
-from cbsae_hub.studio.server.model import LoadedModel, public_id
+from cbsae_hub.studio.server.model import LoadedModel
+from cbsae_hub.studio.server.names import public_id
 from cbsae_hub.studio.server.refusal import Refused, kindly
 from cbsae_hub.studio.server.serving import Serving
 from cbsae_hub.studio.server.session import LOOKUP, WORK, row_of

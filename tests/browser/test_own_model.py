@@ -1,12 +1,16 @@
 """The page of somebody's own encoder, which is not square and which no LLaVA and no unCLIP reads."""
 
 import io
+import json
 import re
+import shutil
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
 from actions import is_shown
+from gradio_client import Client
 from own_model import OwnPictures, make_own_model
 from PIL import Image
 
@@ -119,3 +123,46 @@ def test_another_model_has_its_own_notice(visit_of, folder):
     page.locator("#llava-notice .cb-note").wait_for(state="detached")
     page.evaluate("window.cbPage.go({ m: 'sae' })")
     is_shown(page, "#llava-notice", "does not read")
+
+
+def test_the_button_of_the_table_is_whole_on_every_phone(own_visit):
+    page = own_visit("?tab=scores")
+    button = page.locator("#csv a")
+    button.wait_for()
+    for width in (320, 360, 375, 390, 400, 412, 430, 480, 540, 600, 768):
+        page.set_viewport_size({"width": width, "height": 800})
+        page.wait_for_timeout(200)
+        box = button.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= width and box["height"] < 40, f"{width} pixels: {box}"
+
+
+@pytest.fixture(scope="module")
+def explanations(tmp_path_factory, folder):
+    """What two `cbsae explain` have left, as far as a page needs it; the names of the second are worth nothing."""
+    root = tmp_path_factory.mktemp("explanations")
+    for name, score in (("dogs", 0.0), ("cats", 1000.0)):
+        shutil.copytree(folder.parent, root / name)
+        (root / name / "explain.json").write_text("{}")
+        (root / name / "nonsense.json").write_text(json.dumps({"score": score}))
+    return [root / "dogs", root / "cats"]
+
+
+def test_two_explanations_are_served_by_one_page(visit_of, explanations):
+    arrive = visit_of(*(part for folder in explanations for part in ("--model", str(folder))))
+    page = arrive("?b=12:1.000")
+    assert page.locator("#model input").input_value() == "dogs/sae"
+    is_shown(page, "#examples", "stands for “")
+    page.locator("#model input").click()
+    page.get_by_role("option", name="cats/sae").click()
+    is_shown(page, "#examples .cb-note", "trust the pictures, not the names")
+    assert parse_qs(urlsplit(page.url).query)["m"] == ["cats/sae"]
+    page.goto(f"{page.url}&tab=use")
+    is_shown(page, "#use-python", "path/to/cats/sae")
+    is_shown(page, "#use-introduction", "Put the path of the folder cats/sae")
+    is_shown(page, "#use-client", 'model="cats/sae"')
+    assert "llava" not in page.locator("#use-python").inner_text().lower()
+    page.evaluate("window.cbPage.go({ m: 'dogs/sae' })")
+    page.locator("#dock [data-count='1']").first.wait_for(state="attached")
+    address = page.url.split("?")[0]
+    answer = Client(address, verbose=False).predict("white", 3, model="cats/sae", api_name="/encode_image")
+    assert len(answer["neurons"]) == 3

@@ -29,6 +29,9 @@ ROWS = [
 def test_those_that_tell_something_come_first_best_first():
     assert telling(frame_of(*ROWS))["name"].tolist() == ["hen", "fox", "cow"]
     assert first_to_show(frame_of(*ROWS))["name"].tolist() == ["hen", "fox", "cow"]
+    least = telling(frame_of(*ROWS))["score"].iloc[-1]
+    assert telling(frame_of(*ROWS), least)["name"].tolist() == ["hen", "fox"], "better than nonsense, too"
+    assert first_to_show(frame_of(*ROWS), 100.0)["name"].tolist() != ["hen", "fox", "cow"]
 
 
 def test_without_a_sure_name_the_most_monosemantic_comes_first():

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from cbsae_hub.models import CBSAE, SAE, resolve_id
 from cbsae_hub.neurons.pack import Pack
 from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
+from cbsae_hub.studio.server.names import public_id
 from cbsae_hub.studio.server.refusal import Refused
 
 _PATCHES = re.compile(r"\bpatch_embeddings?(\.projection)?\.weight$")  # of CLIP and SigLIP, of ViT and DINO
@@ -84,7 +85,7 @@ class Generators:
             raise Unavailable(f"This page was started without {title}: start it with --{which} and its folder or id.")
         if encoder is not None and reads_encoder(which, name, encoder, beside) is False:
             raise Unavailable(
-                f"{Path(name).name} does not read the encoder {public_name(encoder)}: what is changed there would not "
+                f"{Path(name).name} does not read the encoder {public_id(encoder)}: what is changed there would not "
                 "reach it."
             )
 
@@ -147,11 +148,6 @@ def reads_encoder(which: str, generator: str, encoder: str, beside: str) -> bool
         return None
     dtype = min(tower.dtype, own.dtype, key=lambda kind: kind.itemsize)
     return tower.shape == own.shape and torch.equal(tower.to(dtype), own.to(dtype))
-
-
-def public_name(source: str) -> str:
-    """Returns a model's name for visitors: its Hub id, or its folder's name."""
-    return Path(source).resolve().name if Path(source).is_dir() else source
 
 
 def _patch_embedding(folder: Path) -> torch.Tensor | None:

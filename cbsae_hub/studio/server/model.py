@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import re
 import threading
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 
@@ -21,12 +23,14 @@ from cbsae_hub.hub.files import ModelFileError, read_json
 from cbsae_hub.hub.locate import download
 from cbsae_hub.models import CBSAE
 from cbsae_hub.models.base import EVALUATION_NAME, WORKED_NAME
-from cbsae_hub.neurons.chance import first_to_show
+from cbsae_hub.neurons.chance import first_to_show, telling
 from cbsae_hub.neurons.pack import FindResult, Pack
 from cbsae_hub.pictures import white_image
+from cbsae_hub.pipeline.answers import nonsense_beside
 from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
 from cbsae_hub.steering.latents import decoder_rows
 from cbsae_hub.studio.server.generators import Generators, Unavailable
+from cbsae_hub.studio.server.names import public_id
 from cbsae_hub.studio.view.images import MAX_SIDE, as_webp
 
 logger = logging.getLogger(__name__)
@@ -55,27 +59,23 @@ class ImageInspection(Inspection):
         return self.latents.mean(0) if patch is None else self.latents[self.before + patch]
 
 
-def public_id(model: str | Path) -> str:
-    """Returns a model's name on the page: its Hub id, or its folder's name."""
-    return Path(model).resolve().name if Path(model).is_dir() else str(model)
-
-
 class LoadedModel:
     """A model with its pack; the encoder comes with the first picture, the judge with the first search by meaning.
 
     Args:
         model: Folder or Hub id of an SAE with a pack.
         generators: The LLaVA and unCLIP that steering is shown with.
+        name: Name on the page, see :func:`distinct_names`; default its Hub id, or its folder's name.
 
     Attributes:
-        name: Name on the page: its Hub id, or its folder's name, as paths are nobody's business.
+        name: Name on the page.
         key: Text for it in a visitor's state: its name, or a secret if the visitor has extended it.
         own: Number of the last concepts, which a visitor has added.
     """
 
-    def __init__(self, model: str | Path, generators: Generators | None = None):
+    def __init__(self, model: str | Path, generators: Generators | None = None, name: str | None = None):
         self.model_id = str(model)
-        self.key = self.name = public_id(model)
+        self.key = self.name = name or public_id(model)
         self.pack = Pack.from_pretrained(model)
         self.sae = load(model)
         self.own = 0
@@ -94,18 +94,38 @@ class LoadedModel:
 
     @property
     def label(self) -> str:
-        """The model's name without its owner, and what a visitor has added."""
-        return Path(self.name).name + (f" + {self.own} of yours" if self.own else "")
+        """The model's name, and what a visitor has added."""
+        return self.name + (f" + {self.own} of yours" if self.own else "")
+
+    @property
+    def archive_name(self) -> str:
+        """What a visitor's own model is called where they download it."""
+        return re.sub(r"[^\w-]", "-", self.name) + "-extended"
 
     @property
     def concepts(self) -> list[str]:
         """The concepts of a CB-SAE's bottleneck; none of an SAE."""
         return list(self.sae.concepts) if isinstance(self.sae, CBSAE) else []
 
+    @cached_property
+    def nonsense(self) -> float | None:
+        """The score that names must beat to be better than an untrained SAE's, as in its report; None without one."""
+        return nonsense_beside(self.model_id)
+
+    @property
+    def telling(self) -> pd.DataFrame:
+        """The neurons whose names are good, see :func:`telling`."""
+        return telling(self.pack.neurons.frame, self.nonsense)
+
+    @property
+    def first_to_show(self) -> pd.DataFrame:
+        """The neurons to show first, best first, see :func:`first_to_show`."""
+        return first_to_show(self.pack.neurons.frame, self.nonsense)
+
     @property
     def best_neuron(self) -> int:
-        """The neuron that is shown first: its name is the best of those that are better than chance."""
-        return int(first_to_show(self.pack.neurons.frame).iloc[0]["neuron"])
+        """The neuron that is shown first."""
+        return int(self.first_to_show.iloc[0]["neuron"])
 
     @property
     def alpha(self) -> float | None:
@@ -153,6 +173,12 @@ class LoadedModel:
         except Unavailable as reason:
             return str(reason)
         return None
+
+    def reader(self, name: str) -> str | None:
+        """Returns a "llava" or "unclip" that reads the model's encoder: the page's own, or a known one of the Hub."""
+        if self.no_reader(name) is None:
+            return self.generators.ids[name]
+        return self.generators.advised(name, self.sae.encoder_id, self.model_id)
 
     @cached_property
     def evaluation(self) -> dict[str, Any]:

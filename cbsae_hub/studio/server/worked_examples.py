@@ -15,13 +15,13 @@ from PIL import Image
 
 from cbsae_hub.data.images import load_images
 from cbsae_hub.models import CBSAE
-from cbsae_hub.neurons.chance import telling
 from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.steering import Edit, Steering
 from cbsae_hub.studio.basket import range_of
 from cbsae_hub.studio.server.concept_training import ConceptTraining
 from cbsae_hub.studio.server.experiments import STEPS, Answer, Answers, Experiment
-from cbsae_hub.studio.server.model import LoadedModel, public_id
+from cbsae_hub.studio.server.model import LoadedModel
+from cbsae_hub.studio.server.names import public_id
 from cbsae_hub.studio.server.serving import Serving
 from cbsae_hub.studio.view.images import WHITE
 from cbsae_hub.words import name_key, same_name, words_of
@@ -41,7 +41,7 @@ class ExampleChooser:
 
     def __init__(self, serving: Serving, model: LoadedModel):
         self.serving, self.model = serving, model
-        self.frame = telling(model.pack.neurons.frame)
+        self.frame = model.telling
 
     def choose(self) -> Record:
         """Returns the record of an experiment by kind of example, and the models that were used."""

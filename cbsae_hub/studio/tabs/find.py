@@ -5,7 +5,6 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
-from cbsae_hub.neurons.chance import telling
 from cbsae_hub.neurons.pack import FindResult
 from cbsae_hub.neurons.verdicts import STRONG
 from cbsae_hub.studio.links import MAX_QUERY, Link, as_text
@@ -110,4 +109,4 @@ def _sentence(text: str, answer: FindResult, neurons: int) -> str:
 
 def _example_queries(model: LoadedModel) -> list[str]:
     """Returns names that search well: those of specific neurons that are better than chance, best first, each once."""
-    return telling(model.pack.neurons.frame)["name"].drop_duplicates().head(6).tolist()
+    return model.telling["name"].drop_duplicates().head(6).tolist()

@@ -23,6 +23,9 @@ SAMPLES = 12
 MAX_INSPECTIONS = 64  # inspections, of all visitors together; who comes back to an older one waits for it again
 _TEMPLATE = template("inspect_image")
 _EMPTY = html.PIECES.empty("Upload a picture, paste one, or take a sample.")
+_REFUSED = html.PIECES.reason(
+    "Your file could not be opened, so that there is nothing to show. Upload another, paste one, or take a sample."
+)
 
 
 class InspectTab(Tab):
@@ -57,7 +60,13 @@ class InspectTab(Tab):
         outputs = [session.image, *view]
         self.events = [
             bind_upload(
-                self.upload, self.inspect, [session.model, self.upload, self.hide_dense], [session.upload, *outputs]
+                self.upload,
+                self.inspect,
+                [session.model, self.upload, self.hide_dense],
+                [session.upload, *outputs],
+                lambda: _nothing(_REFUSED),
+                [],
+                view,
             ),
             self.samples.click(self.sample, [session.model, self.hide_dense], outputs, **PRIVATE),
         ]
@@ -98,7 +107,7 @@ class InspectTab(Tab):
         """Returns values of :attr:`outputs` for a link: an image, inspected."""
         samples = sample_strip(model.pack, SAMPLES) if new else gr.skip()
         if link.inspected_image is None:
-            return [samples, link.hide_dense, "", "", _EMPTY, "", gr.Radio([], value=None, label="Neurons"), ""]
+            return [samples, link.hide_dense, *_nothing(_EMPTY)]
         view = self._view(model, link.inspected_image, link.hide_dense, link.patch, link.firing_neuron)
         return [samples, link.hide_dense, *view]
 
@@ -130,6 +139,11 @@ class InspectTab(Tab):
         pixels = self.session.serving.images.get(image, model.pack)
         of_pack = is_sample(str(image), model.pack)
         return self.inspections.of((model.key, str(image)), lambda: model.inspect(pixels, of_pack))
+
+
+def _nothing(sentence: Markup) -> list[Any]:
+    """Returns values of the view where there is no image."""
+    return ["", "", sentence, "", gr.Radio([], value=None, label="Neurons"), ""]
 
 
 def _patch_of(patch: Any, inspection: ImageInspection) -> int | None:

@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -126,7 +125,7 @@ def evaluation_of(model: LoadedModel) -> str:
 
 def _csv_link(model: LoadedModel) -> Markup:
     """Writes the whole neuron table, once; returns its link."""
-    file = downloads.served(model.key) / f"{Path(model.model_id).name}.csv"
+    file = downloads.served(model.key) / f"{model.name.replace('/', '-')}.csv"
     if not file.is_file():
         frame = model.pack.neurons.frame
         lists = {name: frame[name].map(_listed) for name in frame if frame[name].map(_is_list).any()}

@@ -12,13 +12,14 @@ import pandas as pd
 from markupsafe import Markup
 
 from cbsae_hub.models import CBSAE
-from cbsae_hub.neurons.chance import SURE, first_to_show
+from cbsae_hub.neurons.chance import by_chance
 from cbsae_hub.neurons.verdicts import STRONG
 from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.steering import Edit
 from cbsae_hub.studio.basket import Basket, range_of
 from cbsae_hub.studio.links import Link, setting
-from cbsae_hub.studio.server.model import LoadedModel, public_id
+from cbsae_hub.studio.server.model import LoadedModel
+from cbsae_hub.studio.server.names import public_id
 from cbsae_hub.studio.tabs.tab import Tab
 from cbsae_hub.studio.view import html
 from cbsae_hub.studio.view.images import WHITE
@@ -82,15 +83,16 @@ def _unnamed(model: LoadedModel) -> str | None:
 
 
 def _to_look_at(model: LoadedModel) -> list[Example]:
-    """Returns neurons to begin with, best first: specific ones, whose names are better than chance if there are any."""
-    frame = first_to_show(model.pack.neurons.frame)
+    """Returns neurons to begin with, best first: specific ones, with good names if there are any."""
+    frame = model.first_to_show
+    good = set(model.telling["neuron"])
     has_name = frame["name"].notna()
     frame = pd.concat([frame[has_name].drop_duplicates("name"), frame[~has_name]])
-    return [_look_at(model, model.pack.neurons[int(neuron)]) for neuron in frame["neuron"].head(LOOKS)]
+    return [_look_at(model.pack.neurons[int(neuron)], int(neuron) in good) for neuron in frame["neuron"].head(LOOKS)]
 
 
-def _look_at(model: LoadedModel, row: Any) -> Example:
-    sure = row.name is not None and row.null_percentile >= SURE
+def _look_at(row: Any, sure: bool) -> Example:
+    doubt = "chance" if by_chance(row) else "those that an untrained SAE gets"
     title = html.neuron_title(row)
     return Example(
         f"Look at {row.name} (#{row.neuron})" if sure else f"Look at neuron {row.neuron}",
@@ -98,7 +100,7 @@ def _look_at(model: LoadedModel, row: Any) -> Example:
         "Open its page. Compare its strongest pictures with those drawn at random from all on which it fires.",
         f"It fires on {row.density:.1%} of the pictures. "
         + (f"Of names by chance, {1 - row.null_percentile:.1%} fit as well as its own." if sure
-           else "Whether these have something in common, nothing here can say: its name is no better than chance."
+           else f"Whether these have something in common, nothing here can say: its name is no better than {doubt}."
            if row.name else "It has no name: what they have in common is yours to see."),
         Link(tab="neuron", neuron=row.neuron),
     )  # fmt: skip
@@ -195,5 +197,6 @@ def _quoted(answer: str) -> str:
 
 
 def cards(model: LoadedModel) -> Markup:
-    """Returns all examples as HTML."""
-    return _TEMPLATE.cards([(example, json.dumps(setting(example.link))) for example in examples(model)])
+    """Returns all examples as HTML, and says if the names are worth nothing."""
+    worthless = model.nonsense is not None and model.telling.empty
+    return _TEMPLATE.cards([(example, json.dumps(setting(example.link))) for example in examples(model)], worthless)

@@ -1,8 +1,10 @@
 """Stands in for the steering tabs where nothing can be steered: the reason, stored answers, and a command."""
 
-from cbsae_hub.studio.server.generators import TITLES, Unavailable, public_name
+from shlex import quote
+
+from cbsae_hub.studio.server.generators import TITLES, Unavailable
 from cbsae_hub.studio.server.model import LoadedModel
-from cbsae_hub.studio.tabs.use_it import as_typed
+from cbsae_hub.studio.server.names import as_typed, public_id
 from cbsae_hub.studio.view import html
 from cbsae_hub.words import number
 
@@ -29,8 +31,8 @@ def _instead(model: LoadedModel, name: str, reason: str) -> str:
     encoder = model.sae.encoder_id
     command = None
     if generator := model.generators.advised(name, encoder, model.model_id):
-        command = f"cbsae serve {as_typed(model.model_id)} --{name} {as_typed(generator)}"
-    public = public_name(encoder or "of this model")
+        command = f"cbsae serve {quote(as_typed(model.model_id, model.name))} --{name} {quote(as_typed(generator))}"
+    public = public_id(encoder or "of this model")
     return html.PIECES.unavailable(reason, command, TITLES[name], public, model.alpha, _best_answers(model))
 
 

@@ -15,7 +15,7 @@ from tiny_models import processor
 
 from cbsae_hub.scoring import NeuronScorer, Truth
 from cbsae_hub.studio.api import Api
-from cbsae_hub.studio.server.model import LoadedModel, public_id
+from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import Refused
 from cbsae_hub.studio.server.serving import Serving
 from cbsae_hub.studio.tabs.inspect_image import InspectTab
@@ -99,8 +99,7 @@ def test_neighbours_are_those_of_the_decoder(loaded):
 
 
 def test_the_page_calls_a_folder_by_its_name(loaded):
-    assert public_id(loaded.model_id) == loaded.key == "sae" and loaded.label == "sae"
-    assert public_id("me/my-sae") == "me/my-sae"
+    assert loaded.name == loaded.key == "sae" and loaded.label == "sae"
     assert loaded.evaluation == {} and loaded.alpha is None
 
 

@@ -1,6 +1,7 @@
 """The page of somebody's own encoder, which no LLaVA and no unCLIP reads, and whose names are mostly chance."""
 
 import copy
+import json
 import re
 import shutil
 from pathlib import Path
@@ -13,9 +14,13 @@ from own_model import OwnPictures, make_own_model
 
 from cbsae_hub import NeuronTable
 from cbsae_hub.neurons.chance import MARK, MEANING, SURE, telling
+from cbsae_hub.pipeline.answers import NONSENSE
+from cbsae_hub.pipeline.explain import rank_neurons
+from cbsae_hub.pipeline.nonsense import Nonsense
 from cbsae_hub.studio.basket import Basket, changed, dock
 from cbsae_hub.studio.links import read, texts
 from cbsae_hub.studio.server.generators import READERS, Generators, Unavailable, reads_encoder
+from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.serving import Serving
 from cbsae_hub.studio.server.session import SessionState
 from cbsae_hub.studio.server.worked_examples import ExampleChooser
@@ -68,6 +73,37 @@ def test_start_offers_specific_neurons_whose_names_are_better_than_chance(own):
         assert read(texts(example.link), model) == (example.link, []) and example.link.tab == "neuron"
         assert f"{model.pack.neurons[example.link.neuron].density:.1%} of the pictures" in example.expect
     assert MARK not in cards(model)
+
+
+def doubted(own, tmp_path, score):
+    """The same model in the folder of an explanation whose untrained SAE has names of this score."""
+    folder = tmp_path / "dogs" / "sae"
+    shutil.copytree(own.first.model_id, folder)
+    report = {"neurons": 60, "share_above_chance": 0.3, "score": score}
+    (folder.parent / NONSENSE).write_text(json.dumps(report))
+    return LoadedModel(folder), Nonsense(**report)
+
+
+def test_start_offers_what_the_report_calls_best(own, tmp_path):
+    scores = telling(own.first.pack.neurons.frame).drop_duplicates("name")["score"]
+    for number, score in enumerate((scores.iloc[2], None)):
+        model, nonsense = doubted(own, tmp_path / str(number), score)
+        shown = [example.link.neuron for example in examples(model)]
+        best = rank_neurons(model.pack.neurons.frame, nonsense)["best"]
+        good = [neuron for neuron in shown if neuron in set(model.telling["neuron"])]
+        assert good == best[: len(good)] and (len(good) == 2 if score else good == shown)
+        assert model.best_neuron == best[0] and "trust the pictures" not in cards(model)
+
+
+def test_start_says_that_no_name_is_worth_anything_where_the_report_says_so(own, tmp_path):
+    model, nonsense = doubted(own, tmp_path, 1000.0)
+    assert rank_neurons(model.pack.neurons.frame, nonsense)["best"] == []
+    shown = cards(model)
+    assert "No name of this model is better than chance and than those that an untrained SAE gets" in shown
+    assert not any(re.search("stands for “(?!one thing)", example.hypothesis) for example in examples(model))
+    assert all(f"Look at neuron {example.link.neuron}" == example.title for example in examples(model))
+    assert any("no better than those that an untrained SAE gets" in example.expect for example in examples(model))
+    assert rendered(FindTab, SimpleNamespace(first=model, models={model.key: ""})).suggestions.choices == []
 
 
 def test_a_model_without_names_has_a_page(own):
