@@ -17,7 +17,7 @@ from cbsae_hub.studio.view.images import WHITE, as_webp, data_uri, is_sample
 from cbsae_hub.studio.view.style import script
 
 SAMPLES = 7
-KEPT = "Your file could not be opened. This is still the picture that is steered."
+SAME_AS_BEFORE = "Your file could not be opened. This is still the picture that is steered."
 
 
 def upload_box(elem_id: str, height: int = 220) -> gr.Image:
@@ -118,7 +118,7 @@ class ImageBox:
     @kindly
     def keep_image(self, key: Any, image: Any) -> str:
         """Shows the image that is still the one that is steered, after an upload was refused."""
-        return preview(self.session, self.session.model_of(key).pack, image, KEPT)
+        return preview(self.session, self.session.model_of(key).pack, image, SAME_AS_BEFORE)
 
     def _chosen(self, pack: Pack, name: str) -> list[Any]:
         return [name, pulse(self.tab), *[preview(self.session, pack, name)] * self._previews]
