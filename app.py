@@ -5,13 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "0")  # no request leaves the machine
-# Gradio sums up statistics of all requests after each of them, which nobody reads here: a quarter of a look-up's time.
-os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**9))
-# Gradio would keep all runs in the browser, and send them to the Hub for who asks; its pages for that are closed here.
-os.environ.setdefault("GRADIO_RUN_HISTORY", "False")
-
-from cbsae_hub.studio import LAUNCH, build  # noqa: E402
+from cbsae_hub.studio.serve import serve
 
 HUB = Path(__file__).parent / "hub"
 SHIPPED = ("emoji-cbsae", "emoji-sae")
@@ -25,8 +19,8 @@ def arguments() -> argparse.Namespace:
         description="Look up what the neurons of a vision SAE mean, and steer LLaVA and Stable unCLIP with them."
     )
     parser.add_argument(
-        "--model", action="append", help="folder or Hub id of an SAE or CB-SAE with a pack; several times for a choice "
-        "(or CBSAE_MODELS, with commas); default the shipped ones"
+        "--model", action="append", help="folder or Hub id of an SAE or CB-SAE with a pack, or what cbsae explain "
+        "made; several times for a choice (or CBSAE_MODELS, with commas); default the shipped ones"
     )  # fmt: skip
     parser.add_argument("--llava", default=os.environ.get("CBSAE_LLAVA"), help="LLaVA to steer (or CBSAE_LLAVA)")
     parser.add_argument("--unclip", default=os.environ.get("CBSAE_UNCLIP"), help="unCLIP to steer (or CBSAE_UNCLIP)")
@@ -46,7 +40,8 @@ def arguments() -> argparse.Namespace:
 if __name__ == "__main__":
     options = arguments()
     try:
-        demo = build(options.model, options.llava, options.unclip)
+        page = serve(options.model, options.llava, options.unclip, host=options.host, port=options.port)
     except (OSError, ValueError) as error:
-        sys.exit(f"The page cannot start with the model {options.model[0]}: {error}")
-    demo.launch(server_name=options.host, server_port=options.port, **LAUNCH)
+        sys.exit(f"The page cannot start: {error}")
+    print(f"The page is at {page.local_url}; Ctrl-C ends it.", flush=True)
+    page.block_thread()

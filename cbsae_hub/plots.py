@@ -196,16 +196,20 @@ def plot_variants(rows: pd.DataFrame, column: str, title: str, sae: Mapping[str,
 
 
 def plot_sheet(
-    cells: Sequence[Sequence[tuple[Image.Image, str]]], rows: Sequence[str], columns: Sequence[str], caption: str
+    cells: Sequence[Sequence[tuple[Image.Image | None, str]]], rows: Sequence[str], columns: Sequence[str], caption: str
 ) -> Figure:
-    """Images in a grid with titles of its rows and columns, each with a text beside it, and a caption above all."""
+    """Images in a grid with titles of its rows and columns, each with a text beside it, and a caption above all.
+
+    A cell without an image stays empty.
+    """
     figure = Figure(figsize=(3.4 * len(columns), 1.15 * len(rows) + 0.8), layout="constrained", dpi=150)
     figure.suptitle(caption, fontsize=8.5, x=0.01, ha="left")
     grid = figure.subplots(len(rows), 2 * len(columns), squeeze=False, width_ratios=[1, 2] * len(columns))
     for i, (line, title) in enumerate(zip(cells, rows, strict=True)):
         for j, (image, text) in enumerate(line):
             image_axes, text_axes = grid[i, 2 * j], grid[i, 2 * j + 1]
-            image_axes.imshow(image)
+            if image is not None:
+                image_axes.imshow(image)
             text_axes.text(0, 0.5, textwrap.fill(text, 24, replace_whitespace=False), va="center", fontsize=8)
             for one in (image_axes, text_axes):
                 one.set(xticks=[], yticks=[])

@@ -2,7 +2,8 @@
 
 A model refers to its encoder, judge, ... by an id and by what the weights contain, "sha256:...". Where those are
 folders of this machine, the id means nothing to anybody else; :func:`plan_together` puts their names on the Hub in its
-place. The weights stay what they are, so what pins them still does.
+place. Of other paths of this machine only the last name is published. The weights stay what they are, so what pins them
+still does.
 """
 
 import shutil
@@ -21,7 +22,7 @@ from cbsae_hub.cards.write import write_card
 from cbsae_hub.formats.load import CLASSES
 from cbsae_hub.hub.files import CONFIG_NAME, WEIGHTS_NAME, read_config
 from cbsae_hub.hub.locate import CARD_NAME
-from cbsae_hub.hub.references import references, with_names
+from cbsae_hub.hub.references import references, told_in, with_names
 from cbsae_hub.hub.results import without_results_of_other_weights
 from cbsae_hub.hub.upload import (
     Published,
@@ -150,7 +151,8 @@ def _plan(folder: Path, repo_id: str, repo_type: str | None, others: Mapping[str
         _check_model(folder, files, ours)
         files = without_results_of_other_weights(folder, files)
         warn_of_foreign_ids(folder, others)
-    rewritten = {path: text for path, text in with_names(folder, others).items() if path in files}
+    names = {**told_in(folder), **others}
+    rewritten = {path: text for path, text in with_names(folder, names).items() if path in files}
     if by_hand or ours:
         rewritten[CARD_NAME] = _card(folder, files, rewritten, repo_id, by_hand)
     if repo_type == "model" and INFO in files and ours:

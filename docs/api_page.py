@@ -24,6 +24,11 @@ TABLE_PAGE, COLUMNS = PAGE.with_name("neuron-table.md"), re.compile(r"\| column 
 EVERY = "__all__"
 # What is public: module to names, by topic. Everything in `cbsae_hub.__all__` and in those of its packages is there.
 PUBLIC: dict[str, dict[str, tuple[str, ...] | str]] = {
+    "From pictures to a page": {
+        "cbsae_hub.pipeline.explain": ("Explanation", "Question"),
+        "cbsae_hub.pipeline.fit": ("fit", "fit_bottleneck", "Amount"),
+        "cbsae_hub.pipeline.report": ("write_report",),
+    },
     "Models": {
         "cbsae_hub.models": EVERY,
         "cbsae_hub.formats.load": ("load",),
@@ -36,6 +41,7 @@ PUBLIC: dict[str, dict[str, tuple[str, ...] | str]] = {
         "cbsae_hub.data.concepts": ("ConceptSet",),
         "cbsae_hub.data.hierarchy": ("ConceptTree",),
         "cbsae_hub.data.images": ("load_images",),
+        "cbsae_hub.data.collection": ("collect_images", "Collection"),
         "cbsae_hub.data.extraction": ("extract_activations",),
         "cbsae_hub.data.embeddings": ("extract_embeddings", "all_embeddings"),
         "cbsae_hub.data.activations": ("ActivationStore", "StoreError"),

@@ -1,6 +1,7 @@
-"""Runs the code of docs/quickstart.md and writes what it printed and drew: into that page, and into quickstart.ipynb.
+"""Runs the code of pages of the documentation; writes what it printed and drew: into the page, and into a notebook.
 
-    python docs/notebook.py
+    python docs/notebook.py              # both
+    python docs/notebook.py your-own     # one
 
 Needs the extra `test`. The page is what one edits. In it a ```text block after a ```python block is what that printed,
 and ``images/quickstart-1.webp`` the first picture; both are replaced. The notebook is made anew.
@@ -9,6 +10,7 @@ and ``images/quickstart-1.webp`` the first picture; both are replaced. The noteb
 import base64
 import io
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +19,16 @@ from nbclient import NotebookClient
 from PIL import Image
 
 DOCS = Path(__file__).parent
-PAGE, NOTEBOOK = DOCS / "quickstart.md", DOCS / "quickstart.ipynb"
-PRINTED = re.compile(r"^```text\n.*?^```\n\n?", re.DOTALL | re.MULTILINE)
-PICTURE = re.compile(r"^!\[[^\]]*\]\(images/quickstart-\d+\.webp\)\n\n?", re.MULTILINE)
-CODE = re.compile(r"^```python\n(.*?)^```\n", re.DOTALL | re.MULTILINE)
+PAGES = ("quickstart", "your-own")
+PICTURE = re.compile(rf"^!\[[^\]]*\]\(images/(?:{'|'.join(PAGES)})-\d+\.webp\)\n\n?", re.MULTILINE)
+CODE = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n.*?^```\n)?", re.DOTALL | re.MULTILINE)  # and what it printed
 
 
 def notebook_of(page: str) -> Any:
     """The notebook of a page, not run: a cell for each block of code, and one for the text between two of them."""
     notebook = nbformat.v4.new_notebook()
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    for i, part in enumerate(CODE.split(PICTURE.sub("", PRINTED.sub("", page)))):
+    for i, part in enumerate(CODE.split(PICTURE.sub("", page))):
         if part.strip():
             make = nbformat.v4.new_code_cell if i % 2 else nbformat.v4.new_markdown_cell
             notebook.cells.append(make(part.strip(), id=f"cell-{len(notebook.cells)}"))
@@ -74,15 +75,26 @@ def with_printed(page: str, notebook: Any) -> str:
 
     def add(block: re.Match) -> str:
         text = printed(next(cells))
-        return block[0] + (f"\n```text\n{text}```\n" if text else "")
+        return f"```python\n{block[1]}```\n" + (f"\n```text\n{text}```\n" if text else "")
 
-    return CODE.sub(add, PRINTED.sub("", page))
+    return CODE.sub(add, page)
+
+
+def remake(name: str) -> None:
+    """Writes a page and its notebook and pictures anew.
+
+    Args:
+        name: One of ``PAGES``.
+    """
+    path = DOCS / f"{name}.md"
+    page = path.read_text(encoding="utf-8")
+    notebook = run(notebook_of(page), DOCS)
+    path.write_text(with_printed(page, notebook), encoding="utf-8")
+    nbformat.write(notebook, path.with_suffix(".ipynb"))
+    for i, picture in enumerate(pictures(notebook), 1):
+        picture.save(DOCS / "images" / f"{name}-{i}.webp", lossless=True)
 
 
 if __name__ == "__main__":
-    page = PAGE.read_text(encoding="utf-8")
-    notebook = run(notebook_of(page), DOCS)
-    PAGE.write_text(with_printed(page, notebook), encoding="utf-8")
-    nbformat.write(notebook, NOTEBOOK)
-    for i, picture in enumerate(pictures(notebook), 1):
-        picture.save(DOCS / "images" / f"quickstart-{i}.webp", lossless=True)
+    for name in sys.argv[1:] or PAGES:
+        remake(name)

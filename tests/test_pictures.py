@@ -345,7 +345,8 @@ class One:
 
 
 def thumbnail(image):
-    webp = thumbnails(One(image), [0], None)["webp"][0]
+    encoder = VisionEncoder(build("Dinov2Model"), processor("Dinov2Model"))
+    webp = thumbnails(One(image), [0], None, encoder)["webp"][0]
     return torch.tensor(np.asarray(Image.open(io.BytesIO(webp))))
 
 

@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import stub_hub
@@ -449,3 +450,30 @@ def test_folders_of_this_machine_are_named(world, monkeypatch, caplog):
     caplog.clear()
     plan_together([world / "sae", world / "encoder"], "lab")
     assert not caplog.records
+
+
+def test_no_whole_path_of_this_machine_is_published(tmp_path, hub):
+    folder, pictures = tmp_path / "secret" / "sae", tmp_path / "secret" / "my pictures"
+    pictures.mkdir(parents=True)
+    data = {"id": str(pictures), "split": "train"}
+    sae = SAE(8, 16, "topk", 2, seed=0, encoder_id=str(tmp_path / "secret" / "encoder"), layer=1, training_data=data)
+    sae.save_pretrained(folder)
+    command = f"python {tmp_path}/secret/train_sae.py --output={folder} --set k=2"
+    told = {"revision": folder_revision(folder), "seed": 0, "versions": {}, "config": {}, "command": command}
+    (folder / "training.json").write_text(json.dumps(told))
+    (folder / "evaluation.json").write_text(json.dumps({**told, "settings": {"output": str(pictures)}, "tables": {}}))
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    upload = plan(folder, "me/sae")
+    sent = {path: upload.source(path) for path in upload.files}
+    texts = {path: source if isinstance(source, bytes) else source.read_bytes() for path, source in sent.items()}
+    assert not [path for path, text in texts.items() if b"secret" in text]
+    config = json.loads(texts["config.json"])
+    assert (config["encoder_id"], config["training_data"]["id"]) == ("encoder", "my pictures")
+    assert json.loads(texts["training.json"])["command"] == "python train_sae.py --output=sae --set k=2"
+    assert upload.files["config.json"] == len(texts["config.json"])
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before, "the folder stays as it is"
+
+    SAE.from_pretrained(folder).push_to_hub("me/pushed")
+    for path in ("config.json", "training.json", "evaluation.json", "README.md"):
+        assert b"secret" not in Path(download_folder("me/pushed", None, [path]) / path).read_bytes(), path

@@ -3,7 +3,7 @@
     python training/build_pack.py runs/emoji-scores
 
 Takes the scores that score_neurons.py or evaluate.py wrote, with steerability if that was measured, and reads the
-example images once.
+example images once, as `cbsae pack MODEL --scores SCORES --overwrite` does.
 """
 
 import logging
@@ -12,43 +12,23 @@ from typing import Annotated
 
 import typer
 
-from cbsae_hub.cards.write import write_card
-from cbsae_hub.data.images import load_images
-from cbsae_hub.encoders.explained import explained_encoder
-from cbsae_hub.formats.load import load
-from cbsae_hub.scoring import Scores, headline
-from cbsae_hub.scoring.build_pack import ALT_COLUMN, build_pack
-from cbsae_hub.scoring.card_pictures import write_pictures
+from cbsae_hub.cli.options import Device
+from cbsae_hub.cli.sources import device_of
+from cbsae_hub.pipeline.pack import make_pack
+from cbsae_hub.scoring import headline
+from cbsae_hub.scoring.build_pack import ALT_COLUMN
 
 
 def main(
     scored: Annotated[Path, typer.Argument(metavar="SCORES", help="Folder that score_neurons.py wrote.")],
     model: Annotated[Path | None, typer.Option(help="Folder of the model; default the one that was scored.")] = None,
     alt_column: Annotated[str, typer.Option(help="Column that says what an image shows.")] = ALT_COLUMN,
-    device: Annotated[str, typer.Option(help="Where the encoder runs.")] = "cpu",
+    device: Device = None,
 ) -> None:
     """Build a model's pack from its scores."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        scores = Scores.load(scored)
-        settings = scores.summary["settings"]
-        folder = model or Path(settings["model"])
-        images = load_images(settings["images"], settings["split"], beside=folder)
-        if len(images) != scores.summary["n_images"]:
-            raise ValueError(f"the scores are of {scores.summary['n_images']} images, here are {len(images)}")
-        sae = load(folder).to(device)
-        pack = build_pack(
-            scores,
-            sae,
-            explained_encoder(sae, settings.get("encoder"), device, beside=folder),
-            images,
-            folder,
-            source={"id": settings["images"], "split": settings["split"]},
-            alt_column=alt_column,
-            batch_size=settings.get("batch_size", 64),
-        )
-        write_pictures(folder)
-        write_card(folder)
+        pack = make_pack(scored, model, alt_column=alt_column, device=device_of(device))
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     for name, value in headline(pack.info["scores"]).items():

@@ -19,10 +19,11 @@ import typer
 from cbsae_hub.data.images import load_images
 from cbsae_hub.hub.files import replace_file, write_json
 from cbsae_hub.neurons.table import NeuronTable
+from cbsae_hub.pipeline.recipe import load_function
+from cbsae_hub.pipeline.sections import ChatJudgeSettings, InsertionSection
 from cbsae_hub.steering import LlavaSteerer
 from cbsae_hub.studies.insertion import InsertionExperiment, as_markdown, judged, summary
 from cbsae_hub.studies.judges import ChatJudge, Judge
-from training.recipes import ChatJudgeSettings, InsertionSection, load_function
 
 EXPERIMENT = ("alpha", "beta", "keep_error", "max_new_tokens", "seed")  # of InsertionExperiment
 KEY = "JUDGE_API_KEY"

@@ -16,8 +16,8 @@ import torch
 import typer
 
 from cbsae_hub.hub.files import replace_file, write_text
+from cbsae_hub.pipeline.sections import CBSAESection, ScoresSection, SteerabilitySection
 from cbsae_hub.studies.sheets import SheetSettings, SheetStudy
-from training.recipes import CBSAESection, ScoresSection, SteerabilitySection
 
 
 def main(
@@ -31,8 +31,8 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        sections = (section.read(recipe).to_dict() for section in (CBSAESection, ScoresSection, SteerabilitySection))
-        study = SheetStudy(SheetSettings.of(*sections), count, image, device)
+        sections = (CBSAESection.read(recipe), ScoresSection.read(recipe), SteerabilitySection.read_or_default(recipe))
+        study = SheetStudy(SheetSettings.of(*(section.to_dict() for section in sections)), count, image, device)
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     sheet = study.run()

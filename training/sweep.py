@@ -14,7 +14,6 @@ from typing import Annotated, Any
 import pandas as pd
 import torch
 import typer
-from accelerate import Accelerator
 from tqdm import tqdm
 
 from cbsae_hub.data.activations import ActivationStore
@@ -25,14 +24,14 @@ from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.hub.files import write_json, write_text
 from cbsae_hub.metrics import MonosemanticityScore, Reconstruction, mean_over_tokens
 from cbsae_hub.models import SAE
+from cbsae_hub.pipeline.extract import open_images
+from cbsae_hub.pipeline.sections import SweepSection
+from cbsae_hub.processes import make_accelerator
 from cbsae_hub.scoring.report import describe
 from cbsae_hub.scoring.scorer import ImageEmbedder, image_model
 from cbsae_hub.studies.tables import markdown_table
 from cbsae_hub.trainers.config import REFERENCE_GROUPS, SAETrainConfig
 from cbsae_hub.trainers.sae.trainer import SAETrainer
-from cbsae_hub.trainers.sae.trainer import describe as describe_store
-from training.extract_activations import open_images
-from training.recipes import SweepSection
 
 KINDS = {"BatchTopK": None, "Matryoshka": REFERENCE_GROUPS}
 FIGURES = {  # in the table, with their digits
@@ -48,7 +47,7 @@ def train_one(store: ActivationStore, output: Path, settings: dict[str, Any]) ->
         steps = settings.get("steps", SAETrainConfig.steps)
         config = SAETrainConfig.from_dict({**settings, "eval_every": steps, "checkpoint_every": steps})
         train, heldout = store.holdout(config.heldout_fraction, config.seed)
-        SAETrainer(config, train, heldout, output, description=describe_store(store.manifest)).train(resume=True)
+        SAETrainer(config, train, heldout, output).train(resume=True)
     return SAE.from_pretrained(output)
 
 
@@ -112,9 +111,9 @@ def main(
 ) -> None:
     """Train and score a grid of SAEs; writes sweep.json and sweep.md."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    accelerator = Accelerator()
     rows: list[dict[str, Any]] = []
     try:
+        accelerator = make_accelerator(alone=True)
         settings = SweepSection.read(recipe, overrides)
         common = settings.chosen(*TRAINING)
         for layer in settings.layers:

@@ -16,11 +16,12 @@ import pandas as pd
 import typer
 
 from cbsae_hub.hub.files import write_json
+from cbsae_hub.pipeline.score import make_scorer
+from cbsae_hub.pipeline.sections import EvaluationSection, ScoresSection
+from cbsae_hub.processes import make_accelerator
 from cbsae_hub.scoring import NeuronScorer, Scores
 from cbsae_hub.scoring.report import SURE
 from cbsae_hub.studies.evaluation import MEASURES
-from training.recipes import EvaluationSection, ScoresSection
-from training.score_neurons import make_scorer
 
 UNUSED: dict[str, None] = {"similarity": None, "tree": None, "zero_shot": None}  # of section `scores`
 
@@ -77,11 +78,12 @@ def steerability(folder: Path, judge: str, seeds: Sequence[int], family: str) ->
 def main(
     recipe: Annotated[Path, typer.Option(help="YAML file: sections `scores` and `evaluate` are read.")],
     draws: Annotated[int, typer.Option(help="Draws of the neurons with random images.")] = 9,
-    device: Annotated[str, typer.Option(help="Where encoder and judges run.")] = "cpu",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; default the fastest there is.")] = None,
 ) -> None:
     """Measure how sure the figures of a recipe are."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
+        device = device or make_accelerator(alone=True).device
         settings, evaluation = ScoresSection.read(recipe), EvaluationSection.read(recipe)
         if not settings.truth:
             raise ValueError("section `scores` of the recipe lacks truth")

@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from accelerate import Accelerator
 from PIL import Image
 
 from cbsae_hub.data.concepts import ConceptSet
 from cbsae_hub.data.images import load_images
 from cbsae_hub.hub.files import replace_file, write_json, write_text
+from cbsae_hub.pipeline.sections import ZeroShotSteeringSection
 from cbsae_hub.plots import plot_zero_shot_steering
+from cbsae_hub.processes import make_accelerator
 from cbsae_hub.steering import ClipZeroShotSteerer
 from cbsae_hub.steering.clip import STRENGTHS
 from cbsae_hub.studies.clip_sweep import ClipSweep, draw, sweep_clip
-from training.recipes import ZeroShotSteeringSection
 
 
 def image_sets(settings: ZeroShotSteeringSection) -> dict[str, list[Image.Image]]:
@@ -55,7 +55,7 @@ def main(
     try:
         settings = ZeroShotSteeringSection.read(recipe, overrides)
         strengths = list(settings.strengths or STRENGTHS)
-        words, device = ConceptSet.load(settings.vocabulary), Accelerator().device
+        words, device = ConceptSet.load(settings.vocabulary), make_accelerator(alone=True).device
         where = {"device": device, "beside": settings.model}
         steerer = ClipZeroShotSteerer.from_pretrained(settings.clip, settings.model, words, **where)
         neurons = None if settings.neurons == "all" else settings.neurons

@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult
 from safetensors import safe_open
 
 from cbsae_hub.hub.files import ModelFileError, folder_revision, read_json
+from cbsae_hub.hub.references import told_elsewhere
 from cbsae_hub.hub.results import revision_of_results
 
 logger = logging.getLogger(__name__)
@@ -49,9 +50,15 @@ class Facts:
     config: dict[str, Any] = field(default_factory=dict)  # of a model of any library; empty beside a dataset, say
     metrics: dict[str, Any] = field(default_factory=dict)  # metrics.json: results of an evaluation script
     training: dict[str, Any] = field(default_factory=dict)  # record of the training of an SAE or CB-SAE
-    evaluation: dict[str, Any] = field(default_factory=dict)  # results of training/evaluate.py
+    evaluation: dict[str, Any] = field(default_factory=dict)  # results of `cbsae evaluate`
     pack: dict[str, Any] = field(default_factory=dict)  # pack.json: scores of its neurons
     revision: str | None = None  # the folder_revision, None where there are no weights
+
+    def __post_init__(self) -> None:
+        """Leaves nothing of paths of this machine but their last names."""
+        for name in ("config", *OF_WEIGHTS):
+            content = getattr(self, name)
+            object.__setattr__(self, name, _renamed(content, told_elsewhere(content)))
 
     @classmethod
     def read(cls, folder: str | Path) -> "Facts":
@@ -215,6 +222,15 @@ def _label(model: Any) -> str:
 def is_measured(value: Any) -> bool:
     """Whether this is a number, and finite: what the Hub's model-index can hold."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _renamed(value: Any, names: dict[str, str]) -> Any:
+    """A JSON content in which some strings are others."""
+    if isinstance(value, dict):
+        return {key: _renamed(inner, names) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_renamed(inner, names) for inner in value]
+    return names.get(value, value) if isinstance(value, str) else value
 
 
 def _object(path: Path) -> dict[str, Any]:

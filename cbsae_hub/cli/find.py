@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cbsae_hub.cli.options import Model, Revision
-from cbsae_hub.cli.output import Data, command, percent, printable, table
+from cbsae_hub.cli.output import Data, about_marks, command, names, percent, printable, table
 from cbsae_hub.cli.sources import of_other_weights
 from cbsae_hub.words import number
 
@@ -21,11 +21,12 @@ def _show(answer: Data) -> str:
     lines = [verdict]
     if neurons:
         cells = {column: [row[column] for row in neurons] for column in columns}
+        cells["name"] = names(neurons)
         cells["score"] = [number(row["score"], 2) for row in neurons]
         cells["above chance"] = [percent(row["null_percentile"]) for row in neurons]
         cells["density"] = [percent(row["density"]) for row in neurons]
         cells["p99"] = [number(row["p99"], 2) for row in neurons]
-        lines.append(table(cells))
+        lines += [table(cells), *about_marks(neurons)]
     concepts = {row["concept"] for row in neurons}
     if near := [printable(concept) for concept in answer["nearest"] if concept not in concepts]:
         how = "near in meaning" if answer["near_by"] == "meaning" else "spelled alike"
@@ -49,6 +50,7 @@ def find(
     images, its name, which fits well and better than any other. weak: anything less; the first line says why.
     """
     from cbsae_hub.hub.files import WEIGHTS_NAME, folder_revision
+    from cbsae_hub.neurons.chance import by_chance
     from cbsae_hub.neurons.pack import Pack
 
     pack = Pack.from_pretrained(model, revision)
@@ -59,13 +61,16 @@ def find(
         from cbsae_hub.encoders.clip_like import ClipLike
 
         judge = pack.info["judge"]
+        if judge["id"] is None:
+            raise ValueError(f"the neurons of {model} were named by no judge: nothing can be compared by meaning")
         embed_texts = ClipLike.from_pretrained(judge["id"], judge["revision"], beside=model).embed_texts
     answer = pack.find(query, limit, embed_texts)
     neurons = []
     for match in answer.matches:
         row = pack.neurons[match.neuron]
         columns = ("kind", "name", "null_percentile", "density", "p99", "status")
-        neurons.append({**vars(match), **{name: getattr(row, name) for name in columns}})
+        facts = {name: getattr(row, name) for name in columns}
+        neurons.append({**vars(match), **facts, "by_chance": by_chance(row)})
     return {
         "model": model,
         "query": query,

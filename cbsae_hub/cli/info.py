@@ -53,12 +53,12 @@ def _pack_lines(pack: Data | None) -> list[tuple[str, Any]]:
     steered = scores.get("steerability")
     return [
         ("pack", f"{number(pack['named'])} neurons have names" + (", OF OTHER WEIGHTS" if pack["stale"] else "")),
-        ("judge", _of(judge["id"], judge["revision"])),
+        ("judge", _of(judge["id"], judge["revision"]) if judge["id"] else "none"),
         ("images", f"{number(images['n'])} of {images['id']}, {images['split']}"),
-        ("vocabulary", f"{pack['concepts']['name']}, {number(pack['concepts']['n'])} concepts"),
+        ("vocabulary", judge["id"] and f"{pack['concepts']['name']}, {number(pack['concepts']['n'])} concepts"),
         ("reconstruction", _spelled(scores["reconstruction"])),
         ("neurons", ", ".join(f"{percent(share)} {status}" for status, share in scores["shares"].items())),
-        ("names", f"{percent(scores['interpretability']['share_above_chance'])} above chance"),
+        ("names", judge["id"] and f"{percent(scores['interpretability']['share_above_chance'])} above chance"),
         ("monosemanticity", f"{number(scores['monosemanticity']['mean'])}; of any two images "
                             f"{number(scores['monosemanticity']['population'])}"),
         ("steerability", steered and f"{number(steered[steered['main']]['mean'])} ({steered['main']}), "

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cbsae_hub.cli.options import Device, Model, Revision
-from cbsae_hub.cli.output import Data, command, percent, printable, table
+from cbsae_hub.cli.output import Data, about_marks, command, names, percent, printable, table
 from cbsae_hub.cli.sources import device_of, model_and_pack, name_of, open_image
 from cbsae_hub.words import number
 
@@ -31,7 +31,7 @@ def _show_image(image: Data) -> str:
         return head
     columns: dict[str, list[Any]] = {
         "neuron": [row["neuron"] for row in neurons],
-        "name": [row["name"] for row in neurons],
+        "name": names(neurons),
         "mean": [number(row["mean"]) for row in neurons],
         "peak": [number(row["peak"]) for row in neurons],
         f"of {image['tokens']} tokens": [percent(row["share"]) for row in neurons],
@@ -39,7 +39,7 @@ def _show_image(image: Data) -> str:
     if "density" in neurons[0]:
         columns["peak / p99"] = [number(row["peak"] / row["p99"], 2) if row["p99"] else "" for row in neurons]
         columns["density"] = [percent(row["density"]) for row in neurons]
-    return f"{head}\n{table(columns)}"
+    return "\n".join([head, table(columns), *about_marks(neurons)])
 
 
 @command(_show)
@@ -77,6 +77,8 @@ def inspect(
 def _answer(
     sae: "SAE | CBSAE", inspection: "Inspection", pack: "Pack | None", limit: int, density_below: float | None
 ) -> Data:
+    from cbsae_hub.neurons.chance import by_chance
+
     neurons = []
     for place, neuron in enumerate(inspection.active.tolist()):
         row = None if pack is None else pack.neurons[neuron]
@@ -91,6 +93,7 @@ def _answer(
                 "peak": float(strengths.max()),
                 "share": float((strengths > 0).mean()),
                 **({} if row is None else {name: getattr(row, name) for name in PACK_COLUMNS}),
+                "by_chance": row is not None and by_chance(row),
             }
         )
         if len(neurons) == limit:

@@ -23,27 +23,40 @@ Data = dict[str, Any]
 AsJson = Annotated[bool, typer.Option("--json", help="Write one JSON document instead of text.")]
 
 
-def command(show: Callable[[Data], str], failed: Callable[[Data], bool] = lambda data: False) -> Callable[..., Any]:
+def command(
+    show: Callable[[Data], str],
+    failed: Callable[[Data], bool] = lambda data: False,
+    then: Callable[[Data], None] = lambda data: None,
+) -> Callable[..., Any]:
     """Makes a command of a function that returns its answer as data; adds the option ``--json``.
+
+    Of several processes one answers: the functions of the others return None.
 
     Args:
         show: Returns the answer as text.
         failed: Returns whether the answer is that there is no such thing: the exit code is then 1.
+        then: Is called with the answer, once that is written.
     """
 
-    def decorate(function: Callable[..., Data]) -> Callable[..., None]:
+    def decorate(function: Callable[..., Data | None]) -> Callable[..., None]:
         @wraps(function)
         def run(*, as_json: bool, **arguments: Any) -> None:
+            code = FAILED
             try:
                 with redirect_stdout(sys.stderr):  # libraries print: stdout is for the answer
-                    data = plain(function(**arguments))
+                    answer = function(**arguments)
+                if answer is None:
+                    return
+                data = plain(answer)
             except (typer.Exit, typer.Abort):
                 raise
-            # What bad input leads to: files, ids and values; of torch, devices and memory; an installation in pieces.
-            except (OSError, ValueError, RuntimeError, ImportError) as error:
+            # What bad input leads to: files, ids and values; of torch, devices and memory; an installation in pieces;
+            # a training that diverges, or was stopped and says with which code.
+            except (OSError, ValueError, RuntimeError, ImportError, FloatingPointError) as error:
+                code = getattr(error, "exit_code", FAILED)
                 data = {"error": str(error) or type(error).__name__, "type": type(error).__name__}
                 if not as_json:
-                    typer.echo(f"Error: {printable(data['error'])}", err=True)
+                    typer.echo(f"{'Error: ' if code == FAILED else ''}{printable(data['error'])}", err=True)
                     if isinstance(error, ImportError) or "torchvision::" in data["error"]:
                         typer.echo("`cbsae doctor` looks at the installation.", err=True)
             if as_json:
@@ -51,7 +64,8 @@ def command(show: Callable[[Data], str], failed: Callable[[Data], bool] = lambda
             elif "error" not in data:
                 typer.echo(show(data))
             if "error" in data or failed(data):
-                raise typer.Exit(FAILED)
+                raise typer.Exit(code)
+            then(data)
 
         signature = inspect.signature(function)
         option = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=AsJson)
@@ -96,6 +110,20 @@ def table(columns: Mapping[str, Sequence[Any]]) -> str:
         "  ".join(_pad(cell, width, side) for cell, width, side in zip(line, widths, right)).rstrip() for line in cells
     ]
     return "\n".join([typer.style(rows[0], bold=True), *rows[1:]])
+
+
+def names(neurons: Sequence[Data]) -> list[str | None]:
+    """Returns the names of neurons for a table, those that are no better than chance marked."""
+    from cbsae_hub.neurons.chance import MARK
+
+    return [f"{row['name']} ({MARK})" if row["by_chance"] else row["name"] for row in neurons]
+
+
+def about_marks(neurons: Sequence[Data]) -> list[str]:
+    """Returns the line below a table that says what the mark of :func:`names` means, if it is there."""
+    from cbsae_hub.neurons.chance import MEANING
+
+    return [MEANING] if any(row["by_chance"] for row in neurons) else []
 
 
 def facts(pairs: Iterable[tuple[str, Any]]) -> str:

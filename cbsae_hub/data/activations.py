@@ -1,7 +1,7 @@
 """The activation store: an encoder's activations on disk, in shards. docs/activation-store.md is normative."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +148,22 @@ class ActivationStore:
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"rows {start} to {stop} are asked for; there are {len(self)}")
         return self._gather(np.arange(start, stop))
+
+    def of_images(self, images: Sequence[int], batch_size: int) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
+        """Activations of some images, ``batch_size`` of them at a time.
+
+        Args:
+            images: Places in :attr:`images`.
+            batch_size: Images of a batch.
+
+        Returns:
+            Iterator of places and their activations ``[images, tokens, d_in]`` float32.
+        """
+        tokens = np.arange(self.tokens_per_image)
+        for start in range(0, len(images), batch_size):
+            batch = images[start : start + batch_size]
+            rows = np.asarray(batch)[:, None] * self.tokens_per_image + tokens
+            yield batch, self._gather(rows.ravel()).float().unflatten(0, rows.shape)
 
     def holdout(self, fraction: float, seed: int = 0) -> tuple["ActivationStore", "ActivationStore"]:
         """Splits by image into a training and a held-out part, at random.

@@ -30,6 +30,7 @@ from cbsae_hub.data.ahead import load_ahead
 from cbsae_hub.data.images import read_images
 from cbsae_hub.hub.files import OtherSettings, content_revision, replace_file, require_same_settings, write_json
 from cbsae_hub.pictures import ImageDataset
+from cbsae_hub.processes import claimed, make_accelerator
 from cbsae_hub.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ def extract_activations(
         ValueError: If there are no images, a size is not positive, an image cannot be read, or activations are NaN,
             infinite, or too large for float16; names the image.
         StoreError: If the folder holds a store of other settings; names them.
+        FolderInUse: If another run fills the folder.
     """
     if dtype not in ("float16", "float32"):
         raise ValueError(f"dtype must be float16 or float32, got {dtype!r}")
@@ -111,7 +113,7 @@ def extract_activations(
         raise ValueError("there are no images to extract activations of")
     if min(images_per_shard, batch_size, readers) < 1:
         raise ValueError("images_per_shard, batch_size and readers must be positive")
-    accelerator = accelerator or Accelerator(cpu=True)
+    accelerator = accelerator or make_accelerator()
     folder = Path(folder)
     settings = {
         "format": FORMAT,
@@ -128,10 +130,25 @@ def extract_activations(
         "batch_size": batch_size,
         "seed": seed,
     }
+    with claimed(folder, accelerator):
+        _fill(folder, settings, encoder, images, readers, accelerator)
+    return ActivationStore.open(folder)
+
+
+def _fill(
+    folder: Path,
+    settings: dict[str, Any],
+    encoder: TokenEncoder,
+    images: ImageDataset | PixelSource,
+    readers: int,
+    accelerator: Accelerator,
+) -> None:
+    """Writes the shards that are missing, and then the manifest."""
     if accelerator.is_main_process:
         _claim(folder, settings)
     accelerator.wait_for_everyone()
-    parts = _cut(range(len(images)), images_per_shard)
+    batch_size, seed, dtype = settings["batch_size"], settings["seed"], settings["dtype"]
+    parts = _cut(range(len(images)), settings["images_per_shard"])
     mine = {shard: _cut(parts[shard], batch_size) for shard in _share(folder, len(parts), accelerator)}
     batches = [ids for shard in mine.values() for ids in shard]
     reading = load_ahead(lambda ids: _read(encoder, images, ids), batches, readers)
@@ -149,7 +166,6 @@ def extract_activations(
         shards = [_entry(folder / _shard_name(shard)) for shard in range(len(parts))]
         write_json(folder / MANIFEST, {**settings, "shards": shards}, indent=2)
     accelerator.wait_for_everyone()
-    return ActivationStore.open(folder)
 
 
 def _shard_name(shard: int) -> str:

@@ -1,7 +1,7 @@
 """The files of each split of an image dataset.
 
 A picture's name never decides: "photo of a train.png" is no training data, and a folder "train" beside "cat" and "bus"
-is a class. What does decide: the card's ``configs``, else folders, else the names of Parquet files.
+is a class. What does decide: the card's ``configs``, else folders, else the names of Parquet files and tars.
 """
 
 import logging
@@ -32,10 +32,11 @@ SPLITS = {
 }
 IMAGES = frozenset(ImageFolder.EXTENSIONS)
 METADATA = frozenset(ImageFolder.METADATA_FILENAMES)
-TABLE, ARCHIVE = ".parquet", ".zip"
+TABLE, TAR, ARCHIVE = ".parquet", ".tar", ".zip"
+SAVED, SAVED_SPLITS = "state.json", "dataset_dict.json"  # `save_to_disk` writes them for a Dataset, a DatasetDict
 # Images, or archives of images, that `datasets` does not read: they are named where they are left out.
 UNREAD = frozenset(
-    ".heic .heif .avif .jxl .svg .dng .cr2 .cr3 .nef .arw .raf .orf .rw2 .tar .gz .tgz .bz2 .xz .7z .rar .arrow".split()
+    ".heic .heif .avif .jxl .svg .dng .cr2 .cr3 .nef .arw .raf .orf .rw2 .gz .tgz .bz2 .xz .7z .rar .arrow".split()
 )
 _SHARD = re.compile(r"(?P<name>.+)-\d{5}-of-\d{5}(?:[-.].*)?")
 _HIDDEN = re.compile(r"(^|/)(\.|__MACOSX(/|$)|__pycache__(/|$))")
@@ -50,8 +51,8 @@ class NoImages(ValueError):
 class Layout:
     """Files of a dataset by split."""
 
-    kind: str  # builder of `datasets` that reads them: "imagefolder" or "parquet"
-    splits: dict[str, list[str]]  # names to paths of images and their metadata, of Parquet files, or of archives
+    kind: str  # "saved" (by `save_to_disk`), or the builder of `datasets`: "imagefolder", "parquet", "webdataset"
+    splits: dict[str, list[str]]  # names to paths of images and their metadata, of Parquet files, tars or archives
     left_out: list[str]  # files with images that belong to no split
     options: dict[str, Any] = field(default_factory=dict)  # arguments of the builder
     config: str = "default"  # name of the card's configuration
@@ -99,14 +100,14 @@ def arrange(files: Sequence[str], card: Mapping[str, Any]) -> Layout:
     With ``configs`` in the card, the files that its default configuration names. Else splits are folders at one depth
     that are all named after splits ("train", "val2017", "test_images"; "train" beside "cat" and "bus" is a class), or
     Parquet files that are all named so, or shards as `datasets` writes them ("data/probe-00000-of-00002.parquet").
-    Everything else is the split "train".
+    Everything else is the split "train". What `save_to_disk` wrote has the splits of a DatasetDict, else "train".
 
     Args:
         files: Paths of all visible files, relative, with "/".
         card: YAML header of README.md.
 
     Raises:
-        NoImages: If there are neither images nor Parquet files.
+        NoImages: If there are neither images nor Parquet files nor tars.
         ValueError: If the card is damaged, or has several configurations and no default.
     """
     configs = MetadataConfigs.from_dataset_card_data(dict(card))
@@ -118,7 +119,8 @@ def arrange(files: Sequence[str], card: Mapping[str, Any]) -> Layout:
         layout = _by_card(files, configs, config)
     else:
         base = _folder(config)
-        layout = _by_structure([file for file in files if file.startswith(base)])
+        files = [file for file in files if file.startswith(base)]
+        layout = _saved(files) or _by_structure(files)
     layout.config = name or "default"
     layout.options |= {key: value for key, value in config.items() if key not in ("data_files", "data_dir", "default")}
     return layout
@@ -168,6 +170,21 @@ def _matching(files: Sequence[str], patterns: Iterable[str]) -> list[str]:
 # ------------------------------------------------------------------------------------------------------ without a card
 
 
+def _saved(files: Sequence[str]) -> Layout | None:
+    """The files of `save_to_disk`, if they are its."""
+    if {SAVED, "dataset_info.json"} <= set(files):
+        return Layout("saved", {"train": list(files)}, [])
+    if SAVED_SPLITS not in files:
+        return None
+    splits = {_parts(file)[0] for file in files if _parts(file)[1:] == (SAVED,)}
+    return Layout("saved", {split: [f for f in files if _parts(f)[0] == split] for split in _ordered(splits)}, [])
+
+
+def _ordered(splits: Collection[str]) -> list[str]:
+    order = [name for name in dict.fromkeys(SPLITS.values()) if name in splits]
+    return [*order, *sorted(set(splits) - set(order))]
+
+
 def _by_structure(files: Sequence[str]) -> Layout:
     kind, data = _kind(files)
     owners, depth = _split_folders(data)
@@ -181,8 +198,7 @@ def _by_structure(files: Sequence[str]) -> Layout:
             if _parts(file)[:depth] in folders:
                 owners[file] = folders[_parts(file)[:depth]]
     owners |= by_name
-    order = [name for name in dict.fromkeys(SPLITS.values()) if name in owners.values()]
-    splits: dict[str, list[str]] = {name: [] for name in [*order, *sorted(set(owners.values()) - set(order))]}
+    splits: dict[str, list[str]] = {name: [] for name in _ordered(set(owners.values()))}
     for file in sorted(owners):
         splits[owners[file]].append(file)
     left_out = [file for file in files if file not in owners and _holds_images(file)]
@@ -253,8 +269,11 @@ def _kind(files: Sequence[str]) -> tuple[str, list[str]]:
     """The kind that most files are of, and its files; archives count where there is nothing else."""
     images = [file for file in files if _suffix(file) in IMAGES]
     tables = [file for file in files if _suffix(file) == TABLE and not (images and _is_metadata(file))]
-    if tables and len(tables) >= len(images):
-        return "parquet", tables
+    tars = [file for file in files if _suffix(file) == TAR]
+    # A table beside each tar is about its pictures, as many tools write them.
+    kind, several = ("webdataset", tars) if len(tars) >= len(tables) else ("parquet", tables)
+    if several and len(several) >= len(images):
+        return kind, several
     if image_files := images or [file for file in files if _suffix(file) == ARCHIVE]:
         return "imagefolder", image_files
     if not files:
@@ -262,12 +281,12 @@ def _kind(files: Sequence[str]) -> tuple[str, list[str]]:
     counts = Counter(_suffix(file) or "without an extension" for file in files)
     existing = ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items()))
     hint = ": save the pictures as PNG, JPEG or WebP" if counts.keys() & UNREAD else ""
-    raise NoImages(f"it is neither Parquet nor images, but has {existing}{hint}")
+    raise NoImages(f"it is neither Parquet nor images nor tars, but has {existing}{hint}")
 
 
 def _readable(kind: str, files: Iterable[str]) -> list[str]:
     """Those that the builder reads."""
-    suffixes = {TABLE} if kind == "parquet" else {*IMAGES, ARCHIVE}
+    suffixes = {"parquet": {TABLE}, "webdataset": {TAR}}.get(kind, {*IMAGES, ARCHIVE})
     return [file for file in files if _suffix(file) in suffixes or (kind == "imagefolder" and _is_metadata(file))]
 
 
@@ -281,7 +300,7 @@ def _label_options(kind: str, files: Sequence[str], depth: int) -> dict[str, Any
 
 
 def _holds_images(file: str) -> bool:
-    return _suffix(file) in IMAGES | UNREAD | {TABLE, ARCHIVE} or _is_metadata(file)
+    return _suffix(file) in IMAGES | UNREAD | {TABLE, TAR, ARCHIVE} or _is_metadata(file)
 
 
 def _is_metadata(file: str) -> bool:

@@ -1,11 +1,23 @@
 """Words in the columns of an image dataset: labels and captions, one or several an image."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cbsae_hub.pictures import ImageDataset
+
+if TYPE_CHECKING:
+    import datasets
+
+CAPTIONS = tuple(
+    "caption captions description descriptions text texts txt alt_text alt sentence sentences prompt title".split()
+)
+CLASSES = tuple("label labels class classes cls category categories target".split())
+WORDS_A_LABEL = 6
+URL = re.compile(r"\s*[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 def words_in(value: Any, classes: Sequence[str] | None = None) -> list[str]:
@@ -53,3 +65,61 @@ def _inner(kind: Any) -> Any:
     while isinstance(kind, list) or (hasattr(kind, "feature") and not isinstance(kind, Mapping)):
         kind = kind[0] if isinstance(kind, list) else kind.feature
     return kind
+
+
+def find_captions(images: "datasets.Dataset") -> str | None:
+    """The column that says in words what a picture shows: of texts, or lists of them, and called so or ``..._caption``.
+
+    Where several are, the word that comes first in :data:`CAPTIONS` decides.
+    """
+    texts = [column for column, kind in images.features.items() if _dtype(kind) in ("string", "large_string")]
+    for word in CAPTIONS:
+        for column in texts:
+            if f"_{column.lower()}".endswith(f"_{word}") and any(map(_is_text, _cells(images, column))):
+                return column
+    return None
+
+
+def find_labels(images: "datasets.Dataset", besides: str | None = None) -> tuple[str, ...]:
+    """Columns that are labels of pictures: their values are few and short, and return.
+
+    Classes, texts and lists of both are; numbers only in columns that are called so, ``label`` or ``..._label``: a
+    width returns as well. They have 2 values at least, and as many pictures as twice their values. Texts of more
+    than 6 words on average, and addresses, are no labels.
+
+    Args:
+        images: The dataset.
+        besides: A column that is none, the one of the captions.
+    """
+    return tuple(column for column in images.column_names if column != besides and _is_label(images, column))
+
+
+def _is_label(images: "datasets.Dataset", column: str) -> bool:
+    classes, dtype = class_names(images, column), _dtype(images.features[column])
+    called_so = f"_{column.lower()}".endswith(tuple(f"_{word}" for word in CLASSES))
+    if classes is None and dtype not in ("string", "large_string") and not (called_so and "int" in dtype):
+        return False
+    counts = Counter(value for cell in _cells(images, column) for value in words_in(cell, classes))
+    if len(counts) < 2 or counts.total() < 2 * len(counts):
+        return False
+    words = sum(len(value.split()) for value in counts)
+    return classes is not None or (words <= WORDS_A_LABEL * len(counts) and not _are_addresses(counts))
+
+
+def _cells(images: "datasets.Dataset", column: str) -> list[Any]:
+    return images.select_columns(column)[:][column]
+
+
+def _dtype(kind: Any) -> str:
+    """The type of a column's values, or of the items of its lists; "" for records, pictures and the like."""
+    inner = _inner(kind)
+    return "" if isinstance(inner, Mapping) else str(getattr(inner, "dtype", ""))
+
+
+def _is_text(cell: Any) -> bool:
+    texts = words_in(cell)
+    return bool(texts) and not _are_addresses(texts)
+
+
+def _are_addresses(values: Iterable[str]) -> bool:
+    return any(map(URL.match, values))

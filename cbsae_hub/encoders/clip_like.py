@@ -1,4 +1,4 @@
-"""Image and text embeddings in one space, from any model that open_clip loads: the teacher and the judge."""
+"""Image and text embeddings in one space, by open_clip or transformers: the teacher and the judge."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
 from cbsae_hub.encoders.prompts import mean_embedding, tell_unread
+from cbsae_hub.encoders.two_towers import load_two_towers
 from cbsae_hub.encoders.vision import require_images, to_rgb
-from cbsae_hub.hub.files import replace_file
+from cbsae_hub.hub.files import CONFIG_NAME, replace_file
 from cbsae_hub.hub.locate import Located, OtherWeights, download_folder, locate
 from cbsae_hub.lazy import needed
 from cbsae_hub.models import resolve_id
@@ -72,7 +73,8 @@ class ClipLike:
 
         Args:
             repo_id: A folder in open_clip's local-dir format with its tokenizer; a Hub repository in open_clip's
-                format (``laion/CLIP-ViT-B-32-...``); or one of open_clip's own, ``ViT-B-16/openai``.
+                format (``laion/CLIP-ViT-B-32-...``); one of open_clip's own, ``ViT-B-16/openai``; or a CLIP or SigLIP
+                of transformers, by folder or Hub id.
             revision: See :func:`cbsae_hub.hub.locate.locate`.
             device: Device of the model.
             beside: A model folder next to which this one may lie, see :func:`cbsae_hub.models.resolve_id`.
@@ -86,10 +88,13 @@ class ClipLike:
             model, _, preprocess = _open_clip().create_model_and_transforms(architecture, tag, device=device)
             return cls(model, preprocess, _open_clip().get_tokenizer(architecture), str(repo_id), tag)
         located, folder = _find(repo_id, revision, beside)
-        for file in (CONFIG, WEIGHTS):
+        of_transformers = not (folder / CONFIG).is_file() and (folder / CONFIG_NAME).is_file()
+        for file in () if of_transformers else (CONFIG, WEIGHTS):
             if not (folder / file).is_file():
                 raise FileNotFoundError(f"{folder} lacks {file}: it is not a model in open_clip's format")
         version = folder.name if located.folder is None else located.revision  # the cache names folders by their commit
+        if of_transformers:
+            return cls(*load_two_towers(located, repo_id, device), str(repo_id), version)
         name = f"local-dir:{folder}"
         model, _, preprocess = _open_clip().create_model_and_transforms(name, device=device)
         return cls(model, preprocess, _open_clip().get_tokenizer(name), str(repo_id), version)

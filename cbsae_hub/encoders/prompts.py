@@ -113,7 +113,9 @@ def embed_prompts(
     tell_unread(cutting(tokenizer), tokenizer.pad_token_id, context, texts, templates, reader)
 
     def embed(lines: list[str]) -> Tensor:
-        return model.get_text_features(**tokenizer(lines, **options).to(model.device)).pooler_output
+        # No mask: SigLIP was trained to read its padding, and what stands after a text's end never reaches CLIP's.
+        ids = tokenizer(lines, **options).input_ids
+        return model.get_text_features(input_ids=ids.to(model.device)).pooler_output
 
     return mean_embedding(embed, texts, templates, batch)
 

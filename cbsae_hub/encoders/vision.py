@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoImageProcessor, BaseImageProcessor, Pre
 
 from cbsae_hub.encoders.families import family_of, prefix_tokens, tower_config
 from cbsae_hub.encoders.site import Edit, ResidualSite, find_blocks, run_blocks
+from cbsae_hub.encoders.view import View, draw_view, framed, measure_view
 from cbsae_hub.encoders.weights import load_weights, quiet, require_complete
 from cbsae_hub.hub.locate import locate
 from cbsae_hub.models import checks
@@ -69,6 +70,7 @@ class VisionEncoder:
         self._prefix = prefix_tokens(config)
         self.tokens = self._check_tokens(tokens)
         self._span = {"cls": slice(0, 1), "patches": slice(self._prefix, None)}.get(tokens, slice(None))
+        self._views: dict[tuple[int, int], View] = {}
 
     @classmethod
     def from_pretrained(
@@ -142,6 +144,43 @@ class VisionEncoder:
             return int(self.tokens.removeprefix("random:"))
         every = self.num_tokens
         return {"cls": 1, "mean": 1, "all": every, "patches": every - self._prefix}[self.tokens]
+
+    @property
+    def patch_rows(self) -> slice | None:
+        """The rows of an image that are patches, in the grid's order; None for tokens without a place in it."""
+        return {"patches": slice(0, None), "all": slice(self._prefix, None)}.get(self.tokens)
+
+    def view(self, image: Image.Image) -> View:
+        """The part of a picture that lies under the grid of patches, after the processor has resized and cropped it.
+
+        Args:
+            image: PIL image of any mode.
+        """
+        size = to_rgb(image).size
+        if size not in self._views:
+            config, (rows, columns) = self.model.config, self.grid
+            under_grid = rows * config.patch_size, columns * config.patch_size
+            self._views[size] = measure_view(lambda images: preprocess(self.processor, images), size, under_grid)
+        return self._views[size]
+
+    def show(self, image: Image.Image, side: int) -> Image.Image:
+        """A picture as the encoder sees it, RGB, so that maps of patches lie where the patches are.
+
+        It has the shape of the grid: margins that the processor cuts off are missing, and what it squashes is squashed.
+
+        Args:
+            image: PIL image of any mode.
+            side: Pixels of the longer side, at most; pictures are not enlarged.
+        """
+        return draw_view(to_rgb(image), self.view(image), self.grid, side)
+
+    def framed(self, image: Image.Image) -> Image.Image:
+        """A picture that :meth:`show` has made, so that the encoder sees the same again, and not the inner part of it.
+
+        Args:
+            image: RGB image in the shape of the grid.
+        """
+        return framed(image, self.view(image))
 
     def provenance(self) -> dict[str, Any]:
         """Description of the activations, for the config of an SAE that is trained on them."""

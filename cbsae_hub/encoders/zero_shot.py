@@ -7,10 +7,9 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from cbsae_hub.encoders.prompts import embed_prompts
+from cbsae_hub.encoders.two_towers import TEXT_TOWERS
 from cbsae_hub.encoders.weights import load_complete
 from cbsae_hub.hub.locate import locate
-
-TEXT_TOWERS = {"clip": "CLIPModel", "siglip": "SiglipModel"}
 
 
 class ZeroShotHead:

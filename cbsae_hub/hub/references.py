@@ -1,8 +1,10 @@
 """The ids by which a model refers to its encoder, its judge, ...: entries of the JSON files beside its weights."""
 
 import json
+import os
+import shlex
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 from cbsae_hub.hub.files import folder_revision, is_content, read_json, resolve_id
@@ -19,7 +21,40 @@ class Entry(NamedTuple):
 
     @property
     def is_id(self) -> bool:
-        return self.key == "id" or self.key.endswith("_id")
+        return _is_id(self.key)
+
+
+def told_elsewhere(content: Any) -> dict[str, str]:
+    """Strings of a JSON content that hold whole paths of this machine, and what others are told: the last name.
+
+    A string is taken for a path where it is an id, or where there is such a file or folder; a concept may begin with a
+    slash. In the ``command`` of a training every word is looked at.
+    """
+    public = {}
+    for key, value, _ in _strings(content):
+        if key == "command":
+            public[value] = command_elsewhere(value)
+        elif _is_whole(value) and (_is_id(key) or os.path.exists(os.path.expanduser(value))):
+            public[value] = _last_name(value)
+    return {value: name for value, name in public.items() if value != name}
+
+
+def command_elsewhere(command: str) -> str:
+    """A command line in which whole paths, ``--option=/a/path`` too, are their last names."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return command
+    public = []
+    for word in words:
+        option, equals, value = word.rpartition("=")
+        public.append(f"{option}{equals}{_last_name(value)}" if _is_whole(value) else word)
+    return command if public == words else shlex.join(public)
+
+
+def told_in(folder: Path) -> dict[str, str]:
+    """:func:`told_elsewhere` of all JSON files of a folder."""
+    return {value: name for content in _contents(folder).values() for value, name in told_elsewhere(content).items()}
 
 
 def foreign_ids(folder: Path) -> list[str]:
@@ -69,16 +104,35 @@ def with_names(folder: Path, names: Mapping[str, str]) -> dict[str, bytes]:
     return rewritten
 
 
+def _is_id(key: str) -> bool:
+    return key == "id" or key.endswith("_id")
+
+
+def _is_whole(value: str) -> bool:
+    """Whether this is a path from a root or from somebody's home, on any system."""
+    return value.startswith("~/") or PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute()
+
+
+def _last_name(path: str) -> str:
+    return PureWindowsPath(path).name or path  # which knows both slashes
+
+
 def _is_folder(value: str) -> bool:
     return 0 < len(value) < 200 and Path(value).is_dir()
 
 
-def _entries(folder: Path) -> Iterator[Entry]:
+def _contents(folder: Path) -> dict[Path, Any]:
+    contents = {}
     for file in sorted(folder.glob("*.json")):
         try:
-            content = read_json(file)
+            contents[file] = read_json(file)
         except ValueError:  # somebody else's; whoever loads it will say
             continue
+    return contents
+
+
+def _entries(folder: Path) -> Iterator[Entry]:
+    for file, content in _contents(folder).items():
         yield from (Entry(file, *entry) for entry in _strings(content))
 
 

@@ -42,6 +42,7 @@ class Naming:
         percentile: ``[neurons]`` share of those that score less: a score in 0..1 that can be compared between concept
             sets, as the raw one cannot. NaN likewise.
         density: ``[neurons]`` share of the images on which a neuron is active. A neuron with 0 has no name.
+        own: ``[neurons]`` score of the concept that was asked for; NaN where none was.
     """
 
     scores: Tensor
@@ -49,6 +50,7 @@ class Naming:
     chance: Tensor
     percentile: Tensor
     density: Tensor
+    own: Tensor
 
 
 class Dissector(StrongestImages):
@@ -145,10 +147,20 @@ class Dissector(StrongestImages):
         """
         return self._one_or_all(self.name_by_set(count, null_draws, seed))
 
-    def name_by_set(self, count: int = 5, null_draws: int = 500, seed: int = 0) -> dict[str, Naming]:
-        """:meth:`name` by the names of the concept sets."""
+    def name_by_set(
+        self, count: int = 5, null_draws: int = 500, seed: int = 0, own: Tensor | None = None
+    ) -> dict[str, Naming]:
+        """:meth:`name` by the names of the concept sets.
+
+        Args:
+            count: See :meth:`name`.
+            null_draws: Likewise.
+            seed: Likewise.
+            own: A concept of the first set for each neuron, ``[neurons]`` int64, whose score is told too; -1 for none.
+        """
+        own = torch.full((self.neurons,), -1) if own is None else own
         with self.sync_context():
-            return self._by_set(lambda part: self._name(part, count, null_draws, seed))
+            return self._by_set(lambda part: self._name(part, count, null_draws, seed, own.to(self.ids().device)))
 
     def _by_set(self, of_columns: Callable[[slice], Result]) -> dict[str, Result]:
         ends = list(accumulate(self.set_sizes.values()))
@@ -157,14 +169,17 @@ class Dissector(StrongestImages):
     def _one_or_all(self, results: dict[str, Result]) -> Result | dict[str, Result]:
         return results if self.named_sets else results[""]
 
-    def _name(self, columns: slice, count: int, draws: int, seed: int) -> Naming:
+    def _name(self, columns: slice, count: int, draws: int, seed: int, own: Tensor) -> Naming:
         texts = self.text_embeddings[columns]
         best = torch.full((self.neurons, 0), -torch.inf, dtype=texts.dtype, device=texts.device)
         which = torch.empty((self.neurons, 0), dtype=torch.int64, device=texts.device)
         draws = draws if self.method == "soft_wpmi" else 0
         null = torch.full((min(self.k, len(self.ids())), draws), -torch.inf, dtype=texts.dtype, device=texts.device)
-        start = 0
+        start, of_own = 0, torch.full((self.neurons,), torch.nan, dtype=texts.dtype, device=texts.device)
         for scores, null_best in self._scored(columns, draws, seed):
+            place = own - columns.start - start
+            inside = (own >= 0) & (place >= 0) & (place < scores.shape[1])
+            of_own[inside] = scores[inside, place[inside]].to(of_own.dtype)
             numbers = torch.arange(start, start + scores.shape[1], device=texts.device).expand(len(scores), -1)
             start += scores.shape[1]
             pool = torch.cat([best, scores], 1)
@@ -174,11 +189,11 @@ class Dissector(StrongestImages):
         density = self.fired / len(self.ids())
         if not draws:
             unknown = torch.full_like(best[:, 0], torch.nan)
-            return Naming(best, which, unknown, unknown, density)
+            return Naming(best, which, unknown, unknown, density, of_own)
         # Compared with neurons that as many images count for.
         last = images_that_count(values_of(self.filled_keys()), self.count_silent).clamp_min(1) - 1
         percentile = (null[last] < best[:, :1]).to(best.dtype).mean(1)
-        return Naming(best, which, null.mean(1)[last], percentile, density)
+        return Naming(best, which, null.mean(1)[last], percentile, density, of_own)
 
     def _scored(self, columns: slice, draws: int = 0, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Blocks of columns of the scores of all neurons; and see :func:`best_of_random`."""

@@ -100,6 +100,15 @@ class Uniqueness(StrongestImages):
         """Adds a batch: see :meth:`TopImages.update`."""
         self.add_images(latents, image_ids)
 
+    def density(self) -> Tensor:
+        """Share of the images on which each neuron is active, ``[neurons]``.
+
+        Raises:
+            ValueError: If no images were given.
+        """
+        with self.sync_context():
+            return self.fired / len(self.ids())
+
     def compute(self) -> Overlaps:
         """Overlaps of all pairs of neurons that are active on at least k images.
 

@@ -28,6 +28,7 @@ from cbsae_hub.hub.files import (
     write_model,
 )
 from cbsae_hub.hub.locate import CARD_NAME, OTHERS, download_folder, find_in_folder, find_on_hub, is_commit
+from cbsae_hub.hub.references import told_in, with_names
 from cbsae_hub.hub.results import RESULTS, without_results_of_other_weights
 from cbsae_hub.hub.upload import PublishError, Upload, files_of, publish, warn_of_foreign_ids
 from cbsae_hub.models.provenance import Provenance
@@ -277,8 +278,10 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
             files = {path: files[path] for path in filter_repo_objects(files, ignore_patterns=ignore_patterns)}
             if not files:
                 raise PublishError(f"{repo_id} was not published: {ignore_patterns} leaves nothing of it")
+            rewritten = {path: text for path, text in with_names(source, told_in(source)).items() if path in files}
+            sizes = {path: len(text) for path, text in rewritten.items()}
             published = publish(
-                Upload(source, repo_id, "model", files),
+                Upload(source, repo_id, "model", files | sizes, rewritten),
                 token=token,
                 private=private,
                 create_pr=bool(create_pr),

@@ -55,7 +55,7 @@ class Example:
         image_id: Row of the image in the probe split.
         activation: The neuron's mean over the image's tokens.
         patch_map: ``[rows, columns]`` in 0..1 of the neuron's largest activation; None for SAEs without a grid.
-        image: The picture.
+        image: The picture as the encoder saw it, in the shape of the map; packs of older versions have it whole.
         alt: Description of the image.
     """
 
@@ -136,7 +136,7 @@ class Pack:
         try:
             info = json.loads(read_text(folder / INFO))
         except FileNotFoundError as error:
-            mend = "make it with training/build_pack.py or `cbsae pack`"
+            mend = "make it with `cbsae pack`"
             raise PackMissing(f"{repo_id} has no {INFO}: {mend}") from error
         except ValueError as error:
             raise PackError(f"{folder / INFO} is damaged: {error}") from error
@@ -178,7 +178,7 @@ class Pack:
             neurons: The neuron table.
             examples: neuron, strip, rank, image, activation; row i has map i.
             images: image, webp, alt, width, height.
-            maps: ``[examples, tokens]`` uint8.
+            maps: ``[examples, patches]`` uint8; ``[examples, tokens]`` if there is no grid.
             text_embeddings: ``[concepts, d]`` of the judge.
         """
         folder = Path(folder)
@@ -201,7 +201,7 @@ class Pack:
             neurons: Rows of the neuron table that come after those that are there.
             examples: See :meth:`write`; row i has map i.
             images: Images that the pack does not hold yet.
-            maps: ``[examples, tokens]`` uint8.
+            maps: ``[examples, map_size]`` uint8.
         """
         other = copy.copy(self)
         other.neurons = NeuronTable(pd.concat([self.neurons.frame, neurons], ignore_index=True))
@@ -214,6 +214,16 @@ class Pack:
     def grid(self) -> tuple[int, int] | None:
         """Rows and columns of the patch maps; None for SAEs on other tokens."""
         return tuple(self.info["grid"]) if self.info.get("grid") else None
+
+    @property
+    def map_size(self) -> int:
+        """Number of values of a map."""
+        return self._maps.shape[1]
+
+    @property
+    def cropped(self) -> bool:
+        """True if the pictures show what the encoder saw; packs of older versions show them whole."""
+        return self.info.get("cropped") is True
 
     def examples(self, neuron: int, strip: str = "top", limit: int = 8) -> list[Example]:
         """Images of a neuron.

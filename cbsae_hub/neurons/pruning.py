@@ -1,5 +1,6 @@
 """Pruning: the neurons of an SAE to retain, by interpretability, steerability, both, or any score."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,10 @@ from cbsae_hub.models import checks
 from cbsae_hub.neurons.table import require_columns
 from cbsae_hub.words import name_key
 
-BOTH = ("interpretability", "steerability")
+logger = logging.getLogger(__name__)
+
+STEERED = "steerability"
+BOTH = ("interpretability", STEERED)
 NORMALIZE = ("minmax", "rank", "none")
 COMBINE: dict[str, Callable[..., np.ndarray]] = {"sum": np.sum, "product": np.prod, "min": np.min}
 
@@ -55,7 +59,8 @@ def prune(
 
     Args:
         neurons: The rows of a neuron table, with the column ``neuron``; ``status`` says which are dead.
-        by: "both", a column, or several.
+        by: "both", which is interpretability alone, with a warning, where no neuron has a steerability; a column, or
+            several.
         count: Number of neurons to retain; or
         share: share of all neurons to retain, above 0 and up to 1; or
         threshold: combined score from which a neuron is retained.
@@ -68,6 +73,9 @@ def prune(
             and threshold is given, or nothing would be retained.
     """
     columns = list(BOTH) if by == "both" else [by] if isinstance(by, str) else list(by)
+    if by == "both" and not (STEERED in neurons and neurons[STEERED].notna().any()):
+        logger.warning("no neuron has a steerability (score with --steer): pruned by interpretability alone")
+        columns.remove(STEERED)
     require_columns(neurons, ["neuron", *columns], "score the neurons first, or prune by another column")
     if not columns or len(set(columns)) < len(columns) or not neurons["neuron"].is_unique:
         raise ValueError("columns to prune by must be at least one and all different, and so must the neurons be")

@@ -1,6 +1,7 @@
 """Finds neurons by the words of their names."""
 
 import difflib
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ class Match:
         concept: The name that matched.
         rank: 0 if it is the neuron's first name, 1 the second, ...
         match: 0..1, how well the query's words fit the concept's.
-        score: The neuron's score for that name.
+        score: The neuron's score for that name; NaN of a concept that it was trained for, if that is not known.
         verdict: "strong" if all words match and :class:`cbsae_hub.neurons.verdicts.Verdicts` finds the neuron to
             stand for the concept; else "weak".
         reason: Why, as a clause that tells of the neuron.
@@ -33,6 +34,11 @@ class Match:
     score: float
     verdict: str
     reason: str = ""
+
+
+def _order(match: Match) -> tuple[float, bool, int, float, int]:
+    score = -math.inf if math.isnan(match.score) else match.score
+    return -match.match, match.verdict != STRONG, match.rank, -score, match.neuron
 
 
 class ConceptIndex:
@@ -48,7 +54,8 @@ class ConceptIndex:
             # A concept neuron is found by what it was trained for, even if it was found to fire on something else.
             trained_for = getattr(row, "designated", None)
             if isinstance(trained_for, str) and name_key(trained_for) not in map(name_key, row.names):
-                self._owners[trained_for].append((row.neuron, len(row.names), 0.0, verdicts.of(row, trained_for)))
+                score = float(getattr(row, "designated_score", math.nan))
+                self._owners[trained_for].append((row.neuron, len(row.names), score, verdicts.of(row, trained_for)))
         self.concepts = {name: words_of(name) for name in self._owners}
         self._keys = {name: name_key(name) for name in self._owners}
         self._vocabulary = sorted({word for words in self.concepts.values() for word in words})
@@ -63,7 +70,7 @@ class ConceptIndex:
             for concept, match in self._matching(query, words).items()
             for neuron, rank, score, verdict in self._owners[concept]
         ]
-        return sorted(matches, key=lambda m: (-m.match, m.verdict != STRONG, m.rank, -m.score, m.neuron))
+        return sorted(matches, key=_order)
 
     def spelled_like(self, query: str, count: int) -> list[str]:
         """Concepts whose spelling is closest to the query."""

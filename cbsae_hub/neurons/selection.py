@@ -8,13 +8,17 @@ import pandas as pd
 
 from cbsae_hub.models.checks import neuron_ids
 from cbsae_hub.neurons.table import require_columns
-from cbsae_hub.words import clean_name, name_key
+from cbsae_hub.words import clean_name, name_key, some
 
 COLUMNS = ("concept", "where", "neuron", "score", "null_percentile", "why")
 
 
 def select_concepts(
-    concepts: Iterable[str], neurons: pd.DataFrame, keep: Iterable[int], min_percentile: float = 0.0
+    concepts: Iterable[str],
+    neurons: pd.DataFrame,
+    keep: Iterable[int],
+    min_percentile: float = 0.0,
+    force: bool = False,
 ) -> tuple[list[str], pd.DataFrame]:
     """The concepts of a bottleneck: the user's, minus the names of retained neurons (CB-SAE paper, section 5.2).
 
@@ -25,6 +29,7 @@ def select_concepts(
         keep: Ids of the retained neurons.
         min_percentile: Only names with at least this ``null_percentile`` count: 0.95 leaves out neurons that are named
             no better than ones with random images. 0 is the paper's rule: every name counts.
+        force: Take those too that are names already.
 
     Returns:
         The concepts of the bottleneck in the order in which they were given, and a report: one row per concept
@@ -47,13 +52,35 @@ def select_concepts(
         row = {"concept": name, "where": "bottleneck", "neuron": -1, "score": np.nan, "null_percentile": np.nan}
         if not name or key in keys:
             row |= {"where": "dropped", "why": "duplicate" if name else "empty"}
-        elif key in owners:
+        elif key in owners and not force:
             row |= {"where": "sae"} | owners[key]
         else:
             selected[key] = name
+            row |= owners.get(key, {})
         keys.add(key)
         rows.append({"why": "", **row})
     return list(selected.values()), pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def require_concepts(report: pd.DataFrame) -> None:
+    """Refuses a selection of no concept.
+
+    Args:
+        report: That of :func:`select_concepts`.
+
+    Raises:
+        ValueError: If there is none; names the neurons that have the concepts.
+    """
+    if (report["where"] == "bottleneck").any():
+        return
+    present = report[report["where"] == "sae"]
+    if present.empty:
+        raise ValueError("there is no concept: the list is empty")
+    neurons = [f"{row.concept} (neuron {row.neuron}, score {row.score:.2f})" for row in present.itertuples()]
+    raise ValueError(
+        f"nothing to train: retained neurons are named after all of the concepts: {some(neurons, 20)}. With force "
+        "(--set force=true) they get neurons nevertheless; with min_percentile 0.95, those whose names may be chance"
+    )
 
 
 def _owners(frame: pd.DataFrame, keep: Iterable[int], min_percentile: float) -> dict[str, dict[str, Any]]:

@@ -92,12 +92,14 @@ COLUMNS = (
     Column("truth_agrees", "bool", "whether `name` is `truth`", required=True),
     Column("ap_<family>", "float", "average precision of its best label of each kind: `ap_concept`, `ap_background`, "
            "..."),
-    Column("designated", "text", "concept neurons only, here and in the next three: the concept that it was trained "
+    Column("designated", "text", "concept neurons only, here and in the next four: the concept that it was trained "
            "for"),
     Column("designated_first", "bool", "whether that is its `name`"),
     Column("designated_among_five", "bool", "whether that is among its `names`"),
     Column("designated_ap", "float", "average precision of its activation for that label; empty where nothing is known "
            "of the images"),
+    Column("designated_score", "float", "score of that concept, as `scores` are; empty where the list of concepts "
+           "lacks it"),
     Column("added", "bool", "true for a concept neuron that came after the pack was built: its `scores` are cosines "
            "cubed, and its `null_percentile` is the share of all concepts that the judge finds to fit less than "
            "`designated`"),
@@ -197,7 +199,7 @@ class NeuronTable:
         try:
             return cls(pd.read_parquet(file))
         except FileNotFoundError as error:
-            raise PackError(f"there is no neuron table at {path}: make one with training/score_neurons.py") from error
+            raise PackError(f"there is no neuron table at {path}: `cbsae score` makes one") from error
         except (OSError, ValueError) as error:
             raise PackError(f"{file} is damaged: {error}") from error
 

@@ -1,7 +1,8 @@
 """Computes a model's pack from its scores: one pass over the example images, to draw where in them neurons fire."""
 
 import io
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,25 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.data.ahead import load_ahead
 from cbsae_hub.data.images import read_images
 from cbsae_hub.data.labels import class_names, words_in
 from cbsae_hub.encoders.vision import VisionEncoder
-from cbsae_hub.hub.files import plain
+from cbsae_hub.hub.files import plain, sha256
 from cbsae_hub.models import CBSAE, SAE, folder_revision
 from cbsae_hub.neurons.pack import Pack
 from cbsae_hub.pictures import ImageDataset
-from cbsae_hub.scoring.report import MEASURED, Scores
+from cbsae_hub.processes import claimed
+from cbsae_hub.scoring.report import MEASURED
+from cbsae_hub.scoring.scores import Scores
+from cbsae_hub.trainers.run import load_checkpoint, save_checkpoint
+
+logger = logging.getLogger(__name__)
 
 ALT_COLUMN = "caption"
+PARTIAL = ".maps.safetensors"  # hidden, so that it is never published
+CHECKPOINT_EVERY = 100  # batches
 THUMBNAIL = 128  # pixels of the longer side, at most
 WEBP_QUALITY = 84  # a ninth smaller than at 88, and nobody sees it
 
@@ -36,8 +45,11 @@ def build_pack(
     source: dict[str, Any],
     alt_column: str | None = ALT_COLUMN,
     batch_size: int = 64,
+    store: ActivationStore | None = None,
 ) -> Pack:
     """Draws the maps of the examples that the scores name, and writes the pack beside the model.
+
+    Maps are saved every hundred batches, hidden in the folder: started again after a kill, it goes on from there.
 
     Args:
         scores: Scores of the model on these images, with examples: see :meth:`NeuronScorer.results`.
@@ -48,12 +60,14 @@ def build_pack(
         source: Id and split of the images: kept in ``pack.json``.
         alt_column: See :func:`caption_column`.
         batch_size: Images a forward pass.
+        store: Activations of all images, if they are there already: the encoder does not run then.
 
     Returns:
         The pack as read back.
 
     Raises:
         ValueError: If the scores have no examples, are of other images or another model, or there is no such column.
+        FolderInUse: If another run writes into the folder.
     """
     alt_column = caption_column(images, alt_column)
     if scores.examples is None or scores.texts is None:
@@ -69,53 +83,93 @@ def build_pack(
         **facts,
         "images": {**source, "n": len(images)},
         "concepts": scores.summary["concepts"],
-        "grid": list(encoder.grid) if encoder.tokens == "patches" else None,
+        "grid": None if encoder.patch_rows is None else list(encoder.grid),
+        "cropped": True,  # pictures show what the encoder saw; packs that were built before show them whole
         "scores": plain({name: part for name, part in scores.summary.items() if name in MEASURED}),
     }
-    largest = scores.neurons["max"].to_numpy(copy=True)
-    maps = _draw_maps(sae, encoder, images, scores.examples, largest, batch_size)
-    pictures = thumbnails(images, sorted(scores.examples["image"].unique()), alt_column)
-    Pack.write(folder, info, scores.neurons, scores.examples, pictures, maps, scores.texts)
+    numbers = sorted(map(int, scores.examples["image"].unique()))
+    partial = Path(folder) / PARTIAL
+    identity = {"scores": scores.summary, "examples": sha256(scores.examples.to_csv()), "batch_size": batch_size}
+    with claimed(folder):
+        maps, first = _maps_so_far(partial, plain(identity), len(scores.examples), encoder)
+        if store is None:
+            activations = _encode(encoder, images, numbers[first:], batch_size)
+        else:
+            activations = store.of_images(numbers[first:], batch_size)
+        for count, batch in enumerate(_progress(activations, len(numbers), first), 1):
+            _draw_maps(maps, sae, *batch, scores, encoder)
+            if count % CHECKPOINT_EVERY == 0:
+                progress = {"images": first + count * batch_size, "identity": plain(identity)}
+                save_checkpoint(partial, {"maps": torch.from_numpy(maps)}, progress)
+        pictures = thumbnails(images, numbers, alt_column, encoder)
+        Pack.write(folder, info, scores.neurons, scores.examples, pictures, maps, scores.texts)
+        partial.unlink(missing_ok=True)
     return Pack.from_pretrained(folder)
 
 
-def _draw_maps(
-    sae: SAE | CBSAE,
-    encoder: VisionEncoder,
-    images: ImageDataset,
-    examples: pd.DataFrame,
-    largest: np.ndarray,
-    batch_size: int,
-) -> np.ndarray:
-    """Maps of the examples' activations, ``[examples, tokens]`` uint8; 255 is the neuron's largest activation."""
-    maps = np.zeros((len(examples), encoder.tokens_per_image), dtype=np.uint8)
-    examples_of = {int(image): part for image, part in examples.groupby("image")[["neuron"]]}
-    numbers = sorted(examples_of)
+def _encode(
+    encoder: VisionEncoder, images: ImageDataset, numbers: Sequence[int], batch_size: int
+) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
+    """Numbers of images and their activations ``[images, tokens, d_in]``, batch by batch."""
 
-    def read(start: int) -> tuple[list[int], list[Image.Image]]:
+    def read(start: int) -> tuple[Sequence[int], list[Image.Image]]:
         batch = numbers[start : start + batch_size]
         return batch, [read_images(images, image, image + 1)[0] for image in batch]
 
-    with tqdm(total=len(numbers), desc="maps", unit="image") as bar:
-        for batch, pictures in load_ahead(read, range(0, len(numbers), batch_size)):
-            active = sae.only_active(sae.encode_sparse(encoder(pictures, batch)))
-            values, owners = (part.cpu() for part in active)
-            for place, image in enumerate(batch):
-                neurons = examples_of[image]["neuron"].to_numpy(copy=True)
-                codes = torch.zeros(values.shape[1], sae.d_latent)
-                codes.scatter_add_(1, owners[place], values[place].float())
-                scaled = codes[:, neurons].detach().numpy().T / np.maximum(largest[neurons], 1e-12)[:, None]
-                maps[examples_of[image].index] = np.clip(np.rint(scaled * 255), 0, 255)
+    for batch, pictures in load_ahead(read, range(0, len(numbers), batch_size)):
+        yield batch, encoder(pictures, batch)
+
+
+def _maps_so_far(
+    partial: Path, identity: dict[str, Any], examples: int, encoder: VisionEncoder
+) -> tuple[np.ndarray, int]:
+    """Maps ``[examples, patches]`` that a run with the same identity drew before it ended, and of how many images.
+
+    Of tokens that have no place in the picture, ``[examples, tokens]``.
+    """
+    before = load_checkpoint(partial, "cpu")
+    if before is not None and before[1]["identity"] == identity:
+        logger.info("maps of %d images are there already", before[1]["images"])
+        return before[0]["maps"].numpy(), before[1]["images"]
+    rows = range(encoder.tokens_per_image)[encoder.patch_rows or slice(None)]
+    return np.zeros((examples, len(rows)), dtype=np.uint8), 0
+
+
+def _progress(
+    activations: Iterable[tuple[Sequence[int], torch.Tensor]], total: int, first: int
+) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
+    with tqdm(total=total, initial=first, desc="maps", unit="image") as bar:
+        for batch, v in activations:
+            yield batch, v
             bar.update(len(batch))
-    return maps
 
 
-def thumbnails(images: ImageDataset, ids: Sequence[int], alt_column: str | None) -> pd.DataFrame:
-    """Thumbnails of the examples as WebP, with what the column says of them."""
+def _draw_maps(
+    maps: np.ndarray, sae: SAE | CBSAE, batch: Sequence[int], v: torch.Tensor, scores: Scores, encoder: VisionEncoder
+) -> None:
+    """Draws the examples of some images ``v`` into the maps; 255 is the neuron's largest activation."""
+    examples, largest = scores.examples, scores.neurons["max"].to_numpy(copy=True)
+    assert examples is not None  # as was checked
+    active = sae.only_active(sae.encode_sparse(v.to(sae.b_dec.device)))
+    values, owners = (part.cpu() for part in active)
+    of_batch = examples[examples["image"].isin(batch)]
+    for place, image in enumerate(batch):
+        rows = of_batch[of_batch["image"] == image]
+        neurons = rows["neuron"].to_numpy(copy=True)
+        codes = torch.zeros(values.shape[1], sae.d_latent)
+        codes.scatter_add_(1, owners[place], values[place].float())
+        codes = codes[encoder.patch_rows or slice(None)]
+        scaled = codes[:, neurons].detach().numpy().T / np.maximum(largest[neurons], 1e-12)[:, None]
+        maps[rows.index] = np.clip(np.rint(scaled * 255), 0, 255)
+
+
+def thumbnails(
+    images: ImageDataset, ids: Sequence[int], alt_column: str | None, encoder: VisionEncoder
+) -> pd.DataFrame:
+    """Thumbnails of the examples as WebP, as the encoder sees them, with what the column says of them."""
     rows = []
     for image in ids:
-        picture = read_images(images, int(image), int(image) + 1)[0]
-        picture.thumbnail((THUMBNAIL, THUMBNAIL))
+        picture = encoder.show(read_images(images, int(image), int(image) + 1)[0], THUMBNAIL)
         buffer = io.BytesIO()
         picture.save(buffer, "WEBP", quality=WEBP_QUALITY)
         alt = _alt_text(images, int(image), alt_column) if alt_column else ""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cbsae_hub.hub.files import plain, require_same_settings
+from cbsae_hub.hub.files import ModelFileError, plain, require_same_settings
 from cbsae_hub.metrics.streaming import StreamingMetric
 from cbsae_hub.trainers.run import load_checkpoint, save_checkpoint
 
@@ -31,7 +31,7 @@ def load(file: Path, metrics: Mapping[str, StreamingMetric], identity: Mapping[s
 
     Raises:
         OtherSettings: If they are of a run with other settings.
-        ModelFileError: If the file is damaged.
+        ModelFileError: If the file is damaged, or of another version of the package.
     """
     checkpoint = load_checkpoint(file, "cpu")
     if checkpoint is None:
@@ -39,7 +39,9 @@ def load(file: Path, metrics: Mapping[str, StreamingMetric], identity: Mapping[s
     tensors, facts = checkpoint
     require_same_settings(facts["identity"], identity, file)
     for key, value in tensors.items():
-        name, state = key.split(".", 1)
-        metric = metrics[name]
+        name, _, state = key.partition(".")
+        metric = metrics.get(name)
+        if not hasattr(metric, state):
+            raise ModelFileError(f"{file} is of another version of cbsae_hub: delete it to start again")
         setattr(metric, state, [value] if isinstance(getattr(metric, state), list) else value)
     return facts["batches"]

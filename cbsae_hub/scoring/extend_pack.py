@@ -9,6 +9,7 @@ from scipy import sparse
 from torch import Tensor
 
 from cbsae_hub.data.activations import ActivationStore
+from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.metrics import NeuronActivity, cosine_cubed
 from cbsae_hub.models import CBSAE
 from cbsae_hub.neurons.pack import Pack
@@ -28,6 +29,7 @@ def extend_pack(
     cb: CBSAE,
     activations: ActivationStore,
     images: ImageDataset,
+    encoder: VisionEncoder,
     image_embeddings: Tensor,
     embed_texts: Callable[[list[str]], Tensor],
     alt_column: str | None = "caption",
@@ -45,6 +47,7 @@ def extend_pack(
         cb: The model, with concepts added at the end.
         activations: Activations of its encoder for the images.
         images: The first ones of the pack's: image ``i`` of the pack is image ``i`` here.
+        encoder: The encoder that the model explains: pictures are shown as it sees them.
         image_embeddings: The judge's unit embeddings of them, ``[images, e]``.
         embed_texts: Its unit embeddings of texts.
         alt_column: See :func:`build_pack`.
@@ -65,10 +68,10 @@ def extend_pack(
     neurons = _rows(cb, first, added, concepts, fits, latents, tokens)
     examples = choose_examples(sparse.csc_matrix(latents.numpy()))
     largest = tokens.largest.clamp_min(1e-12)
-    maps = _maps(cb, first, activations, examples, largest)
+    maps = _maps(cb, first, activations, examples, largest)[:, -pack.map_size :]  # older packs have CLS in it
     examples["neuron"] += len(pack.neurons)
     new = [int(image) for image in sorted(examples["image"].unique()) if not pack.has_image(int(image))]
-    return pack.extended(neurons, examples, thumbnails(images, new, alt_column), maps)
+    return pack.extended(neurons, examples, thumbnails(images, new, alt_column, encoder), maps)
 
 
 @torch.no_grad()
@@ -113,6 +116,7 @@ def _rows(
             "group": cb.group_of[-len(added) :].numpy(),
             **activity_columns(tokens.compute(), density),
             "designated": list(added),
+            "designated_score": own.numpy(),
             "added": True,
         }
     )

@@ -2,35 +2,30 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import ArrayLike
-from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from cbsae_hub.data.concepts import ConceptSet
-from cbsae_hub.hub.files import read_json, replace_file, write_json
 from cbsae_hub.metrics import CommonKinds, GroundTruthScores, Naming, Overlaps, best_by_concept, coverage
 from cbsae_hub.metrics.activity import occupied_bins, status
 from cbsae_hub.metrics.normalise import to_unit_interval
-from cbsae_hub.neurons.table import STEERED, rows_of
+from cbsae_hub.neurons.chance import SURE
+from cbsae_hub.neurons.table import rows_of
 from cbsae_hub.scoring.truth import Truth
-from cbsae_hub.version import __version__
 from cbsae_hub.words import same_name
 
-SCHEMA_VERSION = 1
-TEXTS = "vocabulary.safetensors"
 MEASURED = (
     "reconstruction", "shares", "l0", "interpretability", "coverage", "monosemanticity", "uniqueness", "hierarchy",
     "downstream", "truth", "steerability",
 )  # fmt: skip
 """Parts of the summary that are figures of the neurons; the others say how they were scored."""
 CLEAR = 0.5  # average precision from which a neuron clearly detects a label
-SURE = 0.95  # share of the null below a name's score from which it counts as more than chance
 
 
 @dataclass
@@ -38,11 +33,13 @@ class Measurements:
     """Results of the metrics of a pass, named as those; see each metric's ``compute``.
 
     Attributes:
-        naming: Names by each concept set; the first one's are those of the neurons.
+        naming: Names by each concept set; the first one's are those of the neurons. Empty without a judge.
+        density: ``[neurons]``, the share of the images on which each is active.
         population: Mean cosine of all pairs of images, by MonoSemanticity's judge.
     """
 
     naming: dict[str, Naming]
+    density: Tensor
     activity: dict[str, Tensor]
     active: dict[str, Tensor]
     reconstruction: dict[str, float]
@@ -53,77 +50,6 @@ class Measurements:
     kinds: CommonKinds | None = None
     ancestor_depth: np.ndarray | None = None
     downstream: dict[str, float] | None = None
-
-
-@dataclass
-class Scores:
-    """Results of a pass over the images.
-
-    Attributes:
-        neurons: One row per neuron, docs/neuron-table.md.
-        labels: One row per known label: its best neuron; None without ground truth.
-        summary: Figures of the whole model.
-        examples: See :func:`cbsae_hub.scoring.examples.choose_examples`; None if image-level latents were not kept.
-        texts: The judge's embeddings of the concepts that name neurons, ``[concepts, d]`` float16.
-    """
-
-    neurons: pd.DataFrame
-    labels: pd.DataFrame | None
-    summary: dict[str, Any]
-    examples: pd.DataFrame | None = None
-    texts: np.ndarray | None = None
-
-    def save(self, folder: str | Path, **more: Any) -> None:
-        """Writes the tables, the embeddings and, last, ``scores.json`` with what else is given."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, frame in (("neurons", self.neurons), ("labels", self.labels), ("examples", self.examples)):
-            if frame is not None:
-                with replace_file(folder / f"{name}.parquet") as partial:
-                    frame.to_parquet(partial, index=False)
-        if self.texts is not None:
-            with replace_file(folder / TEXTS) as partial:
-                save_file({"text_embeddings": self.texts}, partial)
-        content = {**self.summary, **more, "schema_version": SCHEMA_VERSION, "package_version": __version__}
-        write_json(folder / "scores.json", content)
-
-    @classmethod
-    def load(cls, folder: str | Path) -> "Scores":
-        """Reads the files of :meth:`save`; what else was given there is part of ``summary``.
-
-        Raises:
-            OSError: If it is missing or of another schema version.
-        """
-        folder = Path(folder)
-        if not (folder / "scores.json").is_file():
-            raise OSError(f"there are no scores in {folder}: make them with training/score_neurons.py")
-        summary = read_json(folder / "scores.json")
-        if summary.get("schema_version") != SCHEMA_VERSION:
-            raise OSError(f"{folder} has scores of schema {summary.get('schema_version')}, not {SCHEMA_VERSION}")
-        files = {name: folder / f"{name}.parquet" for name in ("labels", "examples")}
-        frames = {name: pd.read_parquet(file) if file.is_file() else None for name, file in files.items()}
-        texts = load_file(folder / TEXTS)["text_embeddings"] if (folder / TEXTS).is_file() else None
-        return cls(pd.read_parquet(folder / "neurons.parquet"), summary=summary, texts=texts, **frames)
-
-    def with_steerability(self, scores: pd.DataFrame, summary: Mapping[str, Any]) -> "Scores":
-        """The same with the columns and the summary of :class:`SteerabilityScorer`, instead of older ones."""
-        older = [name for name in self.neurons if name.startswith(STEERED)]
-        frame = self.neurons.drop(columns=older).merge(scores, on="neuron", how="left", validate="one_to_one")
-        return replace(self, neurons=frame, summary={**self.summary, "steerability": dict(summary)})
-
-    def with_steerability_of(self, other: "Scores") -> "Scores":
-        """The same with the steerability of another pass over the same images, if that has any.
-
-        Raises:
-            ValueError: If its neurons have other names: the steered answers were compared with those.
-        """
-        if "steerability" not in other.summary:
-            return self
-        if self.neurons["name"].fillna("").tolist() != other.neurons["name"].fillna("").tolist():
-            raise ValueError("steerability was measured with other names of the neurons: score and steer again")
-        columns = [name for name in other.neurons if name.startswith(STEERED)]
-        rows = other.neurons.loc[other.neurons["steerability"].notna(), ["neuron", *columns]]
-        return self.with_steerability(rows, other.summary["steerability"])
 
 
 def neuron_table(
@@ -142,22 +68,17 @@ def neuron_table(
         truth: Labels of the images.
         designated: Concepts of a bottleneck; the last neurons were trained for them.
     """
-    naming, vocabulary = next(iter(measured.naming.values())), next(iter(concepts.values()))
-    alive = naming.density.numpy() > 0
-    best, neurons = naming.scores[:, 0].double().numpy(), np.arange(len(groups))
+    neurons = np.arange(len(groups))
     columns: dict[str, Any] = {
         "neuron": neurons,
         "kind": np.where(neurons < len(groups) - len(designated), "sae", "cb"),
-        "score": np.where(alive, best, 0.0),
-        "interpretability": to_unit_interval(np.where(alive, best, np.nan)),
-        "null_percentile": np.where(alive, naming.percentile.numpy(), 0.0),
-        **name_columns(vocabulary, naming.concepts, naming.scores, alive),
+        **_naming_columns(measured, concepts),
         "monosemanticity": measured.monosemanticity.numpy(),
         "nearest_overlap": measured.uniqueness.nearest,
         "nearest_neuron": measured.uniqueness.partner,
         "top_images": measured.uniqueness.images,
         "group": groups,
-        **activity_columns(measured.activity, naming.density),
+        **activity_columns(measured.activity, measured.density),
     }
     if measured.kinds is not None:
         columns |= {
@@ -168,10 +89,34 @@ def neuron_table(
             "ancestor_depth": measured.ancestor_depth,
         }
     if measured.truth is not None and truth is not None and truth.labels:
-        columns |= _truth_columns(columns["name"], measured.truth, truth)
+        columns |= _truth_columns(columns["name"], measured.density.numpy() > 0, measured.truth, truth)
     if designated:
         columns |= _designated_columns(columns["names"], measured.truth, truth, designated)
+        columns["designated_score"] = _own_scores(measured)
     return rows_of(columns)
+
+
+def _naming_columns(measured: Measurements, concepts: Mapping[str, ConceptSet]) -> dict[str, Any]:
+    """Columns of the names of neurons by the first concept set, and of what they are worth; empty without a judge."""
+    neurons, alive = len(measured.density), measured.density.numpy() > 0
+    if not measured.naming:
+        unknown = np.full(neurons, np.nan)
+        no_names = name_columns([], torch.empty(neurons, 0), torch.empty(neurons, 0), alive)
+        return {"score": unknown, "interpretability": unknown, "null_percentile": unknown, **no_names}
+    naming, vocabulary = next(iter(measured.naming.values())), next(iter(concepts.values()))
+    best = naming.scores[:, 0].double().numpy()
+    return {
+        "score": np.where(alive, best, 0.0),
+        "interpretability": to_unit_interval(np.where(alive, best, np.nan)),
+        "null_percentile": np.where(alive, naming.percentile.numpy(), 0.0),
+        **name_columns(vocabulary, naming.concepts, naming.scores, alive),
+    }
+
+
+def _own_scores(measured: Measurements) -> np.ndarray:
+    """Scores of neurons for the concepts that they were trained for; NaN for others, and without a judge."""
+    own = next((naming.own.double().numpy() for naming in measured.naming.values()), np.nan)
+    return np.where(measured.density.numpy() > 0, own, np.nan)
 
 
 def name_columns(
@@ -219,22 +164,23 @@ def _designated_columns(
     }
 
 
-def _truth_columns(names: Sequence[str | None], scores: GroundTruthScores, truth: Truth) -> dict[str, Any]:
+def _truth_columns(
+    names: Sequence[str | None], alive: np.ndarray, scores: GroundTruthScores, truth: Truth
+) -> dict[str, Any]:
     """The label that each neuron predicts best, by average precision above chance, and the best of each family."""
-    has_name = np.array([name is not None for name in names])
     rows, best = np.arange(len(names)), np.nan_to_num(scores.lift(), nan=-np.inf).argmax(1)
     families, labels = (np.array(part, dtype=object)[best] for part in zip(*truth.labels))
     agree = [None if name is None else same_name(name, label) for name, label in zip(names, labels)]
     columns = {
-        "truth": np.where(has_name, labels, None),
-        "truth_family": np.where(has_name, families, None),
-        "truth_ap": np.where(has_name, scores.average_precision[rows, best], np.nan),
-        "truth_auroc": np.where(has_name, scores.auroc[rows, best], np.nan),
+        "truth": np.where(alive, labels, None),
+        "truth_family": np.where(alive, families, None),
+        "truth_ap": np.where(alive, scores.average_precision[rows, best], np.nan),
+        "truth_auroc": np.where(alive, scores.auroc[rows, best], np.nan),
         "truth_agrees": np.array(agree, dtype=object),
     }
     for family in truth.families:
         precision = np.nan_to_num(scores.average_precision[:, truth.columns(family)])
-        columns[f"ap_{family}"] = np.where(has_name, precision.max(1, initial=0.0), np.nan)
+        columns[f"ap_{family}"] = np.where(alive, precision.max(1, initial=0.0), np.nan)
     return columns
 
 
@@ -261,19 +207,14 @@ def summary_of(
 ) -> dict[str, Any]:
     """Figures of the whole model, of its neuron table ``frame``; arguments as :func:`neuron_table`.
 
-    ``grid`` are rows and columns of the tokens, if they are patches.
+    ``grid`` are rows and columns of the patches, if these are among the tokens.
     """
-    naming, overlaps = next(iter(measured.naming.values())), measured.uniqueness
+    overlaps = measured.uniqueness
     summary = {
         "reconstruction": measured.reconstruction,
         "shares": {state: mean(frame["status"] == state) for state in ("dead", "rare", "dense", "alive")},
         "l0": _l0(measured.active, grid),
-        "interpretability": {
-            "mean_score": mean(frame.loc[frame["status"] != "dead", "score"]),
-            "mean_score_of_chance": mean(naming.chance[naming.density > 0]),
-            "share_above_chance": mean(frame["null_percentile"] >= SURE),
-            "sure": SURE,
-        },
+        "interpretability": _interpretability(measured, frame),
         "coverage": {
             name: {"sha256": names.sha256, **_coverage(measured.naming[name], len(names))}
             for name, names in concepts.items()
@@ -300,10 +241,23 @@ def summary_of(
     return summary
 
 
+def _interpretability(measured: Measurements, frame: pd.DataFrame) -> dict[str, Any]:
+    if not measured.naming:
+        return {"mean_score": math.nan, "mean_score_of_chance": math.nan, "share_above_chance": math.nan, "sure": SURE}
+    naming = next(iter(measured.naming.values()))
+    return {
+        "mean_score": mean(frame.loc[frame["status"] != "dead", "score"]),
+        "mean_score_of_chance": mean(naming.chance[naming.density > 0]),
+        "share_above_chance": mean(frame["null_percentile"] >= SURE),
+        "sure": SURE,
+    }
+
+
 def _l0(active: Mapping[str, Tensor], grid: tuple[int, int] | None) -> dict[str, Any]:
     histogram = active["histogram"].tolist()
     last = max(i for i, count in enumerate(histogram) if count)
-    patches = None if grid is None else active["by_token"].reshape(grid).tolist()
+    # CLS and registers, where they are among the tokens, come first.
+    patches = None if grid is None else active["by_token"][-grid[0] * grid[1] :].reshape(grid).tolist()
     return {
         "histogram": {"edges": list(range(last + 2)), "counts": histogram[: last + 1]},
         "patch_map": patches and [[round(value, 3) for value in row] for row in patches],
@@ -336,7 +290,7 @@ def _hierarchy(frame: pd.DataFrame) -> dict[str, Any]:
 
 def _agreement(frame: pd.DataFrame, scores: GroundTruthScores, truth: Truth) -> dict[str, Any]:
     """Agreement of names with the truth, detected labels, and detected kinds of labels beside those of the names."""
-    rows, detected = frame[frame["name"].notna()], {}
+    rows, detected = frame[frame["truth"].notna()], {}
     clear = rows[rows["truth_ap"] >= CLEAR]
     for family in truth.families:
         best = np.nan_to_num(scores.average_precision[:, truth.columns(family)]).max(0, initial=0.0)
@@ -344,8 +298,8 @@ def _agreement(frame: pd.DataFrame, scores: GroundTruthScores, truth: Truth) -> 
         detected[family] = {**counts, "detected": mean(best >= CLEAR), "mean_best_ap": mean(best)}
     claims = rows["name"].map({name: family for family, name in reversed(truth.labels)}).fillna("none")
     return {
-        "name_agreement": mean(rows["truth_agrees"]),
-        "name_agreement_clear": mean(clear["truth_agrees"]),
+        "name_agreement": mean(rows["truth_agrees"].dropna()),
+        "name_agreement_clear": mean(clear["truth_agrees"].dropna()),
         "clear_share": len(clear) / max(1, len(rows)),
         "best_ap_mean": mean(rows["truth_ap"]),
         "labels": detected,

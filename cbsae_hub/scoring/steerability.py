@@ -1,6 +1,7 @@
 """Steerability of each neuron: it is set, LLaVA speaks or unCLIP draws, and that is compared with its concept."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from cbsae_hub.hub.files import claim, replace_file
 from cbsae_hub.metrics.normalise import image_to_unit_interval, text_to_unit_interval
 from cbsae_hub.metrics.quadrants import quadrants
 from cbsae_hub.pictures import ImageDataset
+from cbsae_hub.processes import claimed
 from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.scoring.outcomes import MODES, Drawings, Words, spread
 from cbsae_hub.scoring.report import describe, origin_of
@@ -135,9 +137,22 @@ class SteerabilityScorer:
             One row per neuron, docs/neuron-table.md; on every process.
 
         Raises:
-            ValueError: If a neuron has no name, or the folder is of another run.
+            ValueError: If a neuron is not in the table or has no name, or the folder is of another run.
             EditError: If a neuron changes nothing of a generator's input.
+            FolderInUse: If another run writes into the folder.
         """
+        if unknown := sorted(set(neurons) - set(self.frame["neuron"])):
+            raise ValueError(f"the table has no neuron {unknown[0]}: it has {len(self.frame)}")
+        with claimed(folder, accelerator) if folder else nullcontext():
+            return self._run(neurons, folder, accelerator, settings)
+
+    def _run(
+        self,
+        neurons: Sequence[int],
+        folder: Path | None,
+        accelerator: Accelerator | None,
+        settings: Mapping[str, Any] | None,
+    ) -> pd.DataFrame:
         rows = self.frame.set_index("neuron").loc[list(neurons)].reset_index()
         if rows["name"].isna().any():
             raise ValueError(f"neuron {rows['neuron'][rows['name'].isna()].iloc[0]} has no name to be compared with")
@@ -160,6 +175,8 @@ class SteerabilityScorer:
             accelerator.wait_for_everyone()
         if folder:
             parts = {i: pd.read_parquet(folder / f"chunk-{i:05d}.parquet") for i in range(len(chunks))}
+            if accelerator:
+                accelerator.wait_for_everyone()  # nobody needs the folder any more
         scores = pd.concat([parts[i] for i in range(len(chunks))], ignore_index=True)
         kind = self.main.split("_")[0]
         return scores.assign(steerability=TO_UNIT_INTERVAL[kind](scores[f"steer_{self.main}"].to_numpy(np.float64)))

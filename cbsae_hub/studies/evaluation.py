@@ -16,8 +16,9 @@ from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.encoders.zero_shot import ZeroShotHead
 from cbsae_hub.models import CBSAE, SAE
 from cbsae_hub.scoring.probe import Probe
-from cbsae_hub.scoring.report import Scores, mean
+from cbsae_hub.scoring.report import mean
 from cbsae_hub.scoring.scorer import NeuronScorer
+from cbsae_hub.scoring.scores import Scores
 from cbsae_hub.scoring.steerability import SteerabilityScorer
 from cbsae_hub.scoring.truth import Truth
 from cbsae_hub.steering.llava import LlavaSteerer

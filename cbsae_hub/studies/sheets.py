@@ -30,8 +30,8 @@ class SheetSettings:
         cbsae: Its CB-SAE.
         scores: Folder or file of the scores by which it was pruned.
         images: Image dataset, of which ``split`` is shown.
-        llava: The LLaVA.
-        unclip: The Stable unCLIP.
+        llava: The LLaVA; without one nothing is said.
+        unclip: The Stable unCLIP; without one nothing is drawn.
         alpha: Strength to which neurons are set.
         guidance: Guidance of the drawings.
     """
@@ -41,8 +41,8 @@ class SheetSettings:
     scores: str
     images: str
     split: str
-    llava: str
-    unclip: str
+    llava: str | None = None
+    unclip: str | None = None
     alpha: float = 50.0
     guidance: float = 10.0
 
@@ -70,11 +70,14 @@ class SheetSettings:
 
 
 class Outcome(NamedTuple):
-    """A neuron's effect: unCLIP's drawing of it alone, LLaVA's word of a white image, its sentence of the scene."""
+    """A neuron's effect: unCLIP's drawing of it alone, LLaVA's word of a white image, its sentence of the scene.
 
-    drawing: Image.Image
-    word: str
-    sentence: str
+    What was not asked for is None.
+    """
+
+    drawing: Image.Image | None
+    word: str | None
+    sentence: str | None
 
 
 @dataclass(frozen=True)
@@ -84,24 +87,29 @@ class Sheet:
     Attributes:
         neurons: Concepts and their neurons, see :func:`choose`.
         outcomes: Effects of the neurons of each kind, one per concept.
-        unsteered: LLaVA's sentence of the scene as it is.
+        unsteered: LLaVA's sentence of the scene as it is, if it was asked.
         row: Row of the scene in its dataset.
         alpha: Strength to which neurons were set.
     """
 
     neurons: pd.DataFrame
     outcomes: Mapping[str, Sequence[Outcome]]
-    unsteered: str
+    unsteered: str | None
     row: int
     alpha: float
 
     def figure(self) -> Figure:
         """The sheet: a row per concept, a column per kind of neuron."""
         cells = [
-            [(outcome.drawing, f"“{outcome.word}”\n{outcome.sentence}") for outcome in row]
+            [(one.drawing, "" if one.word is None else f"“{one.word}”\n{one.sentence}") for one in row]
             for row in zip(*(self.outcomes[kind] for kind in KINDS), strict=True)
         ]
-        caption = f"Drawn by the neuron alone; “the word” for a white image; what becomes of: {self.unsteered}"
+        outcomes = [one for kind in KINDS for one in self.outcomes[kind]]
+        parts = ["drawn by the neuron alone"] if any(one.drawing for one in outcomes) else []
+        if self.unsteered is not None:
+            parts += ["“the word” for a white image", f"what becomes of: {self.unsteered}"]
+        caption = "; ".join(parts) or "no LLaVA and no unCLIP: nothing was said or drawn"
+        caption = caption[0].upper() + caption[1:]
         return plot_sheet(cells, self.neurons["concept"].tolist(), KINDS, caption)
 
     def record(self) -> dict[str, Any]:
@@ -145,20 +153,24 @@ def choose(frame: pd.DataFrame, cb: CBSAE, count: int) -> pd.DataFrame:
 
 
 def steer(
-    llava: LlavaSteerer,
-    unclip: UnclipSteerer,
+    llava: LlavaSteerer | None,
+    unclip: UnclipSteerer | None,
     scene: Image.Image,
     neurons: Sequence[int],
     alpha: float,
     guidance: float,
 ) -> list[Outcome]:
-    """The effects of neurons of one model, each set to ``alpha``."""
+    """The effects of neurons of one model, each set to ``alpha``, on the generators that there are."""
     alone = [Steering([Edit(neuron, alpha)], isolate=True) for neuron in neurons]
     within = [Steering([Edit(neuron, alpha)]) for neuron in neurons]
     white = [white_image()] * len(neurons)
-    drawings = unclip.generate(white, alone, guidance_scale=guidance)
-    words = llava.generate(white, QUESTIONS["one word"], within)
-    sentences = llava.generate([scene] * len(neurons), QUESTIONS["sentence"], within)
+    nothing: list[Any] = [None] * len(neurons)
+    drawings, words, sentences = nothing, nothing, nothing
+    if unclip is not None:
+        drawings = unclip.generate(white, alone, guidance_scale=guidance)
+    if llava is not None:
+        words = llava.generate(white, QUESTIONS["one word"], within)
+        sentences = llava.generate([scene] * len(neurons), QUESTIONS["sentence"], within)
     return [Outcome(*each) for each in zip(drawings, words, sentences, strict=True)]
 
 
@@ -181,16 +193,23 @@ class SheetStudy:
         sae, self.cb = SAE.from_pretrained(settings.model), CBSAE.from_pretrained(settings.cbsae)
         self.neurons = choose(NeuronTable.read(Path(settings.scores)).frame, self.cb, count)
         self.scene = load_images(settings.images, settings.split, beside=settings.model)[row]["image"]
-        self.llava = LlavaSteerer.from_pretrained(settings.llava, sae, device=device, beside=settings.model)
-        self.unclip = UnclipSteerer.from_pretrained(settings.unclip, sae, device=device, beside=settings.model)
+        where: dict[str, Any] = {"device": device, "beside": settings.model}
+        self.llava: LlavaSteerer | None = None
+        self.unclip: UnclipSteerer | None = None
+        if settings.llava:
+            self.llava = LlavaSteerer.from_pretrained(settings.llava, sae, **where)
+        if settings.unclip:
+            self.unclip = UnclipSteerer.from_pretrained(settings.unclip, sae, **where)
 
     def run(self) -> Sheet:
         """Steers and asks."""
-        of_sae, of_cb = (self.llava, self.unclip), (self.llava.with_sae(self.cb), self.unclip.with_sae(self.cb))
+        llava, unclip = self.llava, self.unclip
+        of_sae = llava, unclip
+        of_cb = llava.with_sae(self.cb) if llava else None, unclip.with_sae(self.cb) if unclip else None
         alpha, guidance = self.settings.alpha, self.settings.guidance
         outcomes = {
             kind: steer(*steerers, self.scene, self.neurons[kind].tolist(), alpha, guidance)
             for kind, steerers in zip(KINDS, (of_sae, of_sae, of_cb), strict=True)
         }
-        unsteered = self.llava.generate([self.scene], QUESTIONS["sentence"])[0]
+        unsteered = llava.generate([self.scene], QUESTIONS["sentence"])[0] if llava else None
         return Sheet(self.neurons, outcomes, unsteered, self.row, alpha)

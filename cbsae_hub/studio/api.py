@@ -6,16 +6,18 @@ from typing import Any
 import gradio as gr
 
 from cbsae_hub.hub.files import plain
+from cbsae_hub.neurons.chance import by_chance
 from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.studio.basket import Basket, checked, concept_of, range_of, watched_word
 from cbsae_hub.studio.links import MAX_QUERY, MAX_QUESTION, MAX_SEED, MAX_STEPS, MIN_STEPS, OPS
 from cbsae_hub.studio.server.experiments import STEPS, Experiment
-from cbsae_hub.studio.server.model import LoadedModel, public_id
+from cbsae_hub.studio.server.model import LoadedModel
+from cbsae_hub.studio.server.names import public_id
 from cbsae_hub.studio.server.refusal import Refused, kindly
 from cbsae_hub.studio.server.serving import Serving
 from cbsae_hub.studio.server.session import LOOKUP, WORK, row_of
 from cbsae_hub.studio.tabs.steer_image import whole
-from cbsae_hub.studio.view.images import as_webp, data_uri, from_text
+from cbsae_hub.studio.view.images import as_webp, data_uri, from_text, is_sample
 
 MAX_RESULTS = 50
 ENDPOINTS: dict[str, dict[str, Any]] = {  # methods of Api, and the queues that they wait in
@@ -115,21 +117,24 @@ class Api:
             model: One of those that model_info lists; empty for the first.
 
         Returns:
-            neurons with their mean activation and the strongest patch (row, column, from 0); what the SAE keeps.
+            neurons with their mean activation and the strongest patch (row, column, from 0; null for models of tokens
+            without a place); what the SAE keeps.
         """
         loaded_model, count = self._model(model), whole(limit, 1, MAX_RESULTS)
-        inspection = loaded_model.inspect(from_text(image, loaded_model.pack))
-        columns = inspection.grid[1]
+        of_pack = is_sample(str(image), loaded_model.pack)
+        inspection = loaded_model.inspect(from_text(image, loaded_model.pack), of_pack)
         neurons = []
         for place, neuron in enumerate(inspection.active[:count].tolist()):
             strengths = inspection.latents[:, place]
-            patch = int(strengths[inspection.before :].argmax())
+            patch = None
+            if inspection.grid is not None:
+                patch = list(divmod(int(strengths[inspection.before :].argmax()), inspection.grid[1]))
             neurons.append(
                 {
                     **_short(loaded_model, neuron),
                     "activation": float(strengths.mean()),
                     "strongest": float(strengths.max()),
-                    "patch": [patch // columns, patch % columns],
+                    "patch": patch,
                 }
             )
         return {
@@ -249,4 +254,5 @@ def _text(name: str, value: Any, limit: int, empty: bool = False) -> str:
 
 def _short(loaded_model: LoadedModel, neuron: int) -> dict[str, Any]:
     row = loaded_model.pack.neurons[neuron]
-    return {"neuron": neuron, "name": concept_of(loaded_model, neuron), "score": plain(row.score), "kind": row.kind}
+    return {"neuron": neuron, "name": concept_of(loaded_model, neuron), "score": plain(row.score), "kind": row.kind,
+            "by_chance": by_chance(row)}  # fmt: skip

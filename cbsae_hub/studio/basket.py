@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from cbsae_hub.neurons.chance import marked
 from cbsae_hub.steering import Edit, Steering
 from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import Refused
@@ -203,7 +204,7 @@ def _row(model: LoadedModel, basket: Basket, edit: Edit) -> dict[str, Any]:
     return {
         "neuron": neuron,
         "title": title,
-        "concept": concept_of(model, neuron) or f"#{neuron}",
+        "concept": marked(concept_of(model, neuron) or f"#{neuron}", model.pack.neurons[neuron]),
         "muted": neuron in basket.muted,
         "low": low,
         "high": high,

@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 
+from cbsae_hub.pipeline.answers import answers_in
 from cbsae_hub.studio.api import Api, descriptions
 from cbsae_hub.studio.basket import changed, dock
 from cbsae_hub.studio.links import PARTS, TABS, Link, as_text, basket_of, basket_text, read
@@ -67,15 +68,17 @@ def build(models: str | Path | Sequence[str | Path], llava: str | None = None, u
     """Builds the page; everything but the first model and its pack is loaded in the background.
 
     Args:
-        models: Folder or Hub id of an SAE with a pack, or several: the first one is shown first.
+        models: Folder or Hub id of an SAE with a pack, or folder that ``cbsae explain`` wrote, or several: the first
+            one is shown first.
         llava: Folder or Hub id of the LLaVA to steer; None for none.
         unclip: Folder or Hub id of the Stable unCLIP to steer; None for none.
 
     Raises:
         OSError: If the first model or its pack is missing or damaged.
-        ValueError: If no model was given.
+        ValueError: If no model was given, or one twice.
     """
-    serving = Serving([models] if isinstance(models, (str, Path)) else models, llava, unclip)
+    sources = [models] if isinstance(models, (str, Path)) else models
+    serving = Serving([one for source in sources for one in answers_in(source) or [str(source)]], llava, unclip)
     with Page(title=TITLE, delete_cache=(3600, 3600), analytics_enabled=False) as page:
         _Page(serving).render(page)
     page.queue(max_size=256, default_concurrency_limit=4, api_open=False)  # nobody passes the queue by

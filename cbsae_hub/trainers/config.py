@@ -42,10 +42,8 @@ class Settings:
         Raises:
             ValueError: Names the settings that are missing, unknown, of a wrong type or out of range.
         """
-        fields = dataclasses.fields(cls)  # type: ignore[arg-type]  # every subclass is a dataclass
-        names = [field.name for field in fields]
-        required = [one.name for one in fields if one.default is one.default_factory is dataclasses.MISSING]
-        if missing := [name for name in required if settings.get(name) is None]:
+        names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]  # every subclass is one
+        if missing := cls.lacking(settings):
             raise ValueError(f"the recipe lacks {', '.join(missing)}")
         if unknown := sorted(map(str, settings.keys() - set(names))):
             nearest = [match for name in unknown for match in difflib.get_close_matches(name, names, 1)]
@@ -55,6 +53,17 @@ class Settings:
             return cls(**settings)
         except ValidationError as error:
             raise ValueError(_in_words(error, settings)) from error
+
+    @classmethod
+    def lacking(cls, settings: Mapping[str, Any]) -> list[str]:
+        """Names of the settings that have no default and are missing.
+
+        Args:
+            settings: See :meth:`from_dict`.
+        """
+        fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+        required = [one.name for one in fields if one.default is one.default_factory is dataclasses.MISSING]
+        return [name for name in required if settings.get(name) is None]
 
     def to_dict(self, *, defaults: bool = True) -> dict[str, Any]:
         """The settings as JSON has them.
@@ -118,6 +127,10 @@ def _place(location: tuple[int | str, ...], settings: Mapping[str, Any]) -> tupl
 
 # Settings that a continued run may change; all others would change its results.
 FREE_SETTINGS = {"log_every", "eval_every", "checkpoint_every", "log_with", "eval_tokens"}
+# The number of active latents varies among tokens about as much as its mean, so that of 1,000 tokens the mean is known
+# to 3 %: less would show in the L0 that a threshold is calibrated for.
+FEW_TOKENS = 1000
+TOKENS_PER_NEURON = 10
 # Matryoshka: shares of the neurons that each nested group adds.
 REFERENCE_GROUPS = (0.0625, 0.125, 0.25, 0.5625)
 
@@ -131,19 +144,26 @@ class TrainConfig(Settings):
     """
 
     steps: Count = 100_000
+    """Batches that are trained on; a pass over the data need not be whole."""
     batch_size: Count = 4096
     """Tokens per step, of all processes together."""
     betas: tuple[Number, Number] = (0.9, 0.999)
+    """Adam's, of its means and of its squares."""
     mixed_precision: Literal["no", "bf16"] = "no"
+    """bf16 is faster on a GPU."""
     seed: Natural = 0
+    """Seed of the first weights, of the order of the activations and of the images that are held out."""
 
     heldout_fraction: Annotated[Positive, Field(lt=1)] = 0.02
     """Share of the images that is kept out of training, for every figure that is reported."""
     eval_tokens: Count = 200_000
     """Held-out tokens that an evaluation reads, at most, rounded up to whole batches."""
     log_every: Count = 100
+    """Steps between lines of the log."""
     eval_every: Count = 5000
+    """Steps between evaluations on held-out tokens."""
     checkpoint_every: Count = 5000
+    """Steps between checkpoints, from which a stopped run goes on."""
     log_with: tuple[str, ...] = ("jsonl",)
     """Trackers of Accelerate: "jsonl" (no dependency), "trackio", "tensorboard", "wandb"."""
 
@@ -160,6 +180,32 @@ class TrainConfig(Settings):
             if name not in FREE_SETTINGS and mine.get(name) != value
         ]
 
+    def doubts(self, tokens: int, heldout_tokens: int, d_in: int) -> list[str]:
+        """Lists what these settings cannot do with so little data, a sentence each; none if all is well.
+
+        Args:
+            tokens: Tokens to train on.
+            heldout_tokens: Tokens that are kept out of training.
+            d_in: Width of the activations.
+        """
+        doubts = []
+        if tokens < self.batch_size:
+            doubts.append(
+                f"{tokens:,} tokens are fewer than one batch of {self.batch_size:,}: lower batch_size, or extract more "
+                "images"
+            )
+        if (read := min(heldout_tokens, self.eval_tokens)) < FEW_TOKENS:
+            setting = "heldout_fraction" if heldout_tokens < FEW_TOKENS else "eval_tokens"
+            doubts.append(
+                f"{self._use_of_heldout} on {read:,} held-out tokens, and {FEW_TOKENS:,} are the least for that: raise "
+                f"{setting}"
+            )
+        return doubts
+
+    @property
+    def _use_of_heldout(self) -> str:
+        return "the figures are measured"
+
 
 @dataclass(frozen=True)
 class SAETrainConfig(TrainConfig):
@@ -175,20 +221,26 @@ class SAETrainConfig(TrainConfig):
     expansion: Count = 64
     """Neurons per dimension of the activations; ``d_sae = expansion * d_in`` unless ``d_sae`` is given."""
     d_sae: Count | None = None
+    """Number of neurons; null is as ``expansion`` says."""
     activation: Literal["relu", "topk", "batch_topk", "jumprelu", "gated"] = "batch_topk"
+    """What makes latents sparse."""
     k: Count = 20
+    """Active latents per token (topk), or in the mean of a batch (batch_topk)."""
     group_fractions: tuple[Positive, ...] | None = REFERENCE_GROUPS
     """Share of the neurons in each Matryoshka group, coarsest first; null for no groups."""
     bandwidth: Positive = 0.001
     """jumprelu: width of the window in which thresholds get a gradient, in units of the scaled input."""
     threshold_per_neuron: Flag = False
+    """batch_topk: whether each neuron has a threshold of its own in use."""
 
     lr: Positive | Literal["auto_code", "auto_paper"] = "auto_code"
     """auto_code: ``2e-4 / sqrt(d_sae / 2**14)``; auto_paper: ``16 / (125 sqrt(d_sae))``, five times as much."""
     warmup_steps: Natural = 1000
+    """Steps in which the learning rate rises from 0."""
     decay_start: Natural | None = None
     """Step from which the learning rate falls linearly to 0 at ``steps``; null: it stays."""
     max_grad_norm: Positive = 1.0
+    """Gradients are clipped at this length."""
 
     matryoshka_reduction: Literal["dictionary_learning", "mean", "sum"] = "dictionary_learning"
     """How the groups' errors become one loss: sum / groups**2 (as the reference code does), / groups, / 1."""
@@ -202,10 +254,12 @@ class SAETrainConfig(TrainConfig):
     """Weight of the L1 (relu, gated) or L0 (jumprelu) penalty; the other activations have none. L0 counts latents, so
     jumprelu wants a much smaller weight (0.002, say)."""
     threshold_decay: Annotated[NotNegative, Field(lt=1)] = 0.999
+    """Share of batch_topk's running threshold that each step keeps."""
     threshold_start: Natural = 1000
     """Step after which batch_topk's threshold is tracked; the first value is copied."""
 
     b_dec_init: Literal["geometric_median", "mean", "zero"] = "geometric_median"
+    """Where b_dec starts, from the first batch."""
     normalize_inputs: Flag = True
     """Train on ``x / sqrt(mean |x|**2)``; the scale is folded into the weights that are saved."""
 
@@ -215,6 +269,46 @@ class SAETrainConfig(TrainConfig):
         groups = self.group_fractions
         if groups is not None and not math.isclose(sum(groups), 1, abs_tol=1e-6):
             raise ValueError(f"group_fractions must be positive and sum to 1, got {groups}")
+
+    def doubts(self, tokens: int, heldout_tokens: int, d_in: int) -> list[str]:
+        """See :meth:`TrainConfig.doubts`."""
+        doubts, total, neurons = super().doubts(tokens, heldout_tokens, d_in), self.tokens_seen, self.neurons(d_in)
+        if neurons * TOKENS_PER_NEURON > tokens:
+            doubts.append(
+                f"{neurons:,} neurons are more than a tenth of the {tokens:,} tokens: many will stay dead, or learn "
+                "single images; lower expansion, or extract more images"
+            )
+        if self.dead_after_tokens > total:
+            doubts.append(
+                f"the run ends after {total:,} tokens, before dead_after_tokens {self.dead_after_tokens:,}: dead "
+                "neurons are neither counted nor revived; lower it to a tenth of the run, say"
+            )
+        elif self.dead_after_tokens >= 0.9 * total:
+            doubts.append(
+                f"dead_after_tokens {self.dead_after_tokens:,} is reached at the end of the run, of {total:,} tokens: "
+                "dead neurons have no time to be revived; lower it to a tenth of the run, say"
+            )
+        if 2 * self.warmup_steps > self.steps:
+            doubts.append(
+                f"warmup_steps {self.warmup_steps:,} is more than half of the {self.steps:,} steps: lower it, or train "
+                "longer"
+            )
+        if self.activation == "batch_topk" and self.threshold_start >= self.steps - 1:
+            doubts.append(
+                f"threshold_start {self.threshold_start:,} is not before the end of the {self.steps:,} steps: no "
+                "running threshold is tracked, and figures before the end are of another rule; lower it"
+            )
+        return doubts
+
+    @property
+    def _use_of_heldout(self) -> str:
+        calibrated = "the threshold is calibrated and " if self.activation == "batch_topk" else ""
+        return f"{calibrated}{super()._use_of_heldout}"
+
+    @property
+    def tokens_seen(self) -> int:
+        """Tokens of all steps, those of later passes too."""
+        return self.steps * self.batch_size
 
     def neurons(self, d_in: int) -> int:
         """``d_sae`` for activations of width ``d_in``."""
@@ -258,7 +352,9 @@ class CBSAETrainConfig(TrainConfig):
     """
 
     steps: Count = 110_000
+    """Batches that are trained on; with ``start: ridge`` a tenth suffices."""
     lr: Positive = 2e-4
+    """Learning rate of each objective's Adam."""
     objectives: tuple[str, ...] = OBJECTIVES
     """The objectives that are trained, in this order in every step, each with an Adam of its own."""
     start: Literal["random", "ridge"] = "random"

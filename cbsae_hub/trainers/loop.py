@@ -21,7 +21,9 @@ from tqdm import tqdm
 from cbsae_hub.cards.write import write_card
 from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.hub.files import folder_revision, write_text
+from cbsae_hub.hub.references import command_elsewhere
 from cbsae_hub.models.base import HubModel
+from cbsae_hub.processes import claimed, make_accelerator
 from cbsae_hub.trainers.config import TrainConfig
 from cbsae_hub.trainers.run import (
     CHECKPOINT_NAME,
@@ -39,7 +41,7 @@ logger = logging.getLogger(__name__)
 TRAINING_NAME = "training.json"
 
 
-class Interrupted(Exception):
+class Interrupted(RuntimeError):
     """Training was asked to stop, and has saved a checkpoint.
 
     Attributes:
@@ -79,6 +81,10 @@ class Trainer(ABC, Generic[ConfigType, StateType]):
         heldout: Activations of other images, for every reported figure.
         output: Folder of the checkpoint, the log and, in the end, the model.
         accelerator: The run's accelerator; default a new one with the recipe's precision and trackers.
+
+    Attributes:
+        doubts: What the run is too small for, see :meth:`TrainConfig.doubts`: logged before it starts, and kept in
+            ``training.json``.
     """
 
     state: StateType
@@ -99,13 +105,14 @@ class Trainer(ABC, Generic[ConfigType, StateType]):
         if config.batch_size % self.processes.count:
             count = self.processes.count
             raise ValueError(f"batch_size {config.batch_size} is not a multiple of the {count} processes")
+        self.doubts = config.doubts(len(train), len(heldout), train.d_in)
         self.steps_per_epoch = len(train) // config.batch_size
         if self.steps_per_epoch == 0:
             raise ValueError(f"{len(train)} activations are fewer than one batch of {config.batch_size}")
 
     def _make_accelerator(self) -> Accelerator:
         config = self.config
-        accelerator = Accelerator(
+        accelerator = make_accelerator(
             mixed_precision=config.mixed_precision, log_with=list(config.log_with), project_dir=self.output
         )
         # Accelerate leaves out, silently, what is not installed.
@@ -129,7 +136,15 @@ class Trainer(ABC, Generic[ConfigType, StateType]):
             ValueError: If the checkpoint is of other settings.
             FloatingPointError: If the loss becomes infinite or NaN.
             Interrupted: If the process got SIGINT or SIGTERM; a checkpoint was saved.
+            FolderInUse: If another run writes into the output folder.
         """
+        with claimed(self.output, self.accelerator):
+            if self.accelerator.is_main_process:
+                for doubt in self.doubts:
+                    logger.warning("%s: %s", self.output, doubt)
+            return self._train(resume)
+
+    def _train(self, resume: bool) -> Any:
         if not self._restore(resume):
             self._initialise()
         self.accelerator.init_trackers("cbsae_hub", _flat(self.config))
@@ -166,8 +181,8 @@ class Trainer(ABC, Generic[ConfigType, StateType]):
         """One step on a batch; returns scalars for the log."""
 
     @abstractmethod
-    def _gauges(self) -> dict[str, float]:
-        """Returns further figures for the log."""
+    def _gauges(self) -> dict[str, Any]:
+        """Returns further figures for the log; one that is not known is None, with the reason beside it."""
 
     @abstractmethod
     def evaluate(self) -> NamedTuple:
@@ -235,9 +250,10 @@ class Trainer(ABC, Generic[ConfigType, StateType]):
     def _facts(self) -> dict[str, Any]:
         libraries = {"cbsae_hub": __version__, "torch": torch.__version__, "accelerate": accelerate.__version__}
         return {
-            "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+            "command": command_elsewhere(_command()),
             "commit": source_commit(),
             "config": self.config.to_dict(),
+            "doubts": self.doubts,
             "seed": self.config.seed,
             "tokens_seen": self.state.step * self.config.batch_size,
             "processes": self.processes.count,
@@ -267,8 +283,11 @@ class Trainer(ABC, Generic[ConfigType, StateType]):
             )
         if loaded:
             self.state.restore(*loaded)
-            logger.info("continuing %s after step %d", self.output, self.state.step)
         if self.accelerator.is_main_process:
+            if loaded:
+                logger.info("continuing %s after step %d", self.output, self.state.step)
+            elif resume:
+                logger.info("%s has no checkpoint to continue from: a new run starts", self.output)
             drop_lines_after(self.output / LOG_NAME, self.state.step)
         return loaded is not None
 
@@ -279,3 +298,16 @@ def _flat(config: TrainConfig) -> dict[str, Any]:
         name: value if isinstance(value, (int, float, str, bool, type(None))) else str(value)
         for name, value in dataclasses.asdict(config).items()
     }
+
+
+def _command() -> str:
+    """The command that started this process, as one would type it: folders of this machine are nobody's business."""
+    program, module = Path(sys.argv[0]), getattr(sys.modules["__main__"], "__spec__", None)
+    name = "" if module is None else module.name.removesuffix(".__main__")
+    if program.stem == "cbsae" or name in ("cbsae_hub", "cbsae_hub.cli"):
+        started = ["cbsae"]
+    elif name:
+        started = ["python", "-m", name]
+    else:
+        started = [Path(sys.executable).name, program.name if program.is_absolute() else sys.argv[0]]
+    return shlex.join([*started, *sys.argv[1:]])

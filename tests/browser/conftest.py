@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,26 +24,26 @@ def free_port():
 
 
 @contextmanager
-def served(folder, port):
+def served(folder, port, *arguments):
     """app.py in a process of its own; its address."""
     log = folder / "log.txt"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(log.parent / "gradio")}
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / "app.py"), "--port", str(port)],
+            [sys.executable, str(ROOT / "app.py"), "--port", str(port), *arguments],
             cwd=log.parent, stdout=output, stderr=subprocess.STDOUT, env=environment,
         )  # fmt: skip
         url = f"http://127.0.0.1:{port}"
-        for _ in range(600):
-            assert process.poll() is None, log.read_text()
-            try:
-                urllib.request.urlopen(url, timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.1)
-        else:
-            pytest.fail(f"the page did not start: {log.read_text()}")
         try:
+            for _ in range(1800):  # importing takes a minute where many others run
+                assert process.poll() is None, log.read_text()
+                try:
+                    urllib.request.urlopen(url, timeout=5).close()
+                    break
+                except OSError:
+                    time.sleep(0.1)
+            else:
+                pytest.fail(f"the page did not start: {log.read_text()}")
             yield url
         finally:
             process.terminate()
@@ -125,6 +125,18 @@ def long_visit(browser, address):
     """The same for tests that share a page."""
     with _visits(browser, address) as arrive:
         yield arrive
+
+
+@pytest.fixture(scope="module")
+def visit_of(browser, tmp_path_factory):
+    """Serves app.py with other arguments, and opens its page for new visitors."""
+    with ExitStack() as stack:
+
+        def serve(*arguments):
+            address = stack.enter_context(served(tmp_path_factory.mktemp("app"), free_port(), *arguments))
+            return stack.enter_context(_visits(browser, address))
+
+        yield serve
 
 
 @pytest.fixture

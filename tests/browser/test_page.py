@@ -159,6 +159,41 @@ def test_a_refused_upload_leaves_an_empty_box(page, tmp_path, tab, box):
     page.locator(f"{box} img").wait_for()
 
 
+def test_nothing_of_the_picture_before_stays_after_a_refused_upload(page, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"rubbish" * 20)
+    open_inspect(page)
+    page.locator("#samples .cb-sample").first.click()
+    page.locator(".cb-cell").first.wait_for()
+    is_shown(page, "#inspect-card h3", "#")
+    page.locator("#upload input[type=file]").set_input_files(tmp_path / "broken.png")
+    is_shown(page, "#grid", "could not be opened")
+    page.locator("#inspect-card h3").wait_for(state="detached")
+    assert not page.locator(".cb-cell, #neurons label").count() and not page.locator("#error").inner_text().strip()
+    page.wait_for_function("() => !new URLSearchParams(location.search).has('seen')")
+    page.go_back()
+    page.locator(".cb-cell").first.wait_for()
+    page.locator("#upload input[type=file]").set_input_files(tmp_path / "broken.png")
+    is_shown(page, "#grid", "could not be opened")
+    page.locator("#samples .cb-sample").nth(1).click()
+    page.locator(".cb-cell").first.wait_for()
+
+
+@pytest.mark.parametrize("tab", ["llava", "draw"])
+def test_a_steering_tab_says_which_picture_stays_after_a_refused_upload(visit, tmp_path, tab):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"rubbish" * 20)
+    page = visit(f"?tab={tab}&pic=s1")
+    picture = page.locator(f"#{tab}-preview img")
+    picture.wait_for()
+    page.wait_for_function("() => window.cbPage && !window.cbPage.busy && window.cbPage.state.pic === 's1'")
+    before = picture.get_attribute("src")
+    page.locator(f"#{tab}-preview ~ * button, button:visible").filter(has_text="Or your own").first.click()
+    page.locator(f"#{tab}-upload input[type=file]").set_input_files(tmp_path / "broken.png")
+    is_shown(page, f"#{tab}-preview", "still the picture that is steered")
+    assert picture.get_attribute("src") == before and "pic=s1" in page.url
+    page.locator(f"#{tab}-samples .cb-sample").nth(2).click()
+    page.locator(f"#{tab}-preview .cb-note").wait_for(state="detached")
+
+
 def test_what_is_no_picture_gets_a_sentence_and_the_page_goes_on(page, tmp_path):
     open_inspect(page)
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"rubbish" * 20)

@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import ModelCard
 from small_hub import CONCEPTS, Pictures, make_hub, make_pack
 
-from cbsae_hub import SAE
+from cbsae_hub import CBSAE, SAE
 from cbsae_hub.cards import write as cards
 from cbsae_hub.cards.facts import Facts, Measure, model_index
 from cbsae_hub.cards.write import CardError, render_card, write_card
@@ -283,11 +283,43 @@ def test_each_measure_names_its_own_judge(tmp_path):
         "image_unit": {"mean": 0.25},
     }
     meaning = {one.key: one.meaning for one in facts.measures()}
-    assert f"judge {judge.repo_id} at {judge.revision};" in meaning["clip_dissect"]
-    assert f"judge {encoder.repo_id} at {encoder.revision};" in meaning["monosemanticity"]
+    assert f"judge {Path(judge.repo_id).name} at {judge.revision};" in meaning["clip_dissect"]
+    assert f"judge {Path(encoder.repo_id).name} at {encoder.revision};" in meaning["monosemanticity"]
     assert "first word of me/llava at l1" in meaning["steerability_text_unit"]
     assert "what me/unclip at u1 draws" in meaning["steerability_image_unit"]
     assert "judge me/dino at d1" in meaning["steerability_image_unit"]
     assert facts.speaker == "me/llava"
     del facts.pack["scores"]["monosemanticity"]["judge"]
     assert "judge (not recorded);" in {one.key: one.meaning for one in facts.measures()}["monosemanticity"]
+
+
+WHOLE = [
+    ("/home/somebody/secret/clip", "clip"),
+    ("~/secret/clip", "clip"),
+    ("C:\\Users\\somebody\\secret\\clip", "clip"),
+    ("/home/somebody/secret/with blanks/clip/", "clip"),
+    ("me/clip", "me/clip"),
+    ("hub/secret", "hub/secret"),
+]
+
+
+@pytest.mark.parametrize(("encoder", "told"), WHOLE)
+def test_of_a_whole_path_a_card_tells_the_last_name(tmp_path, encoder, told):
+    sae = SAE(8, 16, "topk", 2, encoder_id=encoder, layer=3, seed=1, training_data={"id": encoder, "split": "train"})
+    sae.save_pretrained(tmp_path / "sae")
+    record = {"revision": folder_revision(tmp_path / "sae"), "seed": 5, "versions": {}, "config": {}}
+    record["command"] = "python /home/somebody/secret/train.py --set output=/home/somebody/secret/out --steps 3"
+    (tmp_path / "sae" / "training.json").write_text(json.dumps(record))
+    write_card(tmp_path / "sae")
+    card = card_of(tmp_path / "sae")
+    assert f"activations of {told}" in card.replace("\\", "") and "somebody" not in card
+    assert "python train.py --set output=out --steps 3" in card
+    if told != encoder:
+        assert "secret" not in str(sae.generate_model_card())
+    assert SAE.from_pretrained(tmp_path / "sae").encoder_id == encoder, "here it is still found"
+
+
+def test_a_name_that_begins_with_a_slash_is_no_path(tmp_path):
+    sae = SAE(8, 16, "topk", 2, seed=1)
+    CBSAE.from_sae(sae, range(4), ["/m/0k4j", "/r/cats"], 1).save_pretrained(tmp_path)
+    assert "/m/0k4j, /r/cats" in card_of(tmp_path)

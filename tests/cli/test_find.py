@@ -2,6 +2,7 @@ import pytest
 
 from cbsae_hub import CBSAE, SAE, Pack
 from cbsae_hub.encoders.clip_like import ClipLike
+from cbsae_hub.neurons.chance import MARK, MEANING, SURE
 
 SAE_ID, CBSAE_ID = "hub/emoji-sae", "hub/emoji-cbsae"
 
@@ -28,6 +29,16 @@ def test_answer_is_that_of_the_pack(answer, pack, no_models, query):
         assert row["score"] == match.score
         assert row["p99"] == rows.loc[match.neuron, "p99"]
         assert row["name"] == rows.loc[match.neuron, "name"]
+
+
+def test_a_name_that_is_no_better_than_chance_is_marked(cbsae, answer, pack):
+    frame = pack.neurons.frame
+    lucky = frame[(frame["null_percentile"] < SURE) & frame["name"].notna()].iloc[0]
+    found = answer("find", SAE_ID, lucky["name"], "--limit", 50)["neurons"]
+    assert [row["by_chance"] for row in found] == [row["null_percentile"] < SURE for row in found]
+    lines = cbsae("find", SAE_ID, lucky["name"], "--limit", 50).stdout.splitlines()
+    assert sum(f"({MARK})" in line for line in lines) == sum(row["by_chance"] for row in found) > 0
+    assert MEANING in lines
 
 
 def test_concept_that_is_not_there_is_exit_code_1(answer, no_models):

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from cbsae_hub import CBSAE, SAE, Pack, VisionEncoder
+from cbsae_hub.neurons.chance import MARK, MEANING
 
 HUB = Path(__file__).parents[2] / "hub"
 
@@ -56,7 +57,9 @@ def test_several_pictures_and_a_limit(cbsae, answer, picture, capfd):
     assert told["images"][1]["neurons"][0]["name"] == "white"
     assert capfd.readouterr().out == ""  # nor does anything else write there, whatever Python's stdout is
     lines = cbsae("inspect", "hub/emoji-sae", "white", "--limit", 3).stdout.splitlines()
-    assert lines[0].startswith("white: ") and len(lines) == 5
+    by_chance = [row["by_chance"] for row in told["images"][1]["neurons"]]
+    assert lines[0].startswith("white: ") and len(lines) == 5 + any(by_chance)
+    assert [MARK in line for line in lines[2:5]] == by_chance and (MEANING in lines) == any(by_chance)
     assert lines[1].split()[:4] == ["neuron", "name", "mean", "peak"]
 
 

@@ -13,6 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from cbsae_hub.cli import output
+from cbsae_hub.cli.app import app
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,9 +23,9 @@ def plain(line):
     return re.sub(r"\x1b\[\d+m", "", line)
 
 
-def run(function, *arguments, show=str, failed=lambda data: False):
+def run(function, *arguments, show=str, failed=lambda data: False, **options):
     app = typer.Typer(pretty_exceptions_enable=False)
-    app.command()(output.command(show, failed)(function))
+    app.command()(output.command(show, failed, **options)(function))
     return CliRunner().invoke(app, list(arguments))
 
 
@@ -54,6 +55,24 @@ def test_help_is_as_wide_as_the_terminal():
         """
 
     assert "whose source has a line break." in plain(run(wordy, "--help").stdout)
+
+
+def test_a_process_that_has_no_answer_writes_none():
+    def silent() -> None:
+        """Is one of several."""
+
+    assert [run(silent, *given).stdout for given in ([], ["--json"])] == ["", ""]
+
+
+def test_what_goes_on_after_the_answer_comes_after_it_and_not_after_an_error():
+    def broken() -> dict:
+        """Fails."""
+        raise FloatingPointError("loss is nan at step 3")
+
+    result = run(fine, "zebra", show=lambda data: "answer", then=lambda data: print("and then", data["count"]))
+    assert result.stdout == "answer\nand then 2\n"
+    result = run(broken, then=lambda data: print("and then"))
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", "Error: loss is nan at step 3\n")
 
 
 def test_what_is_not_there_is_answered_with_exit_code_1():
@@ -106,14 +125,27 @@ def python(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["doctor", "--help"], ["steer", "--help"], ["--version"]])
-def test_help_loads_nothing_heavy(arguments):
+def test_help_loads_nothing_heavy():
+    """In one process: a module that any of them loads stays."""
+    names = [one.callback.__name__.replace("_", "-") for one in app.registered_commands]
+    calls = [["--help"], ["--version"], *([name, "--help"] for name in names)]
     loaded = python(
         "import sys\nfrom cbsae_hub.cli.app import app\n"
-        f"try: app({arguments})\nexcept SystemExit: pass\n"
+        f"for arguments in {calls}:\n    try: app(arguments)\n    except SystemExit: pass\n"
         "print([m for m in ('torch', 'transformers', 'gradio', 'pandas', 'huggingface_hub') if m in sys.modules])"
     )
-    assert loaded.splitlines()[-1] == "[]"
+    assert {"extract", "train", "serve", "recipe", "doctor"} <= set(names)
+    assert loaded.count("Usage:") == len(names) + 1 and loaded.splitlines()[-1] == "[]"
+
+
+def test_a_recipe_and_an_error_in_one_come_without_waiting_for_what_computes():
+    loaded = python(
+        "import sys\nfrom cbsae_hub.cli.app import app\n"
+        "for arguments in (['recipe', 'own-encoder'], ['recipe'], ['train', '--set', 'k=3'], ['score']):\n"
+        "    try: app(arguments)\n    except SystemExit: pass\n"
+        "print([m for m in ('torch', 'transformers', 'gradio', 'pandas') if m in sys.modules])"
+    )
+    assert "sae: # cbsae train" in loaded and loaded.splitlines()[-1] == "[]"
 
 
 def test_find_reads_a_pack_without_waiting_for_what_computes():

@@ -70,6 +70,29 @@ def test_pack_goes_beside_the_model_and_is_not_replaced_unasked(cbsae, answer, w
     assert answer("pack", model, *given, "--overwrite")["images"] == 48
 
 
+def test_scores_that_are_there_make_the_same_pack_and_nothing_is_scored_again(
+    cbsae, answer, world, given, tmp_path, monkeypatch
+):
+    for name in ("encoder", "judge", "sae"):
+        shutil.copytree(world / name, tmp_path / name)
+    model = tmp_path / "sae"
+    settings = {"model": model, "judge": tmp_path / "judge", "images": world / "pictures", "split": "train",
+                "concepts": f"{{colours: {world / 'colours.txt'}}}", "top_k": 8, "batch_size": 16}  # fmt: skip
+    sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    told = answer("score", *sets, "--output", tmp_path / "scores")
+    assert told["folder"] == str(tmp_path / "scores") and 0 <= told["figures"]["names above chance"] <= 1
+    answer("pack", model, *given, "--output", tmp_path / "new")
+
+    monkeypatch.delattr("cbsae_hub.scoring.NeuronScorer.run")
+    told = answer("pack", model, "--scores", tmp_path / "scores")
+    assert told["folder"] == str(model) and told["images"] == 48
+    frames = [Pack.from_pretrained(folder).neurons.frame for folder in (model, tmp_path / "new")]
+    pd.testing.assert_frame_equal(*frames)
+    assert "--overwrite replaces it" in answer("pack", model, "--scores", tmp_path / "scores", code=1)["error"]
+    result = cbsae("pack", model, "--scores", tmp_path / "scores", "--split", "train", "--overwrite")
+    assert result.exit_code == 2 and "--scores without --split" in " ".join(result.stderr.replace("│", "").split())
+
+
 def test_interrupted_pack_can_be_started_again_but_not_over_another_model(answer, world, given, tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise OSError("no space left on device")
@@ -92,7 +115,7 @@ def test_interrupted_pack_can_be_started_again_but_not_over_another_model(answer
         (["--split", "probe"], 1, "it has train"),
         (["--concepts", "missing.txt"], 1, "missing.txt"),
         (["--concepts", "elsewhere/colours.txt"], 2, "the same name"),
-        (["--judge", "hub/emoji-clip"], 1, "open_clip_config.json"),
+        (["--judge", "hub/emoji-dino"], 1, "without a text"),
         (["--images", "nowhere"], 1, "nowhere"),
     ],
 )

@@ -16,6 +16,7 @@ from tiny_models import build, processor
 from cbsae_hub.data.activations import ActivationStore, StoreError
 from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.encoders.vision import VisionEncoder
+from cbsae_hub.processes import FolderInUse, claimed
 
 ROOT = Path(__file__).parents[2]
 
@@ -370,3 +371,10 @@ def test_two_processes_write_the_same_store(tmp_path):
     whole = {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()}
     for folder in ("two", "resumed"):
         assert {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()} == whole, folder
+
+
+def test_a_store_that_another_run_fills_is_left_alone(tmp_path):
+    with claimed(tmp_path / "store"), pytest.raises(FolderInUse, match="is being written by another run"):
+        extract(tmp_path / "store")
+    assert not list((tmp_path / "store").iterdir())
+    extract(tmp_path / "store")

@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from tar_files import pack
 
+from cbsae_hub.data.collection import collect_images
 from cbsae_hub.data.images import commit_of_images, image_batches, load_images, read_images
 
 CARD = """---
@@ -304,6 +306,26 @@ def test_a_card_on_the_hub(on_the_hub, parquet):
     assert len(load_images(on_the_hub(parquet), "test+probe")) == 14
 
 
+def test_tars_and_saved_datasets_on_the_hub(on_the_hub, tmp_path):
+    content = (fill(tmp_path / "a", "0.png", "1.png") / "1.png").read_bytes()
+    for split in ("train", "val"):
+        pack(tmp_path / "t" / f"{split}-000.tar", [("1.png", content), ("1.txt", split.encode())])
+    images = load_images(on_the_hub(tmp_path / "t"), "validation")
+    assert shades(images) == [1] and images["caption"][:] == ["val"]
+    rows = datasets.Dataset.from_dict({"image": [Image.new("L", (4, 4), 7)]})
+    datasets.DatasetDict({"test": rows}).save_to_disk(tmp_path / "s")
+    assert shades(load_images(on_the_hub(tmp_path / "s"), "test")) == [7]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_pictures_of_the_hub_are_collected_at_one_commit(on_the_hub, tmp_path, streaming):
+    source = on_the_hub(fill(tmp_path / "a", "cat/0.png", "cat/1.png", "dog/2.png", "dog/3.png"))
+    pictures = collect_images(source, tmp_path / "c", streaming=streaming, max_images=4)
+    assert sorted(shades(pictures.images)) == [0, 1, 2, 3] and pictures.labels == ("label",)
+    assert (pictures.source["id"], pictures.source["revision"]) == ("someone/photos", "c" * 40)
+    assert shades(load_images(tmp_path / "c", "train")) == shades(pictures.images)
+
+
 def test_an_unknown_dataset_or_revision_of_the_hub(on_the_hub, folder_of_images):
     source = on_the_hub(folder_of_images)
     with pytest.raises(FileNotFoundError, match="no image dataset at 'someone/none'"):
@@ -327,8 +349,16 @@ def write(path, content):
     [
         (lambda f: None, FileNotFoundError, "existing folder or a Hub id"),
         (lambda f: f.mkdir(), FileNotFoundError, "no image dataset at '.*x': it holds no files"),
-        (lambda f: write(f / "x.py", b"raise SystemExit"), ValueError, "neither Parquet nor images, but has 1 .py"),
-        (lambda f: write(f / "x.csv", b"image\n1\n"), ValueError, "neither Parquet nor images, but has 1 .csv"),
+        (
+            lambda f: write(f / "x.py", b"raise SystemExit"),
+            ValueError,
+            "neither Parquet nor images nor tars, but has 1 .py",
+        ),
+        (
+            lambda f: write(f / "x.csv", b"image\n1\n"),
+            ValueError,
+            "neither Parquet nor images nor tars, but has 1 .csv",
+        ),
         (lambda f: write(f / "x.parquet", b"PAR1" + bytes(99)), ValueError, "[Pp]arquet"),
     ],
 )
@@ -407,3 +437,81 @@ class ListOfPictures(list):
 
     def __getitem__(self, rows):
         return {"image": list.__getitem__(self, rows)}
+
+
+def column_of(tmp_path, **columns):
+    folder = tmp_path / "columns"
+    folder.mkdir()
+    pd.DataFrame(columns).to_parquet(folder / "a.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["img", "picture", "jpg"])
+@pytest.mark.parametrize("wrap", [lambda b: b, lambda b: {"bytes": b, "path": "x.png"}])
+def test_the_only_column_of_images_is_taken_whatever_its_name(tmp_path, caplog, name, wrap):
+    content = (fill(tmp_path / "a", "0.png", "1.png") / "1.png").read_bytes()
+    folder = column_of(tmp_path, **{name: [None, wrap(content)], "key": [b"no", b"picture"], "image": ["a", "b"]})
+    with caplog.at_level(logging.INFO):
+        images = load_images(folder, "train")
+    assert np.asarray(images[1]["image"])[0, 0] == 1 and images.column_names == ["key", "image"] or images["key"][:]
+    assert f"its column of images, '{name}', is taken as 'image'" in caplog.text
+    assert "its column 'image' holds no images and is left out" in caplog.text
+
+
+def test_several_columns_of_images_are_named(tmp_path):
+    content = (fill(tmp_path / "a", "0.png") / "0.png").read_bytes()
+    with pytest.raises(
+        ValueError, match="no column 'image' of images, but left and right: rename one of them to image"
+    ):
+        load_images(column_of(tmp_path, left=[content], right=[content]), "train")
+    (tmp_path / "columns" / "a.parquet").unlink()
+    pd.DataFrame({"image": [content], "mask": [content]}).to_parquet(tmp_path / "columns" / "a.parquet")
+    assert shades(load_images(tmp_path / "columns", "train")) == [0]
+
+
+def test_a_damaged_parquet_file_is_named(tmp_path, parquet):
+    victim = parquet / "data" / "test-0.parquet"
+    victim.write_bytes(victim.read_bytes()[:-9])
+    with pytest.raises(ValueError, match="data/test-0.parquet is damaged"):
+        load_images(parquet, "test")
+
+
+def test_one_parquet_file_is_a_dataset(parquet):
+    assert len(load_images(parquet / "data" / "probe-0.parquet", "train")) == 7
+    assert commit_of_images(parquet / "data" / "probe-0.parquet") is None
+
+
+NAMES = (
+    "a b",
+    "ü",
+    "line\nbreak",
+    "q?",
+    "h#",
+    "p%20q",
+    "*",
+    "[1]",
+    'it\'s "so"',
+    "日本",
+    "a:b",
+    "-x",
+    "~",
+    "$5",
+    "{y}",
+)
+
+
+def test_names_may_have_any_characters(tmp_path):
+    images = load_images(fill(tmp_path / "a {b} #1 %20", *(f"{name}.png" for name in NAMES)), "train")
+    assert sorted(shades(images)) == list(range(len(NAMES)))
+
+
+def test_a_name_with_a_variable_of_the_shell_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"takes a part of .*\$HOME.png for a variable of the shell: rename it"):
+        load_images(fill(tmp_path / "a", "$HOME.png"), "train")
+
+
+def test_a_name_that_is_no_unicode_is_named(tmp_path):
+    fill(tmp_path / "a", "0.png")
+    os.rename(os.fsencode(tmp_path / "a" / "0.png"), os.fsencode(tmp_path / "a") + b"/\xff.png")
+    with pytest.raises(ValueError, match=r"the name of the file '.*\\udcff.png' is no UTF-8: rename it"):
+        load_images(tmp_path / "a", "train")

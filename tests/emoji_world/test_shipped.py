@@ -15,13 +15,13 @@ from cbsae_hub.models import folder_revision
 from cbsae_hub.neurons.pruning import prune
 from cbsae_hub.neurons.selection import select_concepts
 from cbsae_hub.neurons.table import NeuronTable
+from cbsae_hub.pipeline.sections import CBSAESection
 from training.emoji_world import evaluate
 from training.emoji_world.backgrounds import BACKGROUNDS
 from training.emoji_world.captions import kind_of
 from training.emoji_world.glyphs import Concept
 from training.emoji_world.make_images import FEATURES, LAND_ANIMALS, SPLITS, SPURIOUS, WATER_ANIMALS
 from training.emoji_world.paths import HUB, ROOT
-from training.recipes import CBSAESection
 
 
 @pytest.mark.parametrize("split", [*SPLITS, *SPURIOUS])

@@ -19,10 +19,11 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWi
 from cbsae_hub import CBSAE, SAE, VisionEncoder
 from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.neurons.pruning import prune
+from cbsae_hub.pipeline import costs
+from cbsae_hub.pipeline.recipe import shipped
 from cbsae_hub.trainers.cbsae.trainer import CBSAETrainer
 from cbsae_hub.trainers.config import CBSAETrainConfig, SAETrainConfig
 from cbsae_hub.trainers.sae.trainer import SAETrainer, describe
-from training import costs
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,7 +52,7 @@ class Pictures:
 
 @pytest.fixture(scope="module")
 def recipe():
-    return yaml.safe_load((ROOT / "training" / "recipes" / "llava-1.5-7b.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load(shipped()["llava-1.5-7b"])
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """From pictures to a served page by the three scripts, as a user runs them, in an empty folder."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -10,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from datasets import Dataset, Features, Image, Value
+from safetensors.numpy import load_file
 from scripts import run_script
 from sklearn.metrics import average_precision_score, roc_auc_score
 from small_hub import CONCEPTS, Pictures, make_hub
@@ -96,13 +99,13 @@ def succeed(done):
 @pytest.fixture(scope="module")
 def trained(workplace):
     for script in ("extract_activations.py", "train_sae.py"):
-        assert succeed(run(workplace, script)).stdout == "", "standard output is for results"
+        assert len(succeed(run(workplace, script)).stdout.splitlines()) == 1, "standard output is for results"
     return workplace
 
 
 @pytest.fixture(scope="module")
 def scored(trained):
-    assert succeed(run(trained, "score_neurons.py")).stdout == ""
+    assert "names above chance" in succeed(run(trained, "score_neurons.py")).stdout
     return trained
 
 
@@ -214,8 +217,10 @@ def test_steering_adds_to_the_scores_and_to_the_pack(steered, steering):
     assert len(scored) == 12 and scored["steer_image_white"].notna().sum() == 4
     np.testing.assert_allclose(scored["steerability"], scored["steer_text_white"].clip(lower=0))
     told = json.loads((workplace / "steered" / "scores.json").read_text())["steerability"]
-    assert told["alpha"] == 20 and told["neurons"] == 12 and "share low / low" in steering.stderr
+    assert told["alpha"] == 20 and told["neurons"] == 12 and "share low / low" in steering.stdout
     assert not (workplace / "steered" / "steered").exists(), "a finished run needs no checkpoint"
+    done = run(workplace, "score_neurons.py", "--steer", "--output", "steered", "--set", "neurons=[0, 99999]")
+    assert done.returncode == 1 and "Error: the table has no neuron 99999" in done.stderr
     done = run(workplace, "score_neurons.py", "--steer", "--model", "hub/other", "--output", "steered")
     assert done.returncode != 0 and "other settings" in done.stderr and "Traceback" not in done.stderr
 
@@ -346,6 +351,44 @@ def test_a_sheet_shows_what_three_kinds_of_neurons_do(bottlenecked):
     assert (workplace / "sheet" / "sheet.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_evaluation_and_sheet_need_no_generator(scored):
+    workplace = scored
+    recipe = yaml.safe_load((workplace / "recipe.yaml").read_text())
+    del recipe["steerability"]
+    recipe["cbsae"] |= {"scores": "scores", "output": "hub/unsteered", "embeddings": "unsteered-embeddings"}
+    recipe["evaluate"] = {"judges": {"mine": "hub/judge"}, "seeds": [0], "output": "unsteered"}
+    (workplace / "unsteered.yaml").write_text(yaml.safe_dump(recipe))
+    trained = succeed(run(workplace, "train_cbsae.py", "--recipe", "unsteered.yaml"))
+    assert "no neuron has a steerability" in trained.stderr
+    cb = CBSAE.from_pretrained(workplace / "hub" / "unsteered")
+    assert cb.pruning["by"] == ["interpretability"] and cb.teacher["id"] == "hub/judge"
+    done = succeed(run(workplace, "evaluate.py", "--recipe", "unsteered.yaml"))
+    (sae, *_) = json.loads((workplace / "unsteered" / "evaluation.json").read_text())["tables"]["SAE and CB-SAE"]
+    assert sae["MS"] > 0 and not [name for name in sae if "image" in name or "vector" in name] and sae["CD"]
+    assert "| SAE |" in done.stdout
+    succeed(run(workplace, "sheets.py", "--recipe", "unsteered.yaml", "--output", "unsteered-sheet", "--count", "1"))
+    (row,) = json.loads((workplace / "unsteered-sheet" / "sheet.json").read_text())["concepts"]
+    assert row["retained"]["sentence"] is None and row["retained"]["neuron"] in cb.sae_neuron_ids
+
+
+def test_concepts_that_are_all_names_already_are_trained_if_forced(scored):
+    workplace = scored
+    frame = NeuronTable.read(workplace / "scores").frame
+    name = frame.sort_values("interpretability", ascending=False)["name"].iloc[0]
+    (workplace / "one.txt").write_text(name)
+    changes = {"concepts": "one.txt", "scores": "scores", "output": "hub/forced", "embeddings": "forced-embeddings",
+               "prune": "{by: interpretability, count: 3}"}  # fmt: skip
+    options = [part for item in changes.items() for part in ("--set", "=".join(item))]
+    done = run(workplace, "train_cbsae.py", *options)
+    said = " ".join(done.stderr.replace("│", " ").split())
+    assert done.returncode != 0 and "Traceback" not in done.stderr and "--set force=true" in said
+    assert re.search(rf"{name} \(neuron \d+, score", said)
+    (workplace / "two.txt").write_text(f"{name}\nunheard of")
+    options[1] = "concepts=two.txt"
+    succeed(run(workplace, "train_cbsae.py", *options, "--set", "force=true"))
+    assert CBSAE.from_pretrained(workplace / "hub" / "forced").concepts == [name, "unheard of"]
+
+
 def test_figures_are_drawn_of_what_was_scored(scored):
     workplace = scored
     drawing = ["plots.py", "scores", "--output", "plots", "--format", "svg", "--image", "picture.png"]
@@ -359,13 +402,39 @@ def test_figures_are_drawn_of_what_was_scored(scored):
     assert done.returncode != 0 and "Traceback" not in done.stderr and "nowhere" in done.stderr
 
 
+MODULES = {"torchrun": "torch.distributed.run", "accelerate launch": "accelerate.commands.launch"}
+ONE_MACHINE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8").partition("## Processes")[2].split("```")[1]
+# The ways of starting that the docs show, as modules, so that they are those of this environment.
+LAUNCHERS = {
+    options.strip() or program: [MODULES[program], *options.split()]
+    for program, options in re.findall(r"^(torchrun|accelerate launch) (.*)training/train_sae.py", ONE_MACHINE, re.M)
+}
+TORCHRUN = "--standalone --nproc_per_node 2"
+CONFIG = {
+    "compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_GPU", "num_machines": 1, "num_processes": 2,
+    "machine_rank": 0, "main_training_function": "main", "mixed_precision": "no", "use_cpu": False, "debug": False,
+    "downcast_bf16": "no", "gpu_ids": "all", "same_network": True, "main_process_port": 0,
+}  # fmt: skip
+
+
+def launch(folder, way, script, *arguments):
+    """Starts a script on two processes."""
+    (folder / "two.yaml").write_text(yaml.safe_dump(CONFIG))
+    command = [sys.executable, "-m", *LAUNCHERS[way], str(ROOT / "training" / script), "--recipe", "recipe.yaml"]
+    done = subprocess.run(
+        [*command, *arguments], cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+        timeout=300,
+    )  # fmt: skip
+    return succeed(done)
+
+
+on_cpus = pytest.mark.skipif(torch.cuda.is_available(), reason="starts two processes on CPUs")
+
+
+@on_cpus
 def test_two_processes_score_as_one(scored):
     workplace = scored
-    options = "--cpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no".split()
-    script = [str(ROOT / "training" / "score_neurons.py"), "--recipe", "recipe.yaml", "--output", "scores-of-two"]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", *options, *script]
-    done = subprocess.run(launch, cwd=workplace, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    launch(workplace, TORCHRUN, "score_neurons.py", "--output", "scores-of-two")
     one, two = (NeuronTable.read(workplace / name).frame for name in ("scores", "scores-of-two"))
     pd.testing.assert_frame_equal(two, one, atol=1e-6, rtol=1e-6)
     one, two = (pd.read_parquet(workplace / name / "examples.parquet") for name in ("scores", "scores-of-two"))
@@ -373,3 +442,55 @@ def test_two_processes_score_as_one(scored):
     one, two = (json.loads((workplace / n / "scores.json").read_text()) for n in ("scores", "scores-of-two"))
     assert two["coverage"] == one["coverage"] and two["l0"] == one["l0"]
     assert two["reconstruction"] == pytest.approx(one["reconstruction"])
+
+
+@on_cpus
+@pytest.mark.parametrize("way", LAUNCHERS)
+def test_two_processes_extract_and_train_as_one(trained, way):
+    assert len(LAUNCHERS) == 3, "those of docs/training.md"
+    workplace, output = trained, Path("hub") / f"of-two-{list(LAUNCHERS).index(way)}"
+    if way == TORCHRUN:
+        launch(workplace, way, "extract_activations.py", "--output", "activations-of-two")
+        for file in (workplace / "activations").iterdir():
+            one, two = (folder / file.name for folder in (workplace / "activations", workplace / "activations-of-two"))
+            assert two.read_bytes() == one.read_bytes() or np.allclose(
+                load_file(two)["activations"], load_file(one)["activations"], atol=1e-6
+            )
+    launch(workplace, way, "train_sae.py", "--output", str(output))
+    one, two = (SAE.from_pretrained(workplace / folder) for folder in ("hub/mine", output))
+    torch.testing.assert_close(dict(two.named_parameters()), dict(one.named_parameters()), atol=1e-4, rtol=1e-3)
+    one, two = (json.loads((workplace / f / "training.json").read_text()) for f in ("hub/mine", output))
+    assert (one["processes"], two["processes"]) == (1, 2)
+    assert two["heldout"] == pytest.approx(one["heldout"], rel=1e-3)
+    logs = [(workplace / folder / "log.jsonl").read_text().splitlines() for folder in ("hub/mine", output)]
+    assert [json.loads(line)["step"] for line in logs[0]] == [json.loads(line)["step"] for line in logs[1]]
+
+
+@on_cpus
+def test_two_processes_train_a_bottleneck_as_one(bottlenecked):
+    workplace = bottlenecked
+    launch(workplace, TORCHRUN, "train_cbsae.py", "--output", "hub/bottleneck-of-two")
+    one, two = (CBSAE.from_pretrained(workplace / "hub" / f) for f in ("bottleneck", "bottleneck-of-two"))
+    torch.testing.assert_close(two.W_enc_cb, one.W_enc_cb, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(two.W_dec_cb, one.W_dec_cb, atol=1e-4, rtol=1e-3)
+    one, two = (
+        json.loads((workplace / "hub" / f / "training.json").read_text()) for f in ("bottleneck", "bottleneck-of-two")
+    )
+    assert (one["processes"], two["processes"]) == (1, 2) and two["heldout"] == pytest.approx(one["heldout"], rel=1e-3)
+
+
+@on_cpus
+def test_two_processes_steer_as_one(steered):
+    workplace = steered
+    shutil.copytree(workplace / "scores", workplace / "steered-by-two")
+    launch(workplace, TORCHRUN, "score_neurons.py", "--steer", "--output", "steered-by-two")
+    one, two = (NeuronTable.read(workplace / name).frame for name in ("steered", "steered-by-two"))
+    pd.testing.assert_frame_equal(two, one, atol=1e-5, rtol=1e-5)
+
+
+def test_a_script_for_one_process_refuses_several(workplace):
+    done = subprocess.run(
+        [sys.executable, "-m", *LAUNCHERS[TORCHRUN], str(ROOT / "training/sweep.py"), "--recipe", "recipe.yaml"],
+        cwd=workplace, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode != 0 and "2 processes were started for what one process does" in done.stderr

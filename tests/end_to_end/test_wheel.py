@@ -1,5 +1,6 @@
 """The wheel: what is in it, and that it works where nothing else of this project is."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -59,6 +60,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     package = {str(path.relative_to(ROOT)) for path in (ROOT / "cbsae_hub").rglob("*") if path.is_file()}
     package = {path for path in package if "__pycache__" not in path}
     needed = {"py.typed", "cards/card.md.jinja", "data/common_concepts.txt"}
+    needed |= {"pipeline/recipes/own-encoder.yaml", "pipeline/recipes/llava-1.5-7b.yaml"}
     needed |= {"studio/view/static/page.css", "studio/view/templates/pieces.html"}
     assert {f"cbsae_hub/{name}" for name in needed} <= package
     assert {path for path in found if ".dist-info/" not in path} == package
@@ -94,3 +96,13 @@ def test_wheel_works_where_it_is_installed(wheel, tmp_path):
     assert str(tmp_path / "venv") in said and f'"{ROOT}"' not in said
     for name in PROJECT.get("scripts", {}):
         assert name in run(python.parent / name, "--help")
+    recipe = run(python.parent / "cbsae", "recipe", "own-encoder")
+    assert recipe == (ROOT / "cbsae_hub" / "pipeline" / "recipes" / "own-encoder.yaml").read_text(encoding="utf-8")
+    (empty / "my.yaml").write_text(recipe)
+    steps = ("extract", "train", "score", "bottleneck")
+    for step in steps:  # what is missing is said in a sentence
+        done = subprocess.run(
+            [python.parent / "cbsae", step, "--recipe", "my.yaml", "--json"],
+            cwd=empty, env=environment, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 1 and json.loads(done.stdout)["error"], done.stdout + done.stderr

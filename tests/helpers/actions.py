@@ -18,7 +18,9 @@ def is_shown(page, selector, pattern):
 
 def settled(page):
     """Waits until the page is where its address wants it, and nothing is being asked."""
-    page.wait_for_function("() => window.cbPage && !window.cbPage.busy && !document.querySelector('.cb-spin')")
+    page.wait_for_function(
+        "() => window.cbPage && !window.cbPage.busy && !document.querySelector('.cb-spin, .pending')"
+    )
     page.wait_for_timeout(300)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import inspect
 import re
 import shlex
 import string
@@ -16,16 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from accelerate.commands.launch import launch_command_parser
 from click.exceptions import Exit
+from torch.distributed.run import get_args_parser
 from workplace import ROOT
 
-from training import recipes
+from cbsae_hub.pipeline import sections
 
 try:
     import tomllib
 except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
+LAUNCHERS = {("accelerate", "launch"): launch_command_parser, ("torchrun",): get_args_parser}
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 MARKER = re.compile(r"<!-- not run:(.*?)-->\n\s*\Z", re.DOTALL)
 INLINE = re.compile(r"`((?:[A-Z_]+=\S+ )*(?:accelerate launch|cbsae|make|pip install|python) [^`\[]+)`")
@@ -71,7 +75,9 @@ def commands_of(code: str, variables: dict[str, str]) -> Iterator[list[str]]:
                 else:
                     yield words[len(assigned) :]
                 words = []
-            elif re.fullmatch(r"[();<>|&]+", word) or "$" in word:
+            elif words and words[-1] == ">":  # the file that a command writes
+                words.pop()
+            elif (word != ">" and re.fullmatch(r"[();<>|&]+", word)) or "$" in word:
                 raise ValueError(f"{line.strip()!r}: {word} is more than this test understands")
             else:
                 words.append(word)
@@ -95,8 +101,11 @@ def check_command(words: list[str]) -> tuple[Any, list[str]] | None:
         AssertionError: If it does not exist, or this function knows no way to tell.
         Exception: The usage error of its parser, if it does not take these arguments.
     """
-    if words[:2] == ["accelerate", "launch"]:
-        words = ["python", *words[2:]]
+    for launcher, make_parser in LAUNCHERS.items():
+        if tuple(words[: len(launcher)]) == launcher:
+            launched = make_parser().parse_args(words[len(launcher) :])
+            script = ["-m", launched.training_script] if launched.module else [launched.training_script]
+            words = ["python", *script, *launched.training_script_args]
     match words:
         case ["make", *targets]:
             subprocess.run(["make", "--dry-run", *targets], cwd=ROOT, check=True, capture_output=True)
@@ -112,6 +121,8 @@ def check_command(words: list[str]) -> tuple[Any, list[str]] | None:
         case [name, *arguments] if name in PROJECT.get("scripts", {}):
             module, _, attribute = PROJECT["scripts"][name].partition(":")
             return _parsed(typer.main.get_command(getattr(import_module(module), attribute)), name, arguments)
+        case ["python", "-m", "cbsae_hub" | "cbsae_hub.cli", command, *arguments]:
+            return check_command(["cbsae", command, *arguments])
         case ["python", "-m", module, *arguments] if module.startswith("training."):
             return _check_script(import_module(module), arguments)
         case ["python", "-m", module, *_]:
@@ -155,20 +166,21 @@ def _check_script(module: Any, arguments: list[str]) -> tuple[Any, list[str]] | 
         return None
     script = typer.Typer()
     script.command()(module.main)
-    found = _parsed(typer.main.get_command(script), Path(module.__file__).name, arguments)
-    _check_recipe(module, arguments)
-    return found
+    return _parsed(typer.main.get_command(script), Path(module.__file__).name, arguments)
 
 
-def _check_recipe(module: Any, arguments: list[str]) -> None:
-    """The recipe has the sections that the script reads, and keys of ``--set`` are settings of one of them."""
+def _check_recipe(function: Any, arguments: list[str]) -> None:
+    """The recipe has the sections that a command reads, and keys of ``--set`` are settings of one of them."""
     given = {option: [b for a, b in zip(arguments, arguments[1:]) if a == option] for option in ("--recipe", "--set")}
-    source = Path(module.__file__).read_text(encoding="utf-8")
-    sections = [getattr(recipes, name) for name in re.findall(r"(\w+Section)\.read\(recipe", source)]
+    source = inspect.getsource(inspect.unwrap(function))
+    read = [getattr(sections, name) for name in re.findall(r"(\w+Section)\.read\(recipe", source)]
     for recipe in given["--recipe"]:
-        for section in sections:
-            section.read(ROOT / recipe)
-    known = {field.name for section in sections for field in dataclasses.fields(section)}
+        path = ROOT / recipe
+        if path.parent != ROOT:  # else a file of the reader's
+            for section in read:
+                section.read(path)
+    names = [(one.section, each.name) for one in read for each in dataclasses.fields(one)]
+    known = {name for section, key in names for name in (key, f"{section}.{key}")}
     for key in (item.partition("=")[0] for item in given["--set"]):
         assert key in known, f"no key {key!r}"
 
@@ -180,5 +192,7 @@ def _parsed(command: Any, name: str, arguments: list[str]) -> tuple[Any, list[st
         assert rest[0] in last.commands, f"{name} has no command {rest[0]!r}; it has {', '.join(last.commands)}"
         last, name, rest = last.commands[rest[0]], f"{name} {rest[0]}", rest[1:]
     with suppress(Exit, typer.Exit):  # --help, --version
-        last.make_context(name, rest)
+        last.make_context(name, list(rest))  # it empties the list
+    if last.callback is not None:
+        _check_recipe(last.callback, rest)
     return command, arguments

@@ -203,11 +203,13 @@ class _Handler(BaseHTTPRequestHandler):
             told = {"id": repo_id, "sha": commit, "private": key in self.hub.private, "siblings": siblings, "tags": []}
             self.answer(told)
 
-    def tree(self, body, kind, repo_id, revision):
+    def tree(self, body, kind, repo_id, revision, folder=None):
         key = repo_id if kind == "models" else f"{kind}/{repo_id}"
         if not self.missing(key, revision):
             entries = []
             for path, content in self.hub.files[key][revision].items():
+                if folder is not None and path.rpartition("/")[0] != folder:
+                    continue
                 entry = {"type": "file", "path": path, "size": len(content), "oid": git_hash(content)}
                 if (oid := self.hub.oid(content)) in self.hub.objects:
                     entry["lfs"] = {"oid": oid, "size": len(content), "pointerSize": 130}
@@ -312,7 +314,7 @@ class _Handler(BaseHTTPRequestHandler):
         r"POST /api/validate-yaml": validate,
         rf"GET {_API}": info,
         rf"GET {_API}/revision/(?P<revision>.+)": info,
-        rf"GET {_API}/tree/(?P<revision>.+)": tree,
+        rf"GET {_API}/tree/(?P<revision>refs/pr/\d+|feature/\w+|[^/]+)(?:/(?P<folder>.+))?": tree,
         rf"POST {_API}/preupload/(?P<revision>.+)": preupload,
         rf"POST {_API}/commit/(?P<revision>.+)": make_commit,
         rf"POST {_API}/tag/(?P<revision>.+)": tag,

@@ -2,6 +2,7 @@ import copy
 import json
 import pickle
 from dataclasses import replace
+from functools import partial
 
 import datasets
 import numpy as np
@@ -12,9 +13,10 @@ from datasets import ClassLabel, Features, List, Value
 from PIL import Image
 from scipy import sparse
 from small_hub import CONCEPTS, Pictures, make_bottleneck, make_hub, make_pack
-from tiny_models import processor
+from tiny_models import build, processor
 
 from cbsae_hub import SAE, Pack
+from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.metrics import soft_wpmi
 from cbsae_hub.neurons.pack import FILES, NeuronTable, PackError
 from cbsae_hub.scoring import NeuronScorer, Scores, Truth
@@ -148,7 +150,9 @@ def test_images_without_a_caption_have_an_alternative_text_all_the_same(world, t
 def test_several_captions_are_joined_and_classes_are_named(kind, values, expected):
     pictures = [Image.new("L", (4, 4))] * 2
     features = Features({"image": datasets.Image(), "says": kind})
-    alt = thumbnails(datasets.Dataset.from_dict({"image": pictures, "says": values}, features), [0, 1], "says")["alt"]
+    images = datasets.Dataset.from_dict({"image": pictures, "says": values}, features)
+    encoder = VisionEncoder(build("Dinov2Model"), processor("Dinov2Model"))
+    alt = thumbnails(images, [0, 1], "says", encoder)["alt"]
     assert alt.tolist() == expected and json.dumps(alt.tolist())
 
 
@@ -183,6 +187,43 @@ def test_scores_from_disk_make_the_same_pack_in_one_pass_over_the_examples(world
     assert {k: v for k, v in again.info.items() if k not in strange} == {
         k: v for k, v in pack.info.items() if k not in strange
     }
+
+
+def test_a_pack_that_was_killed_goes_on_where_it_was(world, pack, tmp_path, monkeypatch):
+    sae, encoder, _, folder = world
+    scorer = scorer_of(world, Pictures())
+    scorer.run(Pictures(), 10)
+    scores, read, pixel_values = scorer.results(), [], encoder.pixel_values
+
+    def killed_at(count):
+        def look(pictures):
+            if len(read) == count:
+                raise KeyboardInterrupt
+            read.append(len(pictures))
+            return pixel_values(pictures)
+
+        return look
+
+    monkeypatch.setattr("cbsae_hub.scoring.build_pack.CHECKPOINT_EVERY", 2)
+    build = partial(build_pack, scores, sae, encoder, Pictures(), tmp_path, source=pack.info["images"])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(encoder, "pixel_values", killed_at(5))
+        build(batch_size=4)
+    assert not (tmp_path / "pack.json").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(encoder, "pixel_values", killed_at(-1))
+        again = build(batch_size=4)
+    assert sum(read[:5]) == 20 and sum(read[5:]) == scores.examples["image"].nunique() - 16
+    assert np.abs(again._maps.astype(int) - pack._maps.astype(int)).max() <= 1, "another batch size rounds otherwise"
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], "nothing is left behind"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(encoder, "pixel_values", killed_at(len(read) + 3))
+        build(batch_size=4)
+    before = len(read)
+    with monkeypatch.context() as patch:
+        patch.setattr(encoder, "pixel_values", killed_at(-1))
+        build(batch_size=8)  # what is there is of other settings
+    assert sum(read[before:]) == scores.examples["image"].nunique()
 
 
 def test_scores_of_something_else_make_no_pack(world, pack, tmp_path):
@@ -246,7 +287,7 @@ def test_damage_is_named(world, pack, tmp_path, file):
 
 
 def test_no_pack_and_other_versions_are_named(world, pack, tmp_path):
-    with pytest.raises(PackError, match="training/build_pack.py"):
+    with pytest.raises(PackError, match="make it with `cbsae pack`"):
         Pack.from_pretrained(tmp_path)
     for content, message in (("{", "damaged"), (json.dumps({"schema_version": 99}), "99")):
         (tmp_path / "pack.json").write_text(content)
@@ -297,7 +338,7 @@ def test_bad_requests_are_refused(world, pack):
         NeuronTable(pack.neurons.frame.drop(columns="truth_ap"))
     with pytest.raises(ValueError, match="no probe images"):
         make_pack(scorer_of(world, Pictures(0)), Pictures(0), world[3], source={})
-    with pytest.raises(PackError, match="score_neurons"):
+    with pytest.raises(PackError, match="`cbsae score` makes one"):
         NeuronTable.read("nowhere")
 
 

@@ -183,3 +183,16 @@ def test_a_neuron_comes_once():
         prune(FRAME.assign(neuron=0), count=3)
     with pytest.raises(ValueError, match="no column neuron"):
         prune(FRAME.drop(columns="neuron"), count=3)
+
+
+@pytest.mark.parametrize("steerability", [None, math.nan])
+def test_without_steerability_both_is_interpretability_and_says_so(steerability, caplog):
+    frame = FRAME.drop(columns="steerability")
+    if steerability is not None:
+        frame["steerability"] = steerability
+    pruned = prune(frame, "both", count=3)
+    assert pruned.keep == prune(frame, "interpretability", count=3).keep
+    assert pruned.settings["by"] == ["interpretability"], "the model's config says by what it was pruned"
+    assert "no neuron has a steerability (score with --steer): pruned by interpretability alone" in caplog.text
+    with pytest.raises(ValueError, match="steerability"):
+        prune(frame, "steerability", count=3)

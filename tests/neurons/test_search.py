@@ -1,3 +1,4 @@
+import math
 from collections import namedtuple
 
 import pytest
@@ -48,6 +49,20 @@ def test_strong_ones_come_first_and_all_say_why(index):
     assert [(f.neuron, f.verdict) for f in found] == [(1, "strong"), (0, "weak")]
     assert "“dog” is what it finds best" in found[0].reason and "“peach”" in found[1].reason
     assert "“hot dog” has not all of these words" in index.find("dog")[3].reason
+
+
+def test_a_concept_neuron_has_its_own_score_for_what_it_was_trained_for():
+    Trained = namedtuple("Trained", [*Row._fields, "designated", "designated_score"])
+    rows = [
+        Trained(0, ["wolf"], [4.0], 1.0, "dog", 1.5),
+        Trained(1, ["cat"], [4.0], 1.0, "dog", 2.5),
+        Trained(2, ["owl"], [4.0], 1.0, "dog", math.nan),  # the list of concepts lacks it
+    ]
+    found = ConceptIndex(rows).find("dog")
+    assert [(f.neuron, f.score) for f in found[:2]] == [(1, 2.5), (0, 1.5)]
+    assert found[2].neuron == 2 and math.isnan(found[2].score)
+    Old = namedtuple("Old", [*Row._fields, "designated"])  # of a pack that does not say
+    assert math.isnan(ConceptIndex([Old(0, ["wolf"], [4.0], 1.0, "dog")]).find("dog")[0].score)
 
 
 def test_a_name_that_chance_could_give_is_weak(index):

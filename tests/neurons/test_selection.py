@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cbsae_hub.neurons.selection import select_concepts
+from cbsae_hub.neurons.selection import require_concepts, select_concepts
 from cbsae_hub.neurons.table import NEURON_COLUMNS, NeuronTable
 
 FRAME = pd.DataFrame(
@@ -99,3 +99,23 @@ def test_what_the_sae_has_needs_no_bottleneck():
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         select_concepts(**{"concepts": WANTED, "neurons": FRAME, "keep": [10]} | arguments)
+
+
+def test_concepts_that_are_names_already_are_reported_with_their_neurons():
+    chosen, report = select_concepts(["dog", "striped fur"], FRAME, FRAME["neuron"])
+    assert chosen == []
+    owners = r"dog \(neuron 12, score 0.50\), striped fur \(neuron 11, score 0.90\)"
+    with pytest.raises(ValueError, match=owners) as said:
+        require_concepts(report)
+    assert "--set force=true" in str(said.value) and "min_percentile" in str(said.value)
+    require_concepts(select_concepts(["dog", "moon"], FRAME, FRAME["neuron"])[1])
+    with pytest.raises(ValueError, match="the list is empty"):
+        require_concepts(select_concepts(["", " "], FRAME, FRAME["neuron"])[1])
+
+
+def test_forced_concepts_are_trained_beside_the_neurons_that_have_them():
+    chosen, report = select_concepts(["dog", "moon", "Dog"], FRAME, FRAME["neuron"], force=True)
+    assert chosen == ["dog", "moon"]
+    assert report["where"].tolist() == ["bottleneck", "bottleneck", "dropped"]
+    assert report["neuron"].tolist() == [12, -1, -1], "the report says which neuron has it too"
+    require_concepts(report)

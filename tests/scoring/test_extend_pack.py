@@ -33,8 +33,8 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def extended(world):
-    pack, _, wider, _, judge, images, store, embeddings, _ = world
-    return extend_pack(pack, wider, store, images, embeddings, judge.embed_texts)
+    pack, _, wider, encoder, judge, images, store, embeddings, _ = world
+    return extend_pack(pack, wider, store, images, encoder, embeddings, judge.embed_texts)
 
 
 def latents_of(wider, x):
@@ -104,8 +104,8 @@ def test_added_concepts_are_found_by_what_they_were_trained_for(extended, world)
 
 
 def test_what_does_not_fit_is_an_error(world):
-    pack, cb, wider, _, judge, images, store, embeddings, _ = world
+    pack, cb, wider, encoder, judge, images, store, embeddings, _ = world
     with pytest.raises(ValueError, match="same images"):
-        extend_pack(pack, wider, store, images, embeddings[1:], judge.embed_texts)
+        extend_pack(pack, wider, store, images, encoder, embeddings[1:], judge.embed_texts)
     with pytest.raises(ValueError, match="knows all concepts"):
-        extend_pack(pack, cb, store, images, embeddings, judge.embed_texts)
+        extend_pack(pack, cb, store, images, encoder, embeddings, judge.embed_texts)

@@ -15,6 +15,7 @@ from small_hub import CONCEPTS, Pictures, make_bottleneck, make_hub
 
 from cbsae_hub import NeuronTable
 from cbsae_hub.data.concepts import ConceptSet
+from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.data.hierarchy import ConceptTree
 from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.encoders.zero_shot import ZeroShotHead
@@ -252,6 +253,8 @@ def test_bad_requests_are_refused(world):
     sae, encoder, judge, _ = world
     with pytest.raises(ValueError, match="no concept set"):
         NeuronScorer(sae, encoder, judge, {})
+    with pytest.raises(ValueError, match="compared with images by a judge"):
+        NeuronScorer(sae, encoder, None, SETS)
     with pytest.raises(ValueError, match="zero_shot and tree need truth"):
         make(world, truth=None)
 
@@ -307,12 +310,14 @@ def test_a_concept_bottleneck_sae_is_scored_whole(world):
         np.testing.assert_allclose(row["scores"], best.values, atol=1e-4)
         assert row["monosemanticity"] == pytest.approx(similar[neuron].item(), abs=1e-6)
         assert row["designated"] == designated
+        own = names[neuron, list(CONCEPTS).index(designated)].item()
+        assert row["designated_score"] == pytest.approx(own, abs=1e-4)
         assert row["designated_first"] == (row["names"][0] == designated)
         assert row["designated_among_five"] == (designated in row["names"])
         labels = truth.matrix[:, [label for _, label in truth.labels].index(designated)]
         assert row["designated_ap"] == pytest.approx(average_precision_score(labels, concept.mean(1)))
         assert row["token_density"] == pytest.approx((read[..., neuron - cb.d_sae] > 0).float().mean().item())
-    assert frame["designated"].isna().sum() == 16
+    assert frame["designated"].isna().sum() == frame["designated_score"].isna().sum() == 16
     l0 = (z[..., : cb.d_sae] > 0).sum(-1) + (read != 0).sum(-1)
     assert found.summary["reconstruction"]["l0"] == pytest.approx(l0.float().mean().item())
     assert found.summary["model"]["concepts"] == 2
@@ -333,3 +338,48 @@ def test_models_are_scored_on_what_was_seen_before(world, tmp_path):
         assert found.summary["downstream"][name] == pytest.approx(value, rel=1e-4, nan_ok=True)
     with pytest.raises(OSError, match="other settings"):
         Probe.make(tmp_path, encoder, Pictures(48), **looks)
+
+
+@pytest.fixture(scope="module")
+def store(world, tmp_path_factory):
+    _, encoder, _, _ = world
+    folder = tmp_path_factory.mktemp("activations")
+    return extract_activations(encoder, Pictures(96), folder, source={"id": "x"}, dtype="float32")
+
+
+def test_stored_activations_and_embeddings_score_as_the_models_do(world, store):
+    sae, encoder, judge, _ = world
+    nothing = Truth.read(Pictures(96), {})
+    direct, stored = (NeuronScorer(sae, encoder, judge, SETS, truth=nothing, top_k=10) for _ in range(2))
+    direct.run(Pictures(96), batch_size=10)
+    stored.run_stored(store, judge.embed_images(Pictures(96)[:]["image"]), batch_size=7)
+    result, expected = stored.results(), direct.results()
+    pd.testing.assert_frame_equal(result.neurons, expected.neurons, rtol=1e-4, atol=1e-5)
+    pd.testing.assert_frame_equal(result.examples, expected.examples, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_not_stored_is_refused(world, store):
+    with pytest.raises(ValueError, match="need the images"):
+        make(world).run_stored(store)
+    sae, encoder, judge, _ = world
+    other = VisionEncoder(encoder.model, encoder.processor, encoder.layer, "cls")
+    with pytest.raises(ValueError, match="other tokens"):
+        NeuronScorer(sae, other, judge, SETS).run_stored(store, torch.zeros(96, 8))
+
+
+def test_without_a_judge_neurons_have_no_names_and_all_else_is_measured(world, store, scores, latents):
+    sae, encoder, _, _ = world
+    made = NeuronScorer(sae, encoder, None, {}, truth=Truth.read(Pictures(96), FAMILIES))
+    made.run_stored(store, batch_size=10)
+    result = made.results()
+    frame = result.neurons
+    assert frame["name"].isna().all() and frame["score"].isna().all() and not frame["names"].map(len).any()
+    same = ["neuron", "density", "token_density", "max", "p99", "status", "top_images", "truth", "truth_ap"]
+    pd.testing.assert_frame_equal(frame[same], scores.neurons[same], rtol=1e-4)
+    vectors = F.normalize(encoder(Pictures(96)[:]["image"]).mean(1), dim=-1)
+    expected = monosemanticity_score(latents.mean(1), vectors)
+    np.testing.assert_allclose(frame["monosemanticity"], expected, atol=1e-4)
+    assert result.summary["judge"]["id"] is None and result.summary["concepts"]["names"] == []
+    assert math.isnan(result.summary["interpretability"]["mean_score"]) and result.summary["coverage"] == {}
+    assert result.summary["monosemanticity"]["judge"]["id"] == encoder.repo_id
+    assert made.latents().shape == (96, sae.d_latent)

@@ -371,7 +371,7 @@ def test_answers_are_judged_again(script, world, monkeypatch):
         ("where={name: dog}", "none of the neurons is alive"),
         ("blanks=test", "no split 'test'"),
         ("scores=nowhere", "there is no neuron table at nowhere"),
-        ("judge=training.emoji_world.judge:nobody", "is no module:function of this checkout"),
+        ("judge=training.emoji_world.judge:nobody", "is no module:function of this folder or of a package"),
         ("judge=judge", "is no module:function"),
         ("judge={base_url: here}", "lacks model"),
         ("gamma=3", "unknown settings gamma"),

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from steerable_models import cbsae_for
 
-from cbsae_hub.studies.sheets import KINDS, Outcome, Sheet, SheetSettings, choose
+from cbsae_hub.studies.sheets import KINDS, Outcome, Sheet, SheetSettings, choose, steer
 
 CB = cbsae_for()  # retains the even neurons of 64
 
@@ -61,6 +61,22 @@ def test_settings_are_read_from_three_sections_of_a_recipe():
         "steerability": {"llava": "l", "unclip": "u", "alpha": 20},
     }
     assert SheetSettings.of(**sections) == SheetSettings("sae", "cb", "s", "i", "probe", "l", "u", 20, 10.0)
-    del sections["steerability"]["llava"], sections["scores"]["split"]
-    with pytest.raises(ValueError, match="the recipe lacks split, llava in its sections"):
+    del sections["steerability"]["llava"]
+    assert SheetSettings.of(**sections).llava is None
+    assert SheetSettings.of(**sections | {"steerability": {}}).unclip is None
+    del sections["scores"]["split"]
+    with pytest.raises(ValueError, match="the recipe lacks split in its sections"):
         SheetSettings.of(**sections)
+
+
+def test_a_sheet_without_generators_has_empty_cells(frame):
+    neurons, scene = choose(frame, CB, 2), Image.new("RGB", (8, 8))
+    outcomes = {kind: steer(None, None, scene, neurons[kind].tolist(), 20.0, 10.0) for kind in KINDS}
+    sheet = Sheet(neurons, outcomes, None, 7, 20.0)
+    assert {outcome for kind in KINDS for outcome in outcomes[kind]} == {Outcome(None, None, None)}
+    record = sheet.record()
+    assert record["concepts"][0]["retained"]["neuron"] == neurons["retained"][0]
+    assert record["concepts"][0]["retained"]["sentence"] is record["scene"]["unsteered"] is None
+    figure = sheet.figure()
+    assert figure.get_suptitle() == "No LLaVA and no unCLIP: nothing was said or drawn"
+    assert not any(axes.images for axes in figure.axes)

@@ -1,8 +1,9 @@
 import json
+import re
 
 import pytest
 
-from cbsae_hub.trainers.config import SAETrainConfig
+from cbsae_hub.trainers.config import CBSAETrainConfig, SAETrainConfig
 
 
 def test_defaults_are_the_reference_recipe():
@@ -62,3 +63,53 @@ def test_bad_settings_are_named(settings, message):
         SAETrainConfig.from_dict(settings)
     with pytest.raises(ValueError):
         SAETrainConfig(**settings)
+
+
+# ---------------------------------------------------------------------------------------------- what is too small
+
+LARGE = {"d_sae": 100, "steps": 1000, "batch_size": 100, "dead_after_tokens": 10_000, "warmup_steps": 100}
+LARGE |= {"threshold_start": 100}
+
+
+def doubts(tokens=1000, heldout=1000, **changes):
+    return SAETrainConfig(**LARGE | changes).doubts(tokens, heldout, 16)
+
+
+def test_a_run_that_is_large_enough_raises_no_doubt():
+    assert doubts() == []
+    assert SAETrainConfig().doubts(20_000_000, 400_000, 1024) == [], "the reference recipe, on CLIP's patches"
+    assert CBSAETrainConfig().doubts(20_000_000, 400_000, 1024) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"tokens": 999}, ["100 neurons are more than a tenth of the 999 tokens"]),
+        ({"d_sae": None, "expansion": 7}, ["112 neurons are more than a tenth of the 1,000 tokens"]),
+        ({"heldout": 12}, ["the threshold is calibrated and .* measured on 12 held-out.*raise heldout_fraction"]),
+        ({"heldout": 12, "activation": "topk"}, ["the figures are measured on 12 held-out"]),
+        ({"eval_tokens": 999}, ["on 999 held-out tokens.*raise eval_tokens"]),
+        ({"dead_after_tokens": 100_001}, ["ends after 100,000 tokens, before dead_after_tokens 100,001: .*counted"]),
+        ({"dead_after_tokens": 90_000}, ["90,000 is reached at the end of the run, of 100,000 tokens"]),
+        ({"dead_after_tokens": 89_999}, []),
+        ({"warmup_steps": 501}, ["warmup_steps 501 is more than half of the 1,000 steps"]),
+        ({"warmup_steps": 500}, []),
+        ({"threshold_start": 999}, ["threshold_start 999 is not before the end of the 1,000 steps"]),
+        ({"threshold_start": 998}, []),
+        ({"threshold_start": 5000, "activation": "topk"}, []),
+        ({"batch_size": 1001, "tokens": 1000}, ["1,000 tokens are fewer than one batch of 1,001: lower batch_size"]),
+    ],
+    ids=str,
+)
+def test_what_is_too_small_is_said_in_words(changes, said):
+    found = doubts(**changes)
+    assert len(found) == len(said), found
+    assert all(re.search(expected, doubt) for expected, doubt in zip(said, found)), found
+
+
+def test_a_bottleneck_needs_a_batch_and_held_out_tokens():
+    found = CBSAETrainConfig(batch_size=100).doubts(99, 10, 16)
+    assert [doubt.split(":")[0] for doubt in found] == [
+        "99 tokens are fewer than one batch of 100",
+        "the figures are measured on 10 held-out tokens, and 1,000 are the least for that",
+    ]

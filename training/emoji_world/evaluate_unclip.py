@@ -19,7 +19,6 @@ import datasets
 import numpy as np
 import torch
 import typer
-from accelerate import Accelerator
 from diffusers import AutoencoderTiny, StableUnCLIPImg2ImgPipeline
 from PIL import Image
 from tqdm import tqdm
@@ -27,6 +26,7 @@ from tqdm import tqdm
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.hub.files import folder_revision, replace_file, write_text
 from cbsae_hub.pictures import to_rgb
+from cbsae_hub.processes import make_accelerator
 from training.emoji_world.backgrounds import BACKGROUNDS
 from training.emoji_world.evaluate import Judge, share, single_objects, transformers_clip
 from training.emoji_world.glyphs import Atlas
@@ -100,7 +100,7 @@ def main(
 ) -> None:
     """Measure, and write metrics.json and drawn.png."""
     torch.set_num_threads(2)
-    device = Accelerator().device
+    device = make_accelerator(alone=True).device
     dataset = single_objects("test")
     dataset = dataset.select(range(min(len(dataset), scenes or len(dataset))))
     pictures = [to_rgb(image) for image in dataset["image"]]

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from cbsae_hub.hub.files import replace_file
+from cbsae_hub.processes import make_accelerator
 from training.emoji_world.glyphs import Atlas
 from training.emoji_world.render import SceneRenderer
 
@@ -25,7 +26,7 @@ def begin(seed: int, precision: str) -> tuple[Accelerator, SceneRenderer]:
     """
     torch.set_num_threads(min(2, torch.get_num_threads()))
     set_seed(seed)
-    return Accelerator(mixed_precision=precision), SceneRenderer(Atlas.build(), seed)
+    return make_accelerator(mixed_precision=precision), SceneRenderer(Atlas.build(), seed)
 
 
 def _learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:

@@ -13,6 +13,7 @@ from cbsae_hub.data.embeddings import all_embeddings, extract_embeddings
 from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.data.images import load_images
 from cbsae_hub.encoders.clip_like import ClipLike
+from cbsae_hub.hub.files import sha256
 from cbsae_hub.models import CBSAE
 from cbsae_hub.scoring.extend_pack import extend_pack
 from cbsae_hub.steering.tower import Stopped
@@ -88,8 +89,9 @@ class ConceptTraining:
         report(0.87, "finding out what the new neurons fire on")
         column = "caption" if "caption" in data.images.column_names else None
         pack = extend_pack(
-            model.pack, extended, data.activations, data.images, data.judge_embeddings, data.judge.embed_texts, column
-        )
+            model.pack, extended, data.activations, data.images, model.encoder, data.judge_embeddings,
+            data.judge.embed_texts, column,
+        )  # fmt: skip
         return self.serving.keep_own(model.extended(extended, pack))
 
     def _data_of(self, model: LoadedModel, cb: CBSAE) -> TrainingData:
@@ -108,7 +110,7 @@ class ConceptTraining:
         except (OSError, ValueError) as error:
             logger.warning("no concepts can be added: %s", error)
             raise Unavailable("The pictures or the teacher of this model cannot be had here.") from error
-        folder = downloads.folder() / f"workshop-{model.name.replace('/', '--')}"
+        folder = downloads.folder() / f"workshop-{sha256(model.name)}"
         origin = {"id": source["id"]}
         return TrainingData(
             images,

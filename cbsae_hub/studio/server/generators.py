@@ -1,6 +1,7 @@
 """LLaVA and Stable unCLIP, loaded once for all models of the page, where the machine can carry them."""
 
 import logging
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,16 +11,28 @@ from typing import Any, TypeVar
 import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from safetensors import safe_open
 
 from cbsae_hub.models import CBSAE, SAE, resolve_id
 from cbsae_hub.neurons.pack import Pack
 from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
+from cbsae_hub.studio.server.names import public_id
 from cbsae_hub.studio.server.refusal import Refused
 
+_PATCHES = re.compile(r"\bpatch_embeddings?(\.projection)?\.weight$")  # of CLIP and SigLIP, of ViT and DINO
 logger = logging.getLogger(__name__)
 
 Steerer = TypeVar("Steerer", LlavaSteerer, UnclipSteerer)
 
+READERS = {
+    "llava": {
+        "openai/clip-vit-large-patch14-336": "llava-hf/llava-1.5-7b-hf",
+        "facebook/dinov2-large": "aimagelab/LLaVA_MORE-gemma_2_9b-dinov2-finetuning",
+    },
+    "unclip": {"openai/clip-vit-large-patch14": "sd2-community/stable-diffusion-2-1-unclip-small"},
+}
+"""Generators on the Hub by the encoder that is their vision tower: those of the recipes."""
+TITLES = {"llava": "LLaVA", "unclip": "unCLIP"}
 MAX_CPU_BYTES = 3 * 2**30  # of weights that are run without a GPU: beyond, an answer takes minutes
 
 
@@ -49,20 +62,42 @@ class Generators:
         Raises:
             Unavailable: If none was given, it cannot be loaded or carried, or the SAE does not fit.
         """
+        self.require_reader("llava", sae.encoder_id, beside)
         first = self._load("llava", LlavaSteerer, sae, pack, beside)
         with _fitting("LLaVA"):
             return LlavaSteerer(first.model, first.processor, sae, pack)
 
     def unclip(self, sae: SAE | CBSAE, pack: Pack, beside: str) -> UnclipSteerer:
         """Returns Stable unCLIP with an SAE; see :meth:`llava`."""
+        self.require_reader("unclip", sae.encoder_id, beside)
         first = self._load("unclip", UnclipSteerer, sae, pack, beside)
         with _fitting("unCLIP"):
             return UnclipSteerer(first.pipeline, sae, pack)
 
-    def _load(self, which: str, kind: type[Steerer], sae: SAE | CBSAE, pack: Pack, beside: str) -> Steerer:
-        name = self.ids[which]
+    def require_reader(self, which: str, encoder: str | None, beside: str) -> None:
+        """Refuses a generator that does not read an encoder, as far as this shows before it is loaded.
+
+        Raises:
+            Unavailable: If the page has none, or its vision tower is another encoder.
+        """
+        name, title = self.ids[which], TITLES[which]
         if name is None:
-            raise Unavailable(f"This page was started without a model for it: start it with --{which}.")
+            raise Unavailable(f"This page was started without {title}: start it with --{which} and its folder or id.")
+        if encoder is not None and reads_encoder(which, name, encoder, beside) is False:
+            raise Unavailable(
+                f"{Path(name).name} does not read the encoder {public_id(encoder)}: what is changed there would not "
+                "reach it."
+            )
+
+    def advised(self, which: str, encoder: str | None, beside: str) -> str | None:
+        """Returns a generator that reads an encoder: the page's own, if it does, else a known one of the Hub."""
+        name = self.ids[which]
+        if name is not None and encoder is not None and reads_encoder(which, name, encoder, beside):
+            return name
+        return READERS[which].get(encoder or "")
+
+    def _load(self, which: str, kind: type[Steerer], sae: SAE | CBSAE, pack: Pack, beside: str) -> Steerer:
+        name = str(self.ids[which])  # which require_reader() has looked at
         with self._lock:
             if which in self._refused:
                 raise Unavailable(self._refused[which])
@@ -96,6 +131,33 @@ def _fitting(generator: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise Unavailable(f"This SAE does not go with the page's {generator}: {error}.") from error
+
+
+def reads_encoder(which: str, generator: str, encoder: str, beside: str) -> bool | None:
+    """Returns whether a generator's vision tower is an encoder, by their ids, or by the weights of two folders.
+
+    None if nobody can say before it is loaded.
+    """
+    if READERS[which].get(encoder) == generator:
+        return True
+    folders = [Path(resolve_id(source, beside)) for source in (generator, encoder)]
+    if not all(folder.is_dir() for folder in folders):
+        return None
+    tower, own = map(_patch_embedding, folders)
+    if tower is None or own is None:
+        return None
+    dtype = min(tower.dtype, own.dtype, key=lambda kind: kind.itemsize)
+    return tower.shape == own.shape and torch.equal(tower.to(dtype), own.to(dtype))
+
+
+def _patch_embedding(folder: Path) -> torch.Tensor | None:
+    """Returns the weights by which a vision tower reads patches; None if no file of a folder has them."""
+    for file in sorted(folder.rglob("*.safetensors")):
+        with safe_open(file, "pt") as weights:
+            for name in weights.keys():  # noqa: SIM118  (it is no dictionary)
+                if _PATCHES.search(name):
+                    return weights.get_tensor(name)
+    return None
 
 
 def weight_bytes(source: str) -> int:

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import re
 import threading
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 
@@ -21,11 +23,14 @@ from cbsae_hub.hub.files import ModelFileError, read_json
 from cbsae_hub.hub.locate import download
 from cbsae_hub.models import CBSAE
 from cbsae_hub.models.base import EVALUATION_NAME, WORKED_NAME
+from cbsae_hub.neurons.chance import first_to_show, telling
 from cbsae_hub.neurons.pack import FindResult, Pack
 from cbsae_hub.pictures import white_image
+from cbsae_hub.pipeline.answers import nonsense_beside
 from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
 from cbsae_hub.steering.latents import decoder_rows
-from cbsae_hub.studio.server.generators import Generators
+from cbsae_hub.studio.server.generators import Generators, Unavailable
+from cbsae_hub.studio.server.names import public_id
 from cbsae_hub.studio.view.images import MAX_SIDE, as_webp
 
 logger = logging.getLogger(__name__)
@@ -40,23 +45,18 @@ class ImageInspection(Inspection):
     Attributes:
         webp: The image as it enters the encoder, enlarged.
         ratio: The image's width, by its height.
-        grid: Rows and columns of the tokens that are patches; of an SAE of other tokens (1, tokens).
+        grid: Rows and columns of the tokens that are patches; None for an SAE of tokens without a place.
         before: Number of the tokens before those: CLS and registers, of an SAE of all tokens.
     """
 
     webp: bytes
     ratio: float
-    grid: tuple[int, int]
+    grid: tuple[int, int] | None
     before: int
 
     def strengths(self, patch: int | None) -> np.ndarray:
         """Returns how strongly the active neurons fire at a patch; for None, on average over all tokens."""
         return self.latents.mean(0) if patch is None else self.latents[self.before + patch]
-
-
-def public_id(model: str | Path) -> str:
-    """Returns a model's name on the page: its Hub id, or its folder's name."""
-    return Path(model).resolve().name if Path(model).is_dir() else str(model)
 
 
 class LoadedModel:
@@ -65,16 +65,17 @@ class LoadedModel:
     Args:
         model: Folder or Hub id of an SAE with a pack.
         generators: The LLaVA and unCLIP that steering is shown with.
+        name: Name on the page, see :func:`distinct_names`; default its Hub id, or its folder's name.
 
     Attributes:
-        name: Name on the page: its Hub id, or its folder's name, as paths are nobody's business.
+        name: Name on the page.
         key: Text for it in a visitor's state: its name, or a secret if the visitor has extended it.
         own: Number of the last concepts, which a visitor has added.
     """
 
-    def __init__(self, model: str | Path, generators: Generators | None = None):
+    def __init__(self, model: str | Path, generators: Generators | None = None, name: str | None = None):
         self.model_id = str(model)
-        self.key = self.name = public_id(model)
+        self.key = self.name = name or public_id(model)
         self.pack = Pack.from_pretrained(model)
         self.sae = load(model)
         self.own = 0
@@ -93,19 +94,38 @@ class LoadedModel:
 
     @property
     def label(self) -> str:
-        """The model's name without its owner, and what a visitor has added."""
-        return Path(self.name).name + (f" + {self.own} of yours" if self.own else "")
+        """The model's name, and what a visitor has added."""
+        return self.name + (f" + {self.own} of yours" if self.own else "")
+
+    @property
+    def archive_name(self) -> str:
+        """A visitor's own model has this name where they download it."""
+        return re.sub(r"[^\w-]", "-", self.name) + "-extended"
 
     @property
     def concepts(self) -> list[str]:
         """The concepts of a CB-SAE's bottleneck; none of an SAE."""
         return list(self.sae.concepts) if isinstance(self.sae, CBSAE) else []
 
+    @cached_property
+    def nonsense(self) -> float | None:
+        """The score that names must beat to be better than an untrained SAE's, as in its report; None without one."""
+        return nonsense_beside(self.model_id)
+
+    @property
+    def telling(self) -> pd.DataFrame:
+        """The neurons whose names are good, see :func:`telling`."""
+        return telling(self.pack.neurons.frame, self.nonsense)
+
+    @property
+    def first_to_show(self) -> pd.DataFrame:
+        """The neurons to show first, best first, see :func:`first_to_show`."""
+        return first_to_show(self.pack.neurons.frame, self.nonsense)
+
     @property
     def best_neuron(self) -> int:
-        """The neuron whose name has the best score."""
-        frame = self.pack.neurons.frame
-        return int(frame.loc[frame["score"].idxmax(), "neuron"])
+        """The neuron that is shown first."""
+        return int(self.first_to_show.iloc[0]["neuron"])
 
     @property
     def alpha(self) -> float | None:
@@ -126,6 +146,8 @@ class LoadedModel:
     def judge(self) -> ClipLike | None:
         """The judge that named the neurons, for searches by meaning; None where it cannot be loaded."""
         source = self.pack.info["judge"]
+        if source["id"] is None:
+            return None
         try:
             return ClipLike.from_pretrained(source["id"], source["revision"], beside=self.model_id)
         except (OSError, ValueError) as error:
@@ -144,9 +166,23 @@ class LoadedModel:
         with self._lock:
             return self.generators.unclip(self.sae, self.pack, self.model_id)
 
+    def no_reader(self, name: str) -> str | None:
+        """Returns why "llava" or "unclip" cannot be steered, as far as this shows before it is loaded; else None."""
+        try:
+            self.generators.require_reader(name, self.sae.encoder_id, self.model_id)
+        except Unavailable as reason:
+            return str(reason)
+        return None
+
+    def reader(self, name: str) -> str | None:
+        """Returns a "llava" or "unclip" that reads the model's encoder: the page's own, or a known one of the Hub."""
+        if self.no_reader(name) is None:
+            return self.generators.ids[name]
+        return self.generators.advised(name, self.sae.encoder_id, self.model_id)
+
     @cached_property
     def evaluation(self) -> dict[str, Any]:
-        """The tables that training/evaluate.py has put beside the model; empty where there are none."""
+        """The tables that `cbsae evaluate` has put beside the model; empty where there are none."""
         return self._beside(EVALUATION_NAME).get("tables", {})
 
     @cached_property
@@ -184,19 +220,25 @@ class LoadedModel:
         answer = self.pack.find(text, limit, None if self.judge is None else self.judge.embed_texts)
         return answer, list(dict.fromkeys(match.neuron for match in answer.matches))
 
-    def inspect(self, image: Image.Image) -> ImageInspection:
-        """Runs encoder and SAE on one RGB image."""
+    def inspect(self, image: Image.Image, of_pack: bool = False) -> ImageInspection:
+        """Runs encoder and SAE on one RGB image.
+
+        Args:
+            image: The image.
+            of_pack: Whether it is one of the pack's, which may show what the encoder saw already.
+        """
+        if of_pack and self.pack.cropped:
+            image = self.encoder.framed(image)
         pixels = self.encoder.pixel_values([image])
         x = self.encoder(pixels)[0]
-        grid = self.encoder.grid if self.encoder.tokens in ("patches", "all") else (1, len(x))
-        before = len(x) - grid[0] * grid[1]
+        places = self.encoder.patch_rows
         image = self._as_image(pixels[0])
         return ImageInspection(
             **vars(Inspection.of(self.sae, x)),
             webp=as_webp(image),
             ratio=image.width / image.height,
-            grid=grid,
-            before=before,
+            grid=None if places is None else self.encoder.grid,
+            before=0 if places is None else places.start,
         )
 
     def row(self, inspection: Inspection, place: int) -> Any:

@@ -11,7 +11,8 @@ from cbsae_hub.studio.server.experiments import Experiments
 from cbsae_hub.studio.server.generators import Generators, Unavailable
 from cbsae_hub.studio.server.jobs import Jobs
 from cbsae_hub.studio.server.memory import Memory
-from cbsae_hub.studio.server.model import LoadedModel, public_id
+from cbsae_hub.studio.server.model import LoadedModel
+from cbsae_hub.studio.server.names import distinct_names
 from cbsae_hub.studio.server.refusal import Refused
 from cbsae_hub.studio.view.images import ImageStore
 
@@ -33,15 +34,13 @@ class Serving:
 
     Raises:
         OSError: If the first model or its pack is missing or damaged.
-        ValueError: If no model was given, or two of the same name.
+        ValueError: If no model was given, or one twice.
     """
 
     def __init__(self, models: Sequence[str | Path], llava: str | None = None, unclip: str | None = None):
         if not models:
             raise ValueError("give at least one model")
-        self.models = {public_id(model): str(model) for model in models}
-        if len(self.models) < len(models):
-            raise ValueError(f"two of the models have the same name: {', '.join(map(str, models))}")
+        self.models = dict(zip(distinct_names(models), map(str, models)))
         self.generators = Generators(llava, unclip)
         self.images, self.jobs = ImageStore(), Jobs()
         self.experiments = Experiments(self.of)
@@ -64,7 +63,7 @@ class Serving:
         with self._lock:
             if key not in self._loaded:
                 try:
-                    self._loaded[key] = LoadedModel(self.models[key], self.generators)
+                    self._loaded[key] = LoadedModel(self.models[key], self.generators, key)
                 except (OSError, ValueError) as error:
                     if not self._loaded:  # the first one: without it there is no page
                         raise
@@ -77,8 +76,8 @@ class Serving:
         parent = getattr(model.sae, "parent", None)
         if not isinstance(parent, dict):
             return None
-        for key in self.models:
-            if Path(key).name == Path(str(parent.get("id"))).name:
+        for key, source in self.models.items():
+            if Path(source).resolve().name == Path(str(parent.get("id"))).name:
                 with suppress(Refused):
                     if self.of(key).sae.revision == parent["revision"]:
                         return self.of(key)

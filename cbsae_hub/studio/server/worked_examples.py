@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from cbsae_hub.data.images import load_images
 from cbsae_hub.models import CBSAE
@@ -19,7 +20,8 @@ from cbsae_hub.steering import Edit, Steering
 from cbsae_hub.studio.basket import range_of
 from cbsae_hub.studio.server.concept_training import ConceptTraining
 from cbsae_hub.studio.server.experiments import STEPS, Answer, Answers, Experiment
-from cbsae_hub.studio.server.model import LoadedModel, public_id
+from cbsae_hub.studio.server.model import LoadedModel
+from cbsae_hub.studio.server.names import public_id
 from cbsae_hub.studio.server.serving import Serving
 from cbsae_hub.studio.view.images import WHITE
 from cbsae_hub.words import name_key, same_name, words_of
@@ -39,7 +41,7 @@ class ExampleChooser:
 
     def __init__(self, serving: Serving, model: LoadedModel):
         self.serving, self.model = serving, model
-        self.frame = model.pack.neurons.frame
+        self.frame = model.telling
 
     def choose(self) -> Record:
         """Returns the record of an experiment by kind of example, and the models that were used."""
@@ -77,7 +79,7 @@ class ExampleChooser:
         """Returns neurons that LLaVA has called by their names, those with the best names first."""
         frame = self.frame[self.frame["kind"] == kind]
         if kind == "cb":  # what the SAE lacks: none of its neurons is called so
-            in_sae = {name_key(name) for name in self.frame.loc[self.frame["kind"] == "sae", "name"] if name}
+            in_sae = {name_key(row.name) for row in self.model.pack.neurons if row.kind == "sae" and row.name}
             frame = frame.assign(name=frame["designated"])
             frame = frame[~frame["name"].map(name_key).isin(in_sae)]
         frame = frame[frame["name"].notna() & frame["said_white"].notna()]
@@ -103,7 +105,7 @@ class ExampleChooser:
                     yield {"neuron": row.neuron, "name": row.name, "said": text}
 
     def _strong(self, neuron: int, name: str) -> bool:
-        matches = self.model.pack.find(name, len(self.frame)).matches
+        matches = self.model.pack.find(name, len(self.model.pack.neurons)).matches
         return any(match.neuron == neuron and match.verdict == "strong" for match in matches)
 
     def _pairs(self, examples: Record) -> Iterator[Record]:
@@ -144,29 +146,30 @@ class ExampleChooser:
             for example in model.pack.examples(row.neuron, "top", 9):
                 things = images[example.image_id]["objects"]
                 boxes = [thing["box"] for thing in things if thing["name"] == row.name and thing.get("box")]
-                size = images[example.image_id]["image"].size
-                if boxes and (counts := self._local(row.neuron, example.image_id, boxes, size)):
+                picture = images[example.image_id]["image"]
+                if boxes and (counts := self._local(row.neuron, example.image_id, boxes, picture)):
                     yield {"neuron": row.neuron, "name": row.name, "picture": f"s{example.image_id}", **counts}
 
     def _local(
-        self, neuron: int, image: int, boxes: list[Sequence[float]], size: tuple[int, int]
+        self, neuron: int, image: int, boxes: list[Sequence[float]], picture: Image.Image
     ) -> dict[str, int] | None:
         """Returns on how many patches of an image a neuron fires; None if that is no example of where it looks."""
         model, grid = self.model, self.model.pack.grid
         if grid is None:
             return None
-        inspection = model.inspect(model.pack.image(image))
+        view = model.encoder.view(picture).box
+        inspection = model.inspect(model.pack.image(image), of_pack=True)
         place = np.flatnonzero(inspection.active == neuron)
         if not len(place) or place[0] not in model.listed(inspection, np.arange(len(inspection.active)), True):
             return None
-        strengths = inspection.latents[:, place[0]]
+        strengths = inspection.latents[inspection.before :, place[0]]
         fires, bright = strengths > 0, np.flatnonzero(strengths > strengths.max() / 2)
         if fires.mean() > PLACE or not all(
-            any(_within(patch, box, size, grid) for box in boxes) for patch in bright.tolist()
+            any(_within(patch, box, view, grid) for box in boxes) for patch in bright.tolist()
         ):
             return None
         for patch in np.flatnonzero(~fires):
-            if not len(model.listed(inspection, np.flatnonzero(inspection.latents[patch] > 0), True)):
+            if not len(model.listed(inspection, np.flatnonzero(inspection.strengths(int(patch)) > 0), True)):
                 return None
         return {"patches": int(fires.sum()), "of": len(fires)}
 
@@ -184,10 +187,13 @@ class ExampleChooser:
                 yield {"name": word, "said": answers.steered.text, "control": answers.random.text}
 
 
-def _within(patch: int, box: Sequence[float], size: tuple[int, int], grid: tuple[int, int]) -> bool:
-    """Returns whether a patch's middle lies in a box of pixels, or less than a patch beside it."""
-    wide, high = size[0] / grid[1], size[1] / grid[0]
-    x, y = (patch % grid[1] + 0.5) * wide, (patch // grid[1] + 0.5) * high
+def _within(patch: int, box: Sequence[float], view: Sequence[float], grid: tuple[int, int]) -> bool:
+    """Returns whether a patch's middle lies in a box of pixels, or less than a patch beside it.
+
+    ``view`` is the box of pixels that all patches together cover.
+    """
+    wide, high = (view[2] - view[0]) / grid[1], (view[3] - view[1]) / grid[0]
+    x, y = view[0] + (patch % grid[1] + 0.5) * wide, view[1] + (patch // grid[1] + 0.5) * high
     return box[0] - wide <= x <= box[2] + wide and box[1] - high <= y <= box[3] + high
 
 

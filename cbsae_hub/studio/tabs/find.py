@@ -28,8 +28,8 @@ class FindTab(Tab):
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=280):
                 self.query = gr.Textbox(
-                    label="Concept", placeholder="one or a few words, such as " + ", ".join(examples[:2]),
-                    max_length=MAX_QUERY, elem_id="query",
+                    label="Concept", max_length=MAX_QUERY, elem_id="query",
+                    placeholder="one or a few words" + (f", such as {', '.join(examples[:2])}" if examples else ""),
                 )  # fmt: skip
                 self.button = gr.Button("Find", variant="primary", elem_id="find")
                 self.verdict = gr.HTML(elem_id="verdict")
@@ -67,7 +67,9 @@ class FindTab(Tab):
             return [verdict, gr.Radio([], value=None, visible=False), suggestions, _TEMPLATE.invitation()]
         choices = [(html.neuron_title(model.pack.neurons[neuron]), str(neuron)) for neuron in ids]
         neuron = str(preferred if preferred in ids else ids[0])
-        return [verdict, gr.Radio(choices, value=neuron, visible=True), suggestions, self.pick(key, text, neuron)]
+        info = html.about_marks(title for title, _ in choices)
+        results = gr.Radio(choices, value=neuron, visible=True, info=info or "")
+        return [verdict, results, suggestions, self.pick(key, text, neuron)]
 
     @kindly
     def pick(self, key: Any, query: Any, neuron: Any) -> str:
@@ -106,7 +108,5 @@ def _sentence(text: str, answer: FindResult, neurons: int) -> str:
 
 
 def _example_queries(model: LoadedModel) -> list[str]:
-    """Returns names that search well: those of the neurons with the best scores, each once."""
-    frame = model.pack.neurons.frame
-    alive = frame[frame["name"].notna() & (frame["status"] == "alive")].sort_values("score", ascending=False)
-    return alive["name"].drop_duplicates().head(6).tolist()
+    """Returns names that search well: those of specific neurons that are better than chance, best first, each once."""
+    return model.telling["name"].drop_duplicates().head(6).tolist()

@@ -15,7 +15,7 @@ from cbsae_hub.studio.server.session import LOOKUP, PRIVATE, SessionState, state
 from cbsae_hub.studio.tabs.tab import Tab
 from cbsae_hub.studio.view import html
 from cbsae_hub.studio.view.image_box import bind_upload, sample_box, sample_name, sample_strip, upload_box
-from cbsae_hub.studio.view.images import data_uri
+from cbsae_hub.studio.view.images import data_uri, is_sample
 from cbsae_hub.studio.view.style import script
 from cbsae_hub.studio.view.templates import template
 
@@ -23,6 +23,9 @@ SAMPLES = 12
 MAX_INSPECTIONS = 64  # inspections, of all visitors together; who comes back to an older one waits for it again
 _TEMPLATE = template("inspect_image")
 _EMPTY = html.PIECES.empty("Upload a picture, paste one, or take a sample.")
+_REFUSED = html.PIECES.reason(
+    "Your file could not be opened, so that there is nothing to show. Upload another, paste one, or take a sample."
+)
 
 
 class InspectTab(Tab):
@@ -57,7 +60,13 @@ class InspectTab(Tab):
         outputs = [session.image, *view]
         self.events = [
             bind_upload(
-                self.upload, self.inspect, [session.model, self.upload, self.hide_dense], [session.upload, *outputs]
+                self.upload,
+                self.inspect,
+                [session.model, self.upload, self.hide_dense],
+                [session.upload, *outputs],
+                lambda: _nothing(_REFUSED),
+                [],
+                view,
             ),
             self.samples.click(self.sample, [session.model, self.hide_dense], outputs, **PRIVATE),
         ]
@@ -98,7 +107,7 @@ class InspectTab(Tab):
         """Returns values of :attr:`outputs` for a link: an image, inspected."""
         samples = sample_strip(model.pack, SAMPLES) if new else gr.skip()
         if link.inspected_image is None:
-            return [samples, link.hide_dense, "", "", _EMPTY, "", gr.Radio([], value=None, label="Neurons"), ""]
+            return [samples, link.hide_dense, *_nothing(_EMPTY)]
         view = self._view(model, link.inspected_image, link.hide_dense, link.patch, link.firing_neuron)
         return [samples, link.hide_dense, *view]
 
@@ -118,7 +127,8 @@ class InspectTab(Tab):
         strengths, what = inspection.strengths(at), "mean" if at is None else "here"
         choices = [(_title(model, inspection, i, strengths[i], what), str(inspection.active[i])) for i in places]
         value = None if place is None else str(inspection.active[place])
-        radio = gr.Radio(choices, value=value, label=_label(inspection, at, bool(choices)))
+        info = html.about_marks(title for title, _ in choices)
+        radio = gr.Radio(choices, value=value, label=_label(inspection, at, bool(choices)), info=info or "")
         card = "" if place is None else html.neuron_card(model.pack, model.row(inspection, place))
         grid = html.result(_grid(model, inspection, place, at), {"m": model.key, "seen": str(image)}, "whole")
         return [str(image), "" if at is None else str(at), grid, _error(inspection), radio, card]
@@ -127,7 +137,13 @@ class InspectTab(Tab):
         if image in ("", None):
             raise Refused("Choose a picture first.")
         pixels = self.session.serving.images.get(image, model.pack)
-        return self.inspections.of((model.key, str(image)), lambda: model.inspect(pixels))
+        of_pack = is_sample(str(image), model.pack)
+        return self.inspections.of((model.key, str(image)), lambda: model.inspect(pixels, of_pack))
+
+
+def _nothing(sentence: Markup) -> list[Any]:
+    """Returns values of the view where there is no image."""
+    return ["", "", sentence, "", gr.Radio([], value=None, label="Neurons"), ""]
 
 
 def _patch_of(patch: Any, inspection: ImageInspection) -> int | None:
@@ -135,7 +151,7 @@ def _patch_of(patch: Any, inspection: ImageInspection) -> int | None:
     if patch in ("", None):
         return None
     number = index_of(patch)
-    if not 0 <= number < len(inspection.latents) - inspection.before:
+    if inspection.grid is None or not 0 <= number < len(inspection.latents) - inspection.before:
         raise Refused("There is no such patch.")
     return number
 
@@ -150,7 +166,7 @@ def _order(inspection: ImageInspection, patch: int | None) -> np.ndarray:
 
 
 def _label(inspection: ImageInspection, patch: int | None, any_fires: bool) -> str:
-    if patch is None:
+    if patch is None or inspection.grid is None:
         return "Strongest neurons of the whole picture" if any_fires else "No neuron fires here"
     columns = inspection.grid[1]
     label = f"Neurons at patch row {patch // columns + 1}, column {patch % columns + 1}"
@@ -159,17 +175,17 @@ def _label(inspection: ImageInspection, patch: int | None, any_fires: bool) -> s
 
 def _error(inspection: ImageInspection) -> Markup:
     """Returns what the SAE keeps of the image, and where it loses most."""
-    lost = inspection.token_error[inspection.before :]
-    worst, columns = int(lost.argmax()), inspection.grid[1]
-    place = f"row {worst // columns + 1}, column {worst % columns + 1} ({lost[worst]:.0%})"
-    return html.PIECES.facts(
-        [
-            ("The SAE keeps", f"{inspection.explained:.1%}", "of the activations' squared distance from its centre"),
-            ("Cosine", f"{inspection.cosine:.3f}", "of activations and reconstruction, mean over tokens"),
-            ("Neurons firing", f"{len(inspection.active)}", "anywhere on the picture"),
-            ("Most is lost at", place, "the patch whose activation is reconstructed worst"),
-        ]
-    )
+    facts = [
+        ("The SAE keeps", f"{inspection.explained:.1%}", "of the activations' squared distance from its centre"),
+        ("Cosine", f"{inspection.cosine:.3f}", "of activations and reconstruction, mean over tokens"),
+        ("Neurons firing", f"{len(inspection.active)}", "anywhere on the picture"),
+    ]
+    if inspection.grid is not None:
+        lost = inspection.token_error[inspection.before :]
+        worst, columns = int(lost.argmax()), inspection.grid[1]
+        place = f"row {worst // columns + 1}, column {worst % columns + 1} ({lost[worst]:.0%})"
+        facts.append(("Most is lost at", place, "the patch whose activation is reconstructed worst"))
+    return html.PIECES.facts(facts)
 
 
 def _title(model: LoadedModel, inspection: ImageInspection, place: int, strength: float, what: str) -> str:
@@ -179,18 +195,26 @@ def _title(model: LoadedModel, inspection: ImageInspection, place: int, strength
 
 
 def _grid(model: LoadedModel, inspection: ImageInspection, place: int | None, patch: int | None) -> Markup:
+    def picture(heat: np.ndarray | None, caption: str) -> Markup:
+        return patch_grid(inspection.webp, heat, caption, patch, inspection.ratio)
+
     if place is None:
-        return patch_grid(inspection.webp, np.zeros(inspection.grid), "Nothing to show.", patch, inspection.ratio)
-    first, strength = np.split(inspection.latents[:, place], [inspection.before])
+        return picture(None if inspection.grid is None else np.zeros(inspection.grid), "Nothing to show.")
     title = html.neuron_title(model.row(inspection, place))
+    if inspection.grid is None:
+        return picture(None, f"{title} fires. Where, nobody can say: this model reads no patches ({model.sae.tokens}).")
+    first, strength = np.split(inspection.latents[:, place], [inspection.before])
     others = f", and {int((first > 0).sum())} of {len(first)} tokens before them" if len(first) else ""
     caption = f"Where {title} fires: {int((strength > 0).sum())} of {len(strength)} patches{others}."
-    heat = (strength / max(strength.max(), 1e-12)).reshape(inspection.grid)
-    return patch_grid(inspection.webp, heat, caption, patch, inspection.ratio)
+    return picture((strength / max(strength.max(), 1e-12)).reshape(inspection.grid), caption)
 
 
-def patch_grid(webp: bytes, heat: np.ndarray, caption: str, chosen: int | None = None, ratio: float = 1.0) -> Markup:
-    """Returns an image whose patches can be chosen by mouse and keys; ``heat``: 0..1 ``[rows, columns]``."""
+def patch_grid(
+    webp: bytes, heat: np.ndarray | None, caption: str, chosen: int | None = None, ratio: float = 1.0
+) -> Markup:
+    """Returns an image whose patches can be chosen by mouse and keys; ``heat``: 0..1 ``[rows, columns]``, or None."""
+    if heat is None:
+        return _TEMPLATE.patch_grid(data_uri(webp), f"{ratio:.4g}", 1, 1, [], caption)
     rows, columns = heat.shape
     focus = 0 if chosen is None else chosen
     cells = [

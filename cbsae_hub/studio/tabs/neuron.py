@@ -12,6 +12,7 @@ from markupsafe import Markup
 from cbsae_hub.metrics.activity import SHOWN_BINS_PER_OCTAVE
 from cbsae_hub.studio.basket import range_of
 from cbsae_hub.studio.links import Link
+from cbsae_hub.studio.server.generators import TITLES
 from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import kindly
 from cbsae_hub.studio.server.session import LOOKUP, pulse, row_of, state
@@ -42,7 +43,7 @@ class NeuronTab(Tab):
             with gr.Column(scale=9, min_width=280):
                 self.page = self.session.card(self._page(first, best), "neuron-page")
             with gr.Column(scale=3, min_width=240):
-                self.live = gr.HTML(_TEMPLATE.waiting(), elem_id="neuron-live")
+                self.live = gr.HTML(_live(first, best), elem_id="neuron-live")
         self.outputs = [self.number, self.neuron, self.page, self.live]
         self.parts = {"neuron": self.neuron}
         key, outputs = self.session.model, [*self.outputs, self.session.pulse]
@@ -55,7 +56,7 @@ class NeuronTab(Tab):
         """Shows another neuron, and has it speak and draw."""
         model = self.session.model_of(key)
         number = row_of(model, neuron).neuron
-        return [number, str(number), self._page(model, number), _TEMPLATE.waiting(), pulse("neuron")]
+        return [number, str(number), self._page(model, number), _live(model, number), pulse("neuron")]
 
     @kindly
     def alone(self, key: Any, neuron: Any) -> str:
@@ -64,13 +65,13 @@ class NeuronTab(Tab):
         number = _number(model, neuron)
         answer, drawing = self.session.serving.experiments.neuron_alone(model, number)
         source = None if drawing is None else data_uri(as_webp(drawing.image))
-        return _TEMPLATE.alone(number, f"{range_of(model, number).start:g}", answer, source)
+        return _TEMPLATE.alone(number, f"{range_of(model, number).start:g}", answer, source, _reasons(model))
 
     def restore(self, model: LoadedModel, link: Link, new: bool) -> list[Any]:
         """Returns values of :attr:`outputs` for a link."""
         number = model.best_neuron if link.neuron is None else link.neuron
         text = "" if link.neuron is None else str(number)
-        return [gr.Number(number, label=number_label(model)), text, self._page(model, number), _TEMPLATE.waiting()]
+        return [gr.Number(number, label=number_label(model)), text, self._page(model, number), _live(model, number)]
 
     def _page(self, model: LoadedModel, neuron: int) -> Markup:
         return neuron_page(model, neuron, self.session.serving.pruned_from(model, neuron))
@@ -146,6 +147,19 @@ def _steerability(row: Any) -> list[tuple[str, str, str, str, str]]:
         if not math.isnan(score):
             rows.append((where, str(answer), f"{score:.2f}", str(control), f"{chance:.2f}"))
     return rows
+
+
+def _live(model: LoadedModel, neuron: int) -> Markup:
+    """Returns what is there until LLaVA and unCLIP have answered: at once that they cannot, if neither is there."""
+    reasons = _reasons(model)
+    if len(reasons) < len(TITLES):
+        return _TEMPLATE.waiting()
+    return _TEMPLATE.alone(neuron, f"{range_of(model, neuron).start:g}", None, None, reasons)
+
+
+def _reasons(model: LoadedModel) -> list[str]:
+    """Returns why LLaVA and unCLIP cannot be steered, as far as this shows before they are loaded."""
+    return [reason for name in TITLES if (reason := model.no_reader(name))]
 
 
 def _number(model: LoadedModel, neuron: Any) -> int:

@@ -229,7 +229,6 @@ def archive(model: LoadedModel) -> Path:
     if files := list(folder.glob("*.zip")):
         return files[0]
     model.sae.save_pretrained(folder / "model")
-    name = re.sub(r"[^\w-]", "-", Path(model.model_id).name)
-    file = Path(shutil.make_archive(str(folder / f"{name}-extended"), "zip", folder / "model"))
+    file = Path(shutil.make_archive(str(folder / model.archive_name), "zip", folder / "model"))
     shutil.rmtree(folder / "model")
     return file

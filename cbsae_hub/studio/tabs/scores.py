@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -114,7 +113,7 @@ def rows_of(model: LoadedModel, words: str, column: str) -> Markup:
 
 
 def evaluation_of(model: LoadedModel) -> str:
-    """Returns the tables of training/evaluate.py; "" where there are none."""
+    """Returns the tables of `cbsae evaluate`; "" where there are none."""
     tables = []
     for name, rows in model.evaluation.items():
         frame = pd.DataFrame(rows).dropna(axis=1, how="all")
@@ -126,7 +125,7 @@ def evaluation_of(model: LoadedModel) -> str:
 
 def _csv_link(model: LoadedModel) -> Markup:
     """Writes the whole neuron table, once; returns its link."""
-    file = downloads.served(model.key) / f"{Path(model.model_id).name}.csv"
+    file = downloads.served(model.key) / f"{model.name.replace('/', '-')}.csv"
     if not file.is_file():
         frame = model.pack.neurons.frame
         lists = {name: frame[name].map(_listed) for name in frame if frame[name].map(_is_list).any()}

@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import pandas as pd
 from markupsafe import Markup
 
 from cbsae_hub.models import CBSAE
+from cbsae_hub.neurons.chance import by_chance
 from cbsae_hub.neurons.verdicts import STRONG
 from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.steering import Edit
 from cbsae_hub.studio.basket import Basket, range_of
 from cbsae_hub.studio.links import Link, setting
-from cbsae_hub.studio.server.model import LoadedModel, public_id
+from cbsae_hub.studio.server.model import LoadedModel
+from cbsae_hub.studio.server.names import public_id
 from cbsae_hub.studio.tabs.tab import Tab
 from cbsae_hub.studio.view import html
 from cbsae_hub.studio.view.images import WHITE
@@ -25,6 +28,7 @@ from cbsae_hub.studio.view.templates import template
 from cbsae_hub.words import name_key, words_of
 
 _TEMPLATE = template("start")
+LOOKS = 6  # neurons to look at, where no experiment was run
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,12 @@ class StartTab(Tab):
 
 
 def examples(model: LoadedModel) -> list[Example]:
-    """Returns examples of a model: experiments that were run, and gave what the card says."""
+    """Returns examples of a model: experiments that were run, and gave what the card says.
+
+    Where none was run, neurons that are worth a look, by the pack alone.
+    """
     facts = {kind: model.worked[kind] for kind in _KINDS if kind in model.worked and _can_run(model, kind)}
-    cards = [_KINDS[kind](model, record) for kind, record in facts.items()]
+    cards = [_KINDS[kind](model, record) for kind, record in facts.items()] or _to_look_at(model)
     if "lacking" not in facts and isinstance(model.sae, CBSAE) and (word := _unnamed(model)):
         cards.append(_lacking(model, {"name": word}))
     return cards
@@ -73,6 +80,30 @@ def _unnamed(model: LoadedModel) -> str | None:
     lacking = [name for name in model.pack.vocabulary if name_key(name) not in names]
     lacking = [name for name in lacking if model.pack.find(name).verdict != STRONG]
     return min(lacking, key=lambda name: len(model.pack.find(name).matches), default=None)
+
+
+def _to_look_at(model: LoadedModel) -> list[Example]:
+    """Returns neurons to begin with, best first: specific ones, with good names if there are any."""
+    frame = model.first_to_show
+    good = set(model.telling["neuron"])
+    has_name = frame["name"].notna()
+    frame = pd.concat([frame[has_name].drop_duplicates("name"), frame[~has_name]])
+    return [_look_at(model.pack.neurons[int(neuron)], int(neuron) in good) for neuron in frame["neuron"].head(LOOKS)]
+
+
+def _look_at(row: Any, sure: bool) -> Example:
+    doubt = "chance" if by_chance(row) else "those that an untrained SAE gets"
+    title = html.neuron_title(row)
+    return Example(
+        f"Look at {row.name} (#{row.neuron})" if sure else f"Look at neuron {row.neuron}",
+        f"Neuron {title} stands for “{row.name}”." if sure else f"Neuron {title} stands for one thing.",
+        "Open its page. Compare its strongest pictures with those drawn at random from all on which it fires.",
+        f"It fires on {row.density:.1%} of the pictures. "
+        + (f"Of names by chance, {1 - row.null_percentile:.1%} fit as well as its own." if sure
+           else f"Whether these have something in common, nothing here can say: its name is no better than {doubt}."
+           if row.name else "It has no name: what they have in common is yours to see."),
+        Link(tab="neuron", neuron=row.neuron),
+    )  # fmt: skip
 
 
 def _one(title: str, origin: str, model: LoadedModel, facts: dict[str, Any]) -> Example:
@@ -166,5 +197,6 @@ def _quoted(answer: str) -> str:
 
 
 def cards(model: LoadedModel) -> Markup:
-    """Returns all examples as HTML."""
-    return _TEMPLATE.cards([(example, json.dumps(setting(example.link))) for example in examples(model)])
+    """Returns all examples as HTML, and says if the names are worth nothing."""
+    worthless = model.nonsense is not None and model.telling.empty
+    return _TEMPLATE.cards([(example, json.dumps(setting(example.link))) for example in examples(model)], worthless)

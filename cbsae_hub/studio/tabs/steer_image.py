@@ -15,7 +15,6 @@ from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import Refused, kindly
 from cbsae_hub.studio.server.session import PRIVATE, WORK
 from cbsae_hub.studio.tabs.steering import SteeringTab
-from cbsae_hub.studio.tabs.unavailable import instead_of
 from cbsae_hub.studio.view.html import PIECES
 from cbsae_hub.studio.view.images import as_webp, data_uri
 from cbsae_hub.studio.view.templates import template
@@ -30,6 +29,7 @@ class SteerImageTab(SteeringTab):
     name, prefix = "draw", "draw."
 
     def render(self) -> None:
+        self.render_notice("unclip")
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=280):
                 self.image.render()
@@ -59,7 +59,7 @@ class SteerImageTab(SteeringTab):
     def draw(self, request: gr.Request, *values: Any) -> Iterator[str]:
         """Draws row after row."""
         settings = self.by_key(values)
-        if problem := instead_of(self.session.model_of(settings["m"]), "unclip"):
+        if problem := self.problem(self.session.model_of(settings["m"])):
             yield problem
             return
         experiment = self.experiment(settings)

@@ -14,7 +14,6 @@ from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import Refused, kindly
 from cbsae_hub.studio.server.session import PRIVATE, WORK
 from cbsae_hub.studio.tabs.steering import SteeringTab
-from cbsae_hub.studio.tabs.unavailable import instead_of
 from cbsae_hub.studio.view.templates import template
 
 QUESTIONS = (ONE_WORD, "Describe the image.", "Write a headline about this image.")
@@ -35,6 +34,7 @@ class SteerLlavaTab(SteeringTab):
     name = "llava"
 
     def render(self) -> None:
+        self.render_notice("llava")
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=280):
                 self.image.render()
@@ -81,7 +81,7 @@ class SteerLlavaTab(SteeringTab):
     ) -> str:  # fmt: skip
         settings = self.by_key(values)
         experiment, question = self.experiment(settings), _question(settings["ask"])
-        if problem := instead_of(experiment.model, "llava"):
+        if problem := self.problem(experiment.model):
             return problem
         with self.session.serving.jobs.of(request.session_hash) as stop:
             answers = run(experiment, question, stop)

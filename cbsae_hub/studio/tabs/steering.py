@@ -10,9 +10,11 @@ from markupsafe import Markup
 from cbsae_hub.studio.basket import watched_word
 from cbsae_hub.studio.links import HOW, MAX_WORD, WHERE, as_text, basket_of
 from cbsae_hub.studio.server.experiments import Experiment
-from cbsae_hub.studio.server.refusal import Refused
-from cbsae_hub.studio.server.session import SessionState
+from cbsae_hub.studio.server.model import LoadedModel
+from cbsae_hub.studio.server.refusal import Refused, kindly
+from cbsae_hub.studio.server.session import LOOKUP, SessionState
 from cbsae_hub.studio.tabs.tab import Tab
+from cbsae_hub.studio.tabs.unavailable import at_once, instead_of
 from cbsae_hub.studio.view import html
 from cbsae_hub.studio.view.image_box import ImageBox
 from cbsae_hub.studio.view.images import WHITE
@@ -36,6 +38,22 @@ class SteeringTab(Tab):
     def __init__(self, session: SessionState):
         super().__init__(session)
         self.image = ImageBox(session, self.name)
+
+    def render_notice(self, generator: str) -> None:
+        """Adds what says, as soon as the tab is opened, that nothing here reads the model's encoder."""
+        self._generator = generator
+        self.notice = gr.HTML(at_once(self.session.serving.first, generator), elem_id=f"{self.name}-notice")
+        self.session.model.change(self.notify, self.session.model, self.notice, **LOOKUP)
+
+    def problem(self, model: LoadedModel) -> str:
+        """Returns what stands in place of results; "" where steering works. The notice has said the rest already."""
+        reason = model.no_reader(self._generator)
+        return html.PIECES.reason(reason) if reason else instead_of(model, self._generator)
+
+    @kindly
+    def notify(self, key: Any) -> str:
+        """Returns the notice for another model."""
+        return at_once(self.session.model_of(key), self._generator)
 
     def render_edit_settings(self) -> None:
         """Adds :attr:`edit_settings` to the page that is being built."""

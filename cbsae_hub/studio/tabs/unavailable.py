@@ -1,12 +1,20 @@
 """Stands in for the steering tabs where nothing can be steered: the reason, stored answers, and a command."""
 
-from cbsae_hub.studio.server.generators import Unavailable
+from shlex import quote
+
+from cbsae_hub.studio.server.generators import TITLES, Unavailable
 from cbsae_hub.studio.server.model import LoadedModel
-from cbsae_hub.studio.tabs.use_it import as_typed
+from cbsae_hub.studio.server.names import as_typed, public_id
 from cbsae_hub.studio.view import html
 from cbsae_hub.words import number
 
 ROWS = 12
+
+
+def at_once(model: LoadedModel, name: str) -> str:
+    """Returns :func:`instead_of` as far as it shows before the generator is loaded: for a tab that is opened."""
+    reason = model.no_reader(name)
+    return "" if reason is None else _instead(model, name, reason)
 
 
 def instead_of(model: LoadedModel, name: str) -> str:
@@ -14,11 +22,18 @@ def instead_of(model: LoadedModel, name: str) -> str:
     try:
         getattr(model, name)
     except Unavailable as reason:
-        usual = "llava-hf/llava-1.5-7b-hf" if name == "llava" else "me/my-unclip"
-        generator = as_typed(model.generators.ids[name] or usual)
-        command = f"python app.py --model {as_typed(model.model_id)} --{name} {generator}"
-        return html.PIECES.unavailable(str(reason), command, model.alpha, _best_answers(model))
+        return _instead(model, name, str(reason))
     return ""
+
+
+def _instead(model: LoadedModel, name: str, reason: str) -> str:
+    """Returns the reason, a command only for a generator that reads this encoder, and stored answers."""
+    encoder = model.sae.encoder_id
+    command = None
+    if generator := model.generators.advised(name, encoder, model.model_id):
+        command = f"cbsae serve {quote(as_typed(model.model_id, model.name))} --{name} {quote(as_typed(generator))}"
+    public = public_id(encoder or "of this model")
+    return html.PIECES.unavailable(reason, command, TITLES[name], public, model.alpha, _best_answers(model))
 
 
 def _best_answers(model: LoadedModel) -> list[tuple[str, ...]] | None:

@@ -1,6 +1,7 @@
 """The tab "Use it": the same in Python, by HTTP and as a tool of an assistant, and the recipe of what is on screen."""
 
 import json
+from inspect import signature
 from pathlib import Path
 from shlex import quote
 from typing import Any, Literal
@@ -9,11 +10,14 @@ import gradio as gr
 from markupsafe import Markup
 
 from cbsae_hub.hub.files import sha256, write_text
+from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.steering import Edit
+from cbsae_hub.studio.api import Api
 from cbsae_hub.studio.basket import Basket, concept_of
 from cbsae_hub.studio.links import basket_of
 from cbsae_hub.studio.server import downloads
-from cbsae_hub.studio.server.model import LoadedModel, public_id
+from cbsae_hub.studio.server.model import LoadedModel
+from cbsae_hub.studio.server.names import ELSEWHERE, as_typed, public_id
 from cbsae_hub.studio.server.refusal import kindly
 from cbsae_hub.studio.server.session import SessionState
 from cbsae_hub.studio.tabs.tab import Tab
@@ -33,6 +37,7 @@ LANGUAGES: dict[str, tuple[str, Literal["python", "shell", "json"]]] = {
     "curl": ("curl", "shell"),
     "mcp": ("Assistants (MCP)", "json"),
 }
+_TEMPLATE = template("use_it")
 
 
 class UseItTab(Tab):
@@ -45,15 +50,15 @@ class UseItTab(Tab):
     def render(self) -> None:
         first = self.session.serving.first
         code = snippets(first, Basket(), LOCAL)
-        gr.Markdown("Everything on this page without the page. The code follows the model and the basket.")
+        self.introduction = gr.HTML(_TEMPLATE.introduction(where(first)), elem_id="use-introduction")
         codes = [
             gr.Code(code[name], kind, label=title, elem_id=f"use-{name}", buttons=["copy"])
             for name, (title, kind) in LANGUAGES.items()
         ]
-        gr.HTML(template("use_it").endpoints(self.endpoints), elem_id="use-endpoints")
+        gr.HTML(_TEMPLATE.endpoints(self.endpoints), elem_id="use-endpoints")
         with gr.Row():
             self.recipe = gr.HTML(_recipe_link(first, Basket()), elem_id="use-recipe")
-        self.outputs, self.parts = [*codes, self.recipe], {}
+        self.outputs, self.parts = [self.introduction, *codes, self.recipe], {}
         gr.Code(CITATION, label="Citation", elem_id="use-citation", buttons=["copy"])
 
     @kindly
@@ -61,63 +66,134 @@ class UseItTab(Tab):
         """Returns values of :attr:`outputs` for a model and a basket."""
         model = self.session.model_of(key)
         basket = basket_of(edits, model)
-        code = snippets(model, basket, str(request.headers.get("origin") or LOCAL))
-        return [*(code[name] for name in LANGUAGES), _recipe_link(model, basket)]
+        served = "" if model is self.session.serving.first else model.key
+        code = snippets(model, basket, str(request.headers.get("origin") or LOCAL), served)
+        return [_TEMPLATE.introduction(where(model)), *(code[name] for name in LANGUAGES), _recipe_link(model, basket)]
 
 
-def snippets(model: LoadedModel, basket: Basket, address: str) -> dict[str, str]:
-    """Returns code for a model and a basket, or its best neuron if that is empty, by the keys of :data:`LANGUAGES`."""
-    source = as_typed(model.model_id)
-    llava, unclip = (as_typed(generator or f"your-{name}") for name, generator in model.generators.ids.items())
+def snippets(model: LoadedModel, basket: Basket, address: str, key: str = "") -> dict[str, str]:
+    """Returns code for a model and a basket, or its best neuron if that is empty, by the keys of :data:`LANGUAGES`.
+
+    What is steered is steered by generators that read the model's encoder; where there is none, code looks.
+
+    Args:
+        model: The model.
+        basket: The basket.
+        address: The page's.
+        key: The model's, for the page's endpoints; "" for the first model.
+    """
     edits = list(basket.active) or [Edit(model.best_neuron, model.alpha or 10.0)]
-    code = ", ".join(f"Edit({edit.neuron}, {edit.value:.2f})" for edit in edits)
-    options = " ".join(f"--edit {edit.neuron}={edit.value:.2f}" for edit in edits)
-    pairs = [{"neuron": edit.neuron, "value": round(edit.value, 2)} for edit in edits]
     # On one line each: they come from other people's files, and a new line would be code.
-    concepts = [" ".join((concept_of(model, int(edit.neuron)) or "").split()) for edit in edits]
-    name = next(filter(None, concepts), None)
-    find = f"cbsae find {quote(source)} {quote(name)}\n" if name else ""  # nobody finds what has no name
-    question = "What is shown in this image? Use exactly one word!"
-    data = {"data": ["white", question, pairs]}
+    names = [" ".join((concept_of(model, int(edit.neuron)) or "").split()) for edit in edits]
     return {
-        "python": f'''from PIL import Image
-from cbsae_hub import Edit, Pack, Steering, load
-from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
-
-sae, pack = load("{source}"), Pack.from_pretrained("{source}")
-steering = Steering([{code}])  # {", ".join(concept or "unnamed" for concept in concepts)}
-
-picture = Image.new("RGB", (224, 224), "white")
-llava = LlavaSteerer.from_pretrained("{llava}", sae, pack)
-print(llava.generate([picture], "{question}", steering))
-
-unclip = UnclipSteerer.from_pretrained("{unclip}", sae, pack)
-unclip.generate([picture], steering, seeds=[0, 1])[0].save("drawn.png")
-''',
-        "shell": f"""{find}cbsae inspect {quote(source)} my-picture.png
-cbsae steer {quote(source)} white {options} --llava {quote(llava)} --unclip {quote(unclip)} --output drawn.png
-""",
-        "client": f'''from gradio_client import Client
-
-client = Client("{address}")
-print(client.predict("pizza", 5, api_name="/find_neurons"))
-print(client.predict("white", "{question}", {json.dumps(pairs)}, api_name="/steer_caption"))
-# A picture of yours: base64.b64encode(open("my.png", "rb").read()).decode() instead of "white".
-''',
-        "curl": f"""id=$(curl -s {address}/gradio_api/call/steer_caption -H 'Content-Type: application/json' \\
-  -d '{json.dumps(data)}' | sed 's/.*"event_id": *"\\([^"]*\\)".*/\\1/')
-curl -s {address}/gradio_api/call/steer_caption/$id
-""",
+        "python": _python(model, edits, names),
+        "shell": _shell(model, edits, next(filter(None, names), None)),
+        **_by_http(model, edits, next(filter(None, names), "pizza"), address, key),
         "mcp": json.dumps({"mcpServers": {"cbsae_hub": {"url": f"{address}/gradio_api/mcp/"}}}, indent=2),
     }
 
 
-def as_typed(model: str) -> str:
-    """Returns a model as one would type it: a Hub id, or a folder seen from where the page was started."""
-    if not Path(model).is_dir():
-        return model
-    folder, start = Path(model).resolve(), Path.cwd()
-    return str(folder.relative_to(start)) if folder.is_relative_to(start) else public_id(model)
+def source_of(model: LoadedModel) -> str:
+    """Returns the model as code names it; a visitor's own one is what they download under Your concepts."""
+    return f"{ELSEWHERE}{model.archive_name}" if model.own else as_typed(model.model_id, model.name)
+
+
+def where(model: LoadedModel) -> str:
+    """Returns what the reader of the code has to know about the model's place; "" for a repository of the Hub."""
+    source = source_of(model)
+    if model.own:
+        return (
+            f"Download your model under Your concepts, unpack it, and put the path of its folder in place of {source}."
+        )
+    if not Path(model.model_id).is_dir():
+        return ""
+    if source.startswith(ELSEWHERE):
+        return f"Put the path of the folder {model.name} on your machine in place of {source}."
+    return f"{source} is a folder, seen from the one in which this page was started."
+
+
+def _python(model: LoadedModel, edits: list[Edit], names: list[str]) -> str:
+    source, llava, unclip = _quoted(source_of(model)), model.reader("llava"), model.reader("unclip")
+    code, neurons = (", ".join(map(show, edits)) for show in (_as_python, lambda edit: str(edit.neuron)))
+    comment = ", ".join(name or "unnamed" for name in names)
+    if llava is None and unclip is None:
+        return f"""from PIL import Image
+from cbsae_hub import load
+from cbsae_hub.encoders import explained_encoder
+
+sae = load({source})
+encoder = explained_encoder(sae, beside={source})
+
+picture = Image.new("RGB", (224, 224), "white")  # or Image.open("my-picture.png")
+latents = sae.encode(encoder([picture]))[0]  # [tokens, neurons]
+for neuron in [{neurons}]:  # {comment}
+    print(neuron, latents[:, neuron].mean().item())
+"""
+    kinds = {"LlavaSteerer": llava, "UnclipSteerer": unclip}
+    parts = [
+        f"""from PIL import Image
+from cbsae_hub import Edit, Steering, load
+from cbsae_hub.steering import {", ".join(kind for kind, generator in kinds.items() if generator)}
+
+sae = load({source})
+steering = Steering([{code}])  # {comment}
+picture = Image.new("RGB", (224, 224), "white")
+"""
+    ]
+    if llava is not None:
+        parts.append(f'''llava = LlavaSteerer.from_pretrained({_quoted(as_typed(llava))}, sae)
+print(llava.generate([picture], "{ONE_WORD}", steering))
+''')
+    if unclip is not None:
+        parts.append(f"""unclip = UnclipSteerer.from_pretrained({_quoted(as_typed(unclip))}, sae)
+unclip.generate([picture], steering, seeds=[0, 1])[0].save("drawn.png")
+""")
+    return "\n".join(parts)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _as_python(edit: Edit) -> str:
+    return f"Edit({edit.neuron}, {edit.value:.2f})"
+
+
+def _shell(model: LoadedModel, edits: list[Edit], name: str | None) -> str:
+    source = quote(source_of(model))
+    lines = [f"cbsae inspect {source} white"]
+    if name and not model.own:  # nobody finds what has no name, or without a pack
+        lines.insert(0, f"cbsae find {source} {quote(name)}")
+    options = [f"--edit {edit.neuron}={edit.value:.2f}" for edit in edits]
+    generators = {kind: as_typed(reader) for kind in ("llava", "unclip") if (reader := model.reader(kind))}
+    if generators:
+        options += [f"--{kind} {quote(generator)}" for kind, generator in generators.items()]
+        options += ["--output drawn.png"] * ("unclip" in generators)
+        lines.append(f"cbsae steer {source} white {' '.join(options)}")
+    return "\n".join(lines) + "\n"
+
+
+def _by_http(model: LoadedModel, edits: list[Edit], word: str, address: str, key: str) -> dict[str, str]:
+    """Returns code that asks this page: LLaVA, if it has one that reads the encoder; else what fires on a picture."""
+    pairs = [{"neuron": edit.neuron, "value": round(edit.value, 2)} for edit in edits]
+    steers = model.no_reader("llava") is None
+    endpoint, values = ("steer_caption", ["white", ONE_WORD, pairs]) if steers else ("encode_image", ["white", 10])
+    for_model = f", model={_quoted(key)}" if key else ""
+    usual = [parameter.default for parameter in list(signature(getattr(Api, endpoint)).parameters.values())[1:-1]]
+    data = {"data": [*values, *usual[len(values) :], key] if key else values}
+    return {
+        "client": f'''from gradio_client import Client
+
+client = Client("{address}")
+print(client.predict({_quoted(word)}, 5{for_model}, api_name="/find_neurons"))
+print(client.predict({", ".join(map(json.dumps, values))}{for_model}, api_name="/{endpoint}"))
+# A picture of yours: base64.b64encode(open("my.png", "rb").read()).decode() instead of "white".
+''',
+        "curl": f"""id=$(curl -s {address}/gradio_api/call/{endpoint} -H 'Content-Type: application/json' \\
+  -d {quote(json.dumps(data))} | sed 's/.*"event_id": *"\\([^"]*\\)".*/\\1/')
+curl -s {address}/gradio_api/call/{endpoint}/$id
+""",
+    }
 
 
 def recipe_of(model: LoadedModel, basket: Basket) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
+from cbsae_hub.neurons.chance import MARK, MEANING, by_chance
 from cbsae_hub.neurons.pack import Example, Pack
 from cbsae_hub.studio.view.images import data_uri
 from cbsae_hub.studio.view.templates import template
@@ -41,10 +42,15 @@ def colour(heat: float) -> str:
 
 
 def neuron_title(row: Any) -> str:
-    """Returns ``pizza (3.41) - #12``, never a bare number; a concept neuron has its own concept first."""
+    """Returns ``pizza (3.41) - #12``, never a bare number; a concept neuron has its own concept first.
+
+    A name that is no better than chance is marked, see :mod:`cbsae_hub.neurons.chance`; the page's templates explain
+    the mark by the filter ``explained``.
+    """
+    chance = f", {MARK}" if by_chance(row) else ""
     if row.kind == "cb" and row.designated != row.name:
-        return f"{row.designated} (found to be {row.name or 'nothing'}, {row.score:.2f}) - #{row.neuron}"
-    mark = ", concept neuron" if row.kind == "cb" else ""
+        return f"{row.designated} (found to be {row.name or 'nothing'}, {row.score:.2f}{chance}) - #{row.neuron}"
+    mark = (", concept neuron" if row.kind == "cb" else "") + chance
     return f"{row.name} ({row.score:.2f}{mark}) - #{row.neuron}" if row.name else f"no name - #{row.neuron}"
 
 
@@ -53,7 +59,8 @@ def _figure(pack: Pack, example: Example) -> dict[str, Any]:
     heat = None
     if example.patch_map is not None:
         rows, columns = example.patch_map.shape
-        cropped = pack.info["encoder"].get("preprocessing", {}).get("do_center_crop")
+        # Pictures of a pack have the shape of its maps; those of older packs are whole.
+        cropped = not pack.cropped and pack.info["encoder"].get("preprocessing", {}).get("do_center_crop")
         cells = [(c, r, colour(float(example.patch_map[r, c]))) for r, c in np.argwhere(example.patch_map > 0.02)]
         heat = {"rows": rows, "columns": columns, "fit": "cover" if cropped else "fill", "cells": cells}
     return {
@@ -85,7 +92,15 @@ def neuron_head(pack: Pack, row: Any) -> Markup:
     """Returns a neuron's title, its buttons, warnings, and its figures."""
     others = ", ".join(f"{name} ({score:.2f})" for name, score in list(zip(row.names, row.scores))[1:])
     note = CONCEPT_NOTE if row.kind == "cb" else STATUS_NOTES.get(row.status)
-    return _NEURON.head(row.neuron, neuron_title(row), note, others, _figures(pack, row))
+    notes = [note] if note else []
+    if by_chance(row):
+        notes.append(MEANING)
+    return _NEURON.head(row.neuron, neuron_title(row), notes, others, _figures(pack, row))
+
+
+def about_marks(titles: Iterable[str]) -> str | None:
+    """Returns what the mark in one of some titles means, for lists whose entries have no room for it; else None."""
+    return MEANING if any(MARK in title for title in titles) else None
 
 
 def neuron_card(pack: Pack, row: Any) -> Markup:

@@ -17,6 +17,7 @@ from cbsae_hub.studio.view.images import WHITE, as_webp, data_uri, is_sample
 from cbsae_hub.studio.view.style import script
 
 SAMPLES = 7
+SAME_AS_BEFORE = "Your file could not be opened. This is still the picture that is steered."
 
 
 def upload_box(elem_id: str, height: int = 220) -> gr.Image:
@@ -31,10 +32,18 @@ def upload_box(elem_id: str, height: int = 220) -> gr.Image:
     return box
 
 
-def bind_upload(box: gr.Image, handler: Any, inputs: list[Any], outputs: list[Any]) -> Any:
-    """Calls a handler with each upload, of which the box keeps none that is refused; returns the event."""
+def bind_upload(
+    box: gr.Image, handler: Any, inputs: list[Any], outputs: list[Any], refused: Any, inputs_then: list[Any],
+    outputs_then: list[Any],
+) -> Any:  # fmt: skip
+    """Calls a handler with each upload; returns the event.
+
+    Of what is refused, the box keeps nothing, and what ``refused`` returns takes the place of what was there before:
+    nobody shall take that for the upload's.
+    """
     uploaded = box.input(handler, inputs, outputs, **PRIVATE)
     uploaded.failure(None, None, box, js="() => null")
+    uploaded.failure(refused, inputs_then, outputs_then, **LOOKUP)
     return uploaded
 
 
@@ -78,7 +87,10 @@ class ImageBox:
         session, outputs = self.session, [self.session.image, self.session.pulse, *previews]
         self._previews = len(previews)
         self.samples.click(self.choose_sample, [session.model], outputs, **LOOKUP)
-        bind_upload(self.upload, self.choose_upload, [session.model, self.upload], [session.upload, *outputs])
+        bind_upload(
+            self.upload, self.choose_upload, [session.model, self.upload], [session.upload, *outputs],
+            self.keep_image, [session.model, session.image], [self.preview],
+        )  # fmt: skip
 
     def restore(self, model: LoadedModel, link: Link, new: bool) -> list[Any]:
         """Returns values of :attr:`outputs` for a link, see :meth:`Tab.restore`."""
@@ -103,19 +115,24 @@ class ImageBox:
         name, record = self.session.keep_upload(path, pack)
         return [record, *self._chosen(pack, name)]
 
+    @kindly
+    def keep_image(self, key: Any, image: Any) -> str:
+        """Shows the image that is still the one that is steered, after an upload was refused."""
+        return preview(self.session, self.session.model_of(key).pack, image, SAME_AS_BEFORE)
+
     def _chosen(self, pack: Pack, name: str) -> list[Any]:
         return [name, pulse(self.tab), *[preview(self.session, pack, name)] * self._previews]
 
 
-def preview(session: SessionState, pack: Pack, name: Any) -> Markup:
-    """Returns the image that is steered, small."""
+def preview(session: SessionState, pack: Pack, name: Any, note: str = "") -> Markup:
+    """Returns the image that is steered, small, with a note."""
     name = str(name or WHITE)
     small = session.serving.images.get(name, pack).copy()
     small.thumbnail((256, 256))
     alt = "a white picture" if name == WHITE else "your picture"
     if re.fullmatch(r"s\d+", name):
         alt = pack.alt(int(name[1:]))
-    return PIECES.preview(data_uri(as_webp(small)), alt)
+    return PIECES.preview(data_uri(as_webp(small)), alt, note)
 
 
 def _path_of(payload: Any) -> str | None:

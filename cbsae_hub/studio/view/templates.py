@@ -5,6 +5,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.ext import Extension
+from markupsafe import Markup, escape
+
+from cbsae_hub.neurons.chance import MARK, MEANING
 
 
 class _Layout(Extension):
@@ -18,6 +21,15 @@ class _Layout(Extension):
 _ENVIRONMENT = Environment(
     loader=PackageLoader("cbsae_hub.studio.view"), autoescape=True, undefined=StrictUndefined, extensions=[_Layout]
 )
+
+
+def explained(title: str) -> Markup:
+    """Returns a neuron's title, escaped, in which the mark of a name that is no better than chance has a tooltip."""
+    mark = Markup('<abbr class="cb-chance" title="{}">{}</abbr>').format(MEANING, MARK)
+    return escape(title).replace(escape(MARK), mark)
+
+
+_ENVIRONMENT.filters["explained"] = explained
 
 
 def template(name: str) -> Any:

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from cbsae_hub.data.activations import ActivationStore
+from cbsae_hub.data.embeddings import all_embeddings
 from cbsae_hub.models.cbsae import CBSAE
 from cbsae_hub.models.explained_variance import explained_variance
 from cbsae_hub.trainers.cbsae.bottleneck import BottleneckState, cosine_cubed_similarity
@@ -46,13 +47,15 @@ class CBSAETrainer(Trainer[CBSAETrainConfig, BottleneckState]):
         cb: The model, with an untrained bottleneck; a copy is trained.
         train: Activations to train on.
         heldout: Activations of other images.
-        embeddings: The teacher's unit embeddings of all images of the store, ``[images, e]``.
+        embeddings: The teacher's unit embeddings of all images of the store, as a store, which says who the teacher is,
+            or ``[images, e]``. Only a model whose teacher is known can be given more concepts on the page.
         texts: Its unit embeddings of the concepts, ``[concepts, e]``.
         output: Folder of the checkpoint, the log and, in the end, the model.
         accelerator: The run's accelerator; default a new one.
 
     Raises:
-        ValueError: If embeddings, concepts and activations do not fit each other.
+        ValueError: If embeddings, concepts and activations do not fit each other, or the embeddings are of another
+            teacher than the model's.
     """
 
     reads = "labelled_batches"
@@ -63,15 +66,24 @@ class CBSAETrainer(Trainer[CBSAETrainConfig, BottleneckState]):
         cb: CBSAE,
         train: ActivationStore,
         heldout: ActivationStore,
-        embeddings: Tensor,
+        embeddings: Tensor | ActivationStore,
         texts: Tensor,
         output: str | Path,
         *,
         accelerator: Accelerator | None = None,
     ):
         super().__init__(config, train, heldout, output, accelerator)
-        require_fit(cb, train, embeddings)
         self.cb = copy.deepcopy(cb).to(self.accelerator.device)
+        if isinstance(embeddings, ActivationStore):
+            note_teacher(self.cb, embeddings)
+            embeddings = all_embeddings(embeddings)
+        elif self.cb.teacher is None and self.accelerator.is_main_process:
+            logger.warning(
+                "nobody will know the teacher of %s, so no concepts can be added to it on the page: give the store of "
+                "its embeddings, or from_sae(..., teacher={'id': ..., 'revision': ...})",
+                self.output,
+            )
+        require_fit(cb, train, embeddings)
         self.state = BottleneckState(self.cb, config, embeddings, texts, self.accelerator)
 
     def _initialise(self) -> None:
@@ -133,6 +145,20 @@ def evaluate_bottleneck(state: BottleneckState, batches: Iterator[tuple[Tensor, 
     first, second = moments[0], moments[1].sum()
     of_all, of_retained = (explained_variance(first, second, errors, tokens) for errors in (whole, retained))
     return BottleneckHeldout(of_all, of_retained, interpretability / count, steerability / count, int(tokens))
+
+
+def note_teacher(cb: CBSAE, embeddings: ActivationStore) -> None:
+    """Writes into a model who its teacher is, by the store of the embeddings that it learns from.
+
+    Raises:
+        ValueError: If the model has another one.
+    """
+    facts = embeddings.manifest["encoder"]
+    teacher = {"id": facts.get("encoder_id"), "revision": facts.get("encoder_revision")}
+    if cb.teacher not in (None, teacher):
+        raise ValueError(f"the model's teacher is {cb.teacher}, {embeddings.folder} holds embeddings of {teacher}")
+    if teacher["id"] is not None:
+        cb.provenance = replace(cb.provenance, teacher=teacher)
 
 
 def require_fit(cb: CBSAE, activations: ActivationStore, embeddings: Tensor) -> None:

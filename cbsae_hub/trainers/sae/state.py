@@ -7,6 +7,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from cbsae_hub.models.sae import SAE
+from cbsae_hub.processes import make_accelerator
 from cbsae_hub.trainers.config import SAETrainConfig
 from cbsae_hub.trainers.run import Processes
 from cbsae_hub.trainers.sae.optimizer import DictionaryAdam
@@ -37,7 +38,7 @@ class SAEState:
             )
         self.sae = sae
         self.config = config
-        self.accelerator = accelerator or Accelerator(cpu=sae.W_dec.device.type == "cpu")
+        self.accelerator = accelerator or make_accelerator(cpu=sae.W_dec.device.type == "cpu")
         self.processes = Processes(self.accelerator)
         self.dead_neurons = DeadNeurons(sae.d_sae, config.dead_after_tokens, self.processes, sae.W_dec.device)
         kind = SparseStep if sae.activation_function.selects_by_rank else AutogradStep

@@ -48,7 +48,8 @@ class SAETrainer(Trainer[SAETrainConfig, SAEState]):
         heldout: Activations of other images, for every reported figure and for the calibrated threshold.
         output: Folder of the checkpoint, the log and, in the end, the SAE.
         accelerator: The run's accelerator; default a new one with the recipe's precision and trackers.
-        description: Arguments of :class:`SAE` that say what the activations are (encoder_id, layer, ...).
+        description: Arguments of :class:`SAE` that say what the activations are (encoder_id, layer, ...); default
+            what the store says of them.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class SAETrainer(Trainer[SAETrainConfig, SAEState]):
             bandwidth=config.bandwidth,
             threshold_per_neuron=config.threshold_per_neuron,
             seed=config.seed,
-            **(description or {}),
+            **(describe(train.manifest) if description is None else description),
         ).to(self.accelerator.device)
         self.state = SAEState(self.sae, config, self.accelerator)
 
@@ -80,9 +81,16 @@ class SAETrainer(Trainer[SAETrainConfig, SAEState]):
         loss, gradient_norm = self.state.update(x)
         return {f"loss/{name}": value for name, value in loss._asdict().items()} | {"gradient_norm": gradient_norm}
 
-    def _gauges(self) -> dict[str, float]:
+    def _gauges(self) -> dict[str, Any]:
         lr = self.config.lr_at(self.state.step - 1, self.sae.d_sae)
-        return {"lr": lr, "dead_share": self.state.dead_neurons.share}
+        return {"lr": lr, **self._dead_share()}
+
+    def _dead_share(self) -> dict[str, Any]:
+        """Share of dead neurons; before the first one can be dead, None with the reason."""
+        total, after = self.state.step * self.config.batch_size, self.config.dead_after_tokens
+        if total < after:
+            return {"dead_share": None, "dead_share_unknown": f"{total:,} tokens seen, dead after {after:,}"}
+        return {"dead_share": self.state.dead_neurons.share}
 
     def _initialise(self) -> None:
         """Input scale and first ``b_dec``; every process reads the same whole batches, so all agree."""
@@ -116,7 +124,7 @@ class SAETrainer(Trainer[SAETrainConfig, SAEState]):
             sae.calibrate_threshold(self._heldout_batches, reduce=self.processes.sum_)
             thresholds = {"running": running, "calibrated": sae.threshold.tolist()}
         final = evaluate_sae(sae, self._heldout_batches(), self.processes)
-        facts = {"norm_factor": self.state.norm_factor, "dead_share": self.state.dead_neurons.share}
+        facts = {"norm_factor": self.state.norm_factor, **self._dead_share()}
         self._publish(sae, final, **facts, threshold=thresholds)
         return final
 

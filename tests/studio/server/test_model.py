@@ -15,7 +15,7 @@ from tiny_models import processor
 
 from cbsae_hub.scoring import NeuronScorer, Truth
 from cbsae_hub.studio.api import Api
-from cbsae_hub.studio.server.model import LoadedModel, public_id
+from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import Refused
 from cbsae_hub.studio.server.serving import Serving
 from cbsae_hub.studio.tabs.inspect_image import InspectTab
@@ -99,8 +99,7 @@ def test_neighbours_are_those_of_the_decoder(loaded):
 
 
 def test_the_page_calls_a_folder_by_its_name(loaded):
-    assert public_id(loaded.model_id) == loaded.key == "sae" and loaded.label == "sae"
-    assert public_id("me/my-sae") == "me/my-sae"
+    assert loaded.name == loaded.key == "sae" and loaded.label == "sae"
     assert loaded.evaluation == {} and loaded.alpha is None
 
 
@@ -122,8 +121,10 @@ def test_tall_pictures_have_tall_grids_and_maps(tmp_path):
         assert neuron["patch"] == [*divmod(int(seen.latents[:, place].argmax()), 2)]
     neuron = next(row.neuron for row in tall.pack.neurons if tall.pack.examples(row.neuron))
     drawn = html.strips(tall.pack, neuron)
-    assert 'style="aspect-ratio:2/3"' in drawn and "object-fit:cover" in drawn and 'viewBox="0 0 2 3"' in drawn
+    assert 'style="aspect-ratio:2/3"' in drawn and "object-fit:fill" in drawn and 'viewBox="0 0 2 3"' in drawn
     assert info["encoder"]["preprocessing"]["do_center_crop"] is True
+    tall.pack.info.pop("cropped")  # as in an older pack, whose pictures are whole
+    assert "object-fit:cover" in html.strips(tall.pack, neuron)
     tall.pack.info["encoder"]["preprocessing"].pop("do_center_crop")
     assert "object-fit:fill" in html.strips(tall.pack, neuron), "squashed, as the encoder sees it"
 

@@ -1,6 +1,8 @@
 """Which models are served to whom, and what happens where LLaVA and unCLIP cannot run."""
 
 import copy
+import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,10 +12,12 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from cbsae_hub import NeuronTable
 from cbsae_hub.models import SAE
+from cbsae_hub.studio.api import Api
 from cbsae_hub.studio.server import generators
 from cbsae_hub.studio.server.generators import Generators, Unavailable, weight_bytes
 from cbsae_hub.studio.server.refusal import Refused
 from cbsae_hub.studio.server.serving import Serving
+from cbsae_hub.studio.tabs.scores import _csv_link
 from cbsae_hub.studio.tabs.unavailable import instead_of
 
 HUB = Path(__file__).parents[3] / "hub"
@@ -27,10 +31,10 @@ def test_only_what_is_on_the_list_is_served(serving):
             serving.of(bad)
 
 
-def test_a_list_needs_models_of_different_names():
+def test_a_list_needs_models_and_each_once():
     with pytest.raises(ValueError, match="at least one"):
         Serving([])
-    with pytest.raises(ValueError, match="same name"):
+    with pytest.raises(ValueError, match="given twice"):
         Serving([HUB / "emoji-sae", HUB / ".." / "hub" / "emoji-sae"])
     with pytest.raises(OSError):
         Serving([HUB / "emoji-llava"])
@@ -74,7 +78,8 @@ def alone(shipped, **given):
 
 def test_without_a_llava_the_stored_answers_are_shown(shipped):
     shown = instead_of(alone(shipped), "llava")
-    assert "start it with --llava" in shown and "--llava llava-hf/llava-1.5-7b-hf" in shown
+    assert "start it with --llava" in shown
+    assert "No LLaVA is known that reads the encoder emoji-clip" in shown and "python app.py" not in shown
     best = shipped.pack.neurons.frame.sort_values("steerability", ascending=False).iloc[0]
     assert f"“{best['said_white']}”" in shown and "set to 50" in shown
     assert instead_of(shipped, "llava") == "" == instead_of(shipped, "unclip")
@@ -120,3 +125,17 @@ def test_what_does_not_fit_or_is_not_there_says_so(shipped, tmp_path):
             getattr(narrow, which)
     narrow.sae = shipped.sae  # an SAE that does not fit takes nothing from those that do
     assert narrow.llava.tower.sae is shipped.sae and narrow.unclip.tower.sae is shipped.sae
+
+
+def test_models_of_two_explanations_are_served_by_the_names_of_both(tmp_path):
+    for name in ("dogs", "cats"):
+        shutil.copytree(HUB / "emoji-sae", tmp_path / name / "sae")
+    shutil.copytree(HUB / "emoji-cbsae", tmp_path / "dogs" / "cbsae")
+    both = Serving([tmp_path / "dogs" / "cbsae", tmp_path / "dogs" / "sae", tmp_path / "cats" / "sae"])
+    assert list(both.models) == ["dogs/cbsae", "dogs/sae", "cats/sae"]
+    for name in both.models:
+        model = both.of(name)
+        assert model.name == model.key == model.label == name and model.model_id == str(tmp_path / name)
+    files = {re.search(r'href="([^"]+)"', _csv_link(both.of(name)))[1] for name in both.models}
+    assert files == {f"download/{name.replace('/', '--')}/{name.replace('/', '-')}.csv" for name in both.models}
+    assert Api(both).model_info("cats/sae")["model"] == "cats/sae"

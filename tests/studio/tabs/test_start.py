@@ -104,7 +104,8 @@ def test_drawings_get_nearer_in_every_row_and_the_control_stays_behind(serving, 
     example = named(loaded, "Let it draw")
     name = loaded.pack.neurons[example.link.neuron].name
     tab, link = rendered(SteerImageTab, serving), example.link
-    _, _, *settings, seed, seeds, steps, _ = tab.restore(loaded, link, True)
+    restored = tab.restore(loaded, link, True)[len(tab.image.outputs) :]
+    *settings, seed, seeds, steps, _ = restored
     *_, shown = tab.draw(VISITOR, loaded.key, basket_text(link.basket), link.image, *settings, seed, seeds, steps)
     numbers = [float(number) for number in re.findall(f"<span>{name} (-?\\d\\.\\d\\d)</span>", shown)]
     assert len(numbers) == 5 * seeds >= 10

@@ -1,6 +1,7 @@
 """The objectives against numpy and finite differences, what each may touch, and whole runs."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from small_run import BOTTLENECK, CONCEPTS, bottleneck, sparse_combinations, tea
 from torch.testing import assert_close
 
 from cbsae_hub import CBSAE
+from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.trainers.cbsae.bottleneck import BottleneckState, cosine_cubed_similarity
-from cbsae_hub.trainers.cbsae.trainer import add_concepts
+from cbsae_hub.trainers.cbsae.trainer import CBSAETrainer, add_concepts
 from cbsae_hub.trainers.config import CBSAETrainConfig
 from cbsae_hub.trainers.loop import Interrupted
 
@@ -280,3 +282,29 @@ def test_what_does_not_fit_is_said():
         add_concepts(cb, ["x"], train, embeddings[1:], lambda texts: torch.zeros(len(texts), 16))
     with pytest.raises(ValueError, match="objectives must be some of"):
         CBSAETrainConfig(objectives=("steerability", "reconstruction"))
+
+
+def embeddings_in(folder, rows):
+    """A store of embeddings, as extraction leaves it."""
+    manifest = {
+        "encoder": {"encoder_id": "me/teacher", "encoder_revision": "sha256:0123456789abcdef", "tokens": "embedding"},
+        "num_images": len(rows), "d_in": rows.shape[1], "tokens_per_image": 1,
+    }  # fmt: skip
+    store = ActivationStore(folder, manifest, np.arange(len(rows)), None)
+    store.read = lambda start, stop: rows[start:stop]
+    return store
+
+
+def test_the_model_knows_its_teacher_by_the_store_of_the_embeddings(tmp_path, caplog):
+    config = CBSAETrainConfig.from_dict(BOTTLENECK | {"steps": 2})
+    train, heldout, strengths = sparse_combinations()
+    store, texts = embeddings_in(tmp_path / "store", strengths), teacher()[1]
+    CBSAETrainer(config, untrained(), train, heldout, store, texts, tmp_path / "cb").train()
+    known = {"id": "me/teacher", "revision": "sha256:0123456789abcdef"}
+    assert CBSAE.from_pretrained(tmp_path / "cb").teacher == known and "nobody will know" not in caplog.text
+    other = untrained()
+    other.provenance = replace(other.provenance, teacher={"id": "you/teacher", "revision": None})
+    with pytest.raises(ValueError, match="teacher is .*you/teacher.*embeddings of .*me/teacher"):
+        CBSAETrainer(config, other, train, heldout, store, texts, tmp_path / "other")
+    CBSAETrainer(config, untrained(), train, heldout, strengths, texts, tmp_path / "unknown").train()
+    assert "nobody will know the teacher of" in caplog.text

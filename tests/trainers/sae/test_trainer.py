@@ -7,6 +7,7 @@ from accelerate.tracking import GeneralTracker, register_tracker_class
 from small_run import SETTINGS, sparse_combinations, train
 
 from cbsae_hub import SAE
+from cbsae_hub.processes import FolderInUse, claimed
 from cbsae_hub.trainers.config import SAETrainConfig
 from cbsae_hub.trainers.run import CHECKPOINT_NAME, load_checkpoint
 from cbsae_hub.trainers.sae.state import SAEState
@@ -122,3 +123,45 @@ def test_tracker_that_is_not_installed_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr("accelerate.tracking._available_trackers", [])
     with pytest.raises(ValueError, match="pip install wandb"):
         train(tmp_path, log_with=("jsonl", "wandb"))
+
+
+def test_a_run_that_is_too_small_says_so_once_before_it_starts(tmp_path, caplog):
+    caplog.set_level("WARNING")
+    train(tmp_path / "small", dead_after_tokens=31_000, warmup_steps=200)
+    warnings = [one.getMessage() for one in caplog.records if str(tmp_path / "small") in one.getMessage()]
+    facts = json.loads((tmp_path / "small" / "training.json").read_text())
+    assert warnings == [f"{tmp_path / 'small'}: {doubt}" for doubt in facts["doubts"]]
+    begins = [" ".join(doubt.split()[:2]) for doubt in facts["doubts"]]
+    assert begins == ["the threshold", "the run", "warmup_steps 200"]
+    lines = [json.loads(line) for line in (tmp_path / "small" / "log.jsonl").read_text().splitlines()]
+    assert all(line["dead_share"] is None for line in lines) and facts["dead_share"] is None
+    assert lines[0]["dead_share_unknown"] == "5,000 tokens seen, dead after 31,000"
+
+
+def test_the_share_of_dead_neurons_is_known_once_one_can_be_dead(tmp_path):
+    train(tmp_path, dead_after_tokens=10_000)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["dead_share"] is None for line in lines] == [True] + [False] * 6
+    assert ["dead_share_unknown" in line for line in lines] == [True] + [False] * 6
+
+
+def test_resuming_an_empty_folder_says_that_it_starts(tmp_path, caplog):
+    caplog.set_level("INFO")
+    train(tmp_path / "new", resume=True, steps=10)
+    assert f"{tmp_path / 'new'} has no checkpoint to continue from: a new run starts" in caplog.text
+
+
+def test_a_folder_that_another_run_writes_is_refused(tmp_path):
+    with claimed(tmp_path), pytest.raises(FolderInUse, match="is being written by another run"):
+        train(tmp_path, steps=10)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_sae_knows_what_its_activations_are_of_without_being_told(tmp_path):
+    train_data, heldout, _ = sparse_combinations()
+    train_data.manifest["encoder"] = {"encoder_id": "me/tiny", "encoder_revision": "abc", "layer": 3, "tokens": "cls"}
+    config = SAETrainConfig(**SETTINGS | {"steps": 10})
+    SAETrainer(config, train_data, heldout, tmp_path).train()
+    sae = SAE.from_pretrained(tmp_path)
+    assert (sae.encoder_id, sae.encoder_revision, sae.layer, sae.tokens) == ("me/tiny", "abc", 3, "cls")
+    assert sae.training_data == {"id": "memory", "num_images": 3000}

@@ -3,25 +3,27 @@ from pathlib import Path
 
 import pytest
 import torch
-import typer
 import yaml
 from accelerate import Accelerator
 from emoji_files import require_emoji_files
 from safetensors.torch import load_file
 from small_hub import Pictures
 from tiny_models import build, processor
-from typer.testing import CliRunner
+from transformers import BitImageProcessor
 
 from cbsae_hub import CBSAE, SAE, VisionEncoder
 from cbsae_hub.data.extraction import extract_activations
+from cbsae_hub.pipeline import costs, dry_run
+from cbsae_hub.pipeline.recipe import shipped
 from cbsae_hub.trainers.cbsae.bottleneck import BottleneckState
 from cbsae_hub.trainers.config import CBSAETrainConfig, SAETrainConfig
 from cbsae_hub.trainers.run import CHECKPOINT_NAME, save_checkpoint
 from cbsae_hub.trainers.sae.state import SAEState
-from training import costs, dry_run
 
 ROOT = Path(__file__).parents[2]
+SHIPPED = ROOT / "cbsae_hub" / "pipeline" / "recipes"
 REAL = ("llava-1.5-7b", "llava-more-dinov2", "unclip-2-1")
+RECIPES = [*(SHIPPED / f"{name}.yaml" for name in REAL), *sorted((ROOT / "training" / "recipes").glob("*.yaml"))]
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +43,7 @@ def checked(path):
 
 def changed(tmp_path, changes, name="llava-1.5-7b"):
     """The recipe with other settings, and without those that are None: ``{"sae.k": 5}``."""
-    recipe = yaml.safe_load((ROOT / "training" / "recipes" / f"{name}.yaml").read_text(encoding="utf-8"))
+    recipe = yaml.safe_load(shipped()[name])
     for place, value in changes.items():
         section, _, key = place.partition(".")
         where, key = (recipe.setdefault(section, {}), key) if key else (recipe, section)
@@ -54,13 +56,14 @@ def changed(tmp_path, changes, name="llava-1.5-7b"):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", sorted((ROOT / "training" / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_passes(recipe):
     if recipe.stem not in REAL:
         require_emoji_files()
     run = checked(recipe)
     trained_first = "there is no folder runs/emoji-llava-dino"  # no step of a recipe makes it
     assert [problem for problem in run.problems if trained_first not in problem] == []
+    assert run.doubts == [], "a recipe that comes with the package is large enough"
     sections = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     known = ("activations", "sae", "scores", "steerability", "cbsae", "evaluate")
     expected = [name for name in known if name in sections]
@@ -70,7 +73,7 @@ def test_every_recipe_passes(recipe):
 
 @pytest.mark.parametrize(("name", "tokens", "every"), zip(REAL, (2, 2, 1), (577, 257, 257)))
 def test_the_real_ones_are_as_large_as_their_papers_say(name, tokens, every):
-    run = checked(ROOT / "training" / "recipes" / f"{name}.yaml")
+    run = checked(SHIPPED / f"{name}.yaml")
     steps = {step.name: step for step in run.steps}
     assert (run.encoder.d_in, run.encoder.num_layers, run.images) == (1024, 24, 1_281_167)
     assert f"{tokens} of {every} tokens" in steps["activations"].shapes
@@ -119,11 +122,11 @@ def test_the_real_ones_are_as_large_as_their_papers_say(name, tokens, every):
         ({"cbsae.cb_k": 4729}, "cbsae: cb_k 4729 is not less than the 4729 concepts"),
         ({"cbsae.scores": "runs/others"}, "cbsae: scores is runs/others, but section `scores` writes"),
         ({"cbsae.objectives": ["speed"]}, "cbsae: objectives must be"),
-        ({"steerability": None, "evaluate": None}, "cbsae: pruning by steerability needs its section"),
         (
-            {"steerability": None, "cbsae.prune": {"by": "interpretability", "count": 9}},
-            "evaluate: needs a section `steerability`",
+            {"steerability": None, "cbsae.prune": {"by": "steerability", "count": 9}, "evaluate": None},
+            "cbsae: pruning by steerability needs its section",
         ),
+        ({"cbsae": None}, "evaluate: needs a section `cbsae`"),
         ({"cbase.k": 3}, "cbase: no section of any script"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -165,6 +168,55 @@ def test_what_is_there_already_takes_no_more_space(tmp_path, monkeypatch):
     store.mkdir()
     (store / "shard").write_bytes(bytes(2 * 10**6))
     assert checked(path).problems == []
+
+
+def own_recipe(tmp_path, **facts):
+    """A recipe of somebody's own encoder, whose config says 64 pixels, and whose processor makes 96 x 64."""
+    model = build("Dinov2Model")
+    model.save_pretrained(tmp_path / "encoder")
+    BitImageProcessor(size={"height": 96, "width": 64}, do_center_crop=False).save_pretrained(tmp_path / "encoder")
+    (tmp_path / "pictures").mkdir()
+    for row, picture in enumerate(Pictures(10)["image"]):
+        picture.save(tmp_path / "pictures" / f"{row}.png")
+    activations = {"encoder": str(tmp_path / "encoder"), "layer": 1, "tokens": "patches", "output": "runs/mine"}
+    sections = {
+        "activations": {**activations, "images": str(tmp_path / "pictures"), "split": "train"},
+        "sae": {"activations": "runs/mine", "output": "runs/sae", "expansion": 2, "k": 3, "heldout_fraction": 0.1,
+                "steps": 50, "batch_size": 32},
+        "dry_run": facts,
+    }  # fmt: skip
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(sections))
+    return path
+
+
+def test_an_encoder_that_is_not_square_is_read_by_its_processor(tmp_path):
+    run = checked(own_recipe(tmp_path))
+    encoder = VisionEncoder.from_pretrained(tmp_path / "encoder", 1, "patches")
+    assert encoder.grid[0] != encoder.grid[1] and run.encoder.grid == encoder.grid
+    assert run.encoder.tokens_per_image == encoder.tokens_per_image and run.problems == []
+
+
+def test_height_and_width_may_be_told(tmp_path):
+    facts = {"encoder": build("ViTModel").config.to_dict() | {"image_size": [96, 64]}, "images": 10}
+    for told in (facts, facts | {"pixels": [96, 64]}, facts | {"pixels": [64, 96]}):
+        path = changed(tmp_path, {"dry_run.encoder": None, "cbsae": None, "evaluate": None, "activations.layer": 0,
+                                  "activations.tokens": "patches", "scores": None, "steerability": None,
+                                  **{f"dry_run.{key}": value for key, value in told.items()}})  # fmt: skip
+        run = checked(path)
+        patch = run.encoder.model.config.patch_size
+        height, width = told.get("pixels", [96, 64])
+        assert run.encoder.grid == (height // patch, width // patch)
+
+
+def test_what_is_too_small_is_said_as_the_trainer_says_it(tmp_path):
+    path = own_recipe(tmp_path)
+    run = checked(path)
+    tokens = run.encoder.tokens_per_image
+    config = SAETrainConfig(expansion=2, k=3, heldout_fraction=0.1, steps=50, batch_size=32)
+    expected = config.doubts(9 * tokens, tokens, run.encoder.d_in)
+    assert run.doubts == [f"sae: {doubt}" for doubt in expected] and len(expected) > 3
+    assert run.problems == [], "it is no mistake"
 
 
 # ---------------------------------------------------------------------------- figures against what is really made
@@ -223,18 +275,23 @@ def test_bytes_of_a_bottleneck_in_training(tmp_path, objectives):
     assert costs.model_bytes(shape) <= size < costs.model_bytes(shape) + 2000
 
 
-# ---------------------------------------------------------------------------------------------------- the rest
+def test_steps_are_told_as_data_too():
+    run = checked(SHIPPED / "unclip-2-1.yaml")
+    records = run.records()
+    assert [record["step"] for record in records] == [step.name for step in run.steps]
+    (store,) = records[1]["disk"].values()
+    assert store == 1_281_167 * 1024 * 2 and records[1]["memory"] == run.steps[1].memory
 
 
-def call(*arguments):
-    app = typer.Typer()
-    app.command()(dry_run.main)
-    return CliRunner().invoke(app, list(map(str, arguments)))
-
-
-def test_the_exit_code_and_the_lines_of_problems(tmp_path):
-    recipe = changed(tmp_path, {"sae.k": 100_000, "cbsae.lr": -1})
-    done = call("--recipe", recipe)
-    assert done.exit_code == 1 and done.stdout.startswith("| step | shapes | disk | memory |")
-    recipe.write_text("sae: [")
-    assert call("--recipe", recipe).exit_code == 2
+def test_the_recipe_for_an_encoder_of_ones_own_passes_once_it_says_where_things_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    build("Dinov2Model").save_pretrained("my-encoder")
+    processor("Dinov2Model").save_pretrained("my-encoder")
+    Path("my-pictures").mkdir()
+    for i, picture in enumerate(Pictures(400)["image"]):
+        picture.save(f"my-pictures/{i}.png")
+    Path("my-concepts.txt").write_text("\n".join(f"thing {i}" for i in range(20)))
+    Path("my.yaml").write_text(shipped()["own-encoder"])
+    run = checked(Path("my.yaml"))
+    assert run.problems == [] and run.images == 400
+    assert [step.name for step in run.steps] == ["activations", "sae", "scores", "cbsae"]

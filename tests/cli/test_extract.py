@@ -1,12 +1,11 @@
 import json
+import sys
 
 import numpy as np
 import pytest
 import torch
-import typer
 from PIL import Image
 from tiny_models import build, processor
-from typer.testing import CliRunner
 
 from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.encoders.vision import VisionEncoder
@@ -14,11 +13,10 @@ from cbsae_hub.models import folder_revision
 
 
 @pytest.fixture
-def script(tmp_path, monkeypatch):
-    """Calls training/extract_activations.py with a recipe for a tiny CLIP and five pictures, and with arguments."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-    from training.extract_activations import main
-
+def extract(tmp_path, monkeypatch, cbsae):
+    """Calls ``cbsae extract`` with a recipe for a tiny CLIP and five pictures, and with arguments."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
     build("CLIPVisionModelWithProjection").save_pretrained(tmp_path / "clip")
     processor("CLIPVisionModelWithProjection").save_pretrained(tmp_path / "clip")
     (tmp_path / "pictures").mkdir()
@@ -28,15 +26,13 @@ def script(tmp_path, monkeypatch):
         f"activations: {{encoder: {tmp_path}/clip, layer: -2, tokens: cls, images: {tmp_path}/pictures, "
         f"split: train, output: {tmp_path}/store, dtype: float32}}\n"
     )
-    app = typer.Typer()
-    app.command()(main)
-    return lambda *arguments: CliRunner().invoke(app, ["--recipe", str(tmp_path / "recipe.yaml"), *map(str, arguments)])
+    return lambda *arguments: cbsae("extract", "--recipe", tmp_path / "recipe.yaml", *arguments)
 
 
-def test_recipe_and_overrides_make_a_store_that_says_what_it_is(script, tmp_path):
-    result = script("--set", "tokens=patches", "--set", "images_per_shard=2", "--output", tmp_path / "other")
+def test_recipe_and_overrides_make_a_store_that_says_what_it_is(extract, tmp_path):
+    result = extract("--set", "tokens=patches", "--set", "images_per_shard=2", "--output", tmp_path / "other")
     assert result.exit_code == 0, result.output
-    assert result.stdout == ""
+    assert result.stdout == f"{tmp_path}/other: 20 activations of 5 images\n"
     store = ActivationStore.open(tmp_path / "other")
     pictures = [Image.open(tmp_path / "pictures" / f"{i}.png") for i in range(5)]
     encoder = VisionEncoder.from_pretrained(tmp_path / "clip", layer=2, tokens="patches")
@@ -47,7 +43,7 @@ def test_recipe_and_overrides_make_a_store_that_says_what_it_is(script, tmp_path
     assert not (tmp_path / "store").exists()
 
 
-def test_a_function_can_make_the_pictures(script, tmp_path):
+def test_a_function_can_make_the_pictures(extract, tmp_path):
     (tmp_path / "white_pictures.py").write_text(
         "from PIL import Image\n"
         "class White(list):\n"
@@ -56,7 +52,7 @@ def test_a_function_can_make_the_pictures(script, tmp_path):
         "def make(count):\n"
         "    return White(range(count))\n"
     )
-    result = script("--set", "images=white_pictures:make", "--set", "images_args={count: 6}")
+    result = extract("--set", "images=white_pictures:make", "--set", "images_args={count: 6}")
     assert result.exit_code == 0, result.output
     store = ActivationStore.open(tmp_path / "store")
     assert store.num_images == 6
@@ -74,21 +70,21 @@ def test_a_function_can_make_the_pictures(script, tmp_path):
         (["--set", "layer=9"], "layer"),
         (["--set", "tokens=some"], "tokens must be"),
         (["--set", "dtype=int8"], "dtype must be 'float16' or 'float32', got 'int8'"),
-        (["--set", "images=nowhere:make"], "'nowhere:make' is no module:function of this checkout"),
+        (["--set", "images=nowhere:make"], "'nowhere:make' is no module:function of this folder"),
         (["--set", "batch_size"], "key=value"),
     ],
 )
-def test_mistakes_are_named(script, tmp_path, arguments, message):
-    result = script(*arguments)
-    assert result.exit_code == 2
-    assert message in " ".join(result.output.replace("│", " ").split())
+def test_mistakes_are_named(extract, tmp_path, arguments, message):
+    result = extract(*arguments)
+    assert result.exit_code == 1
+    assert message in result.stderr
     assert not (tmp_path / "store").exists()
 
 
-def test_other_settings_in_the_same_folder_are_refused(script, tmp_path):
-    assert script().exit_code == 0
+def test_other_settings_in_the_same_folder_are_refused(extract, tmp_path):
+    assert extract().exit_code == 0
     manifest = json.loads((tmp_path / "store" / "manifest.json").read_text())
-    result = script("--set", "seed=1")
-    assert result.exit_code == 2
-    assert "seed: 0 there, 1 now" in " ".join(result.output.replace("│", " ").split())
+    result = extract("--set", "seed=1")
+    assert result.exit_code == 1
+    assert "seed: 0 there, 1 now" in result.stderr
     assert json.loads((tmp_path / "store" / "manifest.json").read_text()) == manifest

@@ -1,12 +1,13 @@
 import dataclasses
-from importlib import import_module
+import re
+from importlib import resources
 from pathlib import Path
 
 import pytest
-import typer
-from typer.testing import CliRunner
+import yaml
 
-from training.recipes import (
+from cbsae_hub.pipeline.recipe import load_function, read_sections, read_settings, shipped
+from cbsae_hub.pipeline.sections import (
     SECTIONS,
     ActivationsSection,
     CBSAESection,
@@ -14,8 +15,9 @@ from training.recipes import (
     EvaluationSection,
     InsertionSection,
     PruneSettings,
-    read_sections,
-    read_settings,
+    SAESection,
+    ScoresSection,
+    SteerabilitySection,
 )
 
 
@@ -94,7 +96,9 @@ def test_sections_within_sections_are_checked_too():
         PruneSettings(count=3, share=0.5)
 
 
-RECIPES = sorted((Path(__file__).parents[2] / "training" / "recipes").glob("*.yaml"))
+SHIPPED = Path(str(resources.files("cbsae_hub.pipeline").joinpath("recipes")))
+EMOJI = Path(__file__).parents[2] / "training" / "recipes"
+RECIPES = sorted([*SHIPPED.glob("*.yaml"), *EMOJI.glob("*.yaml")])
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
@@ -108,12 +112,14 @@ def test_recipes_hold_what_their_scripts_know(recipe):
             written = section.to_dict()[key]
             assert written == value or key == "prune" or float(value) == written, (name, key, defaults)
     assert {"activations", "sae"} <= sections.keys()
+    if "evaluate" not in sections:
+        return
     variants = EvaluationSection.read(recipe).variants_of(CBSAESection.read(recipe))
     assert next(iter(variants)) == "seed-0" and variants["seed-0"].replace(seed=0) == CBSAESection.read(recipe)
 
 
 def test_variants_differ_in_what_they_say_and_a_wrong_one_is_named():
-    recipe = next(path for path in RECIPES if path.stem == "emoji")
+    recipe = EMOJI / "emoji.yaml"
     base, evaluation = CBSAESection.read(recipe), EvaluationSection.read(recipe)
     variants = evaluation.variants_of(base)
     assert variants["k-10"] == base.replace(cb_k=10) and variants["seed-2"].config().seed == 2
@@ -123,21 +129,107 @@ def test_variants_differ_in_what_they_say_and_a_wrong_one_is_named():
         evaluation.replace(variants={"slip": {"stepz": 1}}).variants_of(base)
 
 
-@pytest.mark.parametrize(
-    ("script", "section"),
-    {
-        "train_cbsae": "cbsae",
-        "evaluate": "evaluate",
-        "uncertainty": "scores",
-        "extract_activations": "activations",
-        "train_sae": "sae",
-        "score_neurons": "scores",
-        "sweep": "sweep",
-    }.items(),
-)
-def test_a_recipe_without_its_section_is_explained(tmp_path, script, section):
-    (tmp_path / "other.yaml").write_text("other: {}\n")
-    command = typer.Typer()
-    command.command()(import_module(f"training.{script}").main)
-    done = CliRunner().invoke(command, ["--recipe", str(tmp_path / "other.yaml")], env={"COLUMNS": "1000"})
-    assert done.exit_code == 2 and f"has no section '{section}'; it has other" in done.output
+def test_keys_may_say_whose_they_are_and_what_is_nobodys_is_refused():
+    among = ("steerability", "scores")
+    overrides = ["alpha=20", "scores.model=a", "scores.judge=b", "scores.images=c", "scores.split=d",
+                 "scores.concepts={e: f}", "steerability.llava=g"]  # fmt: skip
+    steering = SteerabilitySection.read(None, overrides, among=among)
+    assert (steering.alpha, steering.llava) == (20, "g")
+    scores = ScoresSection.read(None, overrides, among=among)
+    assert (scores.model, scores.concepts) == ("a", {"e": "f"})
+    with pytest.raises(ValueError, match="no section sae in what is read here: steerability, scores"):
+        ScoresSection.read(None, ["sae.k=3"], among=among)
+    with pytest.raises(ValueError, match=r"--set scores\.split=\.\.\."):
+        ScoresSection.read(None, [one for one in overrides if "split" not in one], among=among)
+
+
+def test_without_a_recipe_what_is_missing_is_named():
+    with pytest.raises(ValueError, match=r"section `sae` lacks activations, output: .* --set activations=\.\.\."):
+        SAESection.read(None, ["k=3"])
+    with pytest.raises(ValueError, match="section `activations` lacks encoder, layer, tokens, output, split"):
+        ActivationsSection.read(None, ["images=a"])
+    assert SAESection.read(None, ["k=3"], activations=Path("a"), output=Path("b")).k == 3
+
+
+def test_a_recipe_that_is_not_there_is_an_error_that_names_those_that_are(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no recipe .*none.yaml; `cbsae recipe NAME` .*own-encoder"):
+        read_sections(tmp_path / "none.yaml")
+
+
+def test_functions_are_found_in_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "pictures_of_mine.py").write_text("def make():\n    return 3\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [path for path in __import__("sys").path if path])
+    assert load_function("pictures_of_mine:make")() == 3
+
+
+# ------------------------------------------------------------------------------- recipes that come with the package
+
+KEY = re.compile(r"^( *)#?(\w[\w.-]*):(?: |$)")
+
+
+def keys(text, uncomment=True):
+    """Section and key of each line that is one, commented out or not, at the depth of settings or below `prune`."""
+    section = inner = None
+    for line in text.splitlines():
+        found = KEY.match(line)
+        if not found or (not uncomment and line.lstrip().startswith("#")):
+            continue
+        depth, name = len(found[1]), found[2]
+        if depth == 0:
+            section, inner = name, None
+        elif depth == 2:
+            inner = name
+            yield section, name, line
+        elif inner == "prune":
+            yield "prune", name, line
+
+
+def uncommented(text):
+    return "\n".join(re.sub(r"^( *)#(?=\w[\w.-]*:(?: |$))", r"\1", line) for line in text.splitlines())
+
+
+def test_the_recipe_for_an_encoder_of_ones_own_has_every_setting_and_no_other():
+    text = shipped()["own-encoder"]
+    found = [(section, name) for section, name, _ in keys(text)]
+    assert len(set(found)) == len(found)
+    known = {(name, one.name) for name, kind in SECTIONS.items() for one in dataclasses.fields(kind)}
+    known |= {("prune", one.name) for one in dataclasses.fields(PruneSettings)}
+    assert set(found) == known
+
+
+def test_what_is_commented_out_can_be_taken_in():
+    sections = yaml.safe_load(uncommented(shipped()["own-encoder"]))
+    assert sections.keys() == SECTIONS.keys()
+    del sections["cbsae"]["prune"]["count"], sections["cbsae"]["prune"]["threshold"]  # exactly one of three
+    for name, settings in sections.items():
+        SECTIONS[name].from_dict(settings)
+
+
+def same(default, value):
+    """As YAML and as Python have it."""
+    return (list(default) if isinstance(default, tuple) else default) == value
+
+
+def test_a_commented_setting_shows_its_default():
+    """But for those whose comment tells the default, or whose default is that of a function."""
+    text = shipped()["own-encoder"]
+    sections = yaml.safe_load(uncommented(text))
+    kinds = {**SECTIONS, "prune": PruneSettings}
+    sections["prune"] = sections["cbsae"]["prune"]
+    compared = 0
+    for section, name, line in keys(text):
+        (one,) = [each for each in dataclasses.fields(kinds[section]) if each.name == name]
+        default = one.default_factory() if one.default_factory is not dataclasses.MISSING else one.default
+        if not line.lstrip().startswith("#") or default in (dataclasses.MISSING, None) or "default " in line:
+            continue
+        assert same(default, sections[section][name]) or float(sections[section][name]) == default, (section, name)
+        compared += 1
+    assert compared > 40
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_setting_of_a_shipped_recipe_is_explained(name):
+    for section, key, line in keys(shipped()[name]):
+        assert "# " in line.lstrip("# "), (section, key)
+    assert "emoji" not in shipped()[name].lower(), "the package knows nothing of Emoji World"

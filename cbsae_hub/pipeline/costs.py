@@ -40,19 +40,28 @@ class Step:
     host: int = 0
 
 
-def make_encoder(config: Any, pixels: int | None, layer: int, tokens: str, device: Any = "meta") -> VisionEncoder:
+def make_encoder(
+    config: Any,
+    pixels: int | tuple[int, int] | None,
+    layer: int,
+    tokens: str,
+    device: Any = "meta",
+    processor: Any = None,
+) -> VisionEncoder:
     """A vision encoder with weights that mean nothing, and CLIP's preprocessing; on "meta" it has shapes and no memory.
 
-    The config is that of the encoder in transformers, or of a CLIP that contains it; it says how many pixels the side
-    of a picture has, if nobody else does. :class:`VisionEncoder` raises a ValueError for a wrong layer or tokens.
+    The config is that of the encoder in transformers, or of a CLIP that contains it. Pictures have the size that the
+    encoder's own processor makes them, else ``pixels``, a side or height and width, else what the config says.
+    :class:`VisionEncoder` raises a ValueError for a wrong layer or tokens.
     """
     vision = copy.deepcopy(getattr(config, "vision_config", config))
     family = family_of(vision)
-    size = vision.image_size = pixels or vision.image_size
-    height, width = size if isinstance(size, (list, tuple)) else (size, size)
-    processor = transformers.CLIPImageProcessor(
-        size={"shortest_edge": max(height, width)}, crop_size={"height": height, "width": width}
-    )
+    if processor is None:
+        size = vision.image_size = pixels or vision.image_size
+        height, width = size if isinstance(size, (list, tuple)) else (size, size)
+        processor = transformers.CLIPImageProcessor(
+            size={"shortest_edge": max(height, width)}, crop_size={"height": height, "width": width}
+        )
     with torch.device(device):
         model = getattr(transformers, family.model)(vision, **family.options)
     return VisionEncoder(model, processor, layer, tokens)

@@ -1,0 +1,412 @@
+"""The settings of each step, as dataclasses: the sections that a recipe may have."""
+
+from collections.abc import Mapping
+from dataclasses import field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic.dataclasses import dataclass
+
+from cbsae_hub.pipeline.recipe import Section
+from cbsae_hub.trainers.config import CBSAETrainConfig, Count, Flag, Integer, Natural, Number, SAETrainConfig, Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSource(Settings):
+    """The images that a section reads."""
+
+    images: str
+    """Folder or Hub id; or ``module:function``, a function of your own that returns a map-style dataset."""
+    images_args: dict[str, Any] = field(default_factory=dict)
+    """Arguments of that function."""
+    images_revision: str | None = None
+    """Branch, tag or commit of the images on the Hub."""
+    split: str | None = None
+    """Split of the images, several with "+". A function needs none."""
+
+    @property
+    def is_function(self) -> bool:
+        """Whether the images come from a function of the user's."""
+        return ":" in self.images
+
+    @classmethod
+    def lacking(cls, settings: Mapping[str, Any]) -> list[str]:
+        """See :meth:`Settings.lacking`."""
+        needs_split = ":" not in str(settings.get("images")) and settings.get("split") is None
+        return super().lacking(settings) + ["split"] * needs_split
+
+    def __post_init__(self) -> None:
+        if not self.is_function and self.split is None:
+            raise ValueError("the recipe lacks split")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationsSection(ImageSource, Section, section="activations"):
+    """Settings of `cbsae extract`: what the encoder makes of the images, stored once for all trainings."""
+
+    encoder: str
+    """Folder or Hub id of the vision encoder, in the format of transformers: CLIP, SigLIP, DINO 1 to 3, plain ViT."""
+    encoder_revision: str | None = None
+    """Branch, tag or commit of the encoder on the Hub."""
+    layer: Integer
+    """Block whose output is read, from 0; negative ones count from the end, -2 is the last but one."""
+    tokens: str
+    """Which tokens of a picture are stored: patches, cls, all, or random:n for n drawn ones."""
+    output: Path
+    """Folder of the store."""
+    dtype: Literal["float16", "float32"] | None = None
+    """Type of the numbers in the store; null is float16."""
+    images_per_shard: Count | None = None
+    """Images in each of the store's files; null is 1,024."""
+    batch_size: Count | None = None
+    """Images in a forward pass; null is 256."""
+    seed: Natural | None = None
+    """Seed of the tokens that random:n draws; null is 0."""
+    readers: Count | None = None
+    """Threads that decode images; null is 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SAESection(SAETrainConfig, Section, section="sae"):
+    """Settings of `cbsae train`: the store, the output, and everything that decides the weights."""
+
+    activations: Path
+    """Folder of the store that `cbsae extract` wrote."""
+    output: Path
+    """Folder of the SAE, its log and its checkpoint."""
+
+    def config(self) -> SAETrainConfig:
+        """The training settings alone."""
+        return self.part(SAETrainConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoresSection(Section, section="scores"):
+    """Settings of `cbsae score`: what neurons are named with, and on which images."""
+
+    model: str
+    """Folder or Hub id of the SAE."""
+    judge: str
+    """Image-text model that names the neurons: ARCHITECTURE/TAG of open_clip, a folder or a Hub id."""
+    images: str
+    """Folder or Hub id of the images that neurons are scored on."""
+    split: str
+    """Split of these images, several with "+"."""
+    concepts: dict[str, str]
+    """Name to list of concepts: a text file with one a line, common (it comes with the package), or a published list
+    (broden, 3k, 20k, vlg-cbm, decider). The first one names the neurons; coverage is reported of all."""
+    similarity: str | None = None
+    """Image model that measures MonoSemanticity, folder or id; null is the judge."""
+    truth: dict[str, str] | None = None
+    """Kind to column of labels that neurons are compared with. ``column.field`` reads a field of records, a ``?`` at
+    the end makes a column that may be empty one label."""
+    tree: str | None = None
+    """JSON file of a tree of concepts; it tells how general neurons are."""
+    zero_shot: tuple[str, ...] | None = None
+    """Sentences with {} in the place of a class. With them the encoder's own text tower, if it has one, classifies the
+    images of the first kind of truth, with reconstructions in the place of activations."""
+    encoder: str | None = None
+    """Folder or id of the encoder, instead of the one that the SAE's config names."""
+    top_k: Count | None = None
+    """Images that a neuron is named by; null is 100. Take fewer where most neurons fire on fewer images."""
+    batch_size: Count = 64
+    """Images in a forward pass."""
+    output: Path | None = None
+    """Folder of the scores."""
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings that scores.json has: where scores are written does not change them."""
+        return self.replace(output=None).to_dict(defaults=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteerabilitySection(Section, section="steerability"):
+    """Settings of `cbsae score --steer`: what speaks or draws while each neuron is set, and who judges that."""
+
+    llava: str | None = None
+    """Folder or Hub id of the LLaVA that reads this encoder; null leaves the text scores out."""
+    sentences: str | None = None
+    """Sentence transformer that compares LLaVA's words with a neuron's name; text scores need it."""
+    clip: str | None = None
+    """Image-text model of Pach et al.'s variant of the text score; null leaves that out."""
+    unclip: str | None = None
+    """Folder or Hub id of the Stable unCLIP that reads this encoder; null leaves the image scores out."""
+    pictures: str | None = None
+    """Image model that compares drawings with a neuron's top images; image scores need it."""
+    neurons: Count | tuple[Natural, ...] | None = None
+    """How many of the neurons with a name, from all groups alike; or their numbers; null is all."""
+    alpha: Number = 50.0
+    """The value that a neuron is set to."""
+    unit: str | None = None
+    """What alpha counts: absolute (null), or p99, the neuron's 99th percentile."""
+    prompt: str | None = None
+    """The question to LLaVA; null asks for one word."""
+    drawn: Count | None = None
+    """How many of these neurons unCLIP draws, evenly spread; null is all."""
+    seeds: tuple[Natural, ...] | None = None
+    """Seeds of each neuron's drawings; null is 0 alone."""
+    steps: Count | None = None
+    """Steps of a drawing; null is 20."""
+    guidance: Number = 10.0
+    """Guidance of a drawing."""
+    main: str | None = None
+    """The score that is called steerability: text_white, text_unit, image_white or image_unit; null is text_white if
+    there is a LLaVA, else image_white."""
+    seed: Natural | None = None
+    """Seed of the random directions; null is 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneSettings(Settings):
+    """The neurons that a bottleneck keeps, by exactly one of count, share and threshold: ``neurons.pruning.prune``."""
+
+    by: str | tuple[str, ...] = "both"
+    """A column of the neuron table, several, or both: interpretability and steerability."""
+    count: Count | None = None
+    """How many neurons stay."""
+    share: Number | None = None
+    """Share of the neurons that stay, above 0 and up to 1."""
+    threshold: Number | None = None
+    """Score from which a neuron stays."""
+    normalize: str | None = None
+    """How scores are scaled before they are combined: minmax (null), rank or none."""
+    combine: str | None = None
+    """How columns are combined: sum (null), product or min."""
+    weights: dict[str, Number] | None = None
+    """Column to weight in a sum; null is 1 for all."""
+
+    def __post_init__(self) -> None:
+        if sum(limit is not None for limit in (self.count, self.share, self.threshold)) != 1:
+            settings = self.to_dict(defaults=False)
+            raise ValueError(f"prune takes exactly one of count, share and threshold, got {settings}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CBSAESection(CBSAETrainConfig, Section, section="cbsae"):
+    """Settings of `cbsae bottleneck`: what is pruned and added, and everything that decides the weights."""
+
+    model: str
+    """Folder or Hub id of the SAE."""
+    scores: str
+    """Folder of the neuron table by which neurons are pruned: that of the scores, or of a pack."""
+    names: str | None = None
+    """Folder of the table whose names decide which concepts are missing; null is ``scores``."""
+    activations: Path
+    """Folder of the store that the SAE was trained on."""
+    teacher: str
+    """Image-text model that the concepts are learnt from; see ``judge`` of the scores."""
+    embeddings: Path
+    """Folder of the teacher's embeddings of the images; they are computed once."""
+    concepts: str
+    """The list of concepts that the model is to have; see ``concepts`` of the scores."""
+    prune: PruneSettings
+    """Which neurons stay, see :class:`PruneSettings`."""
+    output: Path
+    """Folder of the model, its log and its checkpoint."""
+    cb_k: Count = 5
+    """Concepts that are active at once."""
+    cb_activation: str = "topk_relu"
+    """Which: topk_relu, the largest, if positive; topk_signed, the largest; topk_abs, those of the largest size."""
+    min_percentile: Number = 0.0
+    """A name counts from this percentile among neurons with random images; 0.95 leaves out names by chance."""
+    force: Flag = False
+    """Whether concepts get a neuron that are names of retained neurons already."""
+
+    def config(self) -> CBSAETrainConfig:
+        """The training settings alone."""
+        return self.part(CBSAETrainConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSection(Section, section="evaluate"):
+    """Settings of `cbsae evaluate`; those of other sections that it replaces, and what it varies."""
+
+    judges: dict[str, str]
+    """Name to folder or id of an image-text model; the first one judges all models."""
+    seeds: tuple[Natural, ...]
+    """Seeds with which the bottleneck is trained."""
+    output: Path
+    """Folder of the tables, the figures and all models."""
+    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Name to settings of section `cbsae` that differ."""
+    shares: tuple[Number, ...] = ()
+    """Shares of the neurons that are retained, a model each."""
+    ks: tuple[Count, ...] = ()
+    """k of the bottleneck, a model each."""
+    steps: Count | None = None
+    """Instead of those of section `cbsae`."""
+    drawn: Count | None = None
+    """Instead of that of section `steerability`."""
+    concepts: dict[str, str] | None = None
+    """Instead of those of section `scores`."""
+    truth: dict[str, str] | None = None
+    """Instead of that of section `scores`."""
+    zero_shot: tuple[str, ...] | None = None
+    """Instead of that of section `scores`."""
+
+    def variants_of(self, base: CBSAESection) -> dict[str, CBSAESection]:
+        """The settings of each model that is trained, by its name; all but the seeds have the first seed.
+
+        Args:
+            base: The recipe's section `cbsae`.
+
+        Raises:
+            ValueError: Names the variant whose settings are wrong.
+        """
+        first: dict[str, Any] = {"seed": self.seeds[0]}
+        changes = {
+            **{f"seed-{seed}": {"seed": seed} for seed in self.seeds},
+            **{name: first | one for name, one in self.variants.items()},
+            **{f"share-{s:g}": first | {"prune": {"by": base.prune.by, "share": s}} for s in self.shares},
+            **{f"k-{k}": first | {"cb_k": k} for k in self.ks},
+        }
+        variants = {}
+        for name, one in changes.items():
+            try:
+                variants[name] = base.replace(**one)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+        return variants
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatJudgeSettings(Settings):
+    """A language model behind an endpoint that speaks OpenAI's protocol."""
+
+    model: str
+    """Its name there."""
+    base_url: str | None = None
+    """Address of the endpoint; null is OpenAI's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InsertionSection(Section, section="insertion"):
+    """Settings of training/insertion.py in the repository: are concepts inserted into LLaVA's answers, and removed?"""
+
+    model: str
+    """Folder or Hub id of the SAE."""
+    llava: str
+    """Folder or Hub id of the LLaVA."""
+    images: str
+    """Folder or Hub id of the images on which neurons were scored."""
+    split: str
+    """Split of these images."""
+    scores: str
+    """Folder of the neuron table."""
+    prompts: tuple[str, ...]
+    """Open questions to LLaVA."""
+    judge: str | ChatJudgeSettings
+    """A function of your own, ``module:function``, or a language model, ``{model, base_url}``."""
+    output: Path
+    """Folder of the results."""
+    neurons: Count = 100
+    """How many neurons."""
+    where: dict[str, Any] = field(default_factory=dict)
+    """Columns of the neuron table and what they must be."""
+    blanks: str | None = None
+    """Split whose images concepts are inserted into; null is a white one."""
+    batch: Count = 16
+    """Questions at once."""
+    alpha: Number | None = None
+    """Value of neurons for insertion; null is 50."""
+    beta: Number | None = None
+    """Minus their value for suppression; null is 50."""
+    keep_error: Flag | None = None
+    """Whether what the SAE loses is put back; null is no, as in the paper."""
+    max_new_tokens: Count | None = None
+    """Answers end there at the latest; null is 64."""
+    seed: Natural | None = None
+    """Seed of random images, of directions and of the neurons that are chosen; null is 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepSection(ImageSource, Section, section="sweep"):
+    """Settings of training/sweep.py in the repository: a grid of SAEs, one table. What is null is as in `sae`."""
+
+    encoder: str
+    """See section `activations`."""
+    layers: tuple[Integer, ...]
+    """Blocks, see ``layer`` of section `activations`."""
+    tokens: str
+    """See section `activations`."""
+    expansions: tuple[Count, ...]
+    """Neurons per dimension of the activations."""
+    similarity: str
+    """Image model that measures MonoSemanticity."""
+    probe_images: str
+    """Folder or Hub id of the images that neurons are scored on."""
+    probe_split: str
+    """Split of these images."""
+    output: Path
+    """Folder of the table and of all SAEs."""
+    images_per_shard: Count | None = None
+    """See section `activations`."""
+    k: Count | None = None
+    """See section `sae`, as all that follow."""
+    steps: Count | None = None
+    """Steps of each training."""
+    batch_size: Count | None = None
+    """Tokens per step."""
+    lr: Number | str | None = None
+    """Learning rate."""
+    warmup_steps: Natural | None = None
+    """Steps in which it rises."""
+    decay_start: Natural | None = None
+    """Step from which it falls."""
+    dead_after_tokens: Count | None = None
+    """Tokens after which a neuron that has not fired is dead."""
+    seed: Natural | None = None
+    """Seed of the trainings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShotSteeringSection(Section, section="zero_shot_steering"):
+    """Settings of training/zero_shot_steering.py in the repository: how strongly neurons steer CLIP's answers."""
+
+    model: str
+    """Folder or Hub id of the SAE."""
+    clip: str
+    """Folder or Hub id of the CLIP that it explains."""
+    vocabulary: str
+    """The list of concepts that CLIP chooses from; see ``concepts`` of the scores."""
+    images: str
+    """Folder or Hub id of the images."""
+    split: str
+    """Split of these images."""
+    images_count: Integer
+    """How many of them."""
+    output: Path
+    """Folder of the results."""
+    strengths: tuple[float, ...] | None = None
+    """Values that neurons are set to; null is ``cbsae_hub.steering.clip.STRENGTHS``."""
+    neurons: Integer | Literal["all"] = "all"
+    """How many neurons."""
+    gamma: Number = 0.1
+    """Neurons whose score is above this are counted by share."""
+    beta: Number = 0.5
+    """Neurons whose score is above this are counted by number."""
+    seed: Natural = 0
+    """Seed of the images and neurons that are drawn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRunSection(Section, section="dry_run"):
+    """Facts of models and images that `cbsae dry-run` cannot read where they are absent."""
+
+    encoder: dict[str, Any] | None = None
+    """The encoder's config in transformers."""
+    pixels: Count | tuple[Count, Count] | None = None
+    """Side of the images that the encoder reads, or height and width; null is as its processor or its config says."""
+    images: Count | None = None
+    """Number of images that activations are stored of."""
+    probe_images: Count | None = None
+    """Number of images that neurons are scored on."""
+    images_gb: Number = 0.0
+    """Size of the images' download."""
+    models_gb: dict[str, Number] = field(default_factory=dict)
+    """Model to size of its download."""
+    by_hand: str | None = None
+    """What a person has to do before anything can be downloaded."""
+
+
+SECTIONS: dict[str, type[Section]] = {one.section: one for one in Section.__subclasses__()}
