@@ -21,7 +21,7 @@ def _show(data: Data) -> str:
         ("explained variance", number(data["explained_variance"])),
     ]
     if names := data.get("names"):
-        worth = f"{names['better_than_both']} of {names['of']} are better than chance and than nonsense"
+        worth = f"{names['better_than_both']} of {names['of']} are better than chance and than nonsense; luck gives {names['by_luck']}"
         lines.append(("names", worth))
     else:
         lines.append(("names", "none, as there was no judge: give --judge"))

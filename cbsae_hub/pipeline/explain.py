@@ -374,6 +374,7 @@ def rank_neurons(frame: pd.DataFrame, nonsense: Nonsense | None) -> dict[str, An
             "of": len(alive),
             "better_than_chance": int(above_chance.sum()),
             "better_than_both": int(above_both.sum()),
+            "by_luck": round((1 - SURE) * len(alive)),
             "share_of_nonsense_better_than_chance": nonsense.share_above_chance,
             "score_of_nonsense": nonsense.score,
         },

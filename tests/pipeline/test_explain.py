@@ -187,6 +187,7 @@ def test_the_best_names_beat_chance_and_nonsense_and_stand_once():
     assert both["worst"] == [14, 11, 12, 13, 15], "each name once"
     ranks = rank_neurons(frame, explain.Nonsense(10, 0.1, 2.5))
     assert ranks["best"] == [0, 2]
+    assert ranks["names"]["by_luck"] == 0  # a twentieth of 7
     assert ranks["names"]["better_than_chance"] == 5 and ranks["names"]["better_than_both"] == 4
     assert ranks["worst"][-1] == 5 and 6 not in ranks["worst"]
 
