@@ -77,8 +77,8 @@ def build(models: str | Path | Sequence[str | Path], llava: str | None = None, u
         OSError: If the first model or its pack is missing or damaged.
         ValueError: If no model was given, or one twice.
     """
-    given = [models] if isinstance(models, (str, Path)) else models
-    serving = Serving([one for model in given for one in answers_in(model) or [model]], llava, unclip)
+    sources = [models] if isinstance(models, (str, Path)) else models
+    serving = Serving([one for source in sources for one in answers_in(source) or [str(source)]], llava, unclip)
     with Page(title=TITLE, delete_cache=(3600, 3600), analytics_enabled=False) as page:
         _Page(serving).render(page)
     page.queue(max_size=256, default_concurrency_limit=4, api_open=False)  # nobody passes the queue by

@@ -99,7 +99,7 @@ class LoadedModel:
 
     @property
     def archive_name(self) -> str:
-        """What a visitor's own model is called where they download it."""
+        """Name of a visitor's own model where they download it."""
         return re.sub(r"[^\w-]", "-", self.name) + "-extended"
 
     @property
