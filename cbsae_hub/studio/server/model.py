@@ -99,7 +99,7 @@ class LoadedModel:
 
     @property
     def archive_name(self) -> str:
-        """A visitor's own model has this name where they download it."""
+        """Name of a visitor's own model where they download it."""
         return re.sub(r"[^\w-]", "-", self.name) + "-extended"
 
     @property

@@ -1,4 +1,4 @@
-"""Models have names on the page, in links and in code. Where a folder lies is nobody's business."""
+"""Names of models: on the page, in links and in code. Where a folder lies is nobody's business."""
 
 import re
 from collections.abc import Sequence

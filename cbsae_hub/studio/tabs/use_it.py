@@ -66,8 +66,8 @@ class UseItTab(Tab):
         """Returns values of :attr:`outputs` for a model and a basket."""
         model = self.session.model_of(key)
         basket = basket_of(edits, model)
-        served = "" if model is self.session.serving.first else model.key
-        code = snippets(model, basket, str(request.headers.get("origin") or LOCAL), served)
+        name = "" if model is self.session.serving.first else model.key
+        code = snippets(model, basket, str(request.headers.get("origin") or LOCAL), name)
         return [_TEMPLATE.introduction(where(model)), *(code[name] for name in LANGUAGES), _recipe_link(model, basket)]
 
 
@@ -178,15 +178,15 @@ def _by_http(model: LoadedModel, edits: list[Edit], word: str, address: str, key
     pairs = [{"neuron": edit.neuron, "value": round(edit.value, 2)} for edit in edits]
     steers = model.no_reader("llava") is None
     endpoint, values = ("steer_caption", ["white", ONE_WORD, pairs]) if steers else ("encode_image", ["white", 10])
-    for_model = f", model={_quoted(key)}" if key else ""
+    naming = f", model={_quoted(key)}" if key else ""
     usual = [parameter.default for parameter in list(signature(getattr(Api, endpoint)).parameters.values())[1:-1]]
     data = {"data": [*values, *usual[len(values) :], key] if key else values}
     return {
         "client": f'''from gradio_client import Client
 
 client = Client("{address}")
-print(client.predict({_quoted(word)}, 5{for_model}, api_name="/find_neurons"))
-print(client.predict({", ".join(map(json.dumps, values))}{for_model}, api_name="/{endpoint}"))
+print(client.predict({_quoted(word)}, 5{naming}, api_name="/find_neurons"))
+print(client.predict({", ".join(map(json.dumps, values))}{naming}, api_name="/{endpoint}"))
 # A picture of yours: base64.b64encode(open("my.png", "rb").read()).decode() instead of "white".
 ''',
         "curl": f"""id=$(curl -s {address}/gradio_api/call/{endpoint} -H 'Content-Type: application/json' \\

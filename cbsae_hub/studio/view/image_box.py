@@ -17,7 +17,7 @@ from cbsae_hub.studio.view.images import WHITE, as_webp, data_uri, is_sample
 from cbsae_hub.studio.view.style import script
 
 SAMPLES = 7
-SAME_AS_BEFORE = "Your file could not be opened. This is still the picture that is steered."
+SAME_PICTURE = "Your file could not be opened. This is still the picture that is steered."
 
 
 def upload_box(elem_id: str, height: int = 220) -> gr.Image:
@@ -33,18 +33,18 @@ def upload_box(elem_id: str, height: int = 220) -> gr.Image:
 
 
 def bind_upload(
-    box: gr.Image, handler: Any, inputs: list[Any], outputs: list[Any], refused: Any, inputs_then: list[Any],
+    box: gr.Image, handler: Any, inputs: list[Any], outputs: list[Any], failure: Any, inputs_then: list[Any],
     outputs_then: list[Any],
 ) -> Any:  # fmt: skip
     """Calls a handler with each upload; returns the event.
 
-    Of what is refused, the box keeps nothing, and what ``refused`` returns takes the place of what was there before:
+    Of what is refused, the box keeps nothing, and what ``failure`` returns takes the place of what was there before:
     nobody shall take that for the upload's.
     """
-    uploaded = box.input(handler, inputs, outputs, **PRIVATE)
-    uploaded.failure(None, None, box, js="() => null")
-    uploaded.failure(refused, inputs_then, outputs_then, **LOOKUP)
-    return uploaded
+    event = box.input(handler, inputs, outputs, **PRIVATE)
+    event.failure(None, None, box, js="() => null")
+    event.failure(failure, inputs_then, outputs_then, **LOOKUP)
+    return event
 
 
 def sample_box(pack: Pack, elem_id: str, count: int, white: bool = False) -> gr.HTML:
@@ -118,7 +118,7 @@ class ImageBox:
     @kindly
     def keep_image(self, key: Any, image: Any) -> str:
         """Shows the image that is still the one that is steered, after an upload was refused."""
-        return preview(self.session, self.session.model_of(key).pack, image, SAME_AS_BEFORE)
+        return preview(self.session, self.session.model_of(key).pack, image, SAME_PICTURE)
 
     def _chosen(self, pack: Pack, name: str) -> list[Any]:
         return [name, pulse(self.tab), *[preview(self.session, pack, name)] * self._previews]
