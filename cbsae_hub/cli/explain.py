@@ -21,8 +21,8 @@ def _show(data: Data) -> str:
         ("explained variance", number(data["explained_variance"])),
     ]
     if names := data.get("names"):
-        worth = f"{names['better_than_both']} of {names['of']} are better than chance and than nonsense; luck gives {names['by_luck']}"
-        lines.append(("names", worth))
+        better = f"{names['better_than_both']} of {names['of']} are better than chance and than nonsense"
+        lines.append(("names", f"{better}; luck gives {names['by_luck']}"))
     else:
         lines.append(("names", "none, as there was no judge: give --judge"))
     lines += [("best", ", ".join(data["best_names"]) or "none"), ("worst", ", ".join(data["worst_names"]) or "none")]
