@@ -1,6 +1,7 @@
 """``cbsae explain`` makes a page of named neurons of an encoder and pictures."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -27,13 +28,17 @@ def _show(data: Data) -> str:
         lines.append(("names", "none, as there was no judge: give --judge"))
     lines += [("best", ", ".join(data["best_names"]) or "none"), ("worst", ", ".join(data["worst_names"]) or "none")]
     lines += [(f"wanted: {one['concept']}", _place(one)) for one in data["wanted"] or []]
-    page = f"{data['url']}; Ctrl-C ends it" if "url" in data else f"cbsae serve {data['folder']}"
+    page = f"{data['url']}; Ctrl-C ends it" if "url" in data else f"cbsae serve {quote(data['folder'])}"
     return facts([*lines, ("report", data["report"]), ("page", page)])
 
 
 def _place(one: Data) -> str:
-    where = {"sae": f"neuron {one['neuron']} already", "bottleneck": "trained", "dropped": f"left out, {one['why']}"}
-    return where[one["where"]]
+    if one["where"] == "bottleneck":
+        fits = (
+            "fit it best" if one["designated_first"] else "fit it" if one["designated_among_five"] else "do not fit it"
+        )
+        return f"trained; its pictures {fits}"
+    return f"neuron {one['neuron']} already" if one["where"] == "sae" else f"left out, {one['why']}"
 
 
 @command(_show, then=wait)

@@ -69,6 +69,8 @@ class Layout:
 def list_folder(folder: Path) -> list[str]:
     """Paths of all files in a folder, relative and sorted; links are followed, hidden files are left out.
 
+    Links to files that are not there are left out, too, and named in the log.
+
     Raises:
         OSError: If a folder cannot be read.
     """
@@ -76,7 +78,10 @@ def list_folder(folder: Path) -> list[str]:
     for parent, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
         folders[:] = [name for name in folders if not _leads_back(Path(parent), name)]
         files += [Path(parent, name).relative_to(folder).as_posix() for name in names]
-    return visible(files)
+    present = [file for file in visible(files) if (folder / file).exists()]
+    if broken := sorted({*visible(files)} - {*present}):
+        logger.warning("%s: links to files that are not there are left out: %s", folder, some(broken))
+    return present
 
 
 def visible(files: Iterable[str]) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 SURE = 0.95  # share of the null below a name's score from which it counts as more than chance
+SEVERAL = 6  # pictures, as many as a report shows of a neuron
 MARK = "by chance?"
 """Stands beside a name that is no better than chance, wherever it is shown."""
 MEANING = f"“{MARK}”: this name is no better than chance, for more than 5 % of names by chance fit as well."
@@ -24,30 +25,46 @@ def marked(name: str, row: Any) -> str:
 def telling(frame: pd.DataFrame, nonsense: float | None = None) -> pd.DataFrame:
     """The neurons to show first, best first: they are specific, and their names are better than chance.
 
-    Concept neurons grade every patch: that they are dense says nothing.
-
     Args:
         frame: Rows of the neuron table.
         nonsense: Score of names that an untrained SAE gets, see :class:`cbsae_hub.pipeline.nonsense.Nonsense`: names
             have to be better; None where nobody measured it.
     """
-    specific = ~frame["status"].isin(("dead", "dense")) | ((frame["kind"] == "cb") & (frame["status"] != "dead"))
     sure = frame["name"].notna() & (frame["null_percentile"] >= SURE)
     if nonsense is not None:
         sure &= frame["score"] > nonsense
-    return frame[specific & sure].sort_values("score", ascending=False, kind="stable")
+    return frame[_specific(frame) & sure].sort_values("score", ascending=False, kind="stable")
 
 
-def first_to_show(frame: pd.DataFrame, nonsense: float | None = None) -> pd.DataFrame:
-    """:func:`telling` neurons; if there are none, those that are specific, the most monosemantic ones first.
+def clear(frame: pd.DataFrame, images: int) -> pd.DataFrame:
+    """The neurons to show first where names say nothing: they are specific, the most monosemantic ones first.
 
-    If there are none of these either, all neurons.
+    Any two pictures are alike in something: a neuron that fires on fewer than :data:`SEVERAL` is not among them.
 
     Args:
         frame: Rows of the neuron table.
+        images: Number of pictures that it was made of.
+    """
+    several = frame["density"] * images >= SEVERAL - 0.5
+    ordered = frame[_specific(frame) & several & frame["monosemanticity"].notna()]
+    return ordered.sort_values("monosemanticity", ascending=False, kind="stable")
+
+
+def first_to_show(frame: pd.DataFrame, images: int, nonsense: float | None = None) -> pd.DataFrame:
+    """:func:`telling` neurons; if there are none, :func:`clear` ones; if there are none of these either, all.
+
+    Args:
+        frame: Rows of the neuron table.
+        images: See :func:`clear`.
         nonsense: See :func:`telling`.
     """
-    if len(best := telling(frame, nonsense)):
-        return best
-    specific = frame[~frame["status"].isin(("dead", "dense"))]
-    return (specific if len(specific) else frame).sort_values("monosemanticity", ascending=False, kind="stable")
+    for rows in (telling(frame, nonsense), clear(frame, images)):
+        if len(rows):
+            return rows
+    return frame
+
+
+def _specific(frame: pd.DataFrame) -> pd.Series:
+    """Neither on hardly any token nor on many. Concept neurons grade every patch: that they are dense says nothing."""
+    concept = (frame["kind"] == "cb") & (frame["status"] != "dead")
+    return ~frame["status"].isin(("dead", "rare", "dense")) | concept

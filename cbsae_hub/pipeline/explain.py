@@ -27,7 +27,7 @@ from cbsae_hub.formats.load import load
 from cbsae_hub.hub.files import claim, content_revision, plain, read_json, read_text, write_json, write_text
 from cbsae_hub.hub.locate import locate
 from cbsae_hub.models import CBSAE, SAE
-from cbsae_hub.neurons.chance import SURE, telling
+from cbsae_hub.neurons.chance import SURE, clear, telling
 from cbsae_hub.neurons.pack import INFO
 from cbsae_hub.neurons.pruning import prune
 from cbsae_hub.neurons.selection import select_concepts
@@ -155,7 +155,8 @@ class Explanation:
         """The judge of names, if there is one."""
         judge = self.question.judge
         if judge == AUTOMATIC:
-            judge = self.question.encoder if has_text_tower(locate(self.question.encoder)) else NONE
+            own = self.encoder.repo_id
+            judge = own if has_text_tower(locate(own)) else NONE
         return None if judge == NONE else ClipLike.from_pretrained(judge, device=self.device)
 
     @cached_property
@@ -212,7 +213,7 @@ class Explanation:
         path = self.folder / RECIPE
         if path.is_file():
             return yaml.safe_load(read_text(path))
-        question, place = self.question, lambda name: str(self.folder / name)
+        question, place = self.question, lambda name: str(self.folder.resolve() / name)
         amount = Amount(len(self.collection.images), self.encoder.tokens_per_image, self.encoder.d_in)
         images = {"images": place("images"), "split": self.collection.source["split"]}
         recipe: dict[str, Any] = {
@@ -272,8 +273,15 @@ class Explanation:
             write_json(path, vars(name_nonsense(model, self.store, self.embeddings, texts, self.top_k)))
         return Nonsense(**read_json(path))
 
-    def add_wanted(self, sae: SAE, scores: Scores) -> pd.DataFrame | None:
-        """Trains concept neurons for what is wanted and no neuron stands for; returns where each wanted concept is.
+    def add_wanted(self, sae: SAE, scores: Scores, nonsense: Nonsense | None) -> pd.DataFrame | None:
+        """Trains concept neurons for what is wanted and no neuron stands for.
+
+        A neuron stands for a concept if it may be shown for it: it is specific, and its name is better than chance and
+        than nonsense.
+
+        Returns:
+            The report of :func:`cbsae_hub.neurons.selection.select_concepts`, and of concept neurons, whether the
+            concept is the best name of their pictures, or among the five best; None if nothing is wanted.
 
         Raises:
             ValueError: If there is no judge, who is the teacher.
@@ -284,7 +292,9 @@ class Explanation:
             raise ValueError(NO_TEACHER)
         output, frame = self.folder / "cbsae", scores.neurons
         pruned = prune(frame, "interpretability", share=RETAINED)
-        missing, report = select_concepts(self.question.want, frame, pruned.keep, SURE)
+        standing = telling(frame, None if nonsense is None else nonsense.score)["neuron"]
+        trusted = frame.assign(name=frame["name"].where(frame["neuron"].isin(standing)))
+        missing, report = select_concepts(self.question.want, trusted, pruned.keep)
         if not missing:
             logger.info("all wanted concepts are neurons already: no bottleneck is needed")
         elif not (output / TRAINING_NAME).is_file():
@@ -299,9 +309,10 @@ class Explanation:
             texts = self.judge.embed_texts(cb.concepts)
             trainer = CBSAETrainer(config, cb, train, heldout, self.judged, texts, output, accelerator=self.accelerator)
             trainer.train(resume=(output / CHECKPOINT_NAME).is_file())
-        if missing:
-            self.score(load(output), "cbsae")
-        return report
+        if not missing:
+            return report
+        trained = self.score(load(output), "cbsae").neurons.dropna(subset="designated").set_index("designated")
+        return report.join(trained[["designated_first", "designated_among_five"]], on="concept")
 
     def answer(self) -> dict[str, Any]:
         """Does all that is left to do; returns the summary, which is also in summary.json."""
@@ -318,8 +329,9 @@ class Explanation:
         )
         sae = self.train()
         scores = self.score(sae, "sae")
-        report = self.add_wanted(sae, scores)
-        summary = plain(self.summary(scores, self.nonsense(sae), report))
+        nonsense = self.nonsense(sae)
+        report = self.add_wanted(sae, scores, nonsense)
+        summary = plain(self.summary(scores, nonsense, report))
         write_json(self.folder / SUMMARY, summary)
         return summary
 
@@ -339,7 +351,7 @@ class Explanation:
             "judge": figures["judge"],
             "truth": figures.get("truth"),
             "wanted": None if report is None else report.to_dict("records"),
-            **rank_neurons(frame, nonsense),
+            **rank_neurons(frame, len(self.collection.images), nonsense),
         }
         names = frame.set_index("neuron")["name"]
         for rank in ("best", "worst"):
@@ -350,19 +362,21 @@ class Explanation:
 BEST, WORST = 10, 5
 
 
-def rank_neurons(frame: pd.DataFrame, nonsense: Nonsense | None) -> dict[str, Any]:
+def rank_neurons(frame: pd.DataFrame, images: int, nonsense: Nonsense | None) -> dict[str, Any]:
     """Chooses the neurons to look at first, and counts the names that are worth something.
 
-    The best are those whose names are better than chance and than nonsense, highest score first, each name once; the
-    worst are those with the lowest score of all others that are active. Without names, MonoSemanticity decides.
+    The best are specific, and their names are better than chance and than nonsense, highest score first, each name
+    once; the worst are those with the lowest score of all others that are active. Without names, MonoSemanticity
+    decides among neurons that fire on several pictures.
 
     Args:
         frame: A neuron table.
+        images: Number of pictures that it was made of.
         nonsense: Names of neurons that have learnt nothing.
     """
     active = frame[~frame["status"].isin(["dead", "rare"])]
     if nonsense is None:
-        ordered = active.dropna(subset="monosemanticity").sort_values("monosemanticity", ascending=False)
+        ordered = clear(frame, images)
         best = ordered["neuron"].head(BEST).tolist()
         return {"best": best, "worst": _last(ordered, best)}
     alive = frame[frame["status"] != "dead"]

@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ def write_report(folder: Path, summary: dict[str, Any]) -> Path:
     environment.filters |= {"number": number, "percent": _percent, "short": _short}
     text = environment.from_string(source).render(
         **summary,
-        folder=folder.as_posix(),
+        command=f"cbsae serve {quote(folder.as_posix())}",
         encoder_name=_short(summary["question"]["encoder"]),
         images_name=_short(summary["question"]["images"]),
         version=__version__,
@@ -98,9 +99,7 @@ def _wish(report: dict[str, Any], pack: Pack, bottleneck: Pack | None) -> dict[s
         return {**report, "pictures": []}
     frame = bottleneck.neurons.frame
     (place,) = frame.loc[frame["designated"] == report["concept"], "neuron"]
-    row = bottleneck.neurons[int(place)]
-    judged = {"first": row.designated_first, "among_five": row.designated_among_five}
-    return {**report, **judged, **_row(bottleneck, row.neuron)}
+    return {**report, **_row(bottleneck, int(place))}
 
 
 def _pictures(examples: Sequence[Example]) -> list[dict[str, str]]:

@@ -65,7 +65,7 @@ def test_start_leads_to_a_neuron_whose_name_is_sure(arrive, pack):
 )
 def test_a_steering_tab_says_when_it_is_opened_that_nothing_reads_the_encoder(own_visit, tab, place, which):
     page = own_visit(f"?tab={tab}")
-    is_shown(page, place, f"No {which} is known that reads the encoder me/encoder")
+    is_shown(page, place, f"No {which} is known that does")
     text = page.locator(place).inner_text()
     assert "llava-hf" not in text and "app.py" not in text
     assert not page.locator(".cb-empty").locator("visible=true").count(), "and does not tell what to do with it"

@@ -175,7 +175,7 @@ def test_what_holds_no_pictures_says_what_it_holds(files, message):
         arrange(files, {})
 
 
-def test_a_folder_is_listed_with_links_and_without_what_is_hidden(tmp_path):
+def test_a_folder_is_listed_with_links_and_without_what_is_hidden(tmp_path, caplog):
     for name in ["b/2.png", "b/1.png", "a.png", ".x.png", ".git/y.png", "__MACOSX/z.png", "__background__/w.png"]:
         (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "set" / name).touch()
@@ -184,7 +184,9 @@ def test_a_folder_is_listed_with_links_and_without_what_is_hidden(tmp_path):
     os.symlink(tmp_path / "elsewhere", tmp_path / "set" / "c")
     os.symlink(tmp_path / "set", tmp_path / "set" / "b" / "back")
     os.symlink(tmp_path / "set" / "b", tmp_path / "elsewhere" / "other")
+    os.symlink("nothing.png", tmp_path / "set" / "b" / "nowhere.png")
     files = list_folder(tmp_path / "set")
+    assert "b/nowhere.png" in caplog.text
     assert files == ["__background__/w.png", "a.png", "b/1.png", "b/2.png", "c/3.png", "c/other/1.png", "c/other/2.png"]
 
 

@@ -52,7 +52,7 @@ def ask(world, **changes):
 @pytest.fixture(scope="module")
 def answered(world, tmp_path_factory):
     folder = tmp_path_factory.mktemp("answers") / "one"
-    return folder, Explanation(ask(world, want=("left", "zebra")), folder).answer()
+    return folder, Explanation(ask(world, want=("red", "zebra")), folder).answer()
 
 
 def test_all_that_a_page_needs_is_there(answered):
@@ -63,7 +63,7 @@ def test_all_that_a_page_needs_is_there(answered):
     assert len(pack.neurons) == summary["neurons"] == SAE.from_pretrained(folder / "sae").d_sae
     assert "broken.png" in (folder / "images" / "unreadable.csv").read_text()
     where = {one["concept"]: one["where"] for one in summary["wanted"]}
-    assert list(where) == ["left", "zebra"] and set(where.values()) == {"sae", "bottleneck"}
+    assert list(where) == ["red", "zebra"] and set(where.values()) == {"sae", "bottleneck"}
     trained = [concept for concept, place in where.items() if place == "bottleneck"]
     assert CBSAE.from_pretrained(folder / "cbsae").concepts == trained
     assert other.neurons.frame["designated"].dropna().tolist() == trained
@@ -96,7 +96,7 @@ def test_the_same_question_runs_no_model_again(world, answered, monkeypatch):
     for owner, name in ((VisionEncoder, "__call__"), (ClipLike, "embed_images"), (explain.SAETrainer, "train"),
                         (explain.NeuronScorer, "run_stored"), (explain, "build_pack")):  # fmt: skip
         monkeypatch.setattr(owner, name, never)
-    again = Explanation(ask(world, want=("left", "zebra")), folder).answer()
+    again = Explanation(ask(world, want=("red", "zebra")), folder).answer()
     assert again == summary
 
 
@@ -104,7 +104,7 @@ def test_the_same_question_runs_no_model_again(world, answered, monkeypatch):
                                   "build_pack", "write_card", "CBSAETrainer", "name_nonsense"])  # fmt: skip
 def test_it_goes_on_after_a_stop_in_any_step(world, answered, tmp_path, monkeypatch, step):
     folder, summary = answered
-    question = ask(world, want=("left", "zebra"))
+    question = ask(world, want=("red", "zebra"))
     with monkeypatch.context() as patched:
 
         def stopped(*_, **__):
@@ -122,7 +122,7 @@ def test_it_goes_on_after_a_stop_in_any_step(world, answered, tmp_path, monkeypa
 
 def test_another_question_in_the_same_folder_is_refused(world, answered):
     with pytest.raises(OtherSettings, match="effort: 'quick' there, 'normal' now"):
-        Explanation(ask(world, want=("left", "zebra"), effort="normal"), answered[0])
+        Explanation(ask(world, want=("red", "zebra"), effort="normal"), answered[0])
 
 
 def test_without_a_judge_neurons_have_no_names_and_all_else_works(world, tmp_path):
@@ -179,17 +179,28 @@ def test_the_best_names_beat_chance_and_nonsense_and_stand_once():
             "null_percentile": [1.0, 1.0, 0.99, 1.0, 0.5, 0.2, 0.0, 1.0],
             "status": ["alive"] * 6 + ["dead", "dense"],
             "monosemanticity": 0.5,
+            "density": 0.2,
             "kind": "sae",
         }
     )
     again = frame.assign(neuron=[*range(10, 18)], score=frame["score"] / 10)
-    both = rank_neurons(explain.pd.concat([frame, again]), explain.Nonsense(10, 0.1, 2.5))
+    both = rank_neurons(explain.pd.concat([frame, again]), 100, explain.Nonsense(10, 0.1, 2.5))
     assert both["worst"] == [14, 11, 12, 13, 15], "each name once"
-    ranks = rank_neurons(frame, explain.Nonsense(10, 0.1, 2.5))
+    ranks = rank_neurons(frame, 100, explain.Nonsense(10, 0.1, 2.5))
     assert ranks["best"] == [0, 2]
     assert ranks["names"]["by_luck"] == 0  # a twentieth of 7
     assert ranks["names"]["better_than_chance"] == 5 and ranks["names"]["better_than_both"] == 4
     assert ranks["worst"][-1] == 5 and 6 not in ranks["worst"]
+
+
+def test_a_neuron_whose_name_is_no_better_than_nonsense_stands_for_no_wanted_concept(answered, world, tmp_path):
+    folder, summary = answered
+    assert any(one["where"] == "sae" for one in summary["wanted"])
+    copy = shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns("cbsae*"))
+    work = Explanation(ask(world, want=("red", "zebra")), copy)
+    sae = work.train()
+    report = work.add_wanted(sae, work.score(sae, "sae"), explain.Nonsense(10, 0.1, 1000.0))
+    assert (report["where"] == "bottleneck").all() and report["designated_first"].notna().all()
 
 
 @pytest.mark.parametrize("nonsense", [None, explain.Nonsense(0, 0.0, None)])
@@ -202,10 +213,11 @@ def test_of_a_few_neurons_none_is_among_the_best_and_the_worst(nonsense):
             "null_percentile": [1.0, 1.0, 0.1, 0.2],
             "status": "alive",
             "monosemanticity": [0.4, 0.3, 0.2, 0.1],
+            "density": 0.2,
             "kind": "sae",
         }
     )
-    ranks = rank_neurons(frame, nonsense)
+    ranks = rank_neurons(frame, 100, nonsense)
     assert (ranks["best"], ranks["worst"]) == (([0, 1, 2, 3], []) if nonsense is None else ([0, 1], [2, 3]))
 
 
@@ -213,7 +225,7 @@ def test_a_question_is_the_same_however_its_paths_are_written(world, answered, m
     folder, summary = answered
     monkeypatch.chdir(world)
     question = Question("encoder", "./pictures/", judge="judge", concepts=("colours.txt",), effort="quick", layer=1,
-                        want=("left", "zebra"))  # fmt: skip
+                        want=("red", "zebra"))  # fmt: skip
     assert Explanation(question, folder).answer() == summary
     monkeypatch.chdir(world / "pictures")
     with pytest.raises(OtherSettings, match="encoder"):

@@ -82,7 +82,8 @@ class Generators:
         """
         name, title = self.ids[which], TITLES[which]
         if name is None:
-            raise Unavailable(f"This page was started without {title}: start it with --{which} and its folder or id.")
+            which_one = f"one that reads the encoder {public_id(encoder)}" if encoder else "its folder or id"
+            raise Unavailable(f"This page was started without {title}: start it with --{which} and {which_one}.")
         if encoder is not None and reads_encoder(which, name, encoder, beside) is False:
             raise Unavailable(
                 f"{Path(name).name} does not read the encoder {public_id(encoder)}: what is changed there would not "

@@ -120,7 +120,7 @@ class LoadedModel:
     @property
     def first_to_show(self) -> pd.DataFrame:
         """The neurons to show first, best first, see :func:`first_to_show`."""
-        return first_to_show(self.pack.neurons.frame, self.nonsense)
+        return first_to_show(self.pack.neurons.frame, self.pack.info["images"]["n"], self.nonsense)
 
     @property
     def best_neuron(self) -> int:

@@ -25,7 +25,7 @@ STRIP_TITLES = {
 CARD_STRIPS = ("top", "p50", "random")
 STATUS_NOTES = {
     "dead": "This neuron never fired on the probe images: it has no name.",
-    "rare": "This neuron fires on fewer than 1 in 10,000 patches: its name rests on few images.",
+    "rare": "This neuron fires on fewer than 1 in 10,000 patches: what is said of it rests on few images.",
     "dense": "This neuron fires on more than 10 % of all patches: it rarely stands for one concept.",
 }
 VERDICTS = {"strong": "●", "weak": "◐", "not in this model": "○"}

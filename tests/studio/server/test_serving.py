@@ -79,7 +79,11 @@ def alone(shipped, **given):
 def test_without_a_llava_the_stored_answers_are_shown(shipped):
     shown = instead_of(alone(shipped), "llava")
     assert "start it with --llava" in shown
-    assert "No LLaVA is known that reads the encoder emoji-clip" in shown and "python app.py" not in shown
+    assert (
+        "reads the encoder emoji-clip" in shown
+        and "No LLaVA is known that does" in shown
+        and "python app.py" not in shown
+    )
     best = shipped.pack.neurons.frame.sort_values("steerability", ascending=False).iloc[0]
     assert f"“{best['said_white']}”" in shown and "set to 50" in shown
     assert instead_of(shipped, "llava") == "" == instead_of(shipped, "unclip")

@@ -89,7 +89,7 @@ def test_start_offers_what_the_report_calls_best(own, tmp_path):
     for number, score in enumerate((scores.iloc[2], None)):
         model, nonsense = doubted(own, tmp_path / str(number), score)
         shown = [example.link.neuron for example in examples(model)]
-        best = rank_neurons(model.pack.neurons.frame, nonsense)["best"]
+        best = rank_neurons(model.pack.neurons.frame, model.pack.info["images"]["n"], nonsense)["best"]
         good = [neuron for neuron in shown if neuron in set(model.telling["neuron"])]
         assert good == best[: len(good)] and (len(good) == 2 if score else good == shown)
         assert model.best_neuron == best[0] and "trust the pictures" not in cards(model)
@@ -97,7 +97,7 @@ def test_start_offers_what_the_report_calls_best(own, tmp_path):
 
 def test_start_says_that_no_name_is_worth_anything_where_the_report_says_so(own, tmp_path):
     model, nonsense = doubted(own, tmp_path, 1000.0)
-    assert rank_neurons(model.pack.neurons.frame, nonsense)["best"] == []
+    assert rank_neurons(model.pack.neurons.frame, model.pack.info["images"]["n"], nonsense)["best"] == []
     shown = cards(model)
     assert "No name of this model is better than chance and than those that an untrained SAE gets" in shown
     assert not any(re.search("stands for “(?!one thing)", example.hypothesis) for example in examples(model))
@@ -150,7 +150,7 @@ def test_steering_tabs_say_at_once_that_nothing_reads_the_encoder(own, folder, t
     for serving, reason in ((own, f"started without {which}"), (other, "does not read the encoder me/encoder")):
         made = rendered(tab, serving)
         assert reason in made.notice.value
-        assert f"No {which} is known that reads the encoder me/encoder" in made.notice.value
+        assert f"No {which} is known that does. It would have me/encoder" in made.notice.value
         assert "python app.py" not in made.notice.value and "llava-hf" not in made.notice.value
         assert "score_neurons.py" not in made.notice.value
         assert reason in made.problem(serving.first)
