@@ -155,7 +155,7 @@ class Explanation:
         """The judge of names, if there is one."""
         judge = self.question.judge
         if judge == AUTOMATIC:
-            own = self.encoder.repo_id
+            own = self.encoder.repo_id or self.question.encoder
             judge = own if has_text_tower(locate(own)) else NONE
         return None if judge == NONE else ClipLike.from_pretrained(judge, device=self.device)
 
