@@ -18,6 +18,7 @@ from cbsae_hub.pipeline import explain, fit
 from cbsae_hub.pipeline.answers import answers_in
 from cbsae_hub.pipeline.explain import Explanation, Question, rank_neurons
 from cbsae_hub.pipeline.report import write_report
+from cbsae_hub.studio.page import build
 
 pytestmark = pytest.mark.slow
 
@@ -133,6 +134,8 @@ def test_without_a_judge_neurons_have_no_names_and_all_else_works(world, tmp_pat
     assert pack.neurons.frame["name"].isna().all() and pack.examples(summary["best"][0])
     html = write_report(folder, summary).read_text()
     assert "no judge" in html
+    page = build(folder)
+    assert f"Look at neuron {summary['best'][0]}" in str(page.config) and "name differs" not in str(page.config)
     with pytest.raises(ValueError, match="give --judge"):
         Explanation(ask(world, judge="none", want=("zebra",)), tmp_path / "other").answer()
 

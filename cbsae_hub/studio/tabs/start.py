@@ -93,7 +93,7 @@ def _to_look_at(model: LoadedModel) -> list[Example]:
 
 def _look_at(row: Any, sure: bool) -> Example:
     doubt = "chance" if by_chance(row) else "those that an untrained SAE gets"
-    title = html.neuron_title(row)
+    title = html.neuron_title(row) if row.name else f"#{row.neuron}"
     return Example(
         f"Look at {row.name} (#{row.neuron})" if sure else f"Look at neuron {row.neuron}",
         f"Neuron {title} stands for “{row.name}”." if sure else f"Neuron {title} stands for one thing.",

@@ -127,7 +127,7 @@ def _figures(pack: Pack, row: Any) -> list[tuple[str, str, str]]:
         why = "how near the word is to its name that LLaVA says when it is set on a white picture: 1 is the name itself"
         pairs.append(("Steerability", f"{row.steerability:.2f} (“{row.said_white}”)", why))
     if row.truth:
-        verdict = "the name agrees" if row.truth_agrees else "the name differs"
+        verdict = "the name agrees" if row.truth_agrees else "the name differs" if row.name else "no name"
         why = "the label that its activation predicts best on images whose content is known, and the average precision"
         pairs.append(("Ground truth", f"{row.truth_family} {row.truth}, AP {row.truth_ap:.2f} ({verdict})", why))
     if row.kind == "cb":
@@ -151,9 +151,10 @@ def about(pack: Pack, own: int = 0) -> Markup:
         ("Explained variance", variance, "what the neurons together keep of the input"),
         ("Dead", f"{scores['shares']['dead']:.1%}", "neurons that never fire on the probe images"),
     ]
-    if "truth" in scores:
+    right = scores.get("truth", {}).get("name_agreement")  # None where neurons have no names
+    if right is not None:
         why = "how often a neuron's name is the concept that it predicts best on images whose content is known"
-        pairs.append(("Names that are right", f"{scores['truth']['name_agreement']:.0%}", why))
+        pairs.append(("Names that are right", f"{right:.0%}", why))
     if own:
         concepts = f"{own} concept{'s' if own > 1 else ''}"
         pairs.insert(0, ("Yours", concepts, "that you have added; nobody else has them"))
