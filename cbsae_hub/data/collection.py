@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from cbsae_hub.data.ahead import load_ahead
 from cbsae_hub.data.collected import RECORD, STREAMED, Record, Unreadable
-from cbsae_hub.data.images import ImageFiles, find_images, load_images
+from cbsae_hub.data.images import ImageFiles, find_images, load_images, open_images
 from cbsae_hub.data.labels import find_captions, find_labels
 from cbsae_hub.hub.files import plain, replace_file, resolve_id
 from cbsae_hub.lazy import needed
@@ -95,7 +95,7 @@ def collect_images(
     if streaming and max_images is None:
         raise ValueError("streaming needs max_images: how many pictures to take")
     folder = Path(folder)
-    files = _find(source, folder, revision, beside)
+    files = _find(source, folder, revision, beside, strict)
     split = split or _default_split(source, list(files.layout.splits))
     settings = plain(
         {
@@ -112,8 +112,7 @@ def collect_images(
     if streaming and max_images is not None and record.rows is None:
         record.rows = _stream(files, split, folder / STREAMED, max_images, seed)
         record.write(folder)
-    place = (folder / STREAMED, "train", None) if streaming else (files.source, split, files.commit)
-    images = load_images(*place)
+    images = load_images(folder / STREAMED, "train") if streaming else open_images(files, split, files.source)
     if record.rows is None:
         record.rows = len(images)
         if max_images is not None and max_images < record.rows:
@@ -130,12 +129,14 @@ def require_outside(source: str | Path, folder: Path) -> None:
         raise ValueError(f"the folder {folder} lies in {source}, and its files would count as pictures: choose another")
 
 
-def _find(source: str | Path, folder: Path, revision: str | None, beside: str | Path | None) -> ImageFiles:
+def _find(
+    source: str | Path, folder: Path, revision: str | None, beside: str | Path | None, strict: bool
+) -> ImageFiles:
     place = resolve_id(str(source), beside)
     if record := Record.open(place):
         raise ValueError(f"{source} is a collection of {record.settings['source']}: give that one")
     require_outside(place, folder)
-    return find_images(source, revision, beside)
+    return find_images(source, revision, beside, strict)
 
 
 def _default_split(source: str | Path, splits: list[str]) -> str:

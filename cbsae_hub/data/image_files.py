@@ -66,13 +66,15 @@ class Layout:
         return self.kind == "imagefolder" and any(map(_is_metadata, self.splits[split]))
 
 
-def list_folder(folder: Path) -> list[str]:
+def list_folder(folder: Path, strict: bool = True) -> list[str]:
     """Paths of all files in a folder, relative and sorted; links are followed, hidden files are left out.
 
-    Links to files that are not there are left out, too, and named in the log.
+    Args:
+        folder: The folder.
+        strict: Whether links to files that are not there are an error; else they are left out, and named in the log.
 
     Raises:
-        OSError: If a folder cannot be read.
+        OSError: If a folder cannot be read, or see ``strict``.
     """
     files = []
     for parent, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
@@ -80,7 +82,10 @@ def list_folder(folder: Path) -> list[str]:
         files += [Path(parent, name).relative_to(folder).as_posix() for name in names]
     present = [file for file in visible(files) if (folder / file).exists()]
     if broken := sorted({*visible(files)} - {*present}):
-        logger.warning("%s: links to files that are not there are left out: %s", folder, some(broken))
+        problem = f"{folder} has links to files that are not there: {some(broken)}"
+        if strict:
+            raise FileNotFoundError(problem)
+        logger.warning("%s: they are left out", problem)
     return present
 
 

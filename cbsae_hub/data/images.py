@@ -71,7 +71,11 @@ def load_images(
     place = resolve_id(str(source), beside)
     if record := Record.open(place):
         return _open_collection(Path(place), record, split)
-    files = find_images(source, revision, beside)
+    return open_images(find_images(source, revision, beside), split, source)
+
+
+def open_images(files: "ImageFiles", split: str, source: str | Path) -> datasets.Dataset:
+    """Opens one split of the files of an image dataset; see :func:`load_images`."""
     layout, parts = files.layout, files.parts(split)
     if layout.left_out:
         text = "%s: %d files are in no split and are left out: %s"
@@ -98,11 +102,12 @@ def _open_collection(folder: Path, record: Record, split: str) -> datasets.Datas
     source, revision = settings["source"], settings["revision"]
     if settings["streaming"]:
         source, split, revision = folder / STREAMED, "train", None
-    elif find_images(source, revision).state(split) != settings["state"]:
+    files = find_images(source, revision, strict=False)
+    if not settings["streaming"] and files.state(split) != settings["state"]:
         raise ValueError(
             f"the files of {source} have changed since they were read into {folder}: run again what read them"
         )
-    images = load_images(source, split, revision)
+    images = open_images(files, split, source)
     return images if len(record.readable) == len(images) else images.select(record.readable)
 
 
@@ -210,12 +215,18 @@ def _is_unicode(path: str) -> bool:
     return path.encode(errors="replace").decode() == path
 
 
-def find_images(source: str | Path, revision: str | None = None, beside: str | Path | None = None) -> ImageFiles:
-    """The files of an image dataset, and its splits; arguments and errors are those of :func:`load_images`."""
+def find_images(
+    source: str | Path, revision: str | None = None, beside: str | Path | None = None, strict: bool = True
+) -> ImageFiles:
+    """The files of an image dataset, and its splits.
+
+    Arguments and errors are those of :func:`load_images`; for ``strict`` see
+    :func:`cbsae_hub.data.image_files.list_folder`.
+    """
     place = resolve_id(str(source), beside)
     folder, card = Path(place), None
     if folder.is_dir():
-        root, commit, files = str(folder.resolve()), None, list_folder(folder)
+        root, commit, files = str(folder.resolve()), None, list_folder(folder, strict)
         card = folder / CARD
     elif folder.is_file() and folder.suffix.lower() in (TABLE, TAR):
         root, commit, files = str(folder.resolve().parent), None, [folder.resolve().name]

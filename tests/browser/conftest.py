@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LEFT = ("AbortError", "Connection errored out")
+LEFT = ("AbortError", "Connection errored out", "Unexpected error 404: Not Found")
 
 
 def free_port():

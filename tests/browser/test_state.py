@@ -33,7 +33,7 @@ def everything(page):
       basket: [...document.querySelectorAll('#dock .cb-row')].map((row) => row.innerText + row.className),
       question: document.querySelector('#question textarea')?.value,
       picture: document.querySelector('#llava-preview figcaption')?.innerText,
-      answers: document.querySelector('#answers')?.innerText.replace(/[0-9.]+ s\\.$/, ''),
+      answers: document.querySelector('#answers')?.innerText.replace(/^[0-9.]+s\\n|[0-9.]+ s\\.$/g, ''),
       stale: document.querySelectorAll('.cb-stale').length,
       model: document.querySelector('#model input').value,
       tab: document.querySelector('[role=tab][aria-selected=true]').innerText,

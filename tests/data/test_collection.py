@@ -191,6 +191,15 @@ def test_what_cannot_be_read_is_listed_with_its_reason_and_left_out(damaged, tmp
     assert "8 of 16 pictures" in caplog.text and "bomb.png: " in caplog.text
 
 
+def test_a_link_to_nothing_is_left_out(flat, tmp_path, caplog):
+    before = len(collect_images(flat, tmp_path / "c").images)
+    (flat / "link.png").symlink_to("nothing.png")
+    assert len(collect_images(flat, tmp_path / "d").images) == before and "link.png" in caplog.text
+    assert len(load_images(tmp_path / "d", "train")) == before
+    with pytest.raises(FileNotFoundError, match="link.png"):
+        collect_images(flat, tmp_path / "e", strict=True)
+
+
 def test_a_picture_that_is_missing_is_left_out(tmp_path, png):
     (tmp_path / "s").mkdir()
     files = [png[0], None, b"", png[1], png[2][:60]]

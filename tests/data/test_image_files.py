@@ -185,8 +185,10 @@ def test_a_folder_is_listed_with_links_and_without_what_is_hidden(tmp_path, capl
     os.symlink(tmp_path / "set", tmp_path / "set" / "b" / "back")
     os.symlink(tmp_path / "set" / "b", tmp_path / "elsewhere" / "other")
     os.symlink("nothing.png", tmp_path / "set" / "b" / "nowhere.png")
-    files = list_folder(tmp_path / "set")
+    files = list_folder(tmp_path / "set", strict=False)
     assert "b/nowhere.png" in caplog.text
+    with pytest.raises(FileNotFoundError, match="b/nowhere.png"):
+        list_folder(tmp_path / "set")
     assert files == ["__background__/w.png", "a.png", "b/1.png", "b/2.png", "c/3.png", "c/other/1.png", "c/other/2.png"]
 
 
