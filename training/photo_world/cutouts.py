@@ -16,7 +16,8 @@ FLAT = 0.4  # from this share of equal neighbours on, a picture is a drawing
 SMALLEST = 45  # pixels of the longer side
 LEAST_OF_A_KIND = 5  # cut-outs, so that each split has some
 LONGEST_NAME = 4  # words of a caption that is a name: others talk
-SPLITS = {"train": 0.5, "probe": 0.3, "test": 0.2}
+SPLITS = {"train": 0.5, "probe": 0.25, "test": 0.25}
+BESIDES = re.compile(r"\(.*\)|,.*")
 ARTICLE = re.compile(r"^(an?|the|our|some|one|two)\s+", re.IGNORECASE)
 
 
@@ -86,10 +87,10 @@ def name_of(file: Path) -> str:
     """What a cut-out shows: its caption without the article, if that is a name; else the name of its file."""
     text = file.with_suffix(".txt")
     caption = text.read_text(encoding="utf-8").splitlines()[0] if text.is_file() else ""
-    name = ARTICLE.sub("", caption.strip().rstrip("."))
-    is_name = name != caption.strip().rstrip(".") and 0 < len(name.split()) <= LONGEST_NAME and name[-1] not in "!?"
-    if is_name:
-        return name.translate(str.maketrans("", "", "“”")).lower()
+    caption = BESIDES.sub("", caption).strip().rstrip(".")
+    name = ARTICLE.sub("", caption)
+    if name != caption and 0 < len(name.split()) <= LONGEST_NAME and name[-1] not in "!?":
+        return name.translate(str.maketrans("", "", "“”'")).lower()
     return " ".join(re.findall(r"[a-z]+", file.stem.lower()))
 
 

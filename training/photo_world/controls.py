@@ -1,0 +1,196 @@
+"""What an SAE's neurons know, beside what an untrained SAE, single numbers and random directions know.
+
+For each label the unit is chosen that detects it best on the probe split; how well it does is measured on the test
+split, whose cut-outs are others. Intervals are of a bootstrap over these cut-outs.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from cbsae_hub.data.activations import ActivationStore
+from cbsae_hub.metrics import ground_truth_scores, monosemanticity_score
+from cbsae_hub.models import SAE
+from cbsae_hub.pipeline.nonsense import untrained
+from cbsae_hub.scoring import Truth
+from training.photo_world.scenes import SIDE
+
+Units = Callable[[Tensor], Tensor]  # [images, tokens, d_in] -> [images, tokens, units]
+FAMILIES = {"kinds": "kinds", "background": "background", "place": "place"}
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Split:
+    """Scenes of a split, with their activations.
+
+    Attributes:
+        images: The scenes.
+        store: Activations of their patches.
+        truth: Their labels, those on enough scenes.
+    """
+
+    images: datasets.Dataset
+    store: ActivationStore
+    truth: Truth
+
+    @classmethod
+    def read(cls, images: datasets.Dataset, store: ActivationStore) -> "Split":
+        """Reads the truth of scenes."""
+        return cls(images, store, Truth.read(images, FAMILIES))
+
+    @property
+    def inside(self) -> np.ndarray:
+        """Whether the middle of each patch lies in the cut-out's box, ``[scenes, patches]`` bool, row by row."""
+        side = round(self.store.tokens_per_image**0.5)
+        middles = (np.arange(side) + 0.5) * SIDE / side
+        x0, y0, x1, y1 = np.array(self.images["box"]).T[..., None]
+        across, down = (x0 <= middles) & (middles < x1), (y0 <= middles) & (middles < y1)
+        return (down[:, :, None] & across[:, None, :]).reshape(len(across), -1)
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What some units make of scenes.
+
+    Attributes:
+        mean: Mean over the patches, ``[scenes, units]``.
+        strongest: Number of the patch with the largest value, ``[scenes, units]``; the first one of those alike.
+    """
+
+    mean: np.ndarray
+    strongest: np.ndarray
+
+
+@torch.no_grad()
+def look(store: ActivationStore, units: Units, batch_size: int = 32) -> Sight:
+    """Runs units on all scenes of a store."""
+    parts = [units(v) for _, v in store.of_images(range(store.num_images), batch_size)]
+    mean, strongest = (torch.cat([make(z) for z in parts]) for make in (lambda z: z.mean(1), lambda z: z.argmax(1)))
+    return Sight(mean.numpy(), strongest.numpy())
+
+
+def make_units(sae: SAE) -> dict[str, Units]:
+    """The SAE's neurons and the controls, by name.
+
+    Single numbers count upwards and downwards, each as a unit of its own.
+    """
+    directions = torch.randn(sae.d_in, sae.d_sae, generator=torch.Generator().manual_seed(2))
+    directions, origin = F.normalize(directions, dim=0), sae.b_dec.detach()
+    return {
+        "SAE": sae.encode,
+        "untrained SAE": untrained(sae).encode,
+        "single numbers": lambda v: torch.cat([v - origin, origin - v], -1),
+        "random directions": lambda v: (v - origin) @ directions,
+    }
+
+
+def choose(sight: Sight, truth: Truth, labels: Sequence[tuple[str, str]]) -> np.ndarray:
+    """The unit that detects each label best, by average precision: ``[labels]``."""
+    columns = [truth.labels.index(label) for label in labels]
+    return ground_truth_scores(sight.mean, truth.matrix[:, columns]).average_precision.argmax(0)
+
+
+def lifts(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Average precision of a unit for each label, from that of chance, 0, to a perfect 1; NaN without the label.
+
+    Args:
+        values: ``[scenes, labels]``, of the unit that was chosen for each.
+        labels: ``[scenes, labels]`` bool.
+    """
+    return ground_truth_scores(values, labels).lift().diagonal()
+
+
+def compare(sae: SAE, probe: Split, test: Split, looks: Tensor, seed: int = 0) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Compares the SAE with the controls.
+
+    Args:
+        sae: The model.
+        probe: Where units are chosen.
+        test: Where they are measured.
+        looks: Embeddings of the probe's scenes by the judge of MonoSemanticity.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        A row for each label and kind of units; and, by kind of units, the figures with their intervals.
+    """
+    labels = [label for label in probe.truth.labels if label in test.truth.labels]
+    truth = test.truth.matrix[:, [test.truth.labels.index(label) for label in labels]]
+    families = np.array([family for family, _ in labels])
+    inside, cutouts = test.inside, np.array(test.images["cutout"])
+    rng = np.random.default_rng([seed, 3])
+    resamples = [_resample(cutouts, rng) for _ in range(RESAMPLES)]
+    every, rows, figures, draws = np.arange(len(cutouts)), [], {}, {}
+    for name, units in tqdm(make_units(sae).items(), desc="controls", unit="kind"):
+        sights = look(probe.store, units), look(test.store, units)
+        chosen = choose(sights[0], probe.truth, labels)
+        values, strongest = sights[1].mean[:, chosen], sights[1].strongest[:, chosen]
+        hits = np.take_along_axis(inside, strongest, 1)
+        fires = truth & (values > values.min(0))
+        statistics = {
+            family: lambda rows, own=families == family: np.nanmean(lifts(values[rows][:, own], truth[rows][:, own]))
+            for family in FAMILIES
+        }
+        statistics["in the box"] = lambda rows: _share(hits[rows], fires[rows], families == "kinds")
+        draws[name] = {figure: np.array([of(rows) for rows in resamples]) for figure, of in statistics.items()}
+        figures[name] = {
+            figure: {"mean": float(of(every)), "interval": _interval(draws[name][figure])}
+            for figure, of in statistics.items()
+        }
+        alike = monosemanticity_score(torch.from_numpy(sights[0].mean), looks).numpy()
+        figures[name]["monosemanticity"] = _mean_of_units(alike)
+        for i, (family, label) in enumerate(labels):
+            rows.append({"units": name, "family": family, "label": label, "unit": int(chosen[i]),
+                         "scenes": int(truth[:, i].sum()), "lift": lifts(values, truth)[i],
+                         "in_the_box": _share(hits, fires, np.arange(len(labels)) == i)})  # fmt: skip
+    for name in draws:
+        for figure, drawn in draws[name].items():
+            more = draws["SAE"][figure] - drawn
+            figures[name][figure]["less_than_sae"] = {
+                "mean": figures["SAE"][figure]["mean"] - figures[name][figure]["mean"],
+                "interval": _interval(more),
+            }
+    return pd.DataFrame(rows), {"units": figures, "chance": _chance(truth, families, inside, looks)}
+
+
+def _resample(cutouts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Rows of the scenes of as many cut-outs as there are, drawn with replacement."""
+    members = pd.Series(np.arange(len(cutouts))).groupby(cutouts).agg(list)
+    return np.concatenate(members.iloc[rng.integers(0, len(members), len(members))].tolist())
+
+
+def _interval(values: np.ndarray) -> list[float]:
+    return np.nanquantile(values, [0.025, 0.975]).tolist()
+
+
+def _share(hits: np.ndarray, fires: np.ndarray, labels: np.ndarray) -> float:
+    """Share of the scenes on which a label's unit fires whose strongest patch lies in the box; mean over labels."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares = (hits & fires)[:, labels].sum(0) / fires[:, labels].sum(0)
+    return float(np.nanmean(shares)) if np.isfinite(shares).any() else float("nan")
+
+
+def _mean_of_units(scores: np.ndarray) -> dict[str, Any]:
+    defined = scores[~np.isnan(scores)]
+    error = defined.std(ddof=1) / len(defined) ** 0.5
+    return {"mean": float(defined.mean()), "interval": [float(defined.mean() + z * error) for z in (-1.96, 1.96)],
+            "units": len(defined)}  # fmt: skip
+
+
+def _chance(truth: np.ndarray, families: np.ndarray, inside: np.ndarray, looks: Tensor) -> dict[str, float]:
+    """What a unit that knows nothing has: the share of a scene that the box is, and the likeness of any two scenes."""
+    total = float(looks.double().sum(0).square().sum())
+    n = len(looks)
+    return {
+        "in the box": float(inside[truth[:, families == "kinds"].any(1)].mean()),
+        "monosemanticity": (total - n) / (n * n - n),
+        **{family: 0.0 for family in FAMILIES},
+    }
