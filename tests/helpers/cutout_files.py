@@ -9,5 +9,5 @@ def noise(width: int, height: int, colour: tuple[int, int, int], seed: int = 0) 
     rng = np.random.default_rng(seed)
     pixels = np.clip(rng.normal(colour, 12, (height, width, 3)), 0, 255).astype(np.uint8)
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    alpha = (255 * (x**2 + y**2 <= 1)).astype(np.uint8)
+    alpha = (255 * (x**2 + y**2 <= 1.05)).astype(np.uint8)
     return Image.fromarray(np.dstack([pixels, alpha]))

@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parents[2] / "runs" / "photo-world"
 def real() -> Path:
     """The folder of `make real`, with its Python packages to import."""
     python = list(FOLDER.glob("downloads/python-????????"))
-    if not python or not (FOLDER / "scenes" / "data").is_dir():
+    if not python or not (FOLDER / "scenes").is_dir():  # which come last
         pytest.skip(f"{FOLDER} has no photographs and no encoder: `make test-real` fetches them")
     sys.path.append(str(python[0]))
     yield FOLDER

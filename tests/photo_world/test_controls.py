@@ -27,10 +27,11 @@ class Store(SimpleNamespace):
 
 
 def planted(seed: int) -> Split:
-    """Scenes of two kinds, each a direction of its own at the patch where the cut-out is, before noise."""
+    """Scenes of two kinds, each a number of its own at the patch where the cut-out is; other numbers are of nothing."""
     rng, count = np.random.default_rng(seed), 80
     patches, kinds = rng.integers(0, GRID * GRID, count), np.arange(count) % 2
     v = torch.from_numpy(rng.normal(0, 0.05, (count, GRID * GRID, D_IN))).float()
+    v[:, :, 2:] += torch.from_numpy(rng.normal(0, 1, (count, 1, D_IN - 2))).float()
     v[np.arange(count), patches, kinds] += 3
     boxes = [[p % GRID * CELL, p // GRID * CELL, (p % GRID + 1) * CELL, (p // GRID + 1) * CELL] for p in patches]
     images = datasets.Dataset.from_dict(
@@ -65,7 +66,7 @@ def test_neurons_that_are_the_kinds_have_perfect_scores_and_the_controls_have_le
     assert own["kinds"]["mean"] == pytest.approx(1)
     assert own["in the box"]["mean"] == 1
     assert own["kinds"]["interval"] == pytest.approx([1, 1])
-    assert controls["units"]["random directions"]["kinds"]["mean"] < 1
+    assert controls["units"]["random directions"]["kinds"]["mean"] < 0.5
     for figures in others:
         low, high = figures["kinds"]["interval"]
         assert low <= figures["kinds"]["mean"] <= high
@@ -105,10 +106,11 @@ def test_the_unit_is_chosen_on_the_probe_split_alone():
 def test_units_are_looked_at_in_batches(sae):
     split = planted(3)
     sight = look(split.store, sae.encode, batch_size=7)
-    z = sae.encode(split.store.v)
+    z = sae.encode(split.store.v).detach()
     np.testing.assert_allclose(sight.mean, z.mean(1).numpy(), rtol=1e-6)
     np.testing.assert_array_equal(sight.strongest, z.argmax(1).numpy())
-    assert np.take_along_axis(split.inside, sight.strongest[:, :2], 1).sum(0).tolist() == [40, 40]
+    hits = np.take_along_axis(split.inside, sight.strongest[:, :2], 1)
+    assert hits[::2, 0].all() and hits[1::2, 1].all()
 
 
 def test_patches_whose_middle_is_in_the_box_are_inside():

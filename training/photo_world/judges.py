@@ -1,4 +1,4 @@
-"""The judges of Photo World: an ImageNet network says how alike pictures are, sentence embeddings what captions mean."""
+"""The judges of Photo World: how alike pictures are, says a network of ImageNet; what they show, their captions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
