@@ -138,7 +138,8 @@ class Detectors:
     def figures(self, rows: Any = slice(None)) -> dict[str, float]:
         """Means over the labels of each family, on some of the scenes."""
         lift = lifts(self.values[rows], self.truth[rows])
-        means = {family: float(np.nanmean(lift[self.families == family])) for family in FAMILIES}
+        own = {family: self.families == family for family in FAMILIES if family in self.families}
+        means = {family: float(np.nanmean(lift[labels])) for family, labels in own.items()}
         return {**means, IN_THE_BOX: float(np.nanmean(self.in_the_box(rows)[self.families == "kinds"]))}
 
 
