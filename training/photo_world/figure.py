@@ -8,14 +8,15 @@ from PIL import Image, ImageDraw, ImageFont
 from cbsae_hub import Pack
 from cbsae_hub.pipeline.report import spotlight
 
-SIDE, COLUMNS, ROWS, HEADING = 96, 7, 8, 18
-FONT = 13
+SIDE, COLUMNS, HEADING, FONT = 96, 7, 18, 13
+ROWS = {"kinds": 6, "background": 2}
 
 
 def best_rows(controls: pd.DataFrame) -> pd.DataFrame:
-    """The SAE's neurons that detect a label best on the test split, each once, best first."""
+    """The SAE's neurons that detect kinds and backgrounds best on the test split, each once, best first."""
     own = controls[controls["units"] == "SAE"].sort_values("lift", ascending=False, kind="stable")
-    return own.drop_duplicates("unit").head(ROWS)
+    own = own.drop_duplicates("unit")
+    return pd.concat([own[own["family"] == family].head(count) for family, count in ROWS.items()])
 
 
 def draw_neurons(pack: Pack, rows: pd.DataFrame) -> Image.Image:
