@@ -30,7 +30,7 @@ class PhotoExplanation(Explanation):
     similarity: Callable[[list[Image.Image]], Tensor] | None = None
 
     @cached_property
-    def judge(self) -> Captions:  # type: ignore[override]
+    def judge(self) -> Captions:
         """Who names neurons."""
         return Captions.load()
 

@@ -8,8 +8,9 @@ from PIL import Image, ImageDraw, ImageFont
 from cbsae_hub import Pack
 from cbsae_hub.pipeline.report import spotlight
 
-SIDE, COLUMNS, HEADING, FONT = 96, 7, 18, 13
-ROWS = {"kinds": 6, "background": 2}
+SIDE, COLUMNS, HEADING, FONT = 104, 7, 18, 13
+ROWS = {"kinds": 7, "background": 1}
+UNDIMMED = 0.35  # share of the picture as it is
 
 
 def best_rows(controls: pd.DataFrame) -> pd.DataFrame:
@@ -32,7 +33,8 @@ def draw_neurons(pack: Pack, rows: pd.DataFrame) -> Image.Image:
     for place, row in enumerate(rows.itertuples()):
         pen.text((2, place * height), f"{row.label}: neuron {row.unit}, {row.lift:.2f}", "black", font)
         for column, example in enumerate(pack.examples(row.unit, "top", COLUMNS)):
-            picture = spotlight(example).resize((SIDE, SIDE))
+            lit, plain = (one.convert("RGB").resize((SIDE, SIDE)) for one in (spotlight(example), example.image))
+            picture = Image.blend(lit, plain, UNDIMMED)
             sheet.paste(picture, (column * SIDE, place * height + HEADING))
     return sheet
 
