@@ -28,10 +28,10 @@ test-peers: $(VENV)/peers.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/formats/test_libraries.py tests/trainers/sae/test_dictionary_learning.py
 
 real: $(VENV)/app.stamp
-	$(BIN)/python -m training.photo_world $(REAL_ARGS)
+	$(BIN)/python -m training.photo_world.real $(REAL_ARGS)
 
 test-real: $(VENV)/test.stamp
-	$(BIN)/python -m training.photo_world --only-fetch
+	$(BIN)/python -m training.photo_world.real --only-fetch
 	$(BIN)/python -m pytest tests/photo_world $(PYTEST_ARGS)
 
 lint: $(VENV)/test.stamp

@@ -4,7 +4,6 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, Dinov2Config, Dinov2Model
 
-from training.photo_world.__main__ import ONNX
 from training.photo_world.convert import (
     PIXELS,
     TOLERANCE,
@@ -15,6 +14,7 @@ from training.photo_world.convert import (
     onnx_streams,
     save_encoder,
 )
+from training.photo_world.real import ONNX
 
 
 @pytest.fixture

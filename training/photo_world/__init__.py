@@ -1,1 +1,1 @@
-"""Photo World: a real encoder on photographs. ``python -m training.photo_world`` does all; nothing of it is shipped."""
+"""Photo World: a real encoder on photographs. ``python -m training.photo_world.real`` does all; nothing is shipped."""

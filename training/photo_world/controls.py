@@ -139,8 +139,8 @@ class Detectors:
         """Means over the labels of each family, on some of the scenes."""
         lift = lifts(self.values[rows], self.truth[rows])
         own = {family: self.families == family for family in FAMILIES if family in self.families}
-        means = {family: float(np.nanmean(lift[labels])) for family, labels in own.items()}
-        return {**means, IN_THE_BOX: float(np.nanmean(self.in_the_box(rows)[self.families == "kinds"]))}
+        means = {family: _mean(lift[labels]) for family, labels in own.items()}
+        return {**means, IN_THE_BOX: _mean(self.in_the_box(rows)[self.families == "kinds"])}
 
 
 def compare(sae: SAE, probe: Split, test: Split, looks: Tensor, seed: int = 0) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -187,6 +187,12 @@ def _resample(cutouts: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]
     members = [np.flatnonzero(cutouts == one) for one in np.unique(cutouts)]
     draws = rng.integers(0, len(members), (RESAMPLES, len(members)))
     return [np.concatenate([members[i] for i in draw]) for draw in draws]
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean of what is defined; NaN if nothing is."""
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else float("nan")
 
 
 def _interval(values: Any) -> list[float]:

@@ -11,10 +11,10 @@ from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 
 from cbsae_hub import Pack
 from cbsae_hub.hub.files import OtherSettings, claim
-from training.photo_world import __main__ as main_module
-from training.photo_world.__main__ import explain, make_once, table
+from training.photo_world import real
 from training.photo_world.cutouts import Cutout
 from training.photo_world.judges import ARCHITECTURE
+from training.photo_world.real import explain, make_once, table
 from training.photo_world.scenes import write_scenes
 
 COLOURS = {"rose": (220, 30, 40), "leaf": (40, 200, 60), "plum": (90, 30, 160), "sun": (240, 220, 60)}
@@ -75,7 +75,7 @@ def test_controls_and_figure_are_written(folder, summary):
 
 @pytest.mark.slow
 def test_what_is_done_is_not_done_again(folder, summary, monkeypatch):
-    monkeypatch.setattr(main_module, "compare", lambda *arguments: pytest.fail("compared again"))
+    monkeypatch.setattr(real, "compare", lambda *arguments: pytest.fail("compared again"))
     monkeypatch.setattr("cbsae_hub.trainers.sae.trainer.SAETrainer.train", lambda *a, **k: pytest.fail("trained again"))
     again = explain(folder, {"effort": "quick", "seed": 0}, 16)
     assert again["controls"] == summary["controls"]
@@ -98,6 +98,6 @@ def test_another_seed_in_the_same_folder_is_refused(tmp_path, monkeypatch):
     claim(tmp_path, {"effort": "normal", "seed": 0})
     monkeypatch.setattr("sys.argv", ["photo_world", "--folder", str(tmp_path), "--seed", "1"])
     with pytest.raises(SystemExit, match="seed"):
-        main_module.typer.run(main_module.main)
+        real.typer.run(real.main)
     with pytest.raises(OtherSettings):
         claim(tmp_path, {"effort": "quick", "seed": 0})

