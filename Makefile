@@ -2,11 +2,13 @@
 # make test  installs what the tests need and runs all of them
 # make quick  the tests that take no long time: under two minutes
 # make test-peers  installs other libraries of the field and compares with them
+# make real  explains a real encoder by real photographs, all in runs/photo-world: docs/real-encoder.md
+# make test-real  fetches these and runs the tests that need them
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: app test quick test-peers lint
+.PHONY: app test quick test-peers real test-real lint
 
 app: $(VENV)/app.stamp
 	$(BIN)/python app.py
@@ -24,6 +26,13 @@ quick: $(VENV)/test.stamp
 
 test-peers: $(VENV)/peers.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/formats/test_libraries.py tests/trainers/sae/test_dictionary_learning.py
+
+real: $(VENV)/app.stamp
+	$(BIN)/python -m training.photo_world.real $(REAL_ARGS)
+
+test-real: $(VENV)/test.stamp
+	$(BIN)/python -m training.photo_world.real --only-fetch
+	$(BIN)/python -m pytest tests/photo_world $(PYTEST_ARGS)
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check --fix .

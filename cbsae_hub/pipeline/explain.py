@@ -242,16 +242,20 @@ class Explanation:
             trainer.train(resume=(output / CHECKPOINT_NAME).is_file())
         return SAE.from_pretrained(output)
 
+    def measure(self, model: SAE | CBSAE) -> Scores:
+        """Scores the neurons of a model; no file is written."""
+        sets = {} if self.judge is None else {"concepts": self.concepts}
+        scorer = NeuronScorer(model, self.encoder, self.judge, sets, truth=self.truth, top_k=self.top_k)
+        scorer.run_stored(self.store, self.embeddings, self.batch_size)
+        return scorer.results()
+
     def score(self, model: SAE | CBSAE, name: str) -> Scores:
         """Scores the neurons of the model in folder ``name``, and builds its pack."""
         folder, output = self.folder / f"{name}-scores", self.folder / name
         if (folder / "scores.json").is_file():
             scores = Scores.load(folder)
         else:
-            sets = {} if self.judge is None else {"concepts": self.concepts}
-            scorer = NeuronScorer(model, self.encoder, self.judge, sets, truth=self.truth, top_k=self.top_k)
-            scorer.run_stored(self.store, self.embeddings, self.batch_size)
-            scores = scorer.results()
+            scores = self.measure(model)
             scores.save(folder, n_images=len(self.collection.images))
         if not (output / INFO).is_file():
             build_pack(

@@ -28,6 +28,14 @@ class Nonsense:
 
 
 @torch.no_grad()
+def untrained(model: SAE | CBSAE) -> SAE:
+    """An SAE of the same size, sparsity and origin as a model, whose directions are random."""
+    other = SAE(model.d_in, model.d_sae, "topk", model.k or 8, seed=1).to(model.b_dec.device)
+    other.b_dec.copy_(model.b_dec)
+    return other
+
+
+@torch.no_grad()
 def name_nonsense(
     model: SAE | CBSAE, store: ActivationStore, embeddings: Tensor, texts: Tensor, top_k: int, batch_size: int = 64
 ) -> Nonsense:
@@ -47,14 +55,13 @@ def name_nonsense(
     Returns:
         What the names are worth.
     """
-    untrained = SAE(store.d_in, model.d_sae, "topk", model.k or 8, seed=1).to(model.b_dec.device)
-    untrained.b_dec.copy_(model.b_dec)
-    names = Dissector(untrained.d_latent, texts, top_k=top_k, count_silent=False)
+    random = untrained(model)
+    names = Dissector(random.d_latent, texts, top_k=top_k, count_silent=False)
     batches, total = store.of_images(range(store.num_images), batch_size), -(-store.num_images // batch_size)
     for ids, v in tqdm(batches, total=total, desc="nonsense", unit="batch"):
-        values, owners = (part.cpu() for part in untrained.encode_sparse(v.to(untrained.b_dec.device)))
+        values, owners = (part.cpu() for part in random.encode_sparse(v.to(random.b_dec.device)))
         numbers = torch.tensor(ids)
-        names.update(mean_over_tokens(values, owners, untrained.d_latent), embeddings[numbers].float(), numbers)
+        names.update(mean_over_tokens(values, owners, random.d_latent), embeddings[numbers].float(), numbers)
     naming = names.name_by_set(1)[""]
     alive = naming.density > 0
     if not alive.any():  # the pictures are all alike

@@ -250,7 +250,13 @@ class NeuronScorer:
             if file and (batch % CHECKPOINT_EVERY == 0 or batch == total):
                 checkpoints.save(file, self.metrics, identity, batch)
 
-    def run_stored(self, store: ActivationStore, embeddings: Tensor | None = None, batch_size: int = 64) -> None:
+    def run_stored(
+        self,
+        store: ActivationStore,
+        embeddings: Tensor | None = None,
+        batch_size: int = 64,
+        similarity: Tensor | None = None,
+    ) -> None:
         """Scores images whose activations and embeddings are there already; no model runs.
 
         Args:
@@ -258,12 +264,16 @@ class NeuronScorer:
             embeddings: ``[images, d]``, unit, of the judge, or where there is none of ``similarity``; None for those
                 that the activations give.
             batch_size: Images at once.
+            similarity: ``[images, e]``, unit, of ``similarity`` where there is a judge of names, too.
 
         Raises:
             ValueError: If the scorer needs what is not stored, or the store is of other activations.
         """
-        if self.zero_shot is not None or (self.names is not None and self.similarity is not None):
-            raise ValueError("the downstream cost, and a second judge, need the images: use run")
+        two_judges = self.names is not None and self.similarity is not None
+        if self.zero_shot is not None or (two_judges and similarity is None):
+            raise ValueError("the downstream cost, and a second judge without its embeddings, need the images: use run")
+        if similarity is not None and not two_judges:
+            raise ValueError("embeddings of a second judge were given, and there is none: make the scorer with one")
         if (store.d_in, store.tokens_per_image) != (self.encoder.d_in, self.encoder.tokens_per_image):
             raise ValueError(f"{store.folder} has activations of other tokens than the encoder's")
         total = -(-store.num_images // batch_size)
@@ -271,7 +281,8 @@ class NeuronScorer:
         for ids, v in tqdm(batches, total=total, desc="score", unit="batch"):
             numbers = torch.tensor(ids)
             own = OwnActivations.of_tokens(v) if embeddings is None else embeddings[numbers].float()
-            self._add(numbers, v.to(self.sae.b_dec.device), own, own)
+            alike = own if similarity is None else similarity[numbers].float()
+            self._add(numbers, v.to(self.sae.b_dec.device), own, alike)
 
     def update(self, ids: Tensor, pictures: list[Image.Image]) -> None:
         """Adds a batch of images and their ids, rows of ``truth``."""

@@ -358,10 +358,27 @@ def test_stored_activations_and_embeddings_score_as_the_models_do(world, store):
     pd.testing.assert_frame_equal(result.examples, expected.examples, rtol=1e-4, atol=1e-5)
 
 
+def test_embeddings_of_a_second_judge_may_be_stored_too(world, store):
+    sae, encoder, judge, _ = world
+    direct, stored = (NeuronScorer(sae, encoder, judge, SETS, similarity=encoder.embed, top_k=10) for _ in range(2))
+    direct.run(Pictures(96), batch_size=10)
+    pictures = Pictures(96)[:]["image"]
+    stored.run_stored(store, judge.embed_images(pictures), batch_size=7, similarity=encoder.embed(pictures))
+    result, expected = stored.results(), direct.results()
+    pd.testing.assert_frame_equal(result.neurons, expected.neurons, rtol=1e-4, atol=1e-5)
+    found, direct = (one.summary["monosemanticity"]["population"] for one in (result, expected))
+    assert found == pytest.approx(direct, rel=1e-4)
+
+
 def test_what_is_not_stored_is_refused(world, store):
     with pytest.raises(ValueError, match="need the images"):
         make(world).run_stored(store)
     sae, encoder, judge, _ = world
+    embeddings = torch.zeros(96, 8)
+    with pytest.raises(ValueError, match="a second judge without its embeddings"):
+        NeuronScorer(sae, encoder, judge, SETS, similarity=encoder.embed).run_stored(store, embeddings)
+    with pytest.raises(ValueError, match="there is none"):
+        NeuronScorer(sae, encoder, judge, SETS).run_stored(store, embeddings, similarity=embeddings)
     other = VisionEncoder(encoder.model, encoder.processor, encoder.layer, "cls")
     with pytest.raises(ValueError, match="other tokens"):
         NeuronScorer(sae, other, judge, SETS).run_stored(store, torch.zeros(96, 8))
