@@ -1,4 +1,4 @@
-"""What an SAE's neurons know, beside what an untrained SAE, single numbers and random directions know.
+"""Neurons of an SAE are compared with those of an untrained SAE, single numbers and random directions.
 
 For each label the unit is chosen that detects it best on the probe split; how well it does is measured on the test
 split, whose cut-outs are others. Intervals are of a bootstrap over these cut-outs.
@@ -60,7 +60,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Sight:
-    """What some units make of scenes.
+    """The answers of some units to scenes.
 
     Attributes:
         mean: Mean over the patches, ``[scenes, units]``.
@@ -112,7 +112,7 @@ def lifts(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Detectors:
-    """What the unit that was chosen for each label does on the test split; arrays are ``[scenes, labels]``.
+    """The work of the unit that was chosen for each label on the test split; arrays are ``[scenes, labels]``.
 
     Attributes:
         families: Kind of each label, ``[labels]``.
@@ -162,8 +162,8 @@ def compare(sae: SAE, probe: Split, test: Split, looks: Tensor, seed: int = 0) -
     resamples = _resample(np.array(test.images["cutout"]), np.random.default_rng([seed, 3]))
     rows, figures, draws = [], {}, {}
     for name, units in tqdm(make_units(sae).items(), desc="controls", unit="kind"):
-        seen, tested = look(probe.store, units), look(test.store, units)
-        chosen = choose(seen, probe.truth, labels)
+        probed, tested = look(probe.store, units), look(test.store, units)
+        chosen = choose(probed, probe.truth, labels)
         hits = np.take_along_axis(inside, tested.strongest[:, chosen], 1)
         detectors = Detectors(families, truth, tested.mean[:, chosen], hits)
         draws[name] = pd.DataFrame([detectors.figures(part) for part in resamples])
@@ -173,7 +173,7 @@ def compare(sae: SAE, probe: Split, test: Split, looks: Tensor, seed: int = 0) -
                                        "interval": _interval(draws["SAE"][figure] - draws[name][figure])}}
             for figure, mean in detectors.figures().items()
         }  # fmt: skip
-        alike = monosemanticity_score(torch.from_numpy(seen.mean), looks).numpy()
+        alike = monosemanticity_score(torch.from_numpy(probed.mean), looks).numpy()
         figures[name]["monosemanticity"] = _mean_of_units(alike)
         parts = zip(labels, chosen, truth.sum(0), lifts(detectors.values, truth), detectors.in_the_box())
         rows += [(name, *label, *others) for label, *others in parts]
@@ -206,8 +206,8 @@ def _mean_of_units(scores: np.ndarray) -> dict[str, Any]:
             "units": len(defined)}  # fmt: skip
 
 
-def _chance(shown: np.ndarray, inside: np.ndarray, looks: Tensor) -> dict[str, float]:
-    """What a unit that knows nothing has: the share of a scene that the box is, and the likeness of any two scenes."""
+def _chance(labelled: np.ndarray, inside: np.ndarray, looks: Tensor) -> dict[str, float]:
+    """Figures of a unit that knows nothing: the box's share of a scene, and the likeness of any two scenes."""
     n, total = len(looks), float(looks.double().sum(0).square().sum())
     nothing = dict.fromkeys(FAMILIES, 0.0)
-    return {**nothing, IN_THE_BOX: float(inside[shown].mean()), "monosemanticity": (total - n) / (n * n - n)}
+    return {**nothing, IN_THE_BOX: float(inside[labelled].mean()), "monosemanticity": (total - n) / (n * n - n)}

@@ -46,8 +46,8 @@ def hub_weights(initialisers: Mapping[str, np.ndarray], nodes: Iterable[Node]) -
         # /backbone/encoder/layer.0/mlp/fc1/MatMul
         module = node.name.removeprefix("/").removesuffix("/MatMul").replace("/", ".").removeprefix(PREFIX)
         weights[f"{module}.weight"] = initialisers[node.inputs[1]].T
-    used = {name for node in linear for name in node.inputs}
-    positions = [one for name, one in initialisers.items() if name.startswith("onnx::") and name not in used]
+    inputs = {name for node in linear for name in node.inputs}
+    positions = [one for name, one in initialisers.items() if name.startswith("onnx::") and name not in inputs]
     if len(positions) != 2:
         raise ValueError(f"the graph has {len(positions)} tensors that may be position embeddings, not 2")
     positions.sort(key=lambda one: one.shape[1])  # that of the class token is one
@@ -119,7 +119,7 @@ def convert(file: Path, folder: Path) -> float:
 
 
 def onnx_streams(file: Path, pixels: np.ndarray) -> list[np.ndarray]:
-    """What leaves each block, ``[images, tokens, d]``, by onnxruntime."""
+    """The residual stream after each block, ``[images, tokens, d]``, by onnxruntime."""
     import onnx
     import onnxruntime
 

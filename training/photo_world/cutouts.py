@@ -49,19 +49,19 @@ def read_cutouts(package: Path) -> list[Cutout]:
     Raises:
         OSError: If there are none.
     """
-    root, seen, found = package / STAMPS_FOLDER, set(), []
+    root, contents, photographs = package / STAMPS_FOLDER, set(), []
     for file in sorted(root.rglob("*.png")):
         place = file.relative_to(root)
         content = hashlib.sha256(file.read_bytes()).digest()
-        if LEFT_OUT & set(place.parts) or file.stem.endswith(("_mirror", "_flip")) or content in seen:
+        if LEFT_OUT & set(place.parts) or file.stem.endswith(("_mirror", "_flip")) or content in contents:
             continue
         image = Image.open(file).convert("RGBA")
         if max(image.size) >= SMALLEST and flatness(image) < FLAT:
-            seen.add(content)
-            found.append((place, image.crop(image.getchannel("A").point(lambda a: 255 * (a > 25)).getbbox())))
-    if not found:
+            contents.add(content)
+            photographs.append((place, image.crop(image.getchannel("A").point(lambda a: 255 * (a > 25)).getbbox())))
+    if not photographs:
         raise OSError(f"there are no cut-outs in {root}")
-    sizes = Counter(folder for place, _ in found for folder in place.parts[:-1])
+    sizes = Counter(folder for place, _ in photographs for folder in place.parts[:-1])
     return [
         Cutout(
             str(place),
@@ -70,7 +70,7 @@ def read_cutouts(package: Path) -> list[Cutout]:
             image,
             not _says(root / place, "nomirror"),
         )
-        for place, image in found
+        for place, image in photographs
     ]
 
 
@@ -84,7 +84,7 @@ def flatness(image: Image.Image) -> float:
 
 
 def name_of(file: Path) -> str:
-    """What a cut-out shows: its caption without the article, if that is a name; else the name of its file."""
+    """The thing on a cut-out: its caption without the article, if that is a name; else the name of its file."""
     text = file.with_suffix(".txt")
     caption = text.read_text(encoding="utf-8").splitlines()[0] if text.is_file() else ""
     caption = BESIDES.sub("", caption).rstrip(" .")
@@ -110,10 +110,10 @@ def split_cutouts(cutouts: Sequence[Cutout], seed: int) -> dict[str, list[int]]:
         kinds.setdefault(cutout.kinds, {}).setdefault(cutout.concept, []).append(i)
     for concepts in kinds.values():
         order = [concepts[name] for name in rng.permutation(sorted(concepts))]
-        total, done = sum(map(len, order)), 0
+        total, passed = sum(map(len, order)), 0
         for members in order:
-            share = (done + len(members) / 2) / total
+            share = (passed + len(members) / 2) / total
             ends = np.cumsum(list(SPLITS.values()))
             splits[list(SPLITS)[int(np.searchsorted(ends[:-1], share, side="right"))]] += members
-            done += len(members)
+            passed += len(members)
     return {name: sorted(members) for name, members in splits.items()}

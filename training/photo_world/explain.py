@@ -1,4 +1,4 @@
-"""What ``cbsae explain`` does, on splits: an SAE learns on some cut-outs, its neurons are named by others."""
+"""``cbsae explain`` on splits: an SAE learns on some cut-outs, its neurons are named by others."""
 
 import shutil
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class PhotoExplanation(Explanation):
 
     @cached_property
     def judge(self) -> Captions:
-        """Who names neurons."""
+        """The judge of names."""
         return Captions.load()
 
     @cached_property

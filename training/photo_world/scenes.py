@@ -95,16 +95,16 @@ def draw(cutout: Image.Image, turns: bool, backdrops: dict[str, Image.Image], rn
     cutout = cutout.rotate(rng.uniform(-TURN, TURN), Image.Resampling.BICUBIC, expand=True)
     scale = min(rng.uniform(*SHARES) * SIDE / max(cutout.size), LARGEST)
     cutout = cutout.resize([max(1, round(scale * side)) for side in cutout.size], Image.Resampling.LANCZOS)
-    left, top = (int(rng.integers(0, SIDE - side + 1)) for side in cutout.size)
-    scene.paste(cutout, (left, top), cutout)
+    x, y = (int(rng.integers(0, SIDE - side + 1)) for side in cutout.size)
+    scene.paste(cutout, (x, y), cutout)
     x0, y0, x1, y1 = cutout.getchannel("A").point(lambda a: 255 * (a > 127)).getbbox() or (0, 0, *cutout.size)
-    return Scene(scene, background, (left + x0, top + y0, left + x1, top + y1))
+    return Scene(scene, background, (x + x0, y + y0, x + x1, y + y1))
 
 
 def _crop(photograph: Image.Image, rng: np.random.Generator) -> Image.Image:
     side = int(rng.uniform(0.4, 1.0) * min(photograph.size))
-    left, top = (int(rng.integers(0, length - side + 1)) for length in photograph.size)
-    return photograph.resize((SIDE, SIDE), Image.Resampling.LANCZOS, (left, top, left + side, top + side))
+    x, y = (int(rng.integers(0, length - side + 1)) for length in photograph.size)
+    return photograph.resize((SIDE, SIDE), Image.Resampling.LANCZOS, (x, y, x + side, y + side))
 
 
 def rows(

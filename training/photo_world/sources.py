@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
-KEPT = (".png", ".jpg", ".txt", ".dat", "copyright")  # of the stamps, three quarters are recordings of voices
+ENDINGS = (".png", ".jpg", ".txt", ".dat", "copyright")  # of the stamps, three quarters are recordings of voices
 AR_MAGIC, AR_HEADER = b"!<arch>\n", 60
 
 logger = logging.getLogger(__name__)
@@ -83,8 +83,8 @@ def fetch_debian(package: DebianPackage, folder: Path) -> Path:
             raise SourceMissing(f"there is no apt-get here to fetch {package.name}: {by_hand}")
         command = ["apt-get", "download", f"{package.name}={package.version}"]
         _run(command, f"{package.name} {package.version}", f"run `apt-get update`, or {by_hand}", folder)
-    if (found := hashlib.sha256(archive.read_bytes()).hexdigest()) != package.sha256:
-        raise SourceMissing(f"{archive} has the SHA-256 {found}, not {package.sha256}: delete it, and {by_hand}")
+    if (digest := hashlib.sha256(archive.read_bytes()).hexdigest()) != package.sha256:
+        raise SourceMissing(f"{archive} has the SHA-256 {digest}, not {package.sha256}: delete it, and {by_hand}")
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     logger.info("unpacking %s", archive)
@@ -96,9 +96,9 @@ def fetch_debian(package: DebianPackage, folder: Path) -> Path:
 
 def _run(command: Sequence[str], what: str, advice: str = "check the connection", cwd: Path | None = None) -> None:
     logger.info("%s", " ".join(command))
-    done = subprocess.run(command, cwd=cwd, stderr=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise SourceMissing(f"{what} could not be fetched: {advice}\n{done.stderr.strip()}")
+    process = subprocess.run(command, cwd=cwd, stderr=subprocess.PIPE, text=True)
+    if process.returncode:
+        raise SourceMissing(f"{what} could not be fetched: {advice}\n{process.stderr.strip()}")
 
 
 def unpack(archive: Path, target: Path) -> None:
@@ -109,7 +109,7 @@ def unpack(archive: Path, target: Path) -> None:
     """
     with archive.open("rb") as file, tarfile.open(fileobj=_data_of(file, archive)) as data:
         for member in data:
-            if member.isfile() and member.name.endswith(KEPT):
+            if member.isfile() and member.name.endswith(ENDINGS):
                 data.extract(member, target, filter="data")
 
 
