@@ -22,6 +22,17 @@ def marked(name: str, row: Any) -> str:
     return f"{name} ({MARK})" if by_chance(row) else name
 
 
+def better(frame: pd.DataFrame, nonsense: float | None = None) -> pd.Series:
+    """Whether names are better than chance and, if its score is known, than nonsense: a bool for each row.
+
+    Args:
+        frame: Rows of the neuron table.
+        nonsense: See :func:`telling`.
+    """
+    sure = frame["null_percentile"] >= SURE
+    return sure if nonsense is None else sure & (frame["score"] > nonsense)
+
+
 def telling(frame: pd.DataFrame, nonsense: float | None = None) -> pd.DataFrame:
     """The neurons to show first, best first: they are specific, and their names are better than chance.
 
@@ -30,10 +41,8 @@ def telling(frame: pd.DataFrame, nonsense: float | None = None) -> pd.DataFrame:
         nonsense: Score of names that an untrained SAE gets, see :class:`cbsae_hub.pipeline.nonsense.Nonsense`: names
             have to be better; None where nobody measured it.
     """
-    sure = frame["name"].notna() & (frame["null_percentile"] >= SURE)
-    if nonsense is not None:
-        sure &= frame["score"] > nonsense
-    return frame[_specific(frame) & sure].sort_values("score", ascending=False, kind="stable")
+    rows = frame[_specific(frame) & frame["name"].notna() & better(frame, nonsense)]
+    return rows.sort_values("score", ascending=False, kind="stable")
 
 
 def clear(frame: pd.DataFrame, images: int) -> pd.DataFrame:

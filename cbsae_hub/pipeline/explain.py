@@ -27,13 +27,14 @@ from cbsae_hub.formats.load import load
 from cbsae_hub.hub.files import claim, content_revision, plain, read_json, read_text, write_json, write_text
 from cbsae_hub.hub.locate import locate
 from cbsae_hub.models import CBSAE, SAE
-from cbsae_hub.neurons.chance import SURE, clear, telling
+from cbsae_hub.neurons.chance import telling
 from cbsae_hub.neurons.pack import INFO
 from cbsae_hub.neurons.pruning import prune
 from cbsae_hub.neurons.selection import select_concepts
 from cbsae_hub.pipeline.answers import NONSENSE, QUESTION
 from cbsae_hub.pipeline.fit import Amount, Effort, fit, fit_bottleneck
 from cbsae_hub.pipeline.nonsense import Nonsense, name_nonsense
+from cbsae_hub.pipeline.ranking import rank_neurons
 from cbsae_hub.processes import make_accelerator
 from cbsae_hub.scoring import NeuronScorer, Scores, Truth
 from cbsae_hub.scoring.build_pack import build_pack
@@ -361,48 +362,3 @@ class Explanation:
         for rank in ("best", "worst"):
             summary[f"{rank}_names"] = [names[neuron] or f"#{neuron}" for neuron in summary[rank]]
         return summary
-
-
-BEST, WORST = 10, 5
-
-
-def rank_neurons(frame: pd.DataFrame, images: int, nonsense: Nonsense | None) -> dict[str, Any]:
-    """Chooses the neurons to look at first, and counts the names that are worth something.
-
-    The best are specific, and their names are better than chance and than nonsense, highest score first, each name
-    once; the worst are those with the lowest score of all others that are active. Without names, MonoSemanticity
-    decides among neurons that fire on several pictures.
-
-    Args:
-        frame: A neuron table.
-        images: Number of pictures that it was made of.
-        nonsense: Names of neurons that have learnt nothing.
-    """
-    active = frame[~frame["status"].isin(["dead", "rare"])]
-    if nonsense is None:
-        ordered = clear(frame, images)
-        best = ordered["neuron"].head(BEST).tolist()
-        return {"best": best, "worst": _last(ordered, best)}
-    alive = frame[frame["status"] != "dead"]
-    above_chance = alive["null_percentile"] >= SURE
-    above_both = above_chance if nonsense.score is None else above_chance & (alive["score"] > nonsense.score)
-    best = telling(active, nonsense.score).drop_duplicates("name")["neuron"].head(BEST).tolist()
-    return {
-        "names": {
-            "of": len(alive),
-            "better_than_chance": int(above_chance.sum()),
-            "better_than_both": int(above_both.sum()),
-            "by_luck": round((1 - SURE) * len(alive)),
-            "share_of_nonsense_better_than_chance": nonsense.share_above_chance,
-            "score_of_nonsense": nonsense.score,
-        },
-        "best": best,
-        "worst": _last(active.sort_values("score", ascending=False), best),
-    }
-
-
-def _last(ordered: pd.DataFrame, best: Sequence[int]) -> list[int]:
-    """The last neurons of a table that are not among the best, one of each name."""
-    others = ordered[~ordered["neuron"].isin(best)]
-    repeated = others["name"].notna() & others["name"].duplicated(keep="last")
-    return others.loc[~repeated, "neuron"].tail(WORST).tolist()

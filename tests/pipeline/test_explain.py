@@ -16,7 +16,8 @@ from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.hub.files import OtherSettings
 from cbsae_hub.pipeline import explain, fit
 from cbsae_hub.pipeline.answers import answers_in
-from cbsae_hub.pipeline.explain import Explanation, Question, rank_neurons
+from cbsae_hub.pipeline.explain import Explanation, Question
+from cbsae_hub.pipeline.ranking import rank_neurons
 from cbsae_hub.pipeline.report import write_report
 from cbsae_hub.studio.page import build
 

@@ -15,8 +15,8 @@ from own_model import OwnPictures, make_own_model
 from cbsae_hub import NeuronTable
 from cbsae_hub.neurons.chance import MARK, MEANING, SURE, telling
 from cbsae_hub.pipeline.answers import NONSENSE
-from cbsae_hub.pipeline.explain import rank_neurons
 from cbsae_hub.pipeline.nonsense import Nonsense
+from cbsae_hub.pipeline.ranking import rank_neurons
 from cbsae_hub.studio.basket import Basket, changed, dock
 from cbsae_hub.studio.links import read, texts
 from cbsae_hub.studio.server.generators import READERS, Generators, Unavailable, reads_encoder
