@@ -18,7 +18,7 @@ from cbsae_hub.trainers.config import Settings
 PAGE = Path(__file__).parent / "recipes.md"
 HEAD = """# Settings of recipes
 
-Written by `python docs/recipe_page.py` from the typed sections, `cbsae_hub/pipeline/sections.py`. A recipe is a YAML
+Written by `python docs/recipe_page.py` from the typed sections, `cbsae_hub/pipeline/sections/`. A recipe is a YAML
 file with one flat section per step; `cbsae recipe own-encoder` prints one with every setting. `--set key=value`
 overrides one; where a command reads several sections, `--set cbsae.steps=300` says whose it is. A setting without a
 default has to be given.

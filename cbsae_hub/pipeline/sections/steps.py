@@ -1,4 +1,4 @@
-"""The settings of each step, as dataclasses: the sections that a recipe may have."""
+"""The settings of each step from pictures to a model that is evaluated, and of the dry run."""
 
 from collections.abc import Mapping
 from dataclasses import field
@@ -270,126 +270,6 @@ class EvaluationSection(Section, section="evaluate"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChatJudgeSettings(Settings):
-    """A language model behind an endpoint that speaks OpenAI's protocol."""
-
-    model: str
-    """Its name there."""
-    base_url: str | None = None
-    """Address of the endpoint; null is OpenAI's."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class InsertionSection(Section, section="insertion"):
-    """Settings of training/insertion.py in the repository: are concepts inserted into LLaVA's answers, and removed?"""
-
-    model: str
-    """Folder or Hub id of the SAE."""
-    llava: str
-    """Folder or Hub id of the LLaVA."""
-    images: str
-    """Folder or Hub id of the images on which neurons were scored."""
-    split: str
-    """Split of these images."""
-    scores: str
-    """Folder of the neuron table."""
-    prompts: tuple[str, ...]
-    """Open questions to LLaVA."""
-    judge: str | ChatJudgeSettings
-    """A function of your own, ``module:function``, or a language model, ``{model, base_url}``."""
-    output: Path
-    """Folder of the results."""
-    neurons: Count = 100
-    """How many neurons."""
-    where: dict[str, Any] = field(default_factory=dict)
-    """Columns of the neuron table and what they must be."""
-    blanks: str | None = None
-    """Split whose images concepts are inserted into; null is a white one."""
-    batch: Count = 16
-    """Questions at once."""
-    alpha: Number | None = None
-    """Value of neurons for insertion; null is 50."""
-    beta: Number | None = None
-    """Minus their value for suppression; null is 50."""
-    keep_error: Flag | None = None
-    """Whether what the SAE loses is put back; null is no, as in the paper."""
-    max_new_tokens: Count | None = None
-    """Answers end there at the latest; null is 64."""
-    seed: Natural | None = None
-    """Seed of random images, of directions and of the neurons that are chosen; null is 0."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepSection(ImageSource, Section, section="sweep"):
-    """Settings of training/sweep.py in the repository: a grid of SAEs, one table. What is null is as in `sae`."""
-
-    encoder: str
-    """See section `activations`."""
-    layers: tuple[Integer, ...]
-    """Blocks, see ``layer`` of section `activations`."""
-    tokens: str
-    """See section `activations`."""
-    expansions: tuple[Count, ...]
-    """Neurons per dimension of the activations."""
-    similarity: str
-    """Image model that measures MonoSemanticity."""
-    probe_images: str
-    """Folder or Hub id of the images that neurons are scored on."""
-    probe_split: str
-    """Split of these images."""
-    output: Path
-    """Folder of the table and of all SAEs."""
-    images_per_shard: Count | None = None
-    """See section `activations`."""
-    k: Count | None = None
-    """See section `sae`, as all that follow."""
-    steps: Count | None = None
-    """Steps of each training."""
-    batch_size: Count | None = None
-    """Tokens per step."""
-    lr: Number | str | None = None
-    """Learning rate."""
-    warmup_steps: Natural | None = None
-    """Steps in which it rises."""
-    decay_start: Natural | None = None
-    """Step from which it falls."""
-    dead_after_tokens: Count | None = None
-    """Tokens after which a neuron that has not fired is dead."""
-    seed: Natural | None = None
-    """Seed of the trainings."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ZeroShotSteeringSection(Section, section="zero_shot_steering"):
-    """Settings of training/zero_shot_steering.py in the repository: how strongly neurons steer CLIP's answers."""
-
-    model: str
-    """Folder or Hub id of the SAE."""
-    clip: str
-    """Folder or Hub id of the CLIP that it explains."""
-    vocabulary: str
-    """The list of concepts that CLIP chooses from; see ``concepts`` of the scores."""
-    images: str
-    """Folder or Hub id of the images."""
-    split: str
-    """Split of these images."""
-    images_count: Integer
-    """How many of them."""
-    output: Path
-    """Folder of the results."""
-    strengths: tuple[float, ...] | None = None
-    """Values that neurons are set to; null is ``cbsae_hub.steering.clip.STRENGTHS``."""
-    neurons: Integer | Literal["all"] = "all"
-    """How many neurons."""
-    gamma: Number = 0.1
-    """Neurons whose score is above this are counted by share."""
-    beta: Number = 0.5
-    """Neurons whose score is above this are counted by number."""
-    seed: Natural = 0
-    """Seed of the images and neurons that are drawn."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class DryRunSection(Section, section="dry_run"):
     """Facts of models and images that `cbsae dry-run` cannot read where they are absent."""
 
@@ -407,6 +287,3 @@ class DryRunSection(Section, section="dry_run"):
     """Model to size of its download."""
     by_hand: str | None = None
     """What a person has to do before anything can be downloaded."""
-
-
-SECTIONS: dict[str, type[Section]] = {one.section: one for one in Section.__subclasses__()}
