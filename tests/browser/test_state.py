@@ -1,30 +1,14 @@
 """Nothing is lost: not by a focus, not by other visitors, not by what only shows something, not by a restart."""
 
 import re
-from urllib.parse import parse_qs
 
 import numpy as np
 import pytest
-from actions import basket_of, is_shown, open_tab, search, settled, wait_for_basket
+from actions import basket_of, is_shown, open_tab, said, says, search, settled, wait_for_basket
 from http_client import post
 from PIL import Image
 
 LLAVA = "?tab=llava&b=275:50.000,178:20.000&ask=Describe+the+image.&pic=s17"
-
-
-def said(page):
-    """What the address says."""
-    return {key: values[0] for key, values in parse_qs(page.url.partition("?")[2], keep_blank_values=True).items()}
-
-
-def says(page, *named, **wanted):
-    """Waits until the address says so, and says anything at all of what is named; None is what it does not say."""
-    for _ in range(200):
-        now = said(page)
-        if all(key in now for key in named) and all(now.get(key) == value for key, value in wanted.items()):
-            return
-        page.wait_for_timeout(50)
-    pytest.fail(f"the address says {now}, not {wanted}")
 
 
 def everything(page):
@@ -470,36 +454,6 @@ def test_a_long_text_is_one_step_back(visit):
     page.locator("#question textarea").press_sequentially("What do you see in it?", delay=90)
     says(page, ask="What do you see in it?")
     assert page.evaluate("history.length") <= before + 1
-
-
-def test_concepts_of_ones_own_survive_a_reload_and_are_told_to_be_missing_elsewhere(visit, address):
-    page = visit("?tab=inspect&seen=s1&pic=s1&words=pinata&b=275:50.000&q=pizza&sort=p99&named=sun")
-    page.locator(".cb-cell").first.wait_for()
-    open_tab(page, "Your concepts")
-    page.locator("#own-train").click()
-    page.locator("#own-progress").filter(has_text=re.compile("1 concept added")).wait_for(timeout=240_000)
-    says(page, "m", words="pinata", b="275:50.000", tab="own", sort="p99", named="sun")
-    assert said(page)["m"].startswith("emoji-cbsae~")
-    page.locator("#own-report [data-act=add]").click()
-    wait_for_basket(page, 2)
-    open_tab(page, "Inspect image")  # was inspected without the new concept
-    page.locator("#grid .cb-stale").wait_for()
-    page.locator("#grid [data-run]").click()
-    page.wait_for_function("() => !document.querySelector('#grid .cb-stale')")
-    page.locator("#model input").click()  # focus leaves the model and what was trained alone
-    page.locator("h1").click()
-    page.wait_for_timeout(600)
-    page.reload()
-    wait_for_basket(page, 2)
-    open_tab(page, "Your concepts")
-    page.locator("#own-check").click()
-    is_shown(page, "#own-report tr", r"pinata\s*◆ concept neuron")
-    assert page.locator("#own-download").is_visible()
-    other = visit(page.url.removeprefix(f"{address}/"))
-    is_shown(other, "[data-testid=toast-body], .toast-body", "trained by a visitor")
-    wait_for_basket(other, 1)
-    other.locator("#own-check").click()
-    is_shown(other, "#own-report tr", r"pinata\s*○ missing")
 
 
 def test_code_follows_the_model_too(visit):

@@ -2,14 +2,13 @@
 
 import json
 import re
-import zipfile
 from pathlib import Path
 from urllib.parse import parse_qs
 
 import pytest
 from actions import basket_of, is_shown, open_tab, search, settled, wait_for_basket
 
-from cbsae_hub import CBSAE, Pack
+from cbsae_hub import Pack
 
 HUB = Path(__file__).parents[2] / "hub"
 STEERED = "#answers .cb-main p"
@@ -271,56 +270,6 @@ def test_the_table_is_filtered_and_downloaded(visit, pack):
     page.locator("#rows tbody button").first.focus()
     page.keyboard.press("Enter")
     is_shown(page, "#neuron-page h3", "moose")
-
-
-# -------------------------------------------------------------------------------------------------- own concepts
-
-
-def test_concepts_of_ones_own_are_trained_used_and_downloaded_and_nobody_else_sees_them(visit, tmp_path, pack):
-    mine, other = visit("?tab=own"), visit("?tab=own")
-    for page in (mine, other):
-        page.locator("#own-words textarea").fill("pinata\npizza")
-        page.locator("#own-check").click()
-        is_shown(page, "#own-report tr", r"pinata\s*○ missing")
-        is_shown(page, "#own-report tr", r"pizza\s*● in the SAE.*◐ weak: on images whose content is known")
-    mine.locator("#own-train").click()
-    is_shown(mine, "#own-progress", r"step \d+ of 300|looking at the pictures")
-    mine.locator("#own-progress").filter(has_text=re.compile("1 concept added")).wait_for(timeout=240_000)
-    is_shown(mine, "#own-progress", "Not surely learned: “pinata”")  # neither teacher nor judge knows the word
-    is_shown(mine, "#own-report tr", r"pinata\s*◆ concept neuron.*◐ weak: it was trained for it")
-    mine.locator("#own-report tr").filter(has_text="pinata").locator("[data-act=add]").click()
-    wait_for_basket(mine, 1)
-    open_tab(mine, "Neuron")
-    is_shown(mine, "#neuron-bar", f"Neuron, 0 to {len(pack.neurons)}")
-    open_tab(mine, "Steer LLaVA")
-    is_shown(mine, "#answers .cb-probability", "pinata")
-    search(mine, "pinata")
-    is_shown(mine, "#results", "pinata")
-    open_tab(mine, "Your concepts")
-    with mine.expect_download() as download:
-        mine.locator("#own-download a").click()
-    with zipfile.ZipFile(download.value.path()) as file:
-        file.extractall(tmp_path)
-    assert CBSAE.from_pretrained(tmp_path).concepts[-1] == "pinata"
-    # The other visitor's model is what it was.
-    other.locator("#own-check").click()
-    is_shown(other, "#own-report tr", r"pinata\s*○ missing")
-    search(other, "pinata")
-    assert "pinata (" not in other.locator("#results").inner_text() if other.locator("#results").count() else True
-    other.goto(other.url.split("?")[0] + f"?tab=neuron&neuron={len(pack.neurons)}")
-    is_shown(other, "[data-testid=toast-body], .toast-body", "could not be read: neuron")
-
-
-def test_training_is_stopped_by_keyboard_and_what_is_there_by_then_is_kept(visit):
-    page = visit("?tab=own")
-    page.locator("#own-words textarea").fill("zeppelin")
-    page.locator("#own-train").focus()
-    page.keyboard.press("Enter")
-    is_shown(page, "#own-progress", r"step \d+ of 300")
-    page.locator("#own-stop").focus()
-    page.keyboard.press("Enter")
-    is_shown(page, "#own-progress", "Stopped early")
-    is_shown(page, "#own-report tr", r"zeppelin\s*◆ concept neuron")
 
 
 # -------------------------------------------------------------------------------------------------------- use it

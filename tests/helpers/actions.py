@@ -1,6 +1,9 @@
 """What visitors do on the page."""
 
 import re
+from urllib.parse import parse_qs
+
+import pytest
 
 
 def search(page, text):
@@ -41,3 +44,18 @@ def basket_of(page):
 def wait_for_basket(page, count):
     """Waits until the basket holds so many neurons."""
     page.locator(f'#dock [data-count="{count}"]').wait_for()
+
+
+def said(page):
+    """What the address says."""
+    return {key: values[0] for key, values in parse_qs(page.url.partition("?")[2], keep_blank_values=True).items()}
+
+
+def says(page, *named, **wanted):
+    """Waits until the address says so, and says anything at all of what is named; None is what it does not say."""
+    for _ in range(200):
+        now = said(page)
+        if all(key in now for key in named) and all(now.get(key) == value for key, value in wanted.items()):
+            return
+        page.wait_for_timeout(50)
+    pytest.fail(f"the address says {now}, not {wanted}")
