@@ -1,7 +1,7 @@
 // The address follows the page and the page the address: one history, one way to undo, one way to go anywhere.
 // `fields` are the parts of the address, `space` the page's address on the Hub, `tabs` the tabs by their names, and
 // `values` what the components hold.
-const SOON = 60, MAX_PICTURES = 8, SECRET = /~([\w-]{16,})$/, TOKEN = /~([a-z0-9]{4,20})$/;
+const SOON = 60, PATIENCE = 50, MAX_PICTURES = 8, SECRET = /~([\w-]{16,})$/, TOKEN = /~([a-z0-9]{4,20})$/;
 const byKey = Object.fromEntries(fields.map((field) => [field.key, field]));
 const spelled = (field, value) => {
   if (value === null || value === undefined) return '';
@@ -16,6 +16,7 @@ const usual = (field, state) => (field.like ? state[field.like] : field.usual);
 // --- What is the visitor's own has a secret name on the server. The address has a token for it, and only this
 // browser knows the two together, and has the picture itself.
 const tokens = new Map(); // secret: token
+const stored = new Set(); // tokens of what a reload will find in this browser
 const drawer = (mode, act) => new Promise((resolve) => {
   try {
     const opening = indexedDB.open('cbsae_hub', 1);
@@ -33,6 +34,7 @@ const keep = async (token, thing) => {
   const all = await drawer('readonly', (store) => store.getAllKeys()) ?? [];
   const pictures = all.filter((key) => !key.startsWith('z')).sort();
   for (const old of pictures.slice(0, -MAX_PICTURES)) await drawer('readwrite', (store) => store.delete(old));
+  stored.add(token);
 };
 const tokenOf = (secret, kind = '') => {
   if (!tokens.has(secret)) tokens.set(secret, kind + Date.now().toString(36) + Math.random().toString(36).slice(2, 6));
@@ -113,10 +115,20 @@ const follow = () => {
   write(goesOn ? 'replaceState' : 'pushState', page.state);
   page.typing = typing;
 };
+const isStored = (state) => ['m', 'pic', 'seen'].every((key) => {
+  publicText(key, state[key]); // which stores the name of a model
+  const secret = SECRET.exec(state[key])?.[1];
+  return !secret || stored.has(tokens.get(secret));
+});
+// What is the visitor's own is named by the address once a reload would find it.
+const followWhenStored = (patience) => {
+  if (latest && patience && !isStored(stateOf(latest))) timer = setTimeout(followWhenStored, SOON, patience - 1);
+  else follow();
+};
 page.changed = (all) => {
   clearTimeout(timer);
   latest = all;
-  timer = setTimeout(follow, SOON);
+  timer = setTimeout(followWhenStored, SOON, PATIENCE);
 };
 
 // --- The address has changed: the page follows. Only what differs is asked for, and only that is touched.
