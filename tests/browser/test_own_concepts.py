@@ -15,11 +15,8 @@ HUB = Path(__file__).parents[2] / "hub"
 @pytest.fixture(scope="module")
 def pages(long_visit):
     """Two visitors with one word that the model knows, and one that it lacks; the first has trained it."""
-    # The first has inspected a picture, without the new concept.
-    mine, other = (
-        long_visit("?tab=inspect&seen=s1&pic=s1&sort=p99&named=sun"),
-        long_visit("?tab=own"),
-    )
+    mine = long_visit("?tab=inspect&seen=s1&pic=s1&sort=p99&named=sun")  # a picture, without the new concept
+    other = long_visit("?tab=own")
     mine.locator(".cb-cell").first.wait_for()
     open_tab(mine, "Your concepts")
     for page in (mine, other):

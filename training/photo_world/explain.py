@@ -1,10 +1,8 @@
 """``cbsae explain`` on splits: an SAE learns on some cut-outs, its neurons are named by others."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from PIL import Image
@@ -15,7 +13,6 @@ from cbsae_hub.data.images import image_batches
 from cbsae_hub.models import CBSAE, SAE
 from cbsae_hub.pipeline.explain import Explanation
 from cbsae_hub.scoring import NeuronScorer, Scores
-from cbsae_hub.trainers.loop import TRAINING_NAME
 from training.photo_world.judges import Captions
 
 
@@ -54,13 +51,3 @@ class PhotoExplanation(Explanation):
         scorer = NeuronScorer(model, self.encoder, self.judge, sets, **options)
         scorer.run_stored(self.store, self.embeddings, self.batch_size, similarity=self.looks)
         return scorer.results()
-
-
-def give_sae(source: Path, target: Path) -> None:
-    """Lets an explanation have the SAE of another one instead of training its own."""
-    if not (target / "sae" / TRAINING_NAME).is_file():
-        partial = target / "sae.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(source / "sae", partial)
-        partial.rename(target / "sae")

@@ -26,7 +26,7 @@ from cbsae_hub.studio.serve import serve as start_page
 from training.photo_world.controls import Split, compare
 from training.photo_world.convert import convert
 from training.photo_world.cutouts import read_cutouts, split_cutouts
-from training.photo_world.explain import PhotoExplanation, give_sae
+from training.photo_world.explain import PhotoExplanation
 from training.photo_world.figure import write_figure
 from training.photo_world.judges import Lite, convert_lite
 from training.photo_world.scenes import read_backdrops, write_scenes
@@ -87,7 +87,8 @@ def explain(folder: Path, settings: dict[str, Any], batch_size: int) -> dict[str
         return Explanation(question, folder / name, batch_size=batch_size)
 
     unnamed("train", "training").train()
-    give_sae(folder / "training", folder / "explained")
+    trained = folder / "training" / "sae"
+    make_once(folder / "explained" / "sae", lambda target: shutil.copytree(trained, target, dirs_exist_ok=True))
     question = Question(**place, split="probe", judge="captions")
     probe = PhotoExplanation(question, folder / "explained", batch_size=batch_size, similarity=Lite(folder / "judge"))
     answer = probe.answer()

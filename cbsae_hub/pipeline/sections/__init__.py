@@ -2,43 +2,38 @@
 
 from cbsae_hub.pipeline.recipe import Section
 from cbsae_hub.pipeline.sections.steps import (
-    ActivationsSection as ActivationsSection,
-)
-from cbsae_hub.pipeline.sections.steps import (
-    CBSAESection as CBSAESection,
-)
-from cbsae_hub.pipeline.sections.steps import (
-    DryRunSection as DryRunSection,
-)
-from cbsae_hub.pipeline.sections.steps import (
-    EvaluationSection as EvaluationSection,
-)
-from cbsae_hub.pipeline.sections.steps import (
-    ImageSource as ImageSource,
-)
-from cbsae_hub.pipeline.sections.steps import (
-    PruneSettings as PruneSettings,
-)
-from cbsae_hub.pipeline.sections.steps import (
-    SAESection as SAESection,
-)
-from cbsae_hub.pipeline.sections.steps import (
-    ScoresSection as ScoresSection,
-)
-from cbsae_hub.pipeline.sections.steps import (
-    SteerabilitySection as SteerabilitySection,
+    ActivationsSection,
+    CBSAESection,
+    DryRunSection,
+    EvaluationSection,
+    ImageSource,
+    PruneSettings,
+    SAESection,
+    ScoresSection,
+    SteerabilitySection,
 )
 from cbsae_hub.pipeline.sections.studies import (
-    ChatJudgeSettings as ChatJudgeSettings,
-)
-from cbsae_hub.pipeline.sections.studies import (
-    InsertionSection as InsertionSection,
-)
-from cbsae_hub.pipeline.sections.studies import (
-    SweepSection as SweepSection,
-)
-from cbsae_hub.pipeline.sections.studies import (
-    ZeroShotSteeringSection as ZeroShotSteeringSection,
+    ChatJudgeSettings,
+    InsertionSection,
+    SweepSection,
+    ZeroShotSteeringSection,
 )
 
 SECTIONS: dict[str, type[Section]] = {one.section: one for one in Section.__subclasses__()}
+
+__all__ = [
+    "SECTIONS",
+    "ActivationsSection",
+    "CBSAESection",
+    "ChatJudgeSettings",
+    "DryRunSection",
+    "EvaluationSection",
+    "ImageSource",
+    "InsertionSection",
+    "PruneSettings",
+    "SAESection",
+    "ScoresSection",
+    "SteerabilitySection",
+    "SweepSection",
+    "ZeroShotSteeringSection",
+]
