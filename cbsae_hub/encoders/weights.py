@@ -1,5 +1,6 @@
 """Models of transformers with all of their weights: none of them random, none of another form than the config says."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,16 +8,25 @@ from typing import Any
 
 import transformers
 
+# While transformers loads a model, it replaces PreTrainedModel.tie_weights, and puts it back afterwards. Of two loads
+# that overlap, one may put back what the other had put there: from then on no model of this process ties its weights,
+# and a LLaVA answers by an output layer of random numbers.
+alone = threading.RLock()
+
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silences transformers' reports on a text tower that stays in the file, and on DINOv3's processor without PIL."""
-    verbosity = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(verbosity)
+    """Silences transformers' reports on a text tower that stays in the file, and on DINOv3's processor without PIL.
+
+    One thread loads at a time, see ``alone``.
+    """
+    with alone:
+        verbosity = transformers.logging.get_verbosity()
+        transformers.logging.set_verbosity_error()
+        try:
+            yield
+        finally:
+            transformers.logging.set_verbosity(verbosity)
 
 
 def load_weights(

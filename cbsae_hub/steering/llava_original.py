@@ -23,6 +23,8 @@ from transformers import (
     PreTrainedConfig,
 )
 
+from cbsae_hub.encoders.weights import alone
+
 TEXT_CONFIGS: dict[str, type[PreTrainedConfig]] = {"llava_gemma": Gemma2Config, "llava_llama": LlamaConfig}
 PROJECTOR = "mlp2x_gelu"
 SELECTED: dict[str, Literal["default", "full"]] = {"patch": "default", "cls_patch": "full"}
@@ -57,7 +59,8 @@ def load_original(
     _check(raw)
     place = {"pretrained_model_name_or_path": str(vision_tower)} if vision_tower else _source(raw["mm_vision_tower"])
     try:
-        whole = AutoModel.from_pretrained(**place, use_safetensors=True)
+        with alone:
+            whole = AutoModel.from_pretrained(**place, use_safetensors=True)
         image_processor = AutoImageProcessor.from_pretrained(**place, backend="pil")
     except OSError as error:
         raise OSError(
@@ -71,14 +74,15 @@ def load_original(
     config = _config(raw, tower.config, tokenizer.get_vocab()[IMAGE])
     tensors = _renamed(_read(source), config)
     tensors |= {f"model.vision_tower.{name}": tensor for name, tensor in tower.state_dict().items()}
-    loaded: Any = LlavaForConditionalGeneration.from_pretrained(
-        None,
-        config=config,
-        state_dict=tensors,
-        dtype=dtype or getattr(torch, raw.get("torch_dtype") or raw.get("dtype") or "float16"),
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
-    )
+    with alone:
+        loaded: Any = LlavaForConditionalGeneration.from_pretrained(
+            None,
+            config=config,
+            state_dict=tensors,
+            dtype=dtype or getattr(torch, raw.get("torch_dtype") or raw.get("dtype") or "float16"),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
     model, report = loaded
     text: Any = config.text_config
     if problems := {what: sorted(map(str, names)) for what, names in report.items() if names}:

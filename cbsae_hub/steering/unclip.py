@@ -12,6 +12,7 @@ from transformers import AutoImageProcessor
 
 from cbsae_hub.encoders.families import pool_clip
 from cbsae_hub.encoders.vision import preprocess, require_images
+from cbsae_hub.encoders.weights import alone
 from cbsae_hub.hub.locate import Located
 from cbsae_hub.lazy import needed
 from cbsae_hub.models import checks
@@ -55,7 +56,8 @@ class UnclipSteerer(SteeredGenerator):
     def _load(cls, located: Located, device: torch.device, dtype: torch.dtype | None) -> dict[str, Any]:
         source = located.pretrained
         dtype = dtype or default_dtype(device)
-        pipeline: Any = StableUnCLIPImg2ImgPipeline.from_pretrained(**source, dtype=dtype, use_safetensors=True)
+        with alone:
+            pipeline: Any = StableUnCLIPImg2ImgPipeline.from_pretrained(**source, dtype=dtype, use_safetensors=True)
         pipeline.feature_extractor = AutoImageProcessor.from_pretrained(
             **source, subfolder="feature_extractor", backend="pil"
         )
