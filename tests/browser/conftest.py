@@ -1,16 +1,13 @@
 """The page as its visitors have it: app.py in a process of its own, on the shipped model, in Debian's chromium."""
 
-import os
 import shutil
-import socket
-import subprocess
-import sys
 import time
 import urllib.request
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from scripts import free_port, start_program
 
 ROOT = Path(__file__).parents[2]
 LEFT = (
@@ -22,38 +19,30 @@ LEFT = (
 )
 
 
-def free_port():
-    """A port that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
 @contextmanager
 def served(folder, port, *arguments):
     """app.py in a process of its own; its address."""
     log = folder / "log.txt"
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(log.parent / "gradio")}
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / "app.py"), "--port", str(port), *arguments],
-            cwd=log.parent, stdout=output, stderr=subprocess.STDOUT, env=environment,
-        )  # fmt: skip
-        url = f"http://127.0.0.1:{port}"
-        try:
-            for _ in range(1800):  # importing takes a minute where many others run
-                assert process.poll() is None, log.read_text()
-                try:
-                    urllib.request.urlopen(url, timeout=5).close()
-                    break
-                except OSError:
-                    time.sleep(0.1)
-            else:
-                pytest.fail(f"the page did not start: {log.read_text()}")
-            yield url
-        finally:
-            process.terminate()
-            process.wait(10)
+    process = start_program(
+        ROOT / "app.py", "--port", port, *arguments,
+        cwd=folder, stdout=log, stderr=log, GRADIO_TEMP_DIR=str(folder / "gradio"),
+    )  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(1800):  # importing takes a minute where many others run
+            assert process.is_alive(), log.read_text()
+            try:
+                urllib.request.urlopen(url, timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        else:
+            pytest.fail(f"the page did not start: {log.read_text()}")
+        yield url
+    finally:
+        process.terminate()
+        process.join(10)
+        assert not process.is_alive(), "it ends when it is told to"
 
 
 @pytest.fixture(scope="session")

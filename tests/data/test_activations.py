@@ -1,8 +1,6 @@
 import json
 import resource
 import shutil
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from scripts import run_script
 from tiny_models import build, processor
 
 from cbsae_hub.data.activations import ActivationStore, StoreError
@@ -328,7 +327,8 @@ print(kill_at - 1)
 def test_extraction_killed_anywhere_goes_on_and_gives_the_same_store(tmp_path):
     """kill -9 after each tensor is written, before each flush, and after each renaming."""
     names = {"here": str(Path(__file__).parent), "helpers": str(ROOT / "tests/helpers"), "folder": str(tmp_path)}
-    run = subprocess.run([sys.executable, "-c", KILLING.format(**names)], capture_output=True, text=True, timeout=120)
+    (tmp_path / "killing.py").write_text(KILLING.format(**names))
+    run = run_script(tmp_path / "killing.py", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     kills = int(run.stdout)
     assert kills == 3 * 3 + 2 * 2  # three shards; settings and manifest have no tensor
@@ -366,8 +366,8 @@ def test_two_processes_write_the_same_store(tmp_path):
         t.extract({str(tmp_path / "resumed")!r}, accelerator=accelerator)
         """)
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    subprocess.run([*command, str(script)], check=True, capture_output=True, timeout=120)
+    done = run_script(script, cwd=tmp_path, processes=2)
+    assert done.returncode == 0, done.stderr
     whole = {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()}
     for folder in ("two", "resumed"):
         assert {path.name: path.read_bytes() for path in (tmp_path / folder).iterdir()} == whole, folder

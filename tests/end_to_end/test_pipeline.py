@@ -417,8 +417,13 @@ CONFIG = {
 }  # fmt: skip
 
 
+def run_on_two(folder, script, *arguments):
+    """Runs a script on two processes, as torchrun tells them of each other."""
+    return run_script(script, "--recipe", "recipe.yaml", *arguments, cwd=folder, processes=2)
+
+
 def launch(folder, way, script, *arguments):
-    """Starts a script on two processes."""
+    """Starts a script on two processes by one of the launchers themselves."""
     (folder / "two.yaml").write_text(yaml.safe_dump(CONFIG))
     command = [sys.executable, "-m", *LAUNCHERS[way], str(ROOT / "training" / script), "--recipe", "recipe.yaml"]
     done = subprocess.run(
@@ -434,7 +439,7 @@ on_cpus = pytest.mark.skipif(torch.cuda.is_available(), reason="starts two proce
 @on_cpus
 def test_two_processes_score_as_one(scored):
     workplace = scored
-    launch(workplace, TORCHRUN, "score_neurons.py", "--output", "scores-of-two")
+    succeed(run_on_two(workplace, "score_neurons.py", "--output", "scores-of-two"))
     one, two = (NeuronTable.read(workplace / name).frame for name in ("scores", "scores-of-two"))
     pd.testing.assert_frame_equal(two, one, atol=1e-6, rtol=1e-6)
     one, two = (pd.read_parquet(workplace / name / "examples.parquet") for name in ("scores", "scores-of-two"))
@@ -450,7 +455,7 @@ def test_two_processes_extract_and_train_as_one(trained, way):
     assert len(LAUNCHERS) == 3, "those of docs/training.md"
     workplace, output = trained, Path("hub") / f"of-two-{list(LAUNCHERS).index(way)}"
     if way == TORCHRUN:
-        launch(workplace, way, "extract_activations.py", "--output", "activations-of-two")
+        succeed(run_on_two(workplace, "extract_activations.py", "--output", "activations-of-two"))
         for file in (workplace / "activations").iterdir():
             one, two = (folder / file.name for folder in (workplace / "activations", workplace / "activations-of-two"))
             assert two.read_bytes() == one.read_bytes() or np.allclose(
@@ -469,7 +474,7 @@ def test_two_processes_extract_and_train_as_one(trained, way):
 @on_cpus
 def test_two_processes_train_a_bottleneck_as_one(bottlenecked):
     workplace = bottlenecked
-    launch(workplace, TORCHRUN, "train_cbsae.py", "--output", "hub/bottleneck-of-two")
+    succeed(run_on_two(workplace, "train_cbsae.py", "--output", "hub/bottleneck-of-two"))
     one, two = (CBSAE.from_pretrained(workplace / "hub" / f) for f in ("bottleneck", "bottleneck-of-two"))
     torch.testing.assert_close(two.W_enc_cb, one.W_enc_cb, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(two.W_dec_cb, one.W_dec_cb, atol=1e-4, rtol=1e-3)
@@ -483,14 +488,11 @@ def test_two_processes_train_a_bottleneck_as_one(bottlenecked):
 def test_two_processes_steer_as_one(steered):
     workplace = steered
     shutil.copytree(workplace / "scores", workplace / "steered-by-two")
-    launch(workplace, TORCHRUN, "score_neurons.py", "--steer", "--output", "steered-by-two")
+    succeed(run_on_two(workplace, "score_neurons.py", "--steer", "--output", "steered-by-two"))
     one, two = (NeuronTable.read(workplace / name).frame for name in ("steered", "steered-by-two"))
     pd.testing.assert_frame_equal(two, one, atol=1e-5, rtol=1e-5)
 
 
 def test_a_script_for_one_process_refuses_several(workplace):
-    done = subprocess.run(
-        [sys.executable, "-m", *LAUNCHERS[TORCHRUN], str(ROOT / "training/sweep.py"), "--recipe", "recipe.yaml"],
-        cwd=workplace, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    done = run_on_two(workplace, "sweep.py")
     assert done.returncode != 0 and "2 processes were started for what one process does" in done.stderr

@@ -1,12 +1,9 @@
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+import small_run
 import torch
+from scripts import run_script
 
 from cbsae_hub import SAE
 
@@ -36,22 +33,11 @@ def x():
 
 
 @pytest.fixture
-def run_training():
-    """Starts small_run.py with these runs on ``processes`` gloo processes; returns their exit codes."""
+def run_training(tmp_path):
+    """Runs small_run.py with these runs on ``processes`` gloo processes; returns their exit codes."""
 
     def start(*runs, processes=1, **environment):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        environment |= {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-        if processes > 1:
-            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
-        program = str(Path(__file__).parents[1] / "helpers" / "small_run.py")
-        command = [sys.executable, program, json.dumps(runs, default=str)]
-        running = []
-        for rank in range(processes):
-            ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
-            running.append(subprocess.Popen(command, env=os.environ | environment | ranks))
-        return [process.wait(timeout=120) for process in running]
+        given = {"cwd": tmp_path, "processes": processes, "ACCELERATE_USE_CPU": "true", **environment}
+        return run_script(small_run.__file__, json.dumps(runs, default=str), **given).returncodes
 
     return start
