@@ -40,6 +40,13 @@ assert apply(Steering([Edit(3, 5.0)]), x, again).shape == x.shape
 
 pack = Pack.from_pretrained("emoji-sae")
 assert pack.find("cat").verdict == "strong" and pack.examples(0) is not None
+
+from typer.testing import CliRunner
+from cbsae_hub.cli.app import app
+
+for step in ("train", "score", "bottleneck"):  # what is missing is said in a sentence
+    done = CliRunner().invoke(app, [step, "--recipe", "my.yaml", "--json"])
+    assert done.exit_code == 1 and json.loads(done.stdout)["error"], (step, done.output)
 print(json.dumps({"home": str(home), "path": sys.path}))
 """
 
@@ -92,17 +99,13 @@ def test_wheel_works_where_it_is_installed(wheel, tmp_path):
 
     # Elsewhere this package may be installed, editable: that is no reason to leave it out here.
     run(python, "-m", "pip", "install", "--no-deps", "--no-index", "--no-compile", "--ignore-installed", wheel)
-    said = run(python, "-c", SMOKE)
-    assert str(tmp_path / "venv") in said and f'"{ROOT}"' not in said
     for name in PROJECT.get("scripts", {}):
         assert name in run(python.parent / name, "--help")
     recipe = run(python.parent / "cbsae", "recipe", "own-encoder")
     assert recipe == (ROOT / "cbsae_hub" / "pipeline" / "recipes" / "own-encoder.yaml").read_text(encoding="utf-8")
     (empty / "my.yaml").write_text(recipe)
-    steps = ("extract", "train", "score", "bottleneck")
-    for step in steps:  # what is missing is said in a sentence
-        done = subprocess.run(
-            [python.parent / "cbsae", step, "--recipe", "my.yaml", "--json"],
-            cwd=empty, env=environment, capture_output=True, text=True,
-        )  # fmt: skip
-        assert done.returncode == 1 and json.loads(done.stdout)["error"], done.stdout + done.stderr
+    said = run(python, "-c", SMOKE)
+    assert str(tmp_path / "venv") in said and f'"{ROOT}"' not in said
+    extract = [python.parent / "cbsae", "extract", "--recipe", "my.yaml", "--json"]
+    done = subprocess.run(extract, cwd=empty, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and json.loads(done.stdout)["error"], done.stdout + done.stderr
