@@ -2,22 +2,19 @@
 
 import json
 import os
-import signal
 import socket
-import subprocess
 import sys
-import textwrap
+import time
 
 import pytest
 import torch
 import yaml
+from scripts import free_port, run_program, run_together, start_program
 
 from cbsae_hub.processes import LOCK_NAME, FolderInUse, ProcessError, claimed, make_accelerator
 
-NO_RANK = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
-NO_RANK |= {"ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_CPU"}
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch"]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+ACCELERATE = ["-m", "accelerate.commands.launch"]
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -32,27 +29,27 @@ with claimed(sys.argv[1], accelerator):
     Path(sys.argv[1], f"{accelerator.process_index}").write_text(f"{accelerator.num_processes} {total:g}")
     accelerator.wait_for_everyone()
 """
+CLAIM = """
+import sys, time
+from cbsae_hub.processes import claimed
+with claimed(sys.argv[1]):
+    print("claimed", flush=True)
+    time.sleep(100)
+"""
 
 
 @pytest.fixture
-def start(tmp_path, monkeypatch):
-    """Starts a program of this test in some way; ``wait=False`` returns it while it runs."""
-    program = tmp_path / "program.py"
+def program(tmp_path):
+    """PROGRAM as a file."""
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAM)
+    return path
 
-    def run(*way, text=PROGRAM, wait=True, **more):
-        program.write_text(textwrap.dedent(text))
-        environment = {name: value for name, value in os.environ.items() if name not in NO_RANK}
-        environment |= {"HF_HOME": str(tmp_path / "no-config"), "OMP_NUM_THREADS": "1", **more}
-        started = subprocess.Popen(
-            [*map(str, way), str(program), str(tmp_path / "out")],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        if not wait:
-            return started
-        started.output, started.errors = started.communicate(timeout=200)
-        return started
 
-    return run
+@pytest.fixture
+def start(program, tmp_path):
+    """Starts the program in some way."""
+    return lambda *way: run_program(*way, program, tmp_path / "out", cwd=tmp_path, HF_HOME=str(tmp_path / "no-config"))
 
 
 def written(folder):
@@ -86,7 +83,7 @@ def test_processes_that_were_started_together_know_of_each_other(start, config, 
         "config": [*ACCELERATE, "--config_file", config(main_process_port=0)],
     }
     done = start(*launch[way])
-    assert done.returncode == 0, done.errors
+    assert done.returncode == 0, done.stderr
     assert written(tmp_path / "out") == {"0": "2 2", "1": "2 2"}
 
 
@@ -101,30 +98,27 @@ def test_one_process_where_several_were_asked_for_stops_and_says_the_right_line(
     }
     done = start(*launch[way])
     assert done.returncode != 0 and not (tmp_path / "out").exists()
-    assert "torchrun --standalone --nproc_per_node N" in done.errors and "program.py" in done.errors
+    assert "torchrun --standalone --nproc_per_node N" in done.stderr and "program.py" in done.stderr
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="starts processes on CPUs")
-def test_processes_of_mpi_know_of_each_other(start, tmp_path):
+def test_processes_of_mpi_know_of_each_other(program, tmp_path):
     """As mpirun starts them: it tells each its number, and no address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     names = ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE")
     ranks = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK")
-    common = dict.fromkeys(names, "2") | {"MASTER_PORT": port}
-    running = [start(sys.executable, wait=False, **common, **dict.fromkeys(ranks, str(rank))) for rank in range(2)]
-    errors = [process.communicate(timeout=200)[1] for process in running]
-    assert [process.returncode for process in running] == [0, 0], errors
+    common = dict.fromkeys(names, "2") | {"MASTER_PORT": str(free_port())}
+    environments = [common | dict.fromkeys(ranks, str(rank)) for rank in range(2)]
+    done = run_together([program, tmp_path / "out"], environments, tmp_path)
+    assert done.returncodes == [0, 0], done.stderr
     assert written(tmp_path / "out") == {"0": "2 2", "1": "2 2"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", [[sys.executable], [*ACCELERATE, "--cpu"], [*ACCELERATE, "--num_processes", "1"]])
+@pytest.mark.parametrize("way", [[], [*ACCELERATE, "--cpu"], [*ACCELERATE, "--num_processes", "1"]])
 def test_one_process_is_one(start, tmp_path, way):
     done = start(*way)
-    assert done.returncode == 0, done.errors
+    assert done.returncode == 0, done.stderr
     assert written(tmp_path / "out") == {"0": "1 1"}
 
 
@@ -175,21 +169,18 @@ def test_what_another_machine_left_is_believed(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_run_leaves_its_folder_to_the_next(start, tmp_path, caplog):
+def test_a_killed_run_leaves_its_folder_to_the_next(tmp_path, caplog):
     caplog.set_level("INFO")
-    text = """
-    import sys, time
-    from cbsae_hub.processes import claimed
-    with claimed(sys.argv[1]):
-        print("claimed", flush=True)
-        time.sleep(100)
-    """
-    running = start(sys.executable, text=text, wait=False)
-    assert running.stdout.readline() == "claimed\n"
+    (tmp_path / "program.py").write_text(CLAIM)
+    output = tmp_path / "output.txt"
+    running = start_program(tmp_path / "program.py", tmp_path / "out", cwd=tmp_path, stdout=output, stderr=output)
+    while not output.exists() or output.read_text() != "claimed\n":
+        assert running.is_alive()
+        time.sleep(0.01)
     with pytest.raises(FolderInUse, match=f"process {running.pid} on"), claimed(tmp_path / "out"):
         pass
-    running.send_signal(signal.SIGKILL)
-    running.communicate()
+    running.kill()
+    running.join()
     with claimed(tmp_path / "out"):
         assert f"left by a run that has ended, process {running.pid} on" in caplog.text
     assert not list((tmp_path / "out").iterdir())
@@ -201,4 +192,4 @@ def test_all_processes_stop_where_the_folder_is_in_use(start, tmp_path):
     with claimed(tmp_path / "out"):
         done = start(*TORCHRUN)
     assert done.returncode != 0 and not (tmp_path / "out" / "1").exists()
-    assert done.errors.count("FolderInUse: ") >= 2
+    assert done.stderr.count("FolderInUse: ") >= 2

@@ -4,12 +4,12 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
+import time
 import urllib.request
 from pathlib import Path
 
 import pytest
+from scripts import free_port, start_program
 
 from cbsae_hub.studio.serve import require_free
 
@@ -49,24 +49,20 @@ def test_a_model_that_is_not_there_is_a_sentence(answer):
 
 @pytest.mark.slow
 def test_the_page_is_served_at_the_address_that_is_told(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    model = ROOT / "hub" / "emoji-sae"
-    command = [sys.executable, "-m", "cbsae_hub", "serve", str(model), "--port", str(port), "--json"]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(tmp_path / "gradio")}
-    log = tmp_path / "log.txt"
-    with log.open("w") as errors:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells have jobs behind them ignore it
-        )  # fmt: skip
+    port, stdout, stderr = free_port(), tmp_path / "stdout.txt", tmp_path / "stderr.txt"
+    process = start_program(
+        "-m", "cbsae_hub", "serve", ROOT / "hub" / "emoji-sae", "--port", port, "--json",
+        cwd=tmp_path, stdout=stdout, stderr=stderr, GRADIO_TEMP_DIR=str(tmp_path / "gradio"),
+    )  # fmt: skip
     try:
-        told = json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")
+        while not stdout.exists() or not stdout.read_text().endswith("}\n"):
+            assert process.is_alive(), stderr.read_text()
+            time.sleep(0.1)
+        told = json.loads(stdout.read_text())
         assert told["url"].rstrip("/") == f"http://127.0.0.1:{port}"
         with urllib.request.urlopen(told["url"], timeout=30) as answer:
             assert answer.status == 200
     finally:
-        process.send_signal(signal.SIGINT)
-        ended = process.wait(30)
-    assert ended == 0 and "Traceback" not in log.read_text()
+        os.kill(process.pid, signal.SIGINT)
+        process.join(30)
+    assert process.exitcode == 0 and "Traceback" not in stderr.read_text()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from scripts import run_script
+from scripts import run_program
 from tiny_models import build, processor
 
 from cbsae_hub.data.activations import ActivationStore, StoreError
@@ -328,7 +328,7 @@ def test_extraction_killed_anywhere_goes_on_and_gives_the_same_store(tmp_path):
     """kill -9 after each tensor is written, before each flush, and after each renaming."""
     names = {"here": str(Path(__file__).parent), "helpers": str(ROOT / "tests/helpers"), "folder": str(tmp_path)}
     (tmp_path / "killing.py").write_text(KILLING.format(**names))
-    run = run_script(tmp_path / "killing.py", cwd=tmp_path)
+    run = run_program(tmp_path / "killing.py", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     kills = int(run.stdout)
     assert kills == 3 * 3 + 2 * 2  # three shards; settings and manifest have no tensor
@@ -366,7 +366,7 @@ def test_two_processes_write_the_same_store(tmp_path):
         t.extract({str(tmp_path / "resumed")!r}, accelerator=accelerator)
         """)
     )
-    done = run_script(script, cwd=tmp_path, processes=2)
+    done = run_program(script, cwd=tmp_path, processes=2)
     assert done.returncode == 0, done.stderr
     whole = {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()}
     for folder in ("two", "resumed"):

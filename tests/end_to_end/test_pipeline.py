@@ -1,11 +1,8 @@
 """From pictures to a served page by the three scripts, as a user runs them, in an empty folder."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +12,7 @@ import torch
 import yaml
 from datasets import Dataset, Features, Image, Value
 from safetensors.numpy import load_file
-from scripts import run_script
+from scripts import run_program, run_script
 from sklearn.metrics import average_precision_score, roc_auc_score
 from small_hub import CONCEPTS, Pictures, make_hub
 from steerable_models import llava, unclip
@@ -425,12 +422,8 @@ def run_on_two(folder, script, *arguments):
 def launch(folder, way, script, *arguments):
     """Starts a script on two processes by one of the launchers themselves."""
     (folder / "two.yaml").write_text(yaml.safe_dump(CONFIG))
-    command = [sys.executable, "-m", *LAUNCHERS[way], str(ROOT / "training" / script), "--recipe", "recipe.yaml"]
-    done = subprocess.run(
-        [*command, *arguments], cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-        timeout=300,
-    )  # fmt: skip
-    return succeed(done)
+    command = ["-m", *LAUNCHERS[way], ROOT / "training" / script, "--recipe", "recipe.yaml", *arguments]
+    return succeed(run_program(*command, cwd=folder))
 
 
 on_cpus = pytest.mark.skipif(torch.cuda.is_available(), reason="starts two processes on CPUs")

@@ -3,7 +3,7 @@ import json
 import pytest
 import small_run
 import torch
-from scripts import run_script
+from scripts import run_program
 
 from cbsae_hub import SAE
 
@@ -38,6 +38,6 @@ def run_training(tmp_path):
 
     def start(*runs, processes=1, **environment):
         given = {"cwd": tmp_path, "processes": processes, "ACCELERATE_USE_CPU": "true", **environment}
-        return run_script(small_run.__file__, json.dumps(runs, default=str), **given).returncodes
+        return run_program(small_run.__file__, json.dumps(runs, default=str), **given).returncodes
 
     return start

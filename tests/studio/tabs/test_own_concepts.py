@@ -97,15 +97,16 @@ def test_trained_nonsense_is_no_success(workshop, serving, shipped):
         assert f"◐ weak: {found.reason}" in done[1]
 
 
-@pytest.fixture
-def workshop(serving, monkeypatch, tmp_path_factory):
-    """One that looks at few of the pictures, and keeps what it sees of them to itself."""
+@pytest.fixture(scope="module")
+def workshop(serving, tmp_path_factory):
+    """One that looks at few of the pictures, once, and keeps what it sees of them to itself."""
     folder = tmp_path_factory.mktemp("workshop")
-    monkeypatch.setattr(concept_training.downloads, "folder", lambda: folder)
-    monkeypatch.setattr(
-        concept_training, "load_images", lambda *given, **named: load_images(*given, **named).select(range(600))
-    )
-    return concept_training.ConceptTraining(serving)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(concept_training.downloads, "folder", lambda: folder)
+        patch.setattr(
+            concept_training, "load_images", lambda *given, **named: load_images(*given, **named).select(range(600))
+        )
+        yield concept_training.ConceptTraining(serving)
 
 
 def test_concepts_are_trained_kept_and_downloaded(workshop, serving, shipped, tmp_path):
