@@ -1,6 +1,7 @@
 """Which of a visitor's concepts are there, and what becomes of those that are not."""
 
 import io
+import itertools
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -69,7 +70,8 @@ class Trainer:
 
     def add(self, loaded, concepts, told, stop):
         self.asked.append(concepts)
-        return self.workshop.add(loaded, concepts, told, stop)
+        steps = itertools.count()
+        return self.workshop.add(loaded, concepts, told, lambda: next(steps) == 5)
 
 
 def test_what_is_weak_can_be_trained_anyway(workshop, serving, shipped):
