@@ -20,9 +20,10 @@ def is_shown(page, selector, pattern):
 
 
 def settled(page):
-    """Waits until the page is where its address wants it, and nothing is being asked."""
+    """Waits until the page is where its address wants it, and nothing is being asked: no clock of Gradio's runs."""
     page.wait_for_function(
-        "() => window.cbPage && !window.cbPage.busy && !document.querySelector('.cb-spin, .pending')"
+        """() => window.cbPage && !window.cbPage.busy && !document.querySelector('.cb-spin, .pending')
+            && ![...document.querySelectorAll('.meta-text, .meta-text-center')].some(clock => clock.offsetParent)"""
     )
     page.wait_for_timeout(300)
 
