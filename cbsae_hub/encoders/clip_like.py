@@ -39,7 +39,7 @@ def _open_clip() -> ModuleType:
     return open_clip
 
 
-def _open(name: str, tag: str | None = None, device: str | torch.device = "cpu") -> tuple[Any, Any, Any]:
+def _open(name: str, tag: str | None, device: str | torch.device) -> tuple[Any, Any, Any]:
     """A model of open_clip, its preprocessing and its tokenizer."""
     with alone:  # its text tower may be one of transformers
         model, _, preprocess = _open_clip().create_model_and_transforms(name, tag, device=device)
@@ -93,7 +93,7 @@ class ClipLike:
         """
         if own := named_by_open_clip(str(repo_id)):
             architecture, tag = own
-            return cls(*_open(architecture, tag, device=device), str(repo_id), tag)
+            return cls(*_open(architecture, tag, device), str(repo_id), tag)
         located, folder = _find(repo_id, revision, beside)
         of_transformers = not (folder / CONFIG).is_file() and (folder / CONFIG_NAME).is_file()
         for file in () if of_transformers else (CONFIG, WEIGHTS):
@@ -102,7 +102,7 @@ class ClipLike:
         version = folder.name if located.folder is None else located.revision  # the cache names folders by their commit
         if of_transformers:
             return cls(*load_two_towers(located, repo_id, device), str(repo_id), version)
-        return cls(*_open(f"local-dir:{folder}", device=device), str(repo_id), version)
+        return cls(*_open(f"local-dir:{folder}", None, device), str(repo_id), version)
 
     @staticmethod
     def knows(repo_id: str | Path, beside: str | Path | None = None) -> bool:

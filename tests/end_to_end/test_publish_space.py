@@ -4,7 +4,6 @@ import contextlib
 import filecmp
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from empty_environment import empty_environment, variables
 from huggingface_hub import SpaceCard, SpaceCardData, constants, metadata_load
 from packaging.requirements import Requirement
 from PIL import Image
+from scripts import free_port
 from typer.testing import CliRunner
 
 import app as page
@@ -294,9 +294,7 @@ def address(made, tmp_path_factory):
     """The Space as it runs on the Hub: other packages are installed, this one is there as files only."""
     space, folder = made[0], tmp_path_factory.mktemp("machine")
     python = empty_environment(folder / "venv")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = variables(folder) | {
         "SPACE_ID": "me/space", "GRADIO_SERVER_PORT": str(port), "GRADIO_TEMP_DIR": str(folder / "gradio"),
         "PYTHONUNBUFFERED": "1",

@@ -14,6 +14,7 @@ from gradio import processing_utils
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
+from scripts import free_port
 
 from cbsae_hub.studio import LAUNCH, build, page
 from cbsae_hub.studio.server import downloads
@@ -74,9 +75,7 @@ def forget(fetched):
 
 
 def serve(blocks):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     blocks.launch(server_port=port, prevent_thread_lock=True, quiet=True, **LAUNCH)
     return f"http://127.0.0.1:{port}"
 
