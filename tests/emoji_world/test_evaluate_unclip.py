@@ -12,7 +12,7 @@ from steerable_models import pictures, unclip
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.models import folder_revision
 from cbsae_hub.pictures import to_rgb
-from training.emoji_world import evaluate, evaluate_unclip, train_autoencoder, train_unclip
+from training.emoji_world import evaluate, evaluate_unclip, layer_code, train_unclip
 from training.emoji_world.backgrounds import BACKGROUNDS
 from training.emoji_world.glyphs import Atlas
 from training.emoji_world.paths import HUB
@@ -54,7 +54,7 @@ def test_a_perfect_autoencoder_changes_nothing(monkeypatch):
     monkeypatch.setattr(evaluate_unclip, "BATCH", 2)
     vae = SimpleNamespace(
         device="cpu",
-        encode=lambda pixels: SimpleNamespace(latents=pixels * 0.5),
+        encode=lambda pixels: SimpleNamespace(latent=pixels * 0.5),
         decode=lambda latents: SimpleNamespace(sample=latents * 2),
     )
     originals = pictures(5)
@@ -90,13 +90,10 @@ def test_contact_sheet_has_a_row_of_each_kind():
 def folder(tmp_path_factory):
     """An untrained pipeline beside which figures are written."""
     torch.manual_seed(0)
-    images = evaluate.single_objects("test")["image"][:64]
-    pixels = torch.stack([torch.from_numpy(np.array(image.convert("RGB"))) for image in images])
-    vae = train_autoencoder.build(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1)
     normalizer = train_unclip.fit_normalizer(torch.randn(8, 128))
     folder = tmp_path_factory.mktemp("pipeline")
-    unet = train_unclip.build_unet(48, 4, 128)
-    train_unclip.assemble(unet, normalizer, vae, HUB / "emoji-clip").save_pretrained(folder)
+    unet = train_unclip.build_unet(64, 4, 128)
+    train_unclip.assemble(unet, normalizer, layer_code.build(), HUB / "emoji-clip").save_pretrained(folder)
     return folder
 
 

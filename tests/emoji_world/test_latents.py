@@ -4,9 +4,9 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessor
 
-from training.emoji_world import latents, pushes, train_autoencoder
+from training.emoji_world import latents, layer_code, pushes
 from training.emoji_world.paths import HUB
-from training.emoji_world.render import SceneRenderer, SceneSpec, canonical_pictures
+from training.emoji_world.render import SceneRenderer, SceneSpec
 
 SPEC = SceneSpec(objects=(1, 2))
 
@@ -18,10 +18,9 @@ def renderer(atlas):
 
 @pytest.fixture(scope="module")
 def models(renderer):
-    torch.manual_seed(0)
-    vae = train_autoencoder.build(renderer.batch(9, 32, SPEC).pixels.float() / 127.5 - 1)
-    vae.register_to_config(scaling_factor=2.0)
-    return vae.eval(), latents.load_encoder(HUB / "emoji-clip")
+    scenes = renderer.batch(9, 32, SPEC)
+    layers = layer_code.weighted_layers(renderer.atlas, scenes.concepts, scenes.backgrounds)
+    return layer_code.LayerCode.measure(layers), latents.load_encoder(HUB / "emoji-clip")
 
 
 @pytest.fixture
@@ -34,7 +33,7 @@ def store(renderer, models, tmp_path, monkeypatch):
 
 
 def test_stored_rows_are_what_the_models_give_one_by_one(store, renderer, models):
-    vae, encoder = models
+    code, encoder = models
     stored = store()
     assert len(stored) == 24
     ids = np.array([17, 0, 8, 7, 17])
@@ -43,12 +42,14 @@ def test_stored_rows_are_what_the_models_give_one_by_one(store, renderer, models
     for row, i in enumerate(ids):
         scenes = renderer.batch(i // 8, 8, SPEC)
         picture = Image.fromarray(scenes.pixels[i % 8].permute(1, 2, 0).numpy())
-        canonical = canonical_pictures(renderer.atlas, scenes.concepts, scenes.backgrounds, scenes.styles)[i % 8]
+        one = slice(i % 8, i % 8 + 1)
+        layers = layer_code.weighted_layers(
+            renderer.atlas, scenes.concepts[one], scenes.backgrounds[one], scenes.styles[one]
+        )
         with torch.no_grad():
             embedding = encoder(processor(images=picture, return_tensors="pt").pixel_values).image_embeds[0]
-            coded = 2.0 * vae.encode(canonical[None].float() / 127.5 - 1).latents[0]
         torch.testing.assert_close(embedded[row], embedding, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(drawn[row], coded, atol=2e-3, rtol=1e-3)
+        torch.testing.assert_close(drawn[row], code.encode(layers)[0], atol=4e-3, rtol=1e-3)
     assert drawn.dtype == embedded.dtype == torch.float32
     torch.testing.assert_close(stored.embeddings()[ids], embedded, atol=0, rtol=0)
 
@@ -79,5 +80,5 @@ def test_a_share_of_the_rows_are_pushes(store, renderer, models, monkeypatch):
     torch.testing.assert_close(embedded[:6], latents.embed(scenes.pixels, models[1]), atol=1e-5, rtol=1e-5)
     further, concepts, backgrounds = pushes.Pushes(models[1], renderer).draw(1, 2)
     torch.testing.assert_close(embedded[6:], further, atol=1e-5, rtol=1e-5)
-    targets = latents.encode(canonical_pictures(renderer.atlas, concepts, backgrounds), models[0])
+    targets = latents.encode(models[0], renderer.atlas, concepts, backgrounds)
     torch.testing.assert_close(latent[6:], targets.float())

@@ -55,12 +55,14 @@ def test_directions_are_from_all_patches_to_those_of_a_concept(atlas, encoder, p
 @pytest.mark.parametrize("alone", [True, False])
 def test_embeddings_are_what_the_encoder_makes_of_pushed_states(atlas, encoder, pushing, monkeypatch, alone):
     """The push of each token is added to the mean patch if it is alone, else to the picture's."""
-    for name, value in {"ASKEW": 0.0, "STRENGTHS": (2.0, 2.0), "ALONE": float(alone)}.items():
+    settings = {"ASKEW": 0.0, "EMPTY": 0.0, "ON_WHITE": 0.5, "STRENGTHS": (2.0, 2.0), "ALONE": float(alone)}
+    for name, value in settings.items():
         monkeypatch.setattr(pushes, name, value)
     embeddings, concepts, backgrounds = pushing.draw(3, 5)
     assert not alone or (backgrounds == BACKGROUNDS.index("white")).all()
     rng = np.random.default_rng([6, 3, 9])
-    rng.integers(len(atlas.concepts), size=5), rng.random(5), rng.integers(len(BACKGROUNDS), size=5)
+    rng.integers(len(atlas.concepts), size=5), rng.random(5), rng.random(5), rng.random(5)
+    rng.integers(len(BACKGROUNDS), size=5)
     pixels = pushing.renderer.bank.crop(backgrounds, rng) * 2 - 1
     push = (2 * pushing.length * pushing.directions[concepts[:, 0]])[:, None]
     layer = encoder.vision_model.encoder.layers[-2]
@@ -75,8 +77,24 @@ def test_pushes_depend_on_seed_and_index_alone_and_show_one_concept_each(atlas, 
     first, again, other = pushing.draw(0, 40), pushing.draw(0, 40), pushing.draw(1, 40)
     assert all((a == b).all() for a, b in zip(first, again)) and not (first[0] == other[0]).all()
     _, concepts, backgrounds = pushing.draw(2, 400)
-    assert set(concepts[:, 0]) == set(range(len(atlas.concepts))) and (concepts[:, 1:] == NO_OBJECT).all()
-    assert (backgrounds == BACKGROUNDS.index("white")).mean() == pytest.approx(0.525, abs=0.06)
+    assert set(concepts[:, 0]) == {NO_OBJECT, *range(len(atlas.concepts))} and (concepts[:, 1:] == NO_OBJECT).all()
+    empty = concepts[:, 0] == NO_OBJECT
+    assert empty.mean() == pytest.approx(0.15, abs=0.06)
+    white = backgrounds == BACKGROUNDS.index("white")
+    assert white[empty].mean() == pytest.approx(0.3 + 0.7 / 20, abs=0.18)
+    assert white[~empty].mean() == pytest.approx(0.5 + 0.5 * (0.3 + 0.7 / 20), abs=0.08)
+
+
+def test_an_empty_scene_is_pushed_nowhere(encoder, pushing, monkeypatch):
+    monkeypatch.setattr(pushes, "EMPTY", 1.0)
+    embeddings, concepts, backgrounds = pushing.draw(4, 3)
+    assert (concepts == NO_OBJECT).all()
+    rng = np.random.default_rng([6, 4, 9])
+    rng.integers(len(pushing.directions), size=3), rng.random(3), rng.random(3), rng.random(3)
+    rng.integers(len(BACKGROUNDS), size=3)
+    with torch.no_grad():
+        expected = encoder(pixel_values=pushing.renderer.bank.crop(backgrounds, rng) * 2 - 1).image_embeds
+    torch.testing.assert_close(embeddings, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_concept_that_no_scene_shows_is_an_error(atlas, encoder, monkeypatch):

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from training.emoji_world import latents, loop, pushes, train_autoencoder, train_unclip
+from training.emoji_world import latents, layer_code, loop, pushes, train_unclip
 from training.emoji_world.glyphs import Atlas
 from training.emoji_world.paths import HUB
 from training.emoji_world.render import SceneRenderer
@@ -36,9 +36,14 @@ def small(monkeypatch, atlas):
 @pytest.fixture(scope="module")
 def vae(atlas):
     torch.manual_seed(0)
-    vae = train_autoencoder.build(SceneRenderer(atlas, 0).batch(0, 32, train_unclip.SPEC).pixels.float() / 127.5 - 1)
-    vae.register_to_config(scaling_factor=2.0)
+    vae = layer_code.build()
+    layer_code.start_as_inverse(vae.decoder, _code(atlas, 0))
     return vae
+
+
+def _code(atlas, seed):
+    scenes = SceneRenderer(atlas, seed).batch(0, 32, train_unclip.SPEC)
+    return layer_code.LayerCode.measure(layer_code.weighted_layers(atlas, scenes.concepts, scenes.backgrounds))
 
 
 @pytest.fixture
@@ -50,7 +55,7 @@ def normalizer():
 def batch():
     """Latents, embeddings and chance of 32 scenes."""
     generator = torch.Generator().manual_seed(2)
-    drawn = torch.randn(32, 48, 4, 4, generator=generator)
+    drawn = torch.randn(32, 64, 4, 4, generator=generator)
     embeddings = torch.randn(32, 128, generator=generator)
     return drawn, embeddings, train_unclip.draw_chance(generator, drawn, embeddings)
 
@@ -62,7 +67,7 @@ def _signal_shares() -> np.ndarray:
 
 
 def test_embeddings_are_noised_as_the_pipeline_does(normalizer, vae):
-    pipeline = train_unclip.assemble(train_unclip.build_unet(48, 4, 128), normalizer, vae, CLIP)
+    pipeline = train_unclip.assemble(train_unclip.build_unet(64, 4, 128), normalizer, vae, CLIP)
     embeddings, noise = torch.randn(2, 5, 128, generator=torch.Generator().manual_seed(3))
     levels = torch.tensor([0, 1, 250, 700, 999])
     noised = train_unclip.noised_embeddings(embeddings, noise, levels, normalizer, train_unclip.embedding_scheduler())
@@ -93,7 +98,7 @@ def test_weights_follow_the_formula():
 
 def test_loss_is_the_weighted_error_of_the_velocity(normalizer, batch):
     drawn, embeddings, chance = batch
-    model = train_unclip.Denoising(train_unclip.build_unet(48, 4, 128), normalizer)
+    model = train_unclip.Denoising(train_unclip.build_unet(64, 4, 128), normalizer)
     predicted = torch.randn(drawn.shape, generator=torch.Generator().manual_seed(4))
     inputs = {}
 
@@ -123,7 +128,7 @@ def test_loss_is_the_weighted_error_of_the_velocity(normalizer, batch):
 def test_class_embedding_is_read_out_to_latents_first(normalizer, batch):
     drawn, embeddings, chance = batch
     torch.manual_seed(0)
-    unet = train_unclip.build_unet(48, 4, 128)
+    unet = train_unclip.build_unet(64, 4, 128)
     model = train_unclip.Regression(unet, normalizer)
     loss, figures = model(drawn, embeddings, chance)
     noised = train_unclip.noised_embeddings(
@@ -138,7 +143,7 @@ def test_class_embedding_is_read_out_to_latents_first(normalizer, batch):
 
 
 def test_average_is_the_geometric_one(normalizer):
-    model = train_unclip.Denoising(train_unclip.build_unet(48, 4, 128), normalizer)
+    model = train_unclip.Denoising(train_unclip.build_unet(64, 4, 128), normalizer)
     generator = torch.Generator().manual_seed(5)
     values = torch.randn(6, *model.unet.conv_in.weight.shape, generator=generator)
     expected = model.average.conv_in.weight.clone()
@@ -171,7 +176,7 @@ def test_chance_depends_on_the_generator_alone_and_covers_all_times():
 def test_unet_learns_of_time_and_embedding_and_of_no_prompt(batch):
     drawn, embeddings, _ = batch
     torch.manual_seed(0)
-    unet = train_unclip.build_unet(48, 4, 128)
+    unet = train_unclip.build_unet(64, 4, 128)
     labels = torch.cat([embeddings, embeddings], 1)
     for parameter in unet.parameters():
         if parameter.ndim > 1:
@@ -192,10 +197,10 @@ def test_unet_learns_of_time_and_embedding_and_of_no_prompt(batch):
 
 def test_real_unet_has_the_size_it_shall_have(monkeypatch):
     monkeypatch.undo()
-    assert 10e6 < sum(p.numel() for p in train_unclip.build_unet(48, 4, 128).parameters()) < 20e6
+    assert 10e6 < sum(p.numel() for p in train_unclip.build_unet(64, 4, 128).parameters()) < 20e6
 
 
-def _train(folder, vae, monkeypatch, steps=4, stop_at=None, start=None):
+def _train(folder, vae, monkeypatch, steps=4, stop_at=None, start=None, seed=0):
     """Trains in a folder; around this autoencoder, or around the one that is there if it is None."""
     monkeypatch.setattr(train_unclip, "train", functools.partial(loop.train, checkpoint_every=2, warmup=1))
     forward, calls = train_unclip.Denoising.forward, iter(range(100))
@@ -207,6 +212,7 @@ def _train(folder, vae, monkeypatch, steps=4, stop_at=None, start=None):
 
     if vae:
         copy.deepcopy(vae).half().save_pretrained(folder / "hub" / "vae")
+        _code(Atlas.build(), seed).save(folder / "hub" / "vae" / train_unclip.CODE)
     with monkeypatch.context() as patch:
         patch.setattr(train_unclip.Denoising, "forward", interrupted)
         train_unclip.main(
@@ -275,8 +281,7 @@ def test_published_weights_start_another_run(vae, tmp_path, monkeypatch):
             assert torch.equal(weight, learned[f"model.{name.replace('class_embedding', 'embedding')}"].half())
 
 
-def test_latents_of_another_autoencoder_are_refused(vae, tmp_path, monkeypatch):
+def test_latents_of_another_code_are_refused(vae, tmp_path, monkeypatch):
     _train(tmp_path, vae, monkeypatch, steps=1)
-    other = train_autoencoder.build(torch.rand(8, 3, 64, 64) * 2 - 1)
     with pytest.raises(ValueError, match="was made with"):
-        _train(tmp_path, other, monkeypatch, steps=2)
+        _train(tmp_path, vae, monkeypatch, steps=2, seed=1)

@@ -19,7 +19,7 @@ import datasets
 import numpy as np
 import torch
 import typer
-from diffusers import AutoencoderTiny, StableUnCLIPImg2ImgPipeline
+from diffusers import AutoencoderDC, StableUnCLIPImg2ImgPipeline
 from PIL import Image
 from tqdm import tqdm
 
@@ -58,13 +58,13 @@ def canonical(dataset: datasets.Dataset, atlas: Atlas) -> list[Image.Image]:
     return [Image.fromarray(picture) for picture in pictures]
 
 
-def reconstruct(vae: AutoencoderTiny, pictures: Sequence[Image.Image]) -> list[Image.Image]:
+def reconstruct(vae: AutoencoderDC, pictures: Sequence[Image.Image]) -> list[Image.Image]:
     """The pictures after the autoencoder."""
     rebuilt = []
     for start in range(0, len(pictures), BATCH):
         pixels = np.stack([np.asarray(picture) for picture in pictures[start : start + BATCH]])
         normal = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(vae.device).float() / 127.5 - 1
-        decoded = vae.decode(vae.encode(normal).latents).sample
+        decoded = vae.decode(vae.encode(normal).latent).sample
         levels = decoded.clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         rebuilt += [Image.fromarray(level) for level in levels]
     return rebuilt
@@ -107,7 +107,7 @@ def main(
     targets = canonical(dataset, Atlas.build())
     truth = [objects[0]["name"] for objects in dataset["objects"]]
     with torch.inference_mode():
-        vae = AutoencoderTiny.from_pretrained(folder / "vae").to(device)
+        vae = AutoencoderDC.from_pretrained(folder / "vae").to(device)
         kinds = {"original": pictures, "canonical": targets, "reconstructed": reconstruct(vae, targets)}
         if not reconstructions:
             pipeline = StableUnCLIPImg2ImgPipeline.from_pretrained(folder).to(device)

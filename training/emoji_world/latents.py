@@ -5,15 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderTiny
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 from transformers import CLIPModel, CLIPVisionModelWithProjection
 
 from cbsae_hub.hub.files import replace_file
+from training.emoji_world.glyphs import Atlas
+from training.emoji_world.layer_code import LayerCode, weighted_layers
 from training.emoji_world.pushes import Pushes
-from training.emoji_world.render import SceneRenderer, SceneSpec, canonical_pictures
+from training.emoji_world.render import SceneRenderer, SceneSpec
 
 SHARD = 1024  # rows a file, 2 MB
 BATCH = 32  # scenes encoded at once: what the layers give then fits a processor's cache, which doubles the speed
@@ -35,11 +36,16 @@ def embed(pixels: torch.Tensor, encoder: CLIPVisionModelWithProjection) -> torch
     return torch.cat([encoder(pixel_values=part).image_embeds.float().cpu() for part in parts])
 
 
-@torch.no_grad()
-def encode(pixels: torch.Tensor, vae: AutoencoderTiny) -> torch.Tensor:
-    """Latents of uint8 pixels ``[n, 3, 64, 64]``, float16 on the CPU, scaled to unit variance."""
-    parts = (part.to(vae.device).float() / 127.5 - 1 for part in pixels.split(BATCH))
-    return torch.cat([(vae.encode(part).latents * vae.config.scaling_factor).half().cpu() for part in parts])
+def encode(
+    code: LayerCode, atlas: Atlas, concepts: np.ndarray, backgrounds: np.ndarray, styles: np.ndarray | None = None
+) -> torch.Tensor:
+    """Latents of canonical pictures, float16, of unit variance; the arguments are those of the pictures."""
+    parts = (slice(start, start + BATCH) for start in range(0, len(concepts), BATCH))
+    layers = (
+        weighted_layers(atlas, concepts[part], backgrounds[part], None if styles is None else styles[part])
+        for part in parts
+    )
+    return torch.cat([code.encode(part).half() for part in layers])
 
 
 class LatentStore:
@@ -69,7 +75,7 @@ def store_latents(
     scenes: int,
     renderer: SceneRenderer,
     spec: SceneSpec,
-    vae: AutoencoderTiny,
+    code: LayerCode,
     encoder: CLIPVisionModelWithProjection,
     pushed: float,
     made_with: str,
@@ -81,10 +87,10 @@ def store_latents(
         scenes: Number of rows at least; rounded up to whole shards.
         renderer: The scenes of shard i are its batch i.
         spec: The kind of scenes.
-        vae: The autoencoder, on the device that computes.
-        encoder: The image encoder, on the same device.
+        code: The latents of pictures.
+        encoder: The image encoder.
         pushed: Share of rows that are no scenes but pushes.
-        made_with: Text that tells this autoencoder, encoder, seed, spec and share from others.
+        made_with: Text that tells this code, encoder, seed, spec and share from others.
 
     Raises:
         ValueError: If the folder's shards were made with something else.
@@ -101,12 +107,12 @@ def store_latents(
         some = round(pushed * SHARD)
         drawn = renderer.batch(shard, SHARD - some, spec)
         embeddings = embed(drawn.pixels, encoder)
-        pictures = canonical_pictures(renderer.atlas, drawn.concepts, drawn.backgrounds, drawn.styles)
+        latents = encode(code, renderer.atlas, drawn.concepts, drawn.backgrounds, drawn.styles)
         if pushes:
             further, concepts, backgrounds = pushes.draw(shard, some)
             embeddings = torch.cat([embeddings, further])
-            pictures = torch.cat([pictures, canonical_pictures(renderer.atlas, concepts, backgrounds)])
-        tensors = {"latents": encode(pictures, vae), "embeddings": embeddings}
+            latents = torch.cat([latents, encode(code, renderer.atlas, concepts, backgrounds)])
+        tensors = {"latents": latents, "embeddings": embeddings}
         with replace_file(paths[shard]) as temporary:
             save_file(tensors, temporary, metadata={"made_with": made_with})
     logging.getLogger(__name__).info("%d rows in %s", count * SHARD, folder)

@@ -4,7 +4,7 @@ Steering pushes the patches at a block of the encoder far along one direction, w
 has seen embeddings of scenes alone draws nothing that anyone recognises from what follows. So it sees these too: the
 patches are pushed towards a concept, and the target is the canonical picture of that concept. The directions are those
 in which patches that show a concept differ from others. They need no SAE, so that the pipeline can be trained before
-any SAE is, and serves each.
+any SAE is, and serves each. Some pushes have no length: what is drawn then is the empty background.
 """
 
 import numpy as np
@@ -20,7 +20,9 @@ BATCH = 256
 BATCHES = 16  # of scenes with one object, from which directions are learned: some ten a concept
 ALONE = 0.5  # share of pushes where the push replaces the picture, as of an isolated neuron
 STRENGTHS = (1.0, 4.0)  # in median lengths of a patch
-ASKEW = 0.75  # length of the noise on a unit direction at most: a neuron's is not quite the concept's
+ASKEW = 1.0  # length of the noise on a unit direction at most: a neuron's is not quite the concept's
+EMPTY = 0.15  # share of pushes of no length
+ON_WHITE = 0.3  # share of the others that are on white, as those of a steered white picture
 WHITE = BACKGROUNDS.index("white")
 
 
@@ -66,20 +68,23 @@ class Pushes:
         """
         rng = np.random.default_rng([self.renderer.seed, index, 9])
         concepts = np.full((n, 3), NO_OBJECT)
-        concepts[:, 0] = rng.integers(len(self.directions), size=n)
-        alone = rng.random(n) < ALONE
-        backgrounds = np.where(alone, WHITE, rng.integers(len(BACKGROUNDS), size=n))
+        towards = rng.integers(len(self.directions), size=n)
+        empty = rng.random(n) < EMPTY
+        concepts[:, 0] = np.where(empty, NO_OBJECT, towards)
+        alone = ~empty & (rng.random(n) < ALONE)
+        white = alone | (rng.random(n) < ON_WHITE)
+        backgrounds = np.where(white, WHITE, rng.integers(len(BACKGROUNDS), size=n))
         states = self._states(self.renderer.bank.crop(backgrounds, rng) * 2 - 1)
         states[torch.from_numpy(alone).to(states.device)] = self.mean
         strength, noise, askew = (
             torch.from_numpy(values).float().to(states.device)
             for values in (
-                rng.uniform(*STRENGTHS, (n, 1)),
+                np.where(empty, 0.0, rng.uniform(*STRENGTHS, n))[:, None],
                 rng.normal(size=(n, states.shape[-1])),
                 rng.uniform(0, ASKEW, (n, 1)),
             )
         )
-        direction = F.normalize(self.directions[concepts[:, 0]] + F.normalize(noise, dim=-1) * askew, dim=-1)
+        direction = F.normalize(self.directions[towards] + F.normalize(noise, dim=-1) * askew, dim=-1)
         push = strength * self.length * direction
         tower = self.encoder.vision_model
         last = tower.encoder.layers[-1](states + push[:, None], attention_mask=None)

@@ -112,7 +112,7 @@ class SceneRenderer:
             unmirrored = np.ones(len(rows))
             alpha = _paste(canvas, rows, self.atlas.labels, drawn["words"][rows], width, centre, angle, unmirrored)
             cover[rows] &= ~alpha[:, None]
-        return Scenes(pixels=_styled_pixels(canvas, drawn["styles"]), boxes=_boxes(cover), **drawn)
+        return Scenes(pixels=_levels(_styled(canvas, drawn["styles"])), boxes=_boxes(cover), **drawn)
 
     def _choose(self, rng: np.random.Generator, size: int, spec: SceneSpec) -> dict[str, np.ndarray]:
         names = len(self.atlas.concepts)
@@ -166,6 +166,35 @@ def canonical_pictures(
         styles: Likewise, and as in the scene; default all plain.
     """
     canvas = canonical_backgrounds()[torch.from_numpy(backgrounds)]  # a copy
+    _paste_canonical(canvas, atlas, concepts)
+    return _levels(_styled(canvas, np.zeros(len(canvas), int) if styles is None else styles))
+
+
+def canonical_layers(
+    atlas: Atlas, concepts: np.ndarray, backgrounds: np.ndarray, styles: np.ndarray | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What :func:`canonical_pictures` lays one on the other, in 0..1; the arguments are the same.
+
+    Returns:
+        Colours of the objects times their opacity ``[n, 3, 64, 64]``, opacity ``[n, 1, 64, 64]``, and colours of the
+        background ``[n, 3, 64, 64]``. A picture is objects + (1 - opacity) background. Each layer has the style; of a
+        blurred or pixelated one that is nearly, not exactly, the styled picture. A sketch is opaque strokes on white.
+    """
+    background = canonical_backgrounds()[torch.from_numpy(backgrounds)]
+    on_black, on_white = torch.zeros_like(background), torch.ones_like(background)
+    for canvas in (on_black, on_white):
+        _paste_canonical(canvas, atlas, concepts)
+    opacity = 1 - (on_white - on_black)  # alike in all colours
+    if styles is not None:
+        drawn = torch.from_numpy(np.flatnonzero(styles == STYLES.index("sketch")))
+        strokes = 1 - _sketch(torch.addcmul(on_black[drawn], background[drawn], 1 - opacity[drawn]))
+        on_black, opacity, background = (_styled(layer, styles) for layer in (on_black, opacity, background))
+        on_black[drawn], opacity[drawn], background[drawn] = 0.0, strokes, 1.0
+    return on_black, opacity[:, :1], background
+
+
+def _paste_canonical(canvas: torch.Tensor, atlas: Atlas, concepts: np.ndarray) -> None:
+    """Draws the objects of canonical pictures, in place."""
     count = (concepts != NO_OBJECT).sum(1)
     ordered = np.sort(np.where(concepts == NO_OBJECT, len(atlas.concepts), concepts), 1)
     for slot in range(3):
@@ -174,7 +203,6 @@ def canonical_pictures(
         upright, unmirrored = np.zeros(len(rows)), np.ones(len(rows))
         sprites, size, centre = ordered[rows, slot], place[:, 2], place[:, :2]
         _paste(canvas, rows, atlas.glyphs, sprites, size, centre, upright, unmirrored)
-    return _styled_pixels(canvas, np.zeros(len(canvas), int) if styles is None else styles)
 
 
 def _place(rng: np.random.Generator, count: np.ndarray, tries: int = 8) -> tuple[np.ndarray, np.ndarray]:
@@ -266,8 +294,8 @@ def _blurred(images: torch.Tensor) -> torch.Tensor:
     return F.conv2d(F.pad(wide, (0, 0, 4, 4), mode="replicate"), taps.transpose(2, 3), groups=3)
 
 
-def _styled_pixels(canvas: torch.Tensor, styles: np.ndarray) -> torch.Tensor:
-    """The canvas ``[n, 3, 64, 64]`` in 0..1, which changes on the way, in these styles: uint8."""
+def _styled(canvas: torch.Tensor, styles: np.ndarray) -> torch.Tensor:
+    """The canvas ``[n, 3, 64, 64]`` in 0..1, changed in place, in these styles."""
     changes = {
         "greyscale": lambda x: _grey(x).expand_as(x),
         "sketch": _sketch,
@@ -278,4 +306,9 @@ def _styled_pixels(canvas: torch.Tensor, styles: np.ndarray) -> torch.Tensor:
         rows = torch.from_numpy(np.flatnonzero(styles == STYLES.index(name)))
         if len(rows):
             canvas[rows] = change(canvas[rows])
+    return canvas
+
+
+def _levels(canvas: torch.Tensor) -> torch.Tensor:
+    """A canvas in 0..1, which changes on the way, as uint8."""
     return canvas.mul_(255).round_().clamp_(0, 255).to(torch.uint8)

@@ -23,16 +23,19 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from diffusers import AutoencoderTiny, DDIMScheduler, DDPMScheduler, StableUnCLIPImg2ImgPipeline, UNet2DConditionModel
+from diffusers import AutoencoderDC, DDIMScheduler, DDPMScheduler, StableUnCLIPImg2ImgPipeline, UNet2DConditionModel
 from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
 from transformers import CLIPImageProcessor, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from cbsae_hub.hub.files import sha256
 from cbsae_hub.models import folder_revision
 from training.emoji_world.latents import LatentStore, load_encoder, store_latents
+from training.emoji_world.layer_code import LayerCode
 from training.emoji_world.loop import begin, train
 from training.emoji_world.paths import HUB, RUNS, publish
 from training.emoji_world.render import SceneRenderer, SceneSpec
+from training.emoji_world.train_autoencoder import CODE
 
 SPEC = SceneSpec(objects=(1, 1, 1, 2), style_share=0.05)
 WIDTHS = (64, 128, 256)  # channels at 4 x 4, 2 x 2 and 1 x 1 latents
@@ -41,7 +44,7 @@ TEXT_WIDTH = 16
 TIMES = 1000  # of both noise schedules
 GAMMA = 5.0
 EMBEDDING_STEPS, EMBEDDING_RATE = 6000, 2e-3  # of the class embedding alone, in front of all
-PUSHED = 0.2  # share of embeddings that are pushed as steering does it, see pushes.py
+PUSHED = 0.3  # share of embeddings that are pushed as steering does it, see pushes.py
 DROPPED = 0.1  # share of embeddings replaced by zeros, which the pipeline's guidance draws away from
 AVERAGE = 0.999
 
@@ -204,12 +207,13 @@ def text_parts(clip: Path) -> tuple[CLIPTokenizer, CLIPTextModel]:
 
 
 def assemble(
-    unet: UNet2DConditionModel, normalizer: StableUnCLIPImageNormalizer, vae: AutoencoderTiny, clip: Path
+    unet: UNet2DConditionModel, normalizer: StableUnCLIPImageNormalizer, vae: AutoencoderDC, clip: Path
 ) -> StableUnCLIPImg2ImgPipeline:
     """The complete pipeline of a trained UNet and autoencoder, in half precision, with the other parts for a CLIP."""
     tokenizer, text_encoder = text_parts(clip)
     for part in (unet, vae):
         part.register_to_config(_name_or_path=None)  # else the folder it was loaded from is published
+    vae.register_to_config(block_out_channels=vae.config.decoder_block_out_channels)  # the pipeline counts its levels
     return StableUnCLIPImg2ImgPipeline(
         feature_extractor=CLIPImageProcessor.from_pretrained(clip),
         image_encoder=load_encoder(clip),
@@ -237,9 +241,9 @@ def main(
 ) -> None:
     """Train and publish the unCLIP of Emoji World."""
     accelerator, renderer = begin(seed, precision)
-    vae = AutoencoderTiny.from_pretrained(output / "vae").to(accelerator.device).requires_grad_(False)
+    vae = AutoencoderDC.from_pretrained(output / "vae")
     with accelerator.main_process_first():
-        store = _store(run / "latents", scenes, renderer, vae, clip, output)
+        store = _store(run / "latents", scenes, renderer, output / "vae" / CODE, clip, accelerator.device)
     if start:
         unet = UNet2DConditionModel.from_pretrained(start, subfolder="unet")
     else:
@@ -264,17 +268,17 @@ def main(
 
 
 def _store(
-    folder: Path, scenes: int, renderer: SceneRenderer, vae: AutoencoderTiny, clip: Path, output: Path
+    folder: Path, scenes: int, renderer: SceneRenderer, code: Path, clip: Path, device: torch.device
 ) -> LatentStore:
     made_with = {
         "clip": folder_revision(clip),
-        "vae": folder_revision(output / "vae"),
+        "code": sha256(code),
         "seed": renderer.seed,
         "spec": asdict(SPEC),
         "pushed": PUSHED,
     }
-    encoder = load_encoder(clip).to(vae.device)
-    return store_latents(folder, scenes, renderer, SPEC, vae, encoder, PUSHED, json.dumps(made_with))
+    encoder = load_encoder(clip).to(device)
+    return store_latents(folder, scenes, renderer, SPEC, LayerCode.read(code), encoder, PUSHED, json.dumps(made_with))
 
 
 if __name__ == "__main__":
