@@ -7,11 +7,13 @@ import pytest
 
 
 def search(page, text):
-    """Looks a concept up, from whatever tab."""
+    """Looks a concept up, from whatever tab, and waits for the answer: until then, the card is that of another."""
     open_tab(page, "Find concept")
     box = page.locator("#query textarea, #query input").first
     box.fill(text)
     box.press("Enter")
+    answered = "text => JSON.parse(document.querySelector('#verdict .cb-result')?.dataset.of ?? '{}').q === text"
+    page.wait_for_function(answered, arg=text)
 
 
 def is_shown(page, selector, pattern):
