@@ -62,6 +62,25 @@ def test_a_perfect_autoencoder_changes_nothing(monkeypatch):
         np.testing.assert_array_equal(np.asarray(before), np.asarray(after))
 
 
+def test_latents_of_scenes_are_decoded(atlas):
+    names = [concept.name for concept in atlas.concepts]
+    rows = {
+        "objects": [[{"name": names[3]}], [{"name": names[5]}]],
+        "background": ["grass", "red"],
+        "style": ["plain"] * 2,
+    }
+    scenes = datasets.Dataset.from_dict(rows)
+    contents = evaluate_unclip.contents(scenes, atlas)
+    code = layer_code.LayerCode.measure(layer_code.weighted_layers(atlas, *contents))  # exact on what it is measured on
+    vae = layer_code.build()
+    layer_code.start_as_inverse(vae.decoder, code)
+    with torch.inference_mode():
+        drawn = evaluate_unclip.decode(vae, code, scenes, atlas)
+    wanted = evaluate_unclip.canonical(scenes, atlas)
+    error = np.stack([np.asarray(d, int) - np.asarray(w, int) for d, w in zip(drawn, wanted)])
+    assert np.quantile(np.abs(error), 0.9) < 8
+
+
 def test_each_drawing_has_its_own_seed_whatever_the_batch(monkeypatch):
     pipeline = unclip()
     pipeline.set_progress_bar_config(disable=True)
@@ -94,6 +113,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pipeline")
     unet = train_unclip.build_unet(64, 4, 128)
     train_unclip.assemble(unet, normalizer, layer_code.build(), HUB / "emoji-clip").save_pretrained(folder)
+    layer_code.LayerCode.measure(torch.rand(2, layer_code.LAYERS, 64, 64)).save(folder / "vae" / train_unclip.CODE)
     return folder
 
 
@@ -101,7 +121,9 @@ def folder(tmp_path_factory):
 def no_font(monkeypatch):
     """Canonical pictures need the emoji font, which a machine that only runs tests may lack: scenes stand for them."""
     monkeypatch.setattr(Atlas, "build", lambda: None)
-    monkeypatch.setattr(evaluate_unclip, "canonical", lambda dataset, _: [to_rgb(image) for image in dataset["image"]])
+    scenes = lambda dataset: [to_rgb(image) for image in dataset["image"]]  # noqa: E731
+    monkeypatch.setattr(evaluate_unclip, "canonical", lambda dataset, _: scenes(dataset))
+    monkeypatch.setattr(evaluate_unclip, "decode", lambda vae, code, dataset, _: scenes(dataset))
 
 
 def test_all_is_written(folder, no_font, monkeypatch):
@@ -110,7 +132,7 @@ def test_all_is_written(folder, no_font, monkeypatch):
     evaluate_unclip.main(folder, guidance=[1.0, 10.0], scenes=5, reconstructions=False)
     figures = json.loads((folder / "metrics.json").read_text())
     assert figures.pop("revision") == folder_revision(folder)
-    kinds = ("original", "canonical", "reconstructed", "drawn_1", "drawn_10")
+    kinds = ("original", "canonical", "decoded", "reconstructed", "drawn_1", "drawn_10")
     measured = [
         f"{judge}_{part}{kind}" for judge in ("judge", "clip") for kind in kinds for part in ("", "background_")
     ]

@@ -4,10 +4,11 @@
     python -m training.emoji_world.evaluate_unclip --reconstructions  # where only the autoencoder is trained yet
 
 Zero-shot top-1 over all concepts, in per cent, on scenes with one object, as emoji-judge and emoji-clip judge: the
-scene itself (``judge_original``), its canonical picture (``judge_canonical``), what the autoencoder makes of that
+scene itself (``judge_original``), its canonical picture (``judge_canonical``), what the decoder makes of that picture's
+latents (``judge_decoded``: no drawing can be better), what the whole autoencoder makes of it
 (``judge_reconstructed``), and what is drawn from the scene's embedding in 20 steps at a guidance of g, each scene with
 the seed of its row (``judge_drawn_g``). The same of the 20 backgrounds (``judge_background_...``). The picture shows
-the first scenes: original, canonical picture, reconstruction and drawings in a column of their own.
+the first scenes: original, canonical picture, decoded, reconstruction and drawings in a column of their own.
 """
 
 import json
@@ -30,8 +31,11 @@ from cbsae_hub.processes import make_accelerator
 from training.emoji_world.backgrounds import BACKGROUNDS
 from training.emoji_world.evaluate import Judge, share, single_objects, transformers_clip
 from training.emoji_world.glyphs import Atlas
+from training.emoji_world.latents import encode
+from training.emoji_world.layer_code import LayerCode
 from training.emoji_world.paths import HUB
 from training.emoji_world.render import NO_OBJECT, SIDE, STYLES, canonical_pictures
+from training.emoji_world.train_autoencoder import CODE
 
 STEPS = 20
 BATCH = 64
@@ -46,16 +50,25 @@ def load_judges() -> dict[str, Judge]:
     return {"judge": Judge(judge.embed_images, judge.embed_texts), "clip": Judge(*clip)}
 
 
-def canonical(dataset: datasets.Dataset, atlas: Atlas) -> list[Image.Image]:
-    """The canonical pictures of a published split's scenes."""
+def contents(dataset: datasets.Dataset, atlas: Atlas) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Concepts ``[n, 3]``, backgrounds ``[n]`` and styles ``[n]`` of a published split's scenes."""
     names = [concept.name for concept in atlas.concepts]
     concepts = np.full((len(dataset), 3), NO_OBJECT)
     for row, objects in zip(concepts, dataset["objects"]):
         row[: len(objects)] = [names.index(thing["name"]) for thing in objects]
     backgrounds = np.array([BACKGROUNDS.index(name) for name in dataset["background"]])
-    styles = np.array([STYLES.index(name) for name in dataset["style"]])
-    pictures = canonical_pictures(atlas, concepts, backgrounds, styles).permute(0, 2, 3, 1).numpy()
-    return [Image.fromarray(picture) for picture in pictures]
+    return concepts, backgrounds, np.array([STYLES.index(name) for name in dataset["style"]])
+
+
+def canonical(dataset: datasets.Dataset, atlas: Atlas) -> list[Image.Image]:
+    """The canonical pictures of a published split's scenes."""
+    return _images(canonical_pictures(atlas, *contents(dataset, atlas)))
+
+
+def decode(vae: AutoencoderDC, code: LayerCode, dataset: datasets.Dataset, atlas: Atlas) -> list[Image.Image]:
+    """What the decoder makes of the latents of a published split's scenes."""
+    parts = encode(code, atlas, *contents(dataset, atlas)).split(BATCH)
+    return [image for part in parts for image in _decoded(vae, part.float().to(vae.device))]
 
 
 def reconstruct(vae: AutoencoderDC, pictures: Sequence[Image.Image]) -> list[Image.Image]:
@@ -64,10 +77,16 @@ def reconstruct(vae: AutoencoderDC, pictures: Sequence[Image.Image]) -> list[Ima
     for start in range(0, len(pictures), BATCH):
         pixels = np.stack([np.asarray(picture) for picture in pictures[start : start + BATCH]])
         normal = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(vae.device).float() / 127.5 - 1
-        decoded = vae.decode(vae.encode(normal).latent).sample
-        levels = decoded.clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        rebuilt += [Image.fromarray(level) for level in levels]
+        rebuilt += _decoded(vae, vae.encode(normal).latent)
     return rebuilt
+
+
+def _decoded(vae: AutoencoderDC, latents: torch.Tensor) -> list[Image.Image]:
+    return _images(vae.decode(latents).sample.clamp(-1, 1).add(1).mul(127.5).round().byte().cpu())
+
+
+def _images(pixels: torch.Tensor) -> list[Image.Image]:
+    return [Image.fromarray(picture) for picture in pixels.permute(0, 2, 3, 1).numpy()]
 
 
 def draw(pipeline: StableUnCLIPImg2ImgPipeline, pictures: Sequence[Image.Image], guidance: float) -> list[Image.Image]:
@@ -104,11 +123,14 @@ def main(
     dataset = single_objects("test")
     dataset = dataset.select(range(min(len(dataset), scenes or len(dataset))))
     pictures = [to_rgb(image) for image in dataset["image"]]
-    targets = canonical(dataset, Atlas.build())
+    atlas = Atlas.build()
+    targets = canonical(dataset, atlas)
     truth = [objects[0]["name"] for objects in dataset["objects"]]
     with torch.inference_mode():
         vae = AutoencoderDC.from_pretrained(folder / "vae").to(device)
-        kinds = {"original": pictures, "canonical": targets, "reconstructed": reconstruct(vae, targets)}
+        decoded = decode(vae, LayerCode.read(folder / "vae" / CODE), dataset, atlas)
+        kinds = {"original": pictures, "canonical": targets, "decoded": decoded}
+        kinds["reconstructed"] = reconstruct(vae, targets)
         if not reconstructions:
             pipeline = StableUnCLIPImg2ImgPipeline.from_pretrained(folder).to(device)
             pipeline.set_progress_bar_config(disable=True)
