@@ -142,7 +142,7 @@ def object_neurons(folder: Path, unclip: UnclipSteerer, objects: Sequence[str], 
 
 
 def choose_strength(artist: Artist, neurons: Neurons, alpha: float) -> tuple[float, list[dict[str, Any]]]:
-    """The multiple of alpha at which most drawings are right over both modes, the weakest of several; and all shares."""
+    """The multiple of alpha at which most drawings are right over both modes, and the shares at each of them."""
     rows = [
         {"strength": factor * alpha, **{mode: artist.draw(neurons, mode, factor * alpha).share for mode in MODES}}
         for factor in FACTORS
