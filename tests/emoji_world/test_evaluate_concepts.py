@@ -79,7 +79,7 @@ def hub(tmp_path, monkeypatch):
     pack = SimpleNamespace(info={"scores": scores}, neurons=SimpleNamespace(frame=pd.DataFrame(truth)))
 
     def images(batch):
-        return F.normalize(torch.tensor([np.asarray(one).mean((0, 1)) for one in batch]).float(), dim=-1)
+        return F.normalize(torch.tensor(np.stack([np.asarray(one).mean((0, 1)) for one in batch])).float(), dim=-1)
 
     def texts(lines):
         axes = [next((i for i, name in enumerate(OBJECTS) if name in line), 0) for line in lines]
