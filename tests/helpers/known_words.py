@@ -1,7 +1,7 @@
 """Words and neurons of the shipped models, picked by rule from their packs: other weights need no other tests."""
 
 import json
-import re
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -11,75 +11,74 @@ from cbsae_hub import Pack
 from cbsae_hub.models.base import WORKED_NAME
 from cbsae_hub.neurons.search import Match
 
-CBSAE, SAE = "emoji-cbsae", "emoji-sae"
-MISSING = "zeppelin"  # no concept of Emoji World
+CBSAE_NAME, SAE_NAME = "emoji-cbsae", "emoji-sae"
+Rule = Callable[[str, Match, Any], bool]  # of a word, its best match, and the row of that neuron
 
 
 @cache
-def pack_of(model: str = CBSAE) -> Pack:
+def pack_of(model: str = CBSAE_NAME) -> Pack:
     return Pack.from_pretrained(ROOT / "hub" / model)
 
 
 @cache
-def matches(model: str = CBSAE) -> dict[str, Match]:
-    """The best neuron of each concept of one word that some neuron is named after or trained for, by that concept."""
-    found = {word: (pack_of(model).neurons.find(word, 1) or [None])[0] for word in pack_of(model).vocabulary}
-    return {word: one for word, one in found.items() if one and one.match == 1.0 and one.concept == word and word.isalpha()}
+def _known(model: str) -> dict[str, Match]:
+    """The best neuron of each concept that has one by its very name; of one word, and part of no other concept's name.
+
+    Best scores come first.
+    """
+    pack = pack_of(model)
+    alone = [word for word in pack.vocabulary if word.isalpha() and sum(word in one for one in pack.vocabulary) == 1]
+    best = {word: pack.neurons.find(word, 2) for word in alone}
+    known = {word: found[0] for word, found in best.items() if len(found) == 2 and found[0].concept == word}
+    return dict(sorted(known.items(), key=lambda item: -item[1].score))
 
 
-def _best(model: str, chosen) -> str:
-    """Of the words whose neuron is chosen, that with the best score: by the pack's rule, not by a test's need."""
-    rows = pack_of(model).neurons
-    words = [word for word, one in matches(model).items() if chosen(word, one, rows[one.neuron])]
-    assert words, f"{model} has no such word any more: choose another rule in known_words.py"
-    return max(words, key=lambda word: matches(model)[word].score)
+def _words(model: str, rule: Rule) -> list[str]:
+    words = [word for word, match in _known(model).items() if rule(word, match, pack_of(model).neurons[match.neuron])]
+    assert words, f"{model} has no such word any more: known_words.py needs another rule"
+    return words
 
 
-@cache
-def strong_word(model: str = CBSAE) -> str:
-    """A word with a neuron of the SAE that surely stands for it, and is named so."""
-    return _best(model, lambda word, one, row: one.verdict == "strong" and row.kind == "sae" and row.name == word)
+def neuron_of(word: str, model: str = CBSAE_NAME) -> Any:
+    """The row of the best neuron of a word."""
+    return pack_of(model).neurons[_known(model)[word].neuron]
 
 
-@cache
-def weak_word(model: str = CBSAE) -> str:
+def strong_words(model: str = CBSAE_NAME) -> list[str]:
+    """Words with a neuron of the SAE that surely stands for them and is named so; others come near."""
+    return _words(model, lambda word, match, row: match.verdict == "strong" and row.kind == "sae" and row.name == word)
+
+
+def strong_word(model: str = CBSAE_NAME) -> str:
+    return strong_words(model)[0]
+
+
+def weak_word(model: str = CBSAE_NAME) -> str:
     """A word that is the name of a neuron of the SAE that finds something else best."""
-    return _best(
+    reason = "“{}” is what it finds best"
+    return _words(
         model,
-        lambda word, one, row: one.verdict == "weak" and row.kind == "sae" and row.truth not in (None, word)
-        and f"“{row.truth}” is what it finds best" in one.reason,
-    )  # fmt: skip
+        lambda word, match, row: (
+            match.verdict == "weak"
+            and row.kind == "sae"
+            and row.truth != word
+            and reason.format(row.truth) in match.reason
+        ),
+    )[0]
 
 
-@cache
-def trained_word(model: str = CBSAE) -> str:
+def trained_word(model: str = CBSAE_NAME) -> str:
     """A concept of the bottleneck whose neuron surely stands for it."""
-    return _best(model, lambda word, one, row: one.verdict == "strong" and row.kind == "cb")
+    return _words(model, lambda word, match, row: match.verdict == "strong" and row.kind == "cb")[0]
 
 
-def neuron_of(word: str, model: str = CBSAE) -> Any:
-    """The best neuron of a word."""
-    return pack_of(model).neurons[matches(model)[word].neuron]
+def speaking_word(kind: str = "sae", model: str = CBSAE_NAME) -> str:
+    """A word whose neuron, of the SAE ("sae") or the bottleneck ("cb"), makes LLaVA say it when it is set alone."""
+    return _words(
+        model, lambda word, match, row: row.kind == kind and row.name == word == row.said_unit and match.rank == 0
+    )[0]
 
 
-@cache
-def speaking_neuron(kind: str = "sae", model: str = CBSAE) -> Any:
-    """The neuron of a strong word that, set alone, makes LLaVA say the word: the best named of them."""
-    word = _best(
-        model, lambda word, one, row: one.verdict == "strong" and row.kind == kind and row.said_unit == word
-    )  # fmt: skip
-    return neuron_of(word, model)
-
-
-def worked(kind: str, model: str = CBSAE) -> dict:
+def worked(kind: str, model: str = CBSAE_NAME) -> dict[str, Any]:
     """A worked example of the page."""
     return json.loads((ROOT / "hub" / model / WORKED_NAME).read_text(encoding="utf-8"))[kind]
-
-
-def number_of_neurons(model: str = CBSAE) -> int:
-    return len(pack_of(model).neurons)
-
-
-def misspelt(word: str) -> str:
-    """A word that no neuron is called, with its last letter twice."""
-    return re.sub(r"(.)$", r"\1\1", word)
