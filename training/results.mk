@@ -21,7 +21,7 @@ D := training/recipes/emoji-dino.yaml
 WORLD_OF := training.emoji_world
 
 .NOTPARALLEL:
-.PHONY: world results steps keep-world
+.PHONY: world results keep-world
 world:
 results:
 
@@ -107,9 +107,6 @@ $(eval $(call step,pages,cbsae-pack,,$(PY) docs/notebook.py))
 
 world: $(addprefix $(MADE)/,$(WORLD))
 results: $(addprefix $(MADE)/,$(STEPS))
-
-steps:
-	@printf '%s\n' $(STEPS)
 
 # A rule for each name, and no pattern: make then says of another name that there is no such step.
 $(foreach one,$(STEPS),$(eval results-$(one): $(MADE)/$(one)))
