@@ -2,13 +2,14 @@
 # make test  installs what the tests need and runs all of them
 # make quick  the tests that take no long time: under two minutes
 # make test-peers  installs other libraries of the field and compares with them
+# make world  makes every model of hub/ anew, make results every figure as well: hours; training/results.mk has the steps
 # make real  explains a real encoder by real photographs, all in runs/photo-world: docs/real-encoder.md
 # make test-real  fetches these and runs the tests that need them
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: app test quick test-peers real test-real lint
+.PHONY: app test quick test-peers world results real test-real lint
 
 app: $(VENV)/app.stamp
 	$(BIN)/python app.py
@@ -26,6 +27,12 @@ quick: $(VENV)/test.stamp
 
 test-peers: $(VENV)/peers.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/formats/test_libraries.py tests/trainers/sae/test_dictionary_learning.py
+
+world results: $(VENV)/test.stamp
+	$(MAKE) --file training/results.mk BIN=$(BIN) $@
+
+results-% keep-%: $(VENV)/test.stamp
+	$(MAKE) --file training/results.mk BIN=$(BIN) $@
 
 real: $(VENV)/app.stamp
 	$(BIN)/python -m training.photo_world.real $(REAL_ARGS)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from actions import is_shown, open_tab, said, says, search, wait_for_basket
+from known_words import weak_word
 
 from cbsae_hub import CBSAE, Pack
 
@@ -20,10 +21,10 @@ def pages(long_visit):
     mine.locator(".cb-cell").first.wait_for()
     open_tab(mine, "Your concepts")
     for page in (mine, other):
-        page.locator("#own-words textarea").fill("pinata\npizza")
+        page.locator("#own-words textarea").fill(f"pinata\n{weak_word()}")
         page.locator("#own-check").click()
         is_shown(page, "#own-report tr", r"pinata\s*○ missing")
-        is_shown(page, "#own-report tr", r"pizza\s*● in the SAE.*◐ weak: on images whose content is known")
+        is_shown(page, "#own-report tr", rf"{weak_word()}\s*● in the SAE.*◐ weak: on images whose content is known")
     mine.locator("#own-train").click()
     is_shown(mine, "#own-progress", r"step \d+ of 300|looking at the pictures")
     mine.locator("#own-progress").filter(has_text=re.compile("1 concept added")).wait_for(timeout=240_000)
@@ -52,10 +53,10 @@ def test_a_concept_is_trained_used_and_downloaded(pages, tmp_path):
 
 def test_it_survives_a_reload(pages):
     mine, _ = pages
-    search(mine, "pizza")
+    search(mine, weak_word())
     mine.locator("#card [data-act=add]").click()  # one that others have, too
     wait_for_basket(mine, 2)
-    says(mine, "m", words="pinata\npizza", q="pizza", sort="p99", named="sun")
+    says(mine, "m", words=f"pinata\n{weak_word()}", q=weak_word(), sort="p99", named="sun")
     assert said(mine)["m"].startswith("emoji-cbsae~")
     open_tab(mine, "Inspect image")  # was inspected without the new concept
     mine.locator("#grid .cb-stale").wait_for()

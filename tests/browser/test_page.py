@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from actions import is_shown, open_tab, search
+from known_words import neuron_of, weak_word
 from PIL import Image
 
 from cbsae_hub import Pack
@@ -74,8 +75,8 @@ def test_the_verdict_of_nonsense_offers_what_can_be_found_and_nothing_is_near_it
 
 
 def test_a_verdict_says_why(page, pack):
-    search(page, "pizza")
-    truth = pack.neurons[pack.find("pizza").matches[0].neuron].truth
+    search(page, weak_word())
+    truth = neuron_of(weak_word()).truth
     is_shown(page, "#verdict", f"weak.*on images whose content is known, “{truth}” is what it finds best")
 
 

@@ -19,6 +19,7 @@ import anyio
 import pytest
 from actions import is_shown, open_tab, search, wait_for_basket
 from http_client import answer_of, post, status_of
+from known_words import strong_word, worked
 from mcp import ClientSession
 from mcp.client.streamable_http import streamablehttp_client
 from PIL import Image
@@ -317,9 +318,10 @@ def test_the_endpoints_are_described_on_the_page_as_they_are_listed(visit, addre
 
 
 def test_endpoints_answer_as_documented(address):
-    found = answer_of(address, "find_neurons", "cat", 3)
-    assert found["verdict"] == "strong" and "“cat” is what it finds best" in found["reason"]
-    assert found["neurons"][0]["name"] == "cat" and len(found["neurons"]) <= 3
+    word, example = strong_word(), worked("word")
+    found = answer_of(address, "find_neurons", word, 3)
+    assert found["verdict"] == "strong" and f"“{word}” is what it finds best" in found["reason"]
+    assert found["neurons"][0]["name"] == word and len(found["neurons"]) <= 3
     neuron = found["neurons"][0]["neuron"]
     told = answer_of(address, "neuron_info", neuron)
     assert told["neuron"] == neuron and told["strengths"]["recommended"] == [25.0, 50.0]
@@ -332,9 +334,9 @@ def test_endpoints_answer_as_documented(address):
     seen = answer_of(address, "encode_image", told["examples"][0]["picture"], 50)
     fires = next(one for one in seen["neurons"] if one["neuron"] == neuron)
     assert fires["activation"] == pytest.approx(told["examples"][0]["activation"], rel=0.2)
-    edits = [{"neuron": 276, "value": 50.0}]
+    edits = [{"neuron": example["neuron"], "value": 50.0}]
     said = answer_of(address, "steer_caption", "white", "", edits)
-    assert said["steered"]["answer"] == "sunrise" == said["word"] and said["original"]["answer"] != "sunrise"
+    assert said["steered"]["answer"] == example["name"] == said["word"] != said["original"]["answer"]
     assert said["steered"]["probability"] > 10 * said["random"]["probability"]
     drawn = answer_of(address, "steer_image", "white", edits, 3, 5)
     for one in ("original", "steered", "random"):
@@ -351,7 +353,7 @@ def test_an_assistant_finds_and_calls_the_tools(address):
                 await session.initialize()
                 names = {tool.name for tool in (await session.list_tools()).tools}
                 found = await session.call_tool("find_neurons", {"query": "pizza", "limit": 2})
-                edits = [{"neuron": 276, "value": 50.0}]
+                edits = [{"neuron": 3, "value": 50.0}]
                 drawn = await session.call_tool("steer_image", {"image": "white", "edits": edits, "steps": 5})
                 wrong = await session.call_tool("neuron_info", {"neuron": 99999})
                 return names, found, drawn, wrong

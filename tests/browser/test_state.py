@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from actions import basket_of, is_shown, open_tab, said, says, search, settled, wait_for_basket
 from http_client import post
+from known_words import strong_word, strong_words
 from PIL import Image
 
 LLAVA = "?tab=llava&b=275:50.000,178:20.000&ask=Describe+the+image.&pic=s17"
@@ -101,9 +102,9 @@ def test_no_list_of_the_page_listens_to_the_focus():
 
 
 def test_hundreds_of_calls_by_others_take_nothing_from_a_visitor(visit, address):
-    page = visit(LLAVA.replace("llava", "find") + "&q=pizza")
+    page = visit(LLAVA.replace("llava", "find") + f"&q={strong_word()}")
     wait_for_basket(page, 2)
-    is_shown(page, "#card h3", "pizza")
+    is_shown(page, "#card h3", strong_word())
     for neuron in range(330):
         post(address, "neuron_info", [neuron])
     page.locator("#dock [data-act=mute]").first.click()
@@ -220,7 +221,8 @@ def test_old_answers_are_marked_and_asked_anew(visit):
 
 
 def test_old_drawings_searches_and_reports_are_marked(visit):
-    page = visit("?tab=draw&b=275:50.000&seeds=1&steps=5&draw.live=0&q=pizza&words=zeppelin")
+    first, second, *_ = strong_words()
+    page = visit(f"?tab=draw&b=275:50.000&seeds=1&steps=5&draw.live=0&q={first}&words=zeppelin")
     wait_for_basket(page, 1)
     page.locator("#draw").click()
     page.locator("#drawings img").first.wait_for()
@@ -231,11 +233,11 @@ def test_old_drawings_searches_and_reports_are_marked(visit):
     is_shown(page, "#drawings th", "seed 7")
     page.wait_for_function("() => !document.querySelector('#drawings .cb-stale')")
     open_tab(page, "Find concept")
-    is_shown(page, "#card h3", "pizza")
-    page.locator("#query :is(input, textarea)").fill("moose")
+    is_shown(page, "#card h3", first)
+    page.locator("#query :is(input, textarea)").fill(second)
     page.locator("#verdict .cb-stale").wait_for()
     page.locator("#verdict [data-run]").click()
-    is_shown(page, "#card h3", "moose")
+    is_shown(page, "#card h3", second)
     page.wait_for_function("() => !document.querySelector('#verdict .cb-stale')")
     open_tab(page, "Your concepts")
     page.locator("#own-check").click()
@@ -325,22 +327,23 @@ def test_the_address_follows_and_back_forward_and_reload_bring_everything(visit)
 
 
 def test_a_search_is_one_step_back(visit):
-    page = visit("?tab=find&q=moose")
-    is_shown(page, "#card h3", "moose")
+    word, other, *_ = strong_words()
+    page = visit(f"?tab=find&q={word}")
+    is_shown(page, "#card h3", word)
     first, before = said(page), page.locator("#card h3").inner_text()
-    search(page, "pizza")
-    is_shown(page, "#card h3", "pizza")
+    search(page, other)
+    is_shown(page, "#card h3", other)
     settled(page)
     page.go_back()
     is_shown(page, "#card h3", re.escape(before))
     settled(page)
     assert said(page) == first
-    assert page.locator("#query :is(input, textarea)").input_value() == "moose"
+    assert page.locator("#query :is(input, textarea)").input_value() == word
 
 
 def test_the_card_beside_a_search_is_of_what_was_found(visit):
-    page = visit("?q=pizza&neuron=275")  # a neuron that this search does not find
-    is_shown(page, "#card h3", "pizza")
+    page = visit(f"?q={strong_word()}&neuron=275")  # a neuron that this search does not find
+    is_shown(page, "#card h3", strong_word())
     assert page.locator("#results input:checked").count() == 1
     says(page, neuron="275", found=page.locator("#card h3").inner_text().split("#")[1])
 

@@ -7,6 +7,7 @@ from urllib.parse import parse_qs
 
 import pytest
 from actions import basket_of, is_shown, open_tab, search, settled, wait_for_basket
+from known_words import SAE_NAME, neuron_of, strong_word
 
 from cbsae_hub import Pack
 
@@ -256,12 +257,13 @@ def test_a_dot_opens_its_neuron(visit):
 
 
 def test_the_table_is_filtered_and_downloaded(visit, pack):
+    word = strong_word()
     page = visit("?tab=scores")
-    page.locator("#rows-words input, #rows-words textarea").first.fill("moose")
+    page.locator("#rows-words input, #rows-words textarea").first.fill(word)
     page.keyboard.press("Enter")
-    expected = int(pack.neurons.frame["name"].str.contains("moose").sum())
+    expected = int(pack.neurons.frame["name"].str.contains(word).sum())
     is_shown(page, "#rows .cb-hint", f"^{expected} neurons")
-    assert all("moose" in text for text in page.locator("#rows tbody th").all_inner_texts())
+    assert all(word in text for text in page.locator("#rows tbody th").all_inner_texts())
     with page.expect_download() as download:
         page.locator("#csv a").click()
     lines = Path(download.value.path()).read_text().splitlines()
@@ -269,23 +271,24 @@ def test_the_table_is_filtered_and_downloaded(visit, pack):
     is_shown(page, "#evaluation", "SAE against CB-SAE")
     page.locator("#rows tbody button").first.focus()
     page.keyboard.press("Enter")
-    is_shown(page, "#neuron-page h3", "moose")
+    is_shown(page, "#neuron-page h3", word)
 
 
 # -------------------------------------------------------------------------------------------------------- use it
 
 
 def test_code_follows_the_basket(visit):
-    page = visit("?tab=find&q=pizza&b=276:40.000")
+    neuron = neuron_of(strong_word()).neuron
+    page = visit(f"?tab=find&q=pizza&b={neuron}:40.000")
     wait_for_basket(page, 1)
     open_tab(page, "Use it")
-    is_shown(page, "#use-python", r"Edit\(276, 40.00\)")
-    is_shown(page, "#use-shell", r"cbsae steer .*--edit 276=40.00 --llava")
+    is_shown(page, "#use-python", rf"Edit\({neuron}, 40.00\)")
+    is_shown(page, "#use-shell", rf"cbsae steer .*--edit {neuron}=40.00 --llava")
     is_shown(page, "#use-curl", "steer_caption")
     with page.expect_download() as download:
         page.locator("#use-recipe a").click()
     recipe = json.loads(Path(download.value.path()).read_text())
-    assert recipe["edits"] == [{"neuron": 276, "name": "sunrise", "value": 40.0, "muted": False}]
+    assert recipe["edits"] == [{"neuron": neuron, "name": strong_word(), "value": 40.0, "muted": False}]
     assert recipe["model"] == "emoji-cbsae" and recipe["generators"]["llava"] == "emoji-llava"
     assert str(HUB) not in page.content(), "folders of this machine are nobody's business"
     page.goto(page.url.split("?")[0] + "?tab=use&b=12:20.000")
@@ -299,7 +302,7 @@ def test_another_model_is_picked(page):
     page.locator("#model input").click()
     page.get_by_role("option", name="emoji-sae").click()
     is_shown(page, "#about", "2,048")
-    search(page, "cat")
+    search(page, strong_word(SAE_NAME))
     is_shown(page, "#verdict", "strong")
     open_tab(page, "Your concepts")
     page.locator("#own-words textarea").fill("zeppelin")

@@ -1,4 +1,5 @@
 import pytest
+from known_words import SAE_NAME, strong_word
 
 from cbsae_hub import CBSAE, SAE, Pack
 from cbsae_hub.encoders.clip_like import ClipLike
@@ -18,8 +19,9 @@ def no_models(monkeypatch):
         monkeypatch.setattr(cls, "from_pretrained", refuse)
 
 
-@pytest.mark.parametrize("query", ["zebra", "striped zebras", "brick wall"])
-def test_answer_is_that_of_the_pack(answer, pack, no_models, query):
+@pytest.mark.parametrize("form", ["{}", "striped {}s"])
+def test_answer_is_that_of_the_pack(answer, pack, no_models, form):
+    query = form.format(strong_word(SAE_NAME))
     found, expected = answer("find", SAE_ID, query, "--limit", 4), pack.find(query, 4)
     assert (found["verdict"], found["nearest"]) == (expected.verdict, expected.nearest)
     assert found["reason"] == expected.reason != ""
@@ -56,10 +58,11 @@ def test_meaning_asks_the_judge_alone(answer, monkeypatch):
 
 
 def test_text_names_neuron_and_verdict(cbsae, no_models):
-    lines = cbsae("find", CBSAE_ID, "cat").stdout.splitlines()
-    assert lines[0].startswith("cat: strong; on images whose content is known, “cat” is what it finds best")
+    word = strong_word()
+    lines = cbsae("find", CBSAE_ID, word).stdout.splitlines()
+    assert lines[0].startswith(f"{word}: strong; on images whose content is known, “{word}” is what it finds best")
     assert lines[1].split()[:3] == ["neuron", "kind", "concept"]
-    assert lines[2].split()[1:5] == ["sae", "cat", "cat", "strong"]
+    assert lines[2].split()[1:5] == ["sae", word, word, "strong"]
     assert "spelled alike: ship" in cbsae("find", CBSAE_ID, "spaceship").stdout
 
 

@@ -66,7 +66,8 @@ def test_several_pictures_and_a_limit(cbsae, answer, picture, capfd):
 def test_density_hides_what_fires_everywhere_but_no_concepts(answer, picture):
     everything = answer("inspect", "hub/emoji-cbsae", picture, "--limit", 1000)["images"][0]["neurons"]
     below = answer("inspect", "hub/emoji-cbsae", picture, "--limit", 1000, "--density-below", 0.05)
-    expected = [row for row in everything if row["density"] < 0.05 or row["neuron"] >= 1229]
+    first_concept = CBSAE.from_pretrained(HUB / "emoji-cbsae").d_sae
+    expected = [row for row in everything if row["density"] < 0.05 or row["neuron"] >= first_concept]
     assert below["images"][0]["neurons"] == expected
     assert 0 < len(expected) < len(everything)
 
@@ -101,8 +102,9 @@ def test_without_a_pack_there_are_numbers_and_no_names(answer, cbsae, picture, b
 
 def test_pack_of_another_model_is_refused(answer, picture, tmp_path):
     shutil.copytree(HUB / "emoji-sae", tmp_path / "mixed")
-    CBSAE.from_pretrained(HUB / "emoji-cbsae").save_pretrained(tmp_path / "mixed")
-    assert "2048 neurons, the model 1257" in answer("inspect", tmp_path / "mixed", picture, code=1)["error"]
+    cb = CBSAE.from_pretrained(HUB / "emoji-cbsae")
+    cb.save_pretrained(tmp_path / "mixed")
+    assert f"2048 neurons, the model {cb.d_latent}" in answer("inspect", tmp_path / "mixed", picture, code=1)["error"]
 
 
 def test_pack_of_other_weights_names_nothing(answer, cbsae, picture, tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from known_words import SAE_NAME, strong_word
 from typer.testing import CliRunner
 
 from cbsae_hub.cli import output
@@ -149,12 +150,13 @@ def test_a_recipe_and_an_error_in_one_come_without_waiting_for_what_computes():
 
 
 def test_find_reads_a_pack_without_waiting_for_what_computes():
+    word = strong_word(SAE_NAME)
     loaded = python(
         "import sys\nfrom cbsae_hub.cli.app import app\n"
-        "try: app(['find', 'hub/emoji-sae', 'cat'])\nexcept SystemExit: pass\n"
+        f"try: app(['find', 'hub/emoji-sae', '{word}'])\nexcept SystemExit: pass\n"
         "print([m for m in ('torch', 'transformers', 'datasets', 'scipy', 'gradio') if m in sys.modules])"
     )
-    assert loaded.startswith("cat: strong") and loaded.splitlines()[-1] == "[]"
+    assert loaded.startswith(f"{word}: strong") and loaded.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize("name", ["نامه‌ای", "क्‍ष", "👨‍👩‍👧", "🏴󠁧󠁢󠁥󠁮󠁧󠁿", "\U0001fae9", "❤️"])

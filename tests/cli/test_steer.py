@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from known_words import SAE_NAME, neuron_of, pack_of, speaking_word, strong_word
 from PIL import Image
 
 from cbsae_hub import CBSAE, SAE, Edit, Pack, Steering
@@ -25,70 +26,74 @@ def cbsae_model():
     return CBSAE.from_pretrained("hub/emoji-cbsae")
 
 
-def test_answers_are_those_of_the_steerer(answer, cbsae_model):
-    told = answer("steer", "hub/emoji-cbsae", "white", "--edit", "monkey=50", "--edit", "12=5", "--isolate", *LLAVA)
+@pytest.fixture(scope="module")
+def concept():
+    """A concept of the bottleneck that LLaVA says when it is set."""
+    return speaking_word("cb")
+
+
+def test_answers_are_those_of_the_steerer(answer, cbsae_model, concept):
+    told = answer("steer", "hub/emoji-cbsae", "white", "--edit", f"{concept}=50", "--edit", "12=1", "--isolate", *LLAVA)
     llava = LlavaSteerer.from_pretrained("hub/emoji-llava", cbsae_model)
-    steering = Steering([Edit("monkey", 50.0), Edit(12, 5.0)], isolate=True)
+    steering = Steering([Edit(concept, 50.0), Edit(12, 1.0)], isolate=True)
     said = llava.generate([WHITE] * 4, ONE_WORD, versions(steering))
     assert list(told["answers"].values()) == said
     assert list(told["answers"]) == ["original", "sae", "steered", "random"]
-    assert told["answers"]["steered"] == "monkey" != told["answers"]["original"]
+    assert told["answers"]["steered"] == concept != told["answers"]["original"]
     assert told["edits"] == [
-        {"neuron": 1230, "value": 50.0, "op": "set", "name": "monkey"},
-        {"neuron": 12, "value": 5.0, "op": "set", "name": Pack.from_pretrained("hub/emoji-cbsae").neurons[12].name},
+        {"neuron": neuron_of(concept).neuron, "value": 50.0, "op": "set", "name": concept},
+        {"neuron": 12, "value": 1.0, "op": "set", "name": pack_of().neurons[12].name},
     ]
 
 
 def test_settings_reach_the_steering(answer, pack, picture):
-    told = answer("steer", "hub/emoji-sae", picture, "--edit", "zebra=2", "--op", "add", "--unit", "p99",
+    word = strong_word(SAE_NAME)
+    told = answer("steer", "hub/emoji-sae", picture, "--edit", f"{word}=2", "--op", "add", "--unit", "p99",
                   "--keep-error", "--tokens", "patches", "--prompt", "What is on the to-do list?",
                   "--max-new-tokens", 5, *LLAVA)  # fmt: skip
-    steering = Steering([Edit("zebra", 2.0, "add")], keep_error=True, tokens="patches", unit="p99")
+    steering = Steering([Edit(word, 2.0, "add")], keep_error=True, tokens="patches", unit="p99")
     llava = LlavaSteerer.from_pretrained("hub/emoji-llava", SAE.from_pretrained("hub/emoji-sae"), pack)
     image = Image.open(picture).convert("RGB")
     assert told["answers"]["steered"] == llava.generate([image], "What is on the to-do list?", steering, 5)[0]
-    neuron = pack.find("zebra").matches[0].neuron
+    neuron = pack.find(word).matches[0].neuron
     assert told["edits"][0]["value"] == 2 * pack.neurons[neuron].p99
 
 
-def test_drawings_start_from_the_same_noise(answer, cbsae_model, tmp_path):
-    told = answer("steer", "hub/emoji-cbsae", "white", "--edit", "monkey=50", *UNCLIP, "--seed", 3,
+def test_drawings_start_from_the_same_noise(answer, cbsae_model, concept, tmp_path):
+    told = answer("steer", "hub/emoji-cbsae", "white", "--edit", f"{concept}=50", *UNCLIP, "--seed", 3,
                   "--output", tmp_path / "new" / "drawn")  # fmt: skip
     pack = Pack.from_pretrained("hub/emoji-cbsae")
     unclip = UnclipSteerer.from_pretrained("hub/emoji-unclip", cbsae_model)
     # As strongly guided as where steerability was measured.
     guidance = pack.info["scores"]["steerability"]["guidance"]
-    drawn = unclip.generate([WHITE] * 4, versions(Steering([Edit("monkey", 50.0)])), [3], 2, guidance)
+    drawn = unclip.generate([WHITE] * 4, versions(Steering([Edit(concept, 50.0)])), [3], 2, guidance)
     assert told["answers"] is None
     assert list(told["pictures"]) == ["original", "sae", "steered", "random"]
     for file, picture in zip(told["pictures"].values(), drawn, strict=True):
         np.testing.assert_array_equal(np.asarray(Image.open(file)), np.asarray(picture))
 
 
-def test_the_noise_level_reaches_the_drawing(answer, cbsae, cbsae_model, tmp_path):
-    asked = ["steer", "hub/emoji-cbsae", "white", "--edit", "monkey=50", *UNCLIP, "--guidance", 2.5,
+def test_the_noise_level_reaches_the_drawing(answer, cbsae, cbsae_model, concept, tmp_path):
+    asked = ["steer", "hub/emoji-cbsae", "white", "--edit", f"{concept}=50", *UNCLIP, "--guidance", 2.5,
              "--output", tmp_path / "drawn"]  # fmt: skip
     told = answer(*asked, "--noise-level", 400)
     unclip = UnclipSteerer.from_pretrained("hub/emoji-unclip", cbsae_model)
-    drawn = unclip.generate([WHITE] * 4, versions(Steering([Edit("monkey", 50.0)])), [0], 2, 2.5, noise_level=400)
+    drawn = unclip.generate([WHITE] * 4, versions(Steering([Edit(concept, 50.0)])), [0], 2, 2.5, noise_level=400)
     for file, picture in zip(told["pictures"].values(), drawn, strict=True):
         np.testing.assert_array_equal(np.asarray(Image.open(file)), np.asarray(picture))
     result = cbsae(*asked, "--noise-level", 1000)
     assert result.exit_code and "noise_level must be between 0 and 999" in result.stderr
 
 
-def test_both_at_once_and_all_drawings_in_one_file(cbsae, tmp_path):
-    result = cbsae("steer", "hub/emoji-cbsae", "white", "--edit", "monkey=50", "--isolate", *LLAVA, *UNCLIP,
+def test_both_at_once_and_all_drawings_in_one_file(cbsae, concept, tmp_path):
+    result = cbsae("steer", "hub/emoji-cbsae", "white", "--edit", f"{concept}=50", "--isolate", *LLAVA, *UNCLIP,
                    "--output", tmp_path / "row.webp")  # fmt: skip
     assert result.exit_code == 0
-    facts = dict(line.rsplit("  ", 1) for line in result.stdout.splitlines())
-    assert {name.strip(): value for name, value in facts.items()} == {
-        "original": "nothing",
-        "SAE alone": "nothing",
-        "steered": "monkey",
-        "random direction": "ladder",
-        str(tmp_path / "row.webp"): "drawn: original, SAE alone, steered, random direction",
-    }
+    lines = (line.rsplit("  ", 1) for line in result.stdout.splitlines())
+    facts = {name.strip(): value for name, value in lines}
+    assert facts.pop(str(tmp_path / "row.webp")) == "drawn: original, SAE alone, steered, random direction"
+    assert list(facts) == ["original", "SAE alone", "steered", "random direction"]
+    assert facts["steered"] == concept != facts["original"]
     row = Image.open(tmp_path / "row.webp")
     assert row.size == (4 * row.height, row.height)
     assert [file.name for file in tmp_path.iterdir()] == ["row.webp"]
@@ -136,7 +141,7 @@ def test_settings_of_whom_nobody_asks_are_usage_errors(cbsae, arguments, said, m
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--edit", "zebraa=50", *LLAVA], "no neuron is called 'zebraa'; near are: zebra"),
+        (["--edit", "{word}x=50", *LLAVA], "no neuron is called '{word}x'; near are: {word}"),
         (["--edit", "4000=50", *LLAVA], "2047"),
         (["--edit", "-1=50", *LLAVA], "neuron must be between 0 and 2047, got -1"),
         (["--edit", "1=5", "--edit", "1=6", *LLAVA], "neuron 1 is edited twice"),
@@ -146,6 +151,7 @@ def test_settings_of_whom_nobody_asks_are_usage_errors(cbsae, arguments, said, m
     ],
 )
 def test_what_cannot_be_steered_is_said(cbsae, arguments, said):
+    said, *arguments = (part.replace("{word}", strong_word(SAE_NAME)) for part in (said, *arguments))
     result = cbsae("steer", "hub/emoji-sae", "white", *arguments)
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.splitlines()[-1].startswith("Error: ") and said in result.stderr

@@ -10,6 +10,7 @@ from email.parser import Parser
 import pytest
 from code_blocks import PROJECT
 from empty_environment import empty_environment, variables
+from known_words import SAE_NAME, strong_word
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from workplace import ROOT
@@ -39,7 +40,7 @@ assert CBSAE.from_pretrained("cbsae").neuron_names[-1] == "pizza"
 assert apply(Steering([Edit(3, 5.0)]), x, again).shape == x.shape
 
 pack = Pack.from_pretrained("emoji-sae")
-assert pack.find("cat").verdict == "strong" and pack.examples(0) is not None
+assert pack.find(WORD).verdict == "strong" and pack.examples(0) is not None
 
 from typer.testing import CliRunner
 from cbsae_hub.cli.app import app
@@ -104,7 +105,7 @@ def test_wheel_works_where_it_is_installed(wheel, tmp_path):
     recipe = run(python.parent / "cbsae", "recipe", "own-encoder")
     assert recipe == (ROOT / "cbsae_hub" / "pipeline" / "recipes" / "own-encoder.yaml").read_text(encoding="utf-8")
     (empty / "my.yaml").write_text(recipe)
-    said = run(python, "-c", SMOKE)
+    said = run(python, "-c", SMOKE.replace("WORD", repr(strong_word(SAE_NAME))))
     assert str(tmp_path / "venv") in said and f'"{ROOT}"' not in said
     extract = [python.parent / "cbsae", "extract", "--recipe", "my.yaml", "--json"]
     done = subprocess.run(extract, cwd=empty, env=environment, capture_output=True, text=True)

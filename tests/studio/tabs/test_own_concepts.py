@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 import torch
+from known_words import strong_word, trained_word, weak_word
 
 from cbsae_hub import CBSAE
 from cbsae_hub.data.images import load_images
@@ -54,12 +55,13 @@ def test_where_concepts_are(shipped):
 
 
 def test_the_report_says_what_a_name_is_worth(shipped):
-    (_, pizza), (_, whale) = located(shipped, ["pizza", "whale"])
-    assert (pizza.verdict, whale.verdict) == ("weak", "strong")
-    truth = shipped.pack.neurons[pizza.neuron].truth
-    shown = report(shipped, ["pizza", "whale"])
+    words = [weak_word(), strong_word()]
+    (_, weak), (_, strong) = located(shipped, words)
+    assert (weak.verdict, strong.verdict) == ("weak", "strong")
+    truth = shipped.pack.neurons[weak.neuron].truth
+    shown = report(shipped, words)
     assert f"◐ weak: on images whose content is known, “{truth}” is what it finds best" in shown
-    assert "● strong: on images whose content is known, “whale” is what it finds best" in shown
+    assert f"● strong: on images whose content is known, “{words[1]}” is what it finds best" in shown
 
 
 class Trainer:
@@ -76,15 +78,15 @@ class Trainer:
 
 def test_what_is_weak_can_be_trained_anyway(workshop, serving, shipped):
     tab = OwnConceptsTab(SessionState(serving), trainer := Trainer(workshop))
-    visitor = SimpleNamespace(session_hash="me")
-    (refused,) = tab.add(visitor, shipped.key, "pizza\nwhale", False)
+    visitor, weak, there = SimpleNamespace(session_hash="me"), weak_word(), trained_word()
+    (refused,) = tab.add(visitor, shipped.key, f"{weak}\n{there}", False)
     assert "tick “Train it anyway”" in refused[1] and not trainer.asked
-    (refused,) = tab.add(visitor, shipped.key, "whale", True)
+    (refused,) = tab.add(visitor, shipped.key, there, True)
     assert "nothing is to be trained" in refused[1], "it is in the bottleneck: there is no second neuron for it"
-    *_, done = tab.add(visitor, shipped.key, "pizza\nwhale", True)
-    assert trainer.asked == [["pizza"]] and "1 concept added" in done[0]
+    *_, done = tab.add(visitor, shipped.key, f"{weak}\n{there}", True)
+    assert trainer.asked == [[weak]] and "1 concept added" in done[0]
     own = serving.of(done[3])
-    assert places(own, ["pizza"]) == [("pizza", len(shipped.pack.neurons))]
+    assert places(own, [weak]) == [(weak, len(shipped.pack.neurons))]
     assert "◆ concept neuron" in done[1]
 
 

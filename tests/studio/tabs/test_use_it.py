@@ -27,7 +27,7 @@ ADDRESS = "http://127.0.0.1:7999"
 
 @pytest.fixture(params=["example", "basket"])
 def basket(request):
-    return Basket() if request.param == "example" else Basket((Edit(275, 40.0), Edit(1256, -5.5)))
+    return Basket() if request.param == "example" else Basket((Edit(275, 40.0), Edit(1000, -5.5)))
 
 
 def test_code_is_whole_and_sets_what_is_in_the_basket(shipped, basket):
