@@ -36,7 +36,7 @@ def layer_folder(folder: str | Path, layer: int, tokens: str) -> Path:
 
 
 def layers_in(folder: str | Path) -> list[Path]:
-    """The stores of a folder of several, see :func:`layer_folder`, by layer and tokens; none if it is no such folder."""
+    """The stores of a folder of several, see :func:`layer_folder`, by layer and tokens; none if it is another."""
     stores = [path.parent for path in Path(folder).glob(f"layer-*/{MANIFEST}")]
     return sorted(stores, key=lambda path: (len(path.name.split("-")[1]), path.name))  # 9 before 10
 

@@ -1,0 +1,140 @@
+"""SAEs at every layer of a CLIP: how sparse they are at each place in the image, and what they keep.
+
+After "Steering CLIP's vision transformer with sparse autoencoders" (Joseph et al., 2025), section 5, tables 3 and 4.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cbsae_hub.data.activations import ActivationStore
+from cbsae_hub.encoders.explained import whole_image
+from cbsae_hub.encoders.vision import VisionEncoder
+from cbsae_hub.encoders.zero_shot import ZeroShotHead
+from cbsae_hub.formats.load import require_encoder
+from cbsae_hub.metrics import DownstreamCost, Reconstruction
+from cbsae_hub.models import CBSAE, SAE
+
+BOX = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""Quantiles over images of the number of active latents, of which box plots are drawn."""
+
+
+class LayerProbe:
+    """The images on which all SAEs of one layer are measured.
+
+    Args:
+        encoder: The CLIP at this layer, with all its tokens.
+        store: Activations of all tokens of the images there.
+        targets: The class of each image, -1 for one that does not count, ``[images]``.
+        head: Classifies embeddings.
+
+    Raises:
+        ValueError: If the encoder makes no embeddings, or no image has a class.
+    """
+
+    def __init__(self, encoder: VisionEncoder, store: ActivationStore, targets: Tensor, head: ZeroShotHead):
+        encoder.require_embedding()
+        if not (targets >= 0).any():
+            raise ValueError("none of the probe images has one class alone: name another column, or take more images")
+        self.encoder, self.store, self.targets, self.head = encoder, store, targets, head
+        self._plain: dict[str, dict[str, Tensor]] = {}  # logits without the SAE, by its tokens
+
+    @torch.no_grad()
+    def measure(self, sae: SAE | CBSAE, batch_size: int = 64) -> dict[str, Any]:
+        """The figures of an SAE by its inference rule, on all images.
+
+        Args:
+            sae: An SAE of this encoder and layer.
+            batch_size: Images at once.
+
+        Returns:
+            ``l0_patch`` and ``l0_cls``, mean active latents (NaN where the SAE has no such tokens), ``l0_image``, their
+            sum over the SAE's tokens of an image; ``explained_variance`` and ``cosine`` over these tokens;
+            ``dead_share``, that of neurons that no image activates; the figures of :class:`DownstreamCost`, with
+            CLIP's logit scale, and with the prefix ``unscaled_`` without it, as the paper has them; ``l0_by_token``,
+            quantiles :data:`BOX` and the mean over images ``[tokens, 6]``; ``prefix``, the tokens before the patches.
+
+        Raises:
+            ValueError: If the SAE is of another layer, another encoder or of tokens that cannot be put back.
+        """
+        require_sae_of(sae, self.encoder)
+        own = self.encoder.at(self.encoder.layer, whole_image(sae.tokens))
+        keep = own.on_tokens  # refuses what cannot be put back before anything is computed
+        reconstruction, fired = Reconstruction(sae.d_in), torch.zeros(sae.d_latent, dtype=torch.bool)
+        counts, logits = [], []
+        for ids, v in self.store.of_images(range(self.store.num_images), batch_size):
+            v = v.to(self.encoder.device)
+            x = own.select(v)
+            values, indices = sae.encode_sparse(x)
+            decoded = sae.decode_sparse(values, indices, like=x)
+            active = values != 0
+            counts.append(active.sum(-1).cpu())
+            reconstruction.update(x.flatten(0, 1).cpu(), decoded.flatten(0, 1).cpu(), active.sum(-1).flatten().cpu())
+            fired[indices[active].cpu()] = True
+            classified = self.targets[torch.as_tensor(list(ids))] >= 0
+            logits.append(self._logits(keep(_replacing(decoded[classified]))(v[classified])))
+        by_token = torch.cat(counts).float()
+        prefix = self.encoder.num_tokens - self.encoder.grid[0] * self.encoder.grid[1]
+        return {
+            **_l0(by_token, sae.tokens, prefix),
+            **{name: value for name, value in reconstruction.compute().items() if name != "l0"},
+            "dead_share": (~fired).double().mean().item(),
+            **self._costs({**self._without(own, batch_size), "reconstructed": torch.cat(logits)}),
+        }
+
+    def _logits(self, v: Tensor) -> Tensor:
+        return self.head(self.encoder.embed_from(v)).cpu() if len(v) else torch.zeros(0, len(self.head.classes))
+
+    def _without(self, own: VisionEncoder, batch_size: int) -> dict[str, Tensor]:
+        """Logits with the activations as they are, and with zeros in the place of the tokens."""
+        if own.tokens not in self._plain:
+            rows = (self.targets >= 0).nonzero()[:, 0].tolist()
+            batches = [v.to(self.encoder.device) for _, v in self.store.of_images(rows, batch_size)]
+            self._plain[own.tokens] = {
+                "original": torch.cat([self._logits(v) for v in batches]),
+                "zeroed": torch.cat([self._logits(own.on_tokens(torch.zeros_like)(v)) for v in batches]),
+            }
+        return self._plain[own.tokens]
+
+    def _costs(self, logits: Mapping[str, Tensor]) -> dict[str, float]:
+        """Cross-entropy and accuracy, with the logit scale and without."""
+        targets = self.targets[self.targets >= 0]
+        scaled, unscaled = DownstreamCost(), DownstreamCost()
+        scaled.update(targets, **logits)
+        unscaled.update(targets, **{name: part / self.head.logit_scale for name, part in logits.items()})
+        entropies = {name: value for name, value in unscaled.compute().items() if name.startswith("cross_entropy")}
+        return {**scaled.compute(), **{f"unscaled_{name}": value for name, value in entropies.items()}}
+
+
+def require_sae_of(sae: SAE | CBSAE, encoder: VisionEncoder) -> None:
+    """Checks that an SAE explains a layer of an encoder.
+
+    Raises:
+        ValueError: If it is of another encoder or layer, or does not say of which.
+    """
+    require_encoder(sae)
+    name = f"the SAE of {sae.encoder_id}, layer {sae.layer}"
+    if sae.d_in != encoder.d_in:
+        raise ValueError(f"{name}, explains activations of width {sae.d_in}, those here have {encoder.d_in}")
+    if sae.layer != encoder.layer:
+        raise ValueError(f"{name}, is of another layer than the {encoder.layer} that is measured here")
+
+
+def _replacing(decoded: Tensor) -> Any:
+    return lambda v: decoded.to(v.dtype)
+
+
+def _l0(by_token: Tensor, tokens: str, prefix: int) -> dict[str, Any]:
+    """Figures of the number of active latents ``[images, tokens]``."""
+    prefix = 0 if tokens == "patches" else prefix
+    patches, cls = by_token[:, prefix:], by_token[:, :1] if prefix else by_token[:, :0]
+    boxes = torch.cat([by_token.quantile(torch.tensor(BOX), 0), by_token.mean(0, keepdim=True)]).T
+    return {
+        "l0_patch": patches.mean().item() if patches.numel() else float("nan"),
+        "l0_cls": cls.mean().item() if cls.numel() else float("nan"),
+        "l0_image": by_token.sum(1).mean().item(),
+        "l0_by_token": boxes.tolist(),
+        "prefix": prefix,
+    }
