@@ -47,7 +47,7 @@ from cbsae_hub.studies.layer_tables import as_markdown, over_seeds
 from cbsae_hub.studies.layers import LayerProbe
 from cbsae_hub.trainers.loop import Interrupted
 
-STEERING = ("strength", "neurons", "curves", "gamma", "beta", "seed")  # settings on which the effects depend
+STEERING = ("words", "strength", "neurons", "curves", "gamma", "beta", "seed")  # settings on which the effects depend
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class LayerStudy:
     @cached_property
     def clip(self) -> ClipZeroShotSteerer:
         """The whole CLIP, with the vocabulary."""
-        settings, words = self.settings, ConceptSet.load(self.settings.vocabulary)
+        settings, words = self.settings, list(ConceptSet.load(self.settings.vocabulary))[: self.settings.words]
         first = next(iter(self.encoders.values()))
         nothing = RawNeurons(first.d_in, first.layer)
         where = {"device": self.device, "revision": settings.encoder_revision}

@@ -4,6 +4,7 @@ After "Steering CLIP's vision transformer with sparse autoencoders" (Joseph et a
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from cbsae_hub.encoders.explained import whole_image
 from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.encoders.zero_shot import ZeroShotHead
 from cbsae_hub.formats.load import require_encoder
+from cbsae_hub.hub.files import is_content
 from cbsae_hub.metrics import DownstreamCost, Reconstruction
 from cbsae_hub.models import CBSAE, SAE
 
@@ -115,9 +117,13 @@ def require_sae_of(sae: SAE | CBSAE, encoder: VisionEncoder) -> None:
         ValueError: If it is of another encoder or layer, or does not say of which.
     """
     require_encoder(sae)
-    name = f"the SAE of {sae.encoder_id}, layer {sae.layer}"
+    name, revisions = f"the SAE of {sae.encoder_id}, layer {sae.layer}", (sae.encoder_revision, encoder.revision)
     if sae.d_in != encoder.d_in:
         raise ValueError(f"{name}, explains activations of width {sae.d_in}, those here have {encoder.d_in}")
+    if Path(str(sae.encoder_id)).name != Path(str(encoder.repo_id)).name:
+        raise ValueError(f"{name}, is of another encoder than {encoder.repo_id}, which is measured here")
+    if all(map(is_content, revisions)) and revisions[0] != revisions[1]:
+        raise ValueError(f"{name}, is of the encoder's weights {revisions[0]}, and those here are {revisions[1]}")
     if sae.layer != encoder.layer:
         raise ValueError(f"{name}, is of another layer than the {encoder.layer} that is measured here")
 

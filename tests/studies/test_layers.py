@@ -119,11 +119,15 @@ def test_figures_are_those_of_clip_run_whole_with_reconstructions_put_in(folder,
 
 
 def test_what_does_not_fit_is_named(probe):
-    sae = explaining(probe.encoder, "all")
-    with pytest.raises(ValueError, match="layer 1, is of another layer than the 2 that is measured"):
+    for change, message in (
+        ({"layer": 1}, "layer 1, is of another layer than the 2 that is measured"),
+        ({"encoder_id": "me/other"}, "the SAE of me/other, layer 2, is of another encoder than"),
+        ({"encoder_revision": f"sha256:{16 * '0'}"}, "is of the encoder's weights sha256:0000"),
+    ):
         other = explaining(probe.encoder, "all")
-        other.provenance = replace(sae.provenance, layer=1)
-        probe.measure(other)
+        other.provenance = replace(other.provenance, **change)
+        with pytest.raises(ValueError, match=message):
+            probe.measure(other)
     with pytest.raises(ValueError, match="width 8, those here have 16"):
         probe.measure(SAE(8, 16, "topk", 2, **{**probe.encoder.provenance(), "tokens": "all"}))
     with pytest.raises(ValueError, match="mean over tokens is read from the model; it cannot be put back"):

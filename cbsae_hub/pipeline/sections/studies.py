@@ -167,6 +167,8 @@ class LayersSection(ImageSource, Section, section="layers"):
     """Number of the probe images, drawn; null is all."""
     zero_shot: tuple[str, ...] = ("{}",)
     """Sentences with {} in the place of a class."""
+    words: Count | None = None
+    """Number of the vocabulary's words, the first of them; null is all."""
     steered_images: Count = 8
     """Number of the probe images that are steered, the first of those drawn."""
     neurons: Count | None = None
