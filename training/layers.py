@@ -39,7 +39,7 @@ from cbsae_hub.processes import make_accelerator
 from cbsae_hub.scoring.truth import Truth
 from cbsae_hub.steering import ClipZeroShotSteerer
 from cbsae_hub.steering.clip import STRENGTHS
-from cbsae_hub.steering.latents import RawNeurons, SteerableSAE
+from cbsae_hub.steering.latents import RawNeurons
 from cbsae_hub.studies import layer_figures as figures
 from cbsae_hub.studies.clip_sweep import draw
 from cbsae_hub.studies.layer_steering import Steered, controls, steer_set
@@ -78,6 +78,8 @@ class LayerStudy:
         self.places = [one.at(one.layer, tokens) for one in self.encoders.values() for tokens in settings.tokens]
         for one in self.places:
             one.on_tokens(lambda v: v)  # refuses tokens that cannot be put back, before anything is trained
+        words = ConceptSet.load(settings.vocabulary)
+        self.words, self.words_hash = list(words)[: settings.words], words.sha256
         self._probes: dict[int, LayerProbe] = {}
 
     # ------------------------------------------------------------------------------------------------ the SAEs
@@ -162,24 +164,19 @@ class LayerStudy:
     @cached_property
     def clip(self) -> ClipZeroShotSteerer:
         """The whole CLIP, with the vocabulary."""
-        settings, words = self.settings, list(ConceptSet.load(self.settings.vocabulary))[: self.settings.words]
         first = next(iter(self.encoders.values()))
         nothing = RawNeurons(first.d_in, first.layer)
-        where = {"device": self.device, "revision": settings.encoder_revision}
-        return ClipZeroShotSteerer.from_pretrained(settings.encoder, nothing, words, **where)
+        where = {"device": self.device, "revision": self.settings.encoder_revision}
+        return ClipZeroShotSteerer.from_pretrained(self.settings.encoder, nothing, self.words, **where)
 
-    def steer(self, name: str, sae: SteerableSAE, revision: str | None, whole: bool) -> Steered:
+    def steer(self, name: str, sae: SAE | CBSAE | RawNeurons, revision: str | None, whole: bool) -> Steered:
         """Effects of the neurons of an SAE or a control; all strengths if ``whole``, else the asymptote alone."""
         settings = self.settings
         options = settings.chosen("neurons", "gamma", "beta", "seed")
         options |= {"strength": settings.strength if whole else None, "curve": settings.curves or STRENGTHS}
         images = self.chosen[2].select(range(min(settings.steered_images, len(self.chosen[2]))))["image"][:]
         identity = {name: getattr(settings, name) for name in STEERING}
-        identity |= {
-            "sae": revision,
-            "neurons of it": sae.d_latent,
-            "words": ConceptSet.load(settings.vocabulary).sha256,
-        }
+        identity |= {"sae": revision, "neurons of it": sae.d_latent, "vocabulary": self.words_hash}
         identity |= {"whole": whole, "images": len(images), "encoder": self.encoders[sae.layer].provenance()}
         identity["fingerprint"] = self.stores[sae.layer].manifest["fingerprint"]
         file = self.output / "steered" / f"{name}.json"
@@ -199,9 +196,10 @@ class LayerStudy:
     def run(self) -> "Results":
         """Trains, measures and steers everything."""
         results, sizes = Results(self.settings), dict[int, int]()
+        for layer in self.encoders:
+            self.probe(layer)  # what is wrong with the images is known before hours of training, as with published SAEs
         published = sum(map(len, self.settings.published.values()))
         total = published + len(self.places) * len(self.configs) * len(self.settings.seeds)
-        # Published ones come first: what is wrong with them is known before hours of training.
         for subject in tqdm(chain(self.published(), self.train()), total=total, desc="layers", unit="SAE"):
             results.measured.append(self.measure(subject))
             if subject.sae.tokens != "cls":  # a latent of CLS alone means nothing on the patches
@@ -255,11 +253,10 @@ class Results:
             return
         # Of one kind and seed; seeds differ little.
         kind = next(one for one in (*settings.kinds, *settings.published) if one in set(spatial["kind"]))
-        boxes = {
-            row.layer: (row.l0_by_token, row.prefix)
-            for row in spatial[spatial["kind"] == kind].drop_duplicates("layer").itertuples()
-        }
-        yield "l0_maps", lambda: figures.plot_l0_maps({layer: heat(*one) for layer, one in boxes.items()})
+        rows = list(spatial[spatial["kind"] == kind].drop_duplicates("layer").itertuples())
+        boxes = {row.layer: (row.l0_by_token, row.prefix) for row in rows}
+        maps = {row.layer: np.asarray(row.l0_by_token)[row.prefix :, -1].reshape(row.grid) for row in rows}
+        yield "l0_maps", lambda: figures.plot_l0_maps(maps)
         yield "l0_boxes", lambda: figures.plot_l0_boxes(boxes)
         steered, neurons = self.steered(), pd.concat(self.neurons, ignore_index=True)
         at = neurons[neurons["strength"] == settings.strength]
@@ -281,12 +278,6 @@ class Results:
         for name, plot in self.figures():
             with replace_file(folder / f"{name}.png") as partial:
                 plot().savefig(partial, format="png")
-
-
-def heat(l0_by_token: list[list[float]], prefix: int) -> np.ndarray:
-    """Means at the patches as a square, of what :meth:`LayerProbe.measure` says of tokens."""
-    means = np.asarray(l0_by_token)[prefix:, -1]
-    return means.reshape(int(len(means) ** 0.5), -1)
 
 
 def slug(name: str) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.encoders.explained import whole_image
+from cbsae_hub.encoders.site import Edit
 from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.encoders.zero_shot import ZeroShotHead
 from cbsae_hub.formats.load import require_encoder
@@ -56,34 +57,33 @@ class LayerProbe:
             sum over the SAE's tokens of an image; ``explained_variance`` and ``cosine`` over these tokens;
             ``dead_share``, that of neurons that no image activates; the figures of :class:`DownstreamCost`, with
             CLIP's logit scale, and with the prefix ``unscaled_`` without it, as the paper has them; ``l0_by_token``,
-            quantiles :data:`BOX` and the mean over images ``[tokens, 6]``; ``prefix``, the tokens before the patches.
+            quantiles :data:`BOX` and the mean over images ``[tokens, 6]``; ``prefix``, how many of these tokens come before
+            the patches, and ``grid``, rows and columns of the patches.
 
         Raises:
             ValueError: If the SAE is of another layer, another encoder or of tokens that cannot be put back.
         """
         require_sae_of(sae, self.encoder)
         own = self.encoder.at(self.encoder.layer, whole_image(sae.tokens))
-        keep = own.on_tokens  # refuses what cannot be put back before anything is computed
+        plain = self._without(own, batch_size)
         reconstruction, fired = Reconstruction(sae.d_in), torch.zeros(sae.d_latent, dtype=torch.bool)
         counts, logits = [], []
         for ids, v in self.store.of_images(range(self.store.num_images), batch_size):
             v = v.to(self.encoder.device)
             x = own.select(v)
-            values, indices = sae.encode_sparse(x)
-            decoded = sae.decode_sparse(values, indices, like=x)
-            active = values != 0
-            counts.append(active.sum(-1).cpu())
-            reconstruction.update(x.flatten(0, 1).cpu(), decoded.flatten(0, 1).cpu(), active.sum(-1).flatten().cpu())
-            fired[indices[active].cpu()] = True
-            classified = self.targets[torch.as_tensor(list(ids))] >= 0
-            logits.append(self._logits(keep(_replacing(decoded[classified]))(v[classified])))
-        by_token = torch.cat(counts).float()
-        prefix = self.encoder.num_tokens - self.encoder.grid[0] * self.encoder.grid[1]
+            latents = sae.encode_sparse(x)
+            decoded, active = sae.decode_sparse(*latents, like=x), sae.only_active(latents)
+            on = active.values != 0
+            counts.append(on.sum(-1).cpu())
+            reconstruction.update(x.flatten(0, 1).cpu(), decoded.flatten(0, 1).cpu(), counts[-1].flatten())
+            fired[active.indices[on].cpu()] = True
+            classified = self.targets[list(ids)] >= 0
+            logits.append(self._logits(own.on_tokens(_replacing(decoded[classified]))(v[classified])))
         return {
-            **_l0(by_token, sae.tokens, prefix),
+            **self._l0(torch.cat(counts).float(), own.tokens),
             **{name: value for name, value in reconstruction.compute().items() if name != "l0"},
             "dead_share": (~fired).double().mean().item(),
-            **self._costs({**self._without(own, batch_size), "reconstructed": torch.cat(logits)}),
+            **self._costs({**plain, "reconstructed": torch.cat(logits)}),
         }
 
     def _logits(self, v: Tensor) -> Tensor:
@@ -92,13 +92,29 @@ class LayerProbe:
     def _without(self, own: VisionEncoder, batch_size: int) -> dict[str, Tensor]:
         """Logits with the activations as they are, and with zeros in the place of the tokens."""
         if own.tokens not in self._plain:
+            zeroed = own.on_tokens(torch.zeros_like)
             rows = (self.targets >= 0).nonzero()[:, 0].tolist()
-            batches = [v.to(self.encoder.device) for _, v in self.store.of_images(rows, batch_size)]
-            self._plain[own.tokens] = {
-                "original": torch.cat([self._logits(v) for v in batches]),
-                "zeroed": torch.cat([self._logits(own.on_tokens(torch.zeros_like)(v)) for v in batches]),
-            }
+            parts = [
+                (self._logits(v), self._logits(zeroed(v)))
+                for v in (v.to(self.encoder.device) for _, v in self.store.of_images(rows, batch_size))
+            ]
+            self._plain[own.tokens] = dict(zip(("original", "zeroed"), map(torch.cat, zip(*parts))))
         return self._plain[own.tokens]
+
+    def _l0(self, by_token: Tensor, tokens: str) -> dict[str, Any]:
+        """Figures of the number of active latents ``[images, tokens]``."""
+        grid = self.encoder.grid
+        prefix = 0 if tokens == "patches" else self.encoder.num_tokens - grid[0] * grid[1]
+        patches, cls = by_token[:, prefix:], by_token[:, : min(1, prefix)]
+        boxes = torch.cat([by_token.quantile(torch.tensor(BOX), 0), by_token.mean(0, keepdim=True)]).T
+        return {
+            "l0_patch": patches.mean().item(),  # NaN of nothing
+            "l0_cls": cls.mean().item(),
+            "l0_image": by_token.sum(1).mean().item(),
+            "l0_by_token": boxes.tolist(),
+            "prefix": prefix,
+            "grid": list(grid),
+        }
 
     def _costs(self, logits: Mapping[str, Tensor]) -> dict[str, float]:
         """Cross-entropy and accuracy, with the logit scale and without."""
@@ -128,19 +144,5 @@ def require_sae_of(sae: SAE | CBSAE, encoder: VisionEncoder) -> None:
         raise ValueError(f"{name}, is of another layer than the {encoder.layer} that is measured here")
 
 
-def _replacing(decoded: Tensor) -> Any:
+def _replacing(decoded: Tensor) -> Edit:
     return lambda v: decoded.to(v.dtype)
-
-
-def _l0(by_token: Tensor, tokens: str, prefix: int) -> dict[str, Any]:
-    """Figures of the number of active latents ``[images, tokens]``."""
-    prefix = 0 if tokens == "patches" else prefix
-    patches, cls = by_token[:, prefix:], by_token[:, :1] if prefix else by_token[:, :0]
-    boxes = torch.cat([by_token.quantile(torch.tensor(BOX), 0), by_token.mean(0, keepdim=True)]).T
-    return {
-        "l0_patch": patches.mean().item() if patches.numel() else float("nan"),
-        "l0_cls": cls.mean().item() if cls.numel() else float("nan"),
-        "l0_image": by_token.sum(1).mean().item(),
-        "l0_by_token": boxes.tolist(),
-        "prefix": prefix,
-    }
