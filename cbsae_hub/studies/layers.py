@@ -56,9 +56,9 @@ class LayerProbe:
             ``l0_patch`` and ``l0_cls``, mean active latents (NaN where the SAE has no such tokens), ``l0_image``, their
             sum over the SAE's tokens of an image; ``explained_variance`` and ``cosine`` over these tokens;
             ``dead_share``, that of neurons that no image activates; the figures of :class:`DownstreamCost`, with
-            CLIP's logit scale, and with the prefix ``unscaled_`` without it, as the paper has them; ``l0_by_token``,
-            quantiles :data:`BOX` and the mean over images ``[tokens, 6]``; ``prefix``, how many of these tokens come before
-            the patches, and ``grid``, rows and columns of the patches.
+            CLIP's logit scale, and with the prefix ``unscaled_`` without it, as the paper has them. For figures:
+            ``l0_by_token``, quantiles :data:`BOX` and the mean over images ``[tokens, 6]``; ``prefix``, how many of
+            these tokens come before the patches; and ``grid``, rows and columns of the patches.
 
         Raises:
             ValueError: If the SAE is of another layer, another encoder or of tokens that cannot be put back.
