@@ -71,7 +71,7 @@ class LayerStudy:
     def __init__(self, settings: LayersSection, device: torch.device):
         self.settings, self.device, self.output = settings, device, settings.output
         self.configs = settings.configs()
-        place = {"revision": settings.encoder_revision, "device": device}
+        place: dict[str, Any] = {"revision": settings.encoder_revision, "device": device}
         first = VisionEncoder.from_pretrained(settings.encoder, 0, "all", **place)
         layers = range(first.num_layers) if settings.layers is None else settings.layers
         self.encoders = {one.layer: one for one in (first.at(layer, "all") for layer in layers)}
@@ -129,7 +129,7 @@ class LayerStudy:
     def stores(self) -> dict[int, ActivationStore]:
         """Activations of all tokens of the probe images, of every layer from one pass over them."""
         settings = self.settings
-        source = {"id": settings.probe_images, "split": settings.probe_split}
+        source: dict[str, Any] = {"id": settings.probe_images, "split": settings.probe_split}
         source |= {"count": settings.probe_count, "seed": settings.seed}
         options = {"source": source, "dtype": "float32", **settings.chosen("images_per_shard")}
         stores = extract_layers(list(self.encoders.values()), self.chosen[2], self.output / "probe", **options)
@@ -153,7 +153,11 @@ class LayerStudy:
     def measure(self, subject: Subject) -> dict[str, Any]:
         """A row of the table."""
         store = self.stores[subject.sae.layer].manifest
-        settings = {"sae": subject.sae.revision, "labels": self.settings.labels, "zero_shot": self.settings.zero_shot}
+        settings: dict[str, Any] = {
+            "sae": subject.sae.revision,
+            "labels": self.settings.labels,
+            "zero_shot": self.settings.zero_shot,
+        }
         settings["images"] = {name: store[name] for name in ("encoder", "images", "fingerprint")}
         file = self.output / "measured" / f"{subject.name}.json"
         compute = lambda: self.probe(subject.sae.layer).measure(subject.sae.to(self.device))  # noqa: E731
@@ -166,7 +170,7 @@ class LayerStudy:
         """The whole CLIP, with the vocabulary."""
         first = next(iter(self.encoders.values()))
         nothing = RawNeurons(first.d_in, first.layer)
-        where = {"device": self.device, "revision": self.settings.encoder_revision}
+        where: dict[str, Any] = {"device": self.device, "revision": self.settings.encoder_revision}
         return ClipZeroShotSteerer.from_pretrained(self.settings.encoder, nothing, self.words, **where)
 
     def steer(self, name: str, sae: SAE | CBSAE | RawNeurons, revision: str | None, whole: bool) -> Steered:

@@ -113,7 +113,12 @@ def extract_activations(
     def read(_: Sequence[TokenEncoder], pixels: torch.Tensor, seeds: Sequence[int]) -> list[torch.Tensor]:
         return [encoder(pixels, seeds)]
 
-    options = {"source": source, "dtype": dtype, "images_per_shard": images_per_shard, "batch_size": batch_size}
+    options: dict[str, Any] = {
+        "source": source,
+        "dtype": dtype,
+        "images_per_shard": images_per_shard,
+        "batch_size": batch_size,
+    }
     options |= {"seed": seed, "readers": readers, "accelerator": accelerator}
     return _extract({Path(folder): encoder}, read, images, **options)[0]
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cbsae_hub.plots import COLOURS, HEAT, LEGEND, TITLE, _figure, _line
@@ -151,13 +150,13 @@ def plot_reach(rows: pd.DataFrame, beta: float) -> Figure:
     return figure
 
 
-def _with_spread(axes: Axes, rows: pd.DataFrame, name: str, label: str, look: Mapping[str, str]) -> None:
+def _with_spread(axes: Any, rows: pd.DataFrame, name: str, label: str, look: Mapping[str, str]) -> None:
     """A line over the layers, with the standard deviation over seeds as bars where there are several."""
     spread = rows[f"{name}_sd"].fillna(0.0)
     axes.errorbar(rows["layer"], rows[name], yerr=spread, label=label, marker="o", markersize=4, capsize=2, **look)
 
 
-def _panels(parts: Mapping[Any, Any], width: float, height: float, what: str) -> tuple[Figure, list[Axes]]:
+def _panels(parts: Mapping[Any, Any], width: float, height: float, what: str) -> tuple[Figure, list[Any]]:
     """A figure with a panel for each part, several in a row."""
     _require(parts, what)
     columns = min(PANELS, len(parts))
@@ -169,7 +168,7 @@ def _panels(parts: Mapping[Any, Any], width: float, height: float, what: str) ->
     return figure, panels[: len(parts)]
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
+def _legend(figure: Figure, axes: Any) -> None:
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, **LEGEND)
 
 

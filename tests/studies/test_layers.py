@@ -251,6 +251,8 @@ def test_the_script_trains_measures_steers_and_goes_on_where_it_was(world, monke
     monkeypatch.setattr(LayerProbe, "measure", lambda *_: passes.append("measure"))
     again = run(world)
     assert again.exit_code == 0 and not passes and again.stdout == done.stdout
+    other = run(world, "sae={d_sae: 20, k: 2, group_fractions: null, steps: 2, batch_size: 8, warmup_steps: 1}")
+    assert other.exit_code == 2 and "is of another run with other settings" in " ".join(other.output.split())
 
 
 @pytest.mark.parametrize(
