@@ -42,7 +42,7 @@ PUBLIC: dict[str, dict[str, tuple[str, ...] | str]] = {
         "cbsae_hub.data.hierarchy": ("ConceptTree",),
         "cbsae_hub.data.images": ("load_images",),
         "cbsae_hub.data.collection": ("collect_images", "Collection"),
-        "cbsae_hub.data.extraction": ("extract_activations",),
+        "cbsae_hub.data.extraction": ("extract_activations", "extract_layers"),
         "cbsae_hub.data.embeddings": ("extract_embeddings", "all_embeddings"),
         "cbsae_hub.data.activations": ("ActivationStore", "StoreError"),
     },

@@ -7,13 +7,17 @@ from cbsae_hub.words import number
 
 
 def _show(data: Data) -> str:
-    return f"{data['folder']}: {number(data['rows'])} activations of {number(data['images'])} images"
+    stores = data.get("stores", [data])
+    return "\n".join(
+        f"{one['folder']}: {number(one['rows'])} activations of {number(one['images'])} images" for one in stores
+    )
 
 
 @command(_show)
 def extract(recipe: Recipe = None, overrides: Overrides = None, output: Output = None) -> Data | None:
     """Store the activations of an encoder on a set of images: section `activations` of a recipe.
 
+    With a list of layers or tokens (`--set layer=[0,1,2]`) one pass over the images fills a store for each of them.
     Started again with the same settings, it goes on where it was. On several processes: accelerate launch -m
     cbsae_hub.cli extract ...
     """
@@ -24,5 +28,9 @@ def extract(recipe: Recipe = None, overrides: Overrides = None, output: Output =
     from cbsae_hub.pipeline import extract as pipeline
 
     main = speaks()
-    store = pipeline.extract(settings)
-    return {"folder": store.folder, "rows": len(store), "images": store.num_images} if main else None
+    stores = [
+        {"folder": store.folder, "rows": len(store), "images": store.num_images} for store in pipeline.extract(settings)
+    ]
+    if not main:
+        return None
+    return {"stores": stores} if settings.is_of_several else stores[0]

@@ -30,6 +30,17 @@ def digest(array: np.ndarray) -> str:
     return sha256(np.ascontiguousarray(array).data.cast("B"))
 
 
+def layer_folder(folder: str | Path, layer: int, tokens: str) -> Path:
+    """The store of a layer in a folder of the stores of several, ``layer-5-cls``."""
+    return Path(folder) / f"layer-{layer}-{tokens.replace(':', '-')}"
+
+
+def layers_in(folder: str | Path) -> list[Path]:
+    """The stores of a folder of several, see :func:`layer_folder`, by layer and tokens; none if it is another."""
+    stores = [path.parent for path in Path(folder).glob(f"layer-*/{MANIFEST}")]
+    return sorted(stores, key=lambda path: (len(path.name.split("-")[1]), path.name))  # 9 before 10
+
+
 def read_header(path: Path) -> tuple[dict[str, Any], int]:
     """The safetensors header of a shard, and where the data after it begin.
 
@@ -102,6 +113,9 @@ class ActivationStore:
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
+            if several := layers_in(folder):
+                names = ", ".join(path.name for path in several)
+                raise StoreError(f"{folder} holds the stores of several layers: name one of them, {names}") from error
             state = "an unfinished activation store; extract with the same settings to complete it"
             unfinished = (folder / "settings.json").is_file()
             raise StoreError(f"{folder} is {state if unfinished else 'no activation store'}") from error

@@ -2,8 +2,8 @@
 
 import json
 import logging
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -23,11 +23,13 @@ from cbsae_hub.data.activations import (
     ActivationStore,
     StoreError,
     digest,
+    layer_folder,
     map_shard,
     read_header,
 )
 from cbsae_hub.data.ahead import load_ahead
 from cbsae_hub.data.images import read_images
+from cbsae_hub.encoders.vision import VisionEncoder, read_together
 from cbsae_hub.hub.files import OtherSettings, content_revision, replace_file, require_same_settings, write_json
 from cbsae_hub.pictures import ImageDataset
 from cbsae_hub.processes import claimed, make_accelerator
@@ -107,6 +109,67 @@ def extract_activations(
         StoreError: If the folder holds a store of other settings; names them.
         FolderInUse: If another run fills the folder.
     """
+
+    def read(_: Sequence[TokenEncoder], pixels: torch.Tensor, seeds: Sequence[int]) -> list[torch.Tensor]:
+        return [encoder(pixels, seeds)]
+
+    options: dict[str, Any] = {
+        "source": source,
+        "dtype": dtype,
+        "images_per_shard": images_per_shard,
+        "batch_size": batch_size,
+    }
+    options |= {"seed": seed, "readers": readers, "accelerator": accelerator}
+    return _extract({Path(folder): encoder}, read, images, **options)[0]
+
+
+def extract_layers(
+    encoders: Sequence[VisionEncoder],
+    images: ImageDataset | PixelSource,
+    folder: str | Path,
+    **options: Any,
+) -> list[ActivationStore]:
+    """Writes the activations of several layers, or kinds of tokens, in one pass over the images.
+
+    Each has a store of its own in the folder, see :func:`layer_folder`, the same as :func:`extract_activations` writes.
+    Those that are finished are not read again, so that layers can be added later.
+
+    Args:
+        encoders: Layers and tokens of one model, see :meth:`VisionEncoder.at`.
+        images: See :func:`extract_activations`.
+        folder: Folder of the stores; created.
+        **options: Those of :func:`extract_activations`. A shard of every layer is held in memory at once.
+
+    Returns:
+        The finished stores, in the order of the encoders.
+
+    Raises:
+        ValueError: See :func:`extract_activations`; or there are no encoders, two of them are the same, or they are of
+            several models.
+        StoreError: If a store of other settings is there; names them.
+        FolderInUse: If another run fills one of the stores.
+    """
+    folders = {layer_folder(folder, one.layer, one.tokens): one for one in encoders}
+    if not encoders or len(folders) < len(encoders):
+        places = ", ".join(f"layer {one.layer}, {one.tokens}" for one in encoders) or "none"
+        raise ValueError(f"layers to extract must be given, each of them once, got {places}")
+    return _extract(folders, read_together, images, **options)
+
+
+def _extract(
+    encoders: Mapping[Path, Any],
+    read: Callable[..., list[torch.Tensor]],
+    images: ImageDataset | PixelSource,
+    *,
+    source: dict[str, Any],
+    dtype: str = "float16",
+    images_per_shard: int = 1024,
+    batch_size: int = 256,
+    seed: int = 0,
+    readers: int = 1,
+    accelerator: Accelerator | None = None,
+) -> list[ActivationStore]:
+    """Fills one store for each encoder, by its folder; ``read(encoders, pixels, seeds)`` runs some of them at once."""
     if dtype not in ("float16", "float32"):
         raise ValueError(f"dtype must be float16 or float32, got {dtype!r}")
     if not len(images):
@@ -114,57 +177,73 @@ def extract_activations(
     if min(images_per_shard, batch_size, readers) < 1:
         raise ValueError("images_per_shard, batch_size and readers must be positive")
     accelerator = accelerator or make_accelerator()
-    folder = Path(folder)
-    settings = {
-        "format": FORMAT,
-        "schema_version": SCHEMA_VERSION,
-        "package_version": __version__,
-        "encoder": encoder.provenance(),
-        "images": source,
-        "num_images": len(images),
-        "fingerprint": _fingerprint(images),
-        "tokens_per_image": encoder.tokens_per_image,
-        "d_in": encoder.d_in,
-        "dtype": dtype,
-        "images_per_shard": images_per_shard,
-        "batch_size": batch_size,
-        "seed": seed,
+    fingerprint = _fingerprint(images)
+    stores = {
+        folder: {
+            "format": FORMAT,
+            "schema_version": SCHEMA_VERSION,
+            "package_version": __version__,
+            "encoder": encoder.provenance(),
+            "images": source,
+            "num_images": len(images),
+            "fingerprint": fingerprint,
+            "tokens_per_image": encoder.tokens_per_image,
+            "d_in": encoder.d_in,
+            "dtype": dtype,
+            "images_per_shard": images_per_shard,
+            "batch_size": batch_size,
+            "seed": seed,
+        }
+        for folder, encoder in encoders.items()
     }
-    with claimed(folder, accelerator):
-        _fill(folder, settings, encoder, images, readers, accelerator)
-    return ActivationStore.open(folder)
+    with ExitStack() as claims:
+        for folder in stores:
+            claims.enter_context(claimed(folder, accelerator))
+        _fill(stores, encoders, read, images, readers, accelerator)
+    return [ActivationStore.open(folder) for folder in stores]
 
 
 def _fill(
-    folder: Path,
-    settings: dict[str, Any],
-    encoder: TokenEncoder,
+    stores: Mapping[Path, dict[str, Any]],
+    encoders: Mapping[Path, Any],
+    read: Callable[..., list[torch.Tensor]],
     images: ImageDataset | PixelSource,
     readers: int,
     accelerator: Accelerator,
 ) -> None:
-    """Writes the shards that are missing, and then the manifest."""
+    """Writes the shards that are missing, and then the manifests; ``stores`` are the settings of each by its folder."""
     if accelerator.is_main_process:
-        _claim(folder, settings)
+        for folder, settings in stores.items():
+            _claim(folder, settings)
     accelerator.wait_for_everyone()
-    batch_size, seed, dtype = settings["batch_size"], settings["seed"], settings["dtype"]
-    parts = _cut(range(len(images)), settings["images_per_shard"])
-    mine = {shard: _cut(parts[shard], batch_size) for shard in _share(folder, len(parts), accelerator)}
+    common = next(iter(stores.values()))
+    batch_size, seed, dtype = common["batch_size"], common["seed"], getattr(torch, common["dtype"])
+    parts = _cut(range(len(images)), common["images_per_shard"])
+    missing = {folder: _missing(folder, len(parts), accelerator) for folder in stores}
+    every = sorted(set().union(*missing.values()))
+    mine = {
+        shard: _cut(parts[shard], batch_size) for shard in every[accelerator.process_index :: accelerator.num_processes]
+    }
     batches = [ids for shard in mine.values() for ids in shard]
-    reading = load_ahead(lambda ids: _read(encoder, images, ids), batches, readers)
+    one = next(iter(encoders.values()))  # they are of one model, whose pixels are the same
+    reading = load_ahead(lambda ids: _read(one, images, ids), batches, readers)
     silent = not (batches and accelerator.is_main_process)
     progress = tqdm(total=sum(map(len, batches)), desc="extract", unit="image", disable=silent)
     with closing(reading) as pixels, progress:
         for shard, batches in mine.items():
-            rows = []
+            rows: dict[Path, list[np.ndarray]] = {folder: [] for folder in stores if shard in missing[folder]}
             for ids in batches:
-                rows.append(_encode(encoder, ids, next(pixels), seed, getattr(torch, dtype)))
+                activations = read([encoders[folder] for folder in rows], next(pixels), _seeds(ids, seed))
+                for part, v in zip(rows.values(), activations):
+                    part.append(_checked(v.to(dtype).cpu(), ids))
                 progress.update(len(ids))
-            _write_shard(folder / _shard_name(shard), np.concatenate(rows))
+            for folder, part in rows.items():
+                _write_shard(folder / _shard_name(shard), np.concatenate(part))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        shards = [_entry(folder / _shard_name(shard)) for shard in range(len(parts))]
-        write_json(folder / MANIFEST, {**settings, "shards": shards}, indent=2)
+        for folder, settings in stores.items():
+            shards = [_entry(folder / _shard_name(shard)) for shard in range(len(parts))]
+            write_json(folder / MANIFEST, {**settings, "shards": shards}, indent=2)
     accelerator.wait_for_everyone()
 
 
@@ -193,14 +272,14 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
         raise StoreError(str(error)) from None
 
 
-def _share(folder: Path, count: int, accelerator: Accelerator) -> list[int]:
-    """The shards that this process makes: an equal share of those that an earlier run did not finish."""
+def _missing(folder: Path, count: int, accelerator: Accelerator) -> set[int]:
+    """The shards of a store that no earlier run finished; each process looks at its share of them."""
     rank, world = accelerator.process_index, accelerator.num_processes
     mine = [shard for shard in range(rank, count, world) if not _is_whole(folder / _shard_name(shard))]
-    missing = sorted(gather_object(mine))
+    missing = set(gather_object(mine))
     if accelerator.is_main_process and len(missing) < count:
         logger.info("%s: %d of %d shards are there already", folder, count - len(missing), count)
-    return missing[rank::world]
+    return missing
 
 
 def _is_whole(path: Path) -> bool:
@@ -228,16 +307,19 @@ def _read(encoder: TokenEncoder, images: ImageDataset | PixelSource, ids: range)
     return encoder.pixel_values(read_images(images, ids.start, ids.stop))
 
 
-def _encode(encoder: TokenEncoder, ids: range, pixels: torch.Tensor, seed: int, dtype: torch.dtype) -> np.ndarray:
-    """Rows of some images: ``[images * tokens, d_in]``."""
+def _seeds(ids: range, seed: int) -> list[int]:
+    """Seeds of the random:n draw of some images."""
     # Hashed, because torch reads no more than 32 bits of a seed.
-    seeds = [int(np.random.SeedSequence([seed, image]).generate_state(1)[0]) for image in ids]
-    v = encoder(pixels, seeds).to(dtype).cpu()
+    return [int(np.random.SeedSequence([seed, image]).generate_state(1)[0]) for image in ids]
+
+
+def _checked(v: torch.Tensor, ids: range) -> np.ndarray:
+    """Rows of some images, ``[images * tokens, d_in]``."""
     finite = v.flatten(1).isfinite().all(1)
     if not finite.all():
         image = ids[int((~finite).nonzero()[0])]
         raise ValueError(
-            f"the activations of image {image} are NaN, infinite or too large for {dtype}; "
+            f"the activations of image {image} are NaN, infinite or too large for {v.dtype}; "
             "if they are only large, use dtype float32"
         )
     return v.flatten(0, 1).numpy()

@@ -2,8 +2,8 @@
 
 import math
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any
@@ -213,32 +213,8 @@ class ResidualSite:
             raise EditError(f"nothing was captured: no forward pass of this thread came by {self.name}")
 
     def read(self, forward: Callable[[], Any]) -> torch.Tensor:
-        """The activations while ``forward`` runs the model once, ``[batch, tokens, d]``.
-
-        The blocks after this one are spared, unless this thread captures or edits something at the time.
-
-        Args:
-            forward: Runs the model; its result is ignored.
-
-        Raises:
-            EditError: If no forward pass came by.
-        """
-        with _STACKS_LOCK:
-            alone = not any(stack.of_this_thread() for stack in _STACKS.values())
-        if not alone:
-            with self.capture() as capture:
-                forward()
-            return capture.activations[0]
-
-        def leave(value: torch.Tensor) -> torch.Tensor:
-            raise _Enough(value.detach())
-
-        try:
-            with _stack_of(self.block).entered(self.block, leave):
-                forward()
-        except _Enough as enough:
-            return enough.value
-        raise EditError(f"nothing was captured: no forward pass of this thread came by {self.name}")
+        """The activations while ``forward`` runs the model once, ``[batch, tokens, d]``; see :func:`read_sites`."""
+        return read_sites([self], forward)[0]
 
     @contextmanager
     def edit(self, fn: Edit, allow_identity: bool = False) -> Iterator[None]:
@@ -281,6 +257,41 @@ class ResidualSite:
             )
         if not edited.isfinite().all():
             raise EditError(f"the edit at {self.name} returned NaN or infinite activations")
+
+
+def read_sites(sites: Sequence[ResidualSite], forward: Callable[[], Any]) -> list[torch.Tensor]:
+    """The activations at several sites of one model while ``forward`` runs it once, ``[batch, tokens, d]`` each.
+
+    The blocks after the last site are spared, unless this thread captures or edits something at the time.
+
+    Args:
+        sites: One or more; the same block may come more than once.
+        forward: Runs the model; its result is ignored.
+
+    Raises:
+        EditError: If no forward pass came by.
+    """
+    with _STACKS_LOCK:
+        alone = not any(stack.of_this_thread() for stack in _STACKS.values())
+    last = max(sites, key=lambda site: site.layer)
+
+    def leave(value: torch.Tensor) -> torch.Tensor:
+        raise _Enough(value.detach())
+
+    own = {site.layer: site for site in sites if not alone or site.layer != last.layer}
+    passed: dict[int, torch.Tensor] = {}
+    with ExitStack() as entered:
+        captures = {layer: entered.enter_context(site.capture()) for layer, site in own.items()}
+        if alone:
+            entered.enter_context(_stack_of(last.block).entered(last.block, leave))
+        try:
+            forward()
+        except _Enough as enough:
+            passed[last.layer] = enough.value
+    if alone and not passed:
+        raise EditError(f"nothing was captured: no forward pass of this thread came by {last.name}")
+    passed |= {layer: capture.activations[0] for layer, capture in captures.items()}
+    return [passed[site.layer] for site in sites]
 
 
 def _described(value: torch.Tensor) -> str:

@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, BaseImageProcessor, PreTrainedModel
 
 from cbsae_hub.encoders.families import family_of, prefix_tokens, tower_config
-from cbsae_hub.encoders.site import Edit, ResidualSite, find_blocks, run_blocks
+from cbsae_hub.encoders.site import Edit, ResidualSite, find_blocks, read_sites, run_blocks
 from cbsae_hub.encoders.view import View, draw_view, framed, measure_view
 from cbsae_hub.encoders.weights import load_weights, quiet, require_complete
 from cbsae_hub.hub.locate import locate
@@ -127,6 +127,10 @@ class VisionEncoder:
         commit = None if local else getattr(config, "_commit_hash", None)
         return cls(model.to(device), processor, layer, tokens, name, commit or located.revision)
 
+    def at(self, layer: int, tokens: str) -> "VisionEncoder":
+        """The same model, read at another layer or for other tokens; see the class for what is wrong."""
+        return VisionEncoder(self.model, self.processor, layer, tokens, self.repo_id, self.revision)
+
     @property
     def device(self) -> torch.device:
         """Device of the model."""
@@ -221,15 +225,7 @@ class VisionEncoder:
         Raises:
             ValueError: If the pixel values are not of the size that :meth:`pixel_values` gives.
         """
-        pixels = self._pixels(images)
-        v = self.site.read(lambda: self.model(pixels)).float()
-        if v.shape[1] != self.num_tokens:
-            height, width = pixels.shape[-2:]
-            raise ValueError(
-                f"pictures of {height} x {width} pixels have {v.shape[1]} tokens; those that the encoder's processor "
-                f"makes, of its own grid of {self.grid[0]} x {self.grid[1]} patches have {self.num_tokens}"
-            )
-        return self.select(v, seeds)
+        return read_together([self], images, seeds)[0]
 
     @torch.no_grad()
     def embed(self, images: Sequence[Image.Image] | torch.Tensor) -> torch.Tensor:
@@ -329,6 +325,42 @@ class VisionEncoder:
         if tokens == "cls" and not self.family.cls_token:
             raise ValueError(f"{type(self.model).__name__} has no CLS token; take patches, all, mean or random:n")
         return tokens
+
+
+@torch.no_grad()
+def read_together(
+    encoders: Sequence[VisionEncoder],
+    images: Sequence[Image.Image] | torch.Tensor,
+    seeds: Sequence[int] | None = None,
+) -> list[torch.Tensor]:
+    """Activations of several layers and tokens from one run of the model.
+
+    Args:
+        encoders: One or more of the same model, see :meth:`VisionEncoder.at`.
+        images: See :meth:`VisionEncoder.__call__`.
+        seeds: Likewise.
+
+    Returns:
+        For each encoder what it gives by itself, ``[images, tokens, d_in]`` float32.
+
+    Raises:
+        ValueError: If they are of several models, or the pixel values are not of the right size.
+    """
+    first = encoders[0]
+    if any(one.model is not first.model for one in encoders):
+        raise ValueError("only layers of one model are read together: make the encoders by VisionEncoder.at")
+    pixels = first._pixels(images)
+    parts = []
+    for one, activations in zip(encoders, read_sites([one.site for one in encoders], lambda: first.model(pixels))):
+        v = activations.float()
+        if v.shape[1] != one.num_tokens:
+            height, width = pixels.shape[-2:]
+            raise ValueError(
+                f"pictures of {height} x {width} pixels have {v.shape[1]} tokens; those that the encoder's processor "
+                f"makes, of its own grid of {one.grid[0]} x {one.grid[1]} patches have {one.num_tokens}"
+            )
+        parts.append(one.select(v, seeds))
+    return parts
 
 
 def _plain(value: Any) -> Any:

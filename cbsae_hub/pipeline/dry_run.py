@@ -20,6 +20,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig, AutoImageProcessor
 
 from cbsae_hub import CBSAE, SAE, ConceptSet
+from cbsae_hub.data.activations import layer_folder
 from cbsae_hub.data.concepts import PUBLISHED
 from cbsae_hub.data.images import load_images
 from cbsae_hub.encoders.clip_like import CONFIG as OPEN_CLIP_CONFIG
@@ -62,7 +63,8 @@ class DryRun:
         self.facts = DryRunSection()
         self.sections: dict[str, Any] = {}  # those that are right
         self.outputs = {name: str(one["output"]) for name, one in self.raw.items() if "output" in one}
-        self.encoder: VisionEncoder | None = None  # this and the next two have shapes, and no weights
+        self.stores: dict[Path, VisionEncoder] = {}  # the encoder of each store; these and the next have no weights
+        self.encoder: VisionEncoder | None = None  # that of the SAE
         self.sae: SAE | None = None
         self.cb: CBSAE | None = None
         self.images: int | None = None
@@ -116,22 +118,34 @@ class DryRun:
         step = self._step("activations")
         own = self._file(settings, "preprocessor_config.json")
         processor = own and AutoImageProcessor.from_pretrained(own.parent, backend="pil")
-        encoder = costs.make_encoder(
-            self._config(settings), self.facts.pixels, settings.layer, settings.tokens, processor=processor
-        )
-        self.encoder, self.images = encoder, self._count(settings, "images")
-        stored = encoder.tokens_per_image
-        size = costs.store_bytes(self.images, stored, encoder.d_in, settings.dtype or "float16")
-        step.disk["store"] = settings.output, size
+        config = self._config(settings)
+        encoders = [
+            costs.make_encoder(config, self.facts.pixels, layer, tokens, processor=processor)
+            for layer, tokens in settings.places()
+        ]
+        self.images = self._count(settings, "images")
+        sizes = [
+            costs.store_bytes(self.images, one.tokens_per_image, one.d_in, settings.dtype or "float16")
+            for one in encoders
+        ]
+        encoder, size = encoders[0], sum(sizes)
+        if settings.is_of_several:
+            self.stores = {layer_folder(settings.output, one.layer, one.tokens): one for one in encoders}
+        else:
+            self.stores = {settings.output: encoder}
+        step.disk["stores" if settings.is_of_several else "store"] = settings.output, size
         step.memory = costs.encoder_memory(encoder, settings.batch_size or 256)
+        blocks = dict.fromkeys(str(one.layer) for one in encoders)
+        stored = dict.fromkeys(str(one.tokens_per_image) for one in encoders)
         step.shapes = (
-            f"{self.images:,} images, {stored} of {encoder.num_tokens} tokens, width {encoder.d_in}, "
-            f"block {encoder.layer} of {encoder.num_layers}"
+            f"{self.images:,} images, {' and '.join(stored)} of {encoder.num_tokens} tokens, width {encoder.d_in}, "
+            f"block {', '.join(blocks)} of {encoder.num_layers}"
         )
 
     def _sae(self, settings: sections.SAESection) -> None:
         step, config = self._step("sae"), settings.config()
         self._fits("sae", "activations", settings.activations, "activations")
+        self.encoder = self.stores.get(settings.activations, next(iter(self.stores.values()), None))
         if self.encoder is None:
             raise ValueError("its width is not known: section `activations` has to be right first")
         self.sae = sae = costs.make_sae(config, self.encoder.d_in)
@@ -287,10 +301,13 @@ class DryRun:
 
     def _fits(self, section: str, key: str, folder: str | Path, maker: str) -> None:
         """Compares the folder that a step reads with the one that an earlier step writes."""
-        output = self.outputs.get(maker)
-        if output is not None and Path(folder) != Path(output):
-            self.problems.append(f"{section}: {key} is {folder}, but section `{maker}` writes {output}")
-        elif output is None and not Path(folder).is_dir():
+        written = {Path(self.outputs[maker])} if maker in self.outputs else set()
+        if maker == "activations" and self.stores:
+            written = set(self.stores)
+        if written and Path(folder) not in written:
+            names = ", ".join(sorted(map(str, written)))
+            self.problems.append(f"{section}: {key} is {folder}, but section `{maker}` writes {names}")
+        elif not written and not Path(folder).is_dir():
             self.problems.append(f"{section}: {key} is {folder}, which is not here and no section writes")
 
     def _ids(self, section: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from cbsae_hub.data.activations import ActivationStore
-from cbsae_hub.data.extraction import extract_activations
+from cbsae_hub.data.extraction import extract_activations, extract_layers
 from cbsae_hub.data.images import commit_of_images, load_images
 from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.pipeline.recipe import load_function
@@ -37,7 +37,7 @@ def source_of(description: dict[str, Any]) -> ImageSource:
     return ImageSource(images=source, split=others["split"], images_revision=others.get("revision"))
 
 
-def extract(settings: ActivationsSection, *, accelerator: Accelerator | None = None) -> ActivationStore:
+def extract(settings: ActivationsSection, *, accelerator: Accelerator | None = None) -> list[ActivationStore]:
     """Stores what the encoder makes of all images; goes on where an earlier call with these settings stopped.
 
     Args:
@@ -45,7 +45,7 @@ def extract(settings: ActivationsSection, *, accelerator: Accelerator | None = N
         accelerator: The run's; default a new one.
 
     Returns:
-        The finished store.
+        The finished store; of several layers or kinds of tokens one each, from one pass over the images.
 
     Raises:
         ValueError: If a setting cannot be, or an image cannot be read; see :func:`extract_activations`.
@@ -53,8 +53,11 @@ def extract(settings: ActivationsSection, *, accelerator: Accelerator | None = N
     """
     accelerator = accelerator or make_accelerator()
     place = {"revision": settings.encoder_revision, "device": accelerator.device}
-    encoder = VisionEncoder.from_pretrained(settings.encoder, settings.layer, settings.tokens, **place)
+    (layer, tokens), *others = settings.places()
+    encoder = VisionEncoder.from_pretrained(settings.encoder, layer, tokens, **place)
+    encoders = [encoder, *(encoder.at(*other) for other in others)]
     images, source = open_images(settings)
-    return extract_activations(
-        encoder, images, settings.output, source=source, accelerator=accelerator, **settings.chosen(*EXTRACTION)
-    )
+    options = {"source": source, "accelerator": accelerator, **settings.chosen(*EXTRACTION)}
+    if settings.is_of_several:
+        return extract_layers(encoders, images, settings.output, **options)
+    return [extract_activations(encoder, images, settings.output, **options)]

@@ -21,7 +21,7 @@ from cbsae_hub.encoders.weights import load_complete
 from cbsae_hub.metrics.zero_shot_steering import Effect, ZeroShotScores, joined, score_neurons
 from cbsae_hub.steering.base import Steerer
 from cbsae_hub.steering.edits import PerImage
-from cbsae_hub.steering.latents import SteerableSAE, decoder_rows, read_latents, weight_dtype
+from cbsae_hub.steering.latents import Latents, SteerableSAE, decoder_rows, read_latents, weight_dtype
 from cbsae_hub.steering.loading import load_sae, locate_whole
 from cbsae_hub.steering.neurons import AnyPack
 
@@ -219,17 +219,42 @@ class ClipZeroShotSteerer(Steerer):
         scores = [self._scores(v, numbers, strength, batch) for strength in strengths]
         return [*scores, self.asymptote(images, neurons, batch)]
 
+    @torch.no_grad()
+    def effects(
+        self, images: Sequence[Image.Image], neuron: int, strengths: Sequence[float] = STRENGTHS, batch: int = 256
+    ) -> list[Effect]:
+        """The effects of one neuron at several strengths, see :meth:`scores`: the curves of the paper's figure 5.
+
+        Args:
+            images: PIL images.
+            neuron: Number of the neuron.
+            strengths: Values to which its latent is set.
+            batch: Steered images at once.
+
+        Raises:
+            ValueError: If there are no images or no such neuron.
+        """
+        v, numbers = self._readable(images, batch), self._numbers([neuron])
+        before = self.distribution(self.embed(v, batch))
+        latents, x = read_latents(self.tower.sae, v), v.to(weight_dtype(self.tower.sae))
+        after = self._after(latents, x, numbers.tolist() * len(strengths), x.new_tensor(strengths), batch)
+        return [Effect(before, part) for part in after]
+
     def _scores(self, v: Tensor, neurons: Tensor, strength: float, batch: int) -> ZeroShotScores:
         sae = self.tower.sae
         before = self.distribution(self.embed(v, batch))
         latents, x = read_latents(sae, v), v.to(weight_dtype(sae))
         parts = []
         for chunk in tqdm(neurons.split(max(1, batch // len(v))), desc=f"strength {strength:g}", leave=False):
-            steered = x + latents.pushes(chunk.tolist(), x.new_full((len(chunk),), strength), isolate=False)
-            embeddings = self.embed(steered.flatten(0, 1).to(v.dtype), batch)
-            after = self.distribution(embeddings).unflatten(0, (len(chunk), len(v)))
+            after = self._after(latents, x, chunk.tolist(), x.new_full((len(chunk),), strength), batch)
             parts.append(score_neurons(chunk, strength, before, after, self.texts, self.vocabulary))
         return joined(parts)
+
+    def _after(self, latents: Latents, x: Tensor, neurons: Sequence[int], values: Tensor, batch: int) -> Tensor:
+        """Distributions with one neuron set at a time, ``[neurons, images, vocabulary]``; ``values [neurons]``."""
+        steered = x + latents.pushes(neurons, values, isolate=False)
+        embeddings = self.embed(steered.flatten(0, 1).to(self.model.dtype), batch)
+        return self.distribution(embeddings).unflatten(0, (len(neurons), len(x)))
 
     def _readable(self, images: Sequence[Image.Image], batch: int) -> Tensor:
         """Activations of the tokens that reach the embedding."""

@@ -97,10 +97,8 @@ class _Active(Latents):
         return self.reconstruction(), (new - self.columns(neurons)) @ rows * unit
 
     def pushes(self, neurons: Sequence[int], values: Tensor, isolate: bool) -> Tensor:
-        changes = (values - self.columns(neurons) * (not isolate)).movedim(-1, 0)
-        rows = decoder_rows(self._sae, neurons)
-        rows = rows.view(len(rows), *[1] * (changes.ndim - 1), rows.shape[-1])
-        return changes[..., None] * rows * self._sae.unit(self._like)
+        changes = values - self.columns(neurons) * (not isolate)
+        return _along(decoder_rows(self._sae, neurons), changes) * self._sae.unit(self._like)
 
 
 class _Bottleneck(Latents):
@@ -180,6 +178,19 @@ class _Dense(Latents):
         return torch.stack([self.decode_edited([n], value.expand(shape), isolate)[1] for n, value in each])
 
 
+class _Coordinates(_Dense):
+    """Latents of :class:`RawNeurons`, of which one changes without the others."""
+
+    def pushes(self, neurons: Sequence[int], values: Tensor, isolate: bool) -> Tensor:
+        return _along(decoder_rows(self._sae, neurons), values - self.columns(neurons) * (not isolate))
+
+
+def _along(rows: Tensor, changes: Tensor) -> Tensor:
+    """Steps along decoder rows ``[neurons, d]`` as long as ``changes [..., neurons]``: ``[neurons, ..., d]``."""
+    lengths = changes.movedim(-1, 0)
+    return lengths[..., None] * rows.view(len(rows), *[1] * (lengths.ndim - 1), rows.shape[-1])
+
+
 def read_latents(sae: SteerableSAE, v: Tensor, needed: bool = True) -> Latents:
     """Latents of activations.
 
@@ -198,13 +209,13 @@ def read_latents(sae: SteerableSAE, v: Tensor, needed: bool = True) -> Latents:
         nothing = v.new_zeros(*v.shape[:-1], 0)
         return _Active(sae, SparseLatents(nothing.to(weight_dtype(sae)), nothing.long()), v)
     latents = sae.encode(v) if needed else v.new_zeros(*v.shape[:-1], sae.d_latent, dtype=weight_dtype(sae))
-    return _Dense(sae, latents)
+    return (_Coordinates if isinstance(sae, RawNeurons) else _Dense)(sae, latents)
 
 
 def decoder_rows(sae: SteerableSAE, neurons: Sequence[int]) -> Tensor:
     """The reconstruction by a latent of 1 alone, without the bias, ``[neurons, d]``, in the units of the weights."""
     ids = torch.as_tensor(neurons, dtype=torch.long, device=next(sae.parameters()).device)
-    if isinstance(sae, SAE):
+    if isinstance(sae, (SAE, RawNeurons)):
         return sae.W_dec[ids]
     if isinstance(sae, CBSAE):
         return sae.decoder_rows(ids)
@@ -225,16 +236,23 @@ class RawNeurons(nn.Module):
         layer: The block that puts the stream out.
         seed: Seed of a random rotation of the dimensions, for the control "as many random orthogonal directions".
             None rotates nothing.
+        count: Number of random directions; default ``d_in``. More come from several rotations: then ``decode`` does not
+            undo ``encode``, and only edits that keep the error make sense.
+
+    Raises:
+        ValueError: If directions are counted that are not random.
     """
 
-    def __init__(self, d_in: int, layer: int, seed: int | None = None):
+    def __init__(self, d_in: int, layer: int, seed: int | None = None, count: int | None = None):
         super().__init__()
-        self.d_in = self.d_latent = d_in
+        if seed is None and count is not None:
+            raise ValueError("a count of directions needs a seed: there are d_in raw neurons, no more and no fewer")
+        self.d_in, self.d_latent = d_in, count or d_in
         self.layer = layer
         rows = torch.eye(d_in)
         if seed is not None:
-            rows, upper = torch.linalg.qr(torch.randn(d_in, d_in, generator=torch.Generator().manual_seed(seed)))
-            rows = rows * upper.diagonal().sign()  # without, not every rotation would be equally likely
+            generator = torch.Generator().manual_seed(seed)
+            rows = torch.cat([_rotation(d_in, generator) for _ in range(-(-self.d_latent // d_in))])[: self.d_latent]
         self.W_dec = nn.Parameter(rows, requires_grad=False)
 
     def encode(self, x: Tensor) -> Tensor:
@@ -244,3 +262,9 @@ class RawNeurons(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """The activations that have these coordinates."""
         return latents @ self.W_dec
+
+
+def _rotation(d: int, generator: torch.Generator) -> Tensor:
+    """A random rotation, each as likely as any other, ``[d, d]``."""
+    rows, upper = torch.linalg.qr(torch.randn(d, d, generator=generator))
+    return rows * upper.diagonal().sign()  # without the signs, not all would be equally likely

@@ -244,8 +244,11 @@ class SAETrainConfig(TrainConfig):
 
     matryoshka_reduction: Literal["dictionary_learning", "mean", "sum"] = "dictionary_learning"
     """How the groups' errors become one loss: sum / groups**2 (as the reference code does), / groups, / 1."""
+    revive: Literal["auxk", "ghost_grads"] = "auxk"
+    """How dead neurons come back: auxk, by the loss with weight auxk_alpha (topk and batch_topk; others not at all), or
+    ghost_grads, by that of ViT-Prisma (not gated)."""
     auxk_alpha: NotNegative = 0.03
-    """Weight of the loss that revives dead neurons (topk and batch_topk)."""
+    """Weight of the auxk loss that revives dead neurons (topk and batch_topk)."""
     k_aux: Count | None = None
     """Dead neurons that reconstruct the error, at most, per token; default ``d_in // 2``."""
     dead_after_tokens: Count = 10_000_000
@@ -269,6 +272,10 @@ class SAETrainConfig(TrainConfig):
         groups = self.group_fractions
         if groups is not None and not math.isclose(sum(groups), 1, abs_tol=1e-6):
             raise ValueError(f"group_fractions must be positive and sum to 1, got {groups}")
+        if self.revive == "ghost_grads" and self.activation == "gated":
+            raise ValueError(
+                "ghost_grads need hidden values with one bias, which a gated SAE does not have: revive auxk"
+            )
 
     def doubts(self, tokens: int, heldout_tokens: int, d_in: int) -> list[str]:
         """See :meth:`TrainConfig.doubts`."""

@@ -43,6 +43,15 @@ def test_recipe_and_overrides_make_a_store_that_says_what_it_is(extract, tmp_pat
     assert not (tmp_path / "store").exists()
 
 
+def test_a_list_of_layers_fills_a_store_for_each(extract, tmp_path):
+    result = extract("--set", "layer=[0, -1]", "--set", "tokens=[cls, patches]")
+    assert result.exit_code == 0, result.output
+    kinds = (("0-cls", 5), ("0-patches", 20), ("3-cls", 5), ("3-patches", 20))
+    lines = [f"{tmp_path}/store/layer-{name}: {rows} activations of 5 images" for name, rows in kinds]
+    assert result.stdout.splitlines() == lines
+    assert ActivationStore.open(tmp_path / "store" / "layer-3-patches").manifest["encoder"]["layer"] == 3
+
+
 def test_a_function_can_make_the_pictures(extract, tmp_path):
     (tmp_path / "white_pictures.py").write_text(
         "from PIL import Image\n"

@@ -13,7 +13,7 @@ from scripts import run_program
 from tiny_models import build, processor
 
 from cbsae_hub.data.activations import ActivationStore, StoreError
-from cbsae_hub.data.extraction import extract_activations
+from cbsae_hub.data.extraction import extract_activations, extract_layers
 from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.processes import FolderInUse, claimed
 
@@ -378,3 +378,45 @@ def test_a_store_that_another_run_fills_is_left_alone(tmp_path):
         extract(tmp_path / "store")
     assert not list((tmp_path / "store").iterdir())
     extract(tmp_path / "store")
+
+
+def test_several_layers_from_one_pass_are_to_the_byte_those_of_a_pass_each(tmp_path):
+    encoder = make_encoder()
+    places = [(0, "patches"), (0, "cls"), (3, "random:2"), (-2, "all")]
+    passes = []
+    counter = encoder.model.vision_model.embeddings.register_forward_hook(lambda *_: passes.append(1))
+    options = {"source": {"id": "random"}, "images_per_shard": 8, "batch_size": 3}
+    together = tmp_path / "together"
+    stores = extract_layers([encoder.at(*place) for place in places], Pictures(21), together, **options)
+    assert len(passes) == 3 + 3 + 2  # batches of three, in shards of eight
+    counter.remove()
+    names = ["layer-0-patches", "layer-0-cls", "layer-3-random-2", "layer-2-all"]
+    assert [store.folder.name for store in stores] == names
+    for place, name in zip(places, names):
+        extract_activations(encoder.at(*place), Pictures(21), tmp_path / name, **options)
+        assert {path.name: path.read_bytes() for path in (together / name).iterdir()} == {
+            path.name: path.read_bytes() for path in (tmp_path / name).iterdir()
+        }
+    message = "several layers: name one of them, layer-0-cls, layer-0-patches, layer-2-all, layer-3-random-2"
+    with pytest.raises(StoreError, match=message):
+        ActivationStore.open(together)
+
+
+def test_a_layer_that_comes_later_is_all_that_is_read(tmp_path):
+    encoder = make_encoder()
+    options = {"source": {"id": "random"}, "images_per_shard": 8}
+    extract_layers([encoder.at(0, "cls")], Pictures(21), tmp_path, **options)
+    finished = (tmp_path / "layer-0-cls" / "shard-00000.safetensors").stat().st_mtime_ns
+    both = [encoder.at(0, "cls"), encoder.at(1, "cls")]
+    with encoder.site.edit(lambda v: v + 1):  # layer 1 alone, whose activations would be read from here
+        stores = extract_layers(both, Pictures(21), tmp_path, **options)
+    assert (tmp_path / "layer-0-cls" / "shard-00000.safetensors").stat().st_mtime_ns == finished
+    torch.testing.assert_close(
+        stores[1].read(0, 3).float(), encoder.at(1, "cls")(Pictures(21)[:3]["image"])[:, 0] + 1, atol=0.01, rtol=0
+    )
+    with pytest.raises(StoreError, match="batch_size: 256 there, 7 now"):
+        extract_layers(both, Pictures(21), tmp_path, **options, batch_size=7)
+    with pytest.raises(ValueError, match="each of them once, got layer 3, cls, layer 3, cls"):
+        extract_layers([encoder.at(3, "cls"), encoder.at(-1, "cls")], Pictures(21), tmp_path, **options)
+    with pytest.raises(ValueError, match="only layers of one model"):
+        extract_layers([encoder.at(0, "all"), make_encoder("all")], Pictures(21), tmp_path, **options)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_models import BUILD, LAYERS, SIDE, build
 
-from cbsae_hub.encoders.site import EditError, ResidualSite, run_blocks
+from cbsae_hub.encoders.site import EditError, ResidualSite, read_sites, run_blocks
 
 
 def features(model, pixels):
@@ -222,3 +222,20 @@ def test_missing_layers_and_towers_are_named():
             ResidualSite.find(build("Dinov2Model"), layer)
     with pytest.raises(ValueError, match="no vision blocks found in Linear"):
         ResidualSite.find(torch.nn.Linear(2, 2), 0)
+
+
+@torch.no_grad()
+def test_several_sites_are_read_in_one_run_that_ends_at_the_last_of_them(model, pixels):
+    sites = [ResidualSite.find(model, layer) for layer in (2, 0, 2)]
+    expected = [hidden_states(model, pixels)[layer] for layer in (3, 1, 3)]
+    calls = []
+    counter = ResidualSite.find(model, 3).block.register_forward_pre_hook(lambda *_: calls.append(1))
+    for one, other in zip(read_sites(sites, lambda: features(model, pixels)), expected, strict=True):
+        torch.testing.assert_close(one, other)
+    assert not calls
+    counter.remove()
+    with sites[1].edit(shift):
+        edited = read_sites(sites, lambda: features(model, pixels))
+    assert torch.equal(edited[1], shift(expected[1])) and not torch.equal(edited[0], expected[0])
+    with pytest.raises(EditError, match="nothing was captured"):
+        read_sites(sites, lambda: None)

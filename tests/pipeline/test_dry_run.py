@@ -137,6 +137,18 @@ def test_each_mistake_is_named_and_nothing_else(tmp_path, changes, problem):
     assert re.match(problem, problems[0]), problems
 
 
+def test_of_several_layers_each_has_a_store(tmp_path):
+    one, folder = checked(changed(tmp_path, {})), "runs/llava-1.5-7b-activations"
+    settings = {"activations.layer": [1, 22], "cbsae.activations": f"{folder}/layer-22-random-2"}
+    run = checked(changed(tmp_path, settings | {"sae.activations": f"{folder}/layer-22-random-2"}))
+    assert not run.problems
+    step, single = (next(one for one in each.records() if one["step"] == "activations") for each in (run, one))
+    assert "2 of 577 tokens, width 1024, block 1, 22 of 24" in step["shapes"]
+    assert step["disk"]["stores"] == 2 * single["disk"]["store"]
+    (problem,) = checked(changed(tmp_path, settings | {"sae.activations": folder})).problems
+    assert problem.endswith(f"section `activations` writes {folder}/layer-1-random-2, {folder}/layer-22-random-2")
+
+
 def test_neurons_may_be_chosen_by_the_table_in_the_folder_of_their_model(tmp_path):
     assert checked(changed(tmp_path, {"cbsae.scores": "runs/llava-1.5-7b-sae"})).problems == []
 

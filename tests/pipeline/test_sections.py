@@ -14,6 +14,7 @@ from cbsae_hub.pipeline.sections import (
     ChatJudgeSettings,
     EvaluationSection,
     InsertionSection,
+    LayersSection,
     PruneSettings,
     SAESection,
     ScoresSection,
@@ -73,10 +74,14 @@ def test_missing_and_unknown_keys_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"layer": "1"}, "layer must be a valid integer, got '1'"),
+        ({"layer": "1"}, "layer must be a valid integer or a valid tuple, got '1'"),
         ({"images_args": 3}, "images_args must be a valid dictionary, got 3"),
         ({"dtype": "int8"}, "dtype must be 'float16' or 'float32', got 'int8'"),
-        ({"tokens": 3, "readers": 0}, "tokens must be a valid string, got 3; readers must be greater than 0, got 0"),
+        ({"layer": []}, "layer and tokens must not be empty lists"),
+        (
+            {"tokens": 3, "readers": 0},
+            "tokens must be a valid string or a valid tuple, got 3; readers must be greater than 0, got 0",
+        ),
     ],
 )
 def test_wrong_values_are_named(settings, message):
@@ -111,7 +116,9 @@ def test_recipes_hold_what_their_scripts_know(recipe):
             defaults = {field.name: field.default for field in dataclasses.fields(section)}
             written = section.to_dict()[key]
             assert written == value or key == "prune" or float(value) == written, (name, key, defaults)
-    assert {"activations", "sae"} <= sections.keys()
+    assert {"activations", "sae"} <= sections.keys() or sections.keys() == {"layers"}
+    if "layers" in sections:
+        assert set(LayersSection.read(recipe).configs()) == {"vanilla", "topk", "matryoshka"}
     if "evaluate" not in sections:
         return
     variants = EvaluationSection.read(recipe).variants_of(CBSAESection.read(recipe))

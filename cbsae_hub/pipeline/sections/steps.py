@@ -48,12 +48,13 @@ class ActivationsSection(ImageSource, Section, section="activations"):
     """Folder or Hub id of the vision encoder, in the format of transformers: CLIP, SigLIP, DINO 1 to 3, plain ViT."""
     encoder_revision: str | None = None
     """Branch, tag or commit of the encoder on the Hub."""
-    layer: Integer
-    """Block whose output is read, from 0; negative ones count from the end, -2 is the last but one."""
-    tokens: str
-    """Which tokens of a picture are stored: patches, cls, all, or random:n for n drawn ones."""
+    layer: Integer | tuple[Integer, ...]
+    """Block whose output is read, from 0; negative ones count from the end, -2 is the last but one. Those of a list are
+    read in one pass over the images."""
+    tokens: str | tuple[str, ...]
+    """Which tokens of a picture are stored: patches, cls, all, or random:n for n drawn ones; or a list of these."""
     output: Path
-    """Folder of the store."""
+    """Folder of the store; with a list of layers or tokens that of a store for each, layer-5-cls."""
     dtype: Literal["float16", "float32"] | None = None
     """Type of the numbers in the store; null is float16."""
     images_per_shard: Count | None = None
@@ -64,6 +65,22 @@ class ActivationsSection(ImageSource, Section, section="activations"):
     """Seed of the tokens that random:n draws; null is 0."""
     readers: Count | None = None
     """Threads that decode images; null is 1."""
+
+    @property
+    def is_of_several(self) -> bool:
+        """Whether there is a list of layers or tokens, each of which gets a store of its own."""
+        return isinstance(self.layer, tuple) or isinstance(self.tokens, tuple)
+
+    def places(self) -> list[tuple[int, str]]:
+        """Layer and tokens of each store."""
+        layers = self.layer if isinstance(self.layer, tuple) else (self.layer,)
+        tokens = self.tokens if isinstance(self.tokens, tuple) else (self.tokens,)
+        return [(layer, kind) for layer in layers for kind in tokens]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.places():
+            raise ValueError("layer and tokens must not be empty lists")
 
 
 @dataclass(frozen=True, kw_only=True)

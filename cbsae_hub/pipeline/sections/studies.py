@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from cbsae_hub.pipeline.recipe import Section
 from cbsae_hub.pipeline.sections.steps import ImageSource
-from cbsae_hub.trainers.config import Count, Flag, Integer, Natural, Number, Settings
+from cbsae_hub.trainers.config import Count, Flag, Integer, Natural, Number, SAETrainConfig, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,3 +129,80 @@ class ZeroShotSteeringSection(Section, section="zero_shot_steering"):
     """Neurons whose score is above this are counted by number."""
     seed: Natural = 0
     """Seed of the images and neurons that are drawn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayersSection(ImageSource, Section, section="layers"):
+    """Settings of training/layers.py in the repository: SAEs at every layer of a CLIP, and how far they steer it."""
+
+    encoder: str
+    """Folder or Hub id of the CLIP, with its text tower."""
+    probe_images: str
+    """Folder or Hub id of the images on which SAEs are measured."""
+    probe_split: str
+    """Split of these images."""
+    labels: str
+    """Column of their classes, as in ``truth`` of section `scores`."""
+    vocabulary: str
+    """The list of concepts that CLIP chooses from while it is steered; see ``concepts`` of section `scores`."""
+    output: Path
+    """Folder of stores, SAEs, tables and figures."""
+    encoder_revision: str | None = None
+    """Branch, tag or commit of the CLIP on the Hub."""
+    layers: tuple[Integer, ...] | None = None
+    """Blocks, see ``layer`` of section `activations`; null is all."""
+    tokens: tuple[str, ...] = ("all", "cls")
+    """Tokens, an SAE for each: all is patches and CLS."""
+    kinds: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Name to settings of section `sae` that make a kind of SAE; one is trained for each layer, tokens and seed."""
+    sae: dict[str, Any] = field(default_factory=dict)
+    """Settings of section `sae` that all kinds share."""
+    seeds: tuple[Natural, ...] = (0,)
+    """Seeds of the trainings."""
+    published: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Name of a kind to folders or Hub ids of SAEs of this CLIP, which are measured as they are."""
+    images_per_shard: Count | None = None
+    """See section `activations`."""
+    probe_count: Count | None = None
+    """Number of the probe images, drawn; null is all."""
+    zero_shot: tuple[str, ...] = ("{}",)
+    """Sentences with {} in the place of a class."""
+    words: Count | None = None
+    """Number of the vocabulary's words, the first of them; null is all."""
+    steered_images: Count = 8
+    """Number of the probe images that are steered, the first of those drawn."""
+    neurons: Count | None = None
+    """Number of neurons of each SAE that are steered, drawn; null is all."""
+    strength: Number = 150.0
+    """Value that they are set to; the paper's is 150."""
+    curves: tuple[Number, ...] | None = None
+    """Values that the strongest of them is set to; null is ``cbsae_hub.steering.clip.STRENGTHS``."""
+    gamma: Number = 0.1
+    """Neurons whose score is above this are counted by share."""
+    beta: Number = 0.5
+    """Neurons whose score is above this reach a word."""
+    seed: Natural = 0
+    """Seed of what is drawn, and of random directions."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.kinds and not self.published:
+            raise ValueError("there is nothing to measure: give kinds of SAEs to train, or published ones")
+        if twice := sorted(self.kinds.keys() & self.published.keys()):
+            raise ValueError(f"trained and published SAEs need different names: {', '.join(twice)}")
+        if not (self.tokens and self.seeds) or self.layers == ():
+            raise ValueError("layers, tokens and seeds must not be empty lists")
+
+    def configs(self) -> dict[str, SAETrainConfig]:
+        """The settings with which each kind of SAE is trained, but for the seed.
+
+        Raises:
+            ValueError: Names the kind whose settings are wrong.
+        """
+        configs = {}
+        for name, kind in self.kinds.items():
+            try:
+                configs[name] = SAETrainConfig.from_dict({**self.sae, **kind})
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+        return configs

@@ -27,6 +27,7 @@ from torch import Tensor
 from cbsae_hub.models.sae import SAE
 from cbsae_hub.trainers.config import SAETrainConfig
 from cbsae_hub.trainers.run import Processes
+from cbsae_hub.trainers.sae.ghost_grads import ghost_loss
 from cbsae_hub.trainers.sae.products import Entries, product, sampled_products
 
 # Candidates are what exceeds the last batch's smallest active latent times this. More of them cost little, too few
@@ -43,7 +44,7 @@ class Loss(NamedTuple):
     penalty: Tensor
     """L1 or L0, without its coefficient; 0 for topk and batch_topk."""
     auxiliary: Tensor
-    """The loss of dead neurons (topk, batch_topk, without ``auxk_alpha``) or of the gate (gated)."""
+    """The loss of dead neurons (aux-k without ``auxk_alpha``, or ghost grads) or of the gate (gated)."""
 
 
 def group_weight(config: SAETrainConfig, groups: int) -> float:
@@ -156,13 +157,17 @@ class SparseStep:
         self._fill_gradients(active, grad_values, -2 * weight * active.values, rows, signal, centred)
 
         dead = self.dead_neurons.update(active.neurons, tokens)
-        auxiliary = x.new_zeros(())
-        if len(dead) and self.config.auxk_alpha:
+        auxiliary, coefficient = x.new_zeros(()), self.config.auxk_alpha
+        if self.config.revive == "ghost_grads":
+            coefficient = 1.0
+            if len(dead):
+                auxiliary = self._add_ghost(hidden, centred, signal[:, -1], dead, reconstruction)
+        elif len(dead) and coefficient:
             auxiliary = self._add_auxiliary(hidden, centred, signal[:, -1], dead)
         # b_dec is added to every reconstruction and subtracted from every input of the encoder.
         sae.b_dec.grad = signal[:, 0].sum(0).mul_(-2 * weight).addmv_(sae.W_enc, self.grad_bias, alpha=-1)
         sum_gradients_(sae, self.processes)
-        total = reconstruction + self.config.auxk_alpha * auxiliary
+        total = reconstruction + coefficient * auxiliary
         return Loss(total, reconstruction, x.new_zeros(()), auxiliary)
 
     def _residuals(self, entries: Entries, centred: Tensor) -> Tensor:
@@ -218,10 +223,26 @@ class SparseStep:
 
         signal = error.mul_(-2 * self.config.auxk_alpha / variance)
         grad_latents = (signal @ decoder.T).mul_(latents > 0)
-        self.grad_decoder.index_add_(0, dead, latents.T @ signal)
-        self.grad_encoder.T.index_add_(0, dead, grad_latents.T @ centred)
-        self.grad_bias.index_add_(0, dead, grad_latents.sum(0))
+        self._add_gradients(dead, grad_latents, latents.T @ signal, centred)
         return loss
+
+    def _add_ghost(
+        self, hidden: Tensor, centred: Tensor, residual: Tensor, dead: Tensor, reconstruction: Tensor
+    ) -> Tensor:
+        """Adds the gradients of :func:`ghost_loss`, whose part behind the dead neurons' products goes by autograd."""
+        products = hidden.index_select(1, dead).to(centred.dtype).requires_grad_()
+        decoder = self.sae.W_dec.detach()[dead].requires_grad_()
+        with torch.enable_grad():
+            loss = ghost_loss(products, decoder, residual, reconstruction, self.processes)
+        grad_products, grad_decoder = torch.autograd.grad(loss, (products, decoder))
+        self._add_gradients(dead, grad_products, grad_decoder, centred)
+        return self.processes.sum_(loss.detach())
+
+    def _add_gradients(self, dead: Tensor, grad_hidden: Tensor, grad_decoder: Tensor, centred: Tensor) -> None:
+        """Adds gradients of dead neurons: of their products ``[n, dead]``, and of their decoder rows."""
+        self.grad_decoder.index_add_(0, dead, grad_decoder)
+        self.grad_encoder.T.index_add_(0, dead, grad_hidden.T @ centred)
+        self.grad_bias.index_add_(0, dead, grad_hidden.sum(0))
 
 
 def _sum_following_(residuals: Tensor) -> Tensor:
@@ -266,11 +287,26 @@ class AutogradStep:
         self.sae.zero_grad()
         with self.autocast():
             loss, latents = penalised_loss(self.sae, x, self.config)
-        (loss.total / self.processes.count).backward()
-        sum_gradients_(self.sae, self.processes)
         fired = (latents.detach() > 0).any(0).nonzero().squeeze(1)
-        self.dead_neurons.update(fired, len(x) * self.processes.count)
+        dead = self.dead_neurons.update(fired, len(x) * self.processes.count)
+        total = loss.total / self.processes.count
+        if self.config.revive == "ghost_grads" and len(dead):
+            ghost = self._ghost(x, latents, loss.reconstruction, dead)
+            total, loss = total + ghost, loss._replace(auxiliary=self.processes.count * ghost)
+            loss = loss._replace(total=loss.total + loss.auxiliary)
+        total.backward()
+        sum_gradients_(self.sae, self.processes)
         return Loss(*(self.processes.sum_(part.detach() / self.processes.count) for part in loss))
+
+    def _ghost(self, x: Tensor, latents: Tensor, reconstruction: Tensor, dead: Tensor) -> Tensor:
+        """This process's share of :func:`ghost_loss`."""
+        sae = self.sae
+        with torch.no_grad():
+            residual = x - sae.prefix_reconstructions(latents)[-1]
+        assert sae.b_enc is not None  # as SAETrainConfig requires
+        hidden = torch.nn.functional.linear(x - sae.b_dec, sae.W_enc.T[dead], sae.b_enc[dead])
+        size = self.processes.sum_(reconstruction.detach() / self.processes.count)
+        return ghost_loss(hidden, sae.W_dec[dead], residual, size, self.processes)
 
 
 def penalised_loss(sae: SAE, x: Tensor, config: SAETrainConfig) -> tuple[Loss, Tensor]:
