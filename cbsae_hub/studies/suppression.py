@@ -223,16 +223,16 @@ class LayerStudy:
             Ranking(f"random {name}", seed, self.taus, sizes, alive[torch.from_numpy(drawn).to(alive.device)], sae),
         ]
 
-    def evaluate(self, split: GroupedImages, wanted: Sequence[tuple[Method, int]]) -> dict[Key, GroupAccuracy]:
+    def evaluate(self, split: GroupedImages, trials: Sequence[tuple[Method, int]]) -> dict[Key, GroupAccuracy]:
         """Accuracies of suppressions, a method with a number of features each, and of none, in one pass."""
         answers: dict[Key, list[Tensor]] = {}
-        models = {id(one.sae): one.sae for one, _ in wanted if isinstance(one, Ranking)}
+        models = {id(one.sae): one.sae for one, _ in trials if isinstance(one, Ranking)}
         span, head = self.span, self.task.head
         for _, v in self._activations(split, "try", slice(None)):
             x = v[:, span]
             latents = {key: read_latents(sae, x.to(weight_dtype(sae))) for key, sae in models.items()}
             answers.setdefault(Key(NONE, 0, 0), []).append(head(self.encoder.embed_from(v)).argmax(1).cpu())
-            for one, size in wanted:
+            for one, size in trials:
                 edited = v.clone()
                 edited[:, span] = one.edit(x, latents, size).to(v.dtype)
                 predictions = head(self.encoder.embed_from(edited)).argmax(1).cpu()

@@ -13,9 +13,12 @@ from cbsae_hub.pipeline.sections.steps import (
     SteerabilitySection,
 )
 from cbsae_hub.pipeline.sections.studies import (
+    AttributeSettings,
     ChatJudgeSettings,
     InsertionSection,
+    SuppressionSection,
     SweepSection,
+    TargetSettings,
     ZeroShotSteeringSection,
 )
 
@@ -24,6 +27,7 @@ SECTIONS: dict[str, type[Section]] = {one.section: one for one in Section.__subc
 __all__ = [
     "SECTIONS",
     "ActivationsSection",
+    "AttributeSettings",
     "CBSAESection",
     "ChatJudgeSettings",
     "DryRunSection",
@@ -34,6 +38,8 @@ __all__ = [
     "SAESection",
     "ScoresSection",
     "SteerabilitySection",
+    "SuppressionSection",
     "SweepSection",
+    "TargetSettings",
     "ZeroShotSteeringSection",
 ]
