@@ -69,11 +69,12 @@ def suppress_spurious(settings: SuppressionSection, *, accelerator: Accelerator 
     table = summary(results)
     best = best_layers(table)
     write(settings.output, results, table, best, recorded)
-    if (place := place_of_pictures(results)) is not None:
+    pictures = settings.output / "pictures.png"
+    if not pictures.is_file() and (place := place_of_pictures(results)) is not None:
         layer, seed, features = place
         saes = existing.get(layer) or layer_saes(settings, encoder, layer, accelerator)
         strips, titles = pictures_of(at_layer(encoder, layer), saes[seed], task.train, features, settings.batch)
-        with replace_file(settings.output / "pictures.png") as partial:
+        with replace_file(pictures) as partial:
             plot_examples(strips, titles).savefig(partial, format="png")
     return {"rows": table.to_dict("records"), "best": best.to_dict("records"), "markdown": as_markdown(table, best)}
 
@@ -115,8 +116,8 @@ def existing_saes(settings: SuppressionSection, encoder: VisionEncoder) -> dict[
             raise ValueError(f"{source} does not say of which layer it is")
         of_layer = by_layer.setdefault(sae.layer % encoder.num_layers, {})
         of_layer[len(of_layer)] = sae
-    wanted = {layer % encoder.num_layers for layer in settings.layers or ()}
-    if by_layer and (other := sorted(wanted - by_layer.keys())):
+    numbers = {layer % encoder.num_layers for layer in settings.layers or ()}
+    if by_layer and (other := sorted(numbers - by_layer.keys())):
         raise ValueError(f"there is no SAE of layer {other[0]} among saes; they are of {sorted(by_layer)}")
     return by_layer
 

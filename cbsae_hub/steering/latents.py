@@ -67,7 +67,7 @@ class Latents(ABC):
 
     @abstractmethod
     def part(self, mask: Tensor) -> Tensor:
-        """What ``decode`` loses if the neurons marked in ``mask [neurons]`` bool become zero, ``[..., d]``."""
+        """The loss of ``decode`` if the neurons that ``mask [neurons]`` bool marks become zero, ``[..., d]``."""
 
     @abstractmethod
     def pushes(self, neurons: Sequence[int], values: Tensor, isolate: bool) -> Tensor:

@@ -48,8 +48,9 @@ def summary(results: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 def best_layers(table: pd.DataFrame) -> pd.DataFrame:
     """The row of each method and rule whose worst group, then all images, are best on the validation split."""
     ordered = table.sort_values(["val_worst", "val_overall"], ascending=False, kind="stable")
-    rows = ordered.groupby(["method", "rule"], sort=False).head(1)
-    return rows.loc[[place for place in table.index if place in set(rows.index)]].reset_index(drop=True)
+    best = ordered.groupby(["method", "rule"], sort=False).head(1).set_index(["method", "rule"])
+    keys = table[["method", "rule"]].drop_duplicates()  # in the order of the table
+    return best.loc[list(keys.itertuples(index=False, name=None))].reset_index()[table.columns]
 
 
 def as_markdown(table: pd.DataFrame, best: pd.DataFrame) -> str:

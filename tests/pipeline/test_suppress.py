@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from matplotlib.figure import Figure
 from PIL import Image
 from steerable_models import clip, image_processor, pictures, tokenizer
 from typer.testing import CliRunner
@@ -88,6 +89,7 @@ def test_layers_that_are_done_are_read(world, answer, monkeypatch):
 
 def test_saes_that_are_there_are_taken(world, answer, monkeypatch):
     monkeypatch.setattr(SAETrainer, "train", None)
+    monkeypatch.setattr("cbsae_hub.pipeline.suppress.plot_examples", lambda strips, titles: Figure())
     saes = [world / "out" / "saes" / "layer-1" / f"seed-{seed}" for seed in (0, 1)]
     given = run(world, "--sae", saes[0], "--sae", saes[1], "--set", "layers=null", output="given")
     assert given["rows"] == [row for row in answer["rows"] if row["layer"] == 1]

@@ -17,7 +17,7 @@ from cbsae_hub.plots import plot_suppression
 from cbsae_hub.studies.suppression import LayerStudy, Task
 from cbsae_hub.studies.suppression_tables import as_markdown, best_layers, summary
 
-D, ONE, OTHER, SPURIOUS = 8, 0, 1, 2  # features: evidence for class 1, for class 0, the attribute; the rest is noise
+D, ONE, OTHER, SPURIOUS, ALWAYS = 8, 0, 1, 2, 3  # evidence for class 1, for class 0, attribute, constant; then noise
 UNIT = 50  # pixels of an activation of 1
 BASIS = torch.linalg.qr(torch.randn(D, D, generator=torch.Generator().manual_seed(0)))[0]
 
@@ -57,7 +57,7 @@ def split(count, at_home, seed):
     latents = np.zeros((count, D))
     latents[:, ONE], latents[:, OTHER] = target, 1 - target
     latents[:, SPURIOUS] = attribute * rng.permuted(np.resize([0.5, 2.0, 2.0], count))
-    latents[:, 3:] = rng.integers(0, 2, (count, D - 3))
+    latents[:, ALWAYS], latents[:, 4:] = 1, rng.integers(0, 2, (count, D - 4))
     images = Rows(torch.tensor(latents))
     return GroupedImages(images, torch.tensor(attribute).bool(), torch.tensor(target), ("zero", "one"))
 
@@ -74,8 +74,9 @@ def sae(tokens="all", layer=0):
 
 @pytest.fixture(scope="module")
 def task():
-    # class 1 is answered if the evidence for it and the attribute exceed the evidence for class 0
-    head = ZeroShotHead(["zero", "one"], torch.stack([BASIS[OTHER], BASIS[ONE] + BASIS[SPURIOUS]]), 1.0)
+    # class 1 is answered if the evidence for it and the attribute exceed the evidence for class 0 and 0.2
+    weights = torch.stack([BASIS[OTHER] + 0.2 * BASIS[ALWAYS], BASIS[ONE] + BASIS[SPURIOUS]])
+    head = ZeroShotHead(["zero", "one"], weights, 1.0)
     return Task(head, split(400, 0.9, 0), split(120, 0.5, 1), split(240, 0.5, 2))
 
 
@@ -88,7 +89,7 @@ def test_the_planted_feature_is_found_and_the_model_is_right_without_it(task, re
     rows = {(row["method"], row["seed"], row["rule"]): row for row in result["rows"]}
     weak = task.test.images.pixels[:, SPURIOUS] == UNIT // 2
     lost = (task.test.targets == 0) & task.test.attribute
-    expected = float(weak[lost].mean())  # class 0 with the attribute is right exactly where 0.5 < 1
+    expected = float(weak[lost].mean())  # class 0 with the attribute is right exactly where 0.5 < 1.2
     assert rows["none", 0, "strict"]["test"]["by_group"] == pytest.approx([1, expected, 1, 1])
     for seed in (0, 1):
         for rule in ("strict", "relaxed"):
@@ -97,7 +98,7 @@ def test_the_planted_feature_is_found_and_the_model_is_right_without_it(task, re
             assert row["features"] == [SPURIOUS] and 0.8 <= row["tau"] <= 1
             assert row["test"]["by_group"] == [1, 1, 1, 1]
     low = next(one for one in result["sweep"] if one["method"] == "SAE features")
-    assert {ONE, SPURIOUS} <= set(range(D)) and low["features"] >= 2 and low["worst"] == 0
+    assert low["features"] >= 2 and low["worst"] == 0  # no class 1 without the evidence for it
 
 
 def test_leace_is_the_closed_form_fitted_on_the_training_split(task, result):
@@ -121,7 +122,8 @@ def test_tables_and_figure(result):
     worse = {**result, "layer": 1, "rows": [{**row, "val": {**row["val"], "worst": 0.0}} for row in result["rows"]]}
     table = summary([worse, result])
     best = best_layers(table)
-    assert (best["layer"] == 0).all() and len(best) == 7 * 2
+    assert list(best["method"].unique()) == [*pd.DataFrame(result["rows"])["method"].unique()] and len(best) == 7 * 2
+    assert (best["layer"] == 0)[best["method"] != "LEACE, always"].all()  # whose worst group is 0 in both
     text = as_markdown(table, best)
     assert "| 1 | SAE features | 100.0 +- 0.0 | 100.0 +- 0.0 | 1 | 100.0 +- 0.0 | 100.0 +- 0.0 | 1 |" in text
     figure = plot_suppression(pd.DataFrame([{"layer": 0, **row} for row in result["sweep"]]), 0.3)
