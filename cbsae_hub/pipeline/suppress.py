@@ -1,7 +1,7 @@
 """Suppresses what is spurious in an encoder, layer by layer: a recipe's section `suppression`."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from accelerate import Accelerator
 
 from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.data.groups import GroupedImages, group_images, read_split
+from cbsae_hub.encoders.site import ResidualSite
 from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.encoders.zero_shot import ZeroShotHead
 from cbsae_hub.formats.load import load
@@ -51,9 +52,10 @@ def suppress_spurious(settings: SuppressionSection, *, accelerator: Accelerator 
     encoder.require_embedding()
     task = open_task(settings)
     existing = existing_saes(settings, encoder)
-    layers = sorted({layer % encoder.num_layers for layer in settings.layers or existing or range(encoder.num_layers)})
+    layers = numbers_of(encoder, settings.layers or existing or range(encoder.num_layers))
     recorded = {key: value for key, value in settings.to_dict(defaults=False).items() if key != "output"}
     recorded["weights"] = [encoder.revision, *(sae.revision for one in existing.values() for sae in one.values())]
+    recorded["groups"] = [split.counts() for split in (task.train, task.val, task.test)]
     claim(settings.output, recorded)
     results = []
     for layer in layers:
@@ -103,6 +105,11 @@ def at_layer(encoder: VisionEncoder, layer: int, tokens: str = "all") -> VisionE
     return VisionEncoder(encoder.model, encoder.processor, layer, tokens, encoder.repo_id, encoder.revision)
 
 
+def numbers_of(encoder: VisionEncoder, layers: Iterable[int]) -> list[int]:
+    """Numbers of layers from 0, ascending, each once; raises a ValueError for one that the encoder lacks."""
+    return sorted({ResidualSite.find(encoder.model, layer).layer for layer in layers})
+
+
 def existing_saes(settings: SuppressionSection, encoder: VisionEncoder) -> dict[int, dict[int, SAE | CBSAE]]:
     """The SAEs that a recipe names, by layer and then by their place among those of the layer.
 
@@ -114,11 +121,11 @@ def existing_saes(settings: SuppressionSection, encoder: VisionEncoder) -> dict[
         sae = load(source)
         if sae.layer is None:
             raise ValueError(f"{source} does not say of which layer it is")
-        of_layer = by_layer.setdefault(sae.layer % encoder.num_layers, {})
+        of_layer = by_layer.setdefault(numbers_of(encoder, [sae.layer])[0], {})
         of_layer[len(of_layer)] = sae
-    numbers = {layer % encoder.num_layers for layer in settings.layers or ()}
-    if by_layer and (other := sorted(numbers - by_layer.keys())):
-        raise ValueError(f"there is no SAE of layer {other[0]} among saes; they are of {sorted(by_layer)}")
+    others = [layer for layer in numbers_of(encoder, settings.layers or ()) if layer not in by_layer]
+    if by_layer and others:
+        raise ValueError(f"there is no SAE of layer {others[0]} among saes; they are of {sorted(by_layer)}")
     return by_layer
 
 

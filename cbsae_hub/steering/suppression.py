@@ -74,10 +74,10 @@ def edited_tokens(encoder: VisionEncoder, sae: SteerableSAE) -> slice:
         ValueError: If the SAE is of another layer or width, or no later block reads those tokens.
     """
     layer, tokens = getattr(sae, "layer", None), getattr(sae, "tokens", None)
-    if layer is not None and layer % encoder.num_layers != encoder.layer:
+    if layer not in (None, encoder.layer, encoder.layer - encoder.num_layers):
         raise ValueError(
-            f"the SAE is of layer {layer % encoder.num_layers}, the encoder is read at layer {encoder.layer}: load the "
-            "encoder with the SAE's layer"
+            f"the SAE is of layer {layer}, the encoder is read at layer {encoder.layer}: load the encoder with the "
+            "layer of the SAE"
         )
     if sae.d_in != encoder.d_in:
         raise ValueError(f"the SAE explains activations of width {sae.d_in}, the encoder's have width {encoder.d_in}")

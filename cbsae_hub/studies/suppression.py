@@ -193,6 +193,7 @@ class LayerStudy:
         layer = self.encoder.layer
         return {"layer": layer, "groups": group_names(self.task.val.classes), "sweep": sweep, "rows": rows}
 
+    @torch.no_grad()
     def find(self) -> list[Method]:
         """The methods, each with as many features as exceed each tau on the training split, in one pass over it."""
         means = {seed: AttributeMeans(sae.d_latent).to(self.encoder.device) for seed, sae in self.saes.items()}
@@ -223,6 +224,7 @@ class LayerStudy:
             Ranking(f"random {name}", seed, self.taus, sizes, alive[torch.from_numpy(drawn).to(alive.device)], sae),
         ]
 
+    @torch.no_grad()
     def evaluate(self, split: GroupedImages, trials: Sequence[tuple[Method, int]]) -> dict[Key, GroupAccuracy]:
         """Accuracies of suppressions, a method with a number of features each, and of none, in one pass."""
         answers: dict[Key, list[Tensor]] = {}
@@ -242,7 +244,6 @@ class LayerStudy:
             for key, parts in answers.items()
         }
 
-    @torch.no_grad()
     def _activations(
         self, split: GroupedImages, what: str, span: slice | None = None
     ) -> Iterator[tuple[range, Tensor]]:

@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from cbsae_hub.pipeline.recipe import Section
 from cbsae_hub.pipeline.sections.steps import ImageSource
-from cbsae_hub.trainers.config import Count, Flag, Integer, Natural, Number, Settings
+from cbsae_hub.trainers.config import Count, Flag, Integer, Natural, NotNegative, Number, Positive, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,11 +212,11 @@ class SuppressionSection(Section, section="suppression"):
     """Step from which it falls."""
     dead_after_tokens: Count | None = None
     """Tokens after which a neuron that has not fired is dead."""
-    taus: tuple[Number, ...] | None = None
+    taus: tuple[Positive, ...] | None = None
     """Thresholds of equation 9; null is 25 from 1e-6 to 1."""
     pool: Literal["mean", "max", "cls"] = "mean"
     """Activation of a neuron on an image: mean or maximum over tokens, or that of CLS."""
-    drop: Number = 0.04
+    drop: NotNegative = 0.04
     """Largest loss of a group's accuracy that the relaxed rule allows."""
     batch: Count = 64
     """Images at once."""
