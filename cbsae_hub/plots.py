@@ -161,6 +161,40 @@ def plot_zero_shot_steering(tables: Mapping[str, pd.DataFrame], gamma: float = 0
     return figure
 
 
+def plot_suppression(sweep: pd.DataFrame, baseline: float) -> Figure:
+    """Accuracy of the worst group against tau, a panel per layer ("Steering CLIP's vision transformer", section 7.1).
+
+    Args:
+        sweep: One row per ``layer``, ``method``, ``seed`` and ``tau``, with ``worst``, 0..1; bands are from the lowest
+            to the highest seed. Methods without tau are drawn as dotted lines.
+        baseline: The worst group's accuracy without suppression, a line.
+
+    Raises:
+        ValueError: If there is nothing to draw.
+    """
+    if sweep.empty:
+        raise ValueError("there is no suppression to draw")
+    layers = sorted(sweep["layer"].unique())
+    columns = min(3, len(layers))
+    figure, panels = _figure(4.2 * columns, 3 * -(-len(layers) // columns) + 0.6, columns, -(-len(layers) // columns))
+    panels = np.ravel(panels)
+    for spare in panels[len(layers) :]:
+        spare.remove()
+    for axes, layer in zip(panels, layers):
+        axes.axhline(baseline, color="grey", linewidth=1, label="none")
+        for i, (name, part) in enumerate(sweep[sweep["layer"] == layer].groupby("method", sort=False)):
+            if part["tau"].isna().all():
+                axes.axhline(part["worst"].mean(), color=COLOURS[i % len(COLOURS)], linestyle=":", label=name)
+                continue
+            curve = part.groupby("tau")["worst"].agg(["mean", "min", "max"])
+            axes.plot(curve.index, curve["mean"], label=name, **_line(i))
+            axes.fill_between(curve.index, curve["min"], curve["max"], color=COLOURS[i % len(COLOURS)], alpha=0.15)
+        axes.set(xscale="log", xlabel="tau", ylabel="worst group (validation)", ylim=(-0.02, 1.02))
+        axes.set_title(f"layer {layer}", **TITLE)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, **LEGEND)
+    return figure
+
+
 def plot_variants(rows: pd.DataFrame, column: str, title: str, sae: Mapping[str, Any]) -> Figure:
     """The effect of a setting of a concept bottleneck SAE, a panel for each measure (CB-SAE paper, figures 5 and 9).
 

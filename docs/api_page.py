@@ -41,6 +41,7 @@ PUBLIC: dict[str, dict[str, tuple[str, ...] | str]] = {
         "cbsae_hub.data.concepts": ("ConceptSet",),
         "cbsae_hub.data.hierarchy": ("ConceptTree",),
         "cbsae_hub.data.images": ("load_images",),
+        "cbsae_hub.data.groups": ("GroupedImages", "group_images", "read_split"),
         "cbsae_hub.data.collection": ("collect_images", "Collection"),
         "cbsae_hub.data.extraction": ("extract_activations", "extract_layers"),
         "cbsae_hub.data.embeddings": ("extract_embeddings", "all_embeddings"),
@@ -54,7 +55,11 @@ PUBLIC: dict[str, dict[str, tuple[str, ...] | str]] = {
         "cbsae_hub.scoring.extend_pack": ("extend_pack",),
     },
     "Publishing": {"cbsae_hub.publishing": EVERY, "cbsae_hub.cards.write": ("write_card", "CardError")},
-    "Steerers": {"cbsae_hub.steering": EVERY, "cbsae_hub.steering.llava_original": ("load_original",)},
+    "Steerers": {
+        "cbsae_hub.steering": EVERY,
+        "cbsae_hub.steering.suppression": ("image_latents",),
+        "cbsae_hub.steering.llava_original": ("load_original",),
+    },
     "Training": {
         "cbsae_hub.trainers.config": ("TrainConfig", "SAETrainConfig", "CBSAETrainConfig"),
         "cbsae_hub.trainers.sae.trainer": ("SAETrainer",),

@@ -18,12 +18,13 @@ from cbsae_hub.cli.recipe import recipe
 from cbsae_hub.cli.score import score
 from cbsae_hub.cli.serve import serve
 from cbsae_hub.cli.steer import steer
+from cbsae_hub.cli.suppress import suppress
 from cbsae_hub.cli.train import train
 from cbsae_hub.version import __version__
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 _LOOK = (info, find, inspect, steer, serve)
-_STEPS = (recipe, dry_run, extract, train, score, pack, bottleneck, evaluate)
+_STEPS = (recipe, dry_run, extract, train, score, pack, bottleneck, evaluate, suppress)
 _PANELS = {"All in one": (explain,), "Look into a model": _LOOK, "Make one": _STEPS, "More": (convert, publish, doctor)}
 for _panel, _commands in _PANELS.items():
     for _command in _commands:

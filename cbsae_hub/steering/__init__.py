@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which run no __getattr__
     from cbsae_hub.steering.edits import apply as apply
     from cbsae_hub.steering.edits import resolve as resolve
     from cbsae_hub.steering.llava import LlavaSteerer as LlavaSteerer
+    from cbsae_hub.steering.suppression import suppress as suppress
     from cbsae_hub.steering.unclip import UnclipSteerer as UnclipSteerer
 
 _EDITS = ("Edit", "Steering", "DiffMean", "RandomDirection", "apply", "resolve")
@@ -24,6 +25,7 @@ _HOME_OF = dict.fromkeys(_EDITS, "cbsae_hub.steering.edits") | {
     "LlavaSteerer": "cbsae_hub.steering.llava",
     "UnclipSteerer": "cbsae_hub.steering.unclip",
     "ClipZeroShotSteerer": "cbsae_hub.steering.clip",
+    "suppress": "cbsae_hub.steering.suppression",
 }
 
 __all__ = [*_HOME_OF]

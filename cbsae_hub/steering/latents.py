@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cbsae_hub.models import CBSAE, SAE, SparseLatents
+from cbsae_hub.models.sparse_latents import gather_rows
 
 
 class SteerableSAE(Protocol):
@@ -65,6 +66,10 @@ class Latents(ABC):
         """
 
     @abstractmethod
+    def part(self, mask: Tensor) -> Tensor:
+        """The loss of ``decode`` if the neurons that ``mask [neurons]`` bool marks become zero, ``[..., d]``."""
+
+    @abstractmethod
     def pushes(self, neurons: Sequence[int], values: Tensor, isolate: bool) -> Tensor:
         """The contribution of one edited neuron alone, for each of a few with new latents ``values [neurons]``.
 
@@ -96,6 +101,11 @@ class _Active(Latents):
             return self._sae.origin(self._like).expand(*new.shape[:-1], -1), new @ rows * unit
         return self.reconstruction(), (new - self.columns(neurons)) @ rows * unit
 
+    def part(self, mask: Tensor) -> Tensor:
+        values, indices = self._active
+        marked = SparseLatents(values * mask[indices], indices)
+        return gather_rows(marked, self._sae.W_dec) * self._sae.unit(self._like)
+
     def pushes(self, neurons: Sequence[int], values: Tensor, isolate: bool) -> Tensor:
         changes = values - self.columns(neurons) * (not isolate)
         return _along(decoder_rows(self._sae, neurons), changes) * self._sae.unit(self._like)
@@ -126,6 +136,11 @@ class _Bottleneck(Latents):
         before = torch.zeros_like(self._concepts) if isolate else self._concepts
         plain = self._cb.decode_concepts(before, self._like)
         return base + plain, push + (self._decode(before, concepts, new[..., ~in_sae]) - plain)
+
+    def part(self, mask: Tensor) -> Tensor:
+        plain = self._cb.decode_concepts(self._concepts, self._like)
+        others = self._concepts.masked_fill(mask[self._cb.d_sae :], 0.0)
+        return self._active.part(mask[: self._cb.d_sae]) + plain - self._cb.decode_concepts(others, self._like)
 
     def pushes(self, neurons: Sequence[int], values: Tensor, isolate: bool) -> Tensor:
         of_sae, concepts, in_sae = self._parted(neurons)
@@ -171,6 +186,9 @@ class _Dense(Latents):
         after[..., list(neurons)] = new
         base = self._sae.decode(before)
         return base, self._sae.decode(after) - base
+
+    def part(self, mask: Tensor) -> Tensor:
+        return self._sae.decode(self._latents) - self._sae.decode(self._latents.masked_fill(mask, 0.0))
 
     def pushes(self, neurons: Sequence[int], values: Tensor, isolate: bool) -> Tensor:
         shape = (*self._latents.shape[:-1], 1)

@@ -14,6 +14,7 @@ SCRIPTS = {
     "score_neurons": ("score", "scores"),
     "train_cbsae": ("bottleneck", "cbsae"),
     "evaluate": ("evaluate", "evaluate"),
+    "suppression": ("suppress", "suppression"),
     "dry_run": ("dry-run", None),
 }
 

@@ -13,10 +13,13 @@ from cbsae_hub.pipeline.sections.steps import (
     SteerabilitySection,
 )
 from cbsae_hub.pipeline.sections.studies import (
+    AttributeSettings,
     ChatJudgeSettings,
     InsertionSection,
     LayersSection,
+    SuppressionSection,
     SweepSection,
+    TargetSettings,
     ZeroShotSteeringSection,
 )
 
@@ -25,6 +28,7 @@ SECTIONS: dict[str, type[Section]] = {one.section: one for one in Section.__subc
 __all__ = [
     "SECTIONS",
     "ActivationsSection",
+    "AttributeSettings",
     "CBSAESection",
     "ChatJudgeSettings",
     "DryRunSection",
@@ -36,6 +40,8 @@ __all__ = [
     "SAESection",
     "ScoresSection",
     "SteerabilitySection",
+    "SuppressionSection",
     "SweepSection",
+    "TargetSettings",
     "ZeroShotSteeringSection",
 ]

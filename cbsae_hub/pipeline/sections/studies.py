@@ -8,7 +8,17 @@ from pydantic.dataclasses import dataclass
 
 from cbsae_hub.pipeline.recipe import Section
 from cbsae_hub.pipeline.sections.steps import ImageSource
-from cbsae_hub.trainers.config import Count, Flag, Integer, Natural, Number, SAETrainConfig, Settings
+from cbsae_hub.trainers.config import (
+    Count,
+    Flag,
+    Integer,
+    Natural,
+    NotNegative,
+    Number,
+    Positive,
+    SAETrainConfig,
+    Settings,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,3 +216,105 @@ class LayersSection(ImageSource, Section, section="layers"):
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from error
         return configs
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributeSettings(Settings):
+    """The images that have an attribute."""
+
+    column: str
+    """Column of the images."""
+    values: tuple[bool | int | str, ...]
+    """Values of it that mean that the attribute is there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetSettings(Settings):
+    """The classes of images."""
+
+    column: str
+    """Column of the images."""
+    classes: dict[str, tuple[bool | int | str, ...]]
+    """Name of a class to the values of the column that mean it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuppressionSection(Section, section="suppression"):
+    """Settings of `cbsae suppress`: does a CLIP answer better if what follows a spurious attribute is suppressed?
+
+    What is null of the training of SAEs is as in `sae`.
+    """
+
+    encoder: str
+    """Folder or Hub id of the CLIP or SigLIP; its text tower names the classes."""
+    encoder_revision: str | None = None
+    """Branch, tag or commit of the encoder on the Hub."""
+    images: str
+    """Folder or Hub id of the labelled images; with ``tables``, a folder of pictures."""
+    images_revision: str | None = None
+    """Branch, tag or commit of these images on the Hub."""
+    tables: tuple[str, ...] = ()
+    """CSV or Parquet files with the labels, relative to ``images``; none, if the dataset has columns itself."""
+    file_column: str | None = None
+    """Column of the tables that names the picture's file, relative to ``images``."""
+    split_column: str | None = None
+    """Column of the tables that says of which split a picture is."""
+    train: str
+    """Split on which features are found; with ``split_column``, the value that stands for it."""
+    val: str
+    """Split on which tau is chosen."""
+    test: str
+    """Split that accuracies are reported of."""
+    attribute: AttributeSettings
+    """The spurious attribute, ``{column, values}``: values of a column that mean that it is there."""
+    target: TargetSettings
+    """The classes, ``{column, classes}``: name of a class to the values of a column that mean it."""
+    prompts: dict[str, tuple[str, ...]] | None = None
+    """Name of a class to the texts that the encoder reads for it, whose embeddings are averaged; null is the name."""
+    templates: tuple[str, ...] = ("{}",)
+    """Sentences with {} in the place of these texts."""
+    layers: tuple[Integer, ...] | None = None
+    """Blocks, see ``layer`` of section `activations`; null is all, or those of ``saes``."""
+    saes: tuple[str, ...] | None = None
+    """Folders or Hub ids of SAEs, several of a layer as seeds; null trains them, on ``sae_images``."""
+    sae_images: ImageSource | None = None
+    """Images that SAEs are trained on: ``{images, split}``, or ``{images, images_args}`` of a function of your own."""
+    tokens: str = "all"
+    """Tokens that SAEs are trained on, see section `activations`."""
+    seeds: tuple[Natural, ...] = (0, 1, 2)
+    """Seeds of the SAEs that are trained, one each a layer."""
+    expansion: Count | None = None
+    """Neurons per dimension; see section `sae`, as all until ``dead_after_tokens``."""
+    k: Count | None = None
+    """Active latents per token."""
+    steps: Count | None = None
+    """Steps of each training."""
+    batch_size: Count | None = None
+    """Tokens per step."""
+    lr: Number | str | None = None
+    """Learning rate."""
+    warmup_steps: Natural | None = None
+    """Steps in which it rises."""
+    decay_start: Natural | None = None
+    """Step from which it falls."""
+    dead_after_tokens: Count | None = None
+    """Tokens after which a neuron that has not fired is dead."""
+    taus: tuple[Positive, ...] | None = None
+    """Thresholds of equation 9; null is 25 from 1e-6 to 1."""
+    pool: Literal["mean", "max", "cls"] = "mean"
+    """Activation of a neuron on an image: mean or maximum over tokens, or that of CLS."""
+    drop: NotNegative = 0.04
+    """Largest loss of a group's accuracy that the relaxed rule allows."""
+    batch: Count = 64
+    """Images at once."""
+    output: Path
+    """Folder of the tables, the figures and the SAEs."""
+
+    def __post_init__(self) -> None:
+        if (self.saes is None) == (self.sae_images is None):
+            raise ValueError("suppression takes exactly one of saes and sae_images: SAEs, or images to train them on")
+        unknown = sorted(set(self.prompts or ()) ^ set(self.target.classes)) if self.prompts is not None else []
+        if unknown:
+            raise ValueError(f"prompts and the classes of target must have the same names; {', '.join(unknown)} differ")
+        if len(self.target.classes) < 2:
+            raise ValueError("target needs two classes at least: the encoder has to choose")
