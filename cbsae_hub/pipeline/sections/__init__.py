@@ -16,6 +16,7 @@ from cbsae_hub.pipeline.sections.studies import (
     ChatJudgeSettings,
     InsertionSection,
     SweepSection,
+    TypographicSection,
     ZeroShotSteeringSection,
 )
 
@@ -35,5 +36,6 @@ __all__ = [
     "ScoresSection",
     "SteerabilitySection",
     "SweepSection",
+    "TypographicSection",
     "ZeroShotSteeringSection",
 ]
