@@ -172,7 +172,7 @@ class TypographicStudy:
 
     @torch.no_grad()
     def _mean_latents(self, name: str, attacked: Views) -> Tensor:
-        """Mean latents of the finding pictures, clean and attacked, ``[2, neurons]``; those of a picture over tokens."""
+        """Mean latents of the finding pictures, clean and attacked, ``[2, neurons]``; of each, the mean over tokens."""
         sae, means = self.steerers[name].tower.sae, []
         for v in (self.clean["finding"].v, attacked.v):
             parts = [sae.encode(part.to(weight_dtype(sae))).mean(1).sum(0) for part in v.split(DENSE_BATCH)]

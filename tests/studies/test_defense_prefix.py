@@ -1,14 +1,18 @@
 """The prefix against the text tower run by hand, the loss written out, and what training must keep."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from steerable_models import clip, tokenizer
 from torch.testing import assert_close
+from transformers import AutoTokenizer, CLIPModel
 
 from cbsae_hub.encoders.prompts import embed_prompts
 from cbsae_hub.studies.defense_prefix import DefensePrefix
 
+EMOJI_CLIP = Path(__file__).parents[2] / "hub" / "emoji-clip"
 CLASSES = ["dog", "owl", "pie"]
 
 
@@ -66,23 +70,24 @@ def test_the_loss_is_the_papers(model):
     assert loss.item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_training_defends_and_leaves_clean_pictures_their_answers(model):
-    """Clean pictures lie at the names of their classes; attacked ones are pushed to the next class's."""
-    letters, weights = tokenizer(16), {name: value.clone() for name, value in model.state_dict().items()}
-    texts = embed_prompts(model, letters, CLASSES, ["a {}."], None)
-    labels = torch.arange(60) % 3
-    noise = 0.02 * torch.randn(60, 8, generator=torch.Generator().manual_seed(1))
+def test_training_defends_and_leaves_clean_pictures_their_answers():
+    """Of the shipped CLIP. Clean pictures lie at the names of their classes, attacked ones nearer to the next name."""
+    model, words = CLIPModel.from_pretrained(EMOJI_CLIP), AutoTokenizer.from_pretrained(EMOJI_CLIP)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    classes, template = ["dog", "owl", "pizza", "boat", "kite", "moon"], ["a photo of a {}"]
+    texts = embed_prompts(model, words, classes, template, None)
+    labels = torch.arange(60) % 6
+    noise = 0.05 * torch.randn(60, texts.shape[1], generator=torch.Generator().manual_seed(1))
     clean = F.normalize(texts[labels] + noise, dim=-1)
-    attacked = F.normalize(texts[labels] + 1.1 * texts[(labels + 1) % 3] + noise, dim=-1)
-    prefix = DefensePrefix(model, letters, seed=1)
-    losses = prefix.fit(clean, attacked, labels, CLASSES, ["a {}."], epochs=40, batch=30, rate=0.02)
-    assert losses[-1] < losses[0] - 0.05
-    learnt = prefix.texts(CLASSES, ["a {}."]).detach()
+    attacked = F.normalize(texts[labels] + 1.05 * texts[(labels + 1) % 6] + noise, dim=-1)
+    prefix = DefensePrefix(model, words)
+    losses = prefix.fit(clean, attacked, labels, classes, template, epochs=20, batch=30)
+    learnt = prefix.texts(classes, template).detach()
 
     def right(images, names):
         return ((images @ names.T).argmax(1) == labels).float().mean().item()
 
-    assert right(clean, texts) > 0.95 and right(attacked, texts) < 0.5
     assert right(clean, learnt) >= right(clean, texts) - 0.05, "clean pictures must not suffer"
-    assert right(attacked, learnt) >= right(attacked, texts)
+    assert right(attacked, texts) < 0.5 and right(attacked, learnt) > right(attacked, texts) + 0.1
+    assert losses[-1] < losses[0] - 0.5
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
