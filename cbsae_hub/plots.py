@@ -195,6 +195,37 @@ def plot_suppression(sweep: pd.DataFrame, baseline: float) -> Figure:
     return figure
 
 
+def plot_typographic_sweep(sweep: pd.DataFrame, prefix: Mapping[str, float]) -> Figure:
+    """Accuracy on attacked and on clean pictures against tau, means over seeds; a line for each lambda.
+
+    Args:
+        sweep: ``sweep`` of :meth:`cbsae_hub.studies.typographic.TypographicStudy.run`, of all seeds: columns
+            ``neurons_of``, ``tau``, ``lambda``, ``attacked`` and ``clean``; without a tau, no neurons are set to zero.
+        prefix: ``attacked`` and ``clean`` of the Defense-Prefix on the same pictures.
+
+    Raises:
+        ValueError: If there is nothing to draw.
+    """
+    if not sweep["tau"].notna().any():
+        raise ValueError("there are no values of tau to draw")
+    none = sweep[sweep["tau"].isna()]
+    # Raw neurons are at right angles to each other: every lambda gives them the same set.
+    kinds = [("SAE", part) for part in sorted(sweep["lambda"].dropna().unique())] + [("raw neurons", 1.0)]
+    figure, panels = _figure(10, 4.4, columns=2)
+    for axes, column in zip(panels, ("attacked", "clean")):
+        for i, (name, closeness) in enumerate(kinds):
+            rows = sweep[(sweep["neurons_of"] == name) & (sweep["lambda"] == closeness)]
+            means = rows.groupby("tau")[column].mean()
+            label = name if name == "raw neurons" else f"{name}, λ = {closeness:g}"
+            axes.plot(means.index, means.to_numpy(), label=label, marker="o", markersize=4, **_line(i))
+        axes.axhline(none[column].mean(), color="grey", linestyle="--", linewidth=1, label="no defence")
+        axes.axhline(prefix[column], color="black", linestyle=":", linewidth=1, label="Defense-Prefix")
+        axes.set(xscale="log", xlabel="τ", ylabel="right answers (%)")
+        axes.set_title(f"{column} pictures", **TITLE)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, **LEGEND)
+    return figure
+
+
 def plot_variants(rows: pd.DataFrame, column: str, title: str, sae: Mapping[str, Any]) -> Figure:
     """The effect of a setting of a concept bottleneck SAE, a panel for each measure (CB-SAE paper, figures 5 and 9).
 

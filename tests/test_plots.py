@@ -118,6 +118,25 @@ def test_steering_against_strength_ends_at_the_asymptote():
     assert "S_f > 0.2" in figure.axes[1].get_ylabel()
 
 
+def test_a_sweep_of_typographic_features_has_a_line_for_each_lambda_and_those_of_no_defence_and_the_prefix():
+    rows = [
+        ("SAE", None, None, 40, 90),
+        ("SAE", 0.1, 0.2, 50, 80),
+        ("SAE", 1.0, 0.2, 44, 88),
+        ("SAE", 0.1, 1.0, 48, 85),
+    ]
+    rows += [("SAE", 0.1, 0.2, 60, 82), ("SAE", 1.0, 1.0, 41, 90), ("raw neurons", 0.1, 1.0, 20, 30)]
+    sweep = pd.DataFrame(rows, columns=["neurons_of", "tau", "lambda", "attacked", "clean"])
+    figure = plotting.plot_typographic_sweep(sweep, {"attacked": 70.0, "clean": 89.0})
+    drawn = [line.get_ydata() for line in figure.axes[0].lines]
+    assert [list(map(float, line)) for line in drawn] == [[55, 44], [48, 41], [20], [40, 40], [70, 70]]
+    assert [float(line.get_ydata()[0]) for line in figure.axes[1].lines] == [81, 85, 30, 90, 89]
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["SAE, λ = 0.2", "SAE, λ = 1", "raw neurons", "no defence", "Defense-Prefix"]
+    with pytest.raises(ValueError, match="no values of tau"):
+        plotting.plot_typographic_sweep(sweep[:1], {"attacked": 70.0, "clean": 89.0})
+
+
 def test_variants_are_drawn_in_order_beside_the_sae():
     rows = pd.DataFrame({"k": [5, 1, 50], "CD": [0.2, 0.1, 0.3], "MS": np.nan, "zero-shot": [70.0, 71.0, 72.0]})
     figure = plotting.plot_variants(rows, "k", "k of the bottleneck", {"CD": 0.15})

@@ -124,6 +124,23 @@ class ClipZeroShotSteerer(Steerer):
         read = super().activations
         return torch.cat([read(images[start : start + batch]) for start in range(0, len(images), batch)])
 
+    def readable(self, images: Sequence[Image.Image], batch: int = 64) -> Tensor:
+        """Activations at the SAE's block of the tokens that reach the embedding: after the last block CLS alone.
+
+        Args:
+            images: PIL images.
+            batch: Images at once.
+
+        Returns:
+            ``[images, tokens, d]``, which :meth:`embed` takes.
+
+        Raises:
+            ValueError: If there are no images.
+        """
+        v = self.activations(images, batch)
+        last = self.model.config.vision_config.num_hidden_layers - 1
+        return v[:, :1] if self.tower.layer == last else v
+
     @torch.no_grad()
     def embed(self, v: Tensor, batch: int = 64) -> Tensor:
         """Unit image embeddings of activations at the SAE's block: ``[images, tokens, d] -> [images, e]``."""
@@ -177,7 +194,7 @@ class ClipZeroShotSteerer(Steerer):
         Raises:
             ValueError: If there are no images or a neuron does not exist.
         """
-        return self._scores(self._readable(images, batch), self._numbers(neurons), strength, batch)
+        return self._scores(self.readable(images, batch), self._numbers(neurons), strength, batch)
 
     @torch.no_grad()
     def asymptote(
@@ -193,7 +210,7 @@ class ClipZeroShotSteerer(Steerer):
             neurons: Numbers of the neurons; default all.
             batch: Neurons, or images, at once.
         """
-        before = self.distribution(self.embed(self._readable(images, batch), batch))
+        before = self.distribution(self.embed(self.readable(images, batch), batch))
         norm = self.model.vision_model.post_layernorm
         parts = []
         for chunk in self._numbers(neurons).split(batch):
@@ -215,7 +232,7 @@ class ClipZeroShotSteerer(Steerer):
         batch: int = 256,
     ) -> list[ZeroShotScores]:
         """:meth:`scores` at several strengths, and :meth:`asymptote` at the end."""
-        v, numbers = self._readable(images, batch), self._numbers(neurons)
+        v, numbers = self.readable(images, batch), self._numbers(neurons)
         scores = [self._scores(v, numbers, strength, batch) for strength in strengths]
         return [*scores, self.asymptote(images, neurons, batch)]
 
@@ -234,7 +251,7 @@ class ClipZeroShotSteerer(Steerer):
         Raises:
             ValueError: If there are no images or no such neuron.
         """
-        v, numbers = self._readable(images, batch), self._numbers([neuron])
+        v, numbers = self.readable(images, batch), self._numbers([neuron])
         before = self.distribution(self.embed(v, batch))
         latents, x = read_latents(self.tower.sae, v), v.to(weight_dtype(self.tower.sae))
         after = self._after(latents, x, numbers.tolist() * len(strengths), x.new_tensor(strengths), batch)
@@ -255,12 +272,6 @@ class ClipZeroShotSteerer(Steerer):
         steered = x + latents.pushes(neurons, values, isolate=False)
         embeddings = self.embed(steered.flatten(0, 1).to(self.model.dtype), batch)
         return self.distribution(embeddings).unflatten(0, (len(neurons), len(x)))
-
-    def _readable(self, images: Sequence[Image.Image], batch: int) -> Tensor:
-        """Activations of the tokens that reach the embedding."""
-        v = self.activations(images, batch)
-        last = self.model.config.vision_config.num_hidden_layers - 1
-        return v[:, :1] if self.tower.layer == last else v
 
     def _numbers(self, neurons: Sequence[int] | None) -> Tensor:
         count = self.tower.sae.d_latent

@@ -1,10 +1,12 @@
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
+import typer
 
 from training.emoji_world import clip_models, pretrain_clip
 from training.emoji_world.backgrounds import BACKGROUNDS
-from training.emoji_world.captions import names_of_everything, train_tokenizer
+from training.emoji_world.captions import captions, names_of_everything, train_tokenizer
 from training.emoji_world.render import NO_OBJECT, SceneRenderer, SceneSpec
 
 
@@ -53,3 +55,32 @@ def test_the_third_contrast_is_cross_entropy_of_patches_and_names(atlas):
                 losses.append(-(shares[i, place] * logits.log_softmax(0)).sum())
     assert abs(figures["patches"] - torch.stack(losses).mean().item()) < 1e-4
     assert abs((whole - without).item() - 0.5 * figures["patches"]) < 1e-4
+
+
+def test_a_quarter_of_a_readers_scenes_are_labels_alone_which_are_called_by_their_word(atlas):
+    renderer, size = SceneRenderer(atlas, 3), 48
+    scenes = pretrain_clip.reader_scenes(renderer, 5, size)
+    texts = captions(scenes, atlas.concepts, np.random.default_rng(0))
+    alone = (scenes.concepts == NO_OBJECT).all(1)
+    assert np.array_equal(alone, np.arange(size) >= 36)
+    others = renderer.batch(5, 36, pretrain_clip.SPEC)
+    assert torch.equal(scenes.pixels[:36], others.pixels)
+    assert texts[:36] == captions(others, atlas.concepts, np.random.default_rng(0))
+    words = [atlas.concepts[word].name for word in scenes.words[alone]]
+    assert texts[36:] == words and len(set(words)) > 3
+
+    objects, background, _ = pretrain_clip._targets(scenes, len(atlas.concepts))
+    assert torch.equal(objects[36:].argmax(1), torch.from_numpy(scenes.words[alone]))
+    assert torch.allclose(objects.sum(1), torch.ones(size)) and set(objects[36:].flatten().tolist()) == {0.0, 1.0}
+    assert torch.equal(objects[:36], pretrain_clip._targets(others, len(atlas.concepts))[0])
+    _, shares = pretrain_clip.patch_targets(scenes, len(atlas.concepts), np.random.default_rng(0))
+    assert torch.equal(shares[36:, :, len(atlas.concepts) :], background[36:, None].expand(-1, shares.shape[1], -1))
+
+    plain = renderer.batch(5, 12, pretrain_clip.LABEL_ALONE, words=np.full(12, NO_OBJECT))
+    differs = (scenes.pixels[36:] != plain.pixels).any(1).flatten(1).float().mean(1)
+    assert differs.min() > 0.05, "there is a label on each"
+
+
+def test_a_model_is_a_teacher_or_a_reader():
+    with pytest.raises(typer.BadParameter, match="--teacher and --reader are different models"):
+        pretrain_clip.main(teacher=True, reader=True)

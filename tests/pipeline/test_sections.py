@@ -116,7 +116,8 @@ def test_recipes_hold_what_their_scripts_know(recipe):
             defaults = {field.name: field.default for field in dataclasses.fields(section)}
             written = section.to_dict()[key]
             assert written == value or key in ("prune", "sae_images") or float(value) == written, (name, key, defaults)
-    assert {"activations", "sae"} <= sections.keys() or sections.keys() in ({"layers"}, {"suppression"})
+    studies = ({"layers"}, {"suppression"}, {recipe.stem.partition("-")[0]})
+    assert {"activations", "sae"} <= sections.keys() or sections.keys() in studies
     if "layers" in sections:
         assert set(LayersSection.read(recipe).configs()) == {"vanilla", "topk", "matryoshka"}
     if "evaluate" not in sections:

@@ -55,10 +55,13 @@ def enumerated(nouns: Sequence[str]) -> str:
 
 
 def captions(scenes: Scenes, concepts: Sequence[Concept], rng: np.random.Generator) -> list[str]:
-    """One caption a scene: always its objects, often its style, background and written word."""
+    """One caption a scene: always its objects, often its style, background and written word; of no object, the word."""
     texts = []
     for i in range(len(scenes)):
         present = [concepts[c] for c in scenes.concepts[i] if c != NO_OBJECT]
+        if not present:
+            texts.append(concepts[scenes.words[i]].name)
+            continue
         rng.shuffle(present)
         nouns = [kind_of(c) if rng.random() < SUBGROUP_SHARE else c.name for c in present]
         articles = rng.random() < 0.8

@@ -10,6 +10,7 @@ The concepts come from Unicode's ``emoji-test.txt`` and the system's emoji font 
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,6 +137,11 @@ def _pyramid(images: list[Image.Image]) -> tuple[torch.Tensor, ...]:
     return tuple(torch.from_numpy(np.stack([_texture(image, side) for image in images])) for side in sides)
 
 
+def label_textures(words: Sequence[str]) -> tuple[torch.Tensor, ...]:
+    """Paper labels with words on them, as textures at two sizes; see :class:`Atlas`. It needs no emoji font."""
+    return _pyramid([_label(word) for word in words])
+
+
 @dataclass(frozen=True)
 class Atlas:
     """The pictures that scenes are composed of.
@@ -154,5 +160,4 @@ class Atlas:
     def build(cls) -> "Atlas":
         """Draws every concept and label (a few seconds; needs the emoji font)."""
         concepts, images = select_concepts()
-        papers = [_label(concept.name) for concept in concepts]
-        return cls(tuple(concepts), _pyramid(images), _pyramid(papers))
+        return cls(tuple(concepts), _pyramid(images), label_textures([concept.name for concept in concepts]))

@@ -1,6 +1,7 @@
 """Trains the explained encoder ``hub/emoji-clip``, or with ``--teacher`` a smaller CLIP that teaches or judges.
 
     accelerate launch -m training.emoji_world.pretrain_clip
+    accelerate launch -m training.emoji_world.pretrain_clip --reader
     accelerate launch -m training.emoji_world.pretrain_clip --teacher
     accelerate launch -m training.emoji_world.pretrain_clip --teacher --seed 3 --output hub/emoji-judge
 
@@ -12,6 +13,9 @@ that a batch of captions rarely holds. The explained encoder has a third one: pa
 layer that LLaVA reads, against the names of concepts and backgrounds; right is what the patch shows. A CLIP trained on
 400 million pictures has such patches by itself; this one, whose loss would else read the CLS token alone, has not.
 Interrupted runs go on where their last checkpoint was.
+
+emoji-clip hardly reads words, as captions say that words are on labels. With ``--reader`` a copy of it learns to: a
+quarter of its scenes are labels alone, and the word is what they are called. Typographic attacks work on it.
 """
 
 from pathlib import Path
@@ -21,6 +25,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import typer
+from transformers import AutoTokenizer, CLIPModel
 
 from training.emoji_world import clip_models
 from training.emoji_world.backgrounds import BACKGROUNDS
@@ -34,6 +39,8 @@ from training.emoji_world.render import NO_OBJECT, SIDE, STYLES, SceneRenderer, 
 # 3,000 steps, 35 % of greyscale scenes and 4 % of sketches were recognised, and 97 % of plain ones.
 STYLE_DRAWS = (*["greyscale"] * 3, *["sketch"] * 5, "pixelated", "blurred")
 SPEC = SceneSpec(objects=(1, 1, 2, 3), style_share=0.5, word_share=0.12, styles=STYLE_DRAWS)
+LABEL_ALONE = SceneSpec(objects=(0,), word_share=1.0)
+READER_SEED = 6
 PATCHES_READ = 16  # patches a scene that the third contrast looks at
 
 
@@ -76,9 +83,14 @@ class ContrastiveModel(torch.nn.Module):
 
 
 def _targets(scenes: Scenes, concepts: int) -> list[torch.Tensor]:
-    """Shares of the right names: objects share one equally; background and style have one name each."""
+    """Shares of the right names: objects share one equally; background and style have one name each.
+
+    The right name of a label without an object is its word.
+    """
+    alone = (scenes.concepts == NO_OBJECT).all(1)
+    named = np.concatenate([scenes.concepts, np.where(alone, scenes.words, NO_OBJECT)[:, None]], 1)
     objects = torch.zeros(len(scenes), concepts + 1)
-    objects.scatter_(1, torch.from_numpy(scenes.concepts) % (concepts + 1), 1.0)  # -1 falls on the column cut off below
+    objects.scatter_(1, torch.from_numpy(named) % (concepts + 1), 1.0)  # -1 falls on the column cut off below
     objects = objects[:, :concepts]
     background = F.one_hot(torch.from_numpy(scenes.backgrounds), len(BACKGROUNDS)).float()
     style = F.one_hot(torch.from_numpy(scenes.styles), len(STYLES)).float()
@@ -104,27 +116,41 @@ def patch_targets(scenes: Scenes, concepts: int, rng: np.random.Generator) -> tu
     return torch.from_numpy(patches), shares / shares.sum(-1, keepdim=True)
 
 
+def reader_scenes(renderer: SceneRenderer, index: int, size: int) -> Scenes:
+    """One batch for an encoder that reads: three quarters as for any other, and a quarter labels on backgrounds."""
+    alone = size // 4
+    return Scenes.joined(renderer.batch(index, size - alone, SPEC), renderer.batch(index, alone, LABEL_ALONE))
+
+
 def main(
     teacher: Annotated[bool, typer.Option(help="Train the smaller model instead of the explained encoder.")] = False,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps; default 8,000, teacher 5,000.")] = None,
+    reader: Annotated[bool, typer.Option(help="Train a copy of hub/emoji-clip on, so that it reads words.")] = False,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps; 8,000, teacher 5,000, reader 3,000.")] = None,
     batch: Annotated[int, typer.Option(help="Scenes a step and process.")] = 192,
     learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 1e-3,
-    seed: Annotated[int | None, typer.Option(help="Seed of weights and scenes; default 0, teacher 1.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights and scenes; 0, teacher 1, reader 6.")] = None,
     precision: Annotated[str, typer.Option(help="Accelerate's mixed precision: no, bf16 or fp16.")] = "bf16",
     output: Annotated[Path | None, typer.Option(help="Folder of the published model.")] = None,
 ) -> None:
     """Train and publish a CLIP model of Emoji World."""
-    output = output or HUB / ("emoji-teacher" if teacher else "emoji-clip")
-    seed = int(teacher) if seed is None else seed
-    steps = steps or (5000 if teacher else 8000)
+    if teacher and reader:
+        raise typer.BadParameter("--teacher and --reader are different models: choose one")
+    output = output or (RUNS / "emoji-clip-reader" if reader else HUB / ("emoji-teacher" if teacher else "emoji-clip"))
+    seed = (READER_SEED if reader else int(teacher)) if seed is None else seed
+    steps = steps or (3000 if reader else 5000 if teacher else 8000)
     accelerator, renderer = begin(seed, precision)
     concepts = renderer.atlas.concepts
-    tokenizer = train_tokenizer(_corpus(renderer))
-    clip = clip_models.build(tokenizer, teacher)
+    clip: torch.nn.Module
+    if reader:
+        clip = CLIPModel.from_pretrained(HUB / "emoji-clip", attn_implementation="eager")  # as clip_models.build does
+        tokenizer = AutoTokenizer.from_pretrained(HUB / "emoji-clip")
+    else:
+        tokenizer = train_tokenizer(_corpus(renderer))
+        clip = clip_models.build(tokenizer, teacher)
 
     def make_batch(index: int) -> tuple:
         rng = np.random.default_rng([seed, index, 2])
-        scenes = renderer.batch(index, batch, SPEC)
+        scenes = reader_scenes(renderer, index, batch) if reader else renderer.batch(index, batch, SPEC)
         texts, names = (
             tokenizer(lines, padding=True, truncation=True, return_tensors="pt").input_ids
             for lines in (captions(scenes, concepts, rng), names_of_everything(concepts, rng))

@@ -1,7 +1,7 @@
 """Draws scenes of Emoji World in batches: sprites are placed by one affine sampling a layer, not one by one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,12 @@ class Scenes:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    @classmethod
+    def joined(cls, first: "Scenes", second: "Scenes") -> "Scenes":
+        """The scenes of two batches, one after the other."""
+        parts = ((getattr(first, one.name), getattr(second, one.name)) for one in fields(cls))
+        return cls(*(torch.cat(part) if isinstance(part[0], torch.Tensor) else np.concatenate(part) for part in parts))
+
 
 @dataclass
 class SceneRenderer:
@@ -107,11 +113,7 @@ class SceneRenderer:
             cover[rows, slot] = alpha
         rows = np.flatnonzero(drawn["words"] != NO_OBJECT)
         if len(rows):
-            centre = np.stack([rng.uniform(28, 36, len(rows)), rng.uniform(10, 54, len(rows))], 1)
-            width, angle = rng.uniform(*LABEL_SIZE, len(rows)), rng.uniform(-12, 12, len(rows))
-            unmirrored = np.ones(len(rows))
-            alpha = _paste(canvas, rows, self.atlas.labels, drawn["words"][rows], width, centre, angle, unmirrored)
-            cover[rows] &= ~alpha[:, None]
+            cover[rows] &= ~paste_labels(canvas, rows, self.atlas.labels, drawn["words"][rows], rng)[:, None]
         return Scenes(pixels=_levels(_styled(canvas, drawn["styles"])), boxes=_boxes(cover), **drawn)
 
     def _choose(self, rng: np.random.Generator, size: int, spec: SceneSpec) -> dict[str, np.ndarray]:
@@ -205,10 +207,34 @@ def _paste_canonical(canvas: torch.Tensor, atlas: Atlas, concepts: np.ndarray) -
         _paste(canvas, rows, atlas.glyphs, sprites, size, centre, upright, unmirrored)
 
 
+def paste_labels(
+    canvas: torch.Tensor,
+    rows: np.ndarray,
+    pyramid: tuple[torch.Tensor, torch.Tensor],
+    labels: np.ndarray,
+    rng: np.random.Generator,
+) -> torch.Tensor:
+    """Draws a label on each of these rows of the canvas ``[n, 3, 64, 64]`` in 0..1, in place, at a random place.
+
+    Args:
+        canvas: Pictures; those of other rows stay as they are.
+        rows: Numbers of the pictures.
+        pyramid: Textures of labels, see :class:`training.emoji_world.glyphs.Atlas`.
+        labels: Number of the label of each row.
+        rng: Source of places, sizes and angles.
+
+    Returns:
+        The pixels that labels hide, ``[rows, 64, 64]`` bool.
+    """
+    centre = np.stack([rng.uniform(28, 36, len(rows)), rng.uniform(10, 54, len(rows))], 1)
+    width, angle = rng.uniform(*LABEL_SIZE, len(rows)), rng.uniform(-12, 12, len(rows))
+    return _paste(canvas, rows, pyramid, labels, width, centre, angle, np.ones(len(rows)))
+
+
 def _place(rng: np.random.Generator, count: np.ndarray, tries: int = 8) -> tuple[np.ndarray, np.ndarray]:
     """Sizes ``[n, 3]`` and centres ``[n, 3, 2]`` in pixels: of several random layouts, the one that overlaps least."""
     n = len(count)
-    low, high = np.array([SIZES[c] for c in count]).T
+    low, high = np.array([SIZES[max(c, 1)] for c in count]).T  # nothing is drawn where there is no object
     sizes = rng.uniform(low[:, None], high[:, None], (n, 3))
     margin = sizes[:, None, :, None] * 0.45
     centres = margin + rng.random((n, tries, 3, 2)) * (SIDE - 2 * margin)

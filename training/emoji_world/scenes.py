@@ -13,6 +13,7 @@ from training.emoji_world.render import SceneRenderer, SceneSpec
 
 CHUNK = 64  # scenes drawn together; scene i belongs to chunk i // CHUNK whatever is read before or beside it
 SPEC = SceneSpec(objects=(1, 1, 2, 3), style_share=0.1, word_share=0.05)
+LABELLED = SceneSpec(objects=(1, 1, 2, 3), word_share=0.5)
 
 
 class SceneSource:
@@ -45,3 +46,8 @@ def scene_dataset(seed: int, count: int, spec: SceneSpec = SPEC, atlas: Atlas | 
     ids = datasets.Dataset.from_dict({"scene": range(count)})
     ids.set_transform(source.rows)
     return ids
+
+
+def labelled_scenes(seed: int, count: int) -> datasets.Dataset:
+    """Scenes half of which have a written word, for an SAE of an encoder that reads; see :func:`scene_dataset`."""
+    return scene_dataset(seed, count, LABELLED)

@@ -20,6 +20,7 @@ from cbsae_hub.pipeline.sections.studies import (
     SuppressionSection,
     SweepSection,
     TargetSettings,
+    TypographicSection,
     ZeroShotSteeringSection,
 )
 
@@ -43,5 +44,6 @@ __all__ = [
     "SuppressionSection",
     "SweepSection",
     "TargetSettings",
+    "TypographicSection",
     "ZeroShotSteeringSection",
 ]

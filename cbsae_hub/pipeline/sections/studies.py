@@ -318,3 +318,53 @@ class SuppressionSection(Section, section="suppression"):
             raise ValueError(f"prompts and the classes of target must have the same names; {', '.join(unknown)} differ")
         if len(self.target.classes) < 2:
             raise ValueError("target needs two classes at least: the encoder has to choose")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TypographicSection(Section, section="typographic"):
+    """Settings of training/typographic.py in the repository: words on pictures mislead CLIP; what defends it?"""
+
+    model: str
+    """Folder or Hub id of the SAE, at the last layer of the CLIP."""
+    model_recipe: Path | None = None
+    """Recipe whose sections `activations` and `sae` make the SAE, where it is not there yet; null makes none."""
+    clip: str
+    """Folder or Hub id of the CLIP that it explains."""
+    images: str
+    """Folder or Hub id of the pictures that words are written on; those with exactly one label count."""
+    split: str
+    """Split of these pictures on which features are found, the prefix is learnt, and settings are chosen."""
+    test_split: str
+    """Split on which defences are compared."""
+    label: str
+    """Column of what they show, see ``truth`` of the scores."""
+    output: Path
+    """Folder of the results."""
+    attack: str | None = None
+    """A function of your own, ``module:function``, that writes a word; null writes it as Azuma and Matsui (2023)."""
+    fonts: tuple[str, ...] = ()
+    """Font files for that; empty are those that the system has."""
+    benchmarks: dict[str, Path] = field(default_factory=dict)
+    """Names and folders of published attacks: RTA-100, PAINT, and that of Materzynska et al. (2022)."""
+    count: Count = 1000
+    """Pictures of ``split`` on which features are found and the prefix is learnt."""
+    validation_count: Count = 500
+    """Other ones of ``split`` on which tau, lambda and the learning rate are chosen."""
+    test_count: Count = 1000
+    """Pictures of ``test_split``."""
+    template: str = "a photo of a {}."
+    """Prompt with ``{}`` for a class."""
+    templates: tuple[str, ...] | None = None
+    """Prompts with which the prefix is learnt; null is ``template`` alone."""
+    taus: tuple[Number, ...] | None = None
+    """Thresholds of the difference of mean latents; null is ``cbsae_hub.studies.typographic.TAUS``."""
+    lambdas: tuple[Number, ...] | None = None
+    """Cosines above which other features are taken in; null is ``cbsae_hub.studies.typographic.LAMBDAS``."""
+    prefix_rates: tuple[Positive, ...] = (0.002,)
+    """Learning rates of the prefix to choose from."""
+    prefix_epochs: Count = 10
+    """Passes over the pictures that it learns from."""
+    prefix_batch: Count = 512
+    """Pictures a step."""
+    seeds: tuple[Natural, ...] = (0, 1, 2)
+    """Seeds of the attacks, of the prefix and of random features."""
