@@ -66,7 +66,7 @@ def canonical(dataset: datasets.Dataset, atlas: Atlas) -> list[Image.Image]:
 
 
 def decode(vae: AutoencoderDC, code: LayerCode, dataset: datasets.Dataset, atlas: Atlas) -> list[Image.Image]:
-    """What the decoder makes of the latents of a published split's scenes."""
+    """Decodes the latents of a published split's scenes."""
     parts = encode(code, atlas, *contents(dataset, atlas)).split(BATCH)
     return [image for part in parts for image in _decoded(vae, part.float().to(vae.device))]
 

@@ -53,10 +53,10 @@ class LayerCode:
             rows = features.movedim(1, -1).flatten(0, -2).double()
             mean = rows.mean(0)
             _, vectors = torch.linalg.eigh((rows - mean).T @ (rows - mean))  # ascending
-            kept = vectors[:, -width:].flip(1)
-            kept = kept * kept.gather(0, kept.abs().argmax(0, keepdim=True)).sign()  # the same on each machine
+            largest = vectors[:, -width:].flip(1)
+            signs = largest.gather(0, largest.abs().argmax(0, keepdim=True)).sign()  # the same on each machine
             means.append(mean.float())
-            components.append(kept.T.float().contiguous())
+            components.append((largest * signs).T.float().contiguous())
             features = _project(features, means[-1], components[-1])
         spread = features.movedim(1, -1).flatten(0, -2).std(0)
         scale = spread.clamp(min=1e-3 * spread.max()) ** WHITENED
@@ -91,7 +91,7 @@ class LayerCode:
 def weighted_layers(
     atlas: Atlas, concepts: np.ndarray, backgrounds: np.ndarray, styles: np.ndarray | None = None
 ) -> torch.Tensor:
-    """What the code is of: objects, opacity, and the background times its weight, ``[n, LAYERS, 64, 64]``."""
+    """Draws the layers of canonical pictures: objects, opacity, weighted background; ``[n, LAYERS, 64, 64]``."""
     objects, opacity, background = canonical_layers(atlas, concepts, backgrounds, styles)
     return torch.cat([objects, opacity, BACKGROUND * background], 1)
 

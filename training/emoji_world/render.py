@@ -175,7 +175,7 @@ def canonical_pictures(
 def canonical_layers(
     atlas: Atlas, concepts: np.ndarray, backgrounds: np.ndarray, styles: np.ndarray | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What :func:`canonical_pictures` lays one on the other, in 0..1; the arguments are the same.
+    """Draws the layers of :func:`canonical_pictures`, in 0..1; the arguments are the same.
 
     Returns:
         Colours of the objects times their opacity ``[n, 3, 64, 64]``, opacity ``[n, 1, 64, 64]``, and colours of the

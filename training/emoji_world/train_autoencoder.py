@@ -76,10 +76,10 @@ def main(
     vae.to(accelerator.device, memory_format=torch.channels_last)
 
     def make_batch(index: int) -> tuple:
-        shown = contents(index, batch)
-        pixels = canonical_pictures(*shown).float() / 127.5 - 1
+        scenes = contents(index, batch)
+        pixels = canonical_pictures(*scenes).float() / 127.5 - 1
         noise = draw_noise(torch.Generator().manual_seed(index), batch)
-        return pixels.contiguous(memory_format=torch.channels_last), code.encode(weighted_layers(*shown)), noise
+        return pixels.contiguous(memory_format=torch.channels_last), code.encode(weighted_layers(*scenes)), noise
 
     model = Autoencoding(vae)
     train(model, make_batch, accelerator, run=run, steps=steps, learning_rate=learning_rate, weight_decay=0.0)
