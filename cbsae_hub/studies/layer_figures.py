@@ -83,12 +83,13 @@ def plot_l0_by_layer(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def plot_s_f(neurons: pd.DataFrame, gamma: float) -> Figure:
+def plot_s_f(neurons: pd.DataFrame, gamma: float, loss: float) -> Figure:
     """Histogram of S_f on a logarithmic scale, a panel for each layer (figure 6).
 
     Args:
         neurons: ``layer``, ``kind`` and ``s_f``, a row per neuron.
         gamma: The least S_f of a neuron that counts, drawn as a line.
+        loss: S_f of answers that only become uniform; the dotted line is as far beyond it.
     """
     _require(neurons, "neurons")
     layers = dict(list(neurons.groupby("layer")))
@@ -98,18 +99,20 @@ def plot_s_f(neurons: pd.DataFrame, gamma: float) -> Figure:
         for i, (kind, of_kind) in enumerate(part.groupby("kind", sort=False)):
             counts, _ = np.histogram(of_kind["s_f"], edges)
             axes.stairs(counts / len(of_kind), edges, label=kind, **_line(i))
-        axes.axvline(gamma, color="grey", linewidth=0.8)
+        for least, dashes in ((gamma, "-"), (loss + gamma, ":")):
+            axes.axvline(least, color="grey", linewidth=0.8, linestyle=dashes)
         axes.set(xlabel="S_f", ylabel="share of neurons", yscale="log", ylim=(LOWEST, 1.5))
         axes.set_title(f"layer {layer}", **TITLE)
     _legend(figure, panels[0])
     return figure
 
 
-def plot_curves(curves: Sequence[Mapping[str, Any]]) -> Figure:
+def plot_curves(curves: Sequence[Mapping[str, Any]], loss: float) -> Figure:
     """Gain of a word and S_f against the strength, for the strongest neuron of each kind (figure 5).
 
     Args:
         curves: Each :attr:`cbsae_hub.studies.layer_steering.Steered.curve`, with ``layer`` and ``kind``.
+        loss: S_f of answers that only become uniform, drawn as a dotted line.
     """
     _require(curves, "curves")
     layers = list(dict.fromkeys(curve["layer"] for curve in curves))
@@ -123,6 +126,7 @@ def plot_curves(curves: Sequence[Mapping[str, Any]]) -> Figure:
     for column, layer in enumerate(layers):
         panels[0, column].set_title(f"layer {layer}", **TITLE)
         panels[0, column].set(ylim=(-0.02, 1.02))
+        panels[1, column].axhline(loss, color="grey", linewidth=0.8, linestyle=":")
         panels[1, column].set(xlabel="strength", ylim=(-0.02, 1.52))
     panels[0, 0].set_ylabel("ΔP of the word")
     panels[1, 0].set_ylabel("S_f")
