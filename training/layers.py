@@ -264,8 +264,9 @@ class Results:
         yield "l0_boxes", lambda: figures.plot_l0_boxes(boxes)
         steered, neurons = self.steered(), pd.concat(self.neurons, ignore_index=True)
         at = neurons[neurons["strength"] == settings.strength]
-        yield "s_f", lambda: figures.plot_s_f(at, settings.gamma)
-        yield "curves", lambda: figures.plot_curves(self.curves)
+        loss = self.summaries[0]["loss"]  # of the images, the same for all
+        yield "s_f", lambda: figures.plot_s_f(at, settings.gamma, loss)
+        yield "curves", lambda: figures.plot_curves(self.curves, loss)
         far = steered[np.isinf(steered["strength"])]
         reach = over_seeds(far, ("layer", "kind", "neurons"), ("concept_coverage",))
         yield "reach", lambda: figures.plot_reach(reach, settings.beta)

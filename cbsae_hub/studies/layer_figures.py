@@ -83,33 +83,36 @@ def plot_l0_by_layer(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def plot_s_f(neurons: pd.DataFrame, gamma: float) -> Figure:
+def plot_s_f(neurons: pd.DataFrame, gamma: float, loss: float) -> Figure:
     """Histogram of S_f on a logarithmic scale, a panel for each layer (figure 6).
 
     Args:
         neurons: ``layer``, ``kind`` and ``s_f``, a row per neuron.
         gamma: The least S_f of a neuron that counts, drawn as a line.
+        loss: S_f of answers that only become uniform; the dotted line is as far beyond it.
     """
     _require(neurons, "neurons")
-    layers = dict(list(neurons.groupby("layer")))
+    layers, kinds = dict(list(neurons.groupby("layer"))), list(neurons["kind"].unique())
     figure, panels = _panels(layers, 3.0, 2.8, "neurons")
     edges = np.linspace(0, max(1.0, float(neurons["s_f"].max())), 41)
     for axes, (layer, part) in zip(panels, layers.items()):
-        for i, (kind, of_kind) in enumerate(part.groupby("kind", sort=False)):
+        for kind, of_kind in part.groupby("kind", sort=False):
             counts, _ = np.histogram(of_kind["s_f"], edges)
-            axes.stairs(counts / len(of_kind), edges, label=kind, **_line(i))
-        axes.axvline(gamma, color="grey", linewidth=0.8)
+            axes.stairs(counts / len(of_kind), edges, label=kind, **_line(kinds.index(kind)))
+        for least, dashes in ((gamma, "-"), (loss + gamma, ":")):
+            axes.axvline(least, color="grey", linewidth=0.8, linestyle=dashes)
         axes.set(xlabel="S_f", ylabel="share of neurons", yscale="log", ylim=(LOWEST, 1.5))
         axes.set_title(f"layer {layer}", **TITLE)
-    _legend(figure, panels[0])
+    _legend(figure, panels)
     return figure
 
 
-def plot_curves(curves: Sequence[Mapping[str, Any]]) -> Figure:
+def plot_curves(curves: Sequence[Mapping[str, Any]], loss: float) -> Figure:
     """Gain of a word and S_f against the strength, for the strongest neuron of each kind (figure 5).
 
     Args:
         curves: Each :attr:`cbsae_hub.studies.layer_steering.Steered.curve`, with ``layer`` and ``kind``.
+        loss: S_f of answers that only become uniform, drawn as a dotted line.
     """
     _require(curves, "curves")
     layers = list(dict.fromkeys(curve["layer"] for curve in curves))
@@ -123,10 +126,11 @@ def plot_curves(curves: Sequence[Mapping[str, Any]]) -> Figure:
     for column, layer in enumerate(layers):
         panels[0, column].set_title(f"layer {layer}", **TITLE)
         panels[0, column].set(ylim=(-0.02, 1.02))
+        panels[1, column].axhline(loss, color="grey", linewidth=0.8, linestyle=":")
         panels[1, column].set(xlabel="strength", ylim=(-0.02, 1.52))
     panels[0, 0].set_ylabel("ΔP of the word")
     panels[1, 0].set_ylabel("S_f")
-    _legend(figure, panels[0, 0])
+    _legend(figure, panels[0])
     return figure
 
 
@@ -168,8 +172,12 @@ def _panels(parts: Mapping[Any, Any], width: float, height: float, what: str) ->
     return figure, panels[: len(parts)]
 
 
-def _legend(figure: Figure, axes: Any) -> None:
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, **LEGEND)
+def _legend(figure: Figure, panels: Sequence[Any]) -> None:
+    """One legend of all panels, of which some may lack a line that others have."""
+    lines: dict[str, Any] = {}
+    for axes in panels:
+        lines |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels()) if label not in lines}
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=4, **LEGEND)
 
 
 def _require(data: Any, what: str) -> None:

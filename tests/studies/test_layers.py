@@ -19,7 +19,7 @@ from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.encoders.zero_shot import ZeroShotHead
 from cbsae_hub.steering import ClipZeroShotSteerer, Edit, Steering
 from cbsae_hub.steering.latents import RawNeurons
-from cbsae_hub.studies.layer_figures import plot_l0_boxes, plot_l0_by_layer
+from cbsae_hub.studies.layer_figures import plot_l0_boxes, plot_l0_by_layer, plot_s_f
 from cbsae_hub.studies.layer_steering import RANDOM, RAW, controls, steer_set
 from cbsae_hub.studies.layer_tables import as_markdown, over_seeds
 from cbsae_hub.studies.layers import BOX, LayerProbe
@@ -283,6 +283,11 @@ def test_cls_stands_apart_from_the_patches_and_lines_are_of_what_there_is():
     assert cls.get_legend_handles_labels()[1] == ["a, SAE of all", "a, SAE of cls"]
     with pytest.raises(ValueError, match="there are no boxes to draw"):
         plot_l0_boxes({})
+    neurons = pd.DataFrame({"layer": [0, 1, 1], "kind": ["b", "a", "b"], "s_f": [0.2, 0.4, 0.6]})
+    figure = plot_s_f(neurons, 0.1, 0.5)
+    colours = [{patch.get_label(): patch.get_edgecolor() for patch in axes.patches} for axes in figure.axes]
+    assert colours[0]["b"] == colours[1]["b"] != colours[1]["a"], "a kind looks the same in every panel"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["b", "a"]
 
 
 def test_the_table_shows_what_is_known():
