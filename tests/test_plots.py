@@ -119,7 +119,12 @@ def test_steering_against_strength_ends_at_the_asymptote():
 
 
 def test_a_sweep_of_typographic_features_has_a_line_for_each_lambda_and_those_of_no_defence_and_the_prefix():
-    rows = [("SAE", None, None, 40, 90), ("SAE", 0.1, 0.2, 50, 80), ("SAE", 1.0, 0.2, 44, 88), ("SAE", 0.1, 1.0, 48, 85)]
+    rows = [
+        ("SAE", None, None, 40, 90),
+        ("SAE", 0.1, 0.2, 50, 80),
+        ("SAE", 1.0, 0.2, 44, 88),
+        ("SAE", 0.1, 1.0, 48, 85),
+    ]
     rows += [("SAE", 0.1, 0.2, 60, 82), ("SAE", 1.0, 1.0, 41, 90), ("raw neurons", 0.1, 1.0, 20, 30)]
     sweep = pd.DataFrame(rows, columns=["neurons_of", "tau", "lambda", "attacked", "clean"])
     figure = plotting.plot_typographic_sweep(sweep, {"attacked": 70.0, "clean": 89.0})

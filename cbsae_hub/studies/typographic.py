@@ -6,6 +6,7 @@ attacked pictures than on the same pictures without words are set to zero, with 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -106,9 +107,10 @@ class TypographicStudy:
         ]
         v = torch.cat(parts)
         labels, words = (
-            names and torch.tensor([numbers[name] for name in names], device=v.device)
+            None if names is None else torch.tensor([numbers[name] for name in names], device=v.device)
             for names in (images.labels, images.words)
         )
+        assert labels is not None
         return Views(v, labels, words)
 
     def run(self, seed: int) -> dict[str, Any]:
@@ -180,25 +182,24 @@ class TypographicStudy:
         return torch.stack(means)
 
     def _features(self, name: str, latents: Tensor, row: Mapping[str, Any]) -> list[int]:
-        """The neurons of one tau and lambda."""
+        """The neurons of one tau and lambda; none without a tau."""
+        if row["tau"] is None:
+            return []
         attribute = torch.tensor([False, True], device=latents.device)
         return widen(self.steerers[name].tower.sae, _find_features(latents, attribute, row["tau"]), row["lambda"])
 
     def _sweep(self, name: str, latents: Tensor, attacked: Views) -> list[dict[str, Any]]:
         """Figures on the validation pictures for each tau and lambda, and without any features."""
-        rows: list[dict[str, Any]] = [{"neurons_of": name, "tau": None, "lambda": None, "size": 0, "features": []}]
-        for tau in self.settings.taus:
-            for closeness in self.settings.lambdas:
-                row = {"neurons_of": name, "tau": tau, "lambda": closeness}
-                features = self._features(name, latents, row)
-                rows.append({**row, "size": len(features), "features": features})
-        clean, known = self.clean["validation"], {}
-        for row in tqdm(rows, desc=f"sweep of {name}", leave=False):
-            key = tuple(row.pop("features"))
-            if key not in known:
-                answers = (self._answers(name, views, key, self.text_by_class) for views in (attacked, clean))
-                known[key] = _figures(next(answers), attacked, next(answers), clean)
-            row |= {"attacked": known[key]["attacked"], "clean": known[key]["clean"]}
+        clean, measured, rows = self.clean["validation"], {}, []
+        grid = [(None, None), *product(self.settings.taus, self.settings.lambdas)]
+        for tau, closeness in tqdm(grid, desc=f"sweep of {name}", leave=False):
+            row = {"neurons_of": name, "tau": tau, "lambda": closeness}
+            features = tuple(self._features(name, latents, row))
+            if features not in measured:
+                answers = [self._answers(name, views, features, self.text_by_class) for views in (attacked, clean)]
+                figures = _figures(answers[0], attacked, answers[1], clean)
+                measured[features] = {key: figures[key] for key in ("attacked", "clean")}
+            rows.append({**row, "size": len(features), **measured[features]})
         return rows
 
     def _learn_prefix(self, seed: int, attacked: Mapping[str, Views]) -> tuple[DefensePrefix, float, dict[str, Any]]:
@@ -300,9 +301,9 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
         One row per ``pictures`` and ``defence``: ``size``, ``attacked``, ``word``, ``clean`` in per cent, and
         ``price``, the points of ``clean`` that the defence costs.
     """
-    none = rows[rows["defence"] == "none"].set_index(["seed", "pictures"])["clean"]
-    before = none.reindex(pd.MultiIndex.from_frame(rows[["seed", "pictures"]])).to_numpy(dtype=float)
     rows = rows.assign(clean=rows["clean"].astype(float))
+    none = rows[rows["defence"] == "none"].set_index(["seed", "pictures"])["clean"]
+    before = none.reindex(pd.MultiIndex.from_frame(rows[["seed", "pictures"]])).to_numpy()
     rows = rows.assign(price=before - rows["clean"])
     groups = rows.groupby(["pictures", "defence"], sort=False)[["size", "attacked", "word", "clean", "price"]]
     return groups.mean().join(groups.std(ddof=1), rsuffix="_spread").reset_index()
