@@ -27,6 +27,7 @@ DEFENCES = ("none", "prefix", "SAE", "prefix and SAE", "random features", "raw n
 TAUS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 LAMBDAS = (0.2, 0.3, 0.4, 0.6, 1.0)
 BATCH = 64
+CHUNK = 256  # neurons at once: of a wide SAE, thousands may be set to zero
 DENSE_BATCH = 16  # images at once where latents of all neurons are held
 
 
@@ -223,12 +224,15 @@ class TypographicStudy:
     def _answers(self, name: str, views: Views, features: Sequence[int], texts: Tensor) -> Tensor:
         """Numbers of the classes that pictures are taken for, ``[n]``, with neurons set to zero."""
         steerer, parts = self.steerers[name], []
-        steering = Steering([Edit(neuron, 0.0) for neuron in features], keep_error=True)
+        sae, chunks = steerer.tower.sae, [features[i : i + CHUNK] for i in range(0, len(features), CHUNK)]
+        # Decoders are linear, so that what is taken away can be added up.
+        steerings = [Steering([Edit(neuron, 0.0) for neuron in chunk], keep_error=True) for chunk in chunks]
         for v in views.v.split(BATCH):
-            if features:  # all tokens as those of one picture: neurons and tokens at once
-                x = v.flatten(0, 1).to(weight_dtype(steerer.tower.sae))
-                base, push, _ = steering.displace(x, read_latents(steerer.tower.sae, x))
-                v = (base + push).unflatten(0, v.shape[:2]).to(v.dtype)
+            if steerings:  # all tokens as those of one picture: neurons and tokens at once
+                x = v.flatten(0, 1).to(weight_dtype(sae))
+                latents = read_latents(sae, x)
+                pushes = torch.stack([steering.displace(x, latents).push for steering in steerings])
+                v = (x + pushes.sum(0)).unflatten(0, v.shape[:2]).to(v.dtype)
             parts.append((steerer.embed(v) @ texts.T).argmax(-1))
         return torch.cat(parts)
 
