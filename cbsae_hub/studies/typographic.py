@@ -71,7 +71,7 @@ class TypographicStudy:
         settings: What is tried.
 
     Raises:
-        ValueError: If there is only one class.
+        ValueError: If a benchmark is called "test".
     """
 
     def __init__(
@@ -85,16 +85,19 @@ class TypographicStudy:
         benchmarks: Mapping[str, Benchmark],
         settings: TypographicSettings,
     ):
+        if "test" in benchmarks:
+            raise ValueError("a benchmark cannot be called test: that is what the rows of the held-out pictures say")
         self.classes, self.template, self.attack, self.settings = steerer.vocabulary, template, attack, settings
         raw = RawNeurons(steerer.tower.sae.d_in, steerer.tower.layer)
         self.steerers = {"SAE": steerer, "raw neurons": steerer.with_sae(raw)}
         self.model, self.tokenizer, self.text_by_class = steerer.model, steerer.tokenizer, steerer.texts
         self.pictures = {"finding": finding, "validation": validation, "test": test}
         self.clean = {name: self._see(images, self.classes) for name, images in self.pictures.items()}
-        self.benchmarks = {
-            name: (one, self._see(one.attacked, one.classes), one.clean and self._see(one.clean, one.classes))
-            for name, one in benchmarks.items()
-        }
+        # Classes, prompt, attacked and clean pictures of each benchmark.
+        self.benchmarks: dict[str, tuple[Sequence[str], str, Views, Views | None]] = {}
+        for name, one in benchmarks.items():
+            clean = None if one.clean is None else self._see(one.clean, one.classes)
+            self.benchmarks[name] = one.classes, one.template, self._see(one.attacked, one.classes), clean
 
     @torch.no_grad()
     def _see(self, images: LabelledImages, classes: Sequence[str]) -> Views:
@@ -146,10 +149,9 @@ class TypographicStudy:
             "random features": ("SAE", drawn, False),
             "raw neurons": ("raw neurons", features["raw neurons"], False),
         }
-        sets = {"test": (self.classes, self.template, attacked["test"], self.clean["test"])}
-        sets |= {name: (one.classes, one.template, *views) for name, (one, *views) in self.benchmarks.items()}
-        rows, examples = [], []
-        for name, (classes, template, with_words, without) in sets.items():
+        test = self.classes, self.template, attacked["test"], self.clean["test"]
+        rows: list[dict[str, Any]] = []
+        for name, (classes, template, with_words, without) in {"test": test, **self.benchmarks}.items():
             texts = {False: embed_prompts(self.model, self.tokenizer, classes, [template], None)}
             with torch.no_grad():
                 texts[True] = prefix.texts(classes, [template])
@@ -191,8 +193,13 @@ class TypographicStudy:
 
     def _sweep(self, name: str, latents: Tensor, attacked: Views) -> list[dict[str, Any]]:
         """Figures on the validation pictures for each tau and lambda, and without any features."""
-        clean, measured, rows = self.clean["validation"], {}, []
-        grid = [(None, None), *product(self.settings.taus, self.settings.lambdas)]
+        clean = self.clean["validation"]
+        measured: dict[tuple[int, ...], dict[str, Any]] = {}
+        rows: list[dict[str, Any]] = []
+        grid: list[tuple[float | None, float | None]] = [
+            (None, None),
+            *product(self.settings.taus, self.settings.lambdas),
+        ]
         for tau, closeness in tqdm(grid, desc=f"sweep of {name}", leave=False):
             row = {"neurons_of": name, "tau": tau, "lambda": closeness}
             features = tuple(self._features(name, latents, row))
