@@ -210,7 +210,8 @@ def plot_typographic_sweep(sweep: pd.DataFrame, prefix: Mapping[str, float]) -> 
         raise ValueError("there are no values of tau to draw")
     none = sweep[sweep["tau"].isna()]
     # Raw neurons are at right angles to each other: every lambda gives them the same set.
-    kinds = [("SAE", part) for part in sorted(sweep["lambda"].dropna().unique())] + [("raw neurons", 1.0)]
+    lambdas = sorted(sweep["lambda"].dropna().unique())
+    kinds = [("SAE", closeness) for closeness in lambdas] + [("raw neurons", lambdas[-1])]
     figure, panels = _figure(10, 4.4, columns=2)
     for axes, column in zip(panels, ("attacked", "clean")):
         for i, (name, closeness) in enumerate(kinds):

@@ -14,6 +14,10 @@ from cbsae_hub.pictures import to_rgb
 Attack = Callable[[Image.Image, str, np.random.Generator], Image.Image]
 """Writes a word on a picture, with places and the like drawn from a generator."""
 _NAME = re.compile(r"label=(?P<label>.+)_text=(?P<word>.+)")  # of RTA-100's and PAINT's files
+_NAMING = (
+    "the pictures of {} must be called label=cup_text=dog.png, for a cup with the word dog on it, or be listed in "
+    "annotations.json: {}"
+)
 IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
@@ -112,19 +116,14 @@ def read_benchmark(folder: str | Path) -> Benchmark:
 
 def _by_name(folder: Path) -> list[tuple[Path, str, str]]:
     """File, label and written word of each picture."""
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGES)
-    names = [_NAME.fullmatch(file.stem) for file in files]
-    unnamed = [file.name for file, name in zip(files, names) if name is None]
-    if unnamed or not files:
-        example = f"{unnamed[0]} does not" if unnamed else "there are none"
-        raise ValueError(
-            f"the pictures of {folder} must be called label=cup_text=dog.png, for a cup with the word dog on it, or be "
-            f"listed in annotations.json: {example}"
-        )
-    return [
-        (file, *(name[part].replace("_", " ") for part in ("label", "word")))  # type: ignore[index,misc]
-        for file, name in zip(files, names)
-    ]
+    rows = []
+    for file in sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGES):
+        if (name := _NAME.fullmatch(file.stem)) is None:
+            raise ValueError(_NAMING.format(folder, f"{file.name} does not"))
+        rows.append((file, name["label"].replace("_", " "), name["word"].replace("_", " ")))
+    if not rows:
+        raise ValueError(_NAMING.format(folder, "there are none"))
+    return rows
 
 
 def _annotated(file: Path) -> list[tuple[Path, str, str]]:

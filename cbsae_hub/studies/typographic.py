@@ -6,6 +6,7 @@ attacked pictures than on the same pictures without words are set to zero, with 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ DEFENCES = ("none", "prefix", "SAE", "prefix and SAE", "random features", "raw n
 TAUS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 LAMBDAS = (0.2, 0.3, 0.4, 0.6, 1.0)
 BATCH = 64
+CHUNK = 256  # neurons at once: of a wide SAE, thousands may be set to zero
 DENSE_BATCH = 16  # images at once where latents of all neurons are held
 
 
@@ -69,7 +71,7 @@ class TypographicStudy:
         settings: What is tried.
 
     Raises:
-        ValueError: If there is only one class.
+        ValueError: If a benchmark is called "test".
     """
 
     def __init__(
@@ -83,16 +85,19 @@ class TypographicStudy:
         benchmarks: Mapping[str, Benchmark],
         settings: TypographicSettings,
     ):
+        if "test" in benchmarks:
+            raise ValueError("a benchmark cannot be called test: that is what the rows of the held-out pictures say")
         self.classes, self.template, self.attack, self.settings = steerer.vocabulary, template, attack, settings
         raw = RawNeurons(steerer.tower.sae.d_in, steerer.tower.layer)
         self.steerers = {"SAE": steerer, "raw neurons": steerer.with_sae(raw)}
         self.model, self.tokenizer, self.text_by_class = steerer.model, steerer.tokenizer, steerer.texts
         self.pictures = {"finding": finding, "validation": validation, "test": test}
         self.clean = {name: self._see(images, self.classes) for name, images in self.pictures.items()}
-        self.benchmarks = {
-            name: (one, self._see(one.attacked, one.classes), one.clean and self._see(one.clean, one.classes))
-            for name, one in benchmarks.items()
-        }
+        # Classes, prompt, attacked and clean pictures of each benchmark.
+        self.benchmarks: dict[str, tuple[Sequence[str], str, Views, Views | None]] = {}
+        for name, one in benchmarks.items():
+            clean = None if one.clean is None else self._see(one.clean, one.classes)
+            self.benchmarks[name] = one.classes, one.template, self._see(one.attacked, one.classes), clean
 
     @torch.no_grad()
     def _see(self, images: LabelledImages, classes: Sequence[str]) -> Views:
@@ -106,9 +111,10 @@ class TypographicStudy:
         ]
         v = torch.cat(parts)
         labels, words = (
-            names and torch.tensor([numbers[name] for name in names], device=v.device)
+            None if names is None else torch.tensor([numbers[name] for name in names], device=v.device)
             for names in (images.labels, images.words)
         )
+        assert labels is not None
         return Views(v, labels, words)
 
     def run(self, seed: int) -> dict[str, Any]:
@@ -143,10 +149,9 @@ class TypographicStudy:
             "random features": ("SAE", drawn, False),
             "raw neurons": ("raw neurons", features["raw neurons"], False),
         }
-        sets = {"test": (self.classes, self.template, attacked["test"], self.clean["test"])}
-        sets |= {name: (one.classes, one.template, *views) for name, (one, *views) in self.benchmarks.items()}
-        rows, examples = [], []
-        for name, (classes, template, with_words, without) in sets.items():
+        test = self.classes, self.template, attacked["test"], self.clean["test"]
+        rows: list[dict[str, Any]] = []
+        for name, (classes, template, with_words, without) in {"test": test, **self.benchmarks}.items():
             texts = {False: embed_prompts(self.model, self.tokenizer, classes, [template], None)}
             with torch.no_grad():
                 texts[True] = prefix.texts(classes, [template])
@@ -180,25 +185,29 @@ class TypographicStudy:
         return torch.stack(means)
 
     def _features(self, name: str, latents: Tensor, row: Mapping[str, Any]) -> list[int]:
-        """The neurons of one tau and lambda."""
+        """The neurons of one tau and lambda; none without a tau."""
+        if row["tau"] is None:
+            return []
         attribute = torch.tensor([False, True], device=latents.device)
         return widen(self.steerers[name].tower.sae, _find_features(latents, attribute, row["tau"]), row["lambda"])
 
     def _sweep(self, name: str, latents: Tensor, attacked: Views) -> list[dict[str, Any]]:
         """Figures on the validation pictures for each tau and lambda, and without any features."""
-        rows: list[dict[str, Any]] = [{"neurons_of": name, "tau": None, "lambda": None, "size": 0, "features": []}]
-        for tau in self.settings.taus:
-            for closeness in self.settings.lambdas:
-                row = {"neurons_of": name, "tau": tau, "lambda": closeness}
-                features = self._features(name, latents, row)
-                rows.append({**row, "size": len(features), "features": features})
-        clean, known = self.clean["validation"], {}
-        for row in tqdm(rows, desc=f"sweep of {name}", leave=False):
-            key = tuple(row.pop("features"))
-            if key not in known:
-                answers = (self._answers(name, views, key, self.text_by_class) for views in (attacked, clean))
-                known[key] = _figures(next(answers), attacked, next(answers), clean)
-            row |= {"attacked": known[key]["attacked"], "clean": known[key]["clean"]}
+        clean = self.clean["validation"]
+        measured: dict[tuple[int, ...], dict[str, Any]] = {}
+        rows: list[dict[str, Any]] = []
+        grid: list[tuple[float | None, float | None]] = [
+            (None, None),
+            *product(self.settings.taus, self.settings.lambdas),
+        ]
+        for tau, closeness in tqdm(grid, desc=f"sweep of {name}", leave=False):
+            row = {"neurons_of": name, "tau": tau, "lambda": closeness}
+            features = tuple(self._features(name, latents, row))
+            if features not in measured:
+                answers = [self._answers(name, views, features, self.text_by_class) for views in (attacked, clean)]
+                figures = _figures(answers[0], attacked, answers[1], clean)
+                measured[features] = {key: figures[key] for key in ("attacked", "clean")}
+            rows.append({**row, "size": len(features), **measured[features]})
         return rows
 
     def _learn_prefix(self, seed: int, attacked: Mapping[str, Views]) -> tuple[DefensePrefix, float, dict[str, Any]]:
@@ -222,12 +231,15 @@ class TypographicStudy:
     def _answers(self, name: str, views: Views, features: Sequence[int], texts: Tensor) -> Tensor:
         """Numbers of the classes that pictures are taken for, ``[n]``, with neurons set to zero."""
         steerer, parts = self.steerers[name], []
-        steering = Steering([Edit(neuron, 0.0) for neuron in features], keep_error=True)
+        sae, chunks = steerer.tower.sae, [features[i : i + CHUNK] for i in range(0, len(features), CHUNK)]
+        # Decoders are linear, so that what is taken away can be added up.
+        steerings = [Steering([Edit(neuron, 0.0) for neuron in chunk], keep_error=True) for chunk in chunks]
         for v in views.v.split(BATCH):
-            if features:  # all tokens as those of one picture: neurons and tokens at once
-                x = v.flatten(0, 1).to(weight_dtype(steerer.tower.sae))
-                base, push, _ = steering.displace(x, read_latents(steerer.tower.sae, x))
-                v = (base + push).unflatten(0, v.shape[:2]).to(v.dtype)
+            if steerings:  # all tokens as those of one picture: neurons and tokens at once
+                x = v.flatten(0, 1).to(weight_dtype(sae))
+                latents = read_latents(sae, x)
+                pushes = torch.stack([steering.displace(x, latents).push for steering in steerings])
+                v = (x + pushes.sum(0)).unflatten(0, v.shape[:2]).to(v.dtype)
             parts.append((steerer.embed(v) @ texts.T).argmax(-1))
         return torch.cat(parts)
 
@@ -300,9 +312,9 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
         One row per ``pictures`` and ``defence``: ``size``, ``attacked``, ``word``, ``clean`` in per cent, and
         ``price``, the points of ``clean`` that the defence costs.
     """
-    none = rows[rows["defence"] == "none"].set_index(["seed", "pictures"])["clean"]
-    before = none.reindex(pd.MultiIndex.from_frame(rows[["seed", "pictures"]])).to_numpy(dtype=float)
     rows = rows.assign(clean=rows["clean"].astype(float))
+    none = rows[rows["defence"] == "none"].set_index(["seed", "pictures"])["clean"]
+    before = none.reindex(pd.MultiIndex.from_frame(rows[["seed", "pictures"]])).to_numpy()
     rows = rows.assign(price=before - rows["clean"])
     groups = rows.groupby(["pictures", "defence"], sort=False)[["size", "attacked", "word", "clean", "price"]]
     return groups.mean().join(groups.std(ddof=1), rsuffix="_spread").reset_index()

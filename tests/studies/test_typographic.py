@@ -2,6 +2,7 @@
 
 import json
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from cbsae_hub.steering.latents import RawNeurons
 from cbsae_hub.studies import typographic
 from cbsae_hub.studies.typographic import DEFENCES, TypographicSettings, TypographicStudy, summary, widen
 
+RECIPES = Path(__file__).parents[2] / "training" / "recipes"
 CLASSES, LAST = ["dog", "owl", "pie"], VISION["num_hidden_layers"] - 1
 
 
@@ -195,7 +197,7 @@ def test_the_script_writes_tables_and_figures_goes_on_and_names_mistakes(recipe,
         ({"images": f"{tmp_path}/paint", "split": "train", "test_split": "train"}, "no column 'label'"),
         ({"attack": None, "fonts": ["none.ttf"]}, "the font none.ttf cannot be read"),
         ({"benchmarks": {"PAINT": f"{tmp_path}/pictures"}}, "must be called label=cup_text=dog.png"),
-        ({"model_recipe": "training/recipes/emoji-reader.yaml", "model": "elsewhere"}, "but model is elsewhere"),
+        ({"model_recipe": f"{RECIPES}/emoji-reader.yaml", "model": "elsewhere"}, "but model is elsewhere"),
     ):
         ended = recipe(**changes)
         assert ended.exit_code == 2 and message in " ".join(ended.output.split()), (changes, ended.output)
