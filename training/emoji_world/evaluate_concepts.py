@@ -45,7 +45,7 @@ MODES = {"white picture": False, "alone": True}
 """Ways to set a neuron, and whether all others are silent."""
 FACTORS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
 CONCEPTS, OBJECTS = "concept neurons", "the SAE's neurons of objects"
-SHOWN = 24  # concepts in the picture
+IN_SHEET = 24  # concepts in the picture
 SURE = 1.959963984540054  # deviations of a normal distribution within which 95 % lie
 
 
@@ -183,21 +183,21 @@ def as_markdown(rows: Sequence[dict[str, Any]]) -> str:
     return markdown_table(pd.DataFrame(cells))
 
 
-def sheet_of(shown: dict[str, Drawings]) -> Figure:
+def sheet_of(columns: dict[str, Drawings]) -> Figure:
     """The first drawing of the first concepts in every column, each beside the judge's answer."""
-    first = next(iter(shown.values()))
-    count = min(SHOWN, len(first.concepts))
+    first = next(iter(columns.values()))
+    count = min(IN_SHEET, len(first.concepts))
     cells = [
         [
             (one.pictures[i][0], ("✓ " if one.answers[i][0] == one.concepts[i] else "") + one.answers[i][0])
-            for one in shown.values()
+            for one in columns.values()
         ]
         for i in range(count)
     ]
     caption = (
         "The first drawing of each concept neuron, and of a random direction as long; beside it what emoji-judge sees"
     )
-    return plot_sheet(cells, first.concepts[:count], list(shown), caption)
+    return plot_sheet(cells, first.concepts[:count], list(columns), caption)
 
 
 def main(
@@ -229,14 +229,14 @@ def main(
     artist = Artist(asked_judge, range(seeds), *options)
     with torch.inference_mode():
         best, choice = choose_strength(Artist(asked_judge, [0], *options), objects.every_other(0), alpha)
-        rows, shown = [], {}
+        rows, columns = [], {}
         for name, neurons in ((CONCEPTS, concepts), (OBJECTS, objects.every_other(1))):
             for mode in MODES:
                 for strength in dict.fromkeys((alpha, best)):
                     right, random = (artist.draw(neurons, mode, strength, control) for control in (False, True))
                     rows.append(row_of(name, mode, strength, right, random))
                     if name == CONCEPTS and strength == alpha:
-                        shown |= {mode: right, f"random, {mode}": random}
+                        columns |= {mode: right, f"random, {mode}": random}
     content = {
         **{
             title: folder_revision(folder)
@@ -247,13 +247,13 @@ def main(
         "rows": rows,
         "no objects": others,
         "concepts": [
-            {"concept": name, "neuron": neuron, **{mode: drawings.answers[i] for mode, drawings in shown.items()}}
+            {"concept": name, "neuron": neuron, **{mode: drawings.answers[i] for mode, drawings in columns.items()}}
             for i, (neuron, name) in enumerate(zip(concepts.ids, concepts.concepts))
         ],
     }
     write_json(model / "concepts.json", content)
     with replace_file(model / "concepts.png") as partial:
-        sheet_of(shown).savefig(partial, format="png")
+        sheet_of(columns).savefig(partial, format="png")
     typer.echo(as_markdown(rows), nl=False)
 
 
