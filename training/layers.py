@@ -144,7 +144,7 @@ class LayerStudy:
         )
 
     def probe(self, layer: int) -> LayerProbe:
-        """What all SAEs of a layer are measured on."""
+        """The probe of a layer, for all its SAEs."""
         if layer not in self._probes:
             classes, targets, _ = self.chosen
             self._probes[layer] = LayerProbe(self.encoders[layer], self.stores[layer], targets, self.head)
@@ -291,7 +291,7 @@ def slug(name: str) -> str:
 
 
 def remembered(file: Path, settings: dict[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What was computed with these settings, from its file; else it is computed, and written there."""
+    """The result of these settings from its file; else it is computed, and written there."""
     if file.is_file() and (content := read_json(file))["settings"] == plain(settings):
         return content["result"]
     result = plain(compute())

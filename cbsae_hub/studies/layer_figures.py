@@ -46,10 +46,10 @@ def plot_l0_boxes(boxes: Mapping[int, tuple[Any, int]]) -> Figure:
         values = np.asarray(quantiles, float)
         # CLS stands to the left of the patches; registers are left out.
         places = [*([-2] if prefix else []), *range(len(values) - prefix)]
-        shown = np.concatenate([values[: min(1, prefix)], values[prefix:]])
+        rows = np.concatenate([values[: min(1, prefix)], values[prefix:]])
         names = ("whislo", "q1", "med", "q3", "whishi")
         drawn = axes.bxp(
-            [dict(zip(names, row)) for row in shown], places, widths=0.7, showfliers=False, patch_artist=True,
+            [dict(zip(names, row)) for row in rows], places, widths=0.7, showfliers=False, patch_artist=True,
             manage_ticks=False, medianprops={"color": "black"},
         )  # fmt: skip
         for box, place in zip(drawn["boxes"], places):
@@ -72,9 +72,9 @@ def plot_l0_by_layer(rows: pd.DataFrame) -> Figure:
     figure, panels = _figure(10, 4.2, columns=2)
     for axes, name, title in zip(panels, ("l0_patch", "l0_cls"), ("patches", "CLS")):
         for i, ((kind, tokens), part) in enumerate(rows.groupby(["kind", "tokens"], sort=False)):
-            known = part[part[name].notna()].sort_values("layer")
-            if len(known):
-                _with_spread(axes, known, name, label=f"{kind}, SAE of {tokens}", look=_line(i))
+            measured = part[part[name].notna()].sort_values("layer")
+            if len(measured):
+                _with_spread(axes, measured, name, label=f"{kind}, SAE of {tokens}", look=_line(i))
         axes.set(xlabel="layer", ylabel="active latents (mean)")
         axes.set_yscale("symlog", linthresh=1)
         axes.set_ylim(bottom=0)

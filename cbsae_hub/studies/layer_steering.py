@@ -1,4 +1,4 @@
-"""How far the neurons of an SAE at one layer steer a CLIP's answers, beside raw neurons and random directions.
+"""Steering of a CLIP by the neurons of an SAE at one layer, beside raw neurons and random directions.
 
 After "Steering CLIP's vision transformer with sparse autoencoders" (Joseph et al., 2025), section 6.
 """
@@ -84,7 +84,7 @@ def steer_set(
 
 
 def controls(d_in: int, layer: int, count: int, seed: int = 0) -> dict[str, RawNeurons]:
-    """What neurons of an SAE are compared with at a layer: the raw neurons, and as many random directions.
+    """The controls of an SAE at a layer: the raw neurons, and as many random directions.
 
     Args:
         d_in: Width of the activations.

@@ -73,6 +73,6 @@ def as_markdown(measured: pd.DataFrame, steered: pd.DataFrame, gamma: float) -> 
     text = "**SAEs**\n\n" + table(measured, MEASURES, ("layer", "tokens", "kind"))
     if steered.empty:
         return text
-    named = steered.assign(strength=[f"{s:g}" if np.isfinite(s) else "asymptote" for s in steered["strength"]])
+    steps = steered.assign(strength=[f"{s:g}" if np.isfinite(s) else "asymptote" for s in steered["strength"]])
     titles = {title.replace("gamma", f"{gamma:g}"): place for title, place in STEERING.items()}
-    return f"{text}\n**Steering**\n\n" + table(named, titles, ("layer", "kind", "neurons", "strength"))
+    return f"{text}\n**Steering**\n\n" + table(steps, titles, ("layer", "kind", "neurons", "strength"))
