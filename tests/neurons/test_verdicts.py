@@ -100,7 +100,7 @@ def best_of_all(pack, table):
 def test_strong_words_are_what_their_neurons_detect(shipped):
     best = best_of_all(shipped, shipped.neurons)
     strong = [word for word, match in best.items() if match.verdict == "strong"]
-    assert 0.2 < len(strong) / len(shipped.vocabulary) < 0.98, "neither all nor hardly any"
+    assert 0.3 < len(strong) / len(shipped.vocabulary) < 0.9, "neither all nor hardly any"
     assert all(shipped.neurons[best[word].neuron].truth == word for word in strong)
     assert all(match.reason for match in best.values())
     weak = [word for word, match in best.items() if match.match == 1.0 and match.verdict == "weak"]
