@@ -33,7 +33,7 @@ DENSE_BATCH = 16  # images at once where latents of all neurons are held
 
 @dataclass(frozen=True)
 class Views:
-    """What the encoder makes of pictures.
+    """Activations and answers of the encoder for pictures.
 
     Attributes:
         v: Activations at the SAE's block, ``[n, tokens, d]``.
@@ -48,7 +48,7 @@ class Views:
 
 @dataclass(frozen=True)
 class TypographicSettings:
-    """What is tried; see :class:`cbsae_hub.pipeline.sections.TypographicSection`."""
+    """Settings that are tried; see :class:`cbsae_hub.pipeline.sections.TypographicSection`."""
 
     taus: Sequence[float] = TAUS
     lambdas: Sequence[float] = LAMBDAS
@@ -285,7 +285,7 @@ def widen(sae: Any, features: Tensor, closeness: float) -> list[int]:
 
 
 def _sum(row: Mapping[str, Any]) -> float:
-    """What is chosen by: attacked pictures and clean ones count alike."""
+    """Returns the figure to choose by: attacked pictures and clean ones count alike."""
     return row["attacked"] + row["clean"]
 
 
