@@ -57,14 +57,14 @@ class TextAttack:
         pen, text = ImageDraw.Draw(square), lines_of(word)
         name, size = self.fonts[rng.integers(len(self.fonts))], int(rng.integers(SIZES[0], SIZES[1] + 1))
         while True:
-            left, top, right, bottom = pen.textbbox((0, 0), text, font=_font(name, size), stroke_width=STROKE)
-            room = SIDE - (right - left), SIDE - (bottom - top)
+            x0, y0, x1, y1 = pen.textbbox((0, 0), text, font=_font(name, size), stroke_width=STROKE)
+            room = SIDE - (x1 - x0), SIDE - (y1 - y0)
             if min(room) >= 0 or size == 1:
                 break
             size -= 1
         x, y = (rng.uniform(0, max(0, free)) for free in room)
         fill, stroke = rng.choice(COLOURS, 2, replace=False)
-        place, font = (x - left, y - top), _font(name, size)
+        place, font = (x - x0, y - y0), _font(name, size)
         pen.text(place, text, font=font, fill=str(fill), stroke_width=STROKE, stroke_fill=str(stroke))
         return square
 
@@ -80,9 +80,9 @@ def _existing_fonts() -> tuple[str, ...]:
     fonts = [next(filter(_is_readable, row), None) for row in FACES]
     existing = tuple(font for font in fonts if font is not None)
     if not existing:
-        wanted = ", ".join(name for row in FACES for name in row)
+        names = ", ".join(name for row in FACES for name in row)
         raise ValueError(
-            f"this system has none of the fonts {wanted}: install one (Debian: apt install fonts-dejavu-core), or name "
+            f"this system has none of the fonts {names}: install one (Debian: apt install fonts-dejavu-core), or name "
             "files of fonts, fonts: [my-font.ttf]"
         )
     return existing

@@ -33,7 +33,7 @@ DENSE_BATCH = 16  # images at once where latents of all neurons are held
 
 @dataclass(frozen=True)
 class Views:
-    """What the encoder makes of pictures.
+    """Activations of pictures, and the right answers.
 
     Attributes:
         v: Activations at the SAE's block, ``[n, tokens, d]``.
@@ -48,7 +48,7 @@ class Views:
 
 @dataclass(frozen=True)
 class TypographicSettings:
-    """What is tried; see :class:`cbsae_hub.pipeline.sections.TypographicSection`."""
+    """Settings to try; see :class:`cbsae_hub.pipeline.sections.TypographicSection`."""
 
     taus: Sequence[float] = TAUS
     lambdas: Sequence[float] = LAMBDAS
