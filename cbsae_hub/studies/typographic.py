@@ -285,7 +285,7 @@ def widen(sae: Any, features: Tensor, closeness: float) -> list[int]:
 
 
 def _sum(row: Mapping[str, Any]) -> float:
-    """What is chosen by: attacked pictures and clean ones count alike."""
+    """The figure by which settings are chosen: attacked pictures and clean ones count alike."""
     return row["attacked"] + row["clean"]
 
 
