@@ -33,7 +33,7 @@ DENSE_BATCH = 16  # images at once where latents of all neurons are held
 
 @dataclass(frozen=True)
 class Views:
-    """Activations and answers of the encoder for pictures.
+    """Activations of pictures, and the right answers.
 
     Attributes:
         v: Activations at the SAE's block, ``[n, tokens, d]``.
@@ -48,7 +48,7 @@ class Views:
 
 @dataclass(frozen=True)
 class TypographicSettings:
-    """Settings that are tried; see :class:`cbsae_hub.pipeline.sections.TypographicSection`."""
+    """Settings to try; see :class:`cbsae_hub.pipeline.sections.TypographicSection`."""
 
     taus: Sequence[float] = TAUS
     lambdas: Sequence[float] = LAMBDAS
@@ -217,7 +217,7 @@ class TypographicStudy:
         tried = []
         for rate in self.settings.prefix_rates:
             prefix = DefensePrefix(self.model, self.tokenizer, seed)
-            options = {**self.settings.prefix, "rate": rate}
+            options: dict[str, Any] = {**self.settings.prefix, "rate": rate}
             prefix.fit(*embeddings, labels, self.classes, self.settings.templates, **options)
             with torch.no_grad():
                 texts = prefix.texts(self.classes, [self.template])
@@ -245,7 +245,8 @@ class TypographicStudy:
 
     def _examples(self, answers: Mapping[str, Tensor], attacked: Views, count: int = 6) -> list[dict[str, Any]]:
         """The first attacked pictures whose answer without defence is the word; if too few, the first others follow."""
-        reads = answers["none"] == attacked.words
+        assert attacked.words is not None
+        reads = answers["none"].eq(attacked.words)
         order = torch.cat([reads.nonzero().flatten(), (~reads).nonzero().flatten()])[:count].tolist()
         return [
             {
@@ -285,7 +286,7 @@ def widen(sae: Any, features: Tensor, closeness: float) -> list[int]:
 
 
 def _sum(row: Mapping[str, Any]) -> float:
-    """Returns the figure to choose by: attacked pictures and clean ones count alike."""
+    """The figure by which settings are chosen: attacked pictures and clean ones count alike."""
     return row["attacked"] + row["clean"]
 
 
@@ -295,10 +296,11 @@ def _figures(answers: Tensor, attacked: Views, clean_answers: Tensor | None, cle
     def percent(hits: Tensor) -> float:
         return 100 * hits.float().mean().item()
 
+    assert attacked.words is not None
     return {
-        "attacked": percent(answers == attacked.labels),
-        "word": percent(answers == attacked.words),
-        "clean": None if clean_answers is None or clean is None else percent(clean_answers == clean.labels),
+        "attacked": percent(answers.eq(attacked.labels)),
+        "word": percent(answers.eq(attacked.words)),
+        "clean": None if clean_answers is None or clean is None else percent(clean_answers.eq(clean.labels)),
     }
 
 

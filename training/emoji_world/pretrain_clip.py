@@ -88,9 +88,9 @@ def _targets(scenes: Scenes, concepts: int) -> list[torch.Tensor]:
     The right name of a label without an object is its word.
     """
     alone = (scenes.concepts == NO_OBJECT).all(1)
-    answers = np.concatenate([scenes.concepts, np.where(alone, scenes.words, NO_OBJECT)[:, None]], 1)
+    names = np.concatenate([scenes.concepts, np.where(alone, scenes.words, NO_OBJECT)[:, None]], 1)
     objects = torch.zeros(len(scenes), concepts + 1)
-    objects.scatter_(1, torch.from_numpy(answers) % (concepts + 1), 1.0)  # -1 falls on the column cut off below
+    objects.scatter_(1, torch.from_numpy(names) % (concepts + 1), 1.0)  # -1 falls on the column cut off below
     objects = objects[:, :concepts]
     background = F.one_hot(torch.from_numpy(scenes.backgrounds), len(BACKGROUNDS)).float()
     style = F.one_hot(torch.from_numpy(scenes.styles), len(STYLES)).float()
