@@ -39,7 +39,7 @@ class DefensePrefix:
     def __init__(self, model: CLIPModel, tokenizer: PreTrainedTokenizerBase, seed: int = 0):
         self.model, self.tokenizer, self.seed = model.eval().requires_grad_(False), copy.deepcopy(tokenizer), seed
         self.tokenizer.add_tokens([AddedToken(MARK, special=True, normalized=False)], special_tokens=True)
-        self._mark: int = self.tokenizer.convert_tokens_to_ids([MARK])[0]
+        self._mark = self.tokenizer.get_vocab()[MARK]
         self._table = model.text_model.embeddings.token_embedding
         start = torch.randn(self._table.embedding_dim, generator=torch.Generator().manual_seed(seed))
         self.vector = (START_SCALE * start).to(model.device).requires_grad_()
