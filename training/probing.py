@@ -19,7 +19,6 @@ import torch
 import typer
 from tqdm import tqdm
 
-from cbsae_hub.data.images import load_images
 from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.hub.files import claim, read_json, replace_file, write_json, write_text
 from cbsae_hub.models import SAE
@@ -73,9 +72,10 @@ class Place:
 
     def _set(self, name: str) -> ImageSet:
         one = self.settings.set_of(name)
-        images = load_images(one.images, one.split, one.images_revision)
-        source = {"id": one.images, "split": one.split, "revision": one.images_revision}
+        images, source = open_images(one)
         store = stored_activations(self.encoder, images, source, self.folder / "sets" / name)
+        if one.kind == "far":
+            return ImageSet(all_rows(store), torch.full((len(images),), -1), one.kind)
         column = one.label or self.settings.label
         labels = read_labels(images, column, label_file(self.settings.saes, source, column))
         return ImageSet(all_rows(store), torch.from_numpy(only_label(labels, self.classes)), one.kind, one.mask)

@@ -14,6 +14,7 @@ from cbsae_hub.metrics.ground_truth import ground_truth_scores
 from cbsae_hub.models import SAE
 
 RIDGE = 1e-3  # of the mean variance, added to the covariance: dimensions that hardly vary would decide otherwise
+BLOCK = 65536
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,18 @@ class NearestClass:
     """
 
     def __init__(self, rows: Tensor, targets: Tensor):
-        rows = rows.double()
-        counts = targets.bincount().clamp_min(1)[:, None]
-        self.means = rows.new_zeros(len(counts), rows.shape[1]).index_add_(0, targets, rows) / counts
-        centred = rows - self.means[targets]
-        covariance = centred.T @ centred / len(rows)
-        ridge = RIDGE * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=rows.dtype)
+        counts = targets.bincount()
+        means = torch.zeros(len(counts), rows.shape[1], dtype=torch.float64)
+        covariance = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64)
+        for own, part in zip(targets.split(BLOCK), rows.split(BLOCK)):
+            means.index_add_(0, own, part.double())
+        means /= counts.clamp_min(1)[:, None]
+        for own, part in zip(targets.split(BLOCK), rows.split(BLOCK)):
+            centred = part.double() - means[own]
+            covariance += centred.T @ centred / len(rows)
+        ridge = RIDGE * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=torch.float64)
         self._root = torch.linalg.cholesky(covariance + ridge)
-        self._white = self._whitened(self.means[targets.unique()])
+        self._white = self._whitened(means[counts > 0])
 
     def _whitened(self, rows: Tensor) -> Tensor:
         return torch.linalg.solve_triangular(self._root, rows.T, upper=False).T

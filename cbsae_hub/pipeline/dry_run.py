@@ -5,7 +5,7 @@ cache, is read instead.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,14 @@ from cbsae_hub.pipeline.extract import open_images
 from cbsae_hub.pipeline.recipe import read_sections
 from cbsae_hub.pipeline.sections import SECTIONS, DryRunSection
 from cbsae_hub.studies.tables import markdown_table
-from cbsae_hub.trainers.config import TrainConfig
+from cbsae_hub.trainers.config import SAETrainConfig, TrainConfig
 
 MODELS = {  # settings that are ids of models
     "activations": ("encoder",),
     "scores": ("judge", "similarity"),
     "steerability": ("llava", "sentences", "clip", "unclip", "pictures"),
     "cbsae": ("teacher",),
+    "ontology": ("encoder", "probe_images"),
 }
 
 
@@ -221,6 +222,39 @@ class DryRun:
             generators = sum(one.memory for one in self.steps if one.name == "steerability")
             step.memory = generators + costs.scoring_memory(self.sae, concepts=concepts, **self.scoring)
         step.shapes = f"bottlenecks to train and score: {len(variants)}"
+
+    def _ontology(self, settings: sections.OntologySection) -> None:
+        if settings.tree != "wordnet":
+            self._require(Path(settings.tree).is_file(), "ontology", f"there is no tree {settings.tree}")
+        self._layers(settings, {"encoder": settings.encoder}, (settings.tokens,))
+
+    def _probing(self, settings: sections.ProbingSection) -> None:
+        for name, encoder in settings.encoders.items():
+            self._id("probing", f"encoders.{name}", encoder)
+        for name in settings.sets:
+            self._id("probing", f"sets.{name}", settings.set_of(name).images)
+        self._layers(settings, settings.encoders, dict.fromkeys((settings.tokens, *settings.layer_tokens)))
+
+    def _layers(self, settings: Any, encoders: Mapping[str, str], selections: Iterable[str]) -> None:
+        """Checks a study of many layers; its sizes are known if it is of the encoder of section `activations`."""
+        step, images = self._step(settings.section), self._count(settings, "images")
+        activations, known = self.sections.get("activations"), self.encoder
+        if known is None or activations is None or activations.encoder not in encoders.values():
+            step.shapes = f"{images:,} images to train on"
+            return
+        layers = settings.layers or range(known.num_layers)
+        for layer in layers:
+            integer("layers", layer, -known.num_layers, known.num_layers - 1)
+        rows = {"cls": 1, "mean": 1}
+        size = sum(
+            costs.store_bytes(images, rows.get(tokens, known.num_tokens), known.d_in, "float16")
+            for tokens in selections
+        )
+        step.disk["activations of all layers"] = settings.saes, len(layers) * size
+        step.memory = costs.sae_memory(
+            costs.make_sae(config := SAETrainConfig.from_dict(settings.train), known.d_in), config
+        )
+        step.shapes = f"{images:,} images to train on, {len(layers)} layers of {known.num_layers}"
 
     # ------------------------------------------------------------------------------------------------ shapes
 

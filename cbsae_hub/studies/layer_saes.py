@@ -48,7 +48,7 @@ def trained_sae(store: ActivationStore, output: Path, settings: Mapping[str, Any
     Raises:
         ValueError: If a setting cannot be.
     """
-    config = SAETrainConfig.from_dict({"log_with": (), **settings})
+    config = SAETrainConfig.from_dict(settings)
     if not (output / "training.json").is_file():
         steps = config.steps
         config = config.replace(eval_every=steps, checkpoint_every=steps)

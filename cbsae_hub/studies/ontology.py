@@ -82,7 +82,7 @@ def _strongest(rows: Tensor, transform: Any, width: int) -> Tensor:
 
 def _largest(values: Tensor, counts: Tensor) -> Tensor:
     """Whether a value is among so many largest ones of its column, ``[images, features]`` bool."""
-    ranks = values.argsort(0, descending=True, stable=True).argsort(0)
+    ranks = values.sort(dim=0, descending=True, stable=True).indices.argsort(dim=0)
     return ranks < counts
 
 

@@ -181,17 +181,11 @@ class OntologySection(LayerSAEs, Section, section="ontology"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShiftedImages(Settings):
+class ShiftedImages(ImageSource):
     """Images that a probe was not trained on."""
 
-    images: str
-    """Folder or Hub id of the images."""
-    split: str
-    """Split of these images, several with "+"."""
-    images_revision: str | None = None
-    """Branch, tag or commit of the images on the Hub."""
     label: str | None = None
-    """Column of labels; null is that of the training images."""
+    """Column of labels; null is that of the training images. Those of far images are not read."""
     kind: Literal["shift", "near", "far"] = "shift"
     """shift: the same classes, drawn or taken otherwise. near, far: images that are to be told from the usual ones."""
     mask: Flag = False
@@ -211,8 +205,9 @@ class ProbingSection(LayerSAEs, Section, section="probing"):
     usual: str
     """The set of ``sets`` that is like the training images: the others are told from it."""
     sets: dict[str, dict[str, Any]]
-    """Name to images that the probes are read on: images, images_revision, split, label, kind (shift, near or far) and
-    mask, which is true where the probe is to choose among the classes of these images alone."""
+    """Name to images that the probes are read on: images, images_args, images_revision, split, label (a column; null is
+    that of the training images), kind (shift: the same classes; near or far: images that are to be told from the usual
+    ones, too) and mask (true: the probe chooses among the classes of these images alone, as for ImageNet-A and -R)."""
     expansions: tuple[Count, ...] = ()
     """Neurons per dimension in the sweep."""
     sparsities: dict[Literal["relu", "topk", "gated"], tuple[Number, ...]] = field(default_factory=dict)
