@@ -7,6 +7,7 @@ probing.json, probing.md, a figure for each sweep, and a file for each part in `
 it was interrupted.
 """
 
+import functools
 import itertools
 import logging
 from collections import Counter
@@ -93,28 +94,38 @@ class Place:
                 for name, share in accuracies(probe, transform, self.sets).items():
                     yield {"features": features, "set": name, "accuracy": share, "l2": probe.l2}
 
-    def losses(self, sae: SAE) -> Iterator[dict[str, Any]]:
-        """A row for each set: errors and sparsity of an SAE."""
+    def measured(self, sae: SAE, seed: int, names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+        """A row for each set: errors and sparsity of an SAE, and the accuracy of each kind of features."""
+        probed = list(self.probed(sae, seed, names))
         for name, row in errors(sae, self.sets, self.settings.usual).items():
-            yield {"set": name, **row}
+            yield {"set": name, **row, **{one["features"]: one["accuracy"] for one in probed if one["set"] == name}}
 
 
 def probes(settings: ProbingSection, name: str) -> Rows:
     """Table 1 and the detectors, of an encoder's last layer, with each seed."""
-    place, rows = Place(settings, name, -1, settings.tokens), []
+    rows = []
     for seed in tqdm(settings.seeds, desc=f"probes of {name}", unit="seed"):
-        sae = place.sae(seed=seed)
-        common = {"encoder": name, "seed": seed, "layer": place.encoder.layer}
-        rows += [common | row for row in place.probed(sae, seed)]
-        raw = fitted(place.train, transforms(sae, seed)[RAW], len(place.classes), seed)
-        for way, found in detectors(sae, raw, place.train, place.sets, settings.usual).items():
-            rows += [common | {"way": way, "set": one, "auroc": value} for one, value in found.items()]
+
+        def measure(seed: int = seed) -> Rows:
+            place = Place(settings, name, -1, settings.tokens)
+            sae = place.sae(seed=seed)
+            common = {"encoder": name, "seed": seed, "layer": place.encoder.layer}
+            raw = fitted(place.train, transforms(sae, seed)[RAW], len(place.classes), seed)
+            told = detectors(sae, raw, place.train, place.sets, settings.usual)
+            return [common | row for row in place.probed(sae, seed)] + [
+                common | {"way": way, "set": one, "auroc": value}
+                for way, found in told.items()
+                for one, value in found.items()
+            ]
+
+        rows += part(settings, f"probes-{name}-{seed}", measure)
     return rows
 
 
 def sweep(settings: ProbingSection, name: str) -> Rows:
     """Figures 2, 10 and 12: SAEs of every kind, size and sparsity on an encoder's last layer, with the first seed."""
-    place, seed, rows = Place(settings, name, -1, settings.tokens), settings.seeds[0], []
+    seed, rows = settings.seeds[0], []
+    place = functools.cache(lambda: Place(settings, name, -1, settings.tokens))  # not needed if all parts are there
     cells = [
         (kind, sparsity, expansion)
         for kind, sparsities in settings.sparsities.items()
@@ -126,11 +137,8 @@ def sweep(settings: ProbingSection, name: str) -> Rows:
         cell = {"encoder": name, "activation": kind, "sparsity": value, "expansion": expansion}
 
         def measure(cell: dict = cell, changes: dict = size | {SPARSITY[kind]: value}) -> Rows:
-            sae = place.sae(**changes, seed=seed)
-            probed = pd.DataFrame(place.probed(sae, seed, (LATENTS, PRE))).pivot(
-                index="set", columns="features", values="accuracy"
-            )
-            return [cell | row | probed.loc[row["set"]].to_dict() for row in place.losses(sae)]
+            sae = place().sae(**changes, seed=seed)
+            return [cell | row for row in place().measured(sae, seed, (LATENTS, PRE))]
 
         rows += part(settings, f"sweep-{name}-{kind}-{value}-x{expansion}", measure)
     return rows
@@ -145,12 +153,8 @@ def layers(settings: ProbingSection, name: str) -> Rows:
 
         def measure(layer: int = layer, tokens: str = tokens) -> Rows:
             place = Place(settings, name, layer, tokens)
-            sae = place.sae(seed=seed)
-            probed = pd.DataFrame(place.probed(sae, seed, (RAW, LATENTS))).pivot(
-                index="set", columns="features", values="accuracy"
-            )
             where = {"encoder": name, "layer": place.encoder.layer, "tokens": tokens}
-            return [where | row | probed.loc[row["set"]].to_dict() for row in place.losses(sae)]
+            return [where | row for row in place.measured(place.sae(seed=seed), seed, (RAW, LATENTS))]
 
         rows += part(settings, f"layers-{name}-{layer}-{tokens}", measure)
     return rows
@@ -236,7 +240,7 @@ def main(
         claim(settings.output, decisive)
         found: dict[str, Rows] = {"probes": [], "sweep": [], "layers": []}
         for name in settings.encoders:
-            found["probes"] += part(settings, f"probes-{name}", lambda name=name: probes(settings, name))
+            found["probes"] += probes(settings, name)
             if settings.sparsities and settings.expansions:
                 found["sweep"] += sweep(settings, name)
             found["layers"] += layers(settings, name)

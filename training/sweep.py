@@ -16,7 +16,6 @@ import torch
 import typer
 from tqdm import tqdm
 
-from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.data.images import image_batches, load_images
 from cbsae_hub.encoders.explained import whole_image
@@ -29,9 +28,9 @@ from cbsae_hub.pipeline.sections import SweepSection
 from cbsae_hub.processes import make_accelerator
 from cbsae_hub.scoring.report import describe
 from cbsae_hub.scoring.scorer import ImageEmbedder, image_model
+from cbsae_hub.studies.layer_saes import trained_sae
 from cbsae_hub.studies.tables import markdown_table
-from cbsae_hub.trainers.config import REFERENCE_GROUPS, SAETrainConfig
-from cbsae_hub.trainers.sae.trainer import SAETrainer
+from cbsae_hub.trainers.config import REFERENCE_GROUPS
 
 KINDS = {"BatchTopK": None, "Matryoshka": REFERENCE_GROUPS}
 FIGURES = {  # in the table, with their digits
@@ -39,16 +38,6 @@ FIGURES = {  # in the table, with their digits
     "worst": ("worst", 3),
 }  # fmt: skip
 TRAINING = ("k", "steps", "batch_size", "lr", "warmup_steps", "decay_start", "dead_after_tokens", "seed")
-
-
-def train_one(store: ActivationStore, output: Path, settings: dict[str, Any]) -> SAE:
-    """The SAE in the folder; trained first if it is not there yet, or not to the end."""
-    if not (output / "training.json").is_file():
-        steps = settings.get("steps", SAETrainConfig.steps)
-        config = SAETrainConfig.from_dict({**settings, "eval_every": steps, "checkpoint_every": steps})
-        train, heldout = store.holdout(config.heldout_fraction, config.seed)
-        SAETrainer(config, train, heldout, output).train(resume=True)
-    return SAE.from_pretrained(output)
 
 
 class Scored:
@@ -126,7 +115,7 @@ def main(
             saes = {}
             for kind, expansion in product(KINDS, settings.expansions):
                 one = {**common, "expansion": expansion, "group_fractions": KINDS[kind]}
-                saes[kind, expansion] = train_one(store, folder / f"{kind}-x{expansion}".lower(), one)
+                saes[kind, expansion] = trained_sae(store, folder / f"{kind}-x{expansion}".lower(), one)
             rows += score(encoder, saes, settings)
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
