@@ -9,10 +9,11 @@ pictures and relevancy maps. Run it again to go on where it was interrupted.
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 import typer
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from cbsae_hub.data.hierarchy import ConceptTree, synset_name
@@ -27,7 +28,7 @@ from cbsae_hub.pipeline.sections import OntologySection
 from cbsae_hub.plots import plot_densities, plot_examples
 from cbsae_hub.processes import make_accelerator
 from cbsae_hub.studies.image_labels import label_file, read_labels
-from cbsae_hub.studies.layer_saes import all_rows, sae_folder, stored_activations, trained_sae
+from cbsae_hub.studies.layer_saes import Layer
 from cbsae_hub.studies.ontology import (
     as_markdown,
     best_features,
@@ -60,34 +61,28 @@ class Study:
         self.labels, self.concepts = label_matrix([set(own) for own in labels])
         self.train_images, self.train_source = open_images(settings)
 
-    def encoder(self, layer: int) -> VisionEncoder:
-        """The encoder at one layer."""
+    def layer(self, layer: int) -> Layer:
+        """The encoder's activations and SAE at one layer."""
         one = self.settings
-        return VisionEncoder.from_pretrained(one.encoder, layer, one.tokens, one.encoder_revision, self.device)
-
-    def layer(self, layer: int):
-        """The encoder at a layer, the probe images' activations there and the SAE, trained if it is not there yet."""
-        encoder, settings = self.encoder(layer), self.settings
-        folder = settings.saes / Path(settings.encoder).name / f"layer-{encoder.layer}-{settings.tokens}"
-        store = stored_activations(encoder, self.train_images, self.train_source, folder / "activations")
-        sae = trained_sae(store, sae_folder(folder, settings.train), settings.train).to(self.device)
-        name = f"{Path(settings.probe_images).name}-{settings.probe_split}"
-        return encoder, all_rows(stored_activations(encoder, self.images, self.source, folder / "sets" / name)), sae
+        encoder = VisionEncoder.from_pretrained(one.encoder, layer, one.tokens, one.encoder_revision, self.device)
+        return Layer(encoder, self.train_images, self.train_source, one.saes)
 
     def features(self, layer: int) -> pd.DataFrame:
         """The features of a layer, from an earlier run if there are any."""
         file = self.settings.output / "layers" / f"{layer}.parquet"
         if not file.is_file():
-            _, rows, sae = self.layer(layer)
+            place = self.layer(layer)
+            rows, sae = place.rows(self.images, self.source), place.sae(self.settings.train)
             found = layer_features(rows, sae, self.labels, self.tree, self.concepts, self.settings.seed)
             file.parent.mkdir(exist_ok=True)
             with replace_file(file) as partial:
                 found.assign(layer=layer).to_parquet(partial, index=False)
         return pd.read_parquet(file)
 
-    def strip(self, feature) -> list[Example]:
+    def strip(self, feature: Any) -> list[Example]:
         """A feature's strongest images with its relevancy maps at their resolution."""
-        encoder, rows, sae = self.layer(feature.layer)
+        place = self.layer(feature.layer)
+        encoder, rows, sae = place.encoder, place.rows(self.images, self.source), place.sae(self.settings.train)
         ids = strongest_images(rows, sae, feature.neuron, PICTURES)
         pictures = [read_images(self.images, i, i + 1)[0] for i in ids]
         maps = encoder.relevance(pictures, sae, feature.neuron).cpu()
@@ -99,7 +94,7 @@ class Study:
         return examples
 
 
-def best_figure(study: Study, best: pd.DataFrame):
+def best_figure(study: Study, best: pd.DataFrame) -> Figure:
     """Figure 4: the best features, each with its kind, layer, height and coverage."""
     titles = [
         f"{one.kind}\nlayer {one.layer}, #{one.neuron}\n{one.concepts} concepts\ncoverage {one.coverage:.2f}"
@@ -120,7 +115,7 @@ def main(
         decisive = {key: value for key, value in settings.to_dict(defaults=False).items() if key != "output"}
         claim(folder, decisive)
         study = Study(settings)
-        count = study.encoder(-1).num_layers
+        count = study.layer(-1).encoder.num_layers
         layers = [layer % count for layer in settings.layers or range(count)]
         features = pd.concat([study.features(one) for one in tqdm(layers, desc="layers", unit="layer")])
         best = best_features(features, settings.shown)

@@ -28,7 +28,7 @@ from cbsae_hub.pipeline.sections import ProbingSection
 from cbsae_hub.plots import plot_lines
 from cbsae_hub.processes import make_accelerator
 from cbsae_hub.studies.image_labels import label_file, only_label, read_labels
-from cbsae_hub.studies.layer_saes import all_rows, sae_folder, stored_activations, trained_sae
+from cbsae_hub.studies.layer_saes import Layer, all_rows
 from cbsae_hub.studies.probing import (
     LATENTS,
     PRE,
@@ -48,16 +48,14 @@ SPARSITY = {"relu": "sparsity_coefficient", "gated": "sparsity_coefficient", "to
 
 
 class Place:
-    """One layer and selection of tokens of an encoder: activations of all images there, and SAEs of them."""
+    """One layer and selection of tokens of an encoder: activations of all images there, with their classes."""
 
     def __init__(self, settings: ProbingSection, name: str, layer: int, tokens: str):
-        self.settings, self.device = settings, make_accelerator(alone=True).device
-        self.encoder = VisionEncoder.from_pretrained(
-            settings.encoders[name], layer, tokens, settings.encoder_revisions.get(name), self.device
-        )
-        self.folder = settings.saes / name / f"layer-{self.encoder.layer}-{tokens}"
+        self.settings, device = settings, make_accelerator(alone=True).device
+        revision = settings.encoder_revisions.get(name)
+        self.encoder = VisionEncoder.from_pretrained(settings.encoders[name], layer, tokens, revision, device)
         images, source = open_images(settings)
-        self.store = stored_activations(self.encoder, images, source, self.folder / "activations")
+        self.layer = Layer(self.encoder, images, source, settings.saes)
         labels = read_labels(images, settings.label, label_file(settings.saes, source, settings.label))
         counts = Counter(own[0] for own in labels if len(own) == 1)
         self.classes = sorted(label for label, count in counts.items() if count >= settings.least_images)
@@ -68,23 +66,22 @@ class Place:
             )
         targets = torch.from_numpy(only_label(labels, self.classes))
         labelled = targets >= 0
-        self.train = ImageSet(all_rows(self.store)[labelled], targets[labelled])
+        self.train = ImageSet(all_rows(self.layer.store)[labelled], targets[labelled])
         self.sets = {one: self._set(one) for one in settings.sets}
 
     def _set(self, name: str) -> ImageSet:
         one = self.settings.set_of(name)
         images, source = open_images(one)
-        store = stored_activations(self.encoder, images, source, self.folder / "sets" / name)
+        rows = self.layer.rows(images, source)
         if one.kind == "far":
-            return ImageSet(all_rows(store), torch.full((len(images),), -1), one.kind)
+            return ImageSet(rows, torch.full((len(images),), -1), one.kind)
         column = one.label or self.settings.label
         labels = read_labels(images, column, label_file(self.settings.saes, source, column))
-        return ImageSet(all_rows(store), torch.from_numpy(only_label(labels, self.classes)), one.kind, one.mask)
+        return ImageSet(rows, torch.from_numpy(only_label(labels, self.classes)), one.kind, one.mask)
 
     def sae(self, **changes: Any) -> SAE:
         """The SAE of these activations with the recipe's settings and some others."""
-        settings = {**self.settings.train, **changes}
-        return trained_sae(self.store, sae_folder(self.folder, settings), settings).to(self.device)
+        return self.layer.sae({**self.settings.train, **changes})
 
     def probed(self, sae: SAE, seed: int, names: tuple[str, ...] | None = None) -> Iterator[dict[str, Any]]:
         """A row for each kind of features and each set."""

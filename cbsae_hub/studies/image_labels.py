@@ -1,6 +1,5 @@
 """Labels of images that may be drawn as they are read: once, and then from a file."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from cbsae_hub.hub.files import plain, read_json, sha256, write_json
+from cbsae_hub.hub.files import read_json, write_json
 from cbsae_hub.pictures import ImageDataset
 from cbsae_hub.scoring.truth import label_sets
+from cbsae_hub.studies.layer_saes import key_of
 
 BATCH = 256
 
@@ -23,14 +23,13 @@ class _Column:
         if name in getattr(images, "column_names", ()):  # no picture needs to be decoded
             images = images.select_columns([name])  # type: ignore[attr-defined]  # who has columns has it
         starts = tqdm(range(0, len(images), BATCH), desc="labels", unit="batch", disable=len(images) < 4 * BATCH)
-        self.values = [value for start in starts for value in _rows(images, start)[name]]
+        self.values = [value for start in starts for value in images[start : min(start + BATCH, len(images))][name]]
+
+    def __len__(self) -> int:
+        return len(self.values)
 
     def __getitem__(self, _name: str) -> list[Any]:
         return self.values
-
-
-def _rows(images: ImageDataset, start: int) -> Any:
-    return images[start : min(start + BATCH, len(images))]  # type: ignore[index]  # slices of datasets
 
 
 def read_labels(images: ImageDataset, column: str, file: Path, classes: Sequence[str] | None = None) -> list[list[str]]:
@@ -60,7 +59,7 @@ def read_labels(images: ImageDataset, column: str, file: Path, classes: Sequence
 
 def label_file(folder: Path, *of: Any) -> Path:
     """The file in a folder that keeps the labels of images, by what says which they are."""
-    return folder / "labels" / f"{sha256(json.dumps(plain(of), sort_keys=True))[:12]}.json"
+    return folder / "labels" / f"{key_of(*of)}.json"
 
 
 def only_label(labels: Sequence[Sequence[str]], names: Sequence[str]) -> np.ndarray:

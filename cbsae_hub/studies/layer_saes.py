@@ -1,7 +1,8 @@
-"""The SAE of one layer, with the activations that it was trained on: what studies of many layers ask for."""
+"""The SAEs of one layer, with its activations: the only place where studies of many layers get them from."""
 
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +19,36 @@ from cbsae_hub.trainers.config import SAETrainConfig
 from cbsae_hub.trainers.sae.trainer import SAETrainer
 
 
-def stored_activations(
-    encoder: VisionEncoder, images: ImageDataset, source: dict[str, Any], folder: Path
-) -> ActivationStore:
-    """Activations of images at the encoder's layer and tokens; what an earlier run has stored is kept.
+class Layer:
+    """One layer and selection of tokens of an encoder. What an earlier run has stored or trained is kept.
 
     Args:
         encoder: The encoder.
-        images: The images.
+        images: The images that SAEs are trained on.
         source: Their description, see :func:`cbsae_hub.data.extraction.extract_activations`; so are errors.
-        folder: Folder of the stores; each layer, selection of tokens and set of images has its own.
+        saes: Folder of all layers.
     """
-    return extract_activations(encoder, images, folder, source=source)
 
+    def __init__(self, encoder: VisionEncoder, images: ImageDataset, source: dict[str, Any], saes: Path):
+        self.encoder, self._images, self._source = encoder, images, source
+        self.folder = saes / Path(str(encoder.repo_id)).name / f"layer-{encoder.layer}-{encoder.tokens}"
 
-def sae_folder(folder: Path, settings: Mapping[str, Any]) -> Path:
-    """The folder in a layer's for the SAE of these settings, which its name stands for."""
-    return folder / f"sae-{sha256(json.dumps(plain(settings), sort_keys=True))[:12]}"
+    @cached_property
+    def store(self) -> ActivationStore:
+        """Activations of the images that SAEs are trained on."""
+        return self._store(self._images, self._source)
+
+    def rows(self, images: ImageDataset, source: dict[str, Any]) -> Tensor:
+        """Activations of other images in memory, ``[images, tokens, d_in]``."""
+        return all_rows(self._store(images, source))
+
+    def sae(self, settings: Mapping[str, Any]) -> SAE:
+        """The SAE of these settings, see :func:`trained_sae`, on the encoder's device."""
+        decisive = SAETrainConfig.from_dict(settings).to_dict(defaults=False)
+        return trained_sae(self.store, self.folder / f"sae-{key_of(decisive)}", settings).to(self.encoder.device)
+
+    def _store(self, images: ImageDataset, source: dict[str, Any]) -> ActivationStore:
+        return extract_activations(self.encoder, images, self.folder / f"images-{key_of(source)}", source=source)
 
 
 def trained_sae(store: ActivationStore, output: Path, settings: Mapping[str, Any]) -> SAE:
@@ -42,7 +56,7 @@ def trained_sae(store: ActivationStore, output: Path, settings: Mapping[str, Any
 
     Args:
         store: Activations to train on.
-        output: Folder of the SAE, see :func:`sae_folder`.
+        output: Folder of the SAE.
         settings: Those of :class:`cbsae_hub.trainers.config.SAETrainConfig` that are not the default.
 
     Raises:
@@ -50,8 +64,7 @@ def trained_sae(store: ActivationStore, output: Path, settings: Mapping[str, Any
     """
     config = SAETrainConfig.from_dict(settings)
     if not (output / "training.json").is_file():
-        steps = config.steps
-        config = config.replace(eval_every=steps, checkpoint_every=steps)
+        config = config.replace(eval_every=config.steps, checkpoint_every=config.steps)
         train, heldout = store.holdout(config.heldout_fraction, config.seed)
         SAETrainer(config, train, heldout, output).train(resume=True)
     return SAE.from_pretrained(output)
@@ -60,6 +73,11 @@ def trained_sae(store: ActivationStore, output: Path, settings: Mapping[str, Any
 def all_rows(store: ActivationStore) -> Tensor:
     """All activations of a store in memory, ``[images, tokens, d_in]`` in its dtype."""
     return store.read(0, len(store)).unflatten(0, (-1, store.tokens_per_image))
+
+
+def key_of(*settings: Any) -> str:
+    """Letters that stand for some settings in the name of a file or folder."""
+    return sha256(json.dumps(plain(settings), sort_keys=True))[:12]
 
 
 def random_directions(d_in: int, count: int, seed: int) -> Tensor:
