@@ -77,7 +77,13 @@ class Place:
             return ImageSet(rows, torch.full((len(images),), -1), one.kind)
         column = one.label or self.settings.label
         labels = read_labels(images, column, label_file(self.settings.saes, source, column))
-        return ImageSet(rows, torch.from_numpy(only_label(labels, self.classes)), one.kind, one.mask)
+        targets = torch.from_numpy(only_label(labels, self.classes))
+        if not (targets >= 0).any():
+            raise ValueError(
+                f"no image of the set {name} has just one label that the training images have ({self.classes[0]}, "
+                f"{self.classes[1]}, ...): name its column, sets.{name}.label, or rename its classes as theirs"
+            )
+        return ImageSet(rows, targets, one.kind, one.mask)
 
     def sae(self, **changes: Any) -> SAE:
         """The SAE of these activations with the recipe's settings and some others."""
@@ -181,7 +187,8 @@ def as_markdown(found: dict[str, Rows]) -> str:
         for title, column, scale, digits in (
             ("accuracy of latents, per cent", LATENTS, 100, 1),
             ("mean squared error", "mse", 1, 4),
-            ("active latents", "l0", 1, 1),
+            ("sum of latents (L1)", "l1", 1, 2),
+            ("active latents (L0)", "l0", 1, 1),
         ):
             if found[name]:
                 parts.append(f"{name.capitalize()}, {title}, one seed:")

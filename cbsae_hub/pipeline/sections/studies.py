@@ -223,6 +223,8 @@ class ProbingSection(LayerSAEs, Section, section="probing"):
         super().__post_init__()
         for name in self.sets:
             self.set_of(name)
+        if not self.seeds:
+            raise ValueError("seeds: at least one is needed")
         if self.usual not in self.sets:
             raise ValueError(f"usual is {self.usual!r}, which is none of the sets {', '.join(self.sets)}")
 
