@@ -16,7 +16,7 @@ import torch.nn.functional as F
 import typer
 from sklearn.linear_model import LogisticRegression
 
-from cbsae_hub.metrics.linear_probe import MAX_PASSES, Features, fit_probe
+from cbsae_hub.metrics.linear_probe import MAX_STEPS, Features, fit_probe
 
 EPOCHS, BATCH, RATE = 10, 256, 1e-3
 
@@ -46,8 +46,8 @@ def by_adam(x: torch.Tensor, targets: torch.Tensor, classes: int, l2: float) -> 
 
 def by_scikit_learn(x: torch.Tensor, targets: torch.Tensor, classes: int, l2: float) -> torch.Tensor:
     """Weights and biases ``[classes, width + 1]`` of scikit-learn's L-BFGS."""
-    found = LogisticRegression(C=1 / (l2 * len(x)), max_iter=MAX_PASSES).fit(x.numpy(), targets.numpy())
-    return torch.from_numpy(np.column_stack([found.coef_, found.intercept_])).float()
+    model = LogisticRegression(C=1 / (l2 * len(x)), max_iter=MAX_STEPS).fit(x.numpy(), targets.numpy())
+    return torch.from_numpy(np.column_stack([model.coef_, model.intercept_])).float()
 
 
 def ours(x: torch.Tensor, targets: torch.Tensor, classes: int, l2: float) -> torch.Tensor:
@@ -64,7 +64,7 @@ def main(
 ) -> None:
     """Prints the table."""
     x, targets = planted(images, width, classes, 0)
-    others, wanted = planted(images // 4, width, classes, 1)
+    others, targets_of_others = planted(images // 4, width, classes, 1)
     ways: dict[str, Callable[..., torch.Tensor]] = {
         "L-BFGS, ours": ours, "L-BFGS, scikit-learn": by_scikit_learn, f"Adam, {EPOCHS} epochs": by_adam,
     }  # fmt: skip
@@ -75,7 +75,7 @@ def main(
         seconds = time.perf_counter() - start
         weight, bias = weights[:, :-1], weights[:, -1]
         objective = F.cross_entropy(x @ weight.T + bias, targets) + l2 / 2 * weight.square().sum()
-        right = ((others @ weight.T + bias).argmax(1) == wanted).float().mean()
+        right = ((others @ weight.T + bias).argmax(1) == targets_of_others).float().mean()
         typer.echo(f"| {name} | {seconds:.1f} | {float(objective):.4f} | {float(right):.3f} |")
 
 

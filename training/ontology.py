@@ -73,10 +73,10 @@ class Study:
         if not file.is_file():
             place = self.layer(layer)
             rows, sae = place.rows(self.images, self.source), place.sae(self.settings.train)
-            found = layer_features(rows, sae, self.labels, self.tree, self.concepts, self.settings.seed)
+            features = layer_features(rows, sae, self.labels, self.tree, self.concepts, self.settings.seed)
             file.parent.mkdir(exist_ok=True)
             with replace_file(file) as partial:
-                found.assign(layer=layer).to_parquet(partial, index=False)
+                features.assign(layer=layer).to_parquet(partial, index=False)
         return pd.read_parquet(file)
 
     def strip(self, feature: Any) -> list[Example]:
@@ -88,9 +88,9 @@ class Study:
         maps = encoder.relevance(pictures, sae, feature.neuron).cpu()
         examples = []
         for image_id, picture, one in zip(ids, pictures, maps):
-            seen = encoder.show(picture, SIDE)
-            heat = at_resolution(one[None], seen.height, seen.width)[0].numpy()
-            examples.append(Example(image_id, 0.0, heat / max(float(heat.max()), 1e-12), seen, ""))
+            view = encoder.show(picture, SIDE)
+            heat = at_resolution(one[None], view.height, view.width)[0].numpy()
+            examples.append(Example(image_id, 0.0, heat / max(float(heat.max()), 1e-12), view, ""))
         return examples
 
 
@@ -118,13 +118,13 @@ def main(
         count = study.layer(-1).encoder.num_layers
         layers = [layer % count for layer in settings.layers or range(count)]
         features = pd.concat([study.features(one) for one in tqdm(layers, desc="layers", unit="layer")])
-        best = best_features(features, settings.shown)
+        best = best_features(features, settings.best)
         strips = best_figure(study, best) if len(best) else None
     except (ValueError, OSError, LookupError, ImportError) as error:
         raise typer.BadParameter(str(error)) from error
     counts = coverage_counts(features)
-    shown = [layer % count for layer in settings.figure_layers or layers[-4:]]
-    for name, figure in (("densities", plot_densities(list(densities(features, shown)))), ("best", strips)):
+    drawn = [layer % count for layer in settings.figure_layers or layers[-4:]]
+    for name, figure in (("densities", plot_densities(list(densities(features, drawn)))), ("best", strips)):
         if figure is not None:
             with replace_file(folder / f"{name}.png") as partial:
                 figure.savefig(partial, format="png")

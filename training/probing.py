@@ -114,11 +114,11 @@ def probes(settings: ProbingSection, name: str) -> Rows:
             sae = place.sae(seed=seed)
             common = {"encoder": name, "seed": seed, "layer": place.encoder.layer}
             raw = fitted(place.train, transforms(sae, seed)[RAW], len(place.classes), seed)
-            told = detectors(sae, raw, place.train, place.sets, settings.usual)
+            areas = detectors(sae, raw, place.train, place.sets, settings.usual)
             return [common | row for row in place.probed(sae, seed)] + [
                 common | {"way": way, "set": one, "auroc": value}
-                for way, found in told.items()
-                for one, value in found.items()
+                for way, of_sets in areas.items()
+                for one, value in of_sets.items()
             ]
 
         rows += part(settings, f"probes-{name}-{seed}", measure)
@@ -171,15 +171,15 @@ def part(settings: ProbingSection, name: str, compute: Callable[[], Rows]) -> Ro
     return read_json(file)
 
 
-def as_markdown(found: dict[str, Rows]) -> str:
+def as_markdown(results: dict[str, Rows]) -> str:
     """All tables as they stand in the documentation."""
-    rows = [row for row in found["probes"] if "accuracy" in row]
-    told = [row for row in found["probes"] if "auroc" in row]
+    rows = [row for row in results["probes"] if "accuracy" in row]
+    areas = [row for row in results["probes"] if "auroc" in row]
     parts = ["Accuracy of probes, per cent, mean over seeds with 95 % interval:"]
     parts.append(table_of(over_seeds(rows, ("encoder", "features", "set"), "accuracy"), ("encoder", "features"), "set"))
-    if told:
+    if areas:
         parts.append("Telling strange images from usual ones, AUROC in per cent, likewise:")
-        parts.append(table_of(over_seeds(told, ("encoder", "way", "set"), "auroc"), ("encoder", "way"), "set"))
+        parts.append(table_of(over_seeds(areas, ("encoder", "way", "set"), "auroc"), ("encoder", "way"), "set"))
     for name, line in (
         ("sweep", ("encoder", "activation", "expansion", "sparsity")),
         ("layers", ("encoder", "tokens", "layer")),
@@ -190,22 +190,22 @@ def as_markdown(found: dict[str, Rows]) -> str:
             ("sum of latents (L1)", "l1", 1, 2),
             ("active latents (L0)", "l0", 1, 1),
         ):
-            if found[name]:
+            if results[name]:
                 parts.append(f"{name.capitalize()}, {title}, one seed:")
-                parts.append(table_of(over_seeds(found[name], (*line, "set"), column), line, "set", scale, digits))
+                parts.append(table_of(over_seeds(results[name], (*line, "set"), column), line, "set", scale, digits))
     return "\n".join(f"{one}\n" if one.endswith(":") else one for one in parts)
 
 
-def draw(settings: ProbingSection, found: dict[str, Rows]) -> None:
+def draw(settings: ProbingSection, results: dict[str, Rows]) -> None:
     """Writes the figures of what was swept: on the usual images, and on average over the shifted sets."""
-    if found["sweep"]:
-        frame = usual_and_shifted(settings, found["sweep"], ["encoder", "activation", "expansion", "sparsity"])
+    if results["sweep"]:
+        frame = usual_and_shifted(settings, results["sweep"], ["encoder", "activation", "expansion", "sparsity"])
         kinds = frame["encoder"] + " " + frame["activation"] + " x" + frame["expansion"].astype(str)
         panels = {LATENTS: "accuracy, latents", PRE: "accuracy, pre-activations", "mse": "mean squared error"}
         lines = frame.assign(line=kinds + ", " + frame["images"]).sort_values("l0")
         save(settings, "sweep", plot_lines(lines, "l0", panels, "active latents (L0)", log=True))
-    if found["layers"]:
-        frame = usual_and_shifted(settings, found["layers"], ["encoder", "tokens", "layer"])
+    if results["layers"]:
+        frame = usual_and_shifted(settings, results["layers"], ["encoder", "tokens", "layer"])
         panels = {
             "mse": "mean squared error",
             "l1": "L1",
@@ -242,18 +242,18 @@ def main(
         (settings.output / "parts").mkdir(parents=True, exist_ok=True)
         decisive = {key: value for key, value in settings.to_dict(defaults=False).items() if key != "output"}
         claim(settings.output, decisive)
-        found: dict[str, Rows] = {"probes": [], "sweep": [], "layers": []}
+        results: dict[str, Rows] = {"probes": [], "sweep": [], "layers": []}
         for name in settings.encoders:
-            found["probes"] += probes(settings, name)
+            results["probes"] += probes(settings, name)
             if settings.sparsities and settings.expansions:
-                found["sweep"] += sweep(settings, name)
-            found["layers"] += layers(settings, name)
+                results["sweep"] += sweep(settings, name)
+            results["layers"] += layers(settings, name)
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
-    table = as_markdown(found)
+    table = as_markdown(results)
     write_text(settings.output / "probing.md", table)
-    write_json(settings.output / "probing.json", {"settings": settings.to_dict(defaults=False), **found})
-    draw(settings, found)
+    write_json(settings.output / "probing.json", {"settings": settings.to_dict(defaults=False), **results})
+    draw(settings, results)
     typer.echo(table)
 
 

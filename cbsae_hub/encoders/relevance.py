@@ -52,15 +52,15 @@ def relevancy(model: Any, layer: int, pixels: Tensor, weigh: Weigh) -> Tensor:
         pixels: Preprocessed images, ``[images, 3, h, w]``.
         weigh: The latent of each token, 0 or positive, differentiable.
     """
-    kept: list[Tensor] = []
+    weighed: list[Tensor] = []
 
     def keep(v: Tensor) -> Tensor:
-        kept.append(weigh(v))
+        weighed.append(weigh(v))
         return v
 
     with torch.enable_grad(), ResidualSite.find(model, layer).edit(keep, allow_identity=True):
         output = model(pixels.detach().clone().requires_grad_(), output_attentions=True)
-    attentions, weights = output.attentions[: layer + 1], kept[0]
+    attentions, weights = output.attentions[: layer + 1], weighed[0]
     gradients = torch.autograd.grad(weights.sum(), attentions)
     tokens = attentions[0].shape[-1]
     relevance = torch.eye(tokens, device=pixels.device).expand(len(pixels), tokens, tokens)

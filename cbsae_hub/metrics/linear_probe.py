@@ -7,13 +7,16 @@ finds scikit-learn's weights (``C = 1 / (l2 * images)``); ``benchmarks/linear_pr
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy import optimize
 from torch import Tensor
 
 BLOCK = 8192  # tokens
 IN_MEMORY = 2**28  # numbers; features of more are computed again in every pass
 STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4)
-MAX_PASSES = 100
+MAX_STEPS = 100
+FLAT = 64 * np.finfo(float).eps  # a relative gain at which the search ends
 
 
 class Features:
@@ -26,7 +29,7 @@ class Features:
 
     def __init__(self, rows: Tensor, transform: Callable[[Tensor], Tensor] = lambda rows: rows):
         self._rows, self._transform = rows, transform
-        self._kept: list[Tensor] | None = None
+        self._cache: list[Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -37,15 +40,15 @@ class Features:
 
     def blocks(self) -> Iterator[Tensor]:
         """The features, ``[images, width]`` float32 or float64, in order."""
-        if self._kept is not None:
-            yield from self._kept
+        if self._cache is not None:
+            yield from self._cache
             return
-        made, kept = self._make(), []
-        for block in made:
+        cache: list[Tensor] = []
+        for block in self._make():
             if block.shape[1] * len(self) <= IN_MEMORY:
-                kept.append(block)
+                cache.append(block)
             yield block
-        self._kept = kept or None
+        self._cache = cache or None
 
     @torch.no_grad()
     def _make(self) -> Iterator[Tensor]:
@@ -82,7 +85,7 @@ def fit_probe(
     classes: int,
     l2: float,
     start: LinearProbe | None = None,
-    max_passes: int = MAX_PASSES,
+    max_steps: int = MAX_STEPS,
     tolerance: float = 1e-4,
 ) -> LinearProbe:
     """Minimises ``mean cross-entropy + l2 / 2 * |W|**2`` over weights of the standardised features; biases are free.
@@ -93,7 +96,7 @@ def fit_probe(
         classes: Number of classes.
         l2: Weight of the penalty.
         start: A probe of the same features to start from.
-        max_passes: Passes over the images at most.
+        max_steps: Steps at most; one takes a pass over the images or two.
         tolerance: The largest entry of the gradient at which the search ends.
 
     Raises:
@@ -103,13 +106,13 @@ def fit_probe(
         raise ValueError(f"a probe needs a target for each image, got {len(targets)} for {len(features)}")
     mean, scale = _moments(features)
     count, targets = len(features), targets.to(mean.device)
-    weights = mean.new_zeros(classes, len(mean) + 1) if start is None else start.standard.clone()
 
     def natural(weights: Tensor) -> tuple[Tensor, Tensor]:
         weight = weights[:, :-1] / scale
         return weight, weights[:, -1] - weight @ mean
 
-    def closure() -> Tensor:
+    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        weights = torch.from_numpy(flat).to(mean).view(classes, -1)
         weight, bias = natural(weights)
         loss, gradient = l2 / 2 * weights[:, :-1].square().sum(), torch.zeros_like(weights)
         gradient[:, :-1] = l2 * weights[:, :-1]
@@ -117,26 +120,19 @@ def fit_probe(
         for block in features.blocks():
             own = targets[first : first + len(block), None]
             first += len(block)
-            logits = (block @ weight.T + bias).log_softmax(1)
-            loss = loss - logits.gather(1, own).sum() / count
-            error = logits.exp_().scatter_add_(1, own, logits.new_full(own.shape, -1.0)) / count
+            logits = torch.addmm(bias, block, weight.T).log_softmax(1)
+            loss -= logits.gather(1, own).sum() / count
+            error = logits.exp_().scatter_add_(1, own, logits.new_full(own.shape, -1.0)).div_(count)
             total = error.sum(0)
             gradient[:, :-1] += (error.T @ block - total[:, None] * mean) / scale
             gradient[:, -1] += total
-        weights.grad = gradient
-        return loss
+        return float(loss), gradient.double().cpu().numpy().ravel()
 
-    search = torch.optim.LBFGS(
-        [weights],
-        max_iter=max_passes,
-        max_eval=max_passes,
-        tolerance_grad=tolerance,
-        tolerance_change=0.0,
-        history_size=10,
-        line_search_fn="strong_wolfe",
-    )
-    search.step(closure)
-    return LinearProbe(*natural(weights), weights.detach(), l2)
+    first = np.zeros(classes * (len(mean) + 1)) if start is None else start.standard.double().cpu().numpy().ravel()
+    options = {"maxiter": max_steps, "gtol": tolerance, "ftol": FLAT, "maxls": 50}
+    best = optimize.minimize(objective, first, jac=True, method="L-BFGS-B", options=options)
+    weights = torch.from_numpy(best.x).to(mean).view(classes, -1)
+    return LinearProbe(*natural(weights), weights, l2)
 
 
 def search_probe(

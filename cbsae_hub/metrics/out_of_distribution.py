@@ -42,7 +42,7 @@ def image_errors(sae: SAE, rows: Tensor, block: int = 1024) -> ImageErrors:
 
 
 def auroc(inside: Tensor, outside: Tensor) -> float:
-    """How often an image from outside has the larger score than one from inside; ties count half.
+    """Share of the pairs of images in which the one from outside has the larger score; ties count half.
 
     Args:
         inside: ``[images]``, scores.

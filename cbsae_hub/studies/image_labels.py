@@ -23,13 +23,13 @@ class _Column:
         if name in getattr(images, "column_names", ()):  # no picture needs to be decoded
             images = images.select_columns([name])  # type: ignore[attr-defined]  # who has columns has it
         starts = tqdm(range(0, len(images), BATCH), desc="labels", unit="batch", disable=len(images) < 4 * BATCH)
-        self.values = [value for start in starts for value in images[start : min(start + BATCH, len(images))][name]]
+        self.cells = [value for start in starts for value in images[start : min(start + BATCH, len(images))][name]]
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.cells)
 
     def __getitem__(self, _name: str) -> list[Any]:
-        return self.values
+        return self.cells
 
 
 def read_labels(images: ImageDataset, column: str, file: Path, classes: Sequence[str] | None = None) -> list[list[str]]:
@@ -45,8 +45,8 @@ def read_labels(images: ImageDataset, column: str, file: Path, classes: Sequence
         ValueError: If the file is of another number of images.
     """
     if not file.is_file():
-        found = _Column(images, column.removesuffix("?").partition(".")[0])
-        sets = label_sets(found, column) if classes is None else [{classes[int(v)]} for v in found.values]
+        values = _Column(images, column.removesuffix("?").partition(".")[0])
+        sets = label_sets(values, column) if classes is None else [{classes[int(v)]} for v in values.cells]
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, [sorted(labels) for labels in sets])
     labels = read_json(file)

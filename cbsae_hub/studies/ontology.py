@@ -93,8 +93,8 @@ def _kinds(active: Tensor, labels: Tensor, tree: ConceptTree, concepts: Sequence
         score = HierarchyScore(block.shape[1], tree, concepts)
         for first in range(0, len(block), ROWS):
             score.update(block[first : first + ROWS].float(), labels[first : first + ROWS])
-        found = score.compute()
-        columns = {"concepts": found.concepts, "height": found.height, "coverage": found.coverage, "kind": found.kind}
+        kinds = score.compute()
+        columns = {"concepts": kinds.concepts, "height": kinds.height, "coverage": kinds.coverage, "kind": kinds.kind}
         neurons = range(start, start + block.shape[1])
         parts.append(pd.DataFrame({"neuron": neurons, "images": block.sum(0).numpy(), **columns}))
     return pd.concat(parts, ignore_index=True)
@@ -145,7 +145,7 @@ def densities(features: pd.DataFrame, layers: Sequence[int]) -> Iterator[tuple[i
     for layer in layers:
         part = own[own["layer"] == layer]
         single = part["concepts"] == 1
-        shown = part.assign(
+        dots = part.assign(
             height=part["height"].mask(single, 0.0), coverage=part["coverage"].mask(single, 1.0)
         )  # fmt: skip
-        yield layer, shown.dropna(subset=["height", "coverage"])
+        yield layer, dots.dropna(subset=["height", "coverage"])

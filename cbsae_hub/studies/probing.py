@@ -48,7 +48,7 @@ class ImageSet:
 
 
 def transforms(sae: SAE, seed: int) -> dict[str, Transform]:
-    """What a probe may read, by its name; random features are an SAE's that was not trained, of the same width."""
+    """The features that a probe may read, by name; random ones are an untrained SAE's, of the same width."""
     device, vectors = sae.b_dec.device, random_directions(sae.d_in, sae.d_sae, seed).to(sae.b_dec.device)
     return {
         RAW: lambda x: x.to(device),
@@ -87,12 +87,12 @@ def errors(sae: SAE, sets: Mapping[str, ImageSet], usual: str) -> dict[str, dict
     of_usual = image_errors(sae, sets[usual].rows)
     table = {}
     for name, one in sets.items():
-        found = of_usual if name == usual else image_errors(sae, one.rows)
+        own = of_usual if name == usual else image_errors(sae, one.rows)
         flat = one.rows.flatten(0, 1).float()
-        row = {key: float(values.mean()) for key, values in vars(found).items()}
+        row = {key: float(values.mean()) for key, values in vars(own).items()}
         row["explained_variance"] = 1 - row["mse"] / float(flat.var(0, correction=0).mean())
         if one.kind != "shift":
-            row["auroc"] = auroc(of_usual.mse, found.mse)
+            row["auroc"] = auroc(of_usual.mse, own.mse)
         table[name] = row
     return table
 

@@ -24,7 +24,7 @@ def data():
 def test_the_weights_are_those_of_scikit_learn(data, l2, monkeypatch):
     monkeypatch.setattr(linear_probe, "BLOCK", 64)  # three blocks
     x, targets = data
-    probe = fit_probe(Features(x[:, None]), targets, 4, l2, max_passes=500, tolerance=1e-8)
+    probe = fit_probe(Features(x[:, None]), targets, 4, l2, max_steps=500, tolerance=1e-8)
     scaler = StandardScaler().fit(x)
     peer = LogisticRegression(C=1 / (l2 * len(x)), tol=1e-10, max_iter=5000).fit(scaler.transform(x), targets)
     np.testing.assert_allclose(probe.standard[:, :-1], peer.coef_, atol=1e-5)

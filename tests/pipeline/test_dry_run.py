@@ -83,7 +83,7 @@ def test_studies_of_layers_are_checked_against_the_encoder(tmp_path):
     changes = {"ontology.layers": [40], "ontology.tree": "none.json", "probing.usual": "nothing"}
     problems = "\n".join(checked(changed(tmp_path, changes, LAYERS)).problems)
     assert "ontology: layers must be" in problems and "ontology: there is no tree none.json" in problems
-    assert "probing: usual is 'nothing', which is none of the sets validation, v2" in problems
+    assert "probing: usual is 'nothing', which is none of the sets" in problems
 
 
 @pytest.mark.parametrize(("name", "tokens", "every"), zip(REAL, (2, 2, 1), (577, 257, 257)))

@@ -35,7 +35,7 @@ def recipe(tmp_path_factory):
     test = {"images": str(folder / "images"), "split": "test"}
     sections = {
         "ontology": {
-            **common, "encoder": str(folder / "encoder"), "tokens": "cls", "probe_images": test["images"], "shown": 2,
+            **common, "encoder": str(folder / "encoder"), "tokens": "cls", "probe_images": test["images"], "best": 2,
             "probe_split": "train+test", "label": "label", "tree": str(folder / "tree.json"),
             "output": str(folder / "ontology"),
         },

@@ -172,7 +172,7 @@ class OntologySection(LayerSAEs, Section, section="ontology"):
     """JSON file of a tree with the labels as leaves; or wordnet, for labels that are its synsets or their ids."""
     classes: Path | None = None
     """Text file with the labels of the numbers in the column, one a line: WordNet's ids, of ImageNet on the Hub."""
-    shown: Natural = 8
+    best: Natural = 8
     """How many of the best features are shown with pictures and relevancy maps."""
     figure_layers: tuple[Integer, ...] | None = None
     """Blocks of the figure of densities; null is the last four of those that were looked at."""

@@ -77,17 +77,17 @@ def neuron_title(row: Any) -> str:
 
 def _figure(pack: Pack, example: Example, relevance: np.ndarray | None = None) -> dict[str, Any]:
     """Returns one example image with its activation, and its patch map or, if there is one, its relevancy map."""
-    heat, shown = None, example.patch_map if relevance is None else relevance
-    if shown is not None:
-        rows, columns = shown.shape
+    heat, values = None, example.patch_map if relevance is None else relevance
+    if values is not None:
+        rows, columns = values.shape
         # Pictures of a pack have the shape of its maps; those of older packs are whole.
         cropped = not pack.cropped and pack.info["encoder"].get("preprocessing", {}).get("do_center_crop")
-        heat = {"rows": rows, "columns": columns, "fit": "cover" if cropped else "fill"}
+        heat = {"rows": rows, "columns": columns, "fit": "cover" if cropped else "fill", "layer": None}
         if relevance is None:
-            heat["cells"] = [(c, r, colour(float(shown[r, c]))) for r, c in np.argwhere(shown > 0.02)]
+            heat["cells"] = [(c, r, colour(float(values[r, c]))) for r, c in np.argwhere(values > 0.02)]
         else:
-            longer = max(example.image.size) / max(shown.shape)
-            heat["layer"] = heat_layer(shown, round(columns * longer), round(rows * longer))
+            longer = max(example.image.size) / max(values.shape)
+            heat["layer"] = heat_layer(values, round(columns * longer), round(rows * longer))
     return {
         "source": data_uri(pack.image_bytes(example.image_id)),
         "alt": f"{example.alt}; mean activation {example.activation:.2f}",
