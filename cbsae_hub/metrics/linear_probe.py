@@ -14,7 +14,7 @@ from torch import Tensor
 
 BLOCK = 8192  # tokens
 IN_MEMORY = 2**28  # numbers; features of more are computed again in every pass
-STRENGTHS = (1e-1, 1e-2, 1e-3, 1e-4)
+STRENGTHS = (1e-1, 1e-2, 1e-3)
 MAX_STEPS = 100
 FLAT = 64 * np.finfo(float).eps  # a relative gain at which the search ends
 
