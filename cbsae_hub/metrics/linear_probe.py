@@ -155,11 +155,11 @@ def search_probe(
     Raises:
         ValueError: See :func:`fit_probe`.
     """
-    fitted, held = features.of(~chosen_on), features.of(chosen_on)
+    fitted, others = features.of(~chosen_on), features.of(chosen_on)
     best, most, probe = None, -1.0, None
     for l2 in sorted(strengths, reverse=True):
         probe = fit_probe(fitted, targets[~chosen_on], classes, l2, probe)
-        right = float((probe.logits(held).argmax(1).cpu() == targets[chosen_on]).float().mean())
+        right = float((probe.logits(others).argmax(1).cpu() == targets[chosen_on]).float().mean())
         if right > most:
             best, most = probe, right
     assert best is not None

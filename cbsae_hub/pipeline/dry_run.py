@@ -237,24 +237,24 @@ class DryRun:
 
     def _layers(self, settings: Any, encoders: Mapping[str, str], selections: Iterable[str]) -> None:
         """Checks a study of many layers; its sizes are known if it is of the encoder of section `activations`."""
-        step, images = self._step(settings.section), self._count(settings, "images")
-        activations, encoder = self.sections.get("activations"), self.encoder
+        step, activations, encoder = self._step(settings.section), self.sections.get("activations"), self.encoder
         if encoder is None or activations is None or activations.encoder not in encoders.values():
-            step.shapes = f"{images:,} images to train on"
             return
         layers = settings.layers or range(encoder.num_layers)
         for layer in layers:
             integer("layers", layer, -encoder.num_layers, encoder.num_layers - 1)
-        rows = {"cls": 1, "mean": 1}
+        config = SAETrainConfig.from_dict(settings.train)
+        step.memory = costs.sae_memory(costs.make_sae(config, encoder.d_in), config)
+        step.shapes = f"{len(layers)} layers of {encoder.num_layers}"
+        if settings.is_function:  # to make its images only to count them takes seconds, and they are few
+            return
+        images, rows = self._count(settings, "images"), {"cls": 1, "mean": 1}
         size = sum(
             costs.store_bytes(images, rows.get(tokens, encoder.num_tokens), encoder.d_in, "float16")
             for tokens in selections
         )
         step.disk["activations of all layers"] = settings.saes, len(layers) * size
-        step.memory = costs.sae_memory(
-            costs.make_sae(config := SAETrainConfig.from_dict(settings.train), encoder.d_in), config
-        )
-        step.shapes = f"{images:,} images to train on, {len(layers)} layers of {encoder.num_layers}"
+        step.shapes = f"{images:,} images to train on, {step.shapes}"
 
     # ------------------------------------------------------------------------------------------------ shapes
 
