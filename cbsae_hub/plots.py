@@ -337,6 +337,53 @@ def plot_patch_map(patch_map: Any, image: Image.Image | None = None) -> Figure:
     return figure
 
 
+def plot_densities(layers: Sequence[tuple[int, pd.DataFrame]]) -> Figure:
+    """Height and coverage of features, a panel for each layer, darker where there are more (Olson et al., figure 3).
+
+    Args:
+        layers: Block and its features with ``height`` and ``coverage``.
+
+    Raises:
+        ValueError: If there are no layers.
+    """
+    if not layers:
+        raise ValueError("there are no layers to draw")
+    figure, panels = _figure(3.4 * len(layers), 3.4, columns=len(layers))
+    top = max(1.0, *(part["height"].max() for _, part in layers if len(part)), 1.0)
+    edges = np.linspace(-0.05 * top, 1.05 * top, 23), np.linspace(0, 1.05, 22)
+    for axes, (layer, part) in zip(np.ravel(panels), layers):
+        counts, *_ = np.histogram2d(*part[["height", "coverage"]].astype(float).to_numpy().T, bins=edges)
+        axes.pcolormesh(*edges, np.ma.masked_equal(np.log10(np.maximum(counts, 1)) + (counts > 0), 0).T, cmap="Blues")
+        axes.set(xlabel="height", ylabel="coverage")
+        axes.set_title(f"layer {layer}: {len(part):,} features", **TITLE)
+    return figure
+
+
+def plot_lines(frame: pd.DataFrame, x: str, panels: Mapping[str, str], label: str, log: bool = False) -> Figure:
+    """Several measures against one setting, a panel for each.
+
+    Args:
+        frame: One row per dot; the column ``line`` says of which line it is.
+        x: Column of the setting.
+        panels: Column of a measure to its title.
+        label: Name of the setting.
+        log: Whether the setting's axis is logarithmic.
+
+    Raises:
+        ValueError: If there is nothing to draw.
+    """
+    if frame.empty or not panels:
+        raise ValueError("there is nothing to draw: no rows, or no measures")
+    figure, columns = _figure(3.4 * len(panels), 3.6, columns=len(panels))
+    for axes, (column, title) in zip(np.ravel(columns), panels.items()):
+        for i, (name, part) in enumerate(frame.groupby("line", sort=False)):
+            axes.plot(part[x], part[column], label=name, marker="o", markersize=3, **_line(i))
+        axes.set(xlabel=label, xscale="log" if log else "linear")
+        axes.set_title(title, **TITLE)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, **LEGEND)
+    return figure
+
+
 def _line(number: int) -> dict[str, str]:
     """Colour and dashes of one of several lines."""
     return {"color": COLOURS[number % len(COLOURS)], "linestyle": DASHES[number % len(DASHES)]}

@@ -71,6 +71,8 @@ PUBLIC: dict[str, dict[str, tuple[str, ...] | str]] = {
         "cbsae_hub.scoring.steerability": ("SteerabilityScorer",),
         "cbsae_hub.studies.insertion": ("InsertionExperiment",),
         "cbsae_hub.metrics": EVERY,
+        "cbsae_hub.metrics.linear_probe": ("Features", "LinearProbe", "fit_probe", "search_probe"),
+        "cbsae_hub.metrics.out_of_distribution": ("image_errors", "auroc", "NearestClass"),
     },
 }
 HEAD = """# Public names

@@ -150,6 +150,24 @@ def test_variants_are_drawn_in_order_beside_the_sae():
         plotting.plot_variants(rows[:0], "k", "k", {})
 
 
+def test_densities_count_the_features_of_each_layer():
+    layers = [
+        (3, pd.DataFrame({"height": [0, 0, 2.5], "coverage": [1, 1, 0.3]})),
+        (5, pd.DataFrame(columns=["height", "coverage"])),
+    ]
+    first, second = plotting.plot_densities(layers).axes
+    shades = first.collections[0].get_array()
+    assert sorted(shades.compressed()) == pytest.approx([1, 1 + np.log10(2)]) and "3: 3 features" in first.get_title()
+    assert second.collections[0].get_array().mask.all()
+
+
+def test_lines_are_those_of_the_table():
+    rows = pd.DataFrame({"line": list("aab"), "x": [1, 2, 1], "first": [3, 4, 5], "second": [6, 7, 8]})
+    one, two = plotting.plot_lines(rows, "x", {"first": "one", "second": "two"}, "x").axes
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in two.lines}
+    assert drawn == {"a": [[1, 6], [2, 7]], "b": [[1, 8]]} and one.get_title() == "one"
+
+
 def test_what_cannot_be_drawn_is_said(frame):
     with pytest.raises(ValueError, match="no column steerability"):
         plotting.plot_quadrants(frame.drop(columns="steerability"))

@@ -34,7 +34,6 @@ from cbsae_hub.hub.files import plain, read_json, replace_file, write_json, writ
 from cbsae_hub.models import CBSAE, SAE
 from cbsae_hub.pipeline.extract import open_images
 from cbsae_hub.pipeline.sections import LayersSection
-from cbsae_hub.pipeline.train import train_or_read
 from cbsae_hub.processes import make_accelerator
 from cbsae_hub.scoring.truth import Truth
 from cbsae_hub.steering import ClipZeroShotSteerer
@@ -42,6 +41,7 @@ from cbsae_hub.steering.clip import STRENGTHS
 from cbsae_hub.steering.latents import RawNeurons
 from cbsae_hub.studies import layer_figures as figures
 from cbsae_hub.studies.clip_sweep import draw
+from cbsae_hub.studies.layer_saes import train_or_read
 from cbsae_hub.studies.layer_steering import Steered, controls, steer_set
 from cbsae_hub.studies.layer_tables import as_markdown, over_seeds
 from cbsae_hub.studies.layers import LayerProbe

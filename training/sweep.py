@@ -25,10 +25,10 @@ from cbsae_hub.metrics import MonosemanticityScore, Reconstruction, mean_over_to
 from cbsae_hub.models import SAE
 from cbsae_hub.pipeline.extract import open_images
 from cbsae_hub.pipeline.sections import SweepSection
-from cbsae_hub.pipeline.train import train_or_read
 from cbsae_hub.processes import make_accelerator
 from cbsae_hub.scoring.report import describe
 from cbsae_hub.scoring.scorer import ImageEmbedder, image_model
+from cbsae_hub.studies.layer_saes import train_or_read
 from cbsae_hub.studies.tables import markdown_table
 from cbsae_hub.trainers.config import REFERENCE_GROUPS, SAETrainConfig
 

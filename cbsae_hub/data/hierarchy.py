@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -72,23 +73,8 @@ class ConceptTree:
             LookupError: If WordNet is not on this machine.
             ValueError: If there is no such synset.
         """
-        try:
-            from nltk.corpus import wordnet
-            from nltk.corpus.reader.wordnet import WordNetError
-        except ImportError as error:
-            raise ImportError("WordNet needs nltk: pip install 'cbsae_hub[wordnet]'") from error
-        try:
-            wordnet.ensure_loaded()
-        except LookupError as error:
-            raise LookupError("WordNet is not on this machine: python -m nltk.downloader wordnet") from error
-        graph, waiting = nx.DiGraph(), []
-        for text in synsets:
-            try:
-                by_id = text[:1] == "n" and text[1:].isdigit()
-                synset = wordnet.synset_from_pos_and_offset("n", int(text[1:])) if by_id else wordnet.synset(text)
-            except (WordNetError, ValueError) as error:
-                raise ValueError(f"WordNet has no synset {text!r}") from error
-            waiting.append(synset)
+        graph = nx.DiGraph()
+        waiting = [_synset(text) for text in synsets]
         while waiting:
             node = waiting.pop()
             for kind in node.hypernyms() + node.instance_hypernyms():
@@ -191,3 +177,25 @@ class ConceptTree:
         if len(same := self._by_key.get(name_key(str(node)), [])) == 1:
             return same[0]
         raise ValueError(f"{node!r} is not in the tree {self.name!r}" + (f"; it has {same}" if same else ""))
+
+
+def synset_name(text: str) -> str:
+    """The name of a synset, ``goldfish.n.01``, by that name or its id; errors as :meth:`ConceptTree.from_wordnet`."""
+    return _synset(text).name()
+
+
+def _synset(text: str) -> Any:
+    try:
+        from nltk.corpus import wordnet
+        from nltk.corpus.reader.wordnet import WordNetError
+    except ImportError as error:
+        raise ImportError("WordNet needs nltk: pip install 'cbsae_hub[wordnet]'") from error
+    try:
+        wordnet.ensure_loaded()
+    except LookupError as error:
+        raise LookupError("WordNet is not on this machine: python -m nltk.downloader wordnet") from error
+    try:
+        by_id = text[:1] == "n" and text[1:].isdigit()
+        return wordnet.synset_from_pos_and_offset("n", int(text[1:])) if by_id else wordnet.synset(text)
+    except (WordNetError, ValueError) as error:
+        raise ValueError(f"WordNet has no synset {text!r}") from error

@@ -1,6 +1,7 @@
 """Activations of vision encoders of transformers, for the tokens that are asked for."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, BaseImageProcessor, PreTrainedModel
 
 from cbsae_hub.encoders.families import family_of, prefix_tokens, tower_config
+from cbsae_hub.encoders.relevance import attentive, relevancy, share_out
 from cbsae_hub.encoders.site import Edit, ResidualSite, find_blocks, read_sites, run_blocks
 from cbsae_hub.encoders.view import View, draw_view, framed, measure_view
 from cbsae_hub.encoders.weights import load_weights, quiet, require_complete
 from cbsae_hub.hub.locate import locate
-from cbsae_hub.models import checks
+from cbsae_hub.models import CBSAE, SAE, checks
 from cbsae_hub.pictures import require_images, to_rgb
 
 ANY_SIZE = ("dinov2", "dinov2_with_registers", "dinov3_vit")  # families that fit their positions to the picture
@@ -257,6 +259,36 @@ class VisionEncoder:
                 f"{self.repo_id or 'this encoder'} has no image embedding: its {type(self.model).__name__} has no "
                 f"{self.family.head}. Its activations need none; for embeddings take the whole model"
             )
+
+    def relevance(
+        self, images: Sequence[Image.Image] | torch.Tensor, sae: SAE | CBSAE, neuron: int, batch_size: int = 16
+    ) -> torch.Tensor:
+        """The patches to which a neuron owes its activation, see :mod:`cbsae_hub.encoders.relevance`.
+
+        A neuron of the CLS token has such a map too; with "random:n" the latents of all tokens are explained.
+
+        Args:
+            images: PIL images, or what :meth:`pixel_values` made of them.
+            sae: A model that explains this layer.
+            neuron: The neuron.
+            batch_size: Images at once; each needs the attention of all blocks, and its gradient.
+
+        Returns:
+            ``[images, rows, columns]`` float32 on the encoder's device; 0 or more, all 0 where it is not active.
+
+        Raises:
+            ValueError: If there is no such neuron.
+        """
+        checks.integer("neuron", neuron, 0, sae.d_latent - 1)
+        weigh = share_out(sae, neuron, None if self.tokens == "mean" else self._span)
+        parts = self._pixels(images).split(batch_size)
+        tokens = torch.cat([relevancy(self._attentive, self.layer, pixels, weigh) for pixels in parts])
+        return tokens[:, self._prefix :].unflatten(1, self.grid)
+
+    @cached_property
+    def _attentive(self) -> Any:
+        options = self.family.options if type(self.model).__name__ == self.family.model else {}
+        return attentive(self.model, **options)
 
     def select(self, v: torch.Tensor, seeds: Sequence[int] | None = None) -> torch.Tensor:
         """Picks the chosen tokens: ``[images, all tokens, d_in] -> [images, tokens, d_in]``."""

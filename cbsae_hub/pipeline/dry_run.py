@@ -5,7 +5,7 @@ cache, is read instead.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,14 @@ from cbsae_hub.pipeline.extract import open_images
 from cbsae_hub.pipeline.recipe import read_sections
 from cbsae_hub.pipeline.sections import SECTIONS, DryRunSection
 from cbsae_hub.studies.tables import markdown_table
-from cbsae_hub.trainers.config import TrainConfig
+from cbsae_hub.trainers.config import SAETrainConfig, TrainConfig
 
 MODELS = {  # settings that are ids of models
     "activations": ("encoder",),
     "scores": ("judge", "similarity"),
     "steerability": ("llava", "sentences", "clip", "unclip", "pictures"),
     "cbsae": ("teacher",),
+    "ontology": ("encoder", "probe_images"),
 }
 
 
@@ -235,6 +236,39 @@ class DryRun:
             generators = sum(one.memory for one in self.steps if one.name == "steerability")
             step.memory = generators + costs.scoring_memory(self.sae, concepts=concepts, **self.scoring)
         step.shapes = f"bottlenecks to train and score: {len(variants)}"
+
+    def _ontology(self, settings: sections.OntologySection) -> None:
+        if settings.tree != "wordnet":
+            self._require(Path(settings.tree).is_file(), "ontology", f"there is no tree {settings.tree}")
+        self._layers(settings, {"encoder": settings.encoder}, (settings.tokens,))
+
+    def _probing(self, settings: sections.ProbingSection) -> None:
+        for name, encoder in settings.encoders.items():
+            self._id("probing", f"encoders.{name}", encoder)
+        for name in settings.sets:
+            self._id("probing", f"sets.{name}", settings.set_of(name).images)
+        self._layers(settings, settings.encoders, dict.fromkeys((settings.tokens, *settings.layer_tokens)))
+
+    def _layers(self, settings: Any, encoders: Mapping[str, str], selections: Iterable[str]) -> None:
+        """Checks a study of many layers; its sizes are known if it is of the encoder of section `activations`."""
+        step, activations, encoder = self._step(settings.section), self.sections.get("activations"), self.encoder
+        if encoder is None or activations is None or activations.encoder not in encoders.values():
+            return
+        layers = settings.layers or range(encoder.num_layers)
+        for layer in layers:
+            integer("layers", layer, -encoder.num_layers, encoder.num_layers - 1)
+        config = SAETrainConfig.from_dict(settings.train)
+        step.memory = costs.sae_memory(costs.make_sae(config, encoder.d_in), config)
+        step.shapes = f"{len(layers)} layers of {encoder.num_layers}"
+        if settings.is_function:  # to make its images only to count them takes seconds, and they are few
+            return
+        images, rows = self._count(settings, "images"), {"cls": 1, "mean": 1}
+        size = sum(
+            costs.store_bytes(images, rows.get(tokens, encoder.num_tokens), encoder.d_in, "float16")
+            for tokens in selections
+        )
+        step.disk["activations of all layers"] = settings.saes, len(layers) * size
+        step.shapes = f"{images:,} images to train on, {step.shapes}"
 
     # ------------------------------------------------------------------------------------------------ shapes
 

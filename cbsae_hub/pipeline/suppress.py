@@ -22,10 +22,10 @@ from cbsae_hub.pipeline.extract import open_images
 from cbsae_hub.pipeline.sections import SuppressionSection
 from cbsae_hub.plots import plot_examples, plot_suppression
 from cbsae_hub.processes import make_accelerator
+from cbsae_hub.studies.layer_saes import train_or_read
 from cbsae_hub.studies.suppression import TAUS, LayerStudy, Task
 from cbsae_hub.studies.suppression_tables import as_markdown, best_layers, pictures_of, summary
 from cbsae_hub.trainers.config import SAETrainConfig
-from cbsae_hub.trainers.sae.trainer import SAETrainer
 
 TRAINING = ("expansion", "k", "steps", "batch_size", "lr", "warmup_steps", "decay_start", "dead_after_tokens")
 SAES = "saes"  # folder of those that are trained
@@ -146,9 +146,9 @@ def layer_saes(
             steps = chosen.get("steps", SAETrainConfig.steps)
             options = {**chosen, "seed": seed, "eval_every": steps, "checkpoint_every": steps}
             config = SAETrainConfig.from_dict(options)
-            train, heldout = store.holdout(config.heldout_fraction, config.seed)
-            SAETrainer(config, train, heldout, output).train(resume=True)
-        saes[seed] = SAE.from_pretrained(output)
+            saes[seed] = train_or_read(config, store, output)
+        else:
+            saes[seed] = SAE.from_pretrained(output)
     shutil.rmtree(folder / "activations", ignore_errors=True)  # of all layers together they would fill a disk
     return saes
 

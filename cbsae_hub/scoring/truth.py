@@ -45,7 +45,7 @@ class Truth:
         """
         labels, blocks, too_rare = [], [np.zeros((len(images), 0), dtype=bool)], {}
         for family, column in families.items():
-            matrix, names = label_matrix(_label_sets(images, column))
+            matrix, names = label_matrix(label_sets(images, column))
             frequent = np.flatnonzero(matrix.sum(0) >= min_images)
             if not len(frequent):
                 logger.warning("%s: neurons are not compared with any", _lack_of_labels(column, matrix, min_images))
@@ -73,7 +73,8 @@ def _lack_of_labels(column: str, matrix: np.ndarray, min_images: int) -> str:
     return f"no label of the column {column!r} is on {min_images} images or more (the most frequent one is on {most})"
 
 
-def _label_sets(images: ImageDataset, column: str) -> list[set[str]]:
+def label_sets(images: ImageDataset, column: str) -> list[set[str]]:
+    """The labels of each image in a column, see :class:`Truth`, whose errors are these."""
     path = column.removesuffix("?")
     name, _, record_field = path.partition(".")
     try:

@@ -20,6 +20,7 @@ TABS = ("start", "inspect", "find", "neuron", "llava", "draw", "scores", "own", 
 OPS = ("set", "add")
 WHERE = {"In the picture": "0", "Alone, nothing else active": "1"}
 HOW = dict(zip(("set the neuron", "add to it"), OPS))
+MAPS = {"Patches on which it fires": "patches", "Relevancy: what it owes its activation to": "relevancy"}
 SORTS = {
     "Name's score": "score",
     "Interpretability": "interpretability",
@@ -101,6 +102,7 @@ class Link:
     neuron: int | None = _part("neuron", None, _neuron)
     match: int | None = _part("found", None, _neuron, like="neuron", of="q")
     show_heat: bool = _part("heat", True, _flag)
+    maps: str = _part("map", "patches", _one_of(MAPS.values()), codes=MAPS)
     basket: Basket = field(
         default=Basket(),
         metadata={
@@ -114,6 +116,7 @@ class Link:
     firing_neuron: int | None = _part("fires", None, _neuron)
     patch: int | None = _part("patch", None, _number(0, 100_000))
     hide_dense: bool = _part("dense", True, _flag)
+    inspected_maps: str | None = _part("seen.map", None, _one_of(MAPS.values()), codes=MAPS, like="map")
     question: str = _part("ask", ONE_WORD, _words(MAX_QUESTION), typed=True)
     alone: bool = _part("alone", False, _flag, codes=WHERE)
     op: str = _part("op", OPS[0], _one_of(OPS), codes=HOW)

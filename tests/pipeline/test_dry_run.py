@@ -23,7 +23,11 @@ from cbsae_hub.trainers.sae.state import SAEState
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "cbsae_hub" / "pipeline" / "recipes"
 REAL = ("llava-1.5-7b", "llava-more-dinov2", "unclip-2-1")
-RECIPES = [*(SHIPPED / f"{name}.yaml" for name in REAL), *sorted((ROOT / "training" / "recipes").glob("*.yaml"))]
+LAYERS = "dinov2-giant-all-layers"
+RECIPES = [
+    *(SHIPPED / f"{name}.yaml" for name in (*REAL, LAYERS)),
+    *sorted((ROOT / "training" / "recipes").glob("*.yaml")),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -58,19 +62,30 @@ def changed(tmp_path, changes, name="llava-1.5-7b"):
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_passes(recipe):
-    if recipe.stem not in REAL:
+    if recipe.parent != SHIPPED:
         require_emoji_files()
     run = checked(recipe)
     trained_first = "there is no folder runs/emoji-llava-dino", "there is no folder runs/emoji-clip-reader"
     assert [problem for problem in run.problems if not any(one in problem for one in trained_first)] == []
     assert run.doubts == [], "a recipe that comes with the package is large enough"
     sections = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    known = ("activations", "sae", "scores", "steerability", "cbsae", "evaluate")
+    known = ("activations", "sae", "scores", "steerability", "cbsae", "evaluate", "ontology", "probing")
     expected = [name for name in known if name in sections]
     assert [step.name for step in run.steps if step.name not in ("downloads", "names")] == expected
     if "sae" not in sections:  # a study of somebody else's SAE
         return
-    assert (run.sae.d_sae, sum(run.sae.group_sizes)) == (run.sae.d_in * sections["sae"]["expansion"],) * 2
+    assert run.sae.d_sae == sum(run.sae.group_sizes or [run.sae.d_sae]) == run.sae.d_in * sections["sae"]["expansion"]
+
+
+def test_studies_of_layers_are_checked_against_the_encoder(tmp_path):
+    run = checked(SHIPPED / f"{LAYERS}.yaml")
+    steps = {step.name: step for step in run.steps}
+    ((_, size),) = steps["ontology"].disk.values()
+    assert size == 40 * 1_281_167 * 1536 * 2 and steps["ontology"].shapes.endswith("40 layers of 40")
+    changes = {"ontology.layers": [40], "ontology.tree": "none.json", "probing.usual": "nothing"}
+    problems = "\n".join(checked(changed(tmp_path, changes, LAYERS)).problems)
+    assert "ontology: layers must be" in problems and "ontology: there is no tree none.json" in problems
+    assert "probing: usual is 'nothing', which is none of the sets" in problems
 
 
 @pytest.mark.parametrize(("name", "tokens", "every"), zip(REAL, (2, 2, 1), (577, 257, 257)))

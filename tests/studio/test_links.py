@@ -11,6 +11,7 @@ from cbsae_hub.steering import Edit
 from cbsae_hub.studio.basket import UNITS, Basket, range_of
 from cbsae_hub.studio.links import (
     HOW,
+    MAPS,
     OPS,
     SORTS,
     TABS,
@@ -46,6 +47,7 @@ def test_what_is_written_is_read_again(shipped):
             "aside": ["", "emoji-sae=3:1.000!"], "image": pictures,
             "inspected_image": [None, *pictures],
             "firing_neuron": [None, 7], "patch": [None, 0, 63],
+            "maps": list(MAPS.values()), "inspected_maps": [None, *MAPS.values()],
             "hide_dense": [True, False], "question": ["", ONE_WORD, "What is it? Say & why + how."],
             "word": ["", "pizza slice"], "alone": [True, False], "op": OPS, "keep_error": [True, False],
             "live": [True, False], "draw_word": [None, "", "sun"], "draw_alone": [None, True, False],

@@ -18,7 +18,7 @@ TILE = 96
 SIDE = 64
 
 
-def _smooth_noise(rng: np.random.Generator, cells: int) -> np.ndarray:
+def smooth_noise(rng: np.random.Generator, cells: int) -> np.ndarray:
     """Noise in 0..1 on TILE x TILE, smooth at the scale of TILE / cells pixels."""
     coarse = torch.from_numpy(rng.random((1, 1, cells, cells)))
     return F.interpolate(coarse, (TILE, TILE), mode="bicubic", align_corners=True)[0, 0].clamp(0, 1).numpy()
@@ -48,22 +48,22 @@ def _draw_texture(name: str, rng: np.random.Generator) -> np.ndarray:
             mask = (np.floor(x / cell) + np.floor(y / cell)) % 2 == 0
         return np.where(mask[..., None], a, b)
     if name == "grass":
-        blades = np.sin(x * rng.uniform(1.2, 1.8) + 6 * _smooth_noise(rng, 12)) * 0.25 + 0.5
-        return _between((25, 80, 20), (130, 190, 60), np.clip(blades * 0.6 + _smooth_noise(rng, 30) * 0.5, 0, 1))
+        blades = np.sin(x * rng.uniform(1.2, 1.8) + 6 * smooth_noise(rng, 12)) * 0.25 + 0.5
+        return _between((25, 80, 20), (130, 190, 60), np.clip(blades * 0.6 + smooth_noise(rng, 30) * 0.5, 0, 1))
     if name == "water":
-        phase = y * rng.uniform(0.5, 0.8) + 4 * _smooth_noise(rng, 7) + np.sin(x * 0.25 + rng.uniform(0, 6))
+        phase = y * rng.uniform(0.5, 0.8) + 4 * smooth_noise(rng, 7) + np.sin(x * 0.25 + rng.uniform(0, 6))
         return _between((15, 75, 150), (120, 195, 235), (0.5 + 0.5 * np.sin(phase)) ** 1.5)
     if name == "sand":
-        return _between((205, 170, 110), (240, 215, 160), _smooth_noise(rng, 8) * 0.6 + rng.random((TILE, TILE)) * 0.4)
+        return _between((205, 170, 110), (240, 215, 160), smooth_noise(rng, 8) * 0.6 + rng.random((TILE, TILE)) * 0.4)
     if name == "night sky":
-        sky = _between((5, 5, 25), (30, 25, 70), _smooth_noise(rng, 4))
+        sky = _between((5, 5, 25), (30, 25, 70), smooth_noise(rng, 4))
         for row, column in rng.integers(1, TILE - 1, (70, 2)):
             sky[row, column] = rng.uniform(190, 255)
         return sky
     height, width = 8, 16
     course = np.floor(y / height)
     mortar = (y % height < 1.5) | ((x + (course % 2) * width / 2) % width < 1.5)
-    bricks = _between((140, 50, 35), (185, 85, 60), _smooth_noise(rng, 12))
+    bricks = _between((140, 50, 35), (185, 85, 60), smooth_noise(rng, 12))
     return np.where(mortar[..., None], (200, 190, 180), bricks)
 
 

@@ -1,6 +1,14 @@
 """The sections that a recipe may have, as dataclasses: those of the steps, and those of the studies."""
 
 from cbsae_hub.pipeline.recipe import Section
+from cbsae_hub.pipeline.sections.clip_studies import (
+    AttributeSettings,
+    LayersSection,
+    SuppressionSection,
+    TargetSettings,
+    TypographicSection,
+)
+from cbsae_hub.pipeline.sections.layer_studies import LayerSAEs, OntologySection, ProbingSection, ShiftedImages
 from cbsae_hub.pipeline.sections.steps import (
     ActivationsSection,
     CBSAESection,
@@ -13,14 +21,9 @@ from cbsae_hub.pipeline.sections.steps import (
     SteerabilitySection,
 )
 from cbsae_hub.pipeline.sections.studies import (
-    AttributeSettings,
     ChatJudgeSettings,
     InsertionSection,
-    LayersSection,
-    SuppressionSection,
     SweepSection,
-    TargetSettings,
-    TypographicSection,
     ZeroShotSteeringSection,
 )
 
@@ -37,9 +40,13 @@ __all__ = [
     "ImageSource",
     "InsertionSection",
     "LayersSection",
+    "LayerSAEs",
+    "OntologySection",
+    "ProbingSection",
     "PruneSettings",
     "SAESection",
     "ScoresSection",
+    "ShiftedImages",
     "SteerabilitySection",
     "SuppressionSection",
     "SweepSection",

@@ -4,6 +4,7 @@ import copy
 import logging
 import re
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -47,12 +48,14 @@ class ImageInspection(Inspection):
         ratio: The image's width, by its height.
         grid: Rows and columns of the tokens that are patches; None for an SAE of tokens without a place.
         before: Number of the tokens before those: CLS and registers, of an SAE of all tokens.
+        size: Width and height of the image, in pixels.
     """
 
     webp: bytes
     ratio: float
     grid: tuple[int, int] | None
     before: int
+    size: tuple[int, int]
 
     def strengths(self, patch: int | None) -> np.ndarray:
         """Returns how strongly the active neurons fire at a patch; for None, on average over all tokens."""
@@ -227,9 +230,7 @@ class LoadedModel:
             image: The image.
             of_pack: Whether it is one of the pack's, which may show what the encoder saw already.
         """
-        if of_pack and self.pack.cropped:
-            image = self.encoder.framed(image)
-        pixels = self.encoder.pixel_values([image])
+        pixels = self._pixels([image], of_pack)
         x = self.encoder(pixels)[0]
         places = self.encoder.patch_rows
         image = self._as_image(pixels[0])
@@ -239,7 +240,23 @@ class LoadedModel:
             ratio=image.width / image.height,
             grid=None if places is None else self.encoder.grid,
             before=0 if places is None else places.start,
+            size=image.size,
         )
+
+    def relevance(self, neuron: int, images: Sequence[Image.Image], of_pack: bool = False) -> np.ndarray:
+        """Returns the relevancy maps of a neuron on RGB images, ``[images, rows, columns]``; each goes up to 1.
+
+        Args:
+            neuron: The neuron.
+            images: The images, of one or several sizes.
+            of_pack: See :meth:`inspect`.
+        """
+        maps = self.encoder.relevance(self._pixels(images, of_pack), self.sae, neuron)
+        return (maps / maps.amax((1, 2), keepdim=True).clamp_min(1e-12)).cpu().numpy()
+
+    def _pixels(self, images: Sequence[Image.Image], of_pack: bool) -> torch.Tensor:
+        framed = of_pack and self.pack.cropped
+        return self.encoder.pixel_values([self.encoder.framed(image) if framed else image for image in images])
 
     def row(self, inspection: Inspection, place: int) -> Any:
         """Returns the row in the neuron table of one of the neurons that fire."""

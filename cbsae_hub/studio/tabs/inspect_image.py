@@ -12,6 +12,7 @@ from cbsae_hub.studio.server.memory import Results
 from cbsae_hub.studio.server.model import ImageInspection, LoadedModel
 from cbsae_hub.studio.server.refusal import Refused, kindly
 from cbsae_hub.studio.server.session import LOOKUP, PRIVATE, SessionState, state, unremembered
+from cbsae_hub.studio.tabs.maps import is_relevancy, map_titles, maps_choice
 from cbsae_hub.studio.tabs.tab import Tab
 from cbsae_hub.studio.view import html
 from cbsae_hub.studio.view.image_box import bind_upload, sample_box, sample_name, sample_strip, upload_box
@@ -34,6 +35,7 @@ class InspectTab(Tab):
     def __init__(self, session: SessionState):
         super().__init__(session)
         self.inspections: Results[ImageInspection] = Results(MAX_INSPECTIONS)
+        self.relevancies: Results[str] = Results(MAX_INSPECTIONS)
 
     def render(self) -> None:
         self.image, self.patch = state("", "seen"), state("", "patch")
@@ -47,6 +49,7 @@ class InspectTab(Tab):
                 self.upload = upload_box("upload")
                 self.samples = sample_box(self.session.serving.first.pack, "samples", SAMPLES)
             with gr.Column(scale=5, min_width=280):
+                self.maps = maps_choice("inspect-maps")
                 self.grid.render()
                 self.error.render()
             with gr.Column(scale=5, min_width=280):
@@ -62,58 +65,71 @@ class InspectTab(Tab):
             bind_upload(
                 self.upload,
                 self.inspect,
-                [session.model, self.upload, self.hide_dense],
+                [session.model, self.upload, self.hide_dense, self.maps],
                 [session.upload, *outputs],
                 lambda: _nothing(_REFUSED),
                 [],
                 view,
             ),
-            self.samples.click(self.sample, [session.model, self.hide_dense], outputs, **PRIVATE),
+            self.samples.click(self.sample, [session.model, self.hide_dense, self.maps], outputs, **PRIVATE),
         ]
-        self.neurons.input(self.where, [*inputs, self.patch, self.neurons], view, **LOOKUP)
-        self.grid.click(self.at_patch, inputs, view, **LOOKUP)
-        self.whole.click(self.where, inputs, view, **LOOKUP)
-        self.hide_dense.input(self.where, [*inputs, self.patch], view, **LOOKUP)
-        self.outputs = [self.samples, self.hide_dense, *view]
-        self.parts = {"seen": self.image, "patch": self.patch, "fires": self.neurons, "dense": self.hide_dense}
+        of_neuron = [*inputs, self.patch, self.neurons, self.maps]
+        self.neurons.input(self.where, of_neuron, view, **LOOKUP)
+        self.maps.input(self.where, of_neuron, view, **LOOKUP)
+        self.grid.click(self.at_patch, [*inputs, self.maps], view, **LOOKUP)
+        self.whole.click(self.strongest, [*inputs, self.maps], view, **LOOKUP)
+        self.hide_dense.input(self.strongest, [*inputs, self.maps, self.patch], view, **LOOKUP)
+        self.outputs = [self.samples, self.hide_dense, self.maps, *view]
+        self.parts = {
+            "seen": self.image, "patch": self.patch, "fires": self.neurons, "dense": self.hide_dense,
+            "seen.map": self.maps,
+        }  # fmt: skip
 
     @kindly
-    def sample(self, event: gr.EventData, key: Any, hide_dense: Any) -> list[Any]:
+    def sample(self, event: gr.EventData, key: Any, hide_dense: Any, maps: Any = None) -> list[Any]:
         """Inspects one of the sample images."""
         model = self.session.model_of(key)
         name = sample_name(event, model.pack)
-        return [name, *self._view(model, name, hide_dense)]
+        return [name, *self._view(model, name, hide_dense, maps=maps)]
 
     @kindly
-    def inspect(self, key: Any, path: Any, hide_dense: Any = True) -> list[Any]:
+    def inspect(self, key: Any, path: Any, hide_dense: Any = True, maps: Any = None) -> list[Any]:
         """Inspects an upload; what is no image gets a sentence, and the page goes on."""
         if path is None:
             return [gr.skip()] * 8
         model = self.session.model_of(key)
         name, record = self.session.keep_upload(path, model.pack)
-        return [record, name, *self._view(model, name, hide_dense)]
+        return [record, name, *self._view(model, name, hide_dense, maps=maps)]
 
     @kindly
-    def where(self, key: Any, image: Any, hide_dense: Any, patch: Any = None, neuron: Any = None) -> list[Any]:
+    def where(
+        self, key: Any, image: Any, hide_dense: Any, patch: Any = None, neuron: Any = None, maps: Any = None
+    ) -> list[Any]:
         """Shows the strongest neurons of all of the image, or of a patch, and where the chosen or first one fires."""
-        return self._view(self.session.model_of(key), image, hide_dense, patch, neuron)
+        return self._view(self.session.model_of(key), image, hide_dense, patch, neuron, maps)
 
     @kindly
-    def at_patch(self, event: gr.EventData, key: Any, image: Any, hide_dense: Any) -> list[Any]:
+    def strongest(self, key: Any, image: Any, hide_dense: Any, maps: Any, patch: Any = None) -> list[Any]:
+        """Shows the strongest neurons of all of the image, or of a patch, and where the first one fires."""
+        return self._view(self.session.model_of(key), image, hide_dense, patch, maps=maps)
+
+    @kindly
+    def at_patch(self, event: gr.EventData, key: Any, image: Any, hide_dense: Any, maps: Any = None) -> list[Any]:
         """Shows the neurons that fire at one patch."""
-        return self._view(self.session.model_of(key), image, hide_dense, getattr(event, "patch", None))
+        return self._view(self.session.model_of(key), image, hide_dense, getattr(event, "patch", None), maps=maps)
 
     def restore(self, model: LoadedModel, link: Link, new: bool) -> list[Any]:
         """Returns values of :attr:`outputs` for a link: an image, inspected."""
         samples = sample_strip(model.pack, SAMPLES) if new else gr.skip()
+        maps = map_titles(link.inspected_maps or link.maps)
         if link.inspected_image is None:
-            return [samples, link.hide_dense, *_nothing(_EMPTY)]
-        view = self._view(model, link.inspected_image, link.hide_dense, link.patch, link.firing_neuron)
-        return [samples, link.hide_dense, *view]
+            return [samples, link.hide_dense, maps, *_nothing(_EMPTY)]
+        view = self._view(model, link.inspected_image, link.hide_dense, link.patch, link.firing_neuron, maps)
+        return [samples, link.hide_dense, maps, *view]
 
     def _view(
-        self, model: LoadedModel, image: Any, hide_dense: Any, patch: Any = None, neuron: Any = None
-    ) -> list[Any]:  # fmt: skip
+        self, model: LoadedModel, image: Any, hide_dense: Any, patch: Any = None, neuron: Any = None, maps: Any = None
+    ) -> list[Any]:
         """Returns values of the view: what fires, on all of the image or at a patch, and where one neuron does."""
         inspection = self._inspection(model, image)
         at = _patch_of(patch, inspection)
@@ -130,7 +146,11 @@ class InspectTab(Tab):
         info = html.about_marks(title for title, _ in choices)
         radio = gr.Radio(choices, value=value, label=_label(inspection, at, bool(choices)), info=info or "")
         card = "" if place is None else html.neuron_card(model.pack, model.row(inspection, place))
-        grid = html.result(_grid(model, inspection, place, at), {"m": model.key, "seen": str(image)}, "whole")
+        if place is not None and is_relevancy(maps):
+            drawn = _relevancy(model, inspection, place, at, self._layer(model, image, inspection, place))
+        else:
+            drawn = _grid(model, inspection, place, at)
+        grid = html.result(drawn, {"m": model.key, "seen": str(image)}, "whole")
         return [str(image), "" if at is None else str(at), grid, _error(inspection), radio, card]
 
     def _inspection(self, model: LoadedModel, image: Any) -> ImageInspection:
@@ -139,6 +159,16 @@ class InspectTab(Tab):
         pixels = self.session.serving.images.get(image, model.pack)
         of_pack = is_sample(str(image), model.pack)
         return self.inspections.of((model.key, str(image)), lambda: model.inspect(pixels, of_pack))
+
+    def _layer(self, model: LoadedModel, image: Any, inspection: ImageInspection, place: int) -> str:
+        """Returns the relevancy map of one of the neurons that fire, as a picture to lay over the image."""
+        neuron = int(inspection.active[place])
+        pixels, of_pack = self.session.serving.images.get(image, model.pack), is_sample(str(image), model.pack)
+
+        def draw() -> str:
+            return html.heat_layer(model.relevance(neuron, [pixels], of_pack)[0], *inspection.size)
+
+        return self.relevancies.of((model.key, str(image), neuron), draw)
 
 
 def _nothing(sentence: Markup) -> list[Any]:
@@ -194,6 +224,14 @@ def _title(model: LoadedModel, inspection: ImageInspection, place: int, strength
     return f"{html.neuron_title(row)}: {strength:.2f} {what}{times}"
 
 
+def _relevancy(model: LoadedModel, inspection: ImageInspection, place: int, patch: int | None, layer: str) -> Markup:
+    """Returns the image under a neuron's relevancy map; patches, if there are any, can be chosen all the same."""
+    title = html.neuron_title(model.row(inspection, place))
+    caption = f"What {title} owes its activation to: gradients times attention, through all blocks before it."
+    none = None if inspection.grid is None else np.zeros(inspection.grid)
+    return patch_grid(inspection.webp, none, caption, patch, inspection.ratio, layer)
+
+
 def _grid(model: LoadedModel, inspection: ImageInspection, place: int | None, patch: int | None) -> Markup:
     def picture(heat: np.ndarray | None, caption: str) -> Markup:
         return patch_grid(inspection.webp, heat, caption, patch, inspection.ratio)
@@ -202,7 +240,10 @@ def _grid(model: LoadedModel, inspection: ImageInspection, place: int | None, pa
         return picture(None if inspection.grid is None else np.zeros(inspection.grid), "Nothing to show.")
     title = html.neuron_title(model.row(inspection, place))
     if inspection.grid is None:
-        return picture(None, f"{title} fires. Where, nobody can say: this model reads no patches ({model.sae.tokens}).")
+        return picture(
+            None,
+            f"{title} fires. This model reads no patches ({model.sae.tokens}): only the relevancy map says where from.",
+        )
     first, strength = np.split(inspection.latents[:, place], [inspection.before])
     others = f", and {int((first > 0).sum())} of {len(first)} tokens before them" if len(first) else ""
     caption = f"Where {title} fires: {int((strength > 0).sum())} of {len(strength)} patches{others}."
@@ -210,11 +251,19 @@ def _grid(model: LoadedModel, inspection: ImageInspection, place: int | None, pa
 
 
 def patch_grid(
-    webp: bytes, heat: np.ndarray | None, caption: str, chosen: int | None = None, ratio: float = 1.0
+    webp: bytes,
+    heat: np.ndarray | None,
+    caption: str,
+    chosen: int | None = None,
+    ratio: float = 1.0,
+    layer: str | None = None,
 ) -> Markup:
-    """Returns an image whose patches can be chosen by mouse and keys; ``heat``: 0..1 ``[rows, columns]``, or None."""
+    """Returns an image whose patches can be chosen by mouse and keys; ``heat``: 0..1 ``[rows, columns]``, or None.
+
+    ``layer`` is the address of a picture that is laid over the image.
+    """
     if heat is None:
-        return _TEMPLATE.patch_grid(data_uri(webp), f"{ratio:.4g}", 1, 1, [], caption)
+        return _TEMPLATE.patch_grid(data_uri(webp), f"{ratio:.4g}", 1, 1, [], caption, layer)
     rows, columns = heat.shape
     focus = 0 if chosen is None else chosen
     cells = [
@@ -228,4 +277,4 @@ def patch_grid(
         }
         for i, value in enumerate(heat.ravel())
     ]
-    return _TEMPLATE.patch_grid(data_uri(webp), f"{ratio:.4g}", rows, columns, cells, caption)
+    return _TEMPLATE.patch_grid(data_uri(webp), f"{ratio:.4g}", rows, columns, cells, caption, layer)

@@ -13,19 +13,26 @@ from cbsae_hub.metrics.activity import SHOWN_BINS_PER_OCTAVE
 from cbsae_hub.studio.basket import range_of
 from cbsae_hub.studio.links import Link
 from cbsae_hub.studio.server.generators import TITLES
+from cbsae_hub.studio.server.memory import Results
 from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import kindly
-from cbsae_hub.studio.server.session import LOOKUP, pulse, row_of, state
+from cbsae_hub.studio.server.session import LOOKUP, SessionState, pulse, row_of, state
+from cbsae_hub.studio.tabs.maps import is_relevancy, map_titles, maps_choice
 from cbsae_hub.studio.tabs.tab import Tab
 from cbsae_hub.studio.view import html
 from cbsae_hub.studio.view.images import as_webp, data_uri
 from cbsae_hub.studio.view.templates import template
 
+MAX_STRIPS = 64  # strips of relevancy maps, of all visitors together
 _TEMPLATE = template("neuron")
 
 
 class NeuronTab(Tab):
     """One neuron after the other, by number, by name from other tabs, or at random."""
+
+    def __init__(self, session: SessionState):
+        super().__init__(session)
+        self.relevancies: Results[Markup] = Results(MAX_STRIPS)
 
     def render(self) -> None:
         first = self.session.serving.first
@@ -39,24 +46,33 @@ class NeuronTab(Tab):
             self.previous = gr.Button("Previous", elem_id="neuron-previous", **small)
             self.next = gr.Button("Next", elem_id="neuron-next", **small)
             self.random = gr.Button("Random", elem_id="neuron-random", **small)
+        self.maps = maps_choice("neuron-maps")
         with gr.Row(equal_height=False):
             with gr.Column(scale=9, min_width=280):
                 self.page = self.session.card(self._page(first, best), "neuron-page")
             with gr.Column(scale=3, min_width=240):
                 self.live = gr.HTML(_live(first, best), elem_id="neuron-live")
-        self.outputs = [self.number, self.neuron, self.page, self.live]
-        self.parts = {"neuron": self.neuron}
-        key, outputs = self.session.model, [*self.outputs, self.session.pulse]
-        self.number.submit(self.turn, [key, self.number], outputs, **LOOKUP)
+        turned = [self.number, self.neuron, self.page, self.live]
+        self.outputs = [*turned, self.maps]
+        self.parts = {"neuron": self.neuron, "map": self.maps}
+        key, outputs = self.session.model, [*turned, self.session.pulse]
+        self.number.submit(self.turn, [key, self.number, self.maps], outputs, **LOOKUP)
         for button, step in ((self.previous, -1), (self.next, 1), (self.random, 0)):
-            button.click(self._mover(step), [key, self.neuron], outputs, **LOOKUP)
+            button.click(self._mover(step), [key, self.neuron, self.maps], outputs, **LOOKUP)
+        self.maps.input(self.redraw, [key, self.neuron, self.maps], self.page, **LOOKUP)
 
     @kindly
-    def turn(self, key: Any, neuron: Any) -> list[Any]:
+    def turn(self, key: Any, neuron: Any, maps: Any = None) -> list[Any]:
         """Shows another neuron, and has it speak and draw."""
         model = self.session.model_of(key)
         number = row_of(model, neuron).neuron
-        return [number, str(number), self._page(model, number), _live(model, number), pulse("neuron")]
+        return [number, str(number), self._page(model, number, maps), _live(model, number), pulse("neuron")]
+
+    @kindly
+    def redraw(self, key: Any, neuron: Any, maps: Any) -> Markup:
+        """Shows the neuron with other maps on its pictures."""
+        model = self.session.model_of(key)
+        return self._page(model, _number(model, neuron), maps)
 
     @kindly
     def alone(self, key: Any, neuron: Any) -> str:
@@ -71,25 +87,47 @@ class NeuronTab(Tab):
         """Returns values of :attr:`outputs` for a link."""
         number = model.best_neuron if link.neuron is None else link.neuron
         text = "" if link.neuron is None else str(number)
-        return [gr.Number(number, label=number_label(model)), text, self._page(model, number), _live(model, number)]
+        maps = map_titles(link.maps)
+        page = self._page(model, number, maps)
+        return [gr.Number(number, label=number_label(model)), text, page, _live(model, number), maps]
 
-    def _page(self, model: LoadedModel, neuron: int) -> Markup:
-        return neuron_page(model, neuron, self.session.serving.pruned_from(model, neuron))
+    def _page(self, model: LoadedModel, neuron: int, maps: Any = None) -> Markup:
+        strip = None
+        if is_relevancy(maps):
+            strip = self.relevancies.of((model.key, neuron), lambda: relevancy_strip(model, neuron))
+        return neuron_page(model, neuron, self.session.serving.pruned_from(model, neuron), strip)
 
     def _mover(self, step: int) -> Any:
         @kindly
-        def move(key: Any, neuron: Any) -> list[Any]:
+        def move(key: Any, neuron: Any, maps: Any = None) -> list[Any]:
             model = self.session.model_of(key)
             if step:
-                return self.turn(key, (_number(model, neuron) + step) % len(model.pack.neurons))
+                return self.turn(key, (_number(model, neuron) + step) % len(model.pack.neurons), maps)
             frame = model.pack.neurons.frame
-            return self.turn(key, int(random.choice(frame.loc[frame["status"] != "dead", "neuron"].tolist())))
+            return self.turn(key, int(random.choice(frame.loc[frame["status"] != "dead", "neuron"].tolist())), maps)
 
         return move
 
 
-def neuron_page(model: LoadedModel, neuron: int, pruned_from: Sequence[str] = ()) -> Markup:
-    """Returns everything that the pack has about a neuron, and the models that were made without it."""
+def relevancy_strip(model: LoadedModel, neuron: int) -> Markup:
+    """Returns a neuron's strongest images with its relevancy maps, for which the encoder runs."""
+    examples = model.pack.examples(neuron, "top", limit=html.STRIP)
+    images = [one.image for one in examples]
+    maps = model.relevance(neuron, images, of_pack=True) if images else np.empty((0, 1, 1))
+    return html.relevancy_strip(model.pack, examples, maps)
+
+
+def neuron_page(
+    model: LoadedModel, neuron: int, pruned_from: Sequence[str] = (), strips: Markup | None = None
+) -> Markup:
+    """Returns everything that the pack has about a neuron, and the models that were made without it.
+
+    Args:
+        model: The model.
+        neuron: The neuron.
+        pruned_from: Names of those models.
+        strips: What is shown instead of the example strips with their patch maps.
+    """
     row = model.pack.neurons[neuron]
     parent_ids = getattr(model.sae, "sae_neuron_ids", None)
     return _TEMPLATE.page(
@@ -100,7 +138,7 @@ def neuron_page(model: LoadedModel, neuron: int, pruned_from: Sequence[str] = ()
         histogram=_histogram(row),
         steerability=_steerability(row),
         alpha=model.alpha,
-        strips=html.strips(model.pack, neuron),
+        strips=html.strips(model.pack, neuron) if strips is None else strips,
         neighbours=[
             (other, html.neuron_title(model.pack.neurons[other]), f"{cosine:.2f}")
             for other, cosine in model.neighbours(neuron)

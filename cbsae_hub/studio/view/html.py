@@ -6,15 +6,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from markupsafe import Markup
+from PIL import Image
 
+from cbsae_hub.encoders.relevance import at_resolution
 from cbsae_hub.neurons.chance import MARK, MEANING, by_chance
 from cbsae_hub.neurons.pack import Example, Pack
-from cbsae_hub.studio.view.images import data_uri
+from cbsae_hub.studio.view.images import as_webp, data_uri
 from cbsae_hub.studio.view.templates import template
 
 # Five colours of viridis, dark to light: order is readable without telling colours apart.
 VIRIDIS = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)], float)
+HEAT_ALPHA = 0.35, 0.45  # of the weakest strength, and what is added up to the strongest
 STRIP_TITLES = {
     "top": "Strongest images",
     "p75": "Upper quarter of the images on which it fires",
@@ -22,6 +26,7 @@ STRIP_TITLES = {
     "p25": "Lower quarter",
     "random": "Drawn at random from all images on which it fires",
 }
+STRIP = 9  # images of a strip
 CARD_STRIPS = ("top", "p50", "random")
 STATUS_NOTES = {
     "dead": "This neuron never fired on the probe images: it has no name.",
@@ -38,7 +43,23 @@ def colour(heat: float) -> str:
     place = min(max(heat, 0.0), 1.0) * (len(VIRIDIS) - 1)
     low = min(int(place), len(VIRIDIS) - 2)
     r, g, b = VIRIDIS[low] + (place - low) * (VIRIDIS[low + 1] - VIRIDIS[low])
-    return f"rgba({r:.0f},{g:.0f},{b:.0f},{0.0 if heat <= 0 else 0.35 + 0.45 * min(heat, 1.0):.2f})"
+    alpha = 0.0 if heat <= 0 else HEAT_ALPHA[0] + HEAT_ALPHA[1] * min(heat, 1.0)
+    return f"rgba({r:.0f},{g:.0f},{b:.0f},{alpha:.2f})"
+
+
+def heat_layer(heat: np.ndarray, width: int, height: int) -> str:
+    """Returns the address of a picture to lay over another: a map's colours, without steps, see :func:`colour`.
+
+    Args:
+        heat: ``[rows, columns]`` in 0..1.
+        width: Pixels of the picture below.
+        height: Likewise.
+    """
+    fine = at_resolution(torch.from_numpy(heat).float()[None], height, width)[0].numpy().clip(0, 1)
+    channels = [np.interp(fine, np.linspace(0, 1, len(VIRIDIS)), values) for values in VIRIDIS.T]
+    alpha = 255 * np.where(fine > 0, HEAT_ALPHA[0] + HEAT_ALPHA[1] * fine, 0)
+    pixels = np.stack([*channels, alpha], -1).round().astype(np.uint8)
+    return data_uri(as_webp(Image.fromarray(pixels, "RGBA"), quality=80))
 
 
 def neuron_title(row: Any) -> str:
@@ -54,15 +75,19 @@ def neuron_title(row: Any) -> str:
     return f"{row.name} ({row.score:.2f}{mark}) - #{row.neuron}" if row.name else f"no name - #{row.neuron}"
 
 
-def _figure(pack: Pack, example: Example) -> dict[str, Any]:
-    """Returns one example image with its patch map and activation."""
-    heat = None
-    if example.patch_map is not None:
-        rows, columns = example.patch_map.shape
+def _figure(pack: Pack, example: Example, relevance: np.ndarray | None = None) -> dict[str, Any]:
+    """Returns one example image with its activation, and its patch map or, if there is one, its relevancy map."""
+    heat, values = None, example.patch_map if relevance is None else relevance
+    if values is not None:
+        rows, columns = values.shape
         # Pictures of a pack have the shape of its maps; those of older packs are whole.
         cropped = not pack.cropped and pack.info["encoder"].get("preprocessing", {}).get("do_center_crop")
-        cells = [(c, r, colour(float(example.patch_map[r, c]))) for r, c in np.argwhere(example.patch_map > 0.02)]
-        heat = {"rows": rows, "columns": columns, "fit": "cover" if cropped else "fill", "cells": cells}
+        heat = {"rows": rows, "columns": columns, "fit": "cover" if cropped else "fill", "layer": None}
+        if relevance is None:
+            heat["cells"] = [(c, r, colour(float(values[r, c]))) for r, c in np.argwhere(values > 0.02)]
+        else:
+            longer = max(example.image.size) / max(values.shape)
+            heat["layer"] = heat_layer(values, round(columns * longer), round(rows * longer))
     return {
         "source": data_uri(pack.image_bytes(example.image_id)),
         "alt": f"{example.alt}; mean activation {example.activation:.2f}",
@@ -73,8 +98,14 @@ def _figure(pack: Pack, example: Example) -> dict[str, Any]:
 
 def strips(pack: Pack, neuron: int, names: Sequence[str] = tuple(STRIP_TITLES)) -> Markup:
     """Returns the example strips of a neuron."""
-    examples = {STRIP_TITLES[name]: pack.examples(neuron, name, limit=9) for name in names}
+    examples = {STRIP_TITLES[name]: pack.examples(neuron, name, limit=STRIP) for name in names}
     return _NEURON.strips([(title, [_figure(pack, one) for one in row]) for title, row in examples.items() if row])
+
+
+def relevancy_strip(pack: Pack, examples: Sequence[Example], maps: np.ndarray) -> Markup:
+    """Returns a neuron's strongest images with its relevancy maps, ``[images, rows, columns]``."""
+    figures = [_figure(pack, example, one) for example, one in zip(examples, maps, strict=True)]
+    return _NEURON.strips([(f"{STRIP_TITLES['top']}, and what it owes its activation to", figures)] if figures else [])
 
 
 def result(content: Markup, settings: Mapping[str, str], button: str) -> Markup:

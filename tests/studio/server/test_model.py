@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,12 +14,15 @@ from PIL import Image
 from small_hub import CONCEPTS, Pictures, make_hub, make_pack
 from tiny_models import processor
 
+from cbsae_hub.encoders.relevance import at_resolution
 from cbsae_hub.scoring import NeuronScorer, Truth
 from cbsae_hub.studio.api import Api
+from cbsae_hub.studio.links import MAPS
 from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import Refused
 from cbsae_hub.studio.server.serving import Serving
 from cbsae_hub.studio.tabs.inspect_image import InspectTab
+from cbsae_hub.studio.tabs.neuron import relevancy_strip
 from cbsae_hub.studio.view import html
 
 
@@ -78,6 +82,32 @@ def test_a_model_of_drawn_tokens_is_inspected_on_all_of_them(loaded):
     assert {int(value) for _, value in chosen.choices} <= set(seen.active[seen.latents[1 + strongest] > 0].tolist())
     with pytest.raises(Refused, match="no such patch"):
         InspectTab.at_patch.__wrapped__(page, SimpleNamespace(patch=4), None, "s7", False)
+
+
+RELEVANCY = next(title for title, code in MAPS.items() if code == "relevancy")
+
+
+def test_relevancy_maps_lie_over_the_picture_at_its_resolution(loaded):
+    picture = Pictures()[7]["image"]
+    pictures = SimpleNamespace(get=lambda name, pack: picture)
+    page = InspectTab(SimpleNamespace(model_of=lambda _: loaded, serving=SimpleNamespace(images=pictures)))
+    seen = loaded.inspect(picture)
+    neuron = int(seen.active[0])
+    *_, grid, _, chosen, _ = page.where(None, "mine~a", False, "", str(neuron), RELEVANCY)
+    layer, below = (
+        Image.open(io.BytesIO(base64.b64decode(found)))
+        for found in re.findall(r"url\(data:image/webp;base64,([^)]*)\)", grid)
+    )
+    assert layer.size == below.size == seen.size and layer.mode == "RGBA"
+    heat = loaded.encoder.relevance([picture], loaded.sae, neuron)[0]
+    fine = at_resolution(heat[None] / heat.max(), layer.height, layer.width)[0].numpy()
+    opacity = np.where(fine > 0, 0.35 + 0.45 * fine, 0)
+    assert np.abs(np.asarray(layer)[..., 3] / 255 - opacity).mean() < 0.02
+    assert "gradients times attention" in grid and grid.count("cb-cell") == 4 and chosen.value == str(neuron)
+    strip = relevancy_strip(loaded, neuron)
+    assert strip.count("<figure") == strip.count("cb-heat") == len(loaded.pack.examples(neuron, "top", 9))
+    dead = next(n for n in range(32) if loaded.pack.neurons[n].status == "dead")
+    assert relevancy_strip(loaded, dead) == html.strips(loaded.pack, dead)
 
 
 def test_siblings_are_found_and_a_missing_judge_is_survived(loaded, tmp_path, caplog):
