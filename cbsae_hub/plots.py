@@ -352,7 +352,8 @@ def plot_densities(layers: Sequence[tuple[int, pd.DataFrame]]) -> Figure:
     top = max(1.0, *(part["height"].max() for _, part in layers if len(part)), 1.0)
     edges = np.linspace(-0.05 * top, 1.05 * top, 23), np.linspace(0, 1.05, 22)
     for axes, (layer, part) in zip(np.ravel(panels), layers):
-        counts, *_ = np.histogram2d(*part[["height", "coverage"]].astype(float).to_numpy().T, bins=edges)
+        height, coverage = part["height"].to_numpy(float), part["coverage"].to_numpy(float)
+        counts, *_ = np.histogram2d(height, coverage, bins=edges)
         axes.pcolormesh(*edges, np.ma.masked_equal(np.log10(np.maximum(counts, 1)) + (counts > 0), 0).T, cmap="Blues")
         axes.set(xlabel="height", ylabel="coverage")
         axes.set_title(f"layer {layer}: {len(part):,} features", **TITLE)
