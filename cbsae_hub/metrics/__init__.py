@@ -2,7 +2,16 @@
 
 from cbsae_hub.metrics.activity import ActiveLatents, NeuronActivity, Reconstruction
 from cbsae_hub.metrics.alignment import Alignment, human_alignment, read_pairs
+from cbsae_hub.metrics.coalitions import Coalitions, CoalitionScores, coalition_activity, coalitions
+from cbsae_hub.metrics.collateral import CollateralDamage, CollateralScores, ConceptProbes, Probes, collateral_damage
 from cbsae_hub.metrics.coverage import best_by_concept, coverage
+from cbsae_hub.metrics.directions import (
+    DirectionMatch,
+    DirectionScores,
+    TrueDirections,
+    direction_scores,
+    true_directions,
+)
 from cbsae_hub.metrics.dissector import Dissector, Naming
 from cbsae_hub.metrics.downstream import DownstreamCost
 from cbsae_hub.metrics.ground_truth import GroundTruth, GroundTruthScores, ground_truth_scores, label_matrix
@@ -19,13 +28,18 @@ from cbsae_hub.metrics.normalise import to_unit_interval
 from cbsae_hub.metrics.quadrants import quadrants
 from cbsae_hub.metrics.similarities import cosine, cosine_cubed, rank_reorder
 from cbsae_hub.metrics.soft_wpmi import soft_wpmi
+from cbsae_hub.metrics.switches import Switches, SwitchScores, switches
 from cbsae_hub.metrics.top_images import TopImages
 from cbsae_hub.metrics.uniqueness import Overlaps, Uniqueness, overlaps
 
 __all__ = [
-    "ActiveLatents", "Alignment", "CommonAncestorDepth", "CommonKinds", "Dissector", "DownstreamCost", "GroundTruth",
-    "GroundTruthScores", "HierarchyScore", "MonosemanticityScore", "Naming", "NeuronActivity", "Overlaps",
-    "Reconstruction", "TopImages", "Uniqueness", "best_by_concept", "common_ancestor_depth", "common_kinds", "cosine",
-    "cosine_cubed", "coverage", "ground_truth_scores", "human_alignment", "label_matrix", "mean_over_tokens",
-    "monosemanticity_score", "overlaps", "quadrants", "rank_reorder", "read_pairs", "soft_wpmi", "to_unit_interval",
+    "ActiveLatents", "Alignment", "CoalitionScores", "Coalitions", "CollateralDamage", "CollateralScores",
+    "CommonAncestorDepth", "CommonKinds", "ConceptProbes", "DirectionMatch", "DirectionScores", "Dissector",
+    "DownstreamCost", "GroundTruth", "GroundTruthScores", "HierarchyScore", "MonosemanticityScore", "Naming",
+    "NeuronActivity", "Overlaps", "Probes", "Reconstruction", "SwitchScores", "Switches", "TopImages",
+    "TrueDirections", "Uniqueness", "best_by_concept", "coalition_activity", "coalitions", "collateral_damage",
+    "common_ancestor_depth", "common_kinds", "cosine", "cosine_cubed", "coverage", "direction_scores",
+    "ground_truth_scores", "human_alignment", "label_matrix", "mean_over_tokens", "monosemanticity_score",
+    "overlaps", "quadrants", "rank_reorder", "read_pairs", "soft_wpmi", "switches", "to_unit_interval",
+    "true_directions",
 ]  # fmt: skip
