@@ -15,6 +15,7 @@ from cbsae_hub.pipeline.sections.steps import (
 from cbsae_hub.pipeline.sections.studies import (
     ChatJudgeSettings,
     InsertionSection,
+    PairsSection,
     SweepSection,
     ZeroShotSteeringSection,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "EvaluationSection",
     "ImageSource",
     "InsertionSection",
+    "PairsSection",
     "PruneSettings",
     "SAESection",
     "ScoresSection",
