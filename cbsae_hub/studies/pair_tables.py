@@ -27,8 +27,10 @@ def interval(values: pd.Series, seed: int = 0) -> dict[str, float]:
     mean = float(values.mean())
     if len(values) == 1 or np.ptp(values) == 0:
         return dict.fromkeys(("mean", "low", "high"), mean)
-    options = {"n_resamples": RESAMPLES, "method": "percentile", "batch": 200}
-    low, high = stats.bootstrap((values,), np.mean, rng=np.random.default_rng(seed), **options).confidence_interval
+    rng = np.random.default_rng(seed)
+    low, high = stats.bootstrap(
+        (values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=rng
+    ).confidence_interval
     return {"mean": mean, "low": float(low), "high": float(high)}
 
 

@@ -177,7 +177,8 @@ class PairStudy:
         before, after = on[self.labels.before], on[self.labels.after]
         switched = switches(*(torch.from_numpy(part) for part in (before, after, changes)))
         entries = images.tocoo()
-        latents = torch.sparse_coo_tensor(np.stack([entries.row, entries.col]), entries.data, entries.shape)
+        places = torch.from_numpy(np.stack([entries.row, entries.col]))
+        latents = torch.sparse_coo_tensor(places, entries.data, entries.shape, check_invariants=False)
         matched = direction_scores(model.rows, self._directions, latents, torch.from_numpy(labels))
         steered = self._steer(model, groups.members)
         common = {"model": model.name, "seed": model.seed}
