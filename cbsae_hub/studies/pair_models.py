@@ -1,6 +1,6 @@
 """The models of the study of pairs: an SAE, controls that are nonsense by construction, and the true directions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -40,6 +40,11 @@ class Candidate:
     rows: Tensor
     sae: SAE | CBSAE | None = None
 
+    @property
+    def key(self) -> str:
+        """The name, with the seed."""
+        return f"{self.name}, seed {self.seed}"
+
 
 @dataclass(frozen=True)
 class Observations:
@@ -48,12 +53,12 @@ class Observations:
     Attributes:
         means: Activations in the mean over tokens, ``[images, d]``.
         embeddings: The encoder's embeddings, ``[images, e]``; of no width if nobody asked for them.
-        latents: Image-level latents ``[images, neurons]`` of each SAE.
+        latents: Image-level latents ``[images, neurons]`` of each SAE, by :attr:`Candidate.key`.
     """
 
     means: Tensor
     embeddings: Tensor
-    latents: list[sparse.csr_matrix]
+    latents: dict[str, sparse.csr_matrix]
 
 
 def candidates(sae: SAE | CBSAE, layer: int, activations: Tensor, seeds: Sequence[int]) -> list[Candidate]:
@@ -101,7 +106,7 @@ def untrained_sae(sae: SAE, activations: Tensor, seed: int) -> SAE:
 def observe(
     encoder: VisionEncoder,
     images: ImageDataset,
-    saes: Sequence[SAE | CBSAE],
+    saes: Mapping[str, SAE | CBSAE],
     title: str,
     *,
     batch: int = 64,
@@ -112,13 +117,13 @@ def observe(
     Args:
         encoder: The encoder that the SAEs explain, with their tokens.
         images: Map-style dataset with a column ``image``.
-        saes: The SAEs.
+        saes: The SAEs, by their keys.
         title: Title of the progress bar.
         batch: Images at once.
         embed: Whether embeddings are wanted.
     """
     means, embeddings = [], []
-    parts: list[list[sparse.csr_matrix]] = [[] for _ in saes]
+    parts: dict[str, list[sparse.csr_matrix]] = {key: [] for key in saes}
     batches = image_batches(images, batch)
     for ids, pictures in tqdm(batches, desc=title, total=-(-len(images) // batch), unit="batch"):
         pixels = encoder.pixel_values(pictures)
@@ -126,10 +131,10 @@ def observe(
         v = encoder.select(everything, list(ids))
         means.append(v.mean(1).cpu())
         embeddings.append(encoder.embed_from(everything).cpu() if embed else v.new_zeros(len(v), 0).cpu())
-        for sae, part in zip(saes, parts):
+        for key, sae in saes.items():
             values, owners = sae.encode_sparse(v)
-            part.append(csr(mean_over_tokens(values.cpu(), owners.cpu(), sae.d_latent, signed_from=sae.d_sae)))
-    latents = [sparse.csr_matrix(sparse.vstack(part)) for part in parts]
+            parts[key].append(csr(mean_over_tokens(values.cpu(), owners.cpu(), sae.d_latent, signed_from=sae.d_sae)))
+    latents = {key: sparse.csr_matrix(sparse.vstack(part)) for key, part in parts.items()}
     return Observations(torch.cat(means), torch.cat(embeddings), latents)
 
 
@@ -139,25 +144,21 @@ def csr(latents: Tensor) -> sparse.csr_matrix:
     return sparse.csr_matrix((values, (rows, owners)), tuple(latents.shape))
 
 
-def projections(
-    rows: Tensor, labelled: Tensor, pairs: Tensor, density: float
-) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
-    """Latents of directions that have no rule of their own for when they are active.
+def active_parts(images: np.ndarray, pairs: np.ndarray, density: float) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
+    """Latents of neurons that have no rule of their own for when they are active: directions, and a bottleneck's.
 
-    Each is active where its projection exceeds the quantile that lets this share of the images through.
+    Each is active where it exceeds the quantile that lets this share of the labelled images through.
 
     Args:
-        rows: ``[neurons, d]``.
-        labelled: Mean activations of the labelled images, ``[images, d]``, on which thresholds are set.
-        pairs: Those of the images of the pairs, ``[rows of pairs, d]``.
-        density: Share of the images on which a direction is active.
+        images: Values on the labelled images, ``[images, neurons]``, by which the quantile is found.
+        pairs: Values on the images of the pairs, likewise.
+        density: Share of the images on which a neuron is active.
 
     Returns:
-        Latents of both, projections less the threshold, and 0 below it.
+        Both, less the quantile, and 0 below it.
     """
-    values, of_pairs = ((part @ rows.T).numpy() for part in (labelled, pairs))
-    threshold = np.quantile(values, 1 - density, axis=0)
-    first, second = (sparse.csr_matrix(np.maximum(part - threshold, 0)) for part in (values, of_pairs))
+    threshold = np.quantile(images, 1 - density, axis=0)
+    first, second = (sparse.csr_matrix(np.maximum(part - threshold, 0)) for part in (images, pairs))
     return first, second
 
 

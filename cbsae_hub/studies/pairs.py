@@ -29,7 +29,7 @@ from cbsae_hub.models import CBSAE, SAE
 from cbsae_hub.pictures import ImageDataset
 from cbsae_hub.scoring.truth import MIN_IMAGES, Truth
 from cbsae_hub.studies.clip_sweep import draw
-from cbsae_hub.studies.pair_models import CALIBRATED, TRUE, Candidate, candidates, observe, projections
+from cbsae_hub.studies.pair_models import CALIBRATED, TRUE, Candidate, active_parts, candidates, observe
 
 
 @dataclass(frozen=True)
@@ -146,11 +146,11 @@ class PairStudy:
         rows = range(min(CALIBRATED, len(images)))
         sample = encoder([images[row]["image"] for row in rows], seeds=list(rows))
         models = candidates(sae, encoder.layer, sample, seeds)
-        saes = [one.sae for one in models if one.sae is not None]
+        saes = {one.key: one.sae for one in models if one.sae is not None}
         self._images = observe(encoder, images, saes, "images", batch=batch, embed=True)
         self._pairs = observe(encoder, pairs, saes, "pairs", batch=batch)
-        self._numbers = {(one.name, one.seed): i for i, one in enumerate(m for m in models if m.sae is not None)}
-        self._density = float((self._images.latents[0] > 0).mean())
+        of_sae = self._images.latents[models[0].key][:, : sae.d_sae]
+        self._density = float((of_sae > 0).mean())
         before, after = (self._pairs.means[rows] for rows in (self.labels.before, self.labels.after))
         self._directions = true_directions(before, after, torch.from_numpy(self.labels.changes))
         units = torch.nn.functional.normalize(self._directions, dim=1).float()
@@ -213,10 +213,17 @@ class PairStudy:
 
     def _latents(self, model: Candidate) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
         """Image-level latents of the labelled images and of those of the pairs."""
+        looks = self._images, self._pairs
         if model.sae is None:
-            return projections(model.rows, self._images.means, self._pairs.means, self._density)
-        number = self._numbers[model.name, model.seed]
-        return self._images.latents[number], self._pairs.latents[number]
+            images, pairs = ((look.means @ model.rows.T).numpy() for look in looks)
+            return active_parts(images, pairs, self._density)
+        first, second = (look.latents[model.key] for look in looks)
+        if not isinstance(model.sae, CBSAE):
+            return first, second
+        start = model.sae.d_sae  # from here on neurons are signed
+        concepts = active_parts(first[:, start:].toarray(), second[:, start:].toarray(), self._density)
+        both = [sparse.hstack([part[:, :start], own], "csr") for part, own in zip((first, second), concepts)]
+        return both[0], both[1]
 
     @torch.no_grad()
     def _steer(self, model: Candidate, members: Sequence[Sequence[int]]) -> CollateralScores:

@@ -9,11 +9,11 @@ import pytest
 import torch
 import typer
 from PIL import Image
-from small_hub import COLOURS, Pictures, make_hub
+from small_hub import COLOURS, Pictures, make_bottleneck, make_hub
 from typer.testing import CliRunner
 
 from cbsae_hub.metrics import coalitions, true_directions
-from cbsae_hub.studies.pair_models import CONTROLS, OWN, RAW, TRUE, UNTRAINED, projections, untrained_sae
+from cbsae_hub.studies.pair_models import CONTROLS, OWN, RAW, TRUE, UNTRAINED, active_parts, untrained_sae
 from cbsae_hub.studies.pair_tables import MEASURES, as_markdown, by_change, interval, summary
 from cbsae_hub.studies.pairs import PairLabels, PairStudy
 from training import pairs as script
@@ -131,9 +131,20 @@ def test_controls_know_nothing_and_are_as_active(world, study):
     assert l0[0] == pytest.approx(l0[1], rel=0.01) and torch.equal(fresh.W_enc, fresh.W_dec.T)
     assert torch.equal(fresh.b_dec, sae.b_dec) and not torch.equal(fresh.W_dec, sae.W_dec)
     assert not torch.equal(fresh.W_dec, untrained_sae(sae, x, 8).W_dec)
-    own, _ = projections(torch.randn(5, 16), x.mean(1), x.mean(1)[:3], 0.25)
-    assert ((own > 0).mean(0) == 0.25).all()
+    values = x.mean(1).numpy()
+    own, other = active_parts(values, values[:3], 0.25)
+    assert ((own > 0).mean(0) == 0.25).all() and (own[:3] != other).nnz == 0
     assert study.score(study.candidates[-1])[0]["cosine"].min() == pytest.approx(1, abs=1e-6), "the true directions"
+
+
+def test_concept_neurons_of_a_bottleneck_are_active_as_often_as_the_saes(world, tmp_path):
+    sae, encoder, _ = world
+    cb = make_bottleneck(sae, encoder, tmp_path)
+    one = PairStudy(cb, encoder, labelled(), changed_pairs(), FAMILIES, **SETTINGS | {"seeds": []})
+    images, pairs = one._latents(one.candidates[0])
+    shares = np.asarray((images > 0).mean(0))[0]
+    assert images.shape == (48, cb.d_latent) and pairs.shape == (80, cb.d_latent)
+    assert shares[cb.d_sae :] == pytest.approx(shares[: cb.d_sae].mean(), abs=1 / 48)
 
 
 def test_tables_average_seeds_first_and_have_intervals():
