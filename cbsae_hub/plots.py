@@ -261,6 +261,33 @@ def plot_variants(rows: pd.DataFrame, column: str, title: str, sae: Mapping[str,
     return figure
 
 
+def plot_intervals(frame: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
+    """Means of several models with their intervals, a panel for each measure; a cross is the level of chance.
+
+    Args:
+        frame: One row per ``model`` and ``measure`` with ``mean``, ``low``, ``high`` and ``chance`` (NaN: none).
+        titles: Names of the measures that are drawn, and their titles.
+
+    Raises:
+        ValueError: If the table has none of the measures.
+    """
+    panels = [name for name in titles if name in set(frame["measure"])]
+    if not panels:
+        raise ValueError("there is nothing to draw: the table has none of these measures")
+    models = list(dict.fromkeys(frame["model"]))
+    figure, columns = _figure(2.6 * len(panels) + 1.2, 0.36 * len(models) + 1.3, columns=len(panels))
+    for axes, name in zip(np.ravel(columns), panels):
+        part = frame[frame["measure"] == name].set_index("model").reindex(models)
+        places = np.arange(len(models))
+        errors = [part["mean"] - part["low"], part["high"] - part["mean"]]
+        axes.errorbar(part["mean"], places, xerr=errors, fmt="o", color=COLOURS[0], markersize=4, capsize=2)
+        axes.plot(part["chance"], places, "x", color=COLOURS[1], label="chance")
+        axes.set(yticks=places, yticklabels=models if name == panels[0] else [], ylim=(len(models) - 0.5, -0.5))
+        axes.set_title(titles[name], **TITLE)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", **LEGEND)
+    return figure
+
+
 def plot_sheet(
     cells: Sequence[Sequence[tuple[Image.Image | None, str]]], rows: Sequence[str], columns: Sequence[str], caption: str
 ) -> Figure:

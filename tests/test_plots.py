@@ -137,6 +137,20 @@ def test_a_sweep_of_typographic_features_has_a_line_for_each_lambda_and_those_of
         plotting.plot_typographic_sweep(sweep[:1], {"attacked": 70.0, "clean": 89.0})
 
 
+def test_intervals_are_drawn_around_means_with_chance_beside():
+    row = {"mean": 0.5, "low": 0.4, "high": 0.7, "chance": 0.1}
+    rows = [{"model": model, "measure": measure, **row} for model in ("SAE", "raw") for measure in ("a", "b")]
+    figure = plotting.plot_intervals(pd.DataFrame(rows), {"b": "second", "a": "first"})
+    assert [axes.get_title() for axes in figure.axes] == ["second", "first"]
+    dots, chance = figure.axes[0].lines[0], figure.axes[0].lines[-1]
+    assert dots.get_xydata().tolist() == [[0.5, 0], [0.5, 1]] and chance.get_xdata().tolist() == [0.1, 0.1]
+    [(start, stop), _] = [segment[:, 0] for segment in figure.axes[0].collections[0].get_segments()]
+    assert (start, stop) == pytest.approx((0.4, 0.7))
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["SAE", "raw"]
+    with pytest.raises(ValueError, match="none of these measures"):
+        plotting.plot_intervals(pd.DataFrame(rows), {"c": "third"})
+
+
 def test_variants_are_drawn_in_order_beside_the_sae():
     rows = pd.DataFrame({"k": [5, 1, 50], "CD": [0.2, 0.1, 0.3], "MS": np.nan, "zero-shot": [70.0, 71.0, 72.0]})
     figure = plotting.plot_variants(rows, "k", "k of the bottleneck", {"CD": 0.15})

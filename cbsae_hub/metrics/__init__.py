@@ -2,7 +2,16 @@
 
 from cbsae_hub.metrics.activity import ActiveLatents, NeuronActivity, Reconstruction
 from cbsae_hub.metrics.alignment import Alignment, human_alignment, read_pairs
+from cbsae_hub.metrics.coalitions import Coalitions, CoalitionScores, coalition_activity, coalitions
+from cbsae_hub.metrics.collateral import CollateralDamage, CollateralScores, ConceptProbes, Probes, collateral_damage
 from cbsae_hub.metrics.coverage import best_by_concept, coverage
+from cbsae_hub.metrics.directions import (
+    DirectionMatch,
+    DirectionScores,
+    TrueDirections,
+    direction_scores,
+    true_directions,
+)
 from cbsae_hub.metrics.dissector import Dissector, Naming
 from cbsae_hub.metrics.downstream import DownstreamCost
 from cbsae_hub.metrics.erasure import LinearEraser, leace
@@ -21,14 +30,18 @@ from cbsae_hub.metrics.quadrants import quadrants
 from cbsae_hub.metrics.similarities import cosine, cosine_cubed, rank_reorder
 from cbsae_hub.metrics.soft_wpmi import soft_wpmi
 from cbsae_hub.metrics.spurious import find_features
+from cbsae_hub.metrics.switches import Switches, SwitchScores, switches
 from cbsae_hub.metrics.top_images import TopImages
 from cbsae_hub.metrics.uniqueness import Overlaps, Uniqueness, overlaps
 
 __all__ = [
-    "ActiveLatents", "Alignment", "CommonAncestorDepth", "CommonKinds", "Dissector", "DownstreamCost",
-    "GroundTruth", "GroundTruthScores", "HierarchyScore", "LinearEraser", "MonosemanticityScore", "Naming",
-    "NeuronActivity", "Overlaps", "Reconstruction", "TopImages", "Uniqueness", "best_by_concept",
-    "common_ancestor_depth", "common_kinds", "cosine", "cosine_cubed", "coverage", "find_features",
+    "ActiveLatents", "Alignment", "CoalitionScores", "Coalitions", "CollateralDamage", "CollateralScores",
+    "CommonAncestorDepth", "CommonKinds", "ConceptProbes", "DirectionMatch", "DirectionScores", "Dissector",
+    "DownstreamCost", "GroundTruth", "GroundTruthScores", "HierarchyScore", "LinearEraser", "MonosemanticityScore",
+    "Naming", "NeuronActivity", "Overlaps", "Probes", "Reconstruction", "SwitchScores", "Switches", "TopImages",
+    "TrueDirections", "Uniqueness", "best_by_concept", "coalition_activity", "coalitions", "collateral_damage",
+    "common_ancestor_depth", "common_kinds", "cosine", "cosine_cubed", "coverage", "direction_scores", "find_features",
     "ground_truth_scores", "human_alignment", "label_matrix", "leace", "mean_over_tokens", "monosemanticity_score",
-    "overlaps", "quadrants", "rank_reorder", "read_pairs", "soft_wpmi", "to_unit_interval",
+    "overlaps", "quadrants", "rank_reorder", "read_pairs", "soft_wpmi", "switches", "to_unit_interval",
+    "true_directions",
 ]  # fmt: skip

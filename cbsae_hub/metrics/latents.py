@@ -35,17 +35,22 @@ def entries_of(latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return rows, torch.arange(neurons, device=latents.device).repeat(images), latents.flatten()
 
 
+def check_rows(name: str, rows: Tensor, width: int, **others: Tensor) -> None:
+    """Raises a ValueError if rows ``[images, width]``, or what is given beside them, do not fit or are not finite."""
+    if rows.ndim != 2 or rows.shape[1] != width:
+        raise ValueError(f"{name} must be [images, {width}], got {tuple(rows.shape)}")
+    for title, other in others.items():
+        if len(other) != len(rows):
+            raise ValueError(f"{name} of {len(rows)} images and {title} of {len(other)} were given")
+    stored = rows.coalesce().values() if rows.is_sparse else rows
+    for title, values in {name: stored, **others}.items():
+        if values.is_floating_point() and values.numel() and not torch.stack(values.aminmax()).isfinite().all():
+            raise ValueError(f"{title} are NaN or infinite")
+
+
 def check_batch(latents: Tensor, neurons: int, **others: Tensor) -> None:
     """Raises a ValueError if the number of neurons or of images is another one, or something is NaN or infinite."""
-    if latents.ndim != 2 or latents.shape[1] != neurons:
-        raise ValueError(f"latents must be [images, {neurons}], got {tuple(latents.shape)}")
-    for name, other in others.items():
-        if len(other) != len(latents):
-            raise ValueError(f"latents of {len(latents)} images and {name} of {len(other)} were given")
-    stored = latents.coalesce().values() if latents.is_sparse else latents
-    for name, values in {"latents": stored, **others}.items():
-        if values.is_floating_point() and values.numel() and not torch.stack(values.aminmax()).isfinite().all():
-            raise ValueError(f"{name} are NaN or infinite")
+    check_rows("latents", latents, neurons, **others)
 
 
 def check_similarities(latents: Tensor, similarities: Tensor) -> None:

@@ -14,7 +14,8 @@ from cbsae_hub.hub.stamp import edited_by_hand
 from training.emoji_world.paths import HUB, ROOT
 
 NAMES = sorted(folder.name for folder in HUB.iterdir())
-MODELS = [name for name in NAMES if name != "emoji-images"]
+IMAGES = ("emoji-images", "emoji-pairs")
+MODELS = [name for name in NAMES if name not in IMAGES]
 TASKS = {"feature-extraction", "zero-shot-image-classification", "image-feature-extraction", "image-text-to-text",
          "image-to-image"}  # fmt: skip
 
@@ -38,7 +39,7 @@ def test_metadata_is_valid(name):
     assert data["license"] == "mit" and all(isinstance(tag, str) for tag in data["tags"])
     ids = [*data.get("datasets", []), *([data["base_model"]] if isinstance(data.get("base_model"), str) else [])]
     assert all(re.fullmatch(r"[\w.-]+/[\w.-]+", one) for one in ids)
-    if name == "emoji-images":
+    if name in IMAGES:
         assert [config["config_name"] for config in data["configs"]] == ["default"]
         return
     assert data["pipeline_tag"] in TASKS and data["library_name"] in (

@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[2]
 NAMES = ("clip", "judge", "teacher", "dino", "llava", "unclip", "sae", "cbsae")
 MODELS = {f"emoji-{name}" for name in NAMES}
 SPACE = f"spaces/lab/{publish.SPACE}"
-KEYS = {f"lab/{name}" for name in MODELS} | {"datasets/lab/emoji-images", SPACE}
+IMAGES = ("emoji-images", "emoji-pairs")
+KEYS = {f"lab/{name}" for name in MODELS} | {f"datasets/lab/{name}" for name in IMAGES} | {SPACE}
 
 
 def run(*options):
@@ -67,7 +68,7 @@ def test_all_fails_goes_on_and_is_loaded_back(hub, monkeypatch, tmp_path):
     assert collection["private"] is False
     assert {(item["id"], item["type"]) for item in collection["items"]} == {
         *((f"lab/{name}", "model") for name in MODELS),
-        ("lab/emoji-images", "dataset"),
+        *((f"lab/{name}", "dataset") for name in IMAGES),
         (f"lab/{publish.SPACE}", "space"),
     }
 

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from cbsae_hub.data.hierarchy import ConceptTree
 from cbsae_hub.metrics import (
     ActiveLatents,
+    CollateralDamage,
     CommonAncestorDepth,
+    DirectionMatch,
     Dissector,
     DownstreamCost,
     GroundTruth,
@@ -20,13 +22,16 @@ from cbsae_hub.metrics import (
     MonosemanticityScore,
     NeuronActivity,
     Reconstruction,
+    Switches,
     TopImages,
+    TrueDirections,
     Uniqueness,
 )
 
 NEURONS, TOKENS, WIDTH, CONCEPTS = 4, 3, 5, 3
 TREE = ConceptTree.from_edges([("thing", "animal"), ("animal", "cat"), ("animal", "dog"), ("thing", "cup")])
 LEAVES = ["cat", "dog", "cup"]
+ROWS = torch.randn(NEURONS, WIDTH, generator=torch.Generator().manual_seed(9))
 TEXTS = F.normalize(torch.randn(CONCEPTS, WIDTH, generator=torch.Generator().manual_seed(8)).double(), dim=1)
 
 
@@ -43,6 +48,8 @@ def make_images(count, share, seed):
         "latents": latents,
         "embeddings": F.normalize(torch.randn(count, WIDTH, generator=generator), dim=1),
         "labels": torch.rand(count, CONCEPTS, generator=generator) < 0.4,
+        "others": torch.rand(count, CONCEPTS, generator=generator) < 0.4,
+        "changes": torch.randint(-1, 2, (count, CONCEPTS), generator=generator),
         "x": x,
         "decoded": x + 0.3 * torch.randn(count, TOKENS, WIDTH, generator=generator),
         "values": torch.randn(count, TOKENS, 2, generator=generator).exp() * active,
@@ -86,6 +93,19 @@ METRICS = {
         lambda m, i, s: m.update(form(i["latents"], s), i["labels"], i["ids"]),
     ),
     "downstream": (lambda: DownstreamCost(), lambda m, i, s: m.update(i["targets"], **logits_of(i))),
+    "switches": (lambda: Switches(CONCEPTS), lambda m, i, s: m.update(i["labels"], i["others"], i["changes"])),
+    "true directions": (
+        lambda: TrueDirections(CONCEPTS, WIDTH),
+        lambda m, i, s: m.update(i["embeddings"], i["x"][:, 0], i["changes"]),
+    ),
+    "direction match": (
+        lambda: DirectionMatch(ROWS, TEXTS),
+        lambda m, i, s: m.update(form(i["latents"], s), i["labels"]),
+    ),
+    "collateral": (
+        lambda: CollateralDamage(CONCEPTS),
+        lambda m, i, s: m.update(i["original"], i["reconstructed"], i["targets"].clamp_min(0)),
+    ),
     **{
         method: (
             lambda method=method: Dissector(NEURONS, TEXTS, method, top_k=6),

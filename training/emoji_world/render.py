@@ -1,6 +1,6 @@
 """Draws scenes of Emoji World in batches: sprites are placed by one affine sampling a layer, not one by one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -18,6 +18,7 @@ LABEL_SIZE = (44, 62)
 # Centre x, y and size of each object in a canonical picture, by how many objects it shows.
 CANONICAL = {1: ((32, 32, 54),), 2: ((20, 24, 34), (44, 42, 34)), 3: ((18, 20, 30), (46, 20, 30), (32, 46, 30))}
 NO_OBJECT = -1
+Arrange = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 CACHED = 32  # sprites composited at once: their layers fit the processor's cache, which doubles the speed
 PIXELS = (torch.arange(SIDE) * 2 + 1) / SIDE - 1  # pixel centres in the -1..1 of torch's samplers
 
@@ -83,13 +84,16 @@ class SceneRenderer:
     def __post_init__(self) -> None:
         self.bank = BackgroundBank(self.seed)
 
-    def batch(self, index: int, size: int, spec: SceneSpec, **fixed: np.ndarray) -> Scenes:
+    def batch(
+        self, index: int, size: int, spec: SceneSpec, arrange: Arrange | None = None, **fixed: np.ndarray
+    ) -> Scenes:
         """Draws one batch.
 
         Args:
             index: Number of the batch in the endless sequence.
             size: Number of scenes.
             spec: The kind of scenes.
+            arrange: Changes the random sizes ``[n, 3]`` and centres ``[n, 3, 2]`` of objects, in pixels.
             **fixed: ``concepts [n, 3]``, ``backgrounds [n]``, ``words [n]`` or ``styles [n]`` that replace random ones.
         """
         rng = np.random.default_rng([self.seed, index, size])
@@ -100,6 +104,8 @@ class SceneRenderer:
         count = (drawn["concepts"] != NO_OBJECT).sum(1)
         canvas = self.bank.crop(drawn["backgrounds"], rng)
         sizes, centres = _place(rng, count)
+        if arrange is not None:
+            sizes, centres = arrange(sizes, centres)
         angles = rng.uniform(-30, 30, (size, 3))
         flips = np.where(rng.random((size, 3)) < 0.5, -1.0, 1.0)
         cover = torch.zeros(size, 3, SIDE, SIDE, dtype=torch.bool)

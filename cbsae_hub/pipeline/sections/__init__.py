@@ -23,6 +23,7 @@ from cbsae_hub.pipeline.sections.steps import (
 from cbsae_hub.pipeline.sections.studies import (
     ChatJudgeSettings,
     InsertionSection,
+    PairsSection,
     SweepSection,
     ZeroShotSteeringSection,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "LayerSAEs",
     "OntologySection",
     "ProbingSection",
+    "PairsSection",
     "PruneSettings",
     "SAESection",
     "ScoresSection",

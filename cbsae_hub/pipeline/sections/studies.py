@@ -136,3 +136,37 @@ class ZeroShotSteeringSection(Section, section="zero_shot_steering"):
     """Neurons whose score is above this are counted by number."""
     seed: Natural = 0
     """Seed of the images and neurons that are drawn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairsSection(Section, section="pairs"):
+    """Settings of training/pairs.py in the repository: do neurons answer to one thing, and to nothing else?"""
+
+    model: str
+    """Folder or Hub id of the SAE."""
+    images: str
+    """Folder or Hub id of the labelled images, on which coalitions of neurons are found."""
+    split: str
+    """Split of these images, several with "+"."""
+    pairs: str
+    """Folder or Hub id of the pairs of images that differ in one thing."""
+    pairs_split: str
+    """Split of the pairs, several with "+"."""
+    truth: dict[str, str]
+    """Kinds of labels and their columns, see ``truth`` of section `scores`."""
+    output: Path
+    """Folder of the results."""
+    seeds: tuple[Natural, ...] | None = None
+    """Seeds of the controls that are random; null is 0, 1 and 2."""
+    most: Count | None = None
+    """Largest number of neurons in a coalition; null is 8."""
+    steered: Count | None = None
+    """How many of the labelled images are steered; null is 16."""
+    strength: Number | None = None
+    """Length of the push that steers, in median lengths of a token's activation; null is 1."""
+    min_images: Count | None = None
+    """Labels on fewer images are left out; null is 10."""
+    batch: Count | None = None
+    """Images at once; null is 64."""
+    seed: Natural | None = None
+    """Seed of halves and of the images that are steered; null is 0."""
