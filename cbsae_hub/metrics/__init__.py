@@ -3,6 +3,7 @@
 from cbsae_hub.metrics.activity import ActiveLatents, NeuronActivity, Reconstruction
 from cbsae_hub.metrics.alignment import Alignment, human_alignment, read_pairs
 from cbsae_hub.metrics.coverage import best_by_concept, coverage
+from cbsae_hub.metrics.detection import detection_score, draw_trials
 from cbsae_hub.metrics.dissector import Dissector, Naming
 from cbsae_hub.metrics.downstream import DownstreamCost
 from cbsae_hub.metrics.ground_truth import GroundTruth, GroundTruthScores, ground_truth_scores, label_matrix
@@ -14,18 +15,21 @@ from cbsae_hub.metrics.hierarchy import (
     common_kinds,
 )
 from cbsae_hub.metrics.latents import mean_over_tokens
+from cbsae_hub.metrics.linear_explanation import LinearExplanations, explain_linearly
 from cbsae_hub.metrics.monosemanticity import MonosemanticityScore, monosemanticity_score
 from cbsae_hub.metrics.normalise import to_unit_interval
 from cbsae_hub.metrics.quadrants import quadrants
 from cbsae_hub.metrics.similarities import cosine, cosine_cubed, rank_reorder
+from cbsae_hub.metrics.simulation import Simulation, simulate_names
 from cbsae_hub.metrics.soft_wpmi import soft_wpmi
 from cbsae_hub.metrics.top_images import TopImages
 from cbsae_hub.metrics.uniqueness import Overlaps, Uniqueness, overlaps
 
 __all__ = [
     "ActiveLatents", "Alignment", "CommonAncestorDepth", "CommonKinds", "Dissector", "DownstreamCost", "GroundTruth",
-    "GroundTruthScores", "HierarchyScore", "MonosemanticityScore", "Naming", "NeuronActivity", "Overlaps",
-    "Reconstruction", "TopImages", "Uniqueness", "best_by_concept", "common_ancestor_depth", "common_kinds", "cosine",
-    "cosine_cubed", "coverage", "ground_truth_scores", "human_alignment", "label_matrix", "mean_over_tokens",
-    "monosemanticity_score", "overlaps", "quadrants", "rank_reorder", "read_pairs", "soft_wpmi", "to_unit_interval",
+    "GroundTruthScores", "HierarchyScore", "LinearExplanations", "MonosemanticityScore", "Naming", "NeuronActivity",
+    "Overlaps", "Reconstruction", "Simulation", "TopImages", "Uniqueness", "best_by_concept", "common_ancestor_depth",
+    "common_kinds", "cosine", "cosine_cubed", "coverage", "detection_score", "draw_trials", "explain_linearly",
+    "ground_truth_scores", "human_alignment", "label_matrix", "mean_over_tokens", "monosemanticity_score", "overlaps",
+    "quadrants", "rank_reorder", "read_pairs", "simulate_names", "soft_wpmi", "to_unit_interval",
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 """The sections that a recipe may have, as dataclasses: those of the steps, and those of the studies."""
 
 from cbsae_hub.pipeline.recipe import Section
+from cbsae_hub.pipeline.sections.names import NamesSection, SanitySection
 from cbsae_hub.pipeline.sections.steps import (
     ActivationsSection,
     CBSAESection,
@@ -30,8 +31,10 @@ __all__ = [
     "EvaluationSection",
     "ImageSource",
     "InsertionSection",
+    "NamesSection",
     "PruneSettings",
     "SAESection",
+    "SanitySection",
     "ScoresSection",
     "SteerabilitySection",
     "SweepSection",

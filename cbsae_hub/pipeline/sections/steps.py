@@ -162,6 +162,9 @@ class PruneSettings(Settings):
 
     by: str | tuple[str, ...] = "both"
     """A column of the neuron table, several, or both: interpretability and steerability."""
+    interpretability: str | None = None
+    """The column that counts as interpretability; null is the one of that name, from CLIP-Dissect's score.
+    name_correlation and name_ap are from a judge that did not name the neurons."""
     count: Count | None = None
     """How many neurons stay."""
     share: Number | None = None
