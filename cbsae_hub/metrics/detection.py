@@ -1,7 +1,7 @@
 """Detection: does a judge tell by an explanation images on which a neuron fires from images on which it does not?
 
-After Paulo et al., Automatically interpreting millions of features in large language models, 2024, where a language model
-answers yes or no for each text. Here the judge is a model that compares an image with the explanation: of as many
+After Paulo et al., Automatically interpreting millions of features in large language models, 2024, where a language
+model answers yes or no for each text. Here the judge is a model that compares an image with the explanation: of as many
 images that fire as do not, it says yes to the half that is most similar.
 """
 

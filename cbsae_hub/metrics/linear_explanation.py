@@ -1,8 +1,8 @@
 """Linear explanations: a neuron as a weighted sum of one to five concepts, chosen one after another.
 
-After Oikarinen and Weng, Linear explanations for individual neurons, ICML 2024, who fit with a sparse solver. Here it is
-forward selection: the concept comes next that, with the weights of all chosen ones fitted again, explains most of the
-variance.
+After Oikarinen and Weng, Linear explanations for individual neurons, ICML 2024, who fit with a sparse solver. Here it
+is forward selection: the concept comes next that, with the weights of all chosen ones fitted again, explains most of
+the variance.
 """
 
 from dataclasses import dataclass
@@ -111,9 +111,7 @@ def _choose(gram: np.ndarray, products: np.ndarray, count: int, candidates: int)
         own = np.where(adds, left[rows, best, best], 1)
         rest = rest - row * (rest[rows, best] / own)[:, None]
         left = left - row[:, :, None] * row[:, None, :] / own[:, None, None]
-        weights[step, :, : step + 1] = _fitted(
-            whole, target, places[:, : step + 1], chosen[:, : step + 1]
-        )
+        weights[step, :, : step + 1] = _fitted(whole, target, places[:, : step + 1], chosen[:, : step + 1])
     for step in range(size, count):
         weights[step] = weights[size - 1]
     return np.where(chosen, np.take_along_axis(pool, places, 1), -1), weights

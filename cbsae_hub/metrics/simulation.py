@@ -2,8 +2,8 @@
 
 The images must not be those that the neuron was named with, and the judge not the one that named it.
 
-Source: correlation as in Oikarinen and Weng, Linear explanations for individual neurons, ICML 2024. Both scores pass the
-sanity tests of Oikarinen et al., Evaluating neuron explanations, ICML 2025 (arXiv 2506.05774).
+Source: correlation as in Oikarinen and Weng, Linear explanations for individual neurons, ICML 2024. Both kinds of score
+pass the sanity tests of Oikarinen et al., Evaluating neuron explanations, ICML 2025 (arXiv 2506.05774).
 """
 
 from dataclasses import dataclass

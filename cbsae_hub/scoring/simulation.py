@@ -1,4 +1,4 @@
-"""Names of neurons put to the test on held-out images, by a judge that did not give them: columns of the neuron table."""
+"""Names of neurons tested on held-out images, by a judge that did not give them: columns of the neuron table."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Two sanity tests of scores that hold a neuron against a concept: does the score fall when the concept's labels are wrong?
+"""Two sanity tests of scores that hold a neuron against a concept: do they fall when the concept's labels are wrong?
 
 Half of the images with a neuron's label lose it; or as many images that lack it get it, at random. A score that is to
 tell a right name from a wrong one must fall both times. Source: Oikarinen et al., Evaluating neuron explanations, ICML
@@ -53,7 +53,7 @@ class Known:
 
     @classmethod
     def ideal(cls, labels: np.ndarray, top_k: int = 100) -> "Known":
-        """Neurons that are 1 where their label is and 0 elsewhere, one for each label that can be halved and doubled."""
+        """Neurons that are 1 where their label is, else 0: one for each label that can be halved and doubled."""
         usable = np.flatnonzero(can_be_changed(labels))
         return cls(sparse.csc_matrix(labels, dtype=np.float64), labels, usable, usable, top_k)
 
@@ -94,7 +94,7 @@ def can_be_changed(labels: np.ndarray) -> np.ndarray:
 
 
 def change_labels(labels: np.ndarray, test: str, generator: np.random.Generator) -> np.ndarray:
-    """Labels ``[images, pairs]`` bool of which half are gone, or to which as many are added, in each column at random."""
+    """Labels ``[images, pairs]`` bool: of each column half are gone at random, or as many are added."""
     changed = labels.copy()
     for column in changed.T:
         present = np.flatnonzero(column)
@@ -245,6 +245,8 @@ def as_markdown(table: pd.DataFrame) -> str:
             f"{row.neurons}: {row.test}": f"{100 * row.falls:.0f} ({100 * row.low:.0f} to {100 * row.high:.0f})"
             for row in part.itertuples()
         }
-        verdicts = {f"passes, {kind}": "yes" if rows["passes"].all() else "no" for kind, rows in part.groupby("neurons")}
+        verdicts = {
+            f"passes, {kind}": "yes" if rows["passes"].all() else "no" for kind, rows in part.groupby("neurons")
+        }
         lines.append({"score": score, **cells, **verdicts})
     return markdown_table(pd.DataFrame(lines))

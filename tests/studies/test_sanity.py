@@ -12,8 +12,16 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from cbsae_hub.metrics import soft_wpmi
 from cbsae_hub.plots import plot_sanity
 from cbsae_hub.studies.sanity import (
-    EPSILON, REFERENCES, SCORES, TESTS, Known, as_markdown, can_be_changed, change_labels, run_tests,
-)  # fmt: skip
+    EPSILON,
+    REFERENCES,
+    SCORES,
+    TESTS,
+    Known,
+    as_markdown,
+    can_be_changed,
+    change_labels,
+    run_tests,
+)
 
 N, LABELS = 240, 6
 BY_KEY = {name.split("`")[1] if "`" in name else name: name for name in SCORES if "above chance" not in name}
@@ -128,7 +136,10 @@ def test_table_and_figure():
     table = pd.DataFrame(rows)
     lines = as_markdown(table).splitlines()
     assert lines[0] == "| score | neurons: half | neurons: double | passes, neurons |"
-    assert lines[2:] == ["| `a` | 50 (25 to 100) | 50 (25 to 100) | no |", "| b | 100 (50 to 100) | 100 (50 to 100) | yes |"]
+    assert lines[2:] == [
+        "| `a` | 50 (25 to 100) | 50 (25 to 100) | no |",
+        "| b | 100 (50 to 100) | 100 (50 to 100) | yes |",
+    ]
     axes = plot_sanity(table, 0.9).axes[0]
     assert [bar.get_width() for bar in axes.patches] == [0.5, 1.0, 0.5, 1.0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
