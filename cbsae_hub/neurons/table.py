@@ -61,8 +61,8 @@ COLUMNS = (
     Column("names", "texts", "the five best concepts, best first", required=True),
     Column("scores", "floats", "their scores", required=True),
     Column("name_correlation", "float", "correlation of its activation with an independent judge's similarity to "
-           "`name`, on images that it was not named with; here and in the next four NaN if it never fires there, and only "
-           "where `python -m training.names` has run"),
+           "`name`, on images that it was not named with; here and in the next four NaN if it never fires there, and "
+           "only where `python -m training.names` has run"),
     Column("name_ap", "float", "average precision with which that similarity tells the images on which it fires"),
     Column("name_correlation_null", "float", "mean `name_correlation` with names of other neurons"),
     Column("name_ap_null", "float", "mean `name_ap` with names of other neurons"),
