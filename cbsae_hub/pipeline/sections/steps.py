@@ -257,10 +257,11 @@ class EvaluationSection(Section, section="evaluate"):
             ValueError: Names the variant whose settings are wrong.
         """
         first: dict[str, Any] = {"seed": self.seeds[0]}
+        pruned = {"by": base.prune.by, "interpretability": base.prune.interpretability}
         changes = {
             **{f"seed-{seed}": {"seed": seed} for seed in self.seeds},
             **{name: first | one for name, one in self.variants.items()},
-            **{f"share-{s:g}": first | {"prune": {"by": base.prune.by, "share": s}} for s in self.shares},
+            **{f"share-{s:g}": first | {"prune": {**pruned, "share": s}} for s in self.shares},
             **{f"k-{k}": first | {"cb_k": k} for k in self.ks},
         }
         variants = {}
