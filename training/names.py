@@ -15,6 +15,7 @@ An endpoint's key is read from the environment variable EXPLAINER_API_KEY. The s
 import logging
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,10 +63,10 @@ class Answers:
             require_same_settings(content["settings"], self.identity, self.file)
             self.texts = content["answers"]
 
-    def get(self, method: str, ask: Callable[[], dict[str, list[str]]]) -> None:
-        """Asks, and keeps all answers, if this method's are not there."""
+    def get(self, method: str, ask: Callable[[], list[str]]) -> None:
+        """Asks, and keeps the answers, if they are not there."""
         if method not in self.texts:
-            self.texts |= ask()
+            self.texts[method] = ask()
             write_json(self.file, {"settings": self.identity, "answers": self.texts})
 
 
@@ -90,13 +91,17 @@ def ask_all(
         llava = LlavaSteerer.from_pretrained(settings.llava, scores.model, device=device, beside=scores.model)
         options = settings.chosen("alpha", "prompt", "max_new_tokens", "seed")
         words = OwnWords(llava, masked, **options)
-        answers.get("LLaVA, white, direction added", lambda: words.answers(neurons))
+        for method, ask in words.ways(neurons).items():
+            answers.get(method, ask)
     for one in settings.explainers:
         name, explain = explainer_of(one, settings, scores.model, device)
-        method = f"{name}, masked images"
-        rows = tqdm(neurons.itertuples(), desc=f"ask {name}", total=len(neurons), unit="neuron")
-        answers.get(method, lambda: {method: [explain(masked(row.neuron, row.top_images)) for row in rows]})  # noqa: B023
+        answers.get(f"{name}, masked images", partial(_ask_one_by_one, explain, masked, neurons))
     return answers.texts
+
+
+def _ask_one_by_one(explain: Explainer, masked: MaskedImages, neurons: pd.DataFrame) -> list[str]:
+    rows = tqdm(neurons.itertuples(), desc="ask", total=len(neurons), unit="neuron")
+    return [explain(masked(row.neuron, row.top_images)) for row in rows]
 
 
 def compare(settings: NamesSection, scores: ScoresSection, images: SeenImages, frame: pd.DataFrame) -> pd.DataFrame:
@@ -136,10 +141,10 @@ def main(
         after = simulate(settings, scores, images)
         rows = compare(settings, scores, images, after.neurons)
         table, folder = summary(rows, settings.seed), settings.output
-        with replace_file(folder / "explanations.parquet") as partial:
-            rows.to_parquet(partial, index=False)
-        with replace_file(folder / "names.png") as partial:
-            plot_names(table).savefig(partial, format="png")
+        with replace_file(folder / "explanations.parquet") as file:
+            rows.to_parquet(file, index=False)
+        with replace_file(folder / "names.png") as file:
+            plot_names(table).savefig(file, format="png")
         write_text(folder / "names.md", as_markdown(table))
         content = {
             "settings": settings.to_dict(defaults=False) | {"scores": scores.recorded()},

@@ -1,13 +1,13 @@
 """Neurons in LLaVA's own words: a neuron's direction is added while LLaVA looks at white, or at its masked top images.
 
-Controls: white without a direction, a random direction that is as long, the masked images without a direction. The
-words for another neuron come from those of this study, see :func:`cbsae_hub.studies.names.shuffled`.
+Controls: white and noise without a direction, a random direction that is as long, the masked images without a
+direction. The words for another neuron are those of this study, see :func:`cbsae_hub.studies.names.shuffled`.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
@@ -84,52 +84,55 @@ class OwnWords:
         self.llava, self.masked, self.alpha, self.prompt = llava, masked, alpha, prompt
         self.max_new_tokens, self.seed = max_new_tokens, seed
 
-    def answers(self, neurons: pd.DataFrame) -> dict[str, list[str]]:
-        """What LLaVA says, by the way of asking, a text for each neuron.
+    def ways(self, neurons: pd.DataFrame) -> dict[str, Callable[[], list[str]]]:
+        """The ways to ask; each gives a text for every neuron.
 
-        Of several images the answer that most of them get counts, of equally many the one of the strongest image.
+        Of several images the answer that most of them get counts, of equally many the one of the strongest image. An
+        EditError is raised if a neuron's direction changes nothing of what LLaVA reads.
 
         Args:
             neurons: Rows of a neuron table, with the columns ``neuron`` and ``top_images``.
-
-        Raises:
-            EditError: If a neuron's direction changes nothing of what LLaVA reads.
         """
         ids = neurons["neuron"].tolist()
         added = [self._added(neuron) for neuron in ids]
         noise = [RandomDirection(one, self.seed + neuron) for one, neuron in zip(added, ids)]
+        nothing = [None] * len(ids)
         return {
-            "LLaVA, white, direction added": self._ask([WHITE] * len(ids), added, "white"),
-            "control: LLaVA, white": self._ask([WHITE], [None], "control") * len(ids),
-            "control: LLaVA, white, random direction": self._ask([WHITE] * len(ids), noise, "random"),
-            **self._about_images(neurons, added),
+            "LLaVA, white, direction added": lambda: self._ask([WHITE] * len(ids), added),
+            "LLaVA, masked images, direction added": lambda: self._about_images(neurons, added),
+            "control: LLaVA, white": lambda: self._ask([WHITE], [None]) * len(ids),
+            "control: LLaVA, noise": lambda: self._ask([noise_image(self.seed)], [None]) * len(ids),
+            "control: LLaVA, white, random direction": lambda: self._ask([WHITE] * len(ids), noise),
+            "control: LLaVA, masked images": lambda: self._about_images(neurons, nothing),
         }
 
-    def _about_images(self, neurons: pd.DataFrame, added: Sequence[AnySteering]) -> dict[str, list[str]]:
+    def _about_images(self, neurons: pd.DataFrame, steerings: Sequence[AnySteering | None]) -> list[str]:
+        """The most frequent answer about each neuron's masked images, with its steering."""
         pictures, owners = [], []
         for place, row in enumerate(neurons.itertuples()):
             own = self.masked(row.neuron, row.top_images)
             pictures += own
             owners += [place] * len(own)
-        plans: Mapping[str, list[AnySteering | None]] = {
-            "LLaVA, masked images, direction added": [added[place] for place in owners],
-            "control: LLaVA, masked images": [None] * len(owners),
-        }
-        return {
-            name: most_frequent(self._ask(pictures, plan, "masked"), owners, len(neurons))
-            for name, plan in plans.items()
-        }
+        return most_frequent(self._ask(pictures, [steerings[place] for place in owners]), owners, len(neurons))
 
     def _added(self, neuron: int) -> Steering:
         return Steering([Edit(neuron, self.alpha, "add")], keep_error=True)
 
-    def _ask(self, pictures: Sequence[Image.Image], steerings: Sequence[AnySteering | None], what: str) -> list[str]:
+    def _ask(self, pictures: Sequence[Image.Image], steerings: Sequence[AnySteering | None]) -> list[str]:
         answers: list[str] = []
-        for start in tqdm(range(0, len(pictures), BATCH), desc=f"ask about {what}", unit=f"x {BATCH} answers"):
+        for start in tqdm(range(0, len(pictures), BATCH), desc="ask LLaVA", unit=f"x {BATCH} answers"):
             part = slice(start, start + BATCH)
-            options: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "batch": BATCH}
-            answers += self.llava.generate(pictures[part], self.prompt, list(steerings[part]), **options)
+            answers += self.llava.generate(
+                pictures[part], self.prompt, list(steerings[part]), self.max_new_tokens, batch=BATCH
+            )
         return answers
+
+
+def noise_image(seed: int) -> Image.Image:
+    """A picture of random pixels, as large as the white one."""
+    width, height = WHITE.size
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
 
 
 def most_frequent(answers: Sequence[str], owners: Sequence[int], count: int) -> list[str]:

@@ -10,7 +10,7 @@ from steerable_models import llava, pictures, sae_for
 from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.scoring.outcomes import WHITE
 from cbsae_hub.steering import Edit, LlavaSteerer, RandomDirection, Steering
-from cbsae_hub.studies.own_words import MaskedImages, OwnWords, most_frequent
+from cbsae_hub.studies.own_words import MaskedImages, OwnWords, most_frequent, noise_image
 
 ALPHA, SEED, NEW = 30.0, 5, 5
 TOPS = {3: [5, 0, 2], 7: [2], 9: []}
@@ -19,7 +19,8 @@ TOPS = {3: [5, 0, 2], 7: [2], 9: []}
 def test_every_answer_is_that_of_one_call():
     steerer, images = LlavaSteerer(*llava(), sae_for()), pictures(6)
     words = OwnWords(steerer, lambda neuron, rows: [images[row] for row in rows], ALPHA, "What?", NEW, SEED)
-    answers = words.answers(pd.DataFrame({"neuron": list(TOPS), "top_images": list(TOPS.values())}))
+    ways = words.ways(pd.DataFrame({"neuron": list(TOPS), "top_images": list(TOPS.values())}))
+    answers = {method: ask() for method, ask in ways.items()}
 
     def one(image, steering=None):
         return steerer.generate([image], "What?", steering, NEW)[0]
@@ -30,6 +31,7 @@ def test_every_answer_is_that_of_one_call():
         noise = one(WHITE, RandomDirection(added, SEED + neuron))
         assert answers["control: LLaVA, white, random direction"][place] == noise
         assert answers["control: LLaVA, white"][place] == one(WHITE)
+        assert answers["control: LLaVA, noise"][place] == one(noise_image(SEED))
         for method, steering in (
             ("LLaVA, masked images, direction added", added),
             ("control: LLaVA, masked images", None),

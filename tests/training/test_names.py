@@ -74,7 +74,7 @@ def test_names_are_tested_and_their_columns_prune(world, monkeypatch):
     best = table[table["status"] != "dead"].sort_values("name_correlation", ascending=False)["neuron"].head(3)
     assert kept.keep == sorted(best) and kept.settings["by"] == ["name_correlation"]
 
-    monkeypatch.setattr("training.names.OwnWords.answers", lambda *_: pytest.fail("LLaVA was asked again"))
+    monkeypatch.setattr("training.names.OwnWords._ask", lambda *_: pytest.fail("LLaVA was asked again"))
     assert run(names, world).stdout == done.stdout
     refused = run(names, world, "alpha=3")
     assert refused.exit_code == 2 and "answers.json" in refused.output
