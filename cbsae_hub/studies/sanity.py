@@ -197,8 +197,6 @@ REFERENCES: Mapping[str, Score] = {
     "a number that means nothing": _coin,
 }
 """Scores whose outcome is known: of counts, with a neuron firing or not; and one that no name can move."""
-
-
 CLAIMS = frozenset({"cosine", "`truth_ap`", LIFT, "`name_correlation`", "`name_ap`", "F1", "IoU"})
 """Scores that claim to pass both tests."""
 
@@ -225,7 +223,8 @@ def run_tests(known: Known, draws: int = 5, scores: Mapping[str, Score] | None =
     if not can_be_changed(labels).all():
         raise ValueError("a label is on fewer than two images or on more than half of them: it cannot be changed")
     rows = []
-    for name, score in tqdm((SCORES | REFERENCES if scores is None else scores).items(), desc="test", unit="score"):
+    scores = {**SCORES, **REFERENCES} if scores is None else scores
+    for name, score in tqdm(scores.items(), desc="test", unit="score"):
         before = score(known, labels)
         for test in TESTS:
             generators = (np.random.default_rng((known.seed, draw)) for draw in range(draws))
@@ -251,7 +250,8 @@ def as_markdown(table: pd.DataFrame) -> str:
             for row in part.itertuples()
         }
         verdicts = {
-            f"passes, {kind}": "yes" if rows["passes"].all() else "no" for kind, rows in part.groupby("neurons")
+            f"passes, {kind}": "yes" if rows["passes"].all() else "no"
+            for kind, rows in part.groupby("neurons", sort=False)
         }
         lines.append({"score": score, **cells, "claims to pass": "yes" if score in CLAIMS else "no", **verdicts})
     return markdown_table(pd.DataFrame(lines))
