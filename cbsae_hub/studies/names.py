@@ -69,6 +69,7 @@ class NameTrial:
         self.neurons, self.images = neurons, images
         self._latents = images.latents[:, neurons["neuron"].to_numpy()]
         self._trials = draw_trials(self._latents, trial, seed)
+        self._predictions: dict[str, np.ndarray] = {}
         unknown = [None] * len(neurons)
         self._truth = neurons["truth"].tolist() if "truth" in neurons else unknown
         self._clear = (neurons["truth_ap"] >= CLEAR).tolist() if "truth_ap" in neurons else unknown
@@ -101,11 +102,18 @@ class NameTrial:
         return self._rows(method, [" + ".join(text) or None for text in texts], right, predictions)
 
     def _of_texts(self, method: str, texts: Sequence[str | None], right: Sequence[bool | None]) -> pd.DataFrame:
-        different = sorted({text for text in texts if text})
-        similarities, place = self.images.similarities(different), {text: i for i, text in enumerate(different)}
-        silence = np.zeros((len(similarities), 1))
-        predictions = np.concatenate([similarities, silence], 1)[:, [place.get(text or "", -1) for text in texts]]
+        predictions = np.stack([self._prediction(text or "") for text in texts], 1)
         return self._rows(method, texts, right, predictions)
+
+    def _prediction(self, text: str) -> np.ndarray:
+        """The judge's similarity of every image to a text, ``[images]``; 0 for one that says nothing to it."""
+        if text not in self._predictions:
+            try:
+                similarities = self.images.similarities([text])[:, 0] if text else None
+            except ValueError:  # its tokenizer cannot read it
+                similarities = None
+            self._predictions[text] = np.zeros(len(self.images.embeddings)) if similarities is None else similarities
+        return self._predictions[text]
 
     def _rows(
         self, method: str, texts: Sequence[str | None], right: Sequence[bool | None], predictions: np.ndarray

@@ -20,6 +20,8 @@ class Judge:
     repo_id, revision = "judge", None
 
     def embed_texts(self, texts):
+        if "~" in texts:
+            raise ValueError("the text has no tokens")
         return torch.eye(6)[[CONCEPTS.index(text) if text in CONCEPTS else 5 for text in texts]]
 
 
@@ -58,6 +60,8 @@ def test_names_and_answers_are_scored_one_by_one(images, frame):
     assert rows["detection"][4] == 0.5 and rows["detection"][0] == 1
     answers = trial.of_answers("answers", ["a dog.", "Cats!", "a hat, red", None, "the sea shore"])
     assert answers["right"].tolist() == [1, 1, 0, 0, 1]
+    nothing = trial.of_answers("nothing", ["~", "", None, "~", "~"])
+    assert nothing["detection"].dropna().eq(0.5).all() and nothing["correlation"].dropna().eq(0).all()
     unknown = NameTrial(neurons[["neuron", "name"]], images).of_names("names", names)
     assert unknown[["right", "right_clear"]].isna().all(axis=None) and unknown["correlation"].notna().sum() == 4
 
