@@ -71,7 +71,8 @@ class NameTrial:
         self._trials = draw_trials(self._latents, trial, seed)
         self._predictions: dict[str, np.ndarray] = {}
         unknown = [None] * len(neurons)
-        self._truth = neurons["truth"].tolist() if "truth" in neurons else unknown
+        truths = neurons["truth"].tolist() if "truth" in neurons else unknown
+        self._truth = [truth if isinstance(truth, str) else None for truth in truths]
         self._clear = (neurons["truth_ap"] >= CLEAR).tolist() if "truth_ap" in neurons else unknown
 
     def of_names(self, method: str, names: Sequence[str | None]) -> pd.DataFrame:
