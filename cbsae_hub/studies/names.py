@@ -129,7 +129,7 @@ class NameTrial:
             {
                 "method": method,
                 "neuron": self.neurons["neuron"],
-                "text": texts,
+                "text": pd.Series(list(texts), dtype=object),
                 "right": known,
                 "right_clear": [one if clear else np.nan for one, clear in zip(known, self._clear)],
                 "correlation": correlation,

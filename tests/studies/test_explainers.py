@@ -33,12 +33,16 @@ def test_an_endpoint_is_sent_the_images_and_the_question(endpoint):
 
 def test_a_model_of_transformers_is_asked_about_all_images(tmp_path):
     model, processor = llava(chat_template=TEMPLATE)
-    images, prompt = pictures(2), "What?"
-    explain = TransformersExplainer(model, processor, prompt, 6)
-    inputs = processor(text="<s>user: <image><image> What? says:", images=images, return_tensors="pt")
-    tokens = model.generate(**inputs, max_new_tokens=6, do_sample=False)[0, inputs["input_ids"].shape[1] :]
-    expected = processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
-    assert explain(images) == expected and expected
+    images = pictures(2)
+
+    def by_hand(prompt):
+        inputs = processor(text=f"<s>user: <image><image> {prompt} says:", images=images, return_tensors="pt")
+        tokens = model.generate(**inputs, max_new_tokens=6, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+        return processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+
+    questions = ["What?", "Why?", "Tell a story.", "Name it!", "Is it red?", "And now?", "Who?", "Where is it?"]
+    prompt, expected = next((one, answer) for one in questions if (answer := by_hand(one)))
+    assert TransformersExplainer(model, processor, prompt, 6)(images) == expected
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     assert TransformersExplainer.from_pretrained(tmp_path, prompt=prompt, max_new_tokens=6)(images) == expected

@@ -17,6 +17,8 @@ from cbsae_hub.pipeline.score import score
 from cbsae_hub.pipeline.sections import ScoresSection
 from training import names, sanity
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
