@@ -128,7 +128,7 @@ class NameTrial:
         return pd.DataFrame(
             {
                 "method": method,
-                "neuron": self.neurons["neuron"],
+                "neuron": self.neurons["neuron"].to_numpy(),
                 "text": pd.Series(list(texts), dtype=object),
                 "right": known,
                 "right_clear": [one if clear else np.nan for one, clear in zip(known, self._clear)],
