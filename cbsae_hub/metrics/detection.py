@@ -36,9 +36,12 @@ def draw_trials(latents: sparse.spmatrix | np.ndarray, count: int, seed: int = 0
         order = rows[np.lexsort((rows, -values))][: (values > 0).sum()]
         others = np.setdiff1d(np.arange(columns.shape[0]), order)
         size = min(count, len(order), len(others))
-        places = np.linspace(0, len(order) - 1, size).round().astype(int) if size else []
-        silent = np.random.default_rng((seed, neuron)).choice(others, size, replace=False) if size else others[:0]
-        trials.append(Trial(order[places] if size else order[:0], np.sort(silent)))
+        if not size:
+            trials.append(Trial(order[:0], others[:0]))
+            continue
+        places = np.linspace(0, len(order) - 1, size).round().astype(int)
+        silent = np.random.default_rng((seed, neuron)).choice(others, size, replace=False)
+        trials.append(Trial(order[places], np.sort(silent)))
     return trials
 
 
