@@ -64,7 +64,7 @@ def simulate_names(
     for name in np.unique(own[usable]):
         part = usable[own[usable] == name]
         precision[part] = average_precisions(fires[:, part], similarities[:, name])
-    drawn = np.sort(np.random.default_rng(seed).choice(names, min(others, names), replace=False)) if names else []
+    drawn = np.sort(np.random.default_rng(seed).permutation(names)[:others])
     null = [np.full((len(drawn), neurons), np.nan) for _ in range(2)]
     for row, name in enumerate(drawn):
         part = usable[own[usable] != name]
