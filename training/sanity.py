@@ -18,7 +18,7 @@ from cbsae_hub.pipeline.names import pass_over
 from cbsae_hub.pipeline.sections import SanitySection, ScoresSection
 from cbsae_hub.plots import plot_sanity
 from cbsae_hub.processes import make_accelerator
-from cbsae_hub.studies.sanity import EPSILON, PASS, Known, as_markdown, run_tests
+from cbsae_hub.studies.sanity import EPSILON, PASS, LabelledNeurons, as_markdown, run_tests
 
 AMONG = ("sanity", "scores")
 
@@ -30,10 +30,12 @@ def measure(settings: SanitySection, scores: ScoresSection) -> pd.DataFrame:
     scorer = pass_over(scores, settings.output / "images", make_accelerator(alone=True).device)
     latents, labels = scorer.metrics["truth"].whole()
     kinds = {
-        "neurons": Known.clear(latents, labels, settings.least_ap, settings.neurons, scorer.top_k, settings.seed),
-        "ideal neurons": Known.ideal(labels, scorer.top_k),
+        "neurons": LabelledNeurons.clear(
+            latents, labels, settings.least_ap, settings.neurons, scorer.top_k, settings.seed
+        ),
+        "ideal neurons": LabelledNeurons.ideal(labels, scorer.top_k),
     }
-    tables = [run_tests(known, settings.draws).assign(neurons=kind) for kind, known in kinds.items()]
+    tables = [run_tests(labelled, settings.draws).assign(neurons=kind) for kind, labelled in kinds.items()]
     return pd.concat(tables, ignore_index=True)
 
 

@@ -38,9 +38,9 @@ class LinearExplanations:
             neurons: Numbers of the neurons.
         """
         concepts, weights = self.concepts[neurons, :count], self.weights[count - 1, neurons, :count]
-        used, place = np.unique(concepts, return_inverse=True)
-        columns = np.where(used >= 0, standardised(similarities[:, used]), 0)
-        by_concept = np.zeros((len(used), len(neurons)))
+        different, place = np.unique(concepts, return_inverse=True)
+        columns = np.where(different >= 0, standardised(similarities[:, different]), 0)
+        by_concept = np.zeros((len(different), len(neurons)))
         np.add.at(by_concept, (place.reshape(concepts.shape), np.arange(len(neurons))[:, None]), weights)
         return columns @ by_concept
 
@@ -96,21 +96,21 @@ def _choose(gram: np.ndarray, products: np.ndarray, count: int, candidates: int)
     whole = gram[pool[:, :, None], pool[:, None, :]]
     target = np.take_along_axis(products, pool, 1)
     # Of what the chosen concepts do not explain: products among candidates, and with the neuron.
-    left, rest = whole.copy(), target.copy()
+    residual, rest = whole.copy(), target.copy()
     places = np.zeros((neurons, count), dtype=int)
     chosen = np.zeros((neurons, count), dtype=bool)
     weights = np.zeros((count, neurons, count))
     for step in range(min(count, size)):
-        variance = np.einsum("njj->nj", left)
+        variance = np.einsum("njj->nj", residual)
         free = (variance > LEAST) & (rest > 0)
         gain = np.where(free, rest**2 / np.where(free, variance, 1), 0)
         best = gain.argmax(1)
         adds = gain[rows, best] > 0
         places[:, step], chosen[:, step] = best, adds
-        row = left[rows, best] * adds[:, None]
-        own = np.where(adds, left[rows, best, best], 1)
+        row = residual[rows, best] * adds[:, None]
+        own = np.where(adds, residual[rows, best, best], 1)
         rest = rest - row * (rest[rows, best] / own)[:, None]
-        left = left - row[:, :, None] * row[:, None, :] / own[:, None, None]
+        residual = residual - row[:, :, None] * row[:, None, :] / own[:, None, None]
         weights[step, :, : step + 1] = _fitted(whole, target, places[:, : step + 1], chosen[:, : step + 1])
     for step in range(size, count):
         weights[step] = weights[size - 1]

@@ -34,10 +34,10 @@ def choose(frame: pd.DataFrame, count: int) -> pd.DataFrame:
     Raises:
         ValueError: If no neuron has a name.
     """
-    named = frame[frame["name"].notna()].sort_values("neuron")
-    if named.empty:
+    with_name = frame[frame["name"].notna()].sort_values("neuron")
+    if with_name.empty:
         raise ValueError("no neuron has a name to test: score with a judge and concepts first")
-    return named.iloc[spread(range(len(named)), count)].reset_index(drop=True)
+    return with_name.iloc[spread(range(len(with_name)), count)].reset_index(drop=True)
 
 
 def says(answer: str | None, truth: str) -> bool:
@@ -91,9 +91,9 @@ class NameTrial:
         """Tests sums of up to ``count`` concepts: in a right one, one of them is the neuron's truth."""
         ids = self.neurons["neuron"].to_numpy()
         chosen = explanations.concepts[ids, :count]
-        used = np.unique(chosen[chosen >= 0])
+        columns = np.unique(chosen[chosen >= 0])
         similarities = np.zeros((len(self.images.embeddings), len(concepts)))
-        similarities[:, used] = self.images.similarities([concepts[i] for i in used])
+        similarities[:, columns] = self.images.similarities([concepts[i] for i in columns])
         texts = [[concepts[i] for i in row if i >= 0] for row in chosen]
         right = [
             None if truth is None else any(same_name(one, truth) for one in text)
@@ -124,14 +124,14 @@ class NameTrial:
         correlation = correlations(self._latents, predictions)
         correlation = np.where(fires & np.isnan(correlation), 0.0, np.where(fires, correlation, np.nan))
         detection = [detection_score(one, trial) for one, trial in zip(predictions.T, self._trials)]
-        known = [np.nan if one is None else float(one) for one in right]
+        outcomes = [np.nan if one is None else float(one) for one in right]
         return pd.DataFrame(
             {
                 "method": method,
                 "neuron": self.neurons["neuron"].to_numpy(),
                 "text": pd.Series(list(texts), dtype=object),
-                "right": known,
-                "right_clear": [one if clear else np.nan for one, clear in zip(known, self._clear)],
+                "right": outcomes,
+                "right_clear": [one if clear else np.nan for one, clear in zip(outcomes, self._clear)],
                 "correlation": correlation,
                 "detection": detection,
             }

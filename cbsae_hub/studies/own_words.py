@@ -51,12 +51,12 @@ class MaskedImages:
             return [to_rgb(picture) for picture in pictures]
         values, owners = self._sae.encode_sparse(self._encoder(pictures))
         latents = (values * (owners == neuron)).sum(-1)[:, self._encoder.patch_rows].clamp_min(0).cpu()
-        shown = (latents >= KEEP * latents.amax(1, keepdim=True)).reshape(-1, *self._encoder.grid)
-        return [self._mask(picture, one) for picture, one in zip(pictures, shown)]
+        visible = (latents >= KEEP * latents.amax(1, keepdim=True)).reshape(-1, *self._encoder.grid)
+        return [self._mask(picture, one) for picture, one in zip(pictures, visible)]
 
-    def _mask(self, picture: Image.Image, shown: torch.Tensor) -> Image.Image:
+    def _mask(self, picture: Image.Image, visible: torch.Tensor) -> Image.Image:
         picture = self._encoder.show(picture, SIDE)
-        mask = Image.fromarray(shown.numpy().astype("uint8") * 255).resize(picture.size, Image.Resampling.NEAREST)
+        mask = Image.fromarray(visible.numpy().astype("uint8") * 255).resize(picture.size, Image.Resampling.NEAREST)
         return self._encoder.framed(Image.composite(picture, Image.new("RGB", picture.size, "white"), mask))
 
 

@@ -33,7 +33,7 @@ LIFT = "`truth_ap` above chance (it chooses `truth`)"
 
 
 @dataclass(frozen=True)
-class Known:
+class LabelledNeurons:
     """Neurons whose label is known.
 
     Attributes:
@@ -53,7 +53,7 @@ class Known:
     seed: int = 0
 
     @classmethod
-    def ideal(cls, labels: np.ndarray, top_k: int = 100) -> "Known":
+    def ideal(cls, labels: np.ndarray, top_k: int = 100) -> "LabelledNeurons":
         """Neurons that are 1 where their label is, else 0: one for each label that can be halved and doubled."""
         usable = np.flatnonzero(can_be_changed(labels))
         return cls(sparse.csc_matrix(labels, dtype=np.float64), labels, usable, usable, top_k)
@@ -61,7 +61,7 @@ class Known:
     @classmethod
     def clear(
         cls, latents: sparse.csc_matrix, labels: np.ndarray, least_ap: float, count: int, top_k: int, seed: int = 0
-    ) -> "Known":
+    ) -> "LabelledNeurons":
         """Neurons that detect a label with at least an average precision, each with the one that it detects best.
 
         Args:
@@ -84,7 +84,7 @@ class Known:
         return self.latents[:, self.neurons].toarray()
 
 
-Score = Callable[[Known, np.ndarray], np.ndarray]
+Score = Callable[[LabelledNeurons, np.ndarray], np.ndarray]
 """Scores ``[pairs]`` of the tested neurons with the labels ``[images, pairs]`` bool, a column for each."""
 
 
@@ -109,32 +109,32 @@ def change_labels(labels: np.ndarray, test: str, generator: np.random.Generator)
 def _of_pairs(function: Callable[..., torch.Tensor]) -> Score:
     """A function of all neurons and concepts as a score of pairs, labels in the place of similarities."""
 
-    def score(known: Known, labels: np.ndarray) -> np.ndarray:
-        values = function(torch.from_numpy(known.activations), torch.from_numpy(labels.astype(np.float64)))
+    def score(labelled: LabelledNeurons, labels: np.ndarray) -> np.ndarray:
+        values = function(torch.from_numpy(labelled.activations), torch.from_numpy(labels.astype(np.float64)))
         return values.diagonal().numpy()
 
     return score
 
 
-def _soft_wpmi(known: Known, labels: np.ndarray) -> np.ndarray:
+def _soft_wpmi(labelled: LabelledNeurons, labels: np.ndarray) -> np.ndarray:
     """Soft-WPMI as neurons are named by it; in each column only the pair's own label is changed."""
-    entries = known.latents.tocoo()
+    entries = labelled.latents.tocoo()
     places = torch.from_numpy(np.stack([entries.row, entries.col]).astype(np.int64))
     latents = torch.sparse_coo_tensor(places, entries.data, entries.shape, check_invariants=False).coalesce()
-    top, rows = strongest(latents, known.top_k)
-    before, after = (torch.from_numpy(part.astype(np.float64)) for part in (known.labels, labels))
+    top, rows = strongest(latents, labelled.top_k)
+    before, after = (torch.from_numpy(part.astype(np.float64)) for part in (labelled.labels, labels))
     weight = (SHARPNESS * before).exp()
     own = (SHARPNESS * after).exp()
-    probabilities = own / (weight.sum(1, keepdim=True) - weight[:, known.own] + own)
-    weights, _ = rank_weights(rows.shape[1], known.top_k)
+    probabilities = own / (weight.sum(1, keepdim=True) - weight[:, labelled.own] + own)
+    weights, _ = rank_weights(rows.shape[1], labelled.top_k)
     evidence = evidence_of(rows, images_that_count(top, False), weights, probabilities)
     scores = evidence - prior_of(evidence, top[:, 0] > 0)
-    return scores[known.neurons, np.arange(len(known.neurons))].numpy()
+    return scores[labelled.neurons, np.arange(len(labelled.neurons))].numpy()
 
 
 def _truth(name: str) -> Score:
-    def score(known: Known, labels: np.ndarray) -> np.ndarray:
-        scores = ground_truth_scores(known.activations, labels)
+    def score(labelled: LabelledNeurons, labels: np.ndarray) -> np.ndarray:
+        scores = ground_truth_scores(labelled.activations, labels)
         return {"ap": scores.average_precision, "auroc": scores.auroc, "lift": scores.lift()}[name].diagonal()
 
     return score
@@ -143,30 +143,30 @@ def _truth(name: str) -> Score:
 def _name(name: str) -> Score:
     """Scores of names as simulations, by a judge that sees the labels."""
 
-    def score(known: Known, labels: np.ndarray) -> np.ndarray:
-        own = np.arange(len(known.own))
-        return getattr(simulate_names(known.activations, labels.astype(np.float64), own, others=1), name)
+    def score(labelled: LabelledNeurons, labels: np.ndarray) -> np.ndarray:
+        own = np.arange(len(labelled.own))
+        return getattr(simulate_names(labelled.activations, labels.astype(np.float64), own, others=1), name)
 
     return score
 
 
-def _detection(known: Known, labels: np.ndarray) -> np.ndarray:
-    trials = draw_trials(known.activations, TRIAL, known.seed)
+def _detection(labelled: LabelledNeurons, labels: np.ndarray) -> np.ndarray:
+    trials = draw_trials(labelled.activations, TRIAL, labelled.seed)
     return np.array([detection_score(one, trial) for one, trial in zip(labels.T.astype(np.float64), trials)])
 
 
 def _counted(rule: Callable[[np.ndarray, np.ndarray, np.ndarray, int], np.ndarray]) -> Score:
     """A score of counts: images that fire and have the label, that fire, that have the label, and all."""
 
-    def score(known: Known, labels: np.ndarray) -> np.ndarray:
-        fires = known.activations > 0
+    def score(labelled: LabelledNeurons, labels: np.ndarray) -> np.ndarray:
+        fires = labelled.activations > 0
         with np.errstate(invalid="ignore", divide="ignore"):
             return rule((fires & labels).sum(0), fires.sum(0), labels.sum(0), len(labels))
 
     return score
 
 
-def _coin(known: Known, labels: np.ndarray) -> np.ndarray:
+def _coin(labelled: LabelledNeurons, labels: np.ndarray) -> np.ndarray:
     """A score that knows nothing: a number that depends on the labels alone, and means nothing."""
     places = np.arange(1, len(labels) + 1)
     return 1 + np.sin(12.9898 * (places @ labels)) % 1
@@ -201,11 +201,11 @@ CLAIMS = frozenset({"cosine", "`truth_ap`", LIFT, "`name_correlation`", "`name_a
 """Scores that claim to pass both tests."""
 
 
-def run_tests(known: Known, draws: int = 5, scores: Mapping[str, Score] | None = None) -> pd.DataFrame:
+def run_tests(labelled: LabelledNeurons, draws: int = 5, scores: Mapping[str, Score] | None = None) -> pd.DataFrame:
     """Tests scores.
 
     Args:
-        known: Neurons and their labels.
+        labelled: Neurons and their labels.
         draws: How often labels are changed.
         scores: Scores by name; default all of :data:`SCORES` and :data:`REFERENCES`.
 
@@ -217,18 +217,18 @@ def run_tests(known: Known, draws: int = 5, scores: Mapping[str, Score] | None =
     Raises:
         ValueError: If there are no pairs, or a label cannot be halved and doubled.
     """
-    if not len(known.own):
+    if not len(labelled.own):
         raise ValueError("no neuron has a label that it could be tested with: lower least_ap, or give more images")
-    labels = known.labels[:, known.own]
+    labels = labelled.labels[:, labelled.own]
     if not can_be_changed(labels).all():
         raise ValueError("a label is on fewer than two images or on more than half of them: it cannot be changed")
     rows = []
     scores = {**SCORES, **REFERENCES} if scores is None else scores
     for name, score in tqdm(scores.items(), desc="test", unit="score"):
-        before = score(known, labels)
+        before = score(labelled, labels)
         for test in TESTS:
-            generators = (np.random.default_rng((known.seed, draw)) for draw in range(draws))
-            after = np.stack([score(known, change_labels(labels, test, one)) for one in generators])
+            generators = (np.random.default_rng((labelled.seed, draw)) for draw in range(draws))
+            after = np.stack([score(labelled, change_labels(labels, test, one)) for one in generators])
             falls = (after < before - EPSILON * np.abs(before)).mean(1)
             with np.errstate(invalid="ignore", divide="ignore"):
                 change = (after - before) / np.abs(before)

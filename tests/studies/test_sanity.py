@@ -17,7 +17,7 @@ from cbsae_hub.studies.sanity import (
     REFERENCES,
     SCORES,
     TESTS,
-    Known,
+    LabelledNeurons,
     as_markdown,
     can_be_changed,
     change_labels,
@@ -35,7 +35,7 @@ def known():
     labels = rng.random((N, LABELS)) < 0.12
     fires = (labels & (rng.random(labels.shape) < 0.9)) | (rng.random(labels.shape) < 0.02)
     latents = sparse.csc_matrix(fires * (rng.random(labels.shape) + labels))
-    return Known.clear(latents, labels, 0.5, 10, top_k=12, seed=3)
+    return LabelledNeurons.clear(latents, labels, 0.5, 10, top_k=12, seed=3)
 
 
 def test_labels_are_halved_and_doubled(known):
@@ -51,10 +51,10 @@ def test_labels_are_halved_and_doubled(known):
 
 def test_neurons_are_tested_with_what_they_detect(known):
     assert known.neurons.tolist() == known.own.tolist() == list(range(LABELS))
-    few = Known.clear(known.latents, known.labels, 0.5, 3, 12)
+    few = LabelledNeurons.clear(known.latents, known.labels, 0.5, 3, 12)
     assert len(few.neurons) == 3
     with pytest.raises(ValueError, match="lower least_ap"):
-        run_tests(Known.clear(known.latents, known.labels, 1.1, 3, 12))
+        run_tests(LabelledNeurons.clear(known.latents, known.labels, 1.1, 3, 12))
 
 
 def test_soft_wpmi_with_one_label_changed_is_the_formula(known):
@@ -87,7 +87,7 @@ def test_ideal_neurons_in_closed_form():
     """Of a neuron that is its label: n of N images."""
     labels = np.zeros((N, 3), bool)
     labels[:20, 0], labels[20:60, 1], labels[:200, 2] = True, True, True  # the last one cannot be doubled
-    ideal = Known.ideal(labels)
+    ideal = LabelledNeurons.ideal(labels)
     assert ideal.own.tolist() == [0, 1]
     n = np.array([20, 40])
     half, double = (change_labels(labels[:, :2], test, np.random.default_rng(0)) for test in TESTS)
@@ -114,7 +114,7 @@ def test_verdicts_that_are_known(known):
         assert not passes[by_key[name]], name
     rare = np.zeros((4000, 1), bool)
     rare[:4] = True  # rightly called without the label are nearly all images, whatever its labels are
-    table = run_tests(Known.ideal(rare), 2, {name: REFERENCES[name] for name in ("accuracy", "F1")})
+    table = run_tests(LabelledNeurons.ideal(rare), 2, {name: REFERENCES[name] for name in ("accuracy", "F1")})
     assert table["passes"].tolist() == [False, False, True, True]
     assert falls.loc["precision", "double"] == 0 and falls.loc["precision", "half"] == 1
     assert 0.1 < falls.loc["a number that means nothing"].mean() < 0.9
