@@ -51,7 +51,7 @@ def linear_explanations(scorer: NeuronScorer, count: int) -> tuple[LinearExplana
 
 
 class Answers:
-    """What models say of neurons, kept in answers.json: nothing is asked twice."""
+    """Answers of models about neurons, which stay in answers.json: nothing is asked twice."""
 
     def __init__(self, settings: NamesSection, scores: ScoresSection, neurons: pd.DataFrame):
         self.file = settings.output / "answers.json"

@@ -1,4 +1,4 @@
-"""What a name is worth as a simulation of its neuron: a judge's similarity to the name, against the activation.
+"""The worth of a name as a simulation of its neuron: a judge's similarity to the name, against the activation.
 
 The images must not be those that the neuron was named with, and the judge not the one that named it.
 
