@@ -162,9 +162,6 @@ class PruneSettings(Settings):
 
     by: str | tuple[str, ...] = "both"
     """A column of the neuron table, several, or both: interpretability and steerability."""
-    interpretability: str | None = None
-    """The column that counts as interpretability; null is the one of that name, from CLIP-Dissect's score.
-    name_correlation and name_ap are from a judge that did not name the neurons."""
     count: Count | None = None
     """How many neurons stay."""
     share: Number | None = None
@@ -177,6 +174,9 @@ class PruneSettings(Settings):
     """How columns are combined: sum (null), product or min."""
     weights: dict[str, Number] | None = None
     """Column to weight in a sum; null is 1 for all."""
+    interpretability: str | None = None
+    """The column that counts as interpretability; null is the one of that name, from CLIP-Dissect's score.
+    name_correlation and name_ap are from a judge that did not name the neurons."""
 
     def __post_init__(self) -> None:
         if sum(limit is not None for limit in (self.count, self.share, self.threshold)) != 1:
