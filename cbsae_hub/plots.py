@@ -161,6 +161,61 @@ def plot_zero_shot_steering(tables: Mapping[str, pd.DataFrame], gamma: float = 0
     return figure
 
 
+def plot_sanity(table: pd.DataFrame, pass_from: float) -> Figure:
+    """Share of neurons whose score falls when labels are wrong, a panel for each kind of neurons.
+
+    Args:
+        table: Rows of :func:`cbsae_hub.studies.sanity.run_tests`, with the column ``neurons``, the kind.
+        pass_from: Share from which a score passes, drawn as a line.
+
+    Raises:
+        ValueError: If there is nothing to draw.
+    """
+    if table.empty:
+        raise ValueError("there are no tests to draw")
+    kinds, scores = table["neurons"].unique(), table["score"].unique()
+    figure, panels = _figure(3 + 3.4 * len(kinds), 0.9 + 0.32 * len(scores), columns=len(kinds))
+    for axes, kind in zip(np.ravel(panels), kinds):
+        for i, (test, part) in enumerate(table[table["neurons"] == kind].groupby("test", sort=False)):
+            places = [list(scores).index(score) + 0.4 * i - 0.2 for score in part["score"]]
+            errors = [part["falls"] - part["low"], part["high"] - part["falls"]]
+            axes.barh(places, part["falls"], 0.38, xerr=errors, color=COLOURS[i], label=f"labels: {test}",
+                      error_kw={"linewidth": 1})  # fmt: skip
+        axes.axvline(pass_from, color="black", linestyle="--", linewidth=0.8)
+        axes.set(xlim=(0, 1.02), xlabel="neurons whose score falls (share)", yticks=range(len(scores)))
+        axes.set_yticklabels([score.replace("`", "") for score in scores] if kind == kinds[0] else [])
+        axes.invert_yaxis()
+        axes.set_title(kind, **TITLE)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, **LEGEND)
+    return figure
+
+
+def plot_names(table: pd.DataFrame) -> Figure:
+    """Explanations of the same neurons side by side: share right, correlation and detection, with their intervals.
+
+    Args:
+        table: Rows of :func:`cbsae_hub.studies.names.summary`: ``method``, ``measure``, ``mean``, ``low``, ``high``.
+
+    Raises:
+        ValueError: If there is nothing to draw.
+    """
+    table = table.dropna(subset="mean")
+    if table.empty:
+        raise ValueError("there are no explanations to draw")
+    methods, measures = table["method"].unique(), table["measure"].unique()
+    figure, panels = _figure(3 + 2.4 * len(measures), 0.9 + 0.3 * len(methods), columns=len(measures))
+    for axes, measure in zip(np.ravel(panels), measures):
+        part = table[table["measure"] == measure]
+        errors = [part["mean"] - part["low"], part["high"] - part["mean"]]
+        places = [list(methods).index(method) for method in part["method"]]
+        axes.errorbar(part["mean"], places, xerr=errors, fmt="o", color=COLOURS[0], capsize=3)
+        axes.set(yticks=range(len(methods)), ylim=(len(methods) - 0.5, -0.5))
+        axes.set_yticklabels(methods if measure == measures[0] else [])
+        axes.grid(axis="y", linewidth=0.4)
+        axes.set_title(measure, **TITLE)
+    return figure
+
+
 def plot_suppression(sweep: pd.DataFrame, baseline: float) -> Figure:
     """Accuracy of the worst group against tau, a panel per layer ("Steering CLIP's vision transformer", section 7.1).
 

@@ -5,6 +5,7 @@ from cbsae_hub.metrics.alignment import Alignment, human_alignment, read_pairs
 from cbsae_hub.metrics.coalitions import Coalitions, CoalitionScores, coalition_activity, coalitions
 from cbsae_hub.metrics.collateral import CollateralDamage, CollateralScores, ConceptProbes, Probes, collateral_damage
 from cbsae_hub.metrics.coverage import best_by_concept, coverage
+from cbsae_hub.metrics.detection import detection_score, draw_trials
 from cbsae_hub.metrics.directions import (
     DirectionMatch,
     DirectionScores,
@@ -24,10 +25,12 @@ from cbsae_hub.metrics.hierarchy import (
     common_kinds,
 )
 from cbsae_hub.metrics.latents import mean_over_tokens
+from cbsae_hub.metrics.linear_explanation import LinearExplanations, explain_linearly
 from cbsae_hub.metrics.monosemanticity import MonosemanticityScore, monosemanticity_score
 from cbsae_hub.metrics.normalise import to_unit_interval
 from cbsae_hub.metrics.quadrants import quadrants
 from cbsae_hub.metrics.similarities import cosine, cosine_cubed, rank_reorder
+from cbsae_hub.metrics.simulation import Simulation, simulate_names
 from cbsae_hub.metrics.soft_wpmi import soft_wpmi
 from cbsae_hub.metrics.spurious import find_features
 from cbsae_hub.metrics.switches import Switches, SwitchScores, switches
@@ -37,11 +40,11 @@ from cbsae_hub.metrics.uniqueness import Overlaps, Uniqueness, overlaps
 __all__ = [
     "ActiveLatents", "Alignment", "CoalitionScores", "Coalitions", "CollateralDamage", "CollateralScores",
     "CommonAncestorDepth", "CommonKinds", "ConceptProbes", "DirectionMatch", "DirectionScores", "Dissector",
-    "DownstreamCost", "GroundTruth", "GroundTruthScores", "HierarchyScore", "LinearEraser", "MonosemanticityScore",
-    "Naming", "NeuronActivity", "Overlaps", "Probes", "Reconstruction", "SwitchScores", "Switches", "TopImages",
-    "TrueDirections", "Uniqueness", "best_by_concept", "coalition_activity", "coalitions", "collateral_damage",
-    "common_ancestor_depth", "common_kinds", "cosine", "cosine_cubed", "coverage", "direction_scores", "find_features",
-    "ground_truth_scores", "human_alignment", "label_matrix", "leace", "mean_over_tokens", "monosemanticity_score",
-    "overlaps", "quadrants", "rank_reorder", "read_pairs", "soft_wpmi", "switches", "to_unit_interval",
-    "true_directions",
+    "DownstreamCost", "GroundTruth", "GroundTruthScores", "HierarchyScore", "LinearEraser", "LinearExplanations",
+    "MonosemanticityScore", "Naming", "NeuronActivity", "Overlaps", "Probes", "Reconstruction", "Simulation",
+    "SwitchScores", "Switches", "TopImages", "TrueDirections", "Uniqueness", "best_by_concept", "coalition_activity",
+    "coalitions", "collateral_damage", "common_ancestor_depth", "common_kinds", "cosine", "cosine_cubed", "coverage",
+    "detection_score", "direction_scores", "draw_trials", "explain_linearly", "find_features", "ground_truth_scores",
+    "human_alignment", "label_matrix", "leace", "mean_over_tokens", "monosemanticity_score", "overlaps", "quadrants",
+    "rank_reorder", "read_pairs", "simulate_names", "soft_wpmi", "switches", "to_unit_interval", "true_directions",
 ]  # fmt: skip

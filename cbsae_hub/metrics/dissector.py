@@ -195,11 +195,18 @@ class Dissector(StrongestImages):
         percentile = (null[last] < best[:, :1]).to(best.dtype).mean(1)
         return Naming(best, which, null.mean(1)[last], percentile, density, of_own)
 
+    def image_embeddings(self) -> Tensor:
+        """The judge's embeddings of all images, ``[images, d]``, by ascending id.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        self.ids()  # raises it
+        return torch.cat(self.embeddings)[torch.cat(self.image_ids).argsort()]
+
     def _scored(self, columns: slice, draws: int = 0, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Blocks of columns of the scores of all neurons; and see :func:`best_of_random`."""
-        self.ids()  # or no images were given
-        ids, order = torch.cat(self.image_ids).sort()
-        embeddings, texts = torch.cat(self.embeddings)[order], self.text_embeddings[columns]
+        ids, embeddings, texts = self.ids(), self.image_embeddings(), self.text_embeddings[columns]
         none = texts.new_empty(min(self.k, len(ids)), 0)
         if self.method == "soft_wpmi":
             yield from self._soft_wpmi(ids, embeddings, texts, draws, seed)

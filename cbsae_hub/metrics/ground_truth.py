@@ -37,7 +37,9 @@ class GroundTruthScores:
             return (self.average_precision - self.prevalence) / (1 - self.prevalence)
 
 
-def ground_truth_scores(latents: sparse.spmatrix | np.ndarray, labels: np.ndarray) -> GroundTruthScores:
+def ground_truth_scores(
+    latents: sparse.spmatrix | np.ndarray, labels: sparse.spmatrix | np.ndarray
+) -> GroundTruthScores:
     """Scores of every neuron as a detector of every label.
 
     Equal to scikit-learn's ``average_precision_score`` and ``roc_auc_score`` of each pair, at the cost of active images
@@ -45,7 +47,7 @@ def ground_truth_scores(latents: sparse.spmatrix | np.ndarray, labels: np.ndarra
 
     Args:
         latents: ``[images, neurons]``, image-level. Of a sparse matrix, what is not stored is 0.
-        labels: ``[images, labels]`` bool.
+        labels: ``[images, labels]`` bool, dense or sparse.
 
     Raises:
         ValueError: If the numbers of images differ or are 0, an activation is not finite, or a sparse matrix has
@@ -53,12 +55,13 @@ def ground_truth_scores(latents: sparse.spmatrix | np.ndarray, labels: np.ndarra
     """
     columns = sparse.csc_matrix(latents, dtype=np.float64) if sparse.issparse(latents) else None
     images, neurons = latents.shape
-    if images != len(labels) or not images:
-        raise ValueError(f"latents of {images} images and labels of {len(labels)} were given")
+    if images != labels.shape[0] or not images:
+        raise ValueError(f"latents of {images} images and labels of {labels.shape[0]} were given")
     if not np.isfinite(latents.data if sparse.issparse(latents) else latents).all():
         raise ValueError("latents are NaN or infinite")
-    truth = sparse.csr_matrix(np.asarray(labels, dtype=bool))
-    totals = np.asarray(labels, dtype=bool).sum(0).astype(np.float64)
+    truth = sparse.csr_matrix(labels, dtype=bool)
+    truth.eliminate_zeros()
+    totals = np.bincount(truth.indices, minlength=truth.shape[1]).astype(np.float64)
     blocks = []
     for start in range(0, neurons, NEURON_BLOCK):
         stop = min(start + NEURON_BLOCK, neurons)

@@ -14,8 +14,7 @@ from cbsae_hub.words import name_key
 
 logger = logging.getLogger(__name__)
 
-STEERED = "steerability"
-BOTH = ("interpretability", STEERED)
+INTERPRETED, STEERED = "interpretability", "steerability"
 NORMALIZE = ("minmax", "rank", "none")
 COMBINE: dict[str, Callable[..., np.ndarray]] = {"sum": np.sum, "product": np.prod, "min": np.min}
 
@@ -44,6 +43,7 @@ def prune(
     neurons: pd.DataFrame,
     by: str | Sequence[str] = "both",
     *,
+    interpretability: str = INTERPRETED,
     count: int | None = None,
     share: float | None = None,
     threshold: float | None = None,
@@ -61,6 +61,7 @@ def prune(
         neurons: The rows of a neuron table, with the column ``neuron``; ``status`` says which are dead.
         by: "both", which is interpretability alone, with a warning, where no neuron has a steerability; a column, or
             several.
+        interpretability: The column that "both" and "interpretability" stand for, "name_correlation" for instance.
         count: Number of neurons to retain; or
         share: share of all neurons to retain, above 0 and up to 1; or
         threshold: combined score from which a neuron is retained.
@@ -72,7 +73,8 @@ def prune(
         ValueError: If a column is missing or has no scores, a setting is none of those, not exactly one of count, share
             and threshold is given, or nothing would be retained.
     """
-    columns = list(BOTH) if by == "both" else [by] if isinstance(by, str) else list(by)
+    columns = [INTERPRETED, STEERED] if by == "both" else [by] if isinstance(by, str) else list(by)
+    columns = [interpretability if column == INTERPRETED else column for column in columns]
     if by == "both" and not (STEERED in neurons and neurons[STEERED].notna().any()):
         logger.warning("no neuron has a steerability (score with --steer): pruned by interpretability alone")
         columns.remove(STEERED)

@@ -20,6 +20,8 @@ EMPTY: Mapping[str, Any] = {"int": -1, "float": np.nan, "bool": None, "text": No
 """Value of an unknown cell by the column's type; the plural of a type is a list of it, by default an empty one."""
 STEERED = ("steer", "said_")
 """Columns that steering adds begin with one of these."""
+SIMULATED = "name_"
+"""Columns that names as simulations add begin with this."""
 
 
 class PackError(OSError):
@@ -58,6 +60,13 @@ COLUMNS = (
            "what the name is worth", required=True),
     Column("names", "texts", "the five best concepts, best first", required=True),
     Column("scores", "floats", "their scores", required=True),
+    Column("name_correlation", "float", "correlation of its activation with an independent judge's similarity to "
+           "`name`, on images that it was not named with; here and in the next four NaN if it never fires there, and "
+           "only where `python -m training.names` has run"),
+    Column("name_ap", "float", "average precision with which that similarity tells the images on which it fires"),
+    Column("name_correlation_null", "float", "mean `name_correlation` with names of other neurons"),
+    Column("name_ap_null", "float", "mean `name_ap` with names of other neurons"),
+    Column("name_percentile", "float", "share of those names whose correlation is lower"),
     Column("monosemanticity", "float", "how alike the images are on which it is active; NaN if undefined "
            "(docs/metrics.md)", required=True),
     Column("nearest_overlap", "float", "largest Jaccard index of its 16 top images with another neuron's; NaN if it "

@@ -22,6 +22,7 @@ from cbsae_hub.words import same_name
 
 MEASURED = (
     "reconstruction", "shares", "l0", "interpretability", "coverage", "monosemanticity", "uniqueness", "hierarchy",
+    "simulation",
     "downstream", "truth", "steerability",
 )  # fmt: skip
 """Parts of the summary that are figures of the neurons; the others say how they were scored."""

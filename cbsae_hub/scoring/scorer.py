@@ -358,6 +358,17 @@ class NeuronScorer:
         with self.ground_truth.sync_context():
             return self.ground_truth.whole()[0]
 
+    def judge_embeddings(self) -> Tensor:
+        """The judge's embeddings of all images of all processes, ``[images, d]``, by id.
+
+        Raises:
+            ValueError: If there is no judge, or there were no images.
+        """
+        if self.names is None:
+            raise ValueError("there is no judge of names, and so there are no embeddings of it")
+        with self.names.sync_context():
+            return self.names.image_embeddings()
+
     def _trained_for(self) -> Tensor:
         """The place in the vocabulary of the concept that each neuron was trained for, -1 for none, ``[neurons]``."""
         trained = getattr(self.sae, "concepts", [])

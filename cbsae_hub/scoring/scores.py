@@ -10,7 +10,7 @@ import pandas as pd
 from safetensors.numpy import load_file, save_file
 
 from cbsae_hub.hub.files import read_json, replace_file, write_json
-from cbsae_hub.neurons.table import STEERED
+from cbsae_hub.neurons.table import SIMULATED, STEERED
 from cbsae_hub.version import __version__
 
 SCHEMA_VERSION = 1
@@ -69,9 +69,17 @@ class Scores:
 
     def with_steerability(self, scores: pd.DataFrame, summary: Mapping[str, Any]) -> "Scores":
         """The same with the columns and the summary of :class:`SteerabilityScorer`, instead of older ones."""
-        older = [name for name in self.neurons if name.startswith(STEERED)]
+        return self._with(STEERED, scores, {"steerability": dict(summary)})
+
+    def with_simulation(self, scores: pd.DataFrame, summary: Mapping[str, Any]) -> "Scores":
+        """The same with the columns of names as simulations, see :mod:`cbsae_hub.scoring.simulation`."""
+        return self._with(SIMULATED, scores, {"simulation": dict(summary)})
+
+    def _with(self, prefix: str | tuple[str, ...], scores: pd.DataFrame, summary: Mapping[str, Any]) -> "Scores":
+        """The same with columns by neuron instead of those that begin with a prefix, and parts of the summary."""
+        older = [name for name in self.neurons if name.startswith(prefix)]
         frame = self.neurons.drop(columns=older).merge(scores, on="neuron", how="left", validate="one_to_one")
-        return replace(self, neurons=frame, summary={**self.summary, "steerability": dict(summary)})
+        return replace(self, neurons=frame, summary={**self.summary, **summary})
 
     def with_steerability_of(self, other: "Scores") -> "Scores":
         """The same with the steerability of another pass over the same images, if that has any.

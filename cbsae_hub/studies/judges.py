@@ -57,6 +57,12 @@ class Verdict:
 Judge: TypeAlias = Callable[[Case], Verdict]
 
 
+def open_client(base_url: str | None, api_key: str | None) -> InferenceClient:
+    """A client of an endpoint that speaks OpenAI's protocol; arguments as :class:`ChatJudge`."""
+    # Left alone, the client would send the Hub's token to whatever endpoint this is.
+    return InferenceClient(base_url=base_url, api_key=api_key or (base_url and "none"))
+
+
 class ChatJudge:
     """A language model behind an endpoint that speaks OpenAI's chat completion protocol.
 
@@ -72,8 +78,7 @@ class ChatJudge:
 
     def __init__(self, model: str, base_url: str | None = None, api_key: str | None = None):
         self.model, self.base_url = model, base_url
-        # Left alone, the client would send the Hub's token to whatever endpoint this is.
-        self._client = InferenceClient(base_url=base_url, api_key=api_key or (base_url and "none"))
+        self._client = open_client(base_url, api_key)
 
     def __repr__(self) -> str:
         return f"ChatJudge({self.model!r}, base_url={self.base_url!r})"

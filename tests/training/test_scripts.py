@@ -29,7 +29,7 @@ def test_a_script_is_a_command(script):
 @pytest.mark.parametrize(
     ("script", "section"),
     [(name, one[1]) for name, one in SCRIPTS.items() if one[1]]
-    + [("uncertainty", "scores"), ("sweep", "sweep"), ("layers", "layers")],
+    + [("uncertainty", "scores"), *((name, name) for name in ("sweep", "layers", "sanity", "names"))],
 )
 def test_a_recipe_without_its_section_is_explained(tmp_path, script, section):
     (tmp_path / "other.yaml").write_text("other: {}\n")

@@ -9,6 +9,7 @@ from cbsae_hub.pipeline.sections.clip_studies import (
     TypographicSection,
 )
 from cbsae_hub.pipeline.sections.layer_studies import LayerSAEs, OntologySection, ProbingSection, ShiftedImages
+from cbsae_hub.pipeline.sections.names import NamesSection, SanitySection
 from cbsae_hub.pipeline.sections.steps import (
     ActivationsSection,
     CBSAESection,
@@ -45,8 +46,10 @@ __all__ = [
     "OntologySection",
     "ProbingSection",
     "PairsSection",
+    "NamesSection",
     "PruneSettings",
     "SAESection",
+    "SanitySection",
     "ScoresSection",
     "ShiftedImages",
     "SteerabilitySection",

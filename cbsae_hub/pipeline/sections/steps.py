@@ -191,6 +191,9 @@ class PruneSettings(Settings):
     """How columns are combined: sum (null), product or min."""
     weights: dict[str, Number] | None = None
     """Column to weight in a sum; null is 1 for all."""
+    interpretability: str | None = None
+    """The column that counts as interpretability; null is the one of that name, from CLIP-Dissect's score.
+    name_correlation and name_ap are from a judge that did not name the neurons."""
 
     def __post_init__(self) -> None:
         if sum(limit is not None for limit in (self.count, self.share, self.threshold)) != 1:
@@ -271,10 +274,11 @@ class EvaluationSection(Section, section="evaluate"):
             ValueError: Names the variant whose settings are wrong.
         """
         first: dict[str, Any] = {"seed": self.seeds[0]}
+        pruned = {"by": base.prune.by, "interpretability": base.prune.interpretability}
         changes = {
             **{f"seed-{seed}": {"seed": seed} for seed in self.seeds},
             **{name: first | one for name, one in self.variants.items()},
-            **{f"share-{s:g}": first | {"prune": {"by": base.prune.by, "share": s}} for s in self.shares},
+            **{f"share-{s:g}": first | {"prune": {**pruned, "share": s}} for s in self.shares},
             **{f"k-{k}": first | {"cb_k": k} for k in self.ks},
         }
         variants = {}
