@@ -1,5 +1,6 @@
 """The models of the study of pairs: an SAE, controls that are nonsense by construction, and the true directions."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -127,7 +128,7 @@ def observe(
     batches = image_batches(images, batch)
     for ids, pictures in tqdm(batches, desc=title, total=-(-len(images) // batch), unit="batch"):
         pixels = encoder.pixel_values(pictures)
-        everything = encoder.site.read(lambda pixels=pixels: encoder.model(pixels)).float()
+        everything = encoder.site.read(functools.partial(encoder.model, pixels)).float()
         v = encoder.select(everything, list(ids))
         means.append(v.mean(1).cpu())
         embeddings.append(encoder.embed_from(everything).cpu() if embed else v.new_zeros(len(v), 0).cpu())

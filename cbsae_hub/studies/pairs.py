@@ -5,6 +5,7 @@ of neurons for a concept, whether it switches where the concept changes, the neu
 direction, and what a push along a neuron damages. docs/metrics.md defines them.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -240,7 +241,7 @@ class PairStudy:
             if group:
                 v = self._activations[rows]
                 push = length * model.rows[group[0]].to(v)
-                edited = self.encoder.on_tokens(lambda part, push=push: part + push)(v)
+                edited = self.encoder.on_tokens(functools.partial(torch.add, push))(v)
                 steered = probes(self.encoder.embed_from(edited).cpu())
             metric.update(plain[rows], steered, torch.full((len(rows),), concept))
         return metric.compute()

@@ -75,8 +75,9 @@ class LabelledNeurons:
         scores = ground_truth_scores(latents, labels)
         best = np.nan_to_num(scores.lift(), nan=-np.inf).argmax(1)
         precision = scores.average_precision[np.arange(len(best)), best]
-        neurons = np.array(spread(np.flatnonzero((precision >= least_ap) & can_be_changed(labels)[best]), count))
-        return cls(latents, labels, neurons.astype(int), best[neurons.astype(int)], top_k, seed)
+        detectors = np.flatnonzero((precision >= least_ap) & can_be_changed(labels)[best]).tolist()
+        neurons = np.array(spread(detectors, count), dtype=int)
+        return cls(latents, labels, neurons, best[neurons], top_k, seed)
 
     @property
     def activations(self) -> np.ndarray:
