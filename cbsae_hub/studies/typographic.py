@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from cbsae_hub.data.typographic import Attack, Benchmark, LabelledImages
 from cbsae_hub.encoders.prompts import embed_prompts
+from cbsae_hub.metrics import find_features
 from cbsae_hub.steering import ClipZeroShotSteerer, Edit, Steering
 from cbsae_hub.steering.latents import RawNeurons, decoder_rows, read_latents, weight_dtype
 from cbsae_hub.studies.defense_prefix import DefensePrefix
@@ -189,7 +190,7 @@ class TypographicStudy:
         if row["tau"] is None:
             return []
         attribute = torch.tensor([False, True], device=latents.device)
-        return widen(self.steerers[name].tower.sae, _find_features(latents, attribute, row["tau"]), row["lambda"])
+        return widen(self.steerers[name].tower.sae, find_features(latents, attribute, row["tau"]), row["lambda"])
 
     def _sweep(self, name: str, latents: Tensor, attacked: Views) -> list[dict[str, Any]]:
         """Figures on the validation pictures for each tau and lambda, and without any features."""
@@ -256,13 +257,6 @@ class TypographicStudy:
             }
             for i in order
         ]
-
-
-def _find_features(latents: Tensor, attribute: Tensor, tau: float) -> Tensor:
-    """Neurons whose mean latent where the attribute is exceeds that elsewhere by more than tau (equation 9)."""
-    if attribute.all() or not attribute.any():
-        raise ValueError("the attribute has one value: features are found by comparing pictures with it and without")
-    return (latents[attribute].mean(0) > latents[~attribute].mean(0) + tau).nonzero().flatten()
 
 
 @torch.no_grad()

@@ -48,21 +48,6 @@ def study():
     return TypographicStudy(steerer, "a {}", *sets, write, {}, settings)
 
 
-def test_features_are_those_whose_mean_rises_by_more_than_tau():
-    latents = torch.rand(20, 30, generator=torch.Generator().manual_seed(0))
-    attribute = torch.arange(20) % 3 == 0
-    expected = [
-        j
-        for j in range(30)
-        if np.mean([latents[i, j].item() for i in range(20) if attribute[i]])
-        > np.mean([latents[i, j].item() for i in range(20) if not attribute[i]]) + 0.1
-    ]
-    assert typographic._find_features(latents, attribute, 0.1).tolist() == expected and expected
-    for one in (torch.zeros(20, dtype=torch.bool), torch.ones(20, dtype=torch.bool)):
-        with pytest.raises(ValueError, match="the attribute has one value"):
-            typographic._find_features(latents, one, 0.1)
-
-
 def test_directions_close_to_a_feature_are_taken_in():
     sae = sae_for()
     rows = sae.W_dec.detach().numpy()
