@@ -136,14 +136,14 @@ class LanguageEncoder:
         if config.model_type != "llava":
             raise ValueError(
                 f"{repo_id} is a model of type {config.model_type!r}, not a LLaVA of transformers. Of a checkpoint of "
-                "the original code base load_original makes model and processor for LanguageEncoder(model, processor, ..)"
+                "the original code base load_original makes the model and processor of a LanguageEncoder"
             )
         dtype = torch.float32 if torch.device(device).type == "cpu" else "auto"
         model = load_complete("LlavaForConditionalGeneration", located.id, **located.pretrained, dtype=dtype)
         processor = AutoProcessor.from_pretrained(**located.pretrained, backend="pil")
         commit = None if located.folder is not None else getattr(config, "_commit_hash", None)
-        place = {"repo_id": located.id, "revision": commit or located.revision}
-        return cls(model.to(device), processor, layer, tokens, tower, **options, **place)
+        options |= {"repo_id": located.id, "revision": commit or located.revision}
+        return cls(model.to(device), processor, layer, tokens, tower, **options)
 
     @property
     def device(self) -> torch.device:
@@ -163,7 +163,7 @@ class LanguageEncoder:
     def provenance(self) -> dict[str, Any]:
         """Description of the activations, for the config of an SAE that is trained on them."""
         image_processor = self.processor.image_processor.to_dict()["image_processor_type"]
-        asked = {"prompt": self.prompt} if self.tower == "language" else {}
+        asked: dict[str, Any] = {"prompt": self.prompt} if self.tower == "language" else {}
         asked |= {"max_new_tokens": self.max_new_tokens} if self.answers_too else {}
         return {
             "encoder_id": self.repo_id,
