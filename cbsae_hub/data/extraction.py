@@ -16,14 +16,17 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from cbsae_hub.data.activations import (
+    COUNTS,
     FORMAT,
     MANIFEST,
+    RAGGED_VERSION,
     SCHEMA_VERSION,
     TENSOR,
     ActivationStore,
     StoreError,
     digest,
     map_shard,
+    read_counts,
     read_header,
 )
 from cbsae_hub.data.ahead import load_ahead
@@ -50,6 +53,20 @@ class PixelSource(Protocol):
         """Pixel values of images ``start`` to ``stop``, ``[stop - start, 3, h, w]``."""
 
 
+@runtime_checkable
+class ItemSource(Protocol):
+    """Texts, or questions about images: what an encoder with a method ``prepare`` reads."""
+
+    def __len__(self) -> int:
+        """Number of items."""
+
+    def items(self, start: int, stop: int) -> list[Any]:
+        """Items ``start`` to ``stop``, as the encoder takes them."""
+
+    def content(self, item: int) -> list[str | bytes]:
+        """What an item consists of, for a fingerprint."""
+
+
 class TokenEncoder(Protocol):
     """The methods of an encoder that extraction calls; :class:`cbsae_hub.VisionEncoder` has them."""
 
@@ -69,9 +86,28 @@ class TokenEncoder(Protocol):
         """Activations ``[images, tokens, d_in]`` of pixel values, with a seed per image."""
 
 
+class ItemEncoder(Protocol):
+    """The methods of an encoder of items; :class:`cbsae_hub.encoders.TextEncoder` and LanguageEncoder have them."""
+
+    d_in: int
+
+    @property
+    def tokens_per_image(self) -> int | None:
+        """Number of rows that an item gives; None where that depends on the item."""
+
+    def provenance(self) -> dict[str, Any]:
+        """Description of the activations, for the manifest."""
+
+    def prepare(self, items: list[Any], /) -> Any:
+        """Items as the encoder's model takes them."""
+
+    def __call__(self, items: Any, /, seeds: Sequence[int]) -> list[torch.Tensor]:
+        """Activations ``[tokens, d_in]`` of each item, with a seed per item."""
+
+
 def extract_activations(
-    encoder: TokenEncoder,
-    images: ImageDataset | PixelSource,
+    encoder: TokenEncoder | ItemEncoder,
+    images: ImageDataset | PixelSource | ItemSource,
     folder: str | Path,
     *,
     source: dict[str, Any],
@@ -88,7 +124,7 @@ def extract_activations(
 
     Args:
         encoder: The encoder, with its layer and tokens.
-        images: A dataset of PIL images, or one of pixel values.
+        images: A dataset of PIL images, or one of pixel values; of an encoder of items, these.
         folder: Folder of the store; created.
         source: Description of the images (id, split, ...): stored in the manifest, and compared when resuming.
         dtype: "float16" or "float32".
@@ -117,7 +153,7 @@ def extract_activations(
     folder = Path(folder)
     settings = {
         "format": FORMAT,
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": SCHEMA_VERSION if encoder.tokens_per_image is not None else RAGGED_VERSION,
         "package_version": __version__,
         "encoder": encoder.provenance(),
         "images": source,
@@ -138,8 +174,8 @@ def extract_activations(
 def _fill(
     folder: Path,
     settings: dict[str, Any],
-    encoder: TokenEncoder,
-    images: ImageDataset | PixelSource,
+    encoder: TokenEncoder | ItemEncoder,
+    images: ImageDataset | PixelSource | ItemSource,
     readers: int,
     accelerator: Accelerator,
 ) -> None:
@@ -154,13 +190,16 @@ def _fill(
     reading = load_ahead(lambda ids: _read(encoder, images, ids), batches, readers)
     silent = not (batches and accelerator.is_main_process)
     progress = tqdm(total=sum(map(len, batches)), desc="extract", unit="image", disable=silent)
-    with closing(reading) as pixels, progress:
+    with closing(reading) as inputs, progress:
         for shard, batches in mine.items():
-            rows = []
+            rows, counts = [], []
             for ids in batches:
-                rows.append(_encode(encoder, ids, next(pixels), seed, getattr(torch, dtype)))
+                part, lengths = _encode(encoder, ids, next(inputs), seed, getattr(torch, dtype))
+                rows.append(part)
+                counts += lengths
                 progress.update(len(ids))
-            _write_shard(folder / _shard_name(shard), np.concatenate(rows))
+            ragged = settings["tokens_per_image"] is None
+            _write_shard(folder / _shard_name(shard), np.concatenate(rows), counts if ragged else None)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         shards = [_entry(folder / _shard_name(shard)) for shard in range(len(parts))]
@@ -206,6 +245,8 @@ def _share(folder: Path, count: int, accelerator: Accelerator) -> list[int]:
 def _is_whole(path: Path) -> bool:
     """Whether a shard of an earlier run is there; a damaged one is made again."""
     try:
+        if path.is_file() and COUNTS in read_header(path)[0]:
+            read_counts(path)
         return path.is_file() and digest(map_shard(path)) == _entry(path)["sha256"]
     except StoreError:
         return False
@@ -221,37 +262,48 @@ def _cut(ids: range, size: int) -> list[range]:
     return [ids[start : start + size] for start in range(0, len(ids), size)]
 
 
-def _read(encoder: TokenEncoder, images: ImageDataset | PixelSource, ids: range) -> torch.Tensor:
-    """Pixel values of some images ``[images, 3, h, w]``."""
+def _read(encoder: Any, images: ImageDataset | PixelSource | ItemSource, ids: range) -> Any:
+    """Some images or items as the encoder takes them: pixel values ``[images, 3, h, w]``, say."""
     if isinstance(images, PixelSource):
         return images.pixel_batch(ids.start, ids.stop)
+    if isinstance(images, ItemSource):
+        return encoder.prepare(images.items(ids.start, ids.stop))
     return encoder.pixel_values(read_images(images, ids.start, ids.stop))
 
 
-def _encode(encoder: TokenEncoder, ids: range, pixels: torch.Tensor, seed: int, dtype: torch.dtype) -> np.ndarray:
-    """Rows of some images: ``[images * tokens, d_in]``."""
+def _encode(encoder: Any, ids: range, inputs: Any, seed: int, dtype: torch.dtype) -> tuple[np.ndarray, list[int]]:
+    """Rows of some images ``[rows, d_in]``, one image after the other, and the number of each image's."""
     # Hashed, because torch reads no more than 32 bits of a seed.
     seeds = [int(np.random.SeedSequence([seed, image]).generate_state(1)[0]) for image in ids]
-    v = encoder(pixels, seeds).to(dtype).cpu()
-    finite = v.flatten(1).isfinite().all(1)
+    parts = encoder(inputs, seeds)
+    rows, lengths = torch.cat(list(parts)).to(dtype).cpu(), [len(part) for part in parts]
+    finite = rows.isfinite().all(1)
     if not finite.all():
-        image = ids[int((~finite).nonzero()[0])]
+        image = ids[int(np.searchsorted(np.cumsum(lengths), int((~finite).nonzero()[0]), side="right"))]
         raise ValueError(
             f"the activations of image {image} are NaN, infinite or too large for {dtype}; "
             "if they are only large, use dtype float32"
         )
-    return v.flatten(0, 1).numpy()
+    return rows.numpy(), lengths
 
 
-def _write_shard(path: Path, rows: np.ndarray) -> None:
+def _write_shard(path: Path, rows: np.ndarray, counts: list[int] | None) -> None:
+    """Writes a shard: its rows, and the number of each image's where that depends on the image."""
+    tensors, metadata = {TENSOR: rows}, {"sha256": digest(rows)}
+    if counts is not None:
+        tensors[COUNTS] = np.array(counts, np.int32)
+        metadata[f"{COUNTS}_sha256"] = digest(tensors[COUNTS])
     with replace_file(path) as temporary:
-        save_file({TENSOR: rows}, temporary, metadata={"sha256": digest(rows)})
+        save_file(tensors, temporary, metadata=metadata)
 
 
-def _fingerprint(images: ImageDataset | PixelSource) -> str:
-    """sha256 of the pixels of 16 images, first to last: tells a dataset from another of the same name and size."""
+def _fingerprint(images: ImageDataset | PixelSource | ItemSource) -> str:
+    """sha256 of the content of 16 images, first to last: tells a dataset from another of the same name and size."""
     parts: list[str | bytes] = []
     for image in np.unique(np.linspace(0, len(images) - 1, SAMPLE).astype(int)).tolist():
+        if isinstance(images, ItemSource):
+            parts += images.content(image)
+            continue
         if isinstance(images, PixelSource):
             pixels = images.pixel_batch(image, image + 1).cpu().numpy()
         else:

@@ -7,6 +7,7 @@ from cbsae_hub.lazy import on_first_use
 if TYPE_CHECKING:  # for editors and type checkers, which run no __getattr__
     from cbsae_hub.encoders.clip_like import ClipLike as ClipLike
     from cbsae_hub.encoders.explained import explained_encoder as explained_encoder
+    from cbsae_hub.encoders.explained import explained_tower as explained_tower
     from cbsae_hub.encoders.language import LanguageEncoder as LanguageEncoder
     from cbsae_hub.encoders.site import EditError as EditError
     from cbsae_hub.encoders.site import ResidualSite as ResidualSite
@@ -21,6 +22,7 @@ _HOME_OF = {
     "LanguageEncoder": "cbsae_hub.encoders.language",
     "to_rgb": "cbsae_hub.encoders.vision",
     "explained_encoder": "cbsae_hub.encoders.explained",
+    "explained_tower": "cbsae_hub.encoders.explained",
     "ResidualSite": "cbsae_hub.encoders.site",
     "EditError": "cbsae_hub.encoders.site",
     "ClipLike": "cbsae_hub.encoders.clip_like",

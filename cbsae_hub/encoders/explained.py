@@ -1,9 +1,12 @@
 """The encoder that a model explains."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from cbsae_hub.encoders.language import LanguageEncoder
+from cbsae_hub.encoders.text import TextEncoder
 from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.formats.load import require_encoder
 from cbsae_hub.models import CBSAE, SAE
@@ -28,11 +31,38 @@ def explained_encoder(
         beside: A model folder next to which it may lie.
 
     Raises:
-        ValueError: If it is of another revision than the model was trained on, or the model does not say what it
-            explains.
+        ValueError: If it is of another revision than the model was trained on, the model does not say what it
+            explains, or it explains something else than a vision encoder: :func:`explained_tower` loads that.
         OSError: If there is no such encoder.
     """
     require_encoder(sae, encoder)
+    if sae.tower not in (None, "vision"):
+        raise ValueError(f"this SAE explains the {sae.tower} tower of {sae.encoder_id}, not a vision encoder")
     return VisionEncoder.from_pretrained(
         encoder or sae.encoder_id, sae.layer, whole_image(sae.tokens), sae.encoder_revision, device, beside=beside
     )
+
+
+def explained_tower(
+    sae: SAE | CBSAE, encoder: str | None = None, device: str | torch.device = "cpu", beside: str | Path | None = None
+) -> TextEncoder | LanguageEncoder:
+    """The text encoder, language model or projector that a model explains, as it was read for its training.
+
+    With "random:n" tokens, it reads all that they were drawn from. Arguments and errors are those of
+    :func:`explained_encoder`.
+    """
+    require_encoder(sae, encoder)
+    tower, model, tokens = sae.tower, encoder or sae.encoder_id, sae.tokens
+    place: dict[str, Any] = {"revision": sae.encoder_revision, "device": device, "beside": beside}
+    if tower == "text":
+        return TextEncoder.from_pretrained(model, sae.layer, _all_of(tokens, "words"), **place)
+    if tower not in ("language", "projector"):
+        raise ValueError(f"this SAE explains {model}, a vision encoder: explained_encoder loads that")
+    asked = sae.preprocessing if isinstance(sae.preprocessing, dict) else {}
+    options = {name: asked[name] for name in ("prompt", "max_new_tokens") if name in asked}
+    tokens = _all_of(tokens, "image" if tower == "projector" else "all")
+    return LanguageEncoder.from_pretrained(model, sae.layer, tokens, tower, **place, **options)
+
+
+def _all_of(tokens: str, every: str) -> str:
+    return every if tokens.startswith("random:") else tokens

@@ -1,4 +1,4 @@
-"""Stores the activations of an encoder on a set of images, for training an SAE on them."""
+"""Stores the activations of an encoder on a set of images or texts, for training an SAE on them."""
 
 from typing import Any
 
@@ -7,9 +7,12 @@ from accelerate import Accelerator
 from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.data.images import commit_of_images, load_images
+from cbsae_hub.data.texts import Questions, Texts, column_of, load_texts
+from cbsae_hub.encoders.language import PROMPT, LanguageEncoder
+from cbsae_hub.encoders.text import TextEncoder
 from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.pipeline.recipe import load_function
-from cbsae_hub.pipeline.sections import ActivationsSection, ImageSource
+from cbsae_hub.pipeline.sections import ActivationsSection, EncoderSettings, ImageSource
 from cbsae_hub.processes import make_accelerator
 
 EXTRACTION = ("dtype", "images_per_shard", "batch_size", "seed", "readers")  # of extract_activations
@@ -52,9 +55,45 @@ def extract(settings: ActivationsSection, *, accelerator: Accelerator | None = N
         OSError: If encoder or images are missing, or the folder holds a store of other settings.
     """
     accelerator = accelerator or make_accelerator()
-    place = {"revision": settings.encoder_revision, "device": accelerator.device}
-    encoder = VisionEncoder.from_pretrained(settings.encoder, settings.layer, settings.tokens, **place)
-    images, source = open_images(settings)
+    encoder = load_encoder(settings.described(), accelerator.device)
+    items, source = open_items(settings)
     return extract_activations(
-        encoder, images, settings.output, source=source, accelerator=accelerator, **settings.chosen(*EXTRACTION)
+        encoder, items, settings.output, source=source, accelerator=accelerator, **settings.chosen(*EXTRACTION)
     )
+
+
+def load_encoder(settings: EncoderSettings, device: Any = "cpu") -> VisionEncoder | TextEncoder | LanguageEncoder:
+    """Loads the encoder that a recipe describes; errors are those of its class."""
+    place: dict[str, Any] = {"revision": settings.revision, "device": device}
+    read = settings.model, settings.layer, settings.chosen_tokens
+    if settings.tower == "vision":
+        return VisionEncoder.from_pretrained(*read, **place)
+    if settings.tower == "text":
+        return TextEncoder.from_pretrained(*read, **place)
+    options = {name: getattr(settings, name) for name in ("prompt", "max_new_tokens")}
+    options = {name: value for name, value in options.items() if value is not None}
+    return LanguageEncoder.from_pretrained(*read, settings.tower, **place, **options)
+
+
+def open_items(settings: ActivationsSection) -> tuple[Any, dict[str, Any]]:
+    """Opens the images, texts or questions that an encoder reads; returns them with their description.
+
+    Errors are those of :func:`open_images` and :func:`load_texts`.
+    """
+    encoder = settings.described()
+    if encoder.tower == "vision":
+        return open_images(settings)
+    if not encoder.reads_texts:
+        images, source = open_images(settings)
+        column = {} if settings.column is None else {"column": settings.column}
+        texts = column_of(images, settings.column, settings.images) if settings.column else encoder.prompt or PROMPT
+        return Questions(images, texts), source | column
+    if settings.is_function:
+        return Texts(load_function(settings.images)(**settings.images_args)), {
+            "id": settings.images, **settings.images_args
+        }  # fmt: skip
+    if settings.is_lines:
+        return load_texts(settings.images), {"id": settings.images}
+    revision, column = commit_of_images(settings.images, settings.images_revision), settings.column or "caption"
+    source = {"id": settings.images, "split": settings.split, "revision": revision, "column": column}
+    return load_texts(settings.images, settings.split, column, revision), source

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
 
+from cbsae_hub.data.texts import LINES
 from cbsae_hub.pipeline.recipe import Section
 from cbsae_hub.trainers.config import CBSAETrainConfig, Count, Flag, Integer, Natural, Number, SAETrainConfig, Settings
 
@@ -29,29 +30,70 @@ class ImageSource(Settings):
         """Whether the images come from a function of the user's."""
         return ":" in self.images
 
+    @property
+    def is_lines(self) -> bool:
+        """Whether it is a file with a text a line instead."""
+        return self.images.endswith(LINES)
+
     @classmethod
     def lacking(cls, settings: Mapping[str, Any]) -> list[str]:
         """See :meth:`Settings.lacking`."""
-        needs_split = ":" not in str(settings.get("images")) and settings.get("split") is None
+        images = str(settings.get("images"))
+        needs_split = not (":" in images or images.endswith(LINES)) and settings.get("split") is None
         return super().lacking(settings) + ["split"] * needs_split
 
     def __post_init__(self) -> None:
-        if not self.is_function and self.split is None:
+        if not (self.is_function or self.is_lines) and self.split is None:
             raise ValueError("the recipe lacks split")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSettings(Settings):
+    """The encoder, where it is more than a vision encoder: which tower of which model, and what of it is read."""
+
+    model: str
+    """Folder or Hub id: a CLIP, a SigLIP, a pipeline of diffusers or a LLaVA."""
+    revision: str | None = None
+    """Branch, tag or commit of the model on the Hub."""
+    tower: Literal["vision", "text", "language", "projector"] = "vision"
+    """Which part of it: its vision encoder, its text encoder, LLaVA's language model, or LLaVA's projector."""
+    layer: Integer
+    """Block whose output is read, from 0; negative ones count from the end. A projector has block 0 alone."""
+    tokens: str | None = None
+    """Which tokens: of texts words (null), text, end or all; of a language model image (null), prompt, answer or all;
+    of a projector image (null); random:n of any."""
+    prompt: str | None = None
+    """The question to a LLaVA about images without one; null asks for a description."""
+    max_new_tokens: Count | None = None
+    """Length of LLaVA's answers at most, in tokens; null is 32."""
+
+    @property
+    def chosen_tokens(self) -> str:
+        """The tokens, with the default of the tower."""
+        return self.tokens or {"vision": "patches", "text": "words"}.get(self.tower, "image")
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether the encoder reads texts alone."""
+        return self.tower == "text"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationsSection(ImageSource, Section, section="activations"):
     """Settings of `cbsae extract`: what the encoder makes of the images, stored once for all trainings."""
 
-    encoder: str
-    """Folder or Hub id of the vision encoder, in the format of transformers: CLIP, SigLIP, DINO 1 to 3, plain ViT."""
+    encoder: str | EncoderSettings
+    """Folder or Hub id of the vision encoder, in the format of transformers: CLIP, SigLIP, DINO 1 to 3, plain ViT. Of
+    another tower a mapping, which says the next three too."""
     encoder_revision: str | None = None
     """Branch, tag or commit of the encoder on the Hub."""
-    layer: Integer
+    layer: Integer | None = None
     """Block whose output is read, from 0; negative ones count from the end, -2 is the last but one."""
-    tokens: str
+    tokens: str | None = None
     """Which tokens of a picture are stored: patches, cls, all, or random:n for n drawn ones."""
+    column: str | None = None
+    """Column of the texts that a text encoder reads (null is caption), or of questions to a LLaVA (null asks all the
+    same). A text encoder reads a file NAME.txt, with a text a line, too: ``images`` names it."""
     output: Path
     """Folder of the store."""
     dtype: Literal["float16", "float32"] | None = None
@@ -64,6 +106,30 @@ class ActivationsSection(ImageSource, Section, section="activations"):
     """Seed of the tokens that random:n draws; null is 0."""
     readers: Count | None = None
     """Threads that decode images; null is 1."""
+
+    @classmethod
+    def lacking(cls, settings: Mapping[str, Any]) -> list[str]:
+        """See :meth:`Settings.lacking`."""
+        of_vision = not isinstance(settings.get("encoder"), (Mapping, EncoderSettings))
+        return super().lacking(settings) + [
+            name for name in ("layer", "tokens") if of_vision and settings.get(name) is None
+        ]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        beside = [name for name in ("encoder_revision", "layer", "tokens") if getattr(self, name) is not None]
+        if isinstance(self.encoder, EncoderSettings) and beside:
+            raise ValueError(f"{' and '.join(beside)} must stand in the mapping `encoder`, not beside it")
+        if self.is_lines and not self.described().reads_texts:
+            raise ValueError(f"{self.images} has texts: only an encoder with tower: text reads them")
+
+    def described(self) -> EncoderSettings:
+        """The encoder with its layer and tokens, wherever the section says them."""
+        if isinstance(self.encoder, EncoderSettings):
+            return self.encoder
+        if self.layer is None:
+            raise ValueError("the recipe lacks layer")
+        return EncoderSettings(model=self.encoder, revision=self.encoder_revision, layer=self.layer, tokens=self.tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
