@@ -10,8 +10,7 @@ from PIL import Image
 from cbsae_hub.data.images import find_images, read_images
 from cbsae_hub.hub.files import read_text, resolve_id
 from cbsae_hub.pictures import ImageDataset
-
-LINES = ".txt"  # suffix of a file with a text a line
+from cbsae_hub.words import LINES
 
 
 class Texts:

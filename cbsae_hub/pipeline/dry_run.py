@@ -22,9 +22,9 @@ from transformers import AutoConfig, AutoImageProcessor
 from cbsae_hub import CBSAE, SAE, ConceptSet
 from cbsae_hub.data.concepts import PUBLISHED
 from cbsae_hub.data.images import load_images
+from cbsae_hub.data.texts import load_texts
 from cbsae_hub.encoders.clip_like import CONFIG as OPEN_CLIP_CONFIG
 from cbsae_hub.encoders.clip_like import named_by_open_clip
-from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.hub.files import read_text
 from cbsae_hub.models.checks import integer
 from cbsae_hub.pipeline import costs, sections
@@ -41,6 +41,7 @@ MODELS = {  # settings that are ids of models
     "steerability": ("llava", "sentences", "clip", "unclip", "pictures"),
     "cbsae": ("teacher",),
 }
+UNEVEN = ("text", "language")  # towers whose items have different numbers of tokens
 
 
 class DryRun:
@@ -62,7 +63,7 @@ class DryRun:
         self.facts = DryRunSection()
         self.sections: dict[str, Any] = {}  # those that are right
         self.outputs = {name: str(one["output"]) for name, one in self.raw.items() if "output" in one}
-        self.encoder: VisionEncoder | None = None  # this and the next two have shapes, and no weights
+        self.encoder: costs.AnyEncoder | None = None  # this and the next two have shapes, and no weights
         self.sae: SAE | None = None
         self.cb: CBSAE | None = None
         self.images: int | None = None
@@ -103,7 +104,8 @@ class DryRun:
         """Notes what a training is too small for, as the trainer does."""
         if self.encoder is not None and self.images:
             heldout = round(config.heldout_fraction * self.images)
-            tokens, own = (count * self.encoder.tokens_per_image for count in (self.images - heldout, heldout))
+            counts = self.images - heldout, heldout
+            tokens, own = (round(count * self.encoder.tokens_per_image) for count in counts)
             self.doubts += [f"{section}: {doubt}" for doubt in config.doubts(tokens, own, d_in)]
 
     def _step(self, name: str) -> Step:
@@ -113,19 +115,16 @@ class DryRun:
     # --------------------------------------------------------------------------------------------- sections
 
     def _activations(self, settings: sections.ActivationsSection) -> None:
-        step = self._step("activations")
-        own = self._file(settings, "preprocessor_config.json")
-        processor = own and AutoImageProcessor.from_pretrained(own.parent, backend="pil")
-        encoder = costs.make_encoder(
-            self._config(settings), self.facts.pixels, settings.layer, settings.tokens, processor=processor
-        )
-        self.encoder, self.images = encoder, self._count(settings, "images")
+        step, described = self._step("activations"), settings.described()
+        encoder = self.encoder = self._make_encoder(described)
+        self.images = self._count(settings, "images")
         stored = encoder.tokens_per_image
         size = costs.store_bytes(self.images, stored, encoder.d_in, settings.dtype or "float16")
         step.disk["store"] = settings.output, size
         step.memory = costs.encoder_memory(encoder, settings.batch_size or 256)
         step.shapes = (
-            f"{self.images:,} images, {stored} of {encoder.num_tokens} tokens, width {encoder.d_in}, "
+            f"{self.images:,} {'texts' if described.reads_texts else 'images'}, {stored:g} of "
+            f"{'at most ' * (described.tower in UNEVEN)}{encoder.num_tokens} tokens, width {encoder.d_in}, "
             f"block {encoder.layer} of {encoder.num_layers}"
         )
 
@@ -136,7 +135,7 @@ class DryRun:
             raise ValueError("its width is not known: section `activations` has to be right first")
         self.sae = sae = costs.make_sae(config, self.encoder.d_in)
         self._require(config.k <= sae.d_sae, "sae", f"k {config.k} is more than the {sae.d_sae} neurons")
-        rows = self.images and self.images * self.encoder.tokens_per_image
+        rows = self.images and round(self.images * self.encoder.tokens_per_image)
         self._require(not rows or rows >= config.batch_size, "sae", f"{rows} activations are fewer than one batch")
         self._doubt("sae", config, sae.d_in)
         step.disk["SAE and checkpoints"] = settings.output, costs.training_disk(sae, costs.sae_checkpoint_bytes(sae))
@@ -224,28 +223,40 @@ class DryRun:
 
     # ------------------------------------------------------------------------------------------------ shapes
 
-    def _config(self, settings: sections.ActivationsSection) -> Any:
+    def _make_encoder(self, settings: sections.EncoderSettings) -> costs.AnyEncoder:
+        """The encoder that section `activations` describes, without weights."""
+        config, read = self._config(settings), (settings.layer, settings.chosen_tokens)
+        if settings.tower != "vision":
+            return costs.make_tower(config, settings.tower, *read, self.facts.tokens_per_text)
+        own = self._file(settings, "preprocessor_config.json")
+        processor = own and AutoImageProcessor.from_pretrained(own.parent, backend="pil")
+        return costs.make_encoder(config, self.facts.pixels, *read, processor=processor)
+
+    def _config(self, settings: sections.EncoderSettings) -> Any:
         """The encoder's config in transformers: its own if it is here, else the recipe's."""
-        source, described = settings.encoder, self.facts.encoder
-        file = self._file(settings, "config.json")
+        source, described = settings.model, self.facts.encoder
+        inside = self._file(settings, "text_encoder/config.json") if settings.reads_texts else None
+        file = inside or self._file(settings, "config.json")
         if file is None:
             if not described:
                 raise ValueError(f"{source} is not here, so `dry_run.encoder` has to say what it is like")
             return AutoConfig.for_model(**described)
         config = AutoConfig.from_pretrained(file.parent)
-        own = getattr(config, "vision_config", config).to_dict()
+        own = getattr(config, "vision_config", config).to_dict() if settings.tower == "vision" else config.to_dict()
         for key, value in (described or {}).items():
+            if isinstance(value, dict):  # of a model in the model
+                own[key] = {inner: one for inner, one in own.get(key, value).items() if inner in value}
             if own.get(key, value) != value:
                 raise ValueError(f"`dry_run.encoder` says {key} {value!r}, the config of {source} {own[key]!r}")
         return config
 
-    def _file(self, settings: sections.ActivationsSection, name: str) -> Path | None:
+    def _file(self, settings: sections.EncoderSettings, name: str) -> Path | None:
         """A file of the encoder, if it is in its folder or in the Hub's cache."""
-        path = Path(settings.encoder) / name
+        path = Path(settings.model) / name
         if path.is_file():
             return path
         with suppress(HFValidationError):
-            cached = try_to_load_from_cache(settings.encoder, name, revision=settings.encoder_revision)
+            cached = try_to_load_from_cache(settings.model, name, revision=settings.revision)
             return Path(cached) if isinstance(cached, str) else None
         return None
 
@@ -253,6 +264,8 @@ class DryRun:
         """Number of images that a section reads."""
         if source.is_function:
             return len(open_images(source)[0])
+        if source.is_lines:
+            return len(load_texts(source.images))
         assert source.split is not None  # as its class requires
         if Path(source.images).is_dir():
             return len(load_images(source.images, source.split))
@@ -296,12 +309,13 @@ class DryRun:
     def _ids(self, section: str) -> None:
         """Checks models and images of a section, whether its other settings are right or not."""
         for key in (*MODELS.get(section, ()), "images"):
-            self._id(section, key, self.raw[section].get(key))
+            value = self.raw[section].get(key)
+            self._id(section, key, value.get("model") if isinstance(value, dict) else value)
 
     def _id(self, section: str, key: str, value: Any) -> None:
         """Checks an id: an existing folder or one that a step writes, a model of open_clip, or of the Hub's form."""
         name = str(value)
-        if value is None or ":" in name or Path(name).is_dir() or name in self.outputs.values():
+        if value is None or ":" in name or Path(name).exists() or name in self.outputs.values():
             return
         local, owner = {Path(path).parts[0] for path in self.outputs.values()}, name.partition("/")[0]
         if not named_by_open_clip(name):

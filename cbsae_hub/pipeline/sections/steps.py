@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
 
-from cbsae_hub.data.texts import LINES
 from cbsae_hub.pipeline.recipe import Section
 from cbsae_hub.trainers.config import CBSAETrainConfig, Count, Flag, Integer, Natural, Number, SAETrainConfig, Settings
+from cbsae_hub.words import LINES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,6 +347,8 @@ class DryRunSection(Section, section="dry_run"):
     """Number of images that activations are stored of."""
     probe_images: Count | None = None
     """Number of images that neurons are scored on."""
+    tokens_per_text: Number | None = None
+    """Mean number of tokens that are stored of a text, or of a question to a LLaVA, where they differ."""
     images_gb: Number = 0.0
     """Size of the images' download."""
     models_gb: dict[str, Number] = field(default_factory=dict)
