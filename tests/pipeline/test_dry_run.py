@@ -68,7 +68,8 @@ def test_every_recipe_passes(recipe):
     known = ("activations", "sae", "scores", "steerability", "cbsae", "evaluate")
     expected = [name for name in known if name in sections]
     assert [step.name for step in run.steps if step.name not in ("downloads", "names")] == expected
-    assert (run.sae.d_sae, sum(run.sae.group_sizes)) == (run.sae.d_in * sections["sae"]["expansion"],) * 2
+    whole = run.sae.d_in * sections["sae"]["expansion"]
+    assert (run.sae.d_sae, sum(run.sae.group_sizes or [whole])) == (whole,) * 2
 
 
 @pytest.mark.parametrize(("name", "tokens", "every"), zip(REAL, (2, 2, 1), (577, 257, 257)))
