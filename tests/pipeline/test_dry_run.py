@@ -23,7 +23,11 @@ from cbsae_hub.trainers.sae.state import SAEState
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "cbsae_hub" / "pipeline" / "recipes"
 REAL = ("llava-1.5-7b", "llava-more-dinov2", "unclip-2-1")
-RECIPES = [*(SHIPPED / f"{name}.yaml" for name in REAL), *sorted((ROOT / "training" / "recipes").glob("*.yaml"))]
+TEXTS = ("sd-1-4-text", "llava-1.5-7b-language")
+RECIPES = [
+    *(SHIPPED / f"{name}.yaml" for name in (*REAL, *TEXTS)),
+    *sorted((ROOT / "training" / "recipes").glob("*.yaml")),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +62,7 @@ def changed(tmp_path, changes, name="llava-1.5-7b"):
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_passes(recipe):
-    if recipe.stem not in REAL:
+    if recipe.stem not in (*REAL, *TEXTS):
         require_emoji_files()
     run = checked(recipe)
     trained_first = "there is no folder runs/emoji-llava-dino"  # no step of a recipe makes it
@@ -70,6 +74,28 @@ def test_every_recipe_passes(recipe):
     assert [step.name for step in run.steps if step.name not in ("downloads", "names")] == expected
     whole = run.sae.d_in * sections["sae"]["expansion"]
     assert (run.sae.d_sae, sum(run.sae.group_sizes or [whole])) == (whole,) * 2
+
+
+def test_the_shapes_of_towers_that_read_texts(tmp_path):
+    text, language = (checked(SHIPPED / f"{name}.yaml") for name in TEXTS)
+    assert (text.encoder.d_in, text.encoder.layer, text.encoder.num_layers) == (768, 10, 12)
+    assert "45 of at most 77 tokens" in text.steps[1].shapes and text.encoder.tokens_per_image == 45
+    assert (language.encoder.d_in, language.encoder.layer, language.encoder.num_layers) == (4096, 16, 32)
+    assert {
+        path.name: size for path, size in [step.disk["store"] for step in language.steps if "store" in step.disk]
+    } == {"llava-1.5-7b-language-activations": 50_000 * 32 * 4096 * 2}
+    projector = {"model": "llava-hf/llava-1.5-7b-hf", "tower": "projector", "layer": 0}
+    run = checked(changed(tmp_path, {"activations.encoder": projector}, TEXTS[1]))
+    assert run.problems == [] and (run.encoder.tokens_per_image, run.encoder.num_layers) == (576, 1)
+    for changes, problem in (
+        ({"activations.encoder": {**projector, "layer": 1}}, "has 1 layers"),
+        ({"activations.encoder": {**projector, "tokens": "answer"}}, "tokens must be image or random:n"),
+        ({"activations.encoder": {**projector, "tower": "language", "tokens": "answer"}}, "tokens_per_text"),
+        ({"activations.layer": 3}, "layer must stand in the mapping `encoder`"),
+        ({"activations.images": "texts.txt"}, "only an encoder with tower: text reads them"),
+    ):
+        problems = checked(changed(tmp_path, changes, TEXTS[1])).problems
+        assert any(problem in one for one in problems), problems
 
 
 @pytest.mark.parametrize(("name", "tokens", "every"), zip(REAL, (2, 2, 1), (577, 257, 257)))
