@@ -13,6 +13,9 @@ from cbsae_hub.pictures import ImageDataset
 from cbsae_hub.words import LINES
 
 
+CAPTION = "caption"  # the column of texts, unless another is named
+
+
 class Texts:
     """Texts as :func:`cbsae_hub.data.extraction.extract_activations` reads them."""
 
@@ -61,7 +64,7 @@ class Questions:
 def load_texts(
     source: str | Path,
     split: str | None = None,
-    column: str = "caption",
+    column: str = CAPTION,
     revision: str | None = None,
     beside: str | Path | None = None,
 ) -> Texts:

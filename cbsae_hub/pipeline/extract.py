@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.data.images import commit_of_images, load_images
-from cbsae_hub.data.texts import Questions, Texts, column_of, load_texts
+from cbsae_hub.data.texts import CAPTION, Questions, Texts, column_of, load_texts
 from cbsae_hub.encoders.language import PROMPT, LanguageEncoder
 from cbsae_hub.encoders.text import TextEncoder
 from cbsae_hub.encoders.vision import VisionEncoder
@@ -83,17 +83,26 @@ def open_items(settings: ActivationsSection) -> tuple[Any, dict[str, Any]]:
     encoder = settings.described()
     if encoder.tower == "vision":
         return open_images(settings)
-    if not encoder.reads_texts:
-        images, source = open_images(settings)
-        column = {} if settings.column is None else {"column": settings.column}
-        texts = column_of(images, settings.column, settings.images) if settings.column else encoder.prompt or PROMPT
-        return Questions(images, texts), source | column
-    if settings.is_function:
-        return Texts(load_function(settings.images)(**settings.images_args)), {
-            "id": settings.images, **settings.images_args
-        }  # fmt: skip
-    if settings.is_lines:
-        return load_texts(settings.images), {"id": settings.images}
-    revision, column = commit_of_images(settings.images, settings.images_revision), settings.column or "caption"
-    source = {"id": settings.images, "split": settings.split, "revision": revision, "column": column}
-    return load_texts(settings.images, settings.split, column, revision), source
+    if encoder.reads_texts:
+        return open_texts(settings, settings.column)
+    return open_questions(settings, settings.column, encoder.prompt or PROMPT)
+
+
+def open_texts(source: ImageSource, column: str | None) -> tuple[Texts, dict[str, Any]]:
+    """Opens texts: those of a function, lines of a file, or a column of a dataset, by default ``caption``."""
+    if source.is_function:
+        texts = load_function(source.images)(**source.images_args)
+        return Texts(texts), {"id": source.images, **source.images_args}
+    if source.is_lines:
+        return load_texts(source.images), {"id": source.images}
+    revision, column = commit_of_images(source.images, source.images_revision), column or CAPTION
+    description = {"id": source.images, "split": source.split, "revision": revision, "column": column}
+    return load_texts(source.images, source.split, column, revision), description
+
+
+def open_questions(source: ImageSource, column: str | None, prompt: str) -> tuple[Questions, dict[str, Any]]:
+    """Opens images with a question each: that of a column, else one for all."""
+    images, description = open_images(source)
+    if column is None:
+        return Questions(images, prompt), description
+    return Questions(images, column_of(images, column, source.images)), description | {"column": column}

@@ -1,4 +1,4 @@
-"""Stores of texts, which have different numbers of tokens: what comes back, what is damaged, and going on after a kill."""
+"""Stores of texts, with a number of tokens each: what comes back, what is damaged, and going on after a kill."""
 
 import numpy as np
 import pytest

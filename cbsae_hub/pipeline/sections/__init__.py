@@ -12,6 +12,7 @@ from cbsae_hub.pipeline.sections.steps import (
     SAESection,
     ScoresSection,
     SteerabilitySection,
+    WordsSection,
 )
 from cbsae_hub.pipeline.sections.studies import (
     ChatJudgeSettings,
@@ -37,5 +38,6 @@ __all__ = [
     "ScoresSection",
     "SteerabilitySection",
     "SweepSection",
+    "WordsSection",
     "ZeroShotSteeringSection",
 ]

@@ -186,6 +186,24 @@ class ScoresSection(Section, section="scores"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WordsSection(ImageSource, Section, section="words"):
+    """Settings of `cbsae score --words`: the texts by whose words the neurons of a text encoder are named."""
+
+    model: str
+    """Folder or Hub id of an SAE of a text encoder or a language model."""
+    column: str | None = None
+    """Column of the texts, or of questions to a LLaVA; null is as in section `activations`."""
+    encoder: str | None = None
+    """Folder or id of the encoder, instead of the one that the SAE's config names."""
+    batch_size: Count = 64
+    """Texts in a forward pass."""
+    seed: Natural = 0
+    """Seed of the words at random that tell what a name is worth."""
+    output: Path
+    """Folder of the scores."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SteerabilitySection(Section, section="steerability"):
     """Settings of `cbsae score --steer`: what speaks or draws while each neuron is set, and who judges that."""
 
