@@ -31,9 +31,9 @@ def score(
     """Score the neurons of an SAE in one pass over images, names first: section `scores` of a recipe.
 
     With --steer each neuron is set while LLaVA speaks and unCLIP draws, and those scores are added to what is there;
-    --set is then of section `steerability`, and --set scores.KEY=VALUE of the other. With --words, the neurons of an SAE
-    of a text encoder or a language model are named by the words on which they fire. Started again with the same
-    settings, it goes on where it was. `cbsae pack MODEL --scores FOLDER` makes of the scores what the page shows. On
+    --set is then of section `steerability`, and --set scores.KEY=VALUE of the other. Started again with the same
+    settings, it goes on where it was. With --words, the neurons of an SAE of a text encoder or a language model are
+    named by the words on which they fire. `cbsae pack MODEL --scores FOLDER` makes of the scores what the page shows. On
     several processes: accelerate launch -m cbsae_hub.cli score ...
     """
     from cbsae_hub.pipeline.sections import ScoresSection, SteerabilitySection, WordsSection

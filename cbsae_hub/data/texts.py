@@ -12,7 +12,6 @@ from cbsae_hub.hub.files import read_text, resolve_id
 from cbsae_hub.pictures import ImageDataset
 from cbsae_hub.words import LINES
 
-
 CAPTION = "caption"  # the column of texts, unless another is named
 
 

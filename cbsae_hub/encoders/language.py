@@ -194,7 +194,7 @@ class LanguageEncoder:
         marks = {"return_offsets_mapping": True, "return_special_tokens_mask": True, "return_attention_mask": True}
         encoded = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt", **marks)
         ids, written = encoded.input_ids, encoded.attention_mask.bool()
-        special = encoded.special_tokens_mask.bool() | torch.isin(ids, torch.tensor(tokenizer.all_special_ids))
+        special = encoded.special_tokens_mask.bool() | torch.isin(ids, torch.tensor(sorted(self._marks)))
         of_image = ids == self.model.config.image_token_id
         for (image, text), count in zip(pairs, of_image.sum(1).tolist()):
             if count != self.image_tokens * (image is not None):
@@ -300,8 +300,14 @@ class LanguageEncoder:
 
     def _words(self, ids: list[int]) -> list[int]:
         """An answer up to its end."""
-        special = set(self.processor.tokenizer.all_special_ids)
-        return next((ids[:place] for place, one in enumerate(ids) if one in special), ids)
+        return next((ids[:place] for place, one in enumerate(ids) if one in self._marks), ids)
+
+    @property
+    def _marks(self) -> set[int]:
+        """Ids of special tokens; not that of what the vocabulary lacks, which stands for something written."""
+        tokenizer = self.processor.tokenizer
+        ends = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}
+        return set(tokenizer.all_special_ids) - {tokenizer.unk_token_id} | ends
 
     def _joined(self, inputs: Conversations, answers: list[list[int]]) -> Conversations:
         """Conversations with the token ids of their answers, padded on the right."""

@@ -227,10 +227,10 @@ def _config(located: Located) -> tuple[Any, bool]:
     """The config of a model, or of the text encoder inside a pipeline; and whether it is a pipeline."""
     try:
         return AutoConfig.from_pretrained(**located.pretrained), False
-    except OSError as error:
+    except (OSError, ValueError) as error:
         try:
             return AutoConfig.from_pretrained(**located.pretrained, subfolder="text_encoder"), True
-        except OSError:
+        except (OSError, ValueError):
             raise OSError(
                 f"the text encoder {located.id} could not be loaded. Check the id, log in with `hf auth login`, or "
                 f"give the path of a downloaded copy ({error})"

@@ -171,6 +171,9 @@ class DryRun:
             models.append(settings.llava)
         step.memory = int(1e9 * sum(self.facts.models_gb.get(model, 0) for model in models))
 
+    def _words(self, settings: sections.WordsSection) -> None:
+        self._fits("words", "model", settings.model, "sae")
+
     def _cbsae(self, settings: sections.CBSAESection) -> None:
         concepts = self._concepts(settings.concepts)
         if settings.names not in (None, self.outputs.get("scores")) and self.scoring and self.sae is not None:
