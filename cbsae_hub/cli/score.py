@@ -33,8 +33,8 @@ def score(
     With --steer each neuron is set while LLaVA speaks and unCLIP draws, and those scores are added to what is there;
     --set is then of section `steerability`, and --set scores.KEY=VALUE of the other. Started again with the same
     settings, it goes on where it was. With --words, the neurons of an SAE of a text encoder or a language model are
-    named by the words on which they fire. `cbsae pack MODEL --scores FOLDER` makes of the scores what the page shows. On
-    several processes: accelerate launch -m cbsae_hub.cli score ...
+    named by the words on which they fire. `cbsae pack MODEL --scores FOLDER` makes of the scores what the page shows.
+    On several processes: accelerate launch -m cbsae_hub.cli score ...
     """
     from cbsae_hub.pipeline.sections import ScoresSection, SteerabilitySection, WordsSection
 

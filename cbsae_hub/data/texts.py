@@ -12,6 +12,7 @@ from cbsae_hub.hub.files import read_text, resolve_id
 from cbsae_hub.pictures import ImageDataset
 from cbsae_hub.words import LINES
 
+TEXT_TYPES = ("string", "large_string")
 CAPTION = "caption"  # the column of texts, unless another is named
 
 
@@ -94,8 +95,7 @@ def load_texts(
 
 def column_of(dataset: Any, column: str, source: str | Path) -> Sequence[str]:
     """A column of texts of a dataset; raises ValueError if it is none, and names the columns that there are."""
-    kind = dataset.features.get(column)
-    if getattr(kind, "dtype", None) not in ("string", "large_string"):
-        texts = [name for name, one in dataset.features.items() if getattr(one, "dtype", None) == "string"]
+    texts = [name for name, kind in dataset.features.items() if getattr(kind, "dtype", None) in TEXT_TYPES]
+    if column not in texts:
         raise ValueError(f"{source} has no column {column!r} of texts; it has {', '.join(texts) or 'none'}")
     return dataset[column]

@@ -110,6 +110,8 @@ def test_recipes_hold_what_their_scripts_know(recipe):
         for key, value in settings.items():
             defaults = {field.name: field.default for field in dataclasses.fields(section)}
             written = section.to_dict()[key]
+            if key == "encoder" and isinstance(value, dict):  # the others have their defaults
+                written = {inner: written[inner] for inner in value}
             assert written == value or key == "prune" or float(value) == written, (name, key, defaults)
     assert {"activations", "sae"} <= sections.keys()
     if "evaluate" not in sections:

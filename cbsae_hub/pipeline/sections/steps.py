@@ -110,10 +110,11 @@ class ActivationsSection(ImageSource, Section, section="activations"):
     @classmethod
     def lacking(cls, settings: Mapping[str, Any]) -> list[str]:
         """See :meth:`Settings.lacking`."""
+        missing = super().lacking(settings)
         of_vision = not isinstance(settings.get("encoder"), (Mapping, EncoderSettings))
-        return super().lacking(settings) + [
-            name for name in ("layer", "tokens") if of_vision and settings.get(name) is None
-        ]
+        beside = [name for name in ("layer", "tokens") if of_vision and settings.get(name) is None]
+        place = missing.index("encoder") + 1 if "encoder" in missing else 0
+        return [*missing[:place], *beside, *missing[place:]]
 
     def __post_init__(self) -> None:
         super().__post_init__()
