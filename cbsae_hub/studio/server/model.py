@@ -31,6 +31,7 @@ from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
 from cbsae_hub.steering.latents import decoder_rows
 from cbsae_hub.studio.server.generators import Generators, Unavailable
 from cbsae_hub.studio.server.names import public_id
+from cbsae_hub.studio.server.refusal import Refused
 from cbsae_hub.studio.view.images import MAX_SIDE, as_webp
 
 logger = logging.getLogger(__name__)
@@ -139,7 +140,12 @@ class LoadedModel:
 
     @cached_property
     def encoder(self) -> VisionEncoder:
-        """The encoder that the SAE explains, of exactly the revision that it was trained on; whole images are seen."""
+        """The encoder that the SAE explains, of exactly the revision that it was trained on; whole images are seen.
+
+        Refused is raised of a model that reads texts.
+        """
+        if self.pack.of_texts:
+            raise Refused(f"{self.name} reads texts, not pictures. The tabs Find a concept and Neuron show them.")
         return explained_encoder(self.sae, beside=self.model_id)
 
     @cached_property
@@ -212,7 +218,8 @@ class LoadedModel:
     def warm_up(self) -> None:
         """Loads encoder and judge before anybody waits for them."""
         with self._lock:
-            self.inspect(white_image())
+            if not self.pack.of_texts:
+                self.inspect(white_image())
             self.find("warming up", 1)  # finds out what nonsense scores, too
 
     def find(self, text: str, limit: int) -> tuple[FindResult, list[int]]:
