@@ -27,7 +27,7 @@ __all__ = [
     "ActiveLatents", "Alignment", "CommonAncestorDepth", "CommonKinds", "Dissector", "DownstreamCost", "GroundTruth",
     "GroundTruthScores", "HierarchyScore", "MonosemanticityScore", "Naming", "NeuronActivity", "Overlaps",
     "Reconstruction", "TopImages", "Uniqueness", "WordScore", "best_by_concept", "common_ancestor_depth",
-    "common_kinds", "cosine", "cosine_cubed", "coverage", "ground_truth_scores", "human_alignment", "label_matrix", "mean_over_tokens",
-    "monosemanticity_score", "overlaps", "quadrants", "rank_reorder", "read_pairs", "soft_wpmi", "to_unit_interval",
-    "word_scores",
+    "common_kinds", "cosine", "cosine_cubed", "coverage", "ground_truth_scores", "human_alignment", "label_matrix",
+    "mean_over_tokens", "monosemanticity_score", "overlaps", "quadrants", "rank_reorder", "read_pairs", "soft_wpmi",
+    "to_unit_interval", "word_scores",
 ]  # fmt: skip
