@@ -1,12 +1,14 @@
 """Stores of texts, with a number of tokens each: what comes back, what is damaged, and going on after a kill."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
-from steerable_models import ENDS, LETTERS, SPECIAL, TEXT, randomised, tokenizer
-from transformers import CLIPTextConfig, CLIPTextModel
+from steerable_models import tokenizer
+from text_sae import text_encoder
 
+from cbsae_hub import SAE
 from cbsae_hub.data.activations import ActivationStore, StoreError
 from cbsae_hub.data.extraction import extract_activations
 from cbsae_hub.data.rows import RaggedRows
@@ -20,9 +22,7 @@ TEXTS = ["a red dog", "", "sea", "on", "", "a long prompt here", "cat", "eel"]
 
 @pytest.fixture(scope="module")
 def encoder():
-    config = CLIPTextConfig(**{**TEXT, **ENDS}, vocab_size=len(SPECIAL + LETTERS), max_position_embeddings=16)
-    torch.manual_seed(0)
-    return TextEncoder(randomised(CLIPTextModel(config)), tokenizer(16, ends=True), layer=0, repo_id="me/text")
+    return TextEncoder(text_encoder(), tokenizer(16, ends=True), layer=0, repo_id="me/text")
 
 
 def extract(folder, encoder, texts=TEXTS, **settings):
@@ -82,8 +82,6 @@ def test_an_sae_trains_on_texts_and_says_of_which_tower_it_is(tmp_path, encoder)
     )
     trainer = SAETrainer(config, *store.holdout(0.2), tmp_path / "sae")
     trainer.train()
-    from cbsae_hub import SAE
-
     sae = SAE.from_pretrained(tmp_path / "sae")
     assert (sae.tower, sae.tokens, sae.layer, sae.encoder_id) == ("text", "words", 0, "me/text")
 
@@ -103,8 +101,6 @@ def test_places_of_rows_by_brute_force():
 def test_texts_come_from_lines_and_from_columns(tmp_path):
     (tmp_path / "prompts.txt").write_text("a dog\n\n  a cat \n", encoding="utf-8")
     assert load_texts(tmp_path / "prompts.txt").items(0, 5) == ["a dog", "a cat"]
-    import pandas as pd
-
     (tmp_path / "set").mkdir()
     pd.DataFrame({"Prompt": ["a", None, "c"], "number": [1, 2, 3]}).to_parquet(tmp_path / "set" / "train.parquet")
     texts = load_texts(tmp_path / "set", "train", "Prompt")

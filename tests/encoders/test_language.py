@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from steerable_models import llava, pictures
+from steerable_models import llava, pictures, sae_for
 
 from cbsae_hub.encoders import LanguageEncoder, ResidualSite
 from cbsae_hub.steering import LlavaSteerer
@@ -47,7 +47,7 @@ def test_rows_are_those_of_each_conversation_alone(parts):
 
 def test_answers_are_llavas_and_their_tokens_are_told_by_the_text(parts):
     answers = encoder(parts, tokens="answer")
-    expected = LlavaSteerer(*parts, sae=_sae()).generate(pictures(2), QUESTIONS, max_new_tokens=5)
+    expected = LlavaSteerer(*parts, sae=sae_for()).generate(pictures(2), QUESTIONS, max_new_tokens=5)
     assert answers.answers(questions()) == expected
     for passage, said, rows in zip(answers.passages(questions()), expected, answers(questions())):
         letters = "".join(passage.text[start:stop] for start, stop in passage.spans)
@@ -59,12 +59,6 @@ def test_answers_are_llavas_and_their_tokens_are_told_by_the_text(parts):
         with torch.no_grad():
             v = parts[0](input_ids=ids, pixel_values=pixels, output_hidden_states=True).hidden_states[1][0]
         torch.testing.assert_close(rows, v[length - len(rows) :], atol=1e-4, rtol=1e-4)
-
-
-def _sae():
-    from steerable_models import sae_for
-
-    return sae_for()
 
 
 @torch.no_grad()

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from steerable_models import ENDS, LETTERS, SPECIAL, TEXT, clip, randomised, tokenizer
-from transformers import CLIPTextConfig, CLIPTextModel
+from steerable_models import clip, tokenizer
+from text_sae import text_encoder
 
 from cbsae_hub.encoders import EditError, ResidualSite, TextEncoder
 from cbsae_hub.encoders.passages import Passage
@@ -15,9 +15,7 @@ TEXTS = ["a red dog", "", "sea", "a prompt that is longer than what the model re
 
 @pytest.fixture(scope="module")
 def model():
-    settings = {**TEXT, **ENDS, "num_hidden_layers": 3}
-    config = CLIPTextConfig(**settings, vocab_size=len(SPECIAL + LETTERS), max_position_embeddings=16)
-    return randomised(CLIPTextModel(config))
+    return text_encoder(3)
 
 
 def encoder(model, **options):
