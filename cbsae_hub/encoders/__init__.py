@@ -8,6 +8,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which run no __getattr__
     from cbsae_hub.encoders.clip_like import ClipLike as ClipLike
     from cbsae_hub.encoders.explained import explained_encoder as explained_encoder
     from cbsae_hub.encoders.explained import explained_tower as explained_tower
+    from cbsae_hub.encoders.image_tokens import ImageTokenEncoder as ImageTokenEncoder
     from cbsae_hub.encoders.language import LanguageEncoder as LanguageEncoder
     from cbsae_hub.encoders.site import EditError as EditError
     from cbsae_hub.encoders.site import ResidualSite as ResidualSite
@@ -20,6 +21,7 @@ _HOME_OF = {
     "VisionEncoder": "cbsae_hub.encoders.vision",
     "TextEncoder": "cbsae_hub.encoders.text",
     "LanguageEncoder": "cbsae_hub.encoders.language",
+    "ImageTokenEncoder": "cbsae_hub.encoders.image_tokens",
     "to_rgb": "cbsae_hub.encoders.vision",
     "explained_encoder": "cbsae_hub.encoders.explained",
     "explained_tower": "cbsae_hub.encoders.explained",

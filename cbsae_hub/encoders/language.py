@@ -224,13 +224,28 @@ class LanguageEncoder:
         inputs = self._inputs(questions)
         count = random_count(self.tokens)
         if self.tower == "projector":
-            v = self._projected(inputs)
+            if inputs.pixels is None or len(inputs.pixels) != len(inputs.texts):
+                raise ValueError("the projector reads images: a question has none")
+            v = self.site.read(lambda: self.run(inputs)).float()
             chosen = torch.ones(v.shape[:2], dtype=torch.bool)
         else:
-            v, chosen = self.site.read(lambda: self._forward(inputs)).float(), self._chosen(inputs)
+            v, chosen = self.site.read(lambda: self.run(inputs)).float(), self._chosen(inputs)
         if count is None:
             return rows_of(v, chosen)
         return [one[places.to(v.device)] for one, places in zip(v, draw(chosen, count, seeds))]
+
+    @torch.no_grad()
+    def run(self, questions: Sequence[Question | Image.Image] | Conversations) -> Any:
+        """Runs the model once as far as the site needs it, while edits act: the language model, or the projector.
+
+        Returns:
+            The output in transformers: hidden states, or the features of the images.
+        """
+        inputs = questions if isinstance(questions, Conversations) else self.prepare(questions)
+        if self.tower == "projector":
+            return self.model.model.get_image_features(**self._pictures(inputs))
+        mask = inputs.mask.to(self.device, torch.long)
+        return self.model.model(input_ids=inputs.ids.to(self.device), attention_mask=mask, **self._pictures(inputs))
 
     @torch.no_grad()
     def answered(self, questions: Sequence[Question | Image.Image] | Conversations) -> Conversations:
@@ -287,16 +302,6 @@ class LanguageEncoder:
         if inputs.pixels is None:
             return {}
         return {"pixel_values": inputs.pixels.to(self.device, self.model.dtype)}
-
-    def _forward(self, inputs: Conversations) -> None:
-        mask = inputs.mask.to(self.device, torch.long)
-        self.model.model(input_ids=inputs.ids.to(self.device), attention_mask=mask, **self._pictures(inputs))
-
-    def _projected(self, inputs: Conversations) -> Tensor:
-        if inputs.pixels is None or len(inputs.pixels) != len(inputs.texts):
-            raise ValueError("the projector reads images: a question has none")
-        pixels = self._pictures(inputs)["pixel_values"]
-        return self.site.read(lambda: self.model.model.get_image_features(pixel_values=pixels)).float()
 
     def _words(self, ids: list[int]) -> list[int]:
         """An answer up to its end."""

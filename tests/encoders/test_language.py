@@ -4,7 +4,7 @@ import pytest
 import torch
 from steerable_models import llava, pictures, sae_for
 
-from cbsae_hub.encoders import LanguageEncoder, ResidualSite
+from cbsae_hub.encoders import ImageTokenEncoder, LanguageEncoder, ResidualSite
 from cbsae_hub.steering import LlavaSteerer
 
 QUESTIONS = ["what?", "which of them is it?"]
@@ -103,6 +103,24 @@ def test_questions_without_a_picture_have_words_only(parts):
         encoder(parts)(asked)
     with pytest.raises(ValueError, match="holds the image token"):
         prompt.prepare([(None, "what is <image>?")])
+
+
+@pytest.mark.parametrize("tower", ["language", "projector"])
+def test_tokens_of_pictures_are_given_as_a_vision_encoder_gives_patches(parts, tower):
+    inner = encoder(parts, tower=tower)
+    pictured = ImageTokenEncoder(inner)
+    expected = torch.stack(inner(pictures(3)))
+    torch.testing.assert_close(pictured(pictures(3)), expected, atol=1e-4, rtol=1e-4)
+    pixels = pictured.pixel_values(pictures(3))
+    seen = pictured.site.read(lambda: pictured.model(pixels))
+    assert seen.shape[1] == pictured.num_tokens
+    torch.testing.assert_close(pictured.select(seen.float()), expected, atol=1e-4, rtol=1e-4)
+    assert (pictured.grid, pictured.patch_rows, pictured.tokens_per_image) == ((2, 2), slice(0, None), 4)
+    assert pictured.show(pictures(1, 20)[0], 8).size == (8, 8)
+    with pytest.raises(ValueError, match="no image embedding"):
+        pictured.require_embedding()
+    with pytest.raises(ValueError, match="the encoder reads answer"):
+        ImageTokenEncoder(encoder(parts, tokens="answer"))
 
 
 def test_places_and_tokens_that_are_not_there_are_named(parts):
