@@ -120,7 +120,8 @@ class WordScorer:
         activations, ids = self.top.compute()
         frame = self._table(self.names.compute(NAMES), self.chance.compute(1), density, activations, ids)
         contexts = self._contexts(items, activations, ids, batch_size)
-        return Scores(frame, None, self._summary(frame), contexts=contexts)
+        by_chance = self.chance.compute(1).scores[density > 0, 0]
+        return Scores(frame, None, self._summary(frame, by_chance), contexts=contexts)
 
     def _latents(self, items: Sequence[Any]) -> tuple[list[Passage], Tensor, Tensor, Tensor]:
         """Passages, activations ``[rows, d_in]`` and latents ``[rows, K]`` of some items, one after the other."""
@@ -201,7 +202,7 @@ class WordScorer:
 
         return passages, (by_neuron(*part) for part in parts)
 
-    def _summary(self, frame: pd.DataFrame) -> dict[str, Any]:
+    def _summary(self, frame: pd.DataFrame, by_chance: Tensor) -> dict[str, Any]:
         sae, last = self.sae, int(self._l0.nonzero().max())
         alive = frame["status"] != "dead"
         return {
@@ -217,6 +218,7 @@ class WordScorer:
             "l0": {"histogram": {"edges": list(range(last + 2)), "counts": self._l0[: last + 1].tolist()},
                    "patch_map": None},
             "interpretability": {"mean_score": mean(frame.loc[alive, "score"]), "sure": SURE,
+                                 "mean_score_of_chance": mean(by_chance.numpy()),
                                  "share_above_chance": mean(frame["null_percentile"] >= SURE)},
             "coverage": {},
             "monosemanticity": {"population": float("nan"), **describe(frame["monosemanticity"]), "by_group": []},
