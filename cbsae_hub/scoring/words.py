@@ -87,8 +87,13 @@ class WordScorer:
     @torch.no_grad()
     def update(self, items: Sequence[Any]) -> None:
         """Adds texts, whose numbers go on from those of the last batch."""
+        numbers = self.texts + torch.arange(len(items))
+        self.texts += len(items)
         passages, x, values, owners = self._latents(items)
         lengths = [len(passage.spans) for passage in passages]
+        if not len(x):  # all texts are empty
+            self.top.update(torch.sparse_coo_tensor(size=(len(items), self.sae.d_latent)), numbers)
+            return
         decoded = self.sae.decode_sparse(values, owners, like=x).cpu()
         active = SparseLatents(*(part.cpu() for part in self.sae.only_active(SparseLatents(values, owners))))
         count = (active.values != 0).sum(-1)
@@ -99,10 +104,7 @@ class WordScorer:
         self.names.update(active.values, active.indices, rows, words)
         self.chance.update(active.values, active.indices, rows, words[self._permutation(len(words))])
         number = torch.arange(len(items)).repeat_interleave(torch.tensor(lengths))
-        self.top.update(
-            _strongest(active, number, len(items), self.sae.d_latent), self.texts + torch.arange(len(items))
-        )
-        self.texts += len(items)
+        self.top.update(_strongest(active, number, len(items), self.sae.d_latent), numbers)
 
     def results(self, items: ItemSource, batch_size: int = 64) -> Scores:
         """The scores of the texts so far, with the contexts of every neuron.
@@ -112,10 +114,10 @@ class WordScorer:
             batch_size: Texts at once.
 
         Raises:
-            ValueError: If there were no texts.
+            ValueError: If there were no texts, or only empty ones.
         """
-        if not self.texts:
-            raise ValueError("there are no texts to name neurons by")
+        if not self._l0.any():
+            raise ValueError("there are no texts to name neurons by, or all are empty")
         density = self.top.fired / self.texts
         activations, ids = self.top.compute()
         frame = self._table(self.names.compute(NAMES), self.chance.compute(1), density, activations, ids)
@@ -129,7 +131,7 @@ class WordScorer:
         if isinstance(self.encoder, LanguageEncoder) and self.encoder.answers_too:
             inputs = self.encoder.answered(inputs)  # once for both of what follows
         x = torch.cat(self.encoder(inputs))
-        values, owners = self.sae.encode_sparse(x)
+        values, owners = self.sae.encode_sparse(x) if len(x) else SparseLatents(x[:, :0], x[:, :0].long())
         return self.encoder.passages(inputs), x, values, owners
 
     def _words(self, passages: Sequence[Passage]) -> tuple[Tensor, Tensor]:
