@@ -64,7 +64,7 @@ class ItemSource(Protocol):
         """Items ``start`` to ``stop``, as the encoder takes them."""
 
     def content(self, item: int) -> list[str | bytes]:
-        """What an item consists of, for a fingerprint."""
+        """The parts of an item, for a fingerprint."""
 
 
 class TokenEncoder(Protocol):

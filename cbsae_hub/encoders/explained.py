@@ -71,8 +71,8 @@ def _inside_llava(
     sae: SAE | CBSAE, model: str, tokens: str, device: str | torch.device, beside: str | Path | None
 ) -> LanguageEncoder:
     """The place in a LLaVA that an SAE explains, asked as for its training."""
-    asked = sae.preprocessing if isinstance(sae.preprocessing, dict) else {}
-    options = {name: asked[name] for name in ("prompt", "max_new_tokens") if name in asked}
+    settings = sae.preprocessing if isinstance(sae.preprocessing, dict) else {}
+    options = {name: settings[name] for name in ("prompt", "max_new_tokens") if name in settings}
     place: dict[str, Any] = {"revision": sae.encoder_revision, "device": device, "beside": beside}
     return LanguageEncoder.from_pretrained(model, sae.layer, tokens, sae.tower, **place, **options)
 

@@ -13,7 +13,7 @@ from cbsae_hub.encoders.view import View
 from cbsae_hub.encoders.vision import VisionEncoder
 
 
-class _Asked(nn.Module):
+class _PictureReader(nn.Module):
     """A LLaVA that reads pictures with one question; ``config`` is that of its vision tower."""
 
     def __init__(self, encoder: LanguageEncoder):
@@ -55,7 +55,7 @@ class ImageTokenEncoder(VisionEncoder):
         if encoder.tokens != "image":
             raise ValueError(f"only tokens of pictures have a place in one; the encoder reads {encoder.tokens}")
         self.inner = encoder
-        self.model: Any = _Asked(encoder)
+        self.model: Any = _PictureReader(encoder)
         self.processor = encoder.processor.image_processor
         self.site, self.layer, self.num_layers = encoder.site, encoder.layer, encoder.num_layers
         self.repo_id, self.revision, self.d_in = encoder.repo_id, encoder.revision, encoder.d_in

@@ -163,15 +163,15 @@ class LanguageEncoder:
     def provenance(self) -> dict[str, Any]:
         """Description of the activations, for the config of an SAE that is trained on them."""
         image_processor = self.processor.image_processor.to_dict()["image_processor_type"]
-        asked: dict[str, Any] = {"prompt": self.prompt} if self.tower == "language" else {}
-        asked |= {"max_new_tokens": self.max_new_tokens} if self.answers_too else {}
+        settings: dict[str, Any] = {"prompt": self.prompt} if self.tower == "language" else {}
+        settings |= {"max_new_tokens": self.max_new_tokens} if self.answers_too else {}
         return {
             "encoder_id": self.repo_id,
             "encoder_revision": self.revision,
             "tower": self.tower,
             "layer": self.layer,
             "tokens": self.tokens,
-            "preprocessing": {"processor": image_processor, **asked},
+            "preprocessing": {"processor": image_processor, **settings},
         }
 
     def prepare(self, questions: Sequence[Question | Image.Image]) -> Conversations:
@@ -255,7 +255,7 @@ class LanguageEncoder:
         shifts = [before - length for length in inputs.lengths]
         ids = torch.stack([one.roll(shift) for one, shift in zip(inputs.ids, shifts)])  # padded on the left
         mask = torch.arange(before) >= torch.tensor(shifts)[:, None]
-        made = self.model.generate(
+        tokens = self.model.generate(
             input_ids=ids.to(self.device),
             attention_mask=mask.to(self.device, torch.long),
             **self._pictures(inputs),
@@ -263,10 +263,10 @@ class LanguageEncoder:
             do_sample=False,
             num_beams=1,
         )[:, before:].cpu()
-        return self._joined(inputs, [self._words(one.tolist()) for one in made])
+        return self._joined(inputs, [self._words(one.tolist()) for one in tokens])
 
     def answers(self, questions: Sequence[Question | Image.Image]) -> list[str]:
-        """What the model answers, greedily, while edits of the site act."""
+        """Answers of the model, greedily decoded, while edits of the site act."""
         before = self.prepare(questions)
         return [whole[len(text) :].strip() for whole, text in zip(self.answered(before).texts, before.texts)]
 

@@ -1,4 +1,4 @@
-"""What encoders of texts have in common: tokens that are chosen of texts of any length, and their activations."""
+"""Tokens that encoders of texts choose, of texts of any length, and their activations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -197,7 +197,7 @@ class TextEncoder:
 
     @torch.no_grad()
     def run(self, texts: Sequence[str] | TextInputs) -> Any:
-        """What the text encoder itself makes of texts: its output in transformers, while edits of the site act."""
+        """Runs the text encoder itself while edits of the site act; returns its output in transformers."""
         ids = self._inputs(texts).ids.to(self.device)
         model = getattr(self.model, "text_model", self.model)
         return model(input_ids=ids)  # no mask: neither CLIP nor SigLIP was trained with one

@@ -56,14 +56,14 @@ class WordScore(StreamingMetric):
     keys: list[Tensor]
     weights: list[Tensor]
     fires: list[Tensor]
-    seen: list[Tensor]
-    seen_counts: list[Tensor]
+    word_ids: list[Tensor]
+    word_counts: list[Tensor]
 
     def __init__(self, neurons: int):
         super().__init__()
         self.neurons = neurons
         self.add_sums(torch.float64, total=neurons)
-        for name in ("keys", "weights", "fires", "seen", "seen_counts"):
+        for name in ("keys", "weights", "fires", "word_ids", "word_counts"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
         self._compact_at = COMPACT_FROM
 
@@ -89,9 +89,9 @@ class WordScore(StreamingMetric):
         self.keys.append(keys)
         self.weights.append(torch.zeros(len(keys), dtype=torch.float64).index_add_(0, where, strongest))
         self.fires.append(torch.bincount(where, minlength=len(keys)))
-        seen, counts = words.unique(return_counts=True)
-        self.seen.append(seen)
-        self.seen_counts.append(counts)
+        word_ids, counts = words.unique(return_counts=True)
+        self.word_ids.append(word_ids)
+        self.word_counts.append(counts)
         if sum(map(len, self.keys)) > self._compact_at:
             self._compact()
             self._compact_at = max(COMPACT_FROM, 2 * len(self.keys[0]))
@@ -103,8 +103,8 @@ class WordScore(StreamingMetric):
             return Words(words, scores)
         self._compact()
         owners, ids = self.keys[0] // _LOW, self.keys[0] % _LOW
-        occurrences = torch.zeros(int(self.seen[0].max()) + 1, dtype=torch.float64)
-        occurrences[self.seen[0]] = self.seen_counts[0].double()
+        occurrences = torch.zeros(int(self.word_ids[0].max()) + 1, dtype=torch.float64)
+        occurrences[self.word_ids[0]] = self.word_counts[0].double()
         precision = self.weights[0] / self.total[owners].clamp_min(1e-300)
         value = _harmonic(precision, self.fires[0] / occurrences[ids])
         order = value.argsort(descending=True, stable=True)
@@ -120,9 +120,9 @@ class WordScore(StreamingMetric):
         keys, where = torch.cat(self.keys).unique(return_inverse=True)
         self.weights = [torch.zeros(len(keys), dtype=torch.float64).index_add_(0, where, torch.cat(self.weights))]
         self.fires = [torch.zeros(len(keys), dtype=torch.int64).index_add_(0, where, torch.cat(self.fires))]
-        seen, places = torch.cat(self.seen).unique(return_inverse=True)
-        counts = torch.zeros(len(seen), dtype=torch.int64).index_add_(0, places, torch.cat(self.seen_counts))
-        self.keys, self.seen, self.seen_counts = [keys], [seen], [counts]
+        word_ids, places = torch.cat(self.word_ids).unique(return_inverse=True)
+        counts = torch.zeros(len(word_ids), dtype=torch.int64).index_add_(0, places, torch.cat(self.word_counts))
+        self.keys, self.word_ids, self.word_counts = [keys], [word_ids], [counts]
 
 
 def _harmonic(precision: Tensor, recall: Tensor) -> Tensor:

@@ -103,9 +103,9 @@ def make_tower(config: Any, tower: str, layer: int, tokens: str, mean_tokens: fl
         ValueError: For a wrong layer or tokens, a model of another kind, or if ``mean_tokens`` is missing.
     """
     require_tokens(tokens, tower)
-    known = [*CLASSES] if tower == "text" else ["llava"]
-    if config.model_type not in known:
-        raise ValueError(f"a model of type {config.model_type!r} has no tower {tower!r}; known are {', '.join(known)}")
+    kinds = [*CLASSES] if tower == "text" else ["llava"]
+    if config.model_type not in kinds:
+        raise ValueError(f"a model of type {config.model_type!r} has no tower {tower!r}; known are {', '.join(kinds)}")
     with torch.device("meta"):
         if tower == "text":
             config = getattr(config, "text_config", config)

@@ -52,7 +52,7 @@ def words_of(passage: Passage) -> tuple[list[int], list[str]]:
 
 
 class WordScorer:
-    """What the neurons of a text encoder or a language model do, over a stream of texts.
+    """Scores and names of the neurons of a text encoder or a language model, over a stream of texts.
 
     Args:
         sae: The SAE.
@@ -147,10 +147,10 @@ class WordScorer:
     def _permutation(self, count: int) -> Tensor:
         return torch.randperm(count, generator=self._shuffles)
 
-    def _table(self, named: Words, chance: Words, density: Tensor, activations: Tensor, ids: Tensor) -> pd.DataFrame:
+    def _table(self, naming: Words, chance: Words, density: Tensor, activations: Tensor, ids: Tensor) -> pd.DataFrame:
         words, alive = list(self.vocabulary), density.numpy() > 0
-        names = [[words[i] for i in row if i >= 0] for row in named.words.tolist()]
-        best = named.scores[:, 0].numpy()
+        names = [[words[i] for i in row if i >= 0] for row in naming.words.tolist()]
+        best = naming.scores[:, 0].numpy()
         by_chance = np.sort(chance.scores[torch.from_numpy(alive), 0].numpy())
         percentile = np.searchsorted(by_chance, best, side="left") / max(1, len(by_chance))
         neurons = np.arange(len(best))
@@ -162,7 +162,7 @@ class WordScorer:
             "interpretability": to_unit_interval(np.where(alive, best, np.nan)),
             "null_percentile": np.where(alive, percentile, 0.0),
             "names": names,
-            "scores": [row[: len(own)] for row, own in zip(named.scores.tolist(), names)],
+            "scores": [row[: len(own)] for row, own in zip(naming.scores.tolist(), names)],
             "top_images": [[i for i, z in zip(*pair) if z > 0] for pair in zip(ids.tolist(), activations.tolist())],
             "group": self.sae.group_of.cpu().numpy(),
             **activity_columns(self.activity.compute(), density),
@@ -170,22 +170,22 @@ class WordScorer:
 
     def _contexts(self, items: ItemSource, activations: Tensor, ids: Tensor, batch_size: int) -> pd.DataFrame:
         """The strongest places of every neuron: rows of contexts.parquet."""
-        wanted: dict[int, list[tuple[int, int]]] = {}  # by text: neurons and ranks
+        places: dict[int, list[tuple[int, int]]] = {}  # by text: neurons and ranks
         for neuron, rank in (activations > 0).nonzero().tolist():
-            wanted.setdefault(int(ids[neuron, rank]), []).append((neuron, rank))
-        numbers = sorted(wanted)
-        found: list[dict[str, Any]] = []
+            places.setdefault(int(ids[neuron, rank]), []).append((neuron, rank))
+        numbers = sorted(places)
+        contexts: list[dict[str, Any]] = []
         for start in tqdm(range(0, len(numbers), batch_size), desc="contexts", unit="batch"):
             batch = numbers[start : start + batch_size]
             read = [items.items(number, number + 1)[0] for number in batch]
             for number, passage, latents in zip(batch, *self._parted(read)):
-                found += [
+                contexts += [
                     {"neuron": neuron, "rank": rank, "text": number, **context_of(passage, latents[neuron])}
-                    for neuron, rank in wanted[number]
+                    for neuron, rank in places[number]
                     if neuron in latents
                 ]
         columns = ["neuron", "rank", "text", "activation", "passage", "starts", "stops", "strengths"]
-        return pd.DataFrame(found, columns=columns).sort_values(["neuron", "rank"], ignore_index=True)
+        return pd.DataFrame(contexts, columns=columns).sort_values(["neuron", "rank"], ignore_index=True)
 
     @torch.no_grad()
     def _parted(self, items: Sequence[Any]) -> tuple[list[Passage], Iterator[dict[int, np.ndarray]]]:
@@ -196,11 +196,11 @@ class WordScorer:
         parts = zip(active.values.split(lengths), active.indices.split(lengths))
 
         def by_neuron(values: Tensor, indices: Tensor) -> dict[int, np.ndarray]:
-            found: dict[int, np.ndarray] = {}
+            latents: dict[int, np.ndarray] = {}
             for row, column in (values > 0).nonzero().tolist():
-                own = found.setdefault(int(indices[row, column]), np.zeros(len(values), np.float32))
+                own = latents.setdefault(int(indices[row, column]), np.zeros(len(values), np.float32))
                 own[row] = float(values[row, column])
-            return found
+            return latents
 
         return passages, (by_neuron(*part) for part in parts)
 

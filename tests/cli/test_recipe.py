@@ -11,8 +11,9 @@ def test_a_recipe_is_printed_as_it_is(cbsae, answer):
 def test_without_a_name_all_are_listed_a_line_each(cbsae, answer):
     lines = cbsae("recipe").stdout.splitlines()
     assert len(lines) == 1 + len(shipped()) and all(len(line) < 120 for line in lines)
-    assert answer("recipe")["recipes"].keys() == {"llava-1.5-7b", "llava-more-dinov2", "own-encoder", "unclip-2-1"}
-    assert "own-encoder" in lines[3] and "A vision encoder of yours, and a folder of pictures" in lines[3]
+    names = {"llava-1.5-7b", "llava-1.5-7b-language", "llava-more-dinov2", "own-encoder", "sd-1-4-text", "unclip-2-1"}
+    assert answer("recipe")["recipes"].keys() == names
+    assert "own-encoder" in lines[4] and "A vision encoder of yours, and a folder of pictures" in lines[4]
 
 
 def test_others_are_refused_with_those_that_there_are(answer):

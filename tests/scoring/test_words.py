@@ -54,7 +54,7 @@ def test_planted_words_are_found_and_packed(folder):
     marked = {first.passage[a:b] for a, b in zip(first.starts, first.stops)}
     assert "h" in marked and pack.contexts(2) == []
     assert Pack.from_pretrained(folder / "sae").neurons.find("hut")[0].neuron == 1
-    with pytest.raises(ValueError, match="explains the text tower"):
+    with pytest.raises(ValueError, match="explains words tokens of the text tower"):
         explained_encoder(SAE.from_pretrained(folder / "sae"))
 
 
