@@ -23,12 +23,13 @@ from cbsae_hub.metrics.soft_wpmi import soft_wpmi
 from cbsae_hub.metrics.spurious import find_features
 from cbsae_hub.metrics.top_images import TopImages
 from cbsae_hub.metrics.uniqueness import Overlaps, Uniqueness, overlaps
+from cbsae_hub.metrics.words import WordScore, word_scores
 
 __all__ = [
-    "ActiveLatents", "Alignment", "CommonAncestorDepth", "CommonKinds", "Dissector", "DownstreamCost",
-    "GroundTruth", "GroundTruthScores", "HierarchyScore", "LinearEraser", "MonosemanticityScore", "Naming",
-    "NeuronActivity", "Overlaps", "Reconstruction", "TopImages", "Uniqueness", "best_by_concept",
-    "common_ancestor_depth", "common_kinds", "cosine", "cosine_cubed", "coverage", "find_features",
-    "ground_truth_scores", "human_alignment", "label_matrix", "leace", "mean_over_tokens", "monosemanticity_score",
-    "overlaps", "quadrants", "rank_reorder", "read_pairs", "soft_wpmi", "to_unit_interval",
+    "ActiveLatents", "Alignment", "CommonAncestorDepth", "CommonKinds", "Dissector", "DownstreamCost", "GroundTruth",
+    "GroundTruthScores", "HierarchyScore", "LinearEraser", "MonosemanticityScore", "Naming", "NeuronActivity",
+    "Overlaps", "Reconstruction", "TopImages", "Uniqueness", "WordScore", "best_by_concept", "common_ancestor_depth",
+    "common_kinds", "cosine", "cosine_cubed", "coverage", "find_features", "ground_truth_scores", "human_alignment",
+    "label_matrix", "leace", "mean_over_tokens", "monosemanticity_score", "overlaps", "quadrants", "rank_reorder",
+    "read_pairs", "soft_wpmi", "to_unit_interval", "word_scores",
 ]  # fmt: skip

@@ -13,12 +13,14 @@ from cbsae_hub.pipeline.sections.steps import (
     ActivationsSection,
     CBSAESection,
     DryRunSection,
+    EncoderSettings,
     EvaluationSection,
     ImageSource,
     PruneSettings,
     SAESection,
     ScoresSection,
     SteerabilitySection,
+    WordsSection,
 )
 from cbsae_hub.pipeline.sections.studies import (
     ChatJudgeSettings,
@@ -36,6 +38,7 @@ __all__ = [
     "CBSAESection",
     "ChatJudgeSettings",
     "DryRunSection",
+    "EncoderSettings",
     "EvaluationSection",
     "ImageSource",
     "InsertionSection",
@@ -52,5 +55,6 @@ __all__ = [
     "SweepSection",
     "TargetSettings",
     "TypographicSection",
+    "WordsSection",
     "ZeroShotSteeringSection",
 ]
