@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import regex
 
+LINES = ".txt"  # suffix of a file with a text a line
+
 # Characters that nobody sees, but for those that tell words or symbols apart: joiners where UAX #31 says so (beside a
 # virama, and the non-joiner where Arabic letters would join), and what pictographs consist of.
 _INVISIBLE = regex.compile(

@@ -36,7 +36,7 @@ PUBLIC: dict[str, dict[str, tuple[str, ...] | str]] = {
         "cbsae_hub.neurons.pruning": ("prune", "Pruned"),
         "cbsae_hub.neurons.selection": ("select_concepts",),
     },
-    "Vision": {"cbsae_hub.encoders": EVERY},
+    "Encoders": {"cbsae_hub.encoders": EVERY},
     "Data": {
         "cbsae_hub.data.concepts": ("ConceptSet",),
         "cbsae_hub.data.hierarchy": ("ConceptTree",),
@@ -44,11 +44,12 @@ PUBLIC: dict[str, dict[str, tuple[str, ...] | str]] = {
         "cbsae_hub.data.groups": ("GroupedImages", "group_images", "read_split"),
         "cbsae_hub.data.collection": ("collect_images", "Collection"),
         "cbsae_hub.data.extraction": ("extract_activations", "extract_layers"),
+        "cbsae_hub.data.texts": ("Texts", "Questions", "load_texts"),
         "cbsae_hub.data.embeddings": ("extract_embeddings", "all_embeddings"),
         "cbsae_hub.data.activations": ("ActivationStore", "StoreError"),
     },
     "Packs": {
-        "cbsae_hub.neurons.pack": ("Pack", "Example", "FindResult"),
+        "cbsae_hub.neurons.pack": ("Pack", "Example", "Context", "FindResult"),
         "cbsae_hub.neurons.table": ("NeuronTable", "PackError"),
         "cbsae_hub.neurons.search": ("Match",),
         "cbsae_hub.scoring.build_pack": ("build_pack",),
@@ -69,6 +70,7 @@ PUBLIC: dict[str, dict[str, tuple[str, ...] | str]] = {
     "Scoring": {
         "cbsae_hub.scoring": EVERY,
         "cbsae_hub.scoring.steerability": ("SteerabilityScorer",),
+        "cbsae_hub.scoring.words": ("WordScorer",),
         "cbsae_hub.studies.insertion": ("InsertionExperiment",),
         "cbsae_hub.metrics": EVERY,
         "cbsae_hub.metrics.linear_probe": ("Features", "LinearProbe", "fit_probe", "search_probe"),

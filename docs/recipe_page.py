@@ -12,7 +12,7 @@ from typing import Any
 from api_page import _fields, _first, _plain
 from pydantic import TypeAdapter
 
-from cbsae_hub.pipeline.sections import SECTIONS, PruneSettings
+from cbsae_hub.pipeline.sections import SECTIONS, EncoderSettings, PruneSettings
 from cbsae_hub.trainers.config import Settings
 
 PAGE = Path(__file__).parent / "recipes.md"
@@ -31,6 +31,7 @@ def page() -> str:
     """The page."""
     parts = [HEAD, *(_section(f"`{name}`", kind) for name, kind in SECTIONS.items())]
     parts.insert(list(SECTIONS).index("cbsae") + 2, _section("`prune` of `cbsae`", PruneSettings))
+    parts.insert(list(SECTIONS).index("activations") + 2, _section("`encoder` of `activations`", EncoderSettings))
     return "\n".join(parts)
 
 

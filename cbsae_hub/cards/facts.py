@@ -182,6 +182,11 @@ def _measures(pack: dict[str, Any]) -> Iterator[Measure]:
     by_pictures = f"mean cosine of what {unclip} draws to the neuron's top images, judge {judge}"
     alone = f"the neuron alone set to {strength}"
     within = f"the neuron of a white image set to {strength}"
+    by_clip = f"CLIP-Dissect: mean soft-WPMI of a neuron and its name, judge {_label(pack['judge'])}; "
+    naming, control, rest = by_clip, "random top images", "It depends on the list of concepts"
+    if pack.get("naming", {}).get("method") == "words":
+        naming, control = "how well a neuron is told by its word, mean of precision and recall; ", "permuted words"
+        rest = "It depends on the texts"
     table = (
         ("explained variance", "explained_variance", at("reconstruction", "explained_variance"), None,
          "of all tokens about their mean, by the reconstructions"),
@@ -189,10 +194,9 @@ def _measures(pack: dict[str, Any]) -> Iterator[Measure]:
         ("dead neurons", "dead_share", at("shares", "dead"), None, "share that is active on none of the images"),
         ("interpretability", "clip_dissect", at("interpretability", "mean_score"),
          at("interpretability", "mean_score_of_chance"),
-         f"CLIP-Dissect: mean soft-WPMI of a neuron and its name, judge {_label(pack['judge'])}; "
-         "chance: random top images. It depends on the list of concepts"),
+         f"{naming}chance: {control}. {rest}"),
         ("names above chance", "names_above_chance", at("interpretability", "share_above_chance"), None,
-         f"share of neurons whose name scores above {sure} of the names that random top images get"),
+         f"share of neurons whose name scores above {sure} of the names that {control} get"),
         ("MonoSemanticity", "monosemanticity", at("monosemanticity", "mean"), at("monosemanticity", "population"),
          "mean cosine of the images on which a neuron is active, weighted by how much; judge "
          f"{_label(at('monosemanticity', 'judge'))}; chance: any two images"),

@@ -24,16 +24,27 @@ def score(
     steer_too: Annotated[
         bool, typer.Option("--steer", help="Add steerability (section `steerability`) to scores that are there.")
     ] = False,
+    words: Annotated[
+        bool, typer.Option("--words", help="Name neurons that read texts by their words (section `words`).")
+    ] = False,
 ) -> Data | None:
     """Score the neurons of an SAE in one pass over images, names first: section `scores` of a recipe.
 
     With --steer each neuron is set while LLaVA speaks and unCLIP draws, and those scores are added to what is there;
     --set is then of section `steerability`, and --set scores.KEY=VALUE of the other. Started again with the same
-    settings, it goes on where it was. `cbsae pack MODEL --scores FOLDER` makes of the scores what the page shows. On
-    several processes: accelerate launch -m cbsae_hub.cli score ...
+    settings, it goes on where it was. With --words, the neurons of an SAE of a text encoder or a language model are
+    named by the words on which they fire. `cbsae pack MODEL --scores FOLDER` makes of the scores what the page shows.
+    On several processes: accelerate launch -m cbsae_hub.cli score ...
     """
-    from cbsae_hub.pipeline.sections import ScoresSection, SteerabilitySection
+    from cbsae_hub.pipeline.sections import ScoresSection, SteerabilitySection, WordsSection
 
+    if words:
+        of_words = WordsSection.read(recipe, overrides, model=model, output=output)
+
+        from cbsae_hub.pipeline.words import score_words
+        from cbsae_hub.scoring import headline
+
+        return {"folder": of_words.output, "figures": headline(score_words(of_words).summary)}
     among = SECTIONS if steer_too else ()
     settings = ScoresSection.read(recipe, overrides, among=among, model=model, output=output)
     steering = SteerabilitySection.read(recipe, overrides, among=among) if steer_too else None

@@ -9,15 +9,16 @@ import numpy as np
 import torch
 
 from cbsae_hub.data.ahead import load_ahead
+from cbsae_hub.data.rows import EvenRows, RaggedRows, Rows
 from cbsae_hub.data.shuffling import ShuffledOrder
 from cbsae_hub.hub.files import sha256
 
 FORMAT = "cbsae_hub.activations"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION, RAGGED_VERSION = 1, 2  # of stores whose images have one number of tokens, and many
 MANIFEST = "manifest.json"
-TENSOR = "activations"
+TENSOR, COUNTS = "activations", "tokens"
 MAX_HEADER = 2**20  # bytes; a shard's header has some hundred
-DTYPES = {"F16": np.float16, "F32": np.float32}
+DTYPES = {"F16": np.float16, "F32": np.float32, "I32": np.int32}
 FITS_IN_MEMORY = 4 * 2**30  # bytes up to which shuffling is one exact permutation
 
 
@@ -60,43 +61,57 @@ def read_header(path: Path) -> tuple[dict[str, Any], int]:
     return header, 8 + size
 
 
-def map_shard(path: Path) -> np.ndarray:
-    """The rows of a shard ``[rows, d_in]``, memory-mapped, read-only.
+def map_shard(path: Path, tensor: str = TENSOR) -> np.ndarray:
+    """The rows of a shard ``[rows, d_in]``, or another tensor of it, memory-mapped, read-only.
 
     Raises:
         StoreError: If the file is missing, truncated, or no shard; names it.
     """
     header, data = read_header(path)
     try:
-        form = header[TENSOR]
+        form = header[tensor]
         start, stop = form["data_offsets"]
-        size = path.stat().st_size
-        if size != data + stop:
-            raise StoreError(f"shard {path} is truncated or damaged: it has {size} bytes, not {data + stop}")
+        size, end = path.stat().st_size, max(one["data_offsets"][1] for one in header.values() if "dtype" in one)
+        if size != data + end:
+            raise StoreError(f"shard {path} is truncated or damaged: it has {size} bytes, not {data + end}")
         # Unlike numpy.memmap, this keeps no file open: a store may have more shards than a process may open files.
         content = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).numpy()
-        rows = content[data + start :].view(DTYPES[form["dtype"]]).reshape(form["shape"])
+        rows = content[data + start : data + stop].view(DTYPES[form["dtype"]]).reshape(form["shape"])
     except (KeyError, ValueError, TypeError) as error:
         raise StoreError(f"{path} is damaged or no shard of activations: {error!r}") from error
     rows.flags.writeable = False
     return rows
 
 
+def read_counts(path: Path) -> np.ndarray:
+    """The number of rows of each image of a shard, ``[images]``, compared with its checksum.
+
+    Raises:
+        StoreError: If the file is missing, damaged, or no shard of such images; names it.
+    """
+    counts, (header, _) = map_shard(path, COUNTS), read_header(path)
+    if digest(counts) != header.get("__metadata__", {}).get(f"{COUNTS}_sha256"):
+        raise StoreError(f"shard {path} is damaged: delete it and extract again")
+    return counts
+
+
 class ActivationStore:
     """Rows of activations, one per token, in the order of the images; or those of some of the images.
+
+    Of a store of texts, "image" means a text here, or a question to a LLaVA.
 
     Attributes:
         folder: Its place.
         manifest: Description of the numbers, see docs/activation-store.md.
         d_in: Width of a row.
-        tokens_per_image: Rows of an image; row ``i`` belongs to image ``images[i // tokens_per_image]``.
         images: Ids of the images whose rows these are.
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any], images: np.ndarray, shards: "_Shards"):
         self.folder, self.manifest, self.images, self._shards = folder, manifest, images, shards
         self.d_in: int = manifest["d_in"]
-        self.tokens_per_image: int = manifest["tokens_per_image"]
+        tokens, counts = manifest["tokens_per_image"], shards.counts
+        self._rows: Rows = EvenRows(images, tokens) if counts is None else RaggedRows(images, counts)
 
     @classmethod
     def open(cls, folder: str | Path, check: bool = True) -> "ActivationStore":
@@ -123,10 +138,11 @@ class ActivationStore:
             raise StoreError(f"{folder / MANIFEST} is damaged: {error}") from error
         if not isinstance(manifest, dict):
             raise StoreError(f"{folder / MANIFEST} is no manifest of an activation store")
-        if manifest.get("format") != FORMAT or manifest.get("schema_version") != SCHEMA_VERSION:
+        versions = SCHEMA_VERSION, RAGGED_VERSION
+        if manifest.get("format") != FORMAT or manifest.get("schema_version") not in versions:
             raise StoreError(
                 f"{folder} has format {manifest.get('format')!r}, schema version {manifest.get('schema_version')!r}; "
-                f"this version of cbsae_hub reads {FORMAT!r}, {SCHEMA_VERSION}"
+                f"this version of cbsae_hub reads {FORMAT!r}, {' and '.join(map(str, versions))}"
             )
         try:
             return cls(folder, manifest, np.arange(manifest["num_images"]), _Shards(folder, manifest, check))
@@ -134,7 +150,23 @@ class ActivationStore:
             raise StoreError(f"{folder / MANIFEST} is damaged or incomplete: {error!r}") from error
 
     def __len__(self) -> int:
-        return len(self.images) * self.tokens_per_image
+        return len(self._rows)
+
+    @property
+    def tokens_per_image(self) -> int:
+        """Rows of an image; row ``i`` belongs to image ``images[i // tokens_per_image]``.
+
+        Raises:
+            ValueError: If that depends on the image, see :attr:`lengths`.
+        """
+        if self._shards.counts is not None:
+            raise ValueError(f"the images or texts of {self.folder} have different numbers of tokens; lengths has them")
+        return self.manifest["tokens_per_image"]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Rows of each image, ``[images]``; they come one image after the other."""
+        return self._rows.lengths
 
     @property
     def num_images(self) -> int:
@@ -143,7 +175,7 @@ class ActivationStore:
 
     def image_of(self, row: int) -> int:
         """Id of the image that a row belongs to."""
-        return int(self.images[row // self.tokens_per_image])
+        return int(self.images[self._rows.owners(np.array(row))])
 
     def verify(self) -> None:
         """Compares every shard with its checksum.
@@ -172,6 +204,9 @@ class ActivationStore:
 
         Returns:
             Iterator of places and their activations ``[images, tokens, d_in]`` float32.
+
+        Raises:
+            ValueError: If the number of tokens depends on the image.
         """
         tokens = np.arange(self.tokens_per_image)
         for start in range(0, len(images), batch_size):
@@ -241,7 +276,7 @@ class ActivationStore:
 
         def load(number: int) -> tuple[torch.Tensor, torch.Tensor]:
             rows = order(number)
-            return self._gather(rows).float(), torch.from_numpy(self.images[rows // self.tokens_per_image])
+            return self._gather(rows).float(), torch.from_numpy(self.images[self._rows.owners(rows)])
 
         return load_ahead(load, numbers)
 
@@ -266,8 +301,7 @@ class ActivationStore:
         return ActivationStore(self.folder, self.manifest, images, self._shards)
 
     def _gather(self, rows: np.ndarray) -> torch.Tensor:
-        image, token = np.divmod(rows, self.tokens_per_image)
-        return torch.from_numpy(self._shards.gather(self.images[image] * self.tokens_per_image + token))
+        return torch.from_numpy(self._shards.gather(self._rows.stored(rows)))
 
 
 class _Shards:
@@ -284,9 +318,16 @@ class _Shards:
             if rows.shape != (shard["rows"], self._d_in) or rows.dtype != self._dtype:
                 raise StoreError(f"shard {path} does not belong to this store: {rows.dtype} {rows.shape}")
         self._ends = np.cumsum([len(rows) for rows in self._maps])
-        expected = manifest["num_images"] * manifest["tokens_per_image"]
-        if sum(map(len, self._maps)) != expected:
-            raise StoreError(f"the shards that {folder / MANIFEST} lists do not have its {expected} rows")
+        self.counts: np.ndarray | None = None  # rows of each image, where that depends on the image
+        images, tokens = manifest["num_images"], manifest["tokens_per_image"]
+        if tokens is None:
+            counts = [read_counts(path) for path in self._paths]
+            fits = all(part.sum() == len(rows) for part, rows in zip(counts, self._maps))
+            if not fits or sum(map(len, counts)) != images:
+                raise StoreError(f"the shards that {folder / MANIFEST} lists do not have the rows of {images} images")
+            self.counts = np.concatenate(counts)
+        elif sum(map(len, self._maps)) != images * tokens:
+            raise StoreError(f"the shards that {folder / MANIFEST} lists do not have its {images * tokens} rows")
 
     def verify(self) -> None:
         parts = zip(self._paths, self._maps, self._digests)

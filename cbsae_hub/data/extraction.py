@@ -16,8 +16,10 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from cbsae_hub.data.activations import (
+    COUNTS,
     FORMAT,
     MANIFEST,
+    RAGGED_VERSION,
     SCHEMA_VERSION,
     TENSOR,
     ActivationStore,
@@ -25,6 +27,7 @@ from cbsae_hub.data.activations import (
     digest,
     layer_folder,
     map_shard,
+    read_counts,
     read_header,
 )
 from cbsae_hub.data.ahead import load_ahead
@@ -40,6 +43,8 @@ logger = logging.getLogger(__name__)
 SETTINGS = "settings.json"
 SAMPLE = 16  # images whose pixels are the fingerprint of a dataset
 
+Activations = torch.Tensor | list[torch.Tensor]  # of a batch, [images, tokens, d_in], or [tokens, d_in] of each image
+
 
 @runtime_checkable
 class PixelSource(Protocol):
@@ -50,6 +55,20 @@ class PixelSource(Protocol):
 
     def pixel_batch(self, start: int, stop: int) -> torch.Tensor:
         """Pixel values of images ``start`` to ``stop``, ``[stop - start, 3, h, w]``."""
+
+
+@runtime_checkable
+class ItemSource(Protocol):
+    """Texts, or questions about images: what an encoder with a method ``prepare`` reads."""
+
+    def __len__(self) -> int:
+        """Number of items."""
+
+    def items(self, start: int, stop: int) -> list[Any]:
+        """Items ``start`` to ``stop``, as the encoder takes them."""
+
+    def content(self, item: int) -> list[str | bytes]:
+        """The parts of an item, for a fingerprint."""
 
 
 class TokenEncoder(Protocol):
@@ -71,9 +90,28 @@ class TokenEncoder(Protocol):
         """Activations ``[images, tokens, d_in]`` of pixel values, with a seed per image."""
 
 
+class ItemEncoder(Protocol):
+    """The methods of an encoder of items; :class:`cbsae_hub.encoders.TextEncoder` and LanguageEncoder have them."""
+
+    d_in: int
+
+    @property
+    def tokens_per_image(self) -> int | None:
+        """Number of rows that an item gives; None where that depends on the item."""
+
+    def provenance(self) -> dict[str, Any]:
+        """Description of the activations, for the manifest."""
+
+    def prepare(self, items: list[Any], /) -> Any:
+        """Items as the encoder's model takes them."""
+
+    def __call__(self, items: Any, /, seeds: Sequence[int]) -> list[torch.Tensor]:
+        """Activations ``[tokens, d_in]`` of each item, with a seed per item."""
+
+
 def extract_activations(
-    encoder: TokenEncoder,
-    images: ImageDataset | PixelSource,
+    encoder: TokenEncoder | ItemEncoder,
+    images: ImageDataset | PixelSource | ItemSource,
     folder: str | Path,
     *,
     source: dict[str, Any],
@@ -90,7 +128,7 @@ def extract_activations(
 
     Args:
         encoder: The encoder, with its layer and tokens.
-        images: A dataset of PIL images, or one of pixel values.
+        images: A dataset of PIL images, or one of pixel values; of an encoder of items, these.
         folder: Folder of the store; created.
         source: Description of the images (id, split, ...): stored in the manifest, and compared when resuming.
         dtype: "float16" or "float32".
@@ -110,8 +148,8 @@ def extract_activations(
         FolderInUse: If another run fills the folder.
     """
 
-    def read(_: Sequence[TokenEncoder], pixels: torch.Tensor, seeds: Sequence[int]) -> list[torch.Tensor]:
-        return [encoder(pixels, seeds)]
+    def read(_: Sequence[Any], inputs: Any, seeds: Sequence[int]) -> list[Activations]:
+        return [encoder(inputs, seeds)]
 
     options: dict[str, Any] = {
         "source": source,
@@ -158,8 +196,8 @@ def extract_layers(
 
 def _extract(
     encoders: Mapping[Path, Any],
-    read: Callable[..., list[torch.Tensor]],
-    images: ImageDataset | PixelSource,
+    read: Callable[..., Sequence[Activations]],
+    images: ImageDataset | PixelSource | ItemSource,
     *,
     source: dict[str, Any],
     dtype: str = "float16",
@@ -169,7 +207,7 @@ def _extract(
     readers: int = 1,
     accelerator: Accelerator | None = None,
 ) -> list[ActivationStore]:
-    """Fills one store for each encoder, by its folder; ``read(encoders, pixels, seeds)`` runs some of them at once."""
+    """Fills one store for each encoder, by its folder; ``read(encoders, inputs, seeds)`` runs some of them at once."""
     if dtype not in ("float16", "float32"):
         raise ValueError(f"dtype must be float16 or float32, got {dtype!r}")
     if not len(images):
@@ -181,7 +219,7 @@ def _extract(
     stores = {
         folder: {
             "format": FORMAT,
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": SCHEMA_VERSION if encoder.tokens_per_image is not None else RAGGED_VERSION,
             "package_version": __version__,
             "encoder": encoder.provenance(),
             "images": source,
@@ -206,8 +244,8 @@ def _extract(
 def _fill(
     stores: Mapping[Path, dict[str, Any]],
     encoders: Mapping[Path, Any],
-    read: Callable[..., list[torch.Tensor]],
-    images: ImageDataset | PixelSource,
+    read: Callable[..., Sequence[Activations]],
+    images: ImageDataset | PixelSource | ItemSource,
     readers: int,
     accelerator: Accelerator,
 ) -> None:
@@ -218,32 +256,34 @@ def _fill(
     accelerator.wait_for_everyone()
     common = next(iter(stores.values()))
     batch_size, seed, dtype = common["batch_size"], common["seed"], getattr(torch, common["dtype"])
-    parts = _cut(range(len(images)), common["images_per_shard"])
-    missing = {folder: _missing(folder, len(parts), accelerator) for folder in stores}
-    every = sorted(set().union(*missing.values()))
-    mine = {
-        shard: _cut(parts[shard], batch_size) for shard in every[accelerator.process_index :: accelerator.num_processes]
-    }
+    shards = _cut(range(len(images)), common["images_per_shard"])
+    missing = {folder: _missing(folder, len(shards), accelerator) for folder in stores}
+    every = sorted(set().union(*missing.values()))[accelerator.process_index :: accelerator.num_processes]
+    mine = {shard: _cut(shards[shard], batch_size) for shard in every}
     batches = [ids for shard in mine.values() for ids in shard]
-    one = next(iter(encoders.values()))  # they are of one model, whose pixels are the same
+    one = next(iter(encoders.values()))  # they are of one model, which takes the same inputs
     reading = load_ahead(lambda ids: _read(one, images, ids), batches, readers)
     silent = not (batches and accelerator.is_main_process)
     progress = tqdm(total=sum(map(len, batches)), desc="extract", unit="image", disable=silent)
-    with closing(reading) as pixels, progress:
+    with closing(reading) as inputs, progress:
         for shard, batches in mine.items():
             rows: dict[Path, list[np.ndarray]] = {folder: [] for folder in stores if shard in missing[folder]}
+            counts: dict[Path, list[int]] = {folder: [] for folder in rows}
             for ids in batches:
-                activations = read([encoders[folder] for folder in rows], next(pixels), _seeds(ids, seed))
-                for part, v in zip(rows.values(), activations):
-                    part.append(_checked(v.to(dtype).cpu(), ids))
+                activations = read([encoders[folder] for folder in rows], next(inputs), _seeds(ids, seed))
+                for folder, parts in zip(rows, activations):
+                    rows[folder].append(_rows(parts, ids, dtype))
+                    counts[folder] += map(len, parts)
                 progress.update(len(ids))
-            for folder, part in rows.items():
-                _write_shard(folder / _shard_name(shard), np.concatenate(part))
+            for folder in rows:
+                ragged = stores[folder]["tokens_per_image"] is None
+                path = folder / _shard_name(shard)
+                _write_shard(path, np.concatenate(rows[folder]), counts[folder] if ragged else None)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         for folder, settings in stores.items():
-            shards = [_entry(folder / _shard_name(shard)) for shard in range(len(parts))]
-            write_json(folder / MANIFEST, {**settings, "shards": shards}, indent=2)
+            entries = [_entry(folder / _shard_name(shard)) for shard in range(len(shards))]
+            write_json(folder / MANIFEST, {**settings, "shards": entries}, indent=2)
     accelerator.wait_for_everyone()
 
 
@@ -285,6 +325,8 @@ def _missing(folder: Path, count: int, accelerator: Accelerator) -> set[int]:
 def _is_whole(path: Path) -> bool:
     """Whether a shard of an earlier run is there; a damaged one is made again."""
     try:
+        if path.is_file() and COUNTS in read_header(path)[0]:
+            read_counts(path)
         return path.is_file() and digest(map_shard(path)) == _entry(path)["sha256"]
     except StoreError:
         return False
@@ -300,10 +342,12 @@ def _cut(ids: range, size: int) -> list[range]:
     return [ids[start : start + size] for start in range(0, len(ids), size)]
 
 
-def _read(encoder: TokenEncoder, images: ImageDataset | PixelSource, ids: range) -> torch.Tensor:
-    """Pixel values of some images ``[images, 3, h, w]``."""
+def _read(encoder: Any, images: ImageDataset | PixelSource | ItemSource, ids: range) -> Any:
+    """Some images or items as the encoder takes them: pixel values ``[images, 3, h, w]``, say."""
     if isinstance(images, PixelSource):
         return images.pixel_batch(ids.start, ids.stop)
+    if isinstance(images, ItemSource):
+        return encoder.prepare(images.items(ids.start, ids.stop))
     return encoder.pixel_values(read_images(images, ids.start, ids.stop))
 
 
@@ -313,27 +357,37 @@ def _seeds(ids: range, seed: int) -> list[int]:
     return [int(np.random.SeedSequence([seed, image]).generate_state(1)[0]) for image in ids]
 
 
-def _checked(v: torch.Tensor, ids: range) -> np.ndarray:
-    """Rows of some images, ``[images * tokens, d_in]``."""
-    finite = v.flatten(1).isfinite().all(1)
+def _rows(activations: Activations, ids: range, dtype: torch.dtype) -> np.ndarray:
+    """Rows of some images ``[rows, d_in]``, one image after the other."""
+    rows = torch.cat(list(activations)).to(dtype).cpu()
+    finite = rows.isfinite().all(1)
     if not finite.all():
-        image = ids[int((~finite).nonzero()[0])]
+        ends = np.cumsum([len(part) for part in activations])
+        image = ids[int(np.searchsorted(ends, int((~finite).nonzero()[0]), side="right"))]
         raise ValueError(
-            f"the activations of image {image} are NaN, infinite or too large for {v.dtype}; "
+            f"the activations of image {image} are NaN, infinite or too large for {dtype}; "
             "if they are only large, use dtype float32"
         )
-    return v.flatten(0, 1).numpy()
+    return rows.numpy()
 
 
-def _write_shard(path: Path, rows: np.ndarray) -> None:
+def _write_shard(path: Path, rows: np.ndarray, counts: list[int] | None) -> None:
+    """Writes a shard: its rows, and the number of each image's where that depends on the image."""
+    tensors, metadata = {TENSOR: rows}, {"sha256": digest(rows)}
+    if counts is not None:
+        tensors[COUNTS] = np.array(counts, np.int32)
+        metadata[f"{COUNTS}_sha256"] = digest(tensors[COUNTS])
     with replace_file(path) as temporary:
-        save_file({TENSOR: rows}, temporary, metadata={"sha256": digest(rows)})
+        save_file(tensors, temporary, metadata=metadata)
 
 
-def _fingerprint(images: ImageDataset | PixelSource) -> str:
-    """sha256 of the pixels of 16 images, first to last: tells a dataset from another of the same name and size."""
+def _fingerprint(images: ImageDataset | PixelSource | ItemSource) -> str:
+    """sha256 of the content of 16 images, first to last: tells a dataset from another of the same name and size."""
     parts: list[str | bytes] = []
     for image in np.unique(np.linspace(0, len(images) - 1, SAMPLE).astype(int)).tolist():
+        if isinstance(images, ItemSource):
+            parts += images.content(image)
+            continue
         if isinstance(images, PixelSource):
             pixels = images.pixel_batch(image, image + 1).cpu().numpy()
         else:

@@ -13,12 +13,9 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-Edit = Callable[[torch.Tensor], torch.Tensor]
+from cbsae_hub.encoders.towers import find_tower
 
-# Names under which transformers and diffusers keep a vision tower, and a tower, which also has "embeddings", its blocks
-# (all of transformers 5: ViT's were "encoder.layer" and are "layers", DINOv3's were "layer" and are "model.layer").
-TOWERS = ("image_encoder", "vision_tower", "vision_model", "model")
-BLOCKS = ("encoder.layers", "encoder.layer", "layers", "layer", "model.layer")
+Edit = Callable[[torch.Tensor], torch.Tensor]
 
 
 class EditError(RuntimeError):
@@ -92,33 +89,9 @@ def _stack_of(block: nn.Module) -> _Stack:
         return _STACKS.setdefault(block, _Stack())
 
 
-def find_blocks(model: Any) -> tuple[nn.ModuleList, str]:
-    """The blocks of the vision tower in a model (CLIPModel, LLaVA, ...) or diffusers pipeline, and their place in it.
-
-    Raises:
-        ValueError: If there is no vision tower; names the class and the places that were searched.
-    """
-    return _find_tower(model)[1:]
-
-
-def _find_tower(model: Any) -> tuple[nn.Module, nn.ModuleList, str]:
-    """The vision tower, and what :func:`find_blocks` returns."""
-    tower, path = model, type(model).__name__
-    for _ in range(4):
-        for name in BLOCKS if isinstance(getattr(tower, "embeddings", None), nn.Module) else ():
-            try:
-                blocks = tower.get_submodule(name)
-            except AttributeError:
-                continue
-            if isinstance(blocks, nn.ModuleList):
-                return tower, blocks, f"{path}.{name}"
-        inner = next((name for name in TOWERS if isinstance(getattr(tower, name, None), nn.Module)), None)
-        if inner is None:
-            break
-        tower, path = getattr(tower, inner), f"{path}.{inner}"
-    raise ValueError(
-        f"no vision blocks found in {path}: looked for {' or '.join(BLOCKS)} in it and in its {', '.join(TOWERS)}"
-    )
+def find_blocks(model: Any, tower: str = "vision") -> tuple[nn.ModuleList, str]:
+    """The blocks of a tower in a model, and their place: see :func:`cbsae_hub.encoders.towers.find_tower`."""
+    return find_tower(model, tower)[1:]
 
 
 def run_blocks(
@@ -136,7 +109,7 @@ def run_blocks(
     Raises:
         ValueError: If the tower has rotary positions and the patches are not those of the grid.
     """
-    tower, blocks, _ = _find_tower(model)
+    tower, blocks, _ = find_tower(model)
     blocks = blocks[first : None if last is None else last + 1]
     rotary = getattr(tower, "rope_embeddings", None)
     positions = {} if rotary is None or not len(blocks) else {"position_embeddings": _rotations(rotary, v, grid)}
@@ -160,7 +133,7 @@ def _rotations(rotary: nn.Module, v: torch.Tensor, grid: tuple[int, int] | None)
 
 
 class ResidualSite:
-    """The output of one block of a vision tower, ``[batch, tokens, d]``.
+    """The output of one block of a transformer, ``[batch, tokens, d]``; or of a LLaVA's projector.
 
     Several captures and edits may be active at once. They run in the order in which they were entered: each sees what
     the earlier ones made of the activations, and the model goes on with the last one's result. All serve only the
@@ -175,24 +148,27 @@ class ResidualSite:
         self.block, self.layer, self.name = block, layer, name
 
     @classmethod
-    def find(cls, model: Any, layer: int) -> "ResidualSite":
+    def find(cls, model: Any, layer: int, tower: str = "vision") -> "ResidualSite":
         """Finds a block's output.
 
+        While a language model generates, the prompt passes a block at once, and then every new token by itself.
+
         Args:
-            model: See :func:`find_blocks`.
+            model: See :func:`cbsae_hub.encoders.towers.find_tower`.
             layer: Block counted from 0; negative numbers count from the end, -1 is the last block. LLaVA's
-                ``vision_feature_layer=-2`` is the output of block -2.
+                ``vision_feature_layer=-2`` is the output of block -2. A projector has block 0 alone.
+            tower: "vision", "text", "language" or "projector", see :func:`cbsae_hub.encoders.towers.find_tower`.
 
         Raises:
-            ValueError: If there is no vision tower, no such block, or no layer is given.
+            ValueError: If there is no such tower, no such block, or no layer is given.
         """
-        blocks, path = find_blocks(model)
+        blocks, path = find_blocks(model, tower)
         if isinstance(layer, bool) or not isinstance(layer, Integral):
             raise ValueError(f"layer must be the number of a block of {path}, got {layer!r:.80}")
         if not -len(blocks) <= layer < len(blocks):
             raise ValueError(f"layer {layer} does not exist: {path} has {len(blocks)} layers, 0 to {len(blocks) - 1}")
         index = layer % len(blocks)
-        return cls(blocks[index], index, f"{path}.{index}")
+        return cls(blocks[index], index, path if tower == "projector" else f"{path}.{index}")
 
     @contextmanager
     def capture(self) -> Iterator[Capture]:

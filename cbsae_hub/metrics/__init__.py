@@ -36,15 +36,17 @@ from cbsae_hub.metrics.spurious import find_features
 from cbsae_hub.metrics.switches import Switches, SwitchScores, switches
 from cbsae_hub.metrics.top_images import TopImages
 from cbsae_hub.metrics.uniqueness import Overlaps, Uniqueness, overlaps
+from cbsae_hub.metrics.words import WordScore, word_scores
 
 __all__ = [
     "ActiveLatents", "Alignment", "CoalitionScores", "Coalitions", "CollateralDamage", "CollateralScores",
     "CommonAncestorDepth", "CommonKinds", "ConceptProbes", "DirectionMatch", "DirectionScores", "Dissector",
     "DownstreamCost", "GroundTruth", "GroundTruthScores", "HierarchyScore", "LinearEraser", "LinearExplanations",
     "MonosemanticityScore", "Naming", "NeuronActivity", "Overlaps", "Probes", "Reconstruction", "Simulation",
-    "SwitchScores", "Switches", "TopImages", "TrueDirections", "Uniqueness", "best_by_concept", "coalition_activity",
-    "coalitions", "collateral_damage", "common_ancestor_depth", "common_kinds", "cosine", "cosine_cubed", "coverage",
-    "detection_score", "direction_scores", "draw_trials", "explain_linearly", "find_features", "ground_truth_scores",
-    "human_alignment", "label_matrix", "leace", "mean_over_tokens", "monosemanticity_score", "overlaps", "quadrants",
-    "rank_reorder", "read_pairs", "simulate_names", "soft_wpmi", "switches", "to_unit_interval", "true_directions",
+    "SwitchScores", "Switches", "TopImages", "TrueDirections", "Uniqueness", "WordScore", "best_by_concept",
+    "coalition_activity", "coalitions", "collateral_damage", "common_ancestor_depth", "common_kinds", "cosine",
+    "cosine_cubed", "coverage", "detection_score", "direction_scores", "draw_trials", "explain_linearly",
+    "find_features", "ground_truth_scores", "human_alignment", "label_matrix", "leace", "mean_over_tokens",
+    "monosemanticity_score", "overlaps", "quadrants", "rank_reorder", "read_pairs", "simulate_names", "soft_wpmi",
+    "switches", "to_unit_interval", "true_directions", "word_scores",
 ]  # fmt: skip

@@ -98,6 +98,7 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="cbsae_hub", pipeli
     layer = entry("layer", "The block whose output is read, 0-based.")
     tokens = entry("tokens", "Which tokens of an image were trained on.")
     preprocessing = entry("preprocessing", "What was done to the images.")
+    tower = entry("tower", "Kind of tower that the layer is of: text, language or projector; None is a vision tower.")
     training_data = entry("training_data", "The data set, split and amount that the SAE was trained on.")
 
     @property

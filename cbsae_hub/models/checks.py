@@ -9,7 +9,14 @@ from numbers import Integral, Real
 from cbsae_hub.words import clean_name, name_key
 
 MAX_TEXT = 1000
-TOKENS = re.compile(r"cls|patches|all|mean|random:0*[1-9]\d{0,8}", re.ASCII)
+TOKENS = {
+    "vision": ("cls", "patches", "all", "mean"),
+    "text": ("words", "text", "end", "all"),
+    "language": ("image", "prompt", "answer", "all"),
+    "projector": ("image",),
+}
+"""Kinds of towers, and the tokens that an SAE may read of each; n random ones it may read of any."""
+RANDOM = re.compile(r"random:0*[1-9]\d{0,8}", re.ASCII)
 MAX_DESCRIPTION = 20_000
 MAX_PARTS = 1024
 MAX_PART = 2**32
@@ -59,11 +66,17 @@ def text(name: str, value: str | None) -> str | None:
     return value
 
 
-def tokens(name: str, value: str | None) -> str | None:
-    """A choice of an image's tokens, or None where it is not known."""
-    if value is not None and not (isinstance(value, str) and TOKENS.fullmatch(value)):
-        raise ValueError(f"{name} must be cls, patches, all, mean or random:n, got {value!r:.80}")
+def tokens(name: str, value: str | None, tower: str = "vision") -> str | None:
+    """A choice of the tokens that a tower makes of an image or a text, or None where it is not known."""
+    words = TOKENS[tower]
+    if value is not None and not (isinstance(value, str) and (value in words or RANDOM.fullmatch(value))):
+        raise ValueError(f"{name} must be {', '.join(words)} or random:n, got {value!r:.80}")
     return value
+
+
+def tower(name: str, value: str | None) -> str | None:
+    """A kind of tower, or None for a vision tower."""
+    return None if value is None else choice(name, value, TOKENS)
 
 
 def description(name: str, value: str | dict | None) -> str | dict | None:

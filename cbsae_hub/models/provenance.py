@@ -11,6 +11,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "encoder_revision": checks.text,
     "layer": lambda name, value: None if value is None else checks.integer(name, value, -1000, 1000),
     "tokens": checks.text,
+    "tower": checks.tower,
     "norm_factor": lambda name, value: None if value is None else checks.positive(name, value),
 }
 """Checks of the entries that are no description, which is a text or a JSON object."""
@@ -27,9 +28,11 @@ class Provenance:
         encoder_id: The encoder whose activations are explained, as ``VisionEncoder.provenance()`` gives it.
         encoder_revision: Its revision.
         layer: The block whose output is read, 0-based.
-        tokens: Tokens that are read: "cls", "patches", "all", "mean" or "random:n".
-        preprocessing: Preprocessing of the images.
+        tokens: Tokens that are read: "cls", "patches", "all", "mean" or "random:n"; of towers that read texts, see
+            :class:`cbsae_hub.encoders.TextEncoder` and :class:`cbsae_hub.encoders.LanguageEncoder`.
+        preprocessing: Preprocessing of the images or texts.
         training_data: The data set, split and amount that the SAE was trained on.
+        tower: Kind of tower that the layer is of: "text", "language" or "projector"; None is a vision tower.
 
     Raises:
         ValueError: If an entry is of the wrong type, out of range, or unreasonably large.
@@ -41,6 +44,7 @@ class Provenance:
     tokens: str | None = None
     preprocessing: str | dict | None = None
     training_data: str | dict | None = None
+    tower: str | None = None
 
     def __post_init__(self) -> None:
         for name, value in vars(self).copy().items():

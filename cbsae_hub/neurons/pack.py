@@ -31,6 +31,7 @@ from cbsae_hub.words import clean_name
 SCHEMA_VERSION = 3
 INFO = "pack.json"
 FILES = ("neurons.parquet", "examples.parquet", "images.parquet", "patch_maps.safetensors", "vocabulary.safetensors")
+CONTEXTS = "contexts.parquet"  # of a model of texts
 PARTS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("files", "model", "encoder", "judge", "naming", "images", "concepts", "scores"), dict),
     "grid": (list, type(None)),
@@ -64,6 +65,27 @@ class Example:
     patch_map: np.ndarray | None
     image: Image.Image
     alt: str
+
+
+@dataclass(frozen=True)
+class Context:
+    """A part of a text in which a neuron fires.
+
+    Attributes:
+        text_id: Number of the text.
+        activation: The neuron's largest activation in it.
+        passage: The part, around the token of that activation.
+        starts: First character of each token on which the neuron fires.
+        stops: Likewise, the character after the last.
+        strengths: Activation of each of these tokens.
+    """
+
+    text_id: int
+    activation: float
+    passage: str
+    starts: list[int]
+    stops: list[int]
+    strengths: list[float]
 
 
 class StoredImage(NamedTuple):
@@ -114,6 +136,8 @@ class Pack:
         self._places: dict[tuple[int, str], np.ndarray] | None = None
         self._noise: float | None = None
         self._images = _by_image(tables["images"])
+        self._contexts = tables.get("contexts")
+        self._context_places: dict[int, np.ndarray] | None = None
 
     @classmethod
     def from_pretrained(cls, repo_id: str | Path, revision: str | None = None) -> "Pack":
@@ -130,7 +154,7 @@ class Pack:
         """
         folder = Path(repo_id)
         if not folder.is_dir():
-            folder = download_folder(str(repo_id), revision, (INFO, *FILES))
+            folder = download_folder(str(repo_id), revision, (INFO, *FILES, CONTEXTS))
         elif revision is not None:
             locate(folder, revision)
         try:
@@ -147,15 +171,15 @@ class Pack:
                 f"{repo_id} has a pack of schema version {info.get('schema_version')!r}; this version of cbsae_hub "
                 f"reads {SCHEMA_VERSION}: build it again or install another version"
             )
-        for file in FILES:
-            if not (folder / file).is_file():
-                raise PackError(f"the pack of {repo_id} lacks {file}")
         if lacking := [part for part, kind in PARTS.items() if not isinstance(info.get(part, ...), kind)]:
             raise PackError(f"{folder / INFO} is damaged: no good {', '.join(lacking)} in it; build the pack again")
-        for file in FILES:
+        files = (*FILES, CONTEXTS) if CONTEXTS in info["files"] else FILES
+        for file in files:
+            if not (folder / file).is_file():
+                raise PackError(f"the pack of {repo_id} lacks {file}")
             if sha256(folder / file) != info["files"].get(file):
                 raise PackError(f"{folder / file} is damaged or of another pack: its checksum differs from {INFO}")
-        tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in ("neurons", "examples", "images")}
+        tables = {Path(file).stem: pd.read_parquet(folder / file) for file in files if file.endswith(".parquet")}
         maps = load_file(folder / "patch_maps.safetensors")["maps"]
         texts = load_file(folder / "vocabulary.safetensors")["text_embeddings"]
         return cls(info, tables, maps, texts)
@@ -169,6 +193,7 @@ class Pack:
         images: pd.DataFrame,
         maps: np.ndarray,
         text_embeddings: np.ndarray,
+        contexts: pd.DataFrame | None = None,
     ) -> None:
         """Writes a pack; ``pack.json`` comes last, so that a half-written one is noticed.
 
@@ -180,17 +205,20 @@ class Pack:
             images: image, webp, alt, width, height.
             maps: ``[examples, patches]`` uint8; ``[examples, tokens]`` if there is no grid.
             text_embeddings: ``[concepts, d]`` of the judge.
+            contexts: Of a model of texts: neuron, rank, text, and the values of a :class:`Context`.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, frame in (("neurons", neurons), ("examples", examples), ("images", images)):
-            with replace_file(folder / f"{name}.parquet") as partial:
-                frame.to_parquet(partial, index=False)
+        tables = {"neurons": neurons, "examples": examples, "images": images, "contexts": contexts}
+        for name, frame in tables.items():
+            if frame is not None:
+                with replace_file(folder / f"{name}.parquet") as partial:
+                    frame.to_parquet(partial, index=False)
         texts = text_embeddings.astype(np.float16)
         for name, key, array in (("patch_maps", "maps", maps), ("vocabulary", "text_embeddings", texts)):
             with replace_file(folder / f"{name}.safetensors") as partial:
                 save_file({key: np.ascontiguousarray(array)}, partial)
-        sums = {file: sha256(folder / file) for file in FILES}
+        sums = {file: sha256(folder / file) for file in (*FILES, *[CONTEXTS] * (contexts is not None))}
         content = {"schema_version": SCHEMA_VERSION, "package_version": __version__, "files": sums, **info}
         write_text(folder / INFO, json.dumps(content, indent=1) + "\n")
 
@@ -246,6 +274,34 @@ class Pack:
         rows = self._examples.iloc[self._places.get((neuron, strip), [])[:limit]]
         return [
             Example(row.image, row.activation, self._map(row.Index), self.image(row.image), self._images[row.image].alt)
+            for row in rows.itertuples()
+        ]
+
+    @property
+    def of_texts(self) -> bool:
+        """True if the model reads texts: its neurons have contexts instead of images."""
+        return self._contexts is not None
+
+    def contexts(self, neuron: int, limit: int = 8) -> list[Context]:
+        """The texts in which a neuron fires most, strongest first; none of a model of images.
+
+        Args:
+            neuron: The neuron's number.
+            limit: At most so many.
+
+        Raises:
+            IndexError: If there is no such neuron.
+        """
+        neuron = self.neurons[neuron].neuron
+        if self._contexts is None:
+            return []
+        if self._context_places is None:
+            self._context_places = self._contexts.groupby("neuron").indices
+        rows = self._contexts.iloc[self._context_places.get(neuron, [])[:limit]]
+        return [
+            Context(
+                row.text, row.activation, row.passage, *(list(part) for part in (row.starts, row.stops, row.strengths))
+            )
             for row in rows.itertuples()
         ]
 

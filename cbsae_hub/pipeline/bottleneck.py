@@ -68,6 +68,8 @@ def train_bottleneck(
     logging.info("%s", pruned.report.to_string(index=False))
     logging.info("concepts: %s", report["where"].value_counts().to_dict())
     store = ActivationStore.open(settings.activations)
+    if store.manifest["encoder"].get("tower") == "text":
+        raise ValueError("a bottleneck learns from a teacher of images, and these activations are of texts")
     teacher = ClipLike.from_pretrained(settings.teacher, device=accelerator.device, beside=settings.model)
     images, _ = open_images(source_of(store.manifest["images"]))
     source = store.manifest["images"]

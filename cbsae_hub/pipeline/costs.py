@@ -13,7 +13,10 @@ import transformers
 from torch import Tensor
 
 from cbsae_hub import CBSAE, SAE
-from cbsae_hub.encoders.families import family_of
+from cbsae_hub.encoders.families import family_of, prefix_tokens
+from cbsae_hub.encoders.passages import random_count, require_tokens
+from cbsae_hub.encoders.site import ResidualSite, find_blocks
+from cbsae_hub.encoders.text import CLASSES
 from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.trainers.config import CBSAETrainConfig, SAETrainConfig
 
@@ -67,6 +70,60 @@ def make_encoder(
     return VisionEncoder(model, processor, layer, tokens)
 
 
+@dataclass(frozen=True)
+class TowerShape:
+    """A tower that reads texts, without weights.
+
+    Attributes:
+        model: The model, on the meta device.
+        layer: Block that is read.
+        num_layers: Number of blocks.
+        d_in: Width of the activations.
+        num_tokens: Tokens of an item at most, of a forward pass.
+        tokens_per_image: Rows that an item gives, in the mean.
+    """
+
+    model: torch.nn.Module
+    layer: int
+    num_layers: int
+    d_in: int
+    num_tokens: int
+    tokens_per_image: float
+
+
+AnyEncoder = VisionEncoder | TowerShape
+
+
+def make_tower(config: Any, tower: str, layer: int, tokens: str, mean_tokens: float | None) -> TowerShape:
+    """The shape of a text encoder, or of what is read inside a LLaVA, by its config in transformers.
+
+    ``mean_tokens`` are stored of an item where the number depends on the item.
+
+    Raises:
+        ValueError: For a wrong layer or tokens, a model of another kind, or if ``mean_tokens`` is missing.
+    """
+    require_tokens(tokens, tower)
+    kinds = [*CLASSES] if tower == "text" else ["llava"]
+    if config.model_type not in kinds:
+        raise ValueError(f"a model of type {config.model_type!r} has no tower {tower!r}; known are {', '.join(kinds)}")
+    with torch.device("meta"):
+        if tower == "text":
+            config = getattr(config, "text_config", config)
+            model = getattr(transformers, CLASSES[config.model_type])(config)
+            longest = config.max_position_embeddings
+            fixed = {"end": 1, "all": longest}
+        else:
+            model = transformers.LlavaForConditionalGeneration(config)
+            vision, config, cut = config.vision_config, config.text_config, config.vision_feature_select_strategy
+            image = (vision.image_size // vision.patch_size) ** 2 + prefix_tokens(vision) - (cut == "default")
+            longest, fixed = image + 256, {"image": image}  # a question and an answer beside the image
+    stored = fixed.get(tokens, random_count(tokens) or mean_tokens)
+    if stored is None:
+        raise ValueError(f"dry_run.tokens_per_text, the mean number of tokens that are {tokens}, is missing")
+    site = ResidualSite.find(model, layer, tower)
+    return TowerShape(model, site.layer, len(find_blocks(model, tower)[0]), config.hidden_size, longest, stored)
+
+
 def make_sae(config: SAETrainConfig, d_in: int, device: str = "meta") -> SAE:
     """The SAE that a config asks for, whose class raises a ValueError for a wrong one; see :func:`make_encoder`."""
     sizes = config.group_sizes(d_in)
@@ -91,9 +148,9 @@ def model_bytes(model: torch.nn.Module) -> int:
     return tensor_bytes(model.state_dict().values())
 
 
-def store_bytes(images: int, tokens: int, width: int, dtype: str) -> int:
+def store_bytes(images: int, tokens: float, width: int, dtype: str) -> int:
     """Bytes of the rows of an activation store; shards' headers and the manifest are thousandths of it."""
-    return images * tokens * width * getattr(torch, dtype).itemsize
+    return round(images * tokens) * width * getattr(torch, dtype).itemsize
 
 
 def sae_checkpoint_bytes(sae: SAE) -> int:
@@ -111,7 +168,7 @@ def training_disk(model: torch.nn.Module, checkpoint: int) -> int:
     return checkpoint + max(checkpoint, model_bytes(model))
 
 
-def encoder_memory(encoder: VisionEncoder, batch: int) -> int:
+def encoder_memory(encoder: AnyEncoder, batch: int) -> int:
     """Weights, and what a block makes of all tokens of a batch: queries, keys, values, the MLP's four widths ..."""
     return tensor_bytes(encoder.model.parameters()) + 10 * batch * encoder.num_tokens * encoder.d_in * FLOAT32
 

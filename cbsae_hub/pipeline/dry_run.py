@@ -23,9 +23,9 @@ from cbsae_hub import CBSAE, SAE, ConceptSet
 from cbsae_hub.data.activations import layer_folder
 from cbsae_hub.data.concepts import PUBLISHED
 from cbsae_hub.data.images import load_images
+from cbsae_hub.data.texts import load_texts
 from cbsae_hub.encoders.clip_like import CONFIG as OPEN_CLIP_CONFIG
 from cbsae_hub.encoders.clip_like import named_by_open_clip
-from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.hub.files import read_text
 from cbsae_hub.models.checks import integer
 from cbsae_hub.pipeline import costs, sections
@@ -43,6 +43,7 @@ MODELS = {  # settings that are ids of models
     "cbsae": ("teacher",),
     "ontology": ("encoder", "probe_images"),
 }
+UNEVEN = ("text", "language")  # towers whose items have different numbers of tokens
 
 
 class DryRun:
@@ -64,8 +65,8 @@ class DryRun:
         self.facts = DryRunSection()
         self.sections: dict[str, Any] = {}  # those that are right
         self.outputs = {name: str(one["output"]) for name, one in self.raw.items() if "output" in one}
-        self.stores: dict[Path, VisionEncoder] = {}  # the encoder of each store; these and the next have no weights
-        self.encoder: VisionEncoder | None = None  # that of the SAE
+        self.stores: dict[Path, costs.AnyEncoder] = {}  # the encoder of each store; it and the next ones lack weights
+        self.encoder: costs.AnyEncoder | None = None  # that of the SAE
         self.sae: SAE | None = None
         self.cb: CBSAE | None = None
         self.images: int | None = None
@@ -106,7 +107,8 @@ class DryRun:
         """Notes what a training is too small for, as the trainer does."""
         if self.encoder is not None and self.images:
             heldout = round(config.heldout_fraction * self.images)
-            tokens, own = (count * self.encoder.tokens_per_image for count in (self.images - heldout, heldout))
+            counts = self.images - heldout, heldout
+            tokens, own = (round(count * self.encoder.tokens_per_image) for count in counts)
             self.doubts += [f"{section}: {doubt}" for doubt in config.doubts(tokens, own, d_in)]
 
     def _step(self, name: str) -> Step:
@@ -117,41 +119,37 @@ class DryRun:
 
     def _activations(self, settings: sections.ActivationsSection) -> None:
         step = self._step("activations")
-        own = self._file(settings, "preprocessor_config.json")
-        processor = own and AutoImageProcessor.from_pretrained(own.parent, backend="pil")
-        config = self._config(settings)
-        encoders = [
-            costs.make_encoder(config, self.facts.pixels, layer, tokens, processor=processor)
-            for layer, tokens in settings.places()
-        ]
-        self.images = self._count(settings, "images")
+        first, *others = settings.encoders()
+        encoder: Any = self._make_encoder(first)
+        encoders = [encoder, *(encoder.at(one.layer, one.chosen_tokens) for one in others)]  # those of a vision encoder
+        self.encoder, self.images = encoder, self._count(settings, "images")
         sizes = [
             costs.store_bytes(self.images, one.tokens_per_image, one.d_in, settings.dtype or "float16")
             for one in encoders
         ]
-        encoder, size = encoders[0], sum(sizes)
         if settings.is_of_several:
             self.stores = {layer_folder(settings.output, one.layer, one.tokens): one for one in encoders}
         else:
             self.stores = {settings.output: encoder}
-        step.disk["stores" if settings.is_of_several else "store"] = settings.output, size
+        step.disk["stores" if settings.is_of_several else "store"] = settings.output, sum(sizes)
         step.memory = costs.encoder_memory(encoder, settings.batch_size or 256)
         blocks = dict.fromkeys(str(one.layer) for one in encoders)
-        stored = dict.fromkeys(str(one.tokens_per_image) for one in encoders)
+        stored = dict.fromkeys(f"{one.tokens_per_image:g}" for one in encoders)
         step.shapes = (
-            f"{self.images:,} images, {' and '.join(stored)} of {encoder.num_tokens} tokens, width {encoder.d_in}, "
+            f"{self.images:,} {'texts' if first.reads_texts else 'images'}, {' and '.join(stored)} of "
+            f"{'at most ' * (first.tower in UNEVEN)}{encoder.num_tokens} tokens, width {encoder.d_in}, "
             f"block {', '.join(blocks)} of {encoder.num_layers}"
         )
 
     def _sae(self, settings: sections.SAESection) -> None:
         step, config = self._step("sae"), settings.config()
         self._fits("sae", "activations", settings.activations, "activations")
-        self.encoder = self.stores.get(settings.activations, next(iter(self.stores.values()), None))
+        self.encoder = self.stores.get(settings.activations, self.encoder)
         if self.encoder is None:
             raise ValueError("its width is not known: section `activations` has to be right first")
         self.sae = sae = costs.make_sae(config, self.encoder.d_in)
         self._require(config.k <= sae.d_sae, "sae", f"k {config.k} is more than the {sae.d_sae} neurons")
-        rows = self.images and self.images * self.encoder.tokens_per_image
+        rows = self.images and round(self.images * self.encoder.tokens_per_image)
         self._require(not rows or rows >= config.batch_size, "sae", f"{rows} activations are fewer than one batch")
         self._doubt("sae", config, sae.d_in)
         step.disk["SAE and checkpoints"] = settings.output, costs.training_disk(sae, costs.sae_checkpoint_bytes(sae))
@@ -186,6 +184,9 @@ class DryRun:
         if not torch.cuda.is_available():  # where LLaVA, of two bytes a weight on the Hub, is loaded in float32
             models.append(settings.llava)
         step.memory = int(1e9 * sum(self.facts.models_gb.get(model, 0) for model in models))
+
+    def _words(self, settings: sections.WordsSection) -> None:
+        self._fits("words", "model", settings.model, "sae")
 
     def _cbsae(self, settings: sections.CBSAESection) -> None:
         concepts = self._concepts(settings.concepts)
@@ -252,7 +253,10 @@ class DryRun:
     def _layers(self, settings: Any, encoders: Mapping[str, str], selections: Iterable[str]) -> None:
         """Checks a study of many layers; its sizes are known if it is of the encoder of section `activations`."""
         step, activations, encoder = self._step(settings.section), self.sections.get("activations"), self.encoder
-        if encoder is None or activations is None or activations.encoder not in encoders.values():
+        if encoder is None or activations is None:
+            return
+        explained = activations.encoders()[0]
+        if explained.tower != "vision" or explained.model not in encoders.values():
             return
         layers = settings.layers or range(encoder.num_layers)
         for layer in layers:
@@ -272,28 +276,40 @@ class DryRun:
 
     # ------------------------------------------------------------------------------------------------ shapes
 
-    def _config(self, settings: sections.ActivationsSection) -> Any:
+    def _make_encoder(self, settings: sections.EncoderSettings) -> costs.AnyEncoder:
+        """The encoder that section `activations` describes, without weights."""
+        config, read = self._config(settings), (settings.layer, settings.chosen_tokens)
+        if settings.tower != "vision":
+            return costs.make_tower(config, settings.tower, *read, self.facts.tokens_per_text)
+        own = self._file(settings, "preprocessor_config.json")
+        processor = own and AutoImageProcessor.from_pretrained(own.parent, backend="pil")
+        return costs.make_encoder(config, self.facts.pixels, *read, processor=processor)
+
+    def _config(self, settings: sections.EncoderSettings) -> Any:
         """The encoder's config in transformers: its own if it is here, else the recipe's."""
-        source, described = settings.encoder, self.facts.encoder
-        file = self._file(settings, "config.json")
+        source, described = settings.model, self.facts.encoder
+        inside = self._file(settings, "text_encoder/config.json") if settings.reads_texts else None
+        file = inside or self._file(settings, "config.json")
         if file is None:
             if not described:
                 raise ValueError(f"{source} is not here, so `dry_run.encoder` has to say what it is like")
             return AutoConfig.for_model(**described)
         config = AutoConfig.from_pretrained(file.parent)
-        own = getattr(config, "vision_config", config).to_dict()
+        own = getattr(config, "vision_config", config).to_dict() if settings.tower == "vision" else config.to_dict()
         for key, value in (described or {}).items():
+            if isinstance(value, dict):  # of a model in the model
+                own[key] = {inner: one for inner, one in own.get(key, value).items() if inner in value}
             if own.get(key, value) != value:
                 raise ValueError(f"`dry_run.encoder` says {key} {value!r}, the config of {source} {own[key]!r}")
         return config
 
-    def _file(self, settings: sections.ActivationsSection, name: str) -> Path | None:
+    def _file(self, settings: sections.EncoderSettings, name: str) -> Path | None:
         """A file of the encoder, if it is in its folder or in the Hub's cache."""
-        path = Path(settings.encoder) / name
+        path = Path(settings.model) / name
         if path.is_file():
             return path
         with suppress(HFValidationError):
-            cached = try_to_load_from_cache(settings.encoder, name, revision=settings.encoder_revision)
+            cached = try_to_load_from_cache(settings.model, name, revision=settings.revision)
             return Path(cached) if isinstance(cached, str) else None
         return None
 
@@ -301,6 +317,8 @@ class DryRun:
         """Number of images that a section reads."""
         if source.is_function:
             return len(open_images(source)[0])
+        if source.is_lines:
+            return len(load_texts(source.images))
         assert source.split is not None  # as its class requires
         if Path(source.images).is_dir():
             return len(load_images(source.images, source.split))
@@ -347,12 +365,13 @@ class DryRun:
     def _ids(self, section: str) -> None:
         """Checks models and images of a section, whether its other settings are right or not."""
         for key in (*MODELS.get(section, ()), "images"):
-            self._id(section, key, self.raw[section].get(key))
+            value = self.raw[section].get(key)
+            self._id(section, key, value.get("model") if isinstance(value, dict) else value)
 
     def _id(self, section: str, key: str, value: Any) -> None:
         """Checks an id: an existing folder or one that a step writes, a model of open_clip, or of the Hub's form."""
         name = str(value)
-        if value is None or ":" in name or Path(name).is_dir() or name in self.outputs.values():
+        if value is None or ":" in name or Path(name).exists() or name in self.outputs.values():
             return
         local, owner = {Path(path).parts[0] for path in self.outputs.values()}, name.partition("/")[0]
         if not named_by_open_clip(name):

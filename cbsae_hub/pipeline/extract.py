@@ -1,4 +1,4 @@
-"""Stores the activations of an encoder on a set of images, for training an SAE on them."""
+"""Stores the activations of an encoder on a set of images or texts, for training an SAE on them."""
 
 from typing import Any
 
@@ -7,9 +7,12 @@ from accelerate import Accelerator
 from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.data.extraction import extract_activations, extract_layers
 from cbsae_hub.data.images import commit_of_images, load_images
+from cbsae_hub.data.texts import CAPTION, Questions, Texts, column_of, load_texts
+from cbsae_hub.encoders.language import PROMPT, LanguageEncoder
+from cbsae_hub.encoders.text import TextEncoder
 from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.pipeline.recipe import load_function
-from cbsae_hub.pipeline.sections import ActivationsSection, ImageSource
+from cbsae_hub.pipeline.sections import ActivationsSection, EncoderSettings, ImageSource
 from cbsae_hub.processes import make_accelerator
 
 EXTRACTION = ("dtype", "images_per_shard", "batch_size", "seed", "readers")  # of extract_activations
@@ -52,12 +55,58 @@ def extract(settings: ActivationsSection, *, accelerator: Accelerator | None = N
         OSError: If encoder or images are missing, or the folder holds a store of other settings.
     """
     accelerator = accelerator or make_accelerator()
-    place = {"revision": settings.encoder_revision, "device": accelerator.device}
-    (layer, tokens), *others = settings.places()
-    encoder = VisionEncoder.from_pretrained(settings.encoder, layer, tokens, **place)
-    encoders = [encoder, *(encoder.at(*other) for other in others)]
-    images, source = open_images(settings)
+    first, *others = settings.encoders()
+    encoder: Any = load_encoder(first, accelerator.device)
+    items, source = open_items(settings)
     options = {"source": source, "accelerator": accelerator, **settings.chosen(*EXTRACTION)}
-    if settings.is_of_several:
-        return extract_layers(encoders, images, settings.output, **options)
-    return [extract_activations(encoder, images, settings.output, **options)]
+    if not settings.is_of_several:
+        return [extract_activations(encoder, items, settings.output, **options)]
+    # Lists are of vision encoders alone: settings of other towers have none.
+    encoders = [encoder, *(encoder.at(one.layer, one.chosen_tokens) for one in others)]
+    return extract_layers(encoders, items, settings.output, **options)
+
+
+def load_encoder(settings: EncoderSettings, device: Any = "cpu") -> VisionEncoder | TextEncoder | LanguageEncoder:
+    """Loads the encoder that a recipe describes; errors are those of its class."""
+    place: dict[str, Any] = {"revision": settings.revision, "device": device}
+    read = settings.model, settings.layer, settings.chosen_tokens
+    if settings.tower == "vision":
+        return VisionEncoder.from_pretrained(*read, **place)
+    if settings.tower == "text":
+        return TextEncoder.from_pretrained(*read, **place)
+    options = {name: getattr(settings, name) for name in ("prompt", "max_new_tokens")}
+    options = {name: value for name, value in options.items() if value is not None}
+    return LanguageEncoder.from_pretrained(*read, settings.tower, **place, **options)
+
+
+def open_items(settings: ActivationsSection) -> tuple[Any, dict[str, Any]]:
+    """Opens the images, texts or questions that an encoder reads; returns them with their description.
+
+    Errors are those of :func:`open_images` and :func:`load_texts`.
+    """
+    encoder = settings.encoders()[0]
+    if encoder.tower == "vision":
+        return open_images(settings)
+    if encoder.reads_texts:
+        return open_texts(settings, settings.column)
+    return open_questions(settings, settings.column, encoder.prompt or PROMPT)
+
+
+def open_texts(source: ImageSource, column: str | None) -> tuple[Texts, dict[str, Any]]:
+    """Opens texts: those of a function, lines of a file, or a column of a dataset, by default ``caption``."""
+    if source.is_function:
+        texts = load_function(source.images)(**source.images_args)
+        return Texts(texts), {"id": source.images, **source.images_args}
+    if source.is_lines:
+        return load_texts(source.images), {"id": source.images}
+    revision, column = commit_of_images(source.images, source.images_revision), column or CAPTION
+    description = {"id": source.images, "split": source.split, "revision": revision, "column": column}
+    return load_texts(source.images, source.split, column, revision), description
+
+
+def open_questions(source: ImageSource, column: str | None, prompt: str) -> tuple[Questions, dict[str, Any]]:
+    """Opens images with a question each: that of a column, else one for all."""
+    images, description = open_images(source)
+    if column is None:
+        return Questions(images, prompt), description
+    return Questions(images, column_of(images, column, source.images)), description | {"column": column}

@@ -7,6 +7,7 @@ from cbsae_hub.data.images import load_images
 from cbsae_hub.encoders.explained import explained_encoder
 from cbsae_hub.formats.load import load
 from cbsae_hub.neurons.pack import Pack
+from cbsae_hub.pipeline.words import make_word_pack
 from cbsae_hub.scoring import Scores
 from cbsae_hub.scoring.build_pack import ALT_COLUMN, build_pack
 from cbsae_hub.scoring.card_pictures import write_pictures
@@ -30,6 +31,8 @@ def make_pack(
     scores = Scores.load(scored)
     settings = scores.summary["settings"]
     folder = model or Path(settings["model"])
+    if scores.contexts is not None:
+        return make_word_pack(scores, str(folder))
     images = load_images(settings["images"], settings["split"], beside=folder)
     if len(images) != scores.summary["n_images"]:
         raise ValueError(f"the scores are of {scores.summary['n_images']} images, here are {len(images)}")

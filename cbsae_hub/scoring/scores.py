@@ -27,6 +27,7 @@ class Scores:
         summary: Figures of the whole model.
         examples: See :func:`cbsae_hub.scoring.examples.choose_examples`; None if image-level latents were not kept.
         texts: The judge's embeddings of the concepts that name neurons, ``[concepts, d]`` float16.
+        contexts: Of neurons that read texts, instead of examples: see :class:`cbsae_hub.neurons.pack.Context`.
     """
 
     neurons: pd.DataFrame
@@ -34,13 +35,14 @@ class Scores:
     summary: dict[str, Any]
     examples: pd.DataFrame | None = None
     texts: np.ndarray | None = None
+    contexts: pd.DataFrame | None = None
 
     def save(self, folder: str | Path, **more: Any) -> None:
         """Writes the tables, the embeddings and, last, ``scores.json`` with what else is given."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, frame in (("neurons", self.neurons), ("labels", self.labels), ("examples", self.examples)):
-            if frame is not None:
+        for name in ("neurons", "labels", "examples", "contexts"):
+            if (frame := getattr(self, name)) is not None:
                 with replace_file(folder / f"{name}.parquet") as partial:
                     frame.to_parquet(partial, index=False)
         if self.texts is not None:
@@ -62,7 +64,7 @@ class Scores:
         summary = read_json(folder / "scores.json")
         if summary.get("schema_version") != SCHEMA_VERSION:
             raise OSError(f"{folder} has scores of schema {summary.get('schema_version')}, not {SCHEMA_VERSION}")
-        files = {name: folder / f"{name}.parquet" for name in ("labels", "examples")}
+        files = {name: folder / f"{name}.parquet" for name in ("labels", "examples", "contexts")}
         frames = {name: pd.read_parquet(file) if file.is_file() else None for name, file in files.items()}
         texts = load_file(folder / TEXTS)["text_embeddings"] if (folder / TEXTS).is_file() else None
         return cls(pd.read_parquet(folder / "neurons.parquet"), summary=summary, texts=texts, **frames)

@@ -18,6 +18,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from cbsae_hub.encoders.conversations import conversation
 from cbsae_hub.encoders.families import tower_config
 from cbsae_hub.encoders.vision import preprocess, require_images
 from cbsae_hub.encoders.weights import load_complete
@@ -29,9 +30,6 @@ from cbsae_hub.steering.llava_original import TEXT_CONFIGS, load_original
 from cbsae_hub.steering.loading import default_dtype
 from cbsae_hub.steering.neurons import AnyPack
 from cbsae_hub.steering.tower import Stopped
-
-# The conversation format of LLaVA-1.5, for processors that bring no chat template.
-PLAIN_TEMPLATE = "USER: {image}\n{prompt} ASSISTANT:"
 
 
 class LlavaSteerer(SteeredGenerator):
@@ -230,10 +228,7 @@ class LlavaSteerer(SteeredGenerator):
 
     def conversation(self, prompt: str) -> str:
         """A prompt in the conversation format of the model, with the image token in place."""
-        if getattr(self.processor, "chat_template", None) is None:
-            return PLAIN_TEMPLATE.format(image=self.processor.image_token, prompt=prompt)
-        content: Any = [{"type": "image"}, {"type": "text", "text": prompt}]
-        return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        return conversation(self.processor, prompt)
 
     def prompt_ids(self, prompt: str, image_tokens: int) -> tuple[Tensor, slice]:
         """Token ids ``[length]`` of a conversation about one image, and where in it the image is.

@@ -12,8 +12,8 @@ def test_without_a_name_all_are_listed_a_line_each(cbsae, answer):
     lines = cbsae("recipe").stdout.splitlines()
     assert len(lines) == 1 + len(shipped()) and all(len(line) < 120 for line in lines)
     assert answer("recipe")["recipes"].keys() == {
-        "clip-b32-datacomp", "dinov2-giant-all-layers", "llava-1.5-7b", "llava-more-dinov2", "own-encoder",
-        "unclip-2-1",
+        "clip-b32-datacomp", "dinov2-giant-all-layers", "llava-1.5-7b", "llava-1.5-7b-language", "llava-more-dinov2",
+        "own-encoder", "sd-1-4-text", "unclip-2-1",
     }  # fmt: skip
     assert "own-encoder" in lines[4] and "A vision encoder of yours, and a folder of pictures" in lines[4]
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 from workplace import ROOT
 
-from cbsae_hub.pipeline.sections import SECTIONS, PruneSettings
+from cbsae_hub.pipeline.sections import SECTIONS, EncoderSettings, PruneSettings
 
 sys.path.insert(0, str(ROOT / "docs"))  # where the pages' writers find each other
 try:
@@ -21,7 +21,7 @@ def test_page_is_up_to_date():
     assert writer.PAGE.read_text(encoding="utf-8") == writer.page(), "run python docs/recipe_page.py"
 
 
-@pytest.mark.parametrize("kind", [*SECTIONS.values(), PruneSettings], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [*SECTIONS.values(), EncoderSettings, PruneSettings], ids=lambda kind: kind.__name__)
 def test_every_setting_says_what_it_means(kind):
     assert [name for name, text in writer.meanings(kind).items() if not text] == []
     assert kind.__doc__ and not kind.__doc__.startswith(kind.__name__), "a text of its own, not dataclass's"

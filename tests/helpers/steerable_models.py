@@ -16,7 +16,7 @@ from diffusers import (
 )
 from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
 from PIL import Image
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
@@ -66,12 +66,14 @@ def image_processor(side: int = VISION["image_size"]) -> CLIPImageProcessorPil:
     return CLIPImageProcessorPil(**square(side))
 
 
-def tokenizer(max_length: int = 4096) -> PreTrainedTokenizerFast:
-    """One token per character."""
+def tokenizer(max_length: int = 4096, ends: bool = False) -> PreTrainedTokenizerFast:
+    """One token per character; ``ends`` puts CLIP's marks of start and end around a text."""
     vocabulary = {token: number for number, token in enumerate(SPECIAL + LETTERS)}
     letters = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     letters.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     letters.decoder = decoders.Fuse()
+    if ends:
+        letters.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
     names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     return PreTrainedTokenizerFast(
         tokenizer_object=letters,

@@ -24,8 +24,9 @@ ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "cbsae_hub" / "pipeline" / "recipes"
 REAL = ("llava-1.5-7b", "llava-more-dinov2", "unclip-2-1")
 LAYERS = "dinov2-giant-all-layers"
+TEXTS = ("sd-1-4-text", "llava-1.5-7b-language")
 RECIPES = [
-    *(SHIPPED / f"{name}.yaml" for name in (*REAL, LAYERS)),
+    *(SHIPPED / f"{name}.yaml" for name in (*REAL, LAYERS, *TEXTS)),
     *sorted((ROOT / "training" / "recipes").glob("*.yaml")),
 ]
 
@@ -86,6 +87,28 @@ def test_studies_of_layers_are_checked_against_the_encoder(tmp_path):
     problems = "\n".join(checked(changed(tmp_path, changes, LAYERS)).problems)
     assert "ontology: layers must be" in problems and "ontology: there is no tree none.json" in problems
     assert "probing: usual is 'nothing', which is none of the sets" in problems
+
+
+def test_the_shapes_of_towers_that_read_texts(tmp_path):
+    text, language = (checked(SHIPPED / f"{name}.yaml") for name in TEXTS)
+    assert (text.encoder.d_in, text.encoder.layer, text.encoder.num_layers) == (768, 10, 12)
+    assert "45 of at most 77 tokens" in text.steps[1].shapes and text.encoder.tokens_per_image == 45
+    assert (language.encoder.d_in, language.encoder.layer, language.encoder.num_layers) == (4096, 16, 32)
+    assert {
+        path.name: size for path, size in [step.disk["store"] for step in language.steps if "store" in step.disk]
+    } == {"llava-1.5-7b-language-activations": 50_000 * 32 * 4096 * 2}
+    projector = {"model": "llava-hf/llava-1.5-7b-hf", "tower": "projector", "layer": 0}
+    run = checked(changed(tmp_path, {"activations.encoder": projector}, TEXTS[1]))
+    assert run.problems == [] and (run.encoder.tokens_per_image, run.encoder.num_layers) == (576, 1)
+    for changes, problem in (
+        ({"activations.encoder": {**projector, "layer": 1}}, "has 1 layers"),
+        ({"activations.encoder": {**projector, "tokens": "answer"}}, "tokens must be image or random:n"),
+        ({"activations.encoder": {**projector, "tower": "language", "tokens": "answer"}}, "tokens_per_text"),
+        ({"activations.layer": 3}, "layer must stand in the mapping `encoder`"),
+        ({"activations.images": "texts.txt"}, "only an encoder with tower: text reads them"),
+    ):
+        problems = checked(changed(tmp_path, changes, TEXTS[1])).problems
+        assert any(problem in one for one in problems), problems
 
 
 @pytest.mark.parametrize(("name", "tokens", "every"), zip(REAL, (2, 2, 1), (577, 257, 257)))

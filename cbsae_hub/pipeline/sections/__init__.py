@@ -14,12 +14,14 @@ from cbsae_hub.pipeline.sections.steps import (
     ActivationsSection,
     CBSAESection,
     DryRunSection,
+    EncoderSettings,
     EvaluationSection,
     ImageSource,
     PruneSettings,
     SAESection,
     ScoresSection,
     SteerabilitySection,
+    WordsSection,
 )
 from cbsae_hub.pipeline.sections.studies import (
     ChatJudgeSettings,
@@ -38,6 +40,7 @@ __all__ = [
     "CBSAESection",
     "ChatJudgeSettings",
     "DryRunSection",
+    "EncoderSettings",
     "EvaluationSection",
     "ImageSource",
     "InsertionSection",
@@ -57,5 +60,6 @@ __all__ = [
     "SweepSection",
     "TargetSettings",
     "TypographicSection",
+    "WordsSection",
     "ZeroShotSteeringSection",
 ]

@@ -5,10 +5,12 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import field_validator
 from pydantic.dataclasses import dataclass
 
 from cbsae_hub.pipeline.recipe import Section
 from cbsae_hub.trainers.config import CBSAETrainConfig, Count, Flag, Integer, Natural, Number, SAETrainConfig, Settings
+from cbsae_hub.words import LINES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,30 +31,78 @@ class ImageSource(Settings):
         """Whether the images come from a function of the user's."""
         return ":" in self.images
 
+    @property
+    def is_lines(self) -> bool:
+        """Whether it is a file with a text a line instead."""
+        return self.images.endswith(LINES)
+
     @classmethod
     def lacking(cls, settings: Mapping[str, Any]) -> list[str]:
         """See :meth:`Settings.lacking`."""
-        needs_split = ":" not in str(settings.get("images")) and settings.get("split") is None
+        images = str(settings.get("images"))
+        needs_split = not (":" in images or images.endswith(LINES)) and settings.get("split") is None
         return super().lacking(settings) + ["split"] * needs_split
 
     def __post_init__(self) -> None:
-        if not self.is_function and self.split is None:
+        if not (self.is_function or self.is_lines) and self.split is None:
             raise ValueError("the recipe lacks split")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSettings(Settings):
+    """The encoder, where it is more than a vision encoder: which tower of which model, and what of it is read."""
+
+    model: str
+    """Folder or Hub id: a CLIP, a SigLIP, a pipeline of diffusers or a LLaVA."""
+    revision: str | None = None
+    """Branch, tag or commit of the model on the Hub."""
+    tower: Literal["vision", "text", "language", "projector"] = "vision"
+    """Which part of it: its vision encoder, its text encoder, LLaVA's language model, or LLaVA's projector."""
+    layer: Integer
+    """Block whose output is read, from 0; negative ones count from the end. A projector has block 0 alone."""
+    tokens: str | None = None
+    """Which tokens: of texts words (null), text, end or all; of a language model image (null), prompt, answer or all;
+    of a projector image (null); random:n of any."""
+    prompt: str | None = None
+    """The question to a LLaVA about images without one; null asks for a description."""
+    max_new_tokens: Count | None = None
+    """Length of LLaVA's answers at most, in tokens; null is 32."""
+
+    @field_validator("layer", "tokens", mode="before")
+    @classmethod
+    def _is_one(cls, value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            raise ValueError("a list of layers or tokens is of a vision encoder: name it by `encoder: ID`, no mapping")
+        return value
+
+    @property
+    def chosen_tokens(self) -> str:
+        """The tokens, with the default of the tower."""
+        return self.tokens or {"vision": "patches", "text": "words"}.get(self.tower, "image")
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether the encoder reads texts alone."""
+        return self.tower == "text"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationsSection(ImageSource, Section, section="activations"):
     """Settings of `cbsae extract`: what the encoder makes of the images, stored once for all trainings."""
 
-    encoder: str
-    """Folder or Hub id of the vision encoder, in the format of transformers: CLIP, SigLIP, DINO 1 to 3, plain ViT."""
+    encoder: str | EncoderSettings
+    """Folder or Hub id of the vision encoder, in the format of transformers: CLIP, SigLIP, DINO 1 to 3, plain ViT. Of
+    another tower a mapping, which says the next three too."""
     encoder_revision: str | None = None
     """Branch, tag or commit of the encoder on the Hub."""
-    layer: Integer | tuple[Integer, ...]
+    layer: Integer | tuple[Integer, ...] | None = None
     """Block whose output is read, from 0; negative ones count from the end, -2 is the last but one. Those of a list are
     read in one pass over the images."""
-    tokens: str | tuple[str, ...]
+    tokens: str | tuple[str, ...] | None = None
     """Which tokens of a picture are stored: patches, cls, all, or random:n for n drawn ones; or a list of these."""
+    column: str | None = None
+    """Column of the texts that a text encoder reads (null is caption), or of questions to a LLaVA (null asks all the
+    same). A text encoder reads a file NAME.txt, with a text a line, too: ``images`` names it."""
     output: Path
     """Folder of the store; with a list of layers or tokens that of a store for each, layer-5-cls."""
     dtype: Literal["float16", "float32"] | None = None
@@ -66,21 +116,41 @@ class ActivationsSection(ImageSource, Section, section="activations"):
     readers: Count | None = None
     """Threads that decode images; null is 1."""
 
+    @classmethod
+    def lacking(cls, settings: Mapping[str, Any]) -> list[str]:
+        """See :meth:`Settings.lacking`."""
+        missing = super().lacking(settings)
+        of_vision = not isinstance(settings.get("encoder"), (Mapping, EncoderSettings))
+        beside = [name for name in ("layer", "tokens") if of_vision and settings.get(name) is None]
+        place = missing.index("encoder") + 1 if "encoder" in missing else 0
+        return [*missing[:place], *beside, *missing[place:]]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        beside = [name for name in ("encoder_revision", "layer", "tokens") if getattr(self, name) is not None]
+        if isinstance(self.encoder, EncoderSettings) and beside:
+            raise ValueError(f"{' and '.join(beside)} must stand in the mapping `encoder`, not beside it")
+        encoders = self.encoders()
+        if not encoders:
+            raise ValueError("layer and tokens must not be empty lists")
+        if self.is_lines and not encoders[0].reads_texts:
+            raise ValueError(f"{self.images} has texts: only an encoder with tower: text reads them")
+
     @property
     def is_of_several(self) -> bool:
         """Whether there is a list of layers or tokens, each of which gets a store of its own."""
         return isinstance(self.layer, tuple) or isinstance(self.tokens, tuple)
 
-    def places(self) -> list[tuple[int, str]]:
-        """Layer and tokens of each store."""
+    def encoders(self) -> list[EncoderSettings]:
+        """The encoder with its layer and tokens, wherever the section says them; once for each store."""
+        if isinstance(self.encoder, EncoderSettings):
+            return [self.encoder]
+        if self.layer is None:
+            raise ValueError("the recipe lacks layer")
         layers = self.layer if isinstance(self.layer, tuple) else (self.layer,)
         tokens = self.tokens if isinstance(self.tokens, tuple) else (self.tokens,)
-        return [(layer, kind) for layer in layers for kind in tokens]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.places():
-            raise ValueError("layer and tokens must not be empty lists")
+        model = {"model": self.encoder, "revision": self.encoder_revision}
+        return [EncoderSettings(**model, layer=layer, tokens=kind) for layer in layers for kind in tokens]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +204,24 @@ class ScoresSection(Section, section="scores"):
     def recorded(self) -> dict[str, Any]:
         """The settings that scores.json has: where scores are written does not change them."""
         return self.replace(output=None).to_dict(defaults=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordsSection(ImageSource, Section, section="words"):
+    """Settings of `cbsae score --words`: the texts by whose words the neurons of a text encoder are named."""
+
+    model: str
+    """Folder or Hub id of an SAE of a text encoder or a language model."""
+    column: str | None = None
+    """Column of the texts, or of questions to a LLaVA; null is as in section `activations`."""
+    encoder: str | None = None
+    """Folder or id of the encoder, instead of the one that the SAE's config names."""
+    batch_size: Count = 64
+    """Texts in a forward pass."""
+    seed: Natural = 0
+    """Seed of the words at random that tell what a name is worth."""
+    output: Path
+    """Folder of the scores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -302,6 +390,8 @@ class DryRunSection(Section, section="dry_run"):
     """Number of images that activations are stored of."""
     probe_images: Count | None = None
     """Number of images that neurons are scored on."""
+    tokens_per_text: Number | None = None
+    """Mean number of tokens that are stored of a text, or of a question to a LLaVA, where they differ."""
     images_gb: Number = 0.0
     """Size of the images' download."""
     models_gb: dict[str, Number] = field(default_factory=dict)

@@ -32,6 +32,7 @@ from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
 from cbsae_hub.steering.latents import decoder_rows
 from cbsae_hub.studio.server.generators import Generators, Unavailable
 from cbsae_hub.studio.server.names import public_id
+from cbsae_hub.studio.server.refusal import Refused
 from cbsae_hub.studio.view.images import MAX_SIDE, as_webp
 
 logger = logging.getLogger(__name__)
@@ -142,7 +143,12 @@ class LoadedModel:
 
     @cached_property
     def encoder(self) -> VisionEncoder:
-        """The encoder that the SAE explains, of exactly the revision that it was trained on; whole images are seen."""
+        """The encoder that the SAE explains, of exactly the revision that it was trained on; whole images are seen.
+
+        Refused is raised of a model that reads texts.
+        """
+        if self.pack.of_texts:
+            raise Refused(f"{self.name} reads texts, not pictures. The tabs Find a concept and Neuron show them.")
         return explained_encoder(self.sae, beside=self.model_id)
 
     @cached_property
@@ -215,7 +221,8 @@ class LoadedModel:
     def warm_up(self) -> None:
         """Loads encoder and judge before anybody waits for them."""
         with self._lock:
-            self.inspect(white_image())
+            if not self.pack.of_texts:
+                self.inspect(white_image())
             self.find("warming up", 1)  # finds out what nonsense scores, too
 
     def find(self, text: str, limit: int) -> tuple[FindResult, list[int]]:
@@ -250,8 +257,13 @@ class LoadedModel:
             neuron: The neuron.
             images: The images, of one or several sizes.
             of_pack: See :meth:`inspect`.
+
+        Refused is raised where the encoder has none.
         """
-        maps = self.encoder.relevance(self._pixels(images, of_pack), self.sae, neuron)
+        try:
+            maps = self.encoder.relevance(self._pixels(images, of_pack), self.sae, neuron)
+        except ValueError as error:
+            raise Refused(str(error)) from None
         return (maps / maps.amax((1, 2), keepdim=True).clamp_min(1e-12)).cpu().numpy()
 
     def _pixels(self, images: Sequence[Image.Image], of_pack: bool) -> torch.Tensor:

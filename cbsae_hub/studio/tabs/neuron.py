@@ -93,7 +93,7 @@ class NeuronTab(Tab):
 
     def _page(self, model: LoadedModel, neuron: int, maps: Any = None) -> Markup:
         strip = None
-        if is_relevancy(maps):
+        if is_relevancy(maps) and not model.pack.of_texts:
             strip = self.relevancies.of((model.key, neuron), lambda: relevancy_strip(model, neuron))
         return neuron_page(model, neuron, self.session.serving.pruned_from(model, neuron), strip)
 
@@ -135,7 +135,7 @@ def neuron_page(
         pruned_from=pruned_from,
         origin=parent_ids[neuron] if parent_ids and row.kind != "cb" else None,
         names=_names(row),
-        histogram=_histogram(row),
+        histogram=_histogram(row, "tokens" if model.pack.of_texts else "patches"),
         steerability=_steerability(row),
         alpha=model.alpha,
         strips=html.strips(model.pack, neuron) if strips is None else strips,
@@ -152,8 +152,8 @@ def _names(row: Any) -> list[tuple[str, str, str]]:
     return [(name, f"{max(0.0, score / top):.3f}", f"{score:.2f}") for name, score in zip(row.names, row.scores)]
 
 
-def _histogram(row: Any) -> dict[str, Any] | None:
-    """Returns the bars of a neuron's activations on patches; None if it never fired."""
+def _histogram(row: Any, parts: str) -> dict[str, Any] | None:
+    """Returns the bars of a neuron's activations on "patches" or "tokens"; None if it never fired."""
     counts = np.asarray(row.histogram, dtype=float)
     if not len(counts):
         return None
@@ -169,7 +169,7 @@ def _histogram(row: Any) -> dict[str, Any] | None:
         "low": f"{row.histogram_low:.2g}",
         "p99": f"{row.p99:.3g}",
         "high": f"{row.histogram_low * 2 ** (len(counts) / SHOWN_BINS_PER_OCTAVE):.3g}",
-        "text": f"{counts.sum():,.0f} patches on which it fires, from {row.histogram_low:.2g} to {row.max:.3g}; half "
+        "text": f"{counts.sum():,.0f} {parts} on which it fires, from {row.histogram_low:.2g} to {row.max:.3g}; half "
         f"are below {row.p50:.2g}, 99 % below {row.p99:.3g}",
     }
 

@@ -116,6 +116,18 @@ def _python(model: LoadedModel, edits: list[Edit], names: list[str]) -> str:
     source, llava, unclip = _quoted(source_of(model)), model.reader("llava"), model.reader("unclip")
     code, neurons = (", ".join(map(show, edits)) for show in (_as_python, lambda edit: str(edit.neuron)))
     comment = ", ".join(name or "unnamed" for name in names)
+    if model.pack.of_texts:
+        items = '["a red dog"]' if model.sae.tower == "text" else '[(None, "What is a dog?")]'
+        return f"""from cbsae_hub import load
+from cbsae_hub.encoders import explained_tower
+
+sae = load({source})
+encoder = explained_tower(sae, beside={source})
+
+latents = sae.encode(encoder({items})[0])  # [tokens, neurons]
+for neuron in [{neurons}]:  # {comment}
+    print(neuron, latents[:, neuron].max().item())
+"""
     if llava is None and unclip is None:
         return f"""from PIL import Image
 from cbsae_hub import load

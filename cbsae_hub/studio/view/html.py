@@ -12,7 +12,7 @@ from PIL import Image
 
 from cbsae_hub.encoders.relevance import at_resolution
 from cbsae_hub.neurons.chance import MARK, MEANING, by_chance
-from cbsae_hub.neurons.pack import Example, Pack
+from cbsae_hub.neurons.pack import Context, Example, Pack
 from cbsae_hub.studio.view.images import as_webp, data_uri
 from cbsae_hub.studio.view.templates import template
 
@@ -96,8 +96,22 @@ def _figure(pack: Pack, example: Example, relevance: np.ndarray | None = None) -
     }
 
 
+def _context(context: Context) -> dict[str, Any]:
+    """Returns a text in pieces, each with the colour of the neuron's activation there, or None."""
+    pieces: list[tuple[str, str | None]] = []
+    place, largest = 0, max([*context.strengths, 1e-9])
+    for start, stop, strength in zip(context.starts, context.stops, context.strengths):
+        pieces.append((context.passage[place : max(place, start)], None))
+        pieces.append((context.passage[max(place, start) : stop], colour(strength / largest)))
+        place = max(place, stop)
+    pieces.append((context.passage[place:], None))
+    return {"pieces": [piece for piece in pieces if piece[0]], "activation": f"{context.activation:.2f}"}
+
+
 def strips(pack: Pack, neuron: int, names: Sequence[str] = tuple(STRIP_TITLES)) -> Markup:
-    """Returns the example strips of a neuron."""
+    """Returns the example strips of a neuron; of one that reads texts, the texts in which it fires."""
+    if pack.of_texts:
+        return _NEURON.contexts([_context(one) for one in pack.contexts(neuron)])
     examples = {STRIP_TITLES[name]: pack.examples(neuron, name, limit=STRIP) for name in names}
     return _NEURON.strips([(title, [_figure(pack, one) for one in row]) for title, row in examples.items() if row])
 
@@ -141,14 +155,18 @@ def neuron_card(pack: Pack, row: Any) -> Markup:
 
 def _figures(pack: Pack, row: Any) -> list[tuple[str, str, str]]:
     """Returns a neuron's scores: name, value, explanation."""
+    wholes, parts = ("texts", "tokens") if pack.of_texts else ("images", "patches")
     pairs = [
-        ("Fires on", f"{row.density:.1%} of images", f"and on {row.token_density:.2%} of all patches"),
-        ("Strongest", f"{row.max:.1f}", "largest activation of a patch of the probe images"),
+        ("Fires on", f"{row.density:.1%} of {wholes}", f"and on {row.token_density:.2%} of all {parts}"),
+        ("Strongest", f"{row.max:.1f}", f"largest activation of one of the {parts} of the probe {wholes}"),
         ("p99", "-" if math.isnan(row.p99) else f"{row.p99:.1f}", "99 % of its activations are below this"),
         ("Group", str(row.group), "Matryoshka group: 0 is the coarsest"),
     ]
     if not math.isnan(row.interpretability):
-        why = "how well its name fits, between the worst, 0, and the best, 1, of this model's neurons (CLIP-Dissect)"
+        how = (
+            "share of its activation on the word and of the word that it fires on" if pack.of_texts else "CLIP-Dissect"
+        )
+        why = f"how well its name fits, between the worst, 0, and the best, 1, of this model's neurons ({how})"
         pairs.append(("Interpretability", f"{row.interpretability:.2f}", why))
     if not math.isnan(row.monosemanticity):
         chance = pack.info["scores"]["monosemanticity"]["population"]
