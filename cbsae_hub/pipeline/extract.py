@@ -75,8 +75,8 @@ def load_encoder(settings: EncoderSettings, device: Any = "cpu") -> VisionEncode
     if settings.tower == "text":
         return TextEncoder.from_pretrained(*read, **place)
     options = {name: getattr(settings, name) for name in ("prompt", "max_new_tokens")}
-    options = {name: value for name, value in options.items() if value is not None}
-    return LanguageEncoder.from_pretrained(*read, settings.tower, **place, **options)
+    place |= {name: value for name, value in options.items() if value is not None}
+    return LanguageEncoder.from_pretrained(*read, settings.tower, **place)
 
 
 def open_items(settings: ActivationsSection) -> tuple[Any, dict[str, Any]]:

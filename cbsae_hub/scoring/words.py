@@ -38,7 +38,9 @@ def words_of(passage: Passage) -> tuple[list[int], list[str]]:
     """
     matches = list(_WORD.finditer(passage.text))
     ends = np.array([match.end() for match in matches])
-    rows, words, places = [], [], {}
+    rows: list[int] = []
+    words: list[str] = []
+    places: dict[tuple[int, int], int] = {}
     for start, stop in passage.spans:
         place = int(np.searchsorted(ends, start, side="right"))
         match = matches[place] if place < len(matches) and matches[place].start() < stop else None
@@ -92,7 +94,7 @@ class WordScorer:
         passages, x, values, owners = self._latents(items)
         lengths = [len(passage.spans) for passage in passages]
         if not len(x):  # all texts are empty
-            self.top.update(torch.sparse_coo_tensor(size=(len(items), self.sae.d_latent)), numbers)
+            self.top.update(torch.zeros(len(items), self.sae.d_latent).to_sparse(), numbers)
             return
         decoded = self.sae.decode_sparse(values, owners, like=x).cpu()
         active = SparseLatents(*(part.cpu() for part in self.sae.only_active(SparseLatents(values, owners))))

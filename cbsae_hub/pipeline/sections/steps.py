@@ -149,7 +149,7 @@ class ActivationsSection(ImageSource, Section, section="activations"):
             raise ValueError("the recipe lacks layer")
         layers = self.layer if isinstance(self.layer, tuple) else (self.layer,)
         tokens = self.tokens if isinstance(self.tokens, tuple) else (self.tokens,)
-        model = {"model": self.encoder, "revision": self.encoder_revision}
+        model: dict[str, Any] = {"model": self.encoder, "revision": self.encoder_revision}
         return [EncoderSettings(**model, layer=layer, tokens=kind) for layer in layers for kind in tokens]
 
 
