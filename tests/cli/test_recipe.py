@@ -15,7 +15,7 @@ def test_without_a_name_all_are_listed_a_line_each(cbsae, answer):
         "clip-b32-datacomp", "dinov2-giant-all-layers", "llava-1.5-7b", "llava-1.5-7b-language", "llava-more-dinov2",
         "own-encoder", "sd-1-4-text", "unclip-2-1",
     }  # fmt: skip
-    assert "own-encoder" in lines[4] and "A vision encoder of yours, and a folder of pictures" in lines[4]
+    assert "own-encoder" in lines[6] and "A vision encoder of yours, and a folder of pictures" in lines[6]
 
 
 def test_others_are_refused_with_those_that_there_are(answer):
