@@ -3,11 +3,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 import typer
+from transformers import CLIPModel
 
-from training.emoji_world import clip_models, pretrain_clip
+from training.emoji_world import clip_models, loop, pretrain_clip
 from training.emoji_world.backgrounds import BACKGROUNDS
 from training.emoji_world.captions import captions, names_of_everything, train_tokenizer
-from training.emoji_world.render import NO_OBJECT, SceneRenderer, SceneSpec
+from training.emoji_world.paths import HUB
+from training.emoji_world.render import NO_OBJECT, STYLES, SceneRenderer, SceneSpec
 
 
 def test_patches_show_the_object_whose_ellipse_they_lie_in_or_else_the_background(atlas):
@@ -81,6 +83,24 @@ def test_a_quarter_of_a_readers_scenes_are_labels_alone_which_are_called_by_thei
     assert differs.min() > 0.05, "there is a label on each"
 
 
-def test_a_model_is_a_teacher_or_a_reader():
-    with pytest.raises(typer.BadParameter, match="--teacher and --reader are different models"):
+def test_the_last_stage_trains_the_published_encoder_on_and_sees_more_sketches(atlas, tmp_path, monkeypatch):
+    call = {}
+
+    def train(model, make_batch, accelerator, **options):
+        call.update(options, clip=model.clip, scenes=make_batch(0)[3][2])  # the right styles
+
+    monkeypatch.setattr(loop.Atlas, "build", lambda: atlas)
+    monkeypatch.setattr(pretrain_clip, "train", train)
+    monkeypatch.setattr(pretrain_clip.clip_models, "publish_clip", lambda *_: None)
+    pretrain_clip.main(sketches=True, batch=256, output=tmp_path / "emoji-clip")
+    published = CLIPModel.from_pretrained(HUB / "emoji-clip").state_dict()
+    assert all(torch.equal(weight, published[name]) for name, weight in call["clip"].state_dict().items())
+    assert (call["steps"], call["learning_rate"], call["run"].name) == (1100, 5e-4, "emoji-clip-sketches")
+    shares = call["scenes"].mean(0)
+    assert shares[STYLES.index("sketch")].item() == pytest.approx(0.6 * 3 / 4, abs=0.1)
+    assert shares[STYLES.index("plain")].item() == pytest.approx(0.4, abs=0.1)
+
+
+def test_a_training_is_one_of_several():
+    with pytest.raises(typer.BadParameter, match="--sketches and --reader are different trainings"):
         pretrain_clip.main(teacher=True, reader=True)

@@ -22,7 +22,7 @@ quarter of its scenes are labels alone, and the word is what they are called. Ty
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
@@ -44,8 +44,18 @@ STYLE_DRAWS = (*["greyscale"] * 3, *["sketch"] * 5, "pixelated", "blurred")
 SPEC = SceneSpec(objects=(1, 1, 2, 3), style_share=0.5, word_share=0.12, styles=STYLE_DRAWS)
 SKETCHES = SceneSpec(objects=(1, 1, 2, 3), style_share=0.6, word_share=0.12, styles=("greyscale", *["sketch"] * 3))
 LABEL_ALONE = SceneSpec(objects=(0,), word_share=1.0)
-SKETCHES_SEED, READER_SEED = 7, 6
 PATCHES_READ = 16  # patches a scene that the third contrast looks at
+
+
+class Plan(NamedTuple):
+    """Settings of a training that were not given."""
+
+    seed: int
+    steps: int
+    learning_rate: float = 1e-3
+
+
+PLANS = {"encoder": Plan(0, 6000), "teacher": Plan(1, 5000), "sketches": Plan(7, 1100, 5e-4), "reader": Plan(6, 3000)}
 
 
 class ContrastiveModel(torch.nn.Module):
@@ -130,10 +140,10 @@ def main(
     teacher: Annotated[bool, typer.Option(help="Train the smaller model instead of the explained encoder.")] = False,
     sketches: Annotated[bool, typer.Option(help="Train hub/emoji-clip on, with more sketches.")] = False,
     reader: Annotated[bool, typer.Option(help="Train a copy of hub/emoji-clip on, so that it reads words.")] = False,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps; 6,000, teacher 5,000, sketches 1,100, reader 3,000.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps; default 6,000, of others as in PLANS.")] = None,
     batch: Annotated[int, typer.Option(help="Scenes a step and process.")] = 192,
-    learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 1e-3,
-    seed: Annotated[int | None, typer.Option(help="Seed of weights and scenes; 0, teacher 1, sketches 7, reader 6.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak of the cosine schedule; default likewise.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights and scenes; default likewise.")] = None,
     precision: Annotated[str, typer.Option(help="Accelerate's mixed precision: no, bf16 or fp16.")] = "bf16",
     output: Annotated[Path | None, typer.Option(help="Folder of the published model.")] = None,
 ) -> None:
@@ -141,8 +151,9 @@ def main(
     if teacher + sketches + reader > 1:
         raise typer.BadParameter("--teacher, --sketches and --reader are different trainings: choose one")
     output = output or (RUNS / "emoji-clip-reader" if reader else HUB / ("emoji-teacher" if teacher else "emoji-clip"))
-    seed = (READER_SEED if reader else SKETCHES_SEED if sketches else int(teacher)) if seed is None else seed
-    steps = steps or (3000 if reader else 1100 if sketches else 5000 if teacher else 6000)
+    plan = PLANS["teacher" if teacher else "sketches" if sketches else "reader" if reader else "encoder"]
+    seed = plan.seed if seed is None else seed
+    steps, learning_rate = steps or plan.steps, learning_rate or plan.learning_rate
     accelerator, renderer = begin(seed, precision)
     concepts = renderer.atlas.concepts
     clip: torch.nn.Module
