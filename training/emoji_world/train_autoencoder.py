@@ -54,7 +54,7 @@ def draw_noise(generator: torch.Generator, n: int) -> torch.Tensor:
 
 
 def main(
-    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 6000,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 3000,
     batch: Annotated[int, typer.Option(help="Pictures a step and process.")] = 32,
     learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Seed of weights and pictures.")] = 4,
