@@ -87,8 +87,8 @@ def main(
     folder, tables = settings.output, (summary(concepts), by_change(pairs))
     write(concepts, folder / "concepts.parquet")
     write(pairs, folder / "pairs.parquet")
-    named = dict(zip(("summary", "by_change"), (table.to_dict("records") for table in tables)))
-    write_json(folder / "pairs.json", {"settings": content, **named})
+    records = dict(zip(("summary", "by_change"), (table.to_dict("records") for table in tables)))
+    write_json(folder / "pairs.json", {"settings": content, **records})
     write_text(folder / "pairs.md", as_markdown(*tables))
     whole = tables[0][tables[0]["family"] == ALL]
     with replace_file(folder / "pairs.png") as partial:

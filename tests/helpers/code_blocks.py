@@ -178,7 +178,8 @@ def _check_recipe(function: Any, arguments: list[str]) -> None:
         path = ROOT / recipe
         if path.parent != ROOT:  # else a file of the reader's
             for section in read:
-                section.read(path)
+                if section is not sections.WordsSection or "--words" in arguments:  # read only where it is asked for
+                    section.read(path)
     names = [(one.section, each.name) for one in read for each in dataclasses.fields(one)]
     known = {name for section, key in names for name in (key, f"{section}.{key}")}
     for key in (item.partition("=")[0] for item in given["--set"]):

@@ -73,7 +73,7 @@ def draw_pairs(renderer: SceneRenderer, kind: str) -> tuple[Scenes, Scenes]:
 
 
 def _cycles(rng: np.random.Generator, length: int, rounds: int) -> tuple[np.ndarray, np.ndarray]:
-    """What goes and what comes: in each round everything goes once and comes once, and nothing replaces itself."""
+    """Returns what goes and what comes: each once in a round, and nothing replaces itself."""
     orders = [rng.permutation(length) for _ in range(rounds)]
     return np.concatenate(orders), np.concatenate([np.roll(order, 1) for order in orders])
 
