@@ -20,6 +20,7 @@ NOT_OF_THE_MODELS = {
     "training.dry_run": "checks a recipe",
     "training.publish": "sends what is made",
     "benchmarks.scores": "times the scores",
+    "benchmarks.linear_probe": "times the solvers of probes",
     "benchmarks.sae_training": "times a training step",
     "benchmarks.space": "times the page",
     "benchmarks.explain": "times cbsae explain",
@@ -164,7 +165,8 @@ def test_what_was_made_of_an_older_model_starts_over(folder):
 
 def test_one_step_alone_or_with_those_that_it_needs(folder):
     make("results-unclip", cwd=folder)
-    assert [line.split(".")[-1] for line in ran(folder)] == ["pretrain_clip", "train_autoencoder", "train_unclip"]
+    steps = ["pretrain_clip", "pretrain_clip --sketches", "train_autoencoder", "train_unclip"]
+    assert [line.split(".")[-1] for line in ran(folder)] == steps
     make("results-plots", "ALONE=1", cwd=folder)
     assert ran(folder) == ["training/plots.py runs/emoji-scores --output runs/emoji-plots"]
     wrong = make("results-plot", cwd=folder)
