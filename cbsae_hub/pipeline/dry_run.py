@@ -241,16 +241,16 @@ class DryRun:
     def _ontology(self, settings: sections.OntologySection) -> None:
         if settings.tree != "wordnet":
             self._require(Path(settings.tree).is_file(), "ontology", f"there is no tree {settings.tree}")
-        self._layers(settings, {"encoder": settings.encoder}, (settings.tokens,))
+        self._many_layers(settings, {"encoder": settings.encoder}, (settings.tokens,))
 
     def _probing(self, settings: sections.ProbingSection) -> None:
         for name, encoder in settings.encoders.items():
             self._id("probing", f"encoders.{name}", encoder)
         for name in settings.sets:
             self._id("probing", f"sets.{name}", settings.set_of(name).images)
-        self._layers(settings, settings.encoders, dict.fromkeys((settings.tokens, *settings.layer_tokens)))
+        self._many_layers(settings, settings.encoders, dict.fromkeys((settings.tokens, *settings.layer_tokens)))
 
-    def _layers(self, settings: Any, encoders: Mapping[str, str], selections: Iterable[str]) -> None:
+    def _many_layers(self, settings: Any, encoders: Mapping[str, str], selections: Iterable[str]) -> None:
         """Checks a study of many layers; its sizes are known if it is of the encoder of section `activations`."""
         step, activations, encoder = self._step(settings.section), self.sections.get("activations"), self.encoder
         if encoder is None or activations is None:

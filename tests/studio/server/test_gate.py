@@ -186,7 +186,7 @@ def test_what_would_take_data_is_closed(client, route):
 
 def test_an_upload_is_read_and_shown_and_nothing_but_uploads(client, fetched, tmp_path):
     mine = upload(client)
-    body = {"data": [None, {"path": mine, "url": FOREIGN, "orig_name": "a.png", "meta": META}, True]}
+    body = {"data": [None, {"path": mine, "url": FOREIGN, "orig_name": "a.png", "meta": META}, True, None]}
     assert "event: complete" in answer(client, "inspect", body)
     assert client.get(f"file={mine}").content == png()
     other = mine.replace("a.png", "b.png")

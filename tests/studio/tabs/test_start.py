@@ -119,7 +119,7 @@ def test_drawings_get_nearer_in_every_row_and_the_control_stays_behind(serving, 
 def test_where_it_looks_is_where_the_thing_is_and_not_all_over(serving, loaded, pictures):
     example = named(loaded, "Where does it look?")
     tab = InspectTab(SessionState(serving))
-    _, _, seen, _, grid, _, neurons, card = tab.restore(loaded, example.link, True)
+    _, _, _, seen, _, grid, _, neurons, card = tab.restore(loaded, example.link, True)
     fires, of = map(int, re.search(r"fires on (\d+) of (\d+) patches", example.expect).groups())
     assert f"fires: {fires} of {of} patches." in grid and fires <= of / 4
     title = re.search("Neuron (.*) fires where (.*) is,", example.hypothesis)
