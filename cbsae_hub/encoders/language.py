@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneratio
 
 from cbsae_hub.encoders.conversations import conversation
 from cbsae_hub.encoders.families import prefix_tokens, tower_config
-from cbsae_hub.encoders.passages import Passage, Span, draw, edit_of_rows, random_count, require_tokens, rows_of
+from cbsae_hub.encoders.passages import Passage, Span, edit_of_rows, passages_of, random_count, require_tokens, rows_of
 from cbsae_hub.encoders.site import Edit, ResidualSite, find_blocks
 from cbsae_hub.encoders.vision import preprocess
 from cbsae_hub.encoders.weights import load_complete
@@ -222,7 +222,6 @@ class LanguageEncoder:
             ValueError: If tokens of the image are asked for, and a question has none.
         """
         inputs = self._inputs(questions)
-        count = random_count(self.tokens)
         if self.tower == "projector":
             if inputs.pixels is None or len(inputs.pixels) != len(inputs.texts):
                 raise ValueError("the projector reads images: a question has none")
@@ -230,9 +229,7 @@ class LanguageEncoder:
             chosen = torch.ones(v.shape[:2], dtype=torch.bool)
         else:
             v, chosen = self.site.read(lambda: self.run(inputs)).float(), self._chosen(inputs)
-        if count is None:
-            return rows_of(v, chosen)
-        return [one[places.to(v.device)] for one, places in zip(v, draw(chosen, count, seeds))]
+        return rows_of(v, chosen, self.tokens, seeds)
 
     @torch.no_grad()
     def run(self, questions: Sequence[Question | Image.Image] | Conversations) -> Any:
@@ -273,10 +270,7 @@ class LanguageEncoder:
     def passages(self, questions: Sequence[Question | Image.Image] | Conversations) -> list[Passage]:
         """Conversations, and where the rows of :meth:`__call__` stand in them; with "random:n", those of all."""
         inputs = self._inputs(questions)
-        return [
-            Passage(text, [span for span, chosen in zip(spans, mask) if chosen])
-            for text, spans, mask in zip(inputs.texts, inputs.spans, self._chosen(inputs).tolist())
-        ]
+        return passages_of(inputs.texts, inputs.spans, self._chosen(inputs))
 
     def on_tokens(self, fn: Edit, questions: Sequence[Question | Image.Image] | Conversations) -> Edit:
         """An edit for ``site.edit`` that changes the chosen tokens of these conversations alone.

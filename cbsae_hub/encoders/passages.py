@@ -31,9 +31,26 @@ def random_count(tokens: str) -> int | None:
     return int(tokens.removeprefix("random:")) if tokens.startswith("random:") else None
 
 
-def rows_of(v: Tensor, chosen: Tensor) -> list[Tensor]:
-    """The chosen tokens of each text: ``[texts, tokens, d]``, bool ``[texts, tokens]`` -> a list of ``[n, d]``."""
-    return [one[mask] for one, mask in zip(v, chosen.to(v.device))]
+def passages_of(texts: Sequence[str], spans: Sequence[Sequence[Span]], chosen: Tensor) -> list[Passage]:
+    """Texts with the spans of their chosen tokens, bool ``[texts, tokens]``."""
+    return [
+        Passage(text, [span for span, is_chosen in zip(own, mask) if is_chosen])
+        for text, own, mask in zip(texts, spans, chosen.tolist())
+    ]
+
+
+def rows_of(v: Tensor, chosen: Tensor, tokens: str, seeds: Sequence[int] | None) -> list[Tensor]:
+    """The chosen tokens of each text, ``[n, d]``; with "random:n" n of these, see :func:`draw`.
+
+    Args:
+        v: ``[texts, tokens, d]``.
+        chosen: Bool ``[texts, tokens]``.
+        tokens: The choice of tokens.
+        seeds: A seed per text.
+    """
+    count = random_count(tokens)
+    places = chosen if count is None else draw(chosen, count, seeds)
+    return [one[own.to(v.device)] for one, own in zip(v, places)]
 
 
 def draw(chosen: Tensor, count: int, seeds: Sequence[int] | None) -> list[Tensor]:

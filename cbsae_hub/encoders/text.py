@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from cbsae_hub.encoders.passages import Passage, Span, draw, edit_of_rows, random_count, require_tokens, rows_of
+from cbsae_hub.encoders.passages import Passage, Span, edit_of_rows, passages_of, random_count, require_tokens, rows_of
 from cbsae_hub.encoders.site import Edit, ResidualSite, find_blocks
 from cbsae_hub.encoders.weights import load_complete
 from cbsae_hub.hub.locate import Located, locate
@@ -190,10 +190,7 @@ class TextEncoder:
         """
         inputs = self._inputs(texts)
         v = self.site.read(lambda: self.run(inputs)).float()
-        count = random_count(self.tokens)
-        if count is None:
-            return rows_of(v, inputs.chosen)
-        return [one[places.to(v.device)] for one, places in zip(v, draw(inputs.chosen, count, seeds))]
+        return rows_of(v, inputs.chosen, self.tokens, seeds)
 
     @torch.no_grad()
     def run(self, texts: Sequence[str] | TextInputs) -> Any:
@@ -205,10 +202,7 @@ class TextEncoder:
     def passages(self, texts: Sequence[str] | TextInputs) -> list[Passage]:
         """Texts, and where the rows of :meth:`__call__` stand in them; with "random:n", those of all words."""
         inputs = self._inputs(texts)
-        return [
-            Passage(text, [span for span, chosen in zip(spans, mask) if chosen])
-            for text, spans, mask in zip(inputs.texts, inputs.spans, inputs.chosen.tolist())
-        ]
+        return passages_of(inputs.texts, inputs.spans, inputs.chosen)
 
     def on_tokens(self, fn: Edit, texts: Sequence[str] | TextInputs) -> Edit:
         """An edit for ``site.edit`` that changes the chosen tokens of these texts alone.
