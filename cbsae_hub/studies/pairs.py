@@ -91,7 +91,7 @@ def _sides(pairs: ImageDataset) -> tuple[np.ndarray, np.ndarray]:
         numbers = np.asarray(pairs["pair"])
         pairs["change"]
     except (KeyError, ValueError) as error:
-        raise ValueError("images of pairs need the columns `pair` and `change`, as hub/emoji-pairs has them") from error
+        raise ValueError("images of pairs need the columns `pair` and `change`") from error
     order = np.argsort(numbers, kind="stable")
     counts = np.unique(numbers, return_counts=True)[1]
     if (counts != 2).any():
