@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -290,7 +291,7 @@ def embeddings_in(folder, rows):
         "encoder": {"encoder_id": "me/teacher", "encoder_revision": "sha256:0123456789abcdef", "tokens": "embedding"},
         "num_images": len(rows), "d_in": rows.shape[1], "tokens_per_image": 1,
     }  # fmt: skip
-    store = ActivationStore(folder, manifest, np.arange(len(rows)), None)
+    store = ActivationStore(folder, manifest, np.arange(len(rows)), SimpleNamespace(counts=None))
     store.read = lambda start, stop: rows[start:stop]
     return store
 
