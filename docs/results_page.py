@@ -73,9 +73,9 @@ def llava(hub: Path) -> str:
     """What emoji-llava answers rightly; open prompts together, from the worst to the best."""
     figures = {key: value for key, value in _metrics(hub / "emoji-llava").items() if isinstance(value, float)}
     shown = {title: f"{figures[key]:.1f}" for title, key in SAID.items()}
-    for title, end in {"open prompts: the form is kept": "_follows", "open prompts: an object is named": "_names"}.items():
+    for title, end in {"the form is kept": "_follows", "an object is named": "_names"}.items():
         some = [value for key, value in figures.items() if key.endswith(end)]
-        shown[title] = f"{min(some):.1f} to {max(some):.1f}"
+        shown[f"open prompts: {title}"] = f"{min(some):.1f} to {max(some):.1f}"
     return markdown_table(pd.DataFrame({"answer": shown.keys(), "right, %": shown.values()}))
 
 
