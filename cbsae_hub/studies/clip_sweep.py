@@ -51,7 +51,8 @@ class ClipSweep:
                 for images, sweeps in self.sweeps.items()
                 for name, sweep in sweeps.items()
                 for scores in sweep
-            ]
+            ],
+            ignore_index=True,
         )
 
     def record(self) -> dict[str, Any]:
