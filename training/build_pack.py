@@ -23,12 +23,13 @@ def main(
     scored: Annotated[Path, typer.Argument(metavar="SCORES", help="Folder that score_neurons.py wrote.")],
     model: Annotated[Path | None, typer.Option(help="Folder of the model; default the one that was scored.")] = None,
     alt_column: Annotated[str, typer.Option(help="Column that says what an image shows.")] = ALT_COLUMN,
+    unclip: Annotated[str | None, typer.Option(help="Stable unCLIP that draws every neuron alone.")] = None,
     device: Device = None,
 ) -> None:
     """Build a model's pack from its scores."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        pack = make_pack(scored, model, alt_column=alt_column, device=device_of(device))
+        pack = make_pack(scored, model, alt_column=alt_column, device=device_of(device), unclip=unclip)
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     for name, value in headline(pack.info["scores"]).items():

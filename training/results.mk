@@ -60,7 +60,7 @@ $(eval $(call step,sae,activations,$(call marks,hub/emoji-sae),$(call unless_tra
   $(LAUNCH) training/train_sae.py --recipe $(R) --resume))
 $(eval $(call step,scores,sae teacher dino images hierarchy,runs/emoji-scores,$(LAUNCH) training/score_neurons.py --recipe $(R)))
 $(eval $(call step,steerability,scores llava unclip,runs/emoji-scores/steered,$(LAUNCH) training/score_neurons.py --recipe $(R) --steer))
-$(eval $(call step,pack,steerability,,$(PY) training/build_pack.py runs/emoji-scores))
+$(eval $(call step,pack,steerability,,$(PY) training/build_pack.py runs/emoji-scores --unclip hub/emoji-unclip))
 $(eval $(call step,cbsae,pack activations teacher,$(call marks,hub/emoji-cbsae) runs/emoji-embeddings,$(call unless_trained,hub/emoji-cbsae) \
   $(LAUNCH) training/train_cbsae.py --recipe $(R) --resume))
 WORLD := $(STEPS)
@@ -70,7 +70,8 @@ $(eval $(call step,metrics,clip teacher judge dino images,,$(PY) -m $(WORLD_OF).
 $(eval $(call step,llava-metrics,llava images,,$(PY) -m $(WORLD_OF).evaluate_llava))
 $(eval $(call step,unclip-metrics,unclip judge images,,$(PY) -m $(WORLD_OF).evaluate_unclip --guidance 10 --guidance 2.5))
 $(eval $(call step,evaluation,cbsae judge,runs/emoji-evaluation,$(PY) training/evaluate.py --recipe $(R)))
-$(eval $(call step,cbsae-pack,evaluation,,$(PY) training/build_pack.py runs/emoji-evaluation/seed-0/emoji-judge --model hub/emoji-cbsae))
+$(eval $(call step,cbsae-pack,evaluation,,$(PY) training/build_pack.py runs/emoji-evaluation/seed-0/emoji-judge \
+  --model hub/emoji-cbsae --unclip hub/emoji-unclip))
 $(eval $(call step,uncertainty,evaluation,,$(PY) training/uncertainty.py --recipe $(R)))
 $(eval $(call step,scores-100,scores,runs/emoji-scores-100,$(LAUNCH) training/score_neurons.py --recipe $(R) \
   --set top_k=100 --output runs/emoji-scores-100))

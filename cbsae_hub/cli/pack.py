@@ -60,6 +60,10 @@ def pack(
             "their steerability goes into it."
         ),
     ] = None,
+    unclip: Annotated[
+        str | None,
+        typer.Option(help="Folder or Hub id of a Stable unCLIP, which draws every neuron alone: its second icon."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Folder of model and pack; default MODEL itself, if that is a folder.")
     ] = None,
@@ -81,7 +85,7 @@ def pack(
     if not (output or folder.is_dir()):
         raise typer.BadParameter(f"{model} is no folder here: say with --output where model and pack are to be")
     if scores is not None and not any(scoring.values()):
-        return _of_scores(scores, model, folder, alt_column, overwrite, device)
+        return _of_scores(scores, model, folder, alt_column, overwrite, device, unclip)
     if images is None or judge is None or not concepts:
         lacking = [name for name in ("--images", "--judge", "--concepts") if not scoring[name]]
         others = ", ".join(name for name, value in scoring.items() if value)
@@ -96,6 +100,7 @@ def pack(
 
     from cbsae_hub.cards.write import write_card
     from cbsae_hub.data.images import load_images
+    from cbsae_hub.pipeline.pack import icon_drawer
     from cbsae_hub.scoring import NeuronScorer, Scores
     from cbsae_hub.scoring.build_pack import build_pack, caption_column
     from cbsae_hub.scoring.card_pictures import write_pictures
@@ -115,6 +120,7 @@ def pack(
         top_k=top_k or 100,
         device=device_of(device),
     )
+    drawer = icon_drawer(unclip, scorer.sae, device_of(device), model)  # likewise
     if folder.resolve() != Path(model).resolve():
         _save(scorer.sae, folder)
     partial = folder / PARTIAL
@@ -133,6 +139,7 @@ def pack(
         source={"id": images, "split": split},
         alt_column=alt_column,
         batch_size=batch_size,
+        drawer=drawer,
     )
     shutil.rmtree(partial)
     write_pictures(folder)
@@ -140,7 +147,9 @@ def pack(
     return _facts(new, model, folder)
 
 
-def _of_scores(scores: Path, model: str, folder: Path, alt_column: str, overwrite: bool, device: str | None) -> Data:
+def _of_scores(
+    scores: Path, model: str, folder: Path, alt_column: str, overwrite: bool, device: str | None, unclip: str | None
+) -> Data:
     """Makes the pack of scores that are there."""
     _require_none(folder, overwrite)
 
@@ -149,7 +158,8 @@ def _of_scores(scores: Path, model: str, folder: Path, alt_column: str, overwrit
 
     if folder.resolve() != Path(model).resolve():
         _save(load(model), folder)
-    return _facts(make_pack(scores, folder, alt_column=alt_column, device=device_of(device)), model, folder)
+    built = make_pack(scores, folder, alt_column=alt_column, device=device_of(device), unclip=unclip)
+    return _facts(built, model, folder)
 
 
 def _require_none(folder: Path, overwrite: bool) -> None:

@@ -10,7 +10,7 @@ from cbsae_hub.hub.files import folder_revision, read_json
 logger = logging.getLogger(__name__)
 
 PACK = ("pack.json", "neurons.parquet", "examples.parquet", "images.parquet", "patch_maps.safetensors",
-        "vocabulary.safetensors", "quadrants.png", "examples.webp")  # fmt: skip
+        "vocabulary.safetensors", "contexts.parquet", "icons.parquet", "quadrants.png", "examples.webp")  # fmt: skip
 CLAIMS = {
     "pack.json": PACK,
     "evaluation.json": ("evaluation.json",),

@@ -21,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 
 from cbsae_hub.hub.files import read_text, replace_file, sha256, write_text
 from cbsae_hub.hub.locate import download_folder, locate
+from cbsae_hub.neurons.icons import firing_part, icon_bytes
 from cbsae_hub.neurons.search import Match
 from cbsae_hub.neurons.table import NeuronTable, PackError
 from cbsae_hub.neurons.verdicts import STRONG
@@ -32,6 +33,7 @@ SCHEMA_VERSION = 3
 INFO = "pack.json"
 FILES = ("neurons.parquet", "examples.parquet", "images.parquet", "patch_maps.safetensors", "vocabulary.safetensors")
 CONTEXTS = "contexts.parquet"  # of a model of texts
+ICONS = "icons.parquet"  # of a model of images, since packs have them
 PARTS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("files", "model", "encoder", "judge", "naming", "images", "concepts", "scores"), dict),
     "grid": (list, type(None)),
@@ -41,6 +43,7 @@ NEAREST = 5  # concepts that are named where a query has no strong match
 NONSENSE, NEARER_THAN = 200, 0.99
 """Near in meaning is what is nearer to a concept than this share of so many made-up words is to any."""
 STRIPS = ("top", "p75", "p50", "p25", "random")
+ICON_KINDS = ("crop", "drawn")
 Embed = Callable[[list[str]], Any]  # texts to unit embeddings [texts, d]
 
 
@@ -138,6 +141,8 @@ class Pack:
         self._images = _by_image(tables["images"])
         self._contexts = tables.get("contexts")
         self._context_places: dict[int, np.ndarray] | None = None
+        icons = tables.get("icons", pd.DataFrame(columns=["neuron", *ICON_KINDS]))
+        self._icons = {kind: dict(zip(icons["neuron"], icons[kind])) for kind in ICON_KINDS}
 
     @classmethod
     def from_pretrained(cls, repo_id: str | Path, revision: str | None = None) -> "Pack":
@@ -154,7 +159,7 @@ class Pack:
         """
         folder = Path(repo_id)
         if not folder.is_dir():
-            folder = download_folder(str(repo_id), revision, (INFO, *FILES, CONTEXTS))
+            folder = download_folder(str(repo_id), revision, (INFO, *FILES, CONTEXTS, ICONS))
         elif revision is not None:
             locate(folder, revision)
         try:
@@ -173,7 +178,7 @@ class Pack:
             )
         if lacking := [part for part, kind in PARTS.items() if not isinstance(info.get(part, ...), kind)]:
             raise PackError(f"{folder / INFO} is damaged: no good {', '.join(lacking)} in it; build the pack again")
-        files = (*FILES, CONTEXTS) if CONTEXTS in info["files"] else FILES
+        files = (*FILES, *(file for file in (CONTEXTS, ICONS) if file in info["files"]))
         for file in files:
             if not (folder / file).is_file():
                 raise PackError(f"the pack of {repo_id} lacks {file}")
@@ -194,6 +199,7 @@ class Pack:
         maps: np.ndarray,
         text_embeddings: np.ndarray,
         contexts: pd.DataFrame | None = None,
+        icons: pd.DataFrame | None = None,
     ) -> None:
         """Writes a pack; ``pack.json`` comes last, so that a half-written one is noticed.
 
@@ -206,10 +212,11 @@ class Pack:
             maps: ``[examples, patches]`` uint8; ``[examples, tokens]`` if there is no grid.
             text_embeddings: ``[concepts, d]`` of the judge.
             contexts: Of a model of texts: neuron, rank, text, and the values of a :class:`Context`.
+            icons: neuron, and its icons as WebP or None, see :meth:`icon`.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        tables = {"neurons": neurons, "examples": examples, "images": images, "contexts": contexts}
+        tables = {"neurons": neurons, "examples": examples, "images": images, "contexts": contexts, "icons": icons}
         for name, frame in tables.items():
             if frame is not None:
                 with replace_file(folder / f"{name}.parquet") as partial:
@@ -218,7 +225,8 @@ class Pack:
         for name, key, array in (("patch_maps", "maps", maps), ("vocabulary", "text_embeddings", texts)):
             with replace_file(folder / f"{name}.safetensors") as partial:
                 save_file({key: np.ascontiguousarray(array)}, partial)
-        sums = {file: sha256(folder / file) for file in (*FILES, *[CONTEXTS] * (contexts is not None))}
+        files = (*FILES, *(f"{name}.parquet" for name in ("contexts", "icons") if tables[name] is not None))
+        sums = {file: sha256(folder / file) for file in files}
         content = {"schema_version": SCHEMA_VERSION, "package_version": __version__, "files": sums, **info}
         write_text(folder / INFO, json.dumps(content, indent=1) + "\n")
 
@@ -304,6 +312,27 @@ class Pack:
             )
             for row in rows.itertuples()
         ]
+
+    def icon(self, neuron: int, kind: str = "crop") -> bytes | None:
+        """A small picture of a neuron, as WebP; None where there is none.
+
+        Args:
+            neuron: The neuron's number.
+            kind: "crop", the part of its strongest picture where it fires, which every neuron has that fires on a
+                picture; or "drawn", what unCLIP draws of it alone, where the pack was built with an unCLIP.
+
+        Raises:
+            ValueError: If there is no such kind.
+            IndexError: If there is no such neuron.
+        """
+        if kind not in ICON_KINDS:
+            raise ValueError(f"kind must be one of {', '.join(ICON_KINDS)}, got {kind!r}")
+        neuron = self.neurons[neuron].neuron
+        icon = self._icons[kind].get(neuron)
+        if icon is None and kind == "crop":  # older packs have none, and neurons that came later
+            for example in self.examples(neuron, "top", limit=1):
+                return icon_bytes(firing_part(example.image, example.patch_map))
+        return icon
 
     def image(self, image_id: int) -> Image.Image:
         """A probe image that is somebody's example."""

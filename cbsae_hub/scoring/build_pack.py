@@ -2,9 +2,10 @@
 
 import io
 import logging
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -22,14 +23,18 @@ from cbsae_hub.models import CBSAE, SAE, folder_revision
 from cbsae_hub.neurons.pack import Pack
 from cbsae_hub.pictures import ImageDataset
 from cbsae_hub.processes import claimed
+from cbsae_hub.scoring.icons import crops, icon_table
 from cbsae_hub.scoring.report import MEASURED
 from cbsae_hub.scoring.scores import Scores
 from cbsae_hub.trainers.run import load_checkpoint, save_checkpoint
 
+if TYPE_CHECKING:  # who draws no icons does without diffusers
+    from cbsae_hub.scoring.icon_drawer import IconDrawer
+
 logger = logging.getLogger(__name__)
 
 ALT_COLUMN = "caption"
-PARTIAL = ".maps.safetensors"  # hidden, so that it is never published
+PARTIAL, PARTIAL_ICONS = ".maps.safetensors", ".icons"  # hidden, so that they are never published
 CHECKPOINT_EVERY = 100  # batches
 THUMBNAIL = 128  # pixels of the longer side, at most
 WEBP_QUALITY = 84  # a ninth smaller than at 88, and nobody sees it
@@ -46,6 +51,7 @@ def build_pack(
     alt_column: str | None = ALT_COLUMN,
     batch_size: int = 64,
     store: ActivationStore | None = None,
+    drawer: "IconDrawer | None" = None,
 ) -> Pack:
     """Draws the maps of the examples that the scores name, and writes the pack beside the model.
 
@@ -61,12 +67,14 @@ def build_pack(
         alt_column: See :func:`caption_column`.
         batch_size: Images a forward pass.
         store: Activations of all images, if they are there already: the encoder does not run then.
+        drawer: Draws every neuron alone, for a second icon; None for none.
 
     Returns:
         The pack as read back.
 
     Raises:
         ValueError: If the scores have no examples, are of other images or another model, or there is no such column.
+        EditError: If a neuron changes nothing of what unCLIP reads.
         FolderInUse: If another run writes into the folder.
     """
     alt_column = caption_column(images, alt_column)
@@ -101,9 +109,15 @@ def build_pack(
             if count % CHECKPOINT_EVERY == 0:
                 progress = {"images": first + count * batch_size, "identity": plain(identity)}
                 save_checkpoint(partial, {"maps": torch.from_numpy(maps)}, progress)
+        drawn: dict[int, bytes] = {}
+        if drawer is not None:
+            drawn = drawer.draw(scores, Path(folder) / PARTIAL_ICONS)
+            info["icons"] = drawer.settings(scores)
+        icons = icon_table(scores.neurons["neuron"], crops(scores.examples, maps, images, encoder), drawn)
         pictures = thumbnails(images, numbers, alt_column, encoder)
-        Pack.write(folder, info, scores.neurons, scores.examples, pictures, maps, scores.texts)
+        Pack.write(folder, info, scores.neurons, scores.examples, pictures, maps, scores.texts, icons=icons)
         partial.unlink(missing_ok=True)
+        shutil.rmtree(Path(folder) / PARTIAL_ICONS, ignore_errors=True)
     return Pack.from_pretrained(folder)
 
 

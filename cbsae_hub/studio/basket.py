@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from markupsafe import Markup
 
 from cbsae_hub.neurons.chance import marked
+from cbsae_hub.neurons.strength import usual_strength
 from cbsae_hub.steering import Edit, Steering
 from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import Refused
@@ -20,7 +20,6 @@ from cbsae_hub.studio.view.templates import template
 
 MAX_NEURONS = 5
 UNITS = ("p99", "absolute")
-WITHOUT_ALPHA = 4.0  # times p99: where steerability was not measured, what a neuron is set to at first
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class StrengthRange:
 def range_of(model: LoadedModel, neuron: int) -> StrengthRange:
     """Returns the strengths of a neuron; docs/space.md says what the band rests on."""
     p99 = float(model.pack.neurons[neuron].p99)
-    usual = model.alpha or WITHOUT_ALPHA * (p99 if p99 > 0 else np.nanmedian(model.pack.neurons.frame["p99"]))
+    usual = usual_strength(p99, model.alpha, model.pack.neurons.frame["p99"])
     band = (usual / 2, usual) if model.alpha else None
     return StrengthRange(p99 if p99 > 0 else math.nan, -usual, 2 * usual, band, usual)
 

@@ -1,8 +1,10 @@
 import copy
+import io
 import json
 import pickle
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -18,7 +20,8 @@ from tiny_models import build, processor
 from cbsae_hub import SAE, Pack
 from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.metrics import soft_wpmi
-from cbsae_hub.neurons.pack import FILES, NeuronTable, PackError
+from cbsae_hub.neurons.icons import SIDE, firing_part
+from cbsae_hub.neurons.pack import FILES, ICONS, NeuronTable, PackError
 from cbsae_hub.scoring import NeuronScorer, Scores, Truth
 from cbsae_hub.scoring.build_pack import build_pack, caption_column, thumbnails
 from cbsae_hub.scoring.examples import STRIP_SIZES, choose_examples
@@ -272,7 +275,7 @@ def test_files_have_the_usual_permissions(world, pack):
     assert {path.name for path in world[3].iterdir() if path.stat().st_mode != mode} == set()
 
 
-@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("file", [*FILES, ICONS])
 def test_damage_is_named(world, pack, tmp_path, file):
     for path in world[3].iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -308,6 +311,53 @@ def test_facts_that_are_not_there_are_named(world, pack, tmp_path, part):
     (tmp_path / "pack.json").write_text("[]")
     with pytest.raises(PackError, match="no JSON object"):
         Pack.from_pretrained(tmp_path)
+
+
+def pixels(icon):
+    return np.asarray(Image.open(io.BytesIO(icon)).convert("RGB"), int)
+
+
+def test_every_neuron_that_fires_has_an_icon_cut_from_the_image_itself(world, pack):
+    for row in pack.neurons:
+        best = pack.examples(row.neuron, "top", 1)
+        if not best:
+            assert pack.icon(row.neuron) is None and row.status == "dead"
+            continue
+        image = Pictures()[best[0].image_id]["image"]
+        shown = pixels(pack.icon(row.neuron))
+        assert shown.shape == (SIDE, SIDE, 3)
+        assert np.abs(shown - np.asarray(firing_part(image, best[0].patch_map), int)).mean() < 12, "WebP is lossy"
+        assert pack.icon(row.neuron, "drawn") is None, "nothing was drawn"
+    with pytest.raises(ValueError, match="crop, drawn"):
+        pack.icon(0, "painted")
+    with pytest.raises(IndexError):
+        pack.icon(99)
+
+
+def test_packs_without_icons_cut_them_from_their_examples(world, pack, tmp_path):
+    for path in world[3].iterdir():
+        if path.name != ICONS:
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    files = {name: digest for name, digest in pack.info["files"].items() if name != ICONS}
+    (tmp_path / "pack.json").write_text(json.dumps({**pack.info, "files": files}))
+    older = Pack.from_pretrained(tmp_path)
+    for row in pack.neurons:
+        icon = older.icon(row.neuron)
+        assert (icon is None) == (row.status == "dead")
+        assert icon is None or np.abs(pixels(icon) - pixels(pack.icon(row.neuron))).mean() < 25
+
+
+def test_what_was_drawn_of_neurons_is_in_the_pack(world, pack, tmp_path):
+    sae, encoder, *_ = world
+    scorer = scorer_of(world, Pictures())
+    scorer.run(Pictures(), 10)
+    drawer = SimpleNamespace(
+        settings=lambda scores: {"steps": 10}, draw=lambda scores, partial: partial.mkdir() or {3: b"three"}
+    )
+    drawn = build_pack(scorer.results(), sae, encoder, Pictures(), tmp_path, source={}, drawer=drawer)
+    assert drawn.icon(3, "drawn") == b"three" and drawn.icon(4, "drawn") is None
+    assert drawn.icon(4) == pack.icon(4) and drawn.info["icons"] == {"steps": 10}
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], "nothing is left behind"
 
 
 def test_it_can_be_sent_to_another_process(world, pack):
