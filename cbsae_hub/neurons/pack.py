@@ -277,9 +277,7 @@ class Pack:
         if strip not in STRIPS:
             raise ValueError(f"strip must be one of {', '.join(STRIPS)}, got {strip!r}")
         neuron = self.neurons[neuron].neuron
-        if self._places is None:  # made at the first use: who searches for names does without
-            self._places = self._examples.groupby(["neuron", "strip"]).indices
-        rows = self._examples.iloc[self._places.get((neuron, strip), [])[:limit]]
+        rows = self._examples.iloc[self._rows_of(neuron, strip)[:limit]]
         return [
             Example(row.image, row.activation, self._map(row.Index), self.image(row.image), self._images[row.image].alt)
             for row in rows.itertuples()
@@ -333,6 +331,10 @@ class Pack:
             for example in self.examples(neuron, "top", limit=1):
                 return icon_bytes(firing_part(example.image, example.patch_map))
         return icon
+
+    def has_icon(self, neuron: int, kind: str = "crop") -> bool:
+        """True if there is such an :meth:`icon`, which need not be made to know that."""
+        return self._icons[kind].get(neuron) is not None or kind == "crop" and len(self._rows_of(neuron, "top")) > 0
 
     def image(self, image_id: int) -> Image.Image:
         """A probe image that is somebody's example."""
@@ -391,6 +393,12 @@ class Pack:
         similarity = texts @ np.asarray(embedding, dtype=np.float32)
         ranked = np.argsort(-similarity, kind="stable")[:NEAREST]
         return [concepts[i] for i in ranked if similarity[i] > self._noise], "meaning"
+
+    def _rows_of(self, neuron: int, strip: str) -> Any:
+        """Rows of a neuron's examples."""
+        if self._places is None:  # made at the first use: who searches for names does without
+            self._places = self._examples.groupby(["neuron", "strip"]).indices
+        return self._places.get((neuron, strip), [])
 
     def _map(self, row: int) -> np.ndarray | None:
         return None if self.grid is None else self._maps[row].reshape(self.grid).astype(np.float32) / 255

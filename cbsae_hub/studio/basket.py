@@ -202,6 +202,7 @@ def _row(model: LoadedModel, basket: Basket, edit: Edit) -> dict[str, Any]:
         band = (f"{start:.1f}", f"{end - start:.1f}")
     return {
         "neuron": neuron,
+        "icon": model.icon(neuron),
         "title": title,
         "concept": marked(concept_of(model, neuron) or f"#{neuron}", model.pack.neurons[neuron]),
         "muted": neuron in basket.muted,

@@ -14,6 +14,7 @@ from cbsae_hub.pipeline.answers import answers_in
 from cbsae_hub.studio.api import Api, descriptions
 from cbsae_hub.studio.basket import changed, dock
 from cbsae_hub.studio.links import PARTS, TABS, Link, as_text, basket_of, basket_text, read
+from cbsae_hub.studio.neuron_files import NeuronFiles
 from cbsae_hub.studio.server.address import AddressRequest
 from cbsae_hub.studio.server.blocks import Page
 from cbsae_hub.studio.server.concept_training import ConceptTraining
@@ -81,6 +82,7 @@ def build(models: str | Path | Sequence[str | Path], llava: str | None = None, u
     serving = Serving([one for source in sources for one in answers_in(source) or [str(source)]], llava, unclip)
     with Page(title=TITLE, delete_cache=(3600, 3600), analytics_enabled=False) as page:
         _Page(serving).render(page)
+    page.routes = [*page.routes, *NeuronFiles(serving).routes]
     page.queue(max_size=256, default_concurrency_limit=4, api_open=False)  # nobody passes the queue by
     if os.environ.get(ZERO_GPU):  # models have to be there before a GPU is borrowed
         serving.warm_up()

@@ -27,7 +27,11 @@ def map_of(rows, columns, **strengths):
     ("size", "heat", "box"),
     [
         ((64, 64), map_of(8, 8, r2c5=0.6), (32, 8, 56, 32)),  # one patch, and one around it
-        ((64, 64), map_of(8, 8, r2c5=0.6, r2c6=0.31, r7c0=0.29), (32, 4, 64, 36)),  # what is weaker than half is left out
+        (
+            (64, 64),
+            map_of(8, 8, r2c5=0.6, r2c6=0.31, r7c0=0.29),
+            (32, 4, 64, 36),
+        ),  # weaker than half
         ((64, 64), map_of(8, 8, r0c0=1.0), (0, 0, 24, 24)),  # the square is moved into the picture
         ((96, 96), map_of(24, 24, r12c12=1.0), (32, 32, 68, 68)),  # small patches: not smaller than three eighths
         ((64, 64), map_of(8, 8, r0c0=1.0, r7c7=1.0), (0, 0, 64, 64)),

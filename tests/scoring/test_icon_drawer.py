@@ -16,6 +16,11 @@ P99 = [2.0, np.nan, 1.0, 3.0, 0.5, 4.0]
 FIRES = [0, 2, 3, 4, 5]
 
 
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch):
+    monkeypatch.setattr(icon_drawer, "STEPS", 3)
+
+
 @pytest.fixture(scope="module")
 def steerer():
     return UnclipSteerer(unclip(), sae_for())
@@ -41,7 +46,7 @@ def test_each_neuron_is_drawn_alone(steerer, tmp_path, measured, value, guidance
     assert list(drawn) == FIRES
     for neuron in FIRES:
         alone = Steering([Edit(neuron, value(P99[neuron]))], isolate=True)
-        picture = steerer.generate(pictures(1), alone, [0], num_inference_steps=10, guidance_scale=guidance)[0]
+        picture = steerer.generate(pictures(1), alone, [0], num_inference_steps=3, guidance_scale=guidance)[0]
         icon = Image.open(io.BytesIO(drawn[neuron])).convert("RGB")
         expected = picture.resize(icon.size, Image.Resampling.LANCZOS)
         assert np.abs(np.asarray(icon, int) - np.asarray(expected, int)).mean() < 8, "WebP is lossy"

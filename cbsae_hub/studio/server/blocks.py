@@ -3,10 +3,12 @@
 import inspect
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
 from mcp.types import ImageContent, TextContent
+from starlette.routing import Route
 
 from cbsae_hub.studio.server import downloads, refusal
 from cbsae_hub.studio.server.gate import MIDDLEWARE
@@ -15,13 +17,17 @@ _PICTURE = re.compile(r"data:(image/\w+);base64,(.+)")
 
 
 class Page(gr.Blocks):
-    """A page that is never served without its gate."""
+    """A page that is never served without its gate.
+
+    Attributes:
+        routes: What is served beside what Gradio serves.
+    """
+
+    routes: Sequence[Route] = (downloads.ROUTE,)
 
     def launch(self, *arguments: Any, **options: Any) -> Any:
         """Serves the page, see :meth:`gradio.Blocks.launch`."""
-        return super().launch(
-            *arguments, app_kwargs={"middleware": [*MIDDLEWARE], "routes": [downloads.ROUTE]}, **options
-        )
+        return super().launch(*arguments, app_kwargs={"middleware": [*MIDDLEWARE], "routes": [*self.routes]}, **options)
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *arguments: Any, **options: Any) -> list[Any]:
         """Returns the arguments of a handler; public endpoints may be called without those that have a default."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -33,7 +34,7 @@ from cbsae_hub.steering.latents import decoder_rows
 from cbsae_hub.studio.server.generators import Generators, Unavailable
 from cbsae_hub.studio.server.names import public_id
 from cbsae_hub.studio.server.refusal import Refused
-from cbsae_hub.studio.view.images import MAX_SIDE, as_webp
+from cbsae_hub.studio.view.images import MAX_SIDE, as_webp, data_uri
 
 logger = logging.getLogger(__name__)
 
@@ -269,6 +270,14 @@ class LoadedModel:
     def _pixels(self, images: Sequence[Image.Image], of_pack: bool) -> torch.Tensor:
         framed = of_pack and self.pack.cropped
         return self.encoder.pixel_values([self.encoder.framed(image) if framed else image for image in images])
+
+    def icon(self, neuron: int, kind: str = "crop") -> str | None:
+        """Returns the address of a neuron's icon, see :meth:`Pack.icon`, relative to the page; None if it has none."""
+        if not self.pack.has_icon(neuron, kind):
+            return None
+        if neuron >= len(self.pack.neurons) - self.own:  # a visitor's own: it has no address
+            return data_uri(self.pack.icon(neuron, kind) or b"")
+        return f"neuron/{neuron}.webp?m={quote(self.name, safe='')}" + ("" if kind == "crop" else f"&of={kind}")
 
     def row(self, inspection: Inspection, place: int) -> Any:
         """Returns the row in the neuron table of one of the neurons that fire."""

@@ -63,6 +63,7 @@ class FindTab(Tab):
         label = _NEAR[answer.near_by] if near else _TRY
         suggestions = gr.Radio(near or _example_queries(model), value=None, label=label)
         verdict = _verdict(answer.verdict, _sentence(text, answer, len(ids)), key, query)
+        verdict += html.PIECES.list_icons("results", [(n, icon) for n in ids if (icon := model.icon(n))])
         if not ids:
             return [verdict, gr.Radio([], value=None, visible=False), suggestions, _TEMPLATE.invitation()]
         choices = [(html.neuron_title(model.pack.neurons[neuron]), str(neuron)) for neuron in ids]

@@ -151,7 +151,9 @@ class InspectTab(Tab):
         else:
             drawn = _grid(model, inspection, place, at)
         grid = html.result(drawn, {"m": model.key, "seen": str(image)}, "whole")
-        return [str(image), "" if at is None else str(at), grid, _error(inspection), radio, card]
+        listed = [int(inspection.active[i]) for i in places]
+        icons = html.PIECES.list_icons("neurons", [(n, icon) for n in listed if (icon := model.icon(n))])
+        return [str(image), "" if at is None else str(at), grid, _error(inspection) + icons, radio, card]
 
     def _inspection(self, model: LoadedModel, image: Any) -> ImageInspection:
         if image in ("", None):

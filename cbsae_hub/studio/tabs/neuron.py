@@ -80,8 +80,8 @@ class NeuronTab(Tab):
         model = self.session.model_of(key)
         number = _number(model, neuron)
         answer, drawing = self.session.serving.experiments.neuron_alone(model, number)
-        source = None if drawing is None else data_uri(as_webp(drawing.image))
-        return _TEMPLATE.alone(number, f"{range_of(model, number).start:g}", answer, source, _reasons(model))
+        source, stored = drawing and data_uri(as_webp(drawing.image)), model.icon(number, "drawn")
+        return _TEMPLATE.alone(number, f"{range_of(model, number).start:g}", answer, source, stored, _reasons(model))
 
     def restore(self, model: LoadedModel, link: Link, new: bool) -> list[Any]:
         """Returns values of :attr:`outputs` for a link."""
@@ -140,7 +140,7 @@ def neuron_page(
         alpha=model.alpha,
         strips=html.strips(model.pack, neuron) if strips is None else strips,
         neighbours=[
-            (other, html.neuron_title(model.pack.neurons[other]), f"{cosine:.2f}")
+            (other, model.icon(other), html.neuron_title(model.pack.neurons[other]), f"{cosine:.2f}")
             for other, cosine in model.neighbours(neuron)
         ],
     )
@@ -192,7 +192,8 @@ def _live(model: LoadedModel, neuron: int) -> Markup:
     reasons = _reasons(model)
     if len(reasons) < len(TITLES):
         return _TEMPLATE.waiting()
-    return _TEMPLATE.alone(neuron, f"{range_of(model, neuron).start:g}", None, None, reasons)
+    stored = model.icon(neuron, "drawn")
+    return _TEMPLATE.alone(neuron, f"{range_of(model, neuron).start:g}", None, None, stored, reasons)
 
 
 def _reasons(model: LoadedModel) -> list[str]:

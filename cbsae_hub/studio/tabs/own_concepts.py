@@ -210,6 +210,7 @@ def _row(model: LoadedModel, concept: str, match: Match | None) -> dict[str, Any
         "sign": html.VERDICTS[match.verdict],
         "verdict": match.verdict,
         "reason": match.reason,
+        "icon": model.icon(match.neuron),
         "title": html.neuron_title(model.pack.neurons[match.neuron]),
     }
 

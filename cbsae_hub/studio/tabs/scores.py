@@ -106,7 +106,12 @@ def rows_of(model: LoadedModel, words: str, column: str) -> Markup:
         frame = frame.sort_values(column, ascending=False)
     _, *scores = SORTS.values()
     rows = [
-        (row.neuron, html.neuron_title(row), [*(_number(getattr(row, name, math.nan)) for name in scores), row.status])
+        (
+            row.neuron,
+            model.icon(row.neuron),
+            html.neuron_title(row),
+            [*(_number(getattr(row, name, math.nan)) for name in scores), row.status],
+        )
         for row in frame.head(ROWS).itertuples()
     ]
     return _TEMPLATE.rows(["Neuron", *list(SORTS)[1:], "Status"], rows, len(frame), ROWS)

@@ -237,6 +237,19 @@ def test_all_answers_have_headers_and_text_is_compressed(address, client):
     assert "content-encoding" not in httpx.get(address, headers={"Accept-Encoding": "identity"}).headers
 
 
+def test_files_of_a_neuron_may_be_shown_anywhere_and_pictures_are_not_compressed_again(address):
+    elsewhere = {"Accept-Encoding": "gzip", "Origin": "https://elsewhere.example"}
+    sent = {kind: httpx.get(f"{address}/neuron/3.{kind}", headers=elsewhere) for kind in ("json", "png", "webp")}
+    for told in sent.values():
+        assert told.status_code == 200 and told.headers["access-control-allow-origin"] == "*"
+        assert HEADERS.items() <= {name.title(): value for name, value in told.headers.items()}.items()
+    assert [told.headers.get("content-encoding") for told in sent.values()] == ["gzip", None, None]
+    assert sent["json"].json()["neuron"] == 3
+    for path in ("3.svg", "x.json", "-1.json", "3.json/x", "٣.json", f"{'9' * 8}.json"):
+        assert httpx.get(f"{address}/neuron/{path}").status_code == 404
+    assert "access-control-allow-origin" not in httpx.get(f"{address}/config", headers=elsewhere).headers
+
+
 def test_folders_of_the_server_are_in_no_answer(address, client, handlers, serving):
     told = [httpx.get(f"{address}/{path}").text for path in ("", "config", "gradio_api/info", "gradio_api/mcp/schema")]
     told += [
