@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[1]
 HUB = ROOT / "hub"
 USERS = (1, 8, 32)
 TARGETS = {
-    "start": 15.0, "first_paint": 2.0, "lookup_p95_at_1": 0.150, "lookup_p95_at_32": 1.0, "sentence_p95_at_1": 1.5,
+    "start": 15.0, "first_paint": 0.6, "click": 1.2, "lookup_p95_at_1": 0.150, "lookup_p95_at_32": 1.0, "sentence_p95_at_1": 1.5,
     "picture_p95_at_1": 4.0,
 }  # fmt: skip
 GUIDANCE = 2.5
@@ -189,25 +189,34 @@ def abandoned(address: str, pid: int) -> dict[str, float]:
 
 
 def first_paint(address: str) -> dict[str, float]:
-    """Seconds until a browser that was never here paints something, and until the page can be used."""
+    """Seconds until a browser that was never here paints, shows all of Start, and has done what a click says.
+
+    And the size of the HTML as it is sent.
+    """
     from playwright.sync_api import sync_playwright
 
-    painted, usable = [], []
+    seconds: dict[str, list[float]] = {"first_paint": [], "usable": [], "click": []}
     with sync_playwright() as driver:
         arguments = ["--no-sandbox", "--disable-dev-shm-usage"]
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
-        for _ in range(5):
+        for what in ["usable", "click"] * 5:
             context = browser.new_context()
             tab = context.new_page()
             start = time.perf_counter()
             tab.goto(address)
-            tab.locator(".cb-example button").first.wait_for()
-            usable.append(time.perf_counter() - start)
+            if what == "usable":
+                tab.locator(".cb-example button").first.wait_for()
+            else:
+                tab.get_by_role("tab", name="Find concept").click()
+                tab.locator("#query").wait_for()
+            seconds[what].append(time.perf_counter() - start)
             script = "performance.getEntriesByName('first-contentful-paint')[0].startTime / 1000"
-            painted.append(tab.evaluate(script))
+            seconds["first_paint"].append(tab.evaluate(script))
             context.close()
         browser.close()
-    return {"first_paint": float(np.median(painted)), "usable": float(np.median(usable))}
+    with httpx.stream("GET", address, headers={"Accept-Encoding": "gzip"}) as sent:
+        size = sum(len(part) for part in sent.iter_raw())
+    return {name: float(np.median(values)) for name, values in seconds.items()} | {"html_kb": size / 1000}
 
 
 def alone(requests: Requests, pack: Pack, count: int = 20) -> dict[str, float]:

@@ -125,7 +125,8 @@ def test_names_are_text(shipped, monkeypatch):
     row = shipped.pack.neurons[3]._replace(name=evil)
     monkeypatch.setitem(shipped.pack.neurons._rows, 3, row)
     found = Inputs(dock(shipped, Basket((Edit(3, 50.0),)))).found
-    assert "img" not in [tag for tag, _ in found] and not any("onerror" in a for _, a in found)
+    pictures = [attributes["src"] for tag, attributes in found if tag == "img"]
+    assert pictures == ["neuron/3.webp?m=emoji-cbsae"] * 2 and not any("onerror" in a for _, a in found)
 
 
 def test_the_watched_word_is_the_strongest_neurons(shipped):

@@ -1,5 +1,6 @@
 """Files of neurons for other pages: what the pack has, whoever asks, and nothing of a visitor's own."""
 
+import copy
 import io
 import json
 
@@ -70,8 +71,8 @@ def test_what_is_not_there_is_said(client, pack):
 
 
 def test_a_visitors_own_model_has_no_files(client, serving):
-    own = serving.first.extended(serving.first.sae, serving.first.pack)
-    serving.keep_own(own)
+    own = serving.keep_own(copy.copy(serving.first))
+    assert serving.of(own.key) is own
     assert client.get("/neuron/3.json", params={"m": own.key}).status_code == 404
 
 
