@@ -20,7 +20,7 @@ from cbsae_hub.hub.references import references, with_names
 from cbsae_hub.hub.results import RESULTS
 from cbsae_hub.hub.stamp import edited_by_hand
 from cbsae_hub.models import folder_revision
-from cbsae_hub.neurons.pack import FILES, INFO
+from cbsae_hub.neurons.pack import CONTEXTS, FILES, ICONS, INFO
 from cbsae_hub.publishing import PublishError, plan, plan_together, publish, publish_together
 
 
@@ -175,7 +175,7 @@ def test_plan_writes_nothing_and_names_the_repository_in_the_card(world):
 
 
 def test_every_file_of_a_pack_is_known_as_a_result():
-    assert {INFO, *FILES} <= set(RESULTS)
+    assert {INFO, *FILES, CONTEXTS, ICONS} <= set(RESULTS)
 
 
 # ---------------------------------------------------------------------------------------------------- publish

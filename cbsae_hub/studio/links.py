@@ -11,6 +11,7 @@ from typing import Any
 
 from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.studio.basket import UNITS, Basket, checked, range_of
+from cbsae_hub.studio.collection import MAX_NAME, MAX_TEXT
 from cbsae_hub.studio.server.experiments import STEPS
 from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import Refused
@@ -133,6 +134,8 @@ class Link:
     steps: int = _part("steps", STEPS, _number(MIN_STEPS, MAX_STEPS), typed=True)
     name_filter: str = _part("named", "", _words(MAX_QUERY), typed=True)
     sort: str = _part("sort", "score", _one_of(SORTS.values()), codes=SORTS)
+    collection_name: str = _part("list.name", "", _words(MAX_NAME), typed=True)
+    collection: str = _part("list", "", lambda text, _: text if len(text) <= MAX_TEXT else None, typed=True)
     words: str = _part("words", "", lambda text, _: text if len(text) <= MAX_WORDS else None, typed=True)
     anyway: bool = _part("anyway", False, _flag)
 

@@ -219,7 +219,8 @@ class _Page:
 
     @property
     def _tabs(self) -> list[Tab]:
-        return [self.start, self.find, self.inspect, self.neuron, self.llava, self.draw, self.scores, self.own]
+        tabs = [self.start, self.find, self.inspect, self.neuron, self.llava, self.draw, self.scores, self.own]
+        return [*tabs, self.scores.collection]
 
     @kindly
     def _go(self, event: gr.EventData, key: Any) -> list[Any]:

@@ -54,7 +54,8 @@ def test_what_is_written_is_read_again(shipped):
             "draw_op": [None, *OPS], "draw_keep_error": [None, True, False], "draw_live": [True, False],
             "seeds": [1, 2, 4], "seed": [0, 2**31 - 1], "steps": [5, 20, 30], "name_filter": ["", "moose"],
             "sort": list(SORTS.values()), "words": ["", "pinata\nchess piece, zeppelin"],
-            "anyway": [True, False],
+            "anyway": [True, False], "collection_name": ["", "round things"],
+            "collection": ["", "17: wheels, or: balls\n3", "no number"],
         }  # fmt: skip
         link = Link(**{name: rng.choice(list(choices)) for name, choices in values.items()})
         assert set(values) == {field.name for field in fields(Link)}
@@ -120,7 +121,7 @@ def test_ends_of_a_span_survive_rounding(shipped):
         ("steps", "31"), ("steps", "4"), ("seed", "99999999999"), ("q", "x" * 101), ("ask", "x" * 201),
         ("word", "x" * 41), ("ask", "y" * 100_000), ("pic", "mine~abc"), ("seen", "mine~abc"), ("found", "x"),
         ("patch", "-1"), ("sort", "name"), ("named", "x" * 101), ("words", "x" * 900), ("aside", "x" * 9999),
-        ("live", "2"), ("anyway", "yes"), ("draw.alone", ""), ("draw.op", "x"), ("heat", "yes"), ("fires", "9999"),
+        ("live", "2"), ("list", "x" * 2001), ("list.name", "x" * 61), ("anyway", "yes"), ("draw.alone", ""), ("draw.op", "x"), ("heat", "yes"), ("fires", "9999"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_named_and_left_out(shipped, key, value):

@@ -63,7 +63,7 @@ def test_pictures_are_the_icon_and_the_strongest_images(client, pack):
 def test_what_is_not_there_is_said(client, pack):
     dead = next(row.neuron for row in pack.neurons if row.status == "dead")
     told = client.get(f"/neuron/{dead}.json").json()
-    assert told["card"] is None and told["icons"] == {} and told["score"] is None
+    assert told["card"] is None and told["icons"] == {}
     for path in ("32.json", f"{dead}.png", f"{dead}.webp", "3.webp?of=drawn", "3.webp?of=../x", "3.json?m=other"):
         answer = client.get(f"/neuron/{path}")
         assert answer.status_code == 404 and answer.json()["detail"].endswith("."), path

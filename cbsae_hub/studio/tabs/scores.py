@@ -15,7 +15,8 @@ from cbsae_hub.studio.links import MAX_QUERY, SORTS, Link
 from cbsae_hub.studio.server import downloads
 from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import Refused, kindly
-from cbsae_hub.studio.server.session import LOOKUP
+from cbsae_hub.studio.server.session import LOOKUP, SessionState
+from cbsae_hub.studio.tabs.collection import CollectionBox
 from cbsae_hub.studio.tabs.tab import Tab
 from cbsae_hub.studio.view import html
 from cbsae_hub.studio.view.style import script
@@ -28,7 +29,11 @@ _TEMPLATE = template("scores")
 
 
 class ScoresTab(Tab):
-    """All scores of all neurons."""
+    """All scores of all neurons, and those that the visitor has collected."""
+
+    def __init__(self, session: SessionState):
+        super().__init__(session)
+        self.collection = CollectionBox(session)
 
     def render(self) -> None:
         first = self.session.serving.first
@@ -39,6 +44,7 @@ class ScoresTab(Tab):
             self.sort = gr.Dropdown(list(SORTS), value="Name's score", label="Largest first", elem_id="rows-sort")
             self.csv = gr.HTML(_csv_link(first), elem_id="csv", min_height=0)
         self.rows = self.session.card(rows_of(first, "", "score"), "rows")
+        self.collection.render()
         self.evaluation = gr.HTML(evaluation_of(first), elem_id="evaluation")
         self.outputs = [self.maps, self.words, self.sort, self.rows, self.csv, self.evaluation]
         self.parts = {"named": self.words, "sort": self.sort}

@@ -5,6 +5,7 @@ element.addEventListener('click', (event) => {
   const { act, says } = button.dataset;
   if (says) window.cbPage.go(JSON.parse(says));
   else if (act === 'open') window.cbPage.go({ tab: 'neuron', neuron: button.dataset.neuron });
+  else if (act === 'collect') window.cbPage.collect(button.dataset.neuron);
   else if (act === 'sample') trigger('click', { ...button.dataset });
   else window.cbBasket({ ...button.dataset });
   if (says || act === 'open') window.scrollTo({ top: 0 });

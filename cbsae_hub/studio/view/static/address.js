@@ -194,7 +194,7 @@ page.go = (says) => {
     if (from !== to) {
       after.b = aside.get(to) ?? '';
       aside.delete(to);
-      for (const key of ['neuron', 'found', 'fires']) if (!(key in says)) after[key] = '';
+      for (const key of ['neuron', 'found', 'fires', 'list', 'list.name']) if (!(key in says)) after[key] = '';
       if (before.b) page.note = `The basket of ${from} waits until you choose that model again.`;
     } else aside.delete(to);
     after.aside = [...aside].map((part) => part.join('=')).join(';');
@@ -209,6 +209,14 @@ page.soon = (act) => (page.busy ? page.waiting.push(act) : act());
 page.undoBasket = () => {
   page.soon(() => page.undo.length && page.go({ ...page.undo.pop(), isUndo: true }));
 };
+page.collect = (neuron) => page.soon(() => {
+  follow();
+  const lines = page.state.list.split('\n').filter((line) => line.trim());
+  const where = 'is in your collection, below the table on Map and scores.';
+  if (lines.some((line) => /^\s*#?(\d+)/.exec(line)?.[1] === neuron)) return page.say(`Neuron ${neuron} ${where}`);
+  page.note = `Neuron ${neuron} ${where}`;
+  page.go({ list: [...lines, neuron].join('\n') });
+});
 page.choose = (name, served) => { // an address that brings a model sets the list, too
   if (!name || name === publicName(served)) return;
   page.soon(() => page.go({ m: name }));
