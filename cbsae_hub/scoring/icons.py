@@ -11,7 +11,7 @@ from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.neurons.icons import firing_part, icon_bytes
 from cbsae_hub.pictures import ImageDataset
 
-SEEN = 512  # pixels of the longer side of a picture before a part of it is cut out
+LONGER_SIDE = 512  # pixels of a picture before a part of it is cut out
 
 
 def crops(examples: pd.DataFrame, maps: np.ndarray, images: ImageDataset, encoder: VisionEncoder) -> dict[int, bytes]:
@@ -25,13 +25,15 @@ def crops(examples: pd.DataFrame, maps: np.ndarray, images: ImageDataset, encode
         images: The images.
         encoder: The encoder that sees them.
     """
-    strongest = examples[(examples["strip"] == "top") & (examples["rank"] == 0)].sort_values("image")
-    icons, picture, shown = {}, None, -1
-    for row in tqdm(strongest.itertuples(), "icons", len(strongest), unit="neuron"):
-        if row.image != shown:  # many neurons share their strongest picture
-            picture, shown = encoder.show(read_images(images, row.image, row.image + 1)[0], SEEN), row.image
-        heat = None if encoder.patch_rows is None else maps[row.Index].reshape(encoder.grid)
-        icons[int(row.neuron)] = icon_bytes(firing_part(picture, heat))
+    strongest = examples[(examples["strip"] == "top") & (examples["rank"] == 0)]
+    icons: dict[int, bytes] = {}
+    with tqdm(total=len(strongest), desc="icons", unit="neuron") as bar:
+        for image, rows in strongest.groupby("image"):  # many neurons share their strongest picture
+            picture = encoder.show(read_images(images, int(image), int(image) + 1)[0], LONGER_SIDE)
+            for row in rows.itertuples():
+                heat = None if encoder.patch_rows is None else maps[row.Index].reshape(encoder.grid)
+                icons[int(row.neuron)] = icon_bytes(firing_part(picture, heat))
+            bar.update(len(rows))
     return icons
 
 

@@ -30,7 +30,7 @@ PICTURES = 8  # of a card
 MAX_CARDS = 128  # that are remembered: 100 kB each
 # Nothing here is anybody's own, so that any page may read it; a pack that is built anew is seen within the hour.
 OPEN = {"Access-Control-Allow-Origin": "*", "Cross-Origin-Resource-Policy": "cross-origin"}
-KEPT = {"Cache-Control": "public, max-age=3600"}
+CACHED = {"Cache-Control": "public, max-age=3600"}
 
 
 class NeuronFiles:
@@ -56,11 +56,11 @@ class NeuronFiles:
                 neuron = row_of(model, request.path_params["neuron"]).neuron
                 tag = f'"{sha256(json.dumps(model.pack.info["files"]), str(request.url))[:16]}"'
                 if request.headers.get("if-none-match") == tag:
-                    return Response(status_code=304, headers={**OPEN, **KEPT, "ETag": tag})
+                    return Response(status_code=304, headers={**OPEN, **CACHED, "ETag": tag})
                 response = make(model, neuron, request)
             except Refused as refusal:
                 return JSONResponse({"detail": str(refusal)}, 404, headers=OPEN)
-            response.headers.update({**OPEN, **KEPT, "ETag": tag})
+            response.headers.update({**OPEN, **CACHED, "ETag": tag})
             return response
 
         return answer

@@ -274,6 +274,33 @@ def test_the_table_is_filtered_and_downloaded(visit, pack):
     is_shown(page, "#neuron-page h3", word)
 
 
+def test_neurons_are_collected_noted_shared_and_read_from_a_file(visit, tmp_path):
+    page = visit("?tab=neuron&neuron=12")
+    page.locator("#neuron-page [data-act=collect]").click()
+    is_shown(page, ".cb-dock-said", "Neuron 12 is in your collection")
+    open_tab(page, "Map and scores")
+    is_shown(page, "#collection li", "#12$")
+    lines = page.locator("#collection-text textarea")
+    lines.fill("12: a <b>note\n300")
+    is_shown(page, "#collection li", "#12 a <b>note$")
+    assert page.locator("#collection li img").count() == 2
+    page.wait_for_function("() => new URLSearchParams(location.search).get('list')?.includes('note')")
+    page.reload()
+    is_shown(page, "#collection li", "#12 a <b>note$")
+    with page.expect_download() as download:
+        page.locator("#collection a[download]").click()
+    file = tmp_path / "collection.json"
+    download.value.save_as(file)
+    assert [entry["neuron"] for entry in json.loads(file.read_text())["neurons"]] == [12, 300]
+    lines.fill("")
+    is_shown(page, "#collection", "Collect neurons with")
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Open a JSON file").click()
+    chooser.value.set_files(file)
+    is_shown(page, "#collection li", "#12 a <b>note$")
+    assert lines.input_value() == "12: a <b>note\n300"
+
+
 # -------------------------------------------------------------------------------------------------------- use it
 
 

@@ -54,6 +54,8 @@ class CollectionBox(Tab):
     @kindly
     def open(self, key: Any, path: Any) -> list[Any]:
         """Opens a JSON file that was downloaded before."""
+        if path is None:
+            return [gr.skip()] * 3
         model = self.session.model_of(key)
         if Path(str(path)).stat().st_size > MAX_FILE:
             raise Refused(f"This file is larger than {MAX_FILE // 1000} kB: it is no collection.")
@@ -62,7 +64,7 @@ class CollectionBox(Tab):
         except (OSError, ValueError) as error:
             raise Refused("This file is no JSON.") from error
         collection = from_json(content, model)
-        return [collection.name, collection.text, _shown(collection, model)]
+        return [collection.name, collection.text, _as_html(collection, model)]
 
     def restore(self, model: LoadedModel, link: Link, new: bool) -> list[Any]:
         """Returns values of :attr:`outputs` for a link."""
@@ -72,12 +74,12 @@ class CollectionBox(Tab):
 def listed(model: LoadedModel, name: Any, text: Any) -> Markup:
     """Returns a collection as HTML, from the texts in which the page has it."""
     try:
-        return _shown(read_lines(name, str(text or "")[:MAX_TEXT], model), model)
+        return _as_html(read_lines(name, str(text or "")[:MAX_TEXT], model), model)
     except Refused as refusal:
         return html.PIECES.reason(str(refusal))
 
 
-def _shown(collection: Collection, model: LoadedModel) -> Markup:
+def _as_html(collection: Collection, model: LoadedModel) -> Markup:
     if not collection.notes:
         return _TEMPLATE.empty()
     rows = [
