@@ -50,9 +50,9 @@ def test_lines_may_be_typed_as_people_do(model):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("wheels", "“wheels” does not begin with a neuron's number"), ("17x", "does not begin"), ("-1", "does not begin"),
-        ("٣", "does not begin"), ("32", "no neuron 32: this model has 32"), ("3: a\n3", "Neuron 3 is in the collection twice"),
-        ("3: " + "x" * 201, "longer than 200 letters"),
+        ("wheels", "“wheels” does not begin with a neuron's number"), ("17x", "does not begin"),
+        ("-1", "does not begin"), ("٣", "does not begin"), ("32", "no neuron 32: this model has 32"),
+        ("3: a\n3", "Neuron 3 is in the collection twice"), ("3: " + "x" * 201, "longer than 200 letters"),
     ],
 )  # fmt: skip
 def test_lines_that_make_no_sense_are_named(model, text, message):
@@ -64,8 +64,8 @@ def test_lines_that_make_no_sense_are_named(model, text, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], "This is no collection"), ({}, "This is no collection"), ({"neurons": {"17": ""}}, "This is no collection"),
-        ({"neurons": [17]}, "This is no collection"), ({"neurons": [{"neuron": "17"}]}, "“17” is no number"),
+        ([], "This is no collection"), ({}, "This is no collection"),
+        ({"neurons": {"17": ""}}, "This is no collection"), ({"neurons": [17]}, "This is no collection"), ({"neurons": [{"neuron": "17"}]}, "“17” is no number"),
         ({"neurons": [{"neuron": True}]}, "“True” is no number"), ({"neurons": [{"neuron": -1}]}, "no neuron -1"),
         ({"neurons": [], "model": "other"}, "of the model other: choose that one"),
         ({"neurons": [{"neuron": n, "note": "x" * 190} for n in range(20)]}, "longer than the 2000 letters"),

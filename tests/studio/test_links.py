@@ -121,7 +121,8 @@ def test_ends_of_a_span_survive_rounding(shipped):
         ("steps", "31"), ("steps", "4"), ("seed", "99999999999"), ("q", "x" * 101), ("ask", "x" * 201),
         ("word", "x" * 41), ("ask", "y" * 100_000), ("pic", "mine~abc"), ("seen", "mine~abc"), ("found", "x"),
         ("patch", "-1"), ("sort", "name"), ("named", "x" * 101), ("words", "x" * 900), ("aside", "x" * 9999),
-        ("live", "2"), ("list", "x" * 2001), ("list.name", "x" * 61), ("anyway", "yes"), ("draw.alone", ""), ("draw.op", "x"), ("heat", "yes"), ("fires", "9999"),
+        ("live", "2"), ("list", "x" * 2001), ("list.name", "x" * 61),
+        ("anyway", "yes"), ("draw.alone", ""), ("draw.op", "x"), ("heat", "yes"), ("fires", "9999"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_named_and_left_out(shipped, key, value):
