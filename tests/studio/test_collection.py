@@ -65,7 +65,8 @@ def test_lines_that_make_no_sense_are_named(model, text, message):
     ("content", "message"),
     [
         ([], "This is no collection"), ({}, "This is no collection"),
-        ({"neurons": {"17": ""}}, "This is no collection"), ({"neurons": [17]}, "This is no collection"), ({"neurons": [{"neuron": "17"}]}, "“17” is no number"),
+        ({"neurons": {"17": ""}}, "This is no collection"), ({"neurons": [17]}, "This is no collection"),
+        ({"neurons": [{"neuron": "17"}]}, "“17” is no number"),
         ({"neurons": [{"neuron": True}]}, "“True” is no number"), ({"neurons": [{"neuron": -1}]}, "no neuron -1"),
         ({"neurons": [], "model": "other"}, "of the model other: choose that one"),
         ({"neurons": [{"neuron": n, "note": "x" * 190} for n in range(20)]}, "longer than the 2000 letters"),

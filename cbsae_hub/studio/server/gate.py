@@ -20,7 +20,8 @@ MAX_BODY = 2 * MAX_BYTES  # a picture as base64 is a third larger than its file,
 # What the page, gradio_client, curl and MCP need. Gradio has more: some fetch addresses, start programs, keep state of
 # visitors on the disk or tell how busy the page is. What a later version adds is closed until it is listed here.
 _OPEN = re.compile(
-    r"/|/(config|theme\.css|favicon\.ico|robots\.txt|manifest\.json|pwa_icon)/?|/(assets|static|svelte|download)/.+|/neuron/[0-9]{1,7}\.(json|png|webp)"
+    r"/|/(config|theme\.css|favicon\.ico|robots\.txt|manifest\.json|pwa_icon)/?|/(assets|static|svelte|download)/.+"
+    r"|/neuron/[0-9]{1,7}\.(json|png|webp)"
     r"|/gradio_api/(info|openapi\.json|startup-events|app_id|theme\.css|upload|upload_progress|cancel|reset)/?"
     r"|/gradio_api/(queue|call|run|heartbeat)/.+|/gradio_api/mcp(/.*)?"
 )
