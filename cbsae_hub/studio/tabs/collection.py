@@ -42,7 +42,7 @@ class CollectionBox(Tab):
         self.outputs = [self.name, self.text, self.listed]
         self.parts = {"list.name": self.name, "list": self.text}
         inputs = [self.session.model, self.name, self.text]
-        changes = [self.name.input, self.text.input]
+        changes = [self.name.change, self.text.change]
         gr.on(changes, self.show, inputs, self.listed, **LOOKUP, trigger_mode="always_last")
         self.file.upload(self.open, [self.session.model, self.file], self.outputs, **PRIVATE)
 
