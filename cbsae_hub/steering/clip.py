@@ -70,7 +70,7 @@ class ClipZeroShotSteerer(Steerer):
         if not self.vocabulary or "{}" not in template:
             raise ValueError("the vocabulary needs words, and the template one {} for the word")
         self._template = template
-        self.texts = self._embed_words(self.vocabulary)
+        self.texts = self.embed_words(self.vocabulary)
         self.logit_scale = float(model.logit_scale.exp())
 
     @classmethod
@@ -120,8 +120,13 @@ class ClipZeroShotSteerer(Steerer):
             return self
         other = copy.copy(self)
         other.vocabulary = (*self.vocabulary, word)
-        other.texts = torch.cat([self.texts, self._embed_words([word])])
+        other.texts = torch.cat([self.texts, self.embed_words([word])])
         return other
+
+    def embed_words(self, words: Sequence[str]) -> Tensor:
+        """Unit embeddings of words in the template, ``[words, e]``."""
+        model = self.model
+        return embed_prompts(model, self.tokenizer, words, [self._template], model.config.name_or_path or None)
 
     @torch.no_grad()
     def activations(self, images: Sequence[Image.Image], batch: int = 64) -> Tensor:
@@ -297,10 +302,6 @@ class ClipZeroShotSteerer(Steerer):
         if not (len(numbers) and 0 <= numbers.min() <= numbers.max() < count):
             raise ValueError(f"neurons must be some of 0 to {count - 1}, got {str(neurons):.80}")
         return numbers
-
-    def _embed_words(self, words: Sequence[str]) -> Tensor:
-        model = self.model
-        return embed_prompts(model, self.tokenizer, words, [self._template], model.config.name_or_path or None)
 
     def _see(self, images: Sequence[Image.Image]) -> Tensor:
         pixels = preprocess(self.image_processor, images).to(self.model.device, self.model.dtype)
