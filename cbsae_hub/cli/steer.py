@@ -80,8 +80,8 @@ def steer(
 ) -> Data:
     """Set neurons and ask LLaVA what it sees, let unCLIP draw it, or have CLIP choose words for it.
 
-    Each answer, drawing and choice comes four times: of the picture as it is, through the SAE with nothing set, steered, and
-    pushed as far in a random direction.
+    Each answer, drawing and choice comes four times: of the picture as it is, through the SAE with nothing set,
+    steered, and pushed as far in a random direction.
     """
     if llava is None and unclip is None and clip is None:
         raise typer.BadParameter("give --llava, --unclip, --clip, or several: who is to be steered?")

@@ -39,7 +39,7 @@ MAX_WORDS = MAX_CONCEPTS * (MAX_LETTERS + 2)
 MAX_SEED = 2**31 - 1
 MAX_SEEDS, MAX_STEPS, MIN_STEPS = 4, 30, 5
 MAX_FACTOR = 150  # percent of the basket
-MIN_TAU, MAX_TAU, TAU = -4.0, 2.0, -1.0  # powers of ten
+MIN_TAU, MAX_TAU, TAU = -4, 2, -1  # powers of ten
 MAX_ASIDE = 2000
 _EDIT = re.compile(r"(\d{1,7}):(-?\d{1,6}(?:\.\d{1,3})?)(!?)", re.ASCII)
 

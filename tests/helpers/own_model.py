@@ -63,11 +63,9 @@ def make_clip_model(folder: Path) -> Path:
         part.save_pretrained(folder / "encoder")
     explain(VisionEncoder.from_pretrained(folder / "encoder", layer=2, tokens="patches"), Pictures(), judge, saved)
     pictures = Pictures(120)
-    labels = {"colour": pictures.colours, "side": pictures.sides}
-    for split, rows in (("find", range(60)), ("test", range(60, 120))):
-        columns = {
-            name: [values[row] for row in rows] for name, values in {"image": pictures["image"], **labels}.items()
-        }
+    labels = {"image": pictures["image"], "colour": pictures.colours, "side": pictures.sides}
+    for split, rows in (("find", slice(60)), ("test", slice(60, 120))):
+        columns = {name: values[rows] for name, values in labels.items()}
         table = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
         table.to_parquet(folder / "pictures" / "data" / f"{split}-00000-of-00001.parquet")
     classes = {"light": ["white", "green"], "dark": ["red", "blue"]}

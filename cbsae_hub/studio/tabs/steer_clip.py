@@ -98,9 +98,11 @@ def bars_html(bars: Bars, curve: Curve, experiment: Experiment, factor: float) -
 
 
 def _chart(curve: Curve, word: str, factor: float) -> dict[str, Any]:
-    """Returns the points of probability over strength of the watched word, or of the one that gains most."""
+    """Returns the points of probability over strength of the watched word, unless another gains twice as much."""
     gains = curve.steered.amax(0) - curve.original
-    place = curve.vocabulary.index(word) if word in curve.vocabulary else int(gains.argmax())
+    place = int(gains.argmax())
+    if word in curve.vocabulary and 2 * gains[curve.vocabulary.index(word)] > gains[place]:
+        place = curve.vocabulary.index(word)
     last = FACTORS[-1]
 
     def points(answers: Any) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from cbsae_hub.studio.links import MAX_QUERY, MAX_TAU, MAX_WORD, MIN_TAU, SETS, 
 from cbsae_hub.studio.server.groups import MAX_SET, Reading, Suppressed, labels_of, sides
 from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import Refused, kindly
-from cbsae_hub.studio.server.session import PRIVATE, WORK, unremembered
+from cbsae_hub.studio.server.session import LOOKUP, PRIVATE, WORK, unremembered
 from cbsae_hub.studio.tabs.own_concepts import SEPARATORS
 from cbsae_hub.studio.tabs.unavailable import ReadingTab
 from cbsae_hub.studio.view import html
@@ -41,8 +41,8 @@ class SuppressTab(ReadingTab):
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=280):
                 self.sets = gr.Radio(list(SETS), value=next(iter(SETS)), label="Pictures", elem_id="suppress-sets")
-                self.without = unremembered(gr.Radio(**_attribute(first), elem_id="suppress-without"))
-                with gr.Accordion("Two sets of yours", open=False):
+                self.without = unremembered(gr.Radio(**_attribute(first, Link()), elem_id="suppress-without"))
+                with gr.Accordion("Two sets of yours", open=False) as self.own:
                     self.first = _files("First set: what they have in common is looked for", "suppress-first")
                     self.second = _files("Second set: without it", "suppress-second")
                     self.first_shows, self.second_shows = (
@@ -70,7 +70,15 @@ class SuppressTab(ReadingTab):
         self.outputs = [*self.parts.values(), *self.results]
         gr.on([self.find_button.click, self.without.input, self.tau.release], self.find, inputs, self.results, **WORK)
         self.ticks.input(self.switch, [*inputs, self.ticks], self.accuracy, **WORK)
+        self.sets.change(self.choose, [self.session.model, self.sets], [self.without, self.own], **LOOKUP)
         gr.on([self.first.change, self.second.change], lambda: _nothing(), None, self.results, **PRIVATE)
+
+    @kindly
+    def choose(self, key: Any, sets: Any) -> list[Any]:
+        """Shows what belongs to labelled samples, or to sets of the visitor's own."""
+        samples = sets == next(iter(SETS))
+        labelled = "suppress" in self.session.model_of(key).worked
+        return [gr.Radio(visible=samples and labelled), gr.Accordion(open=not samples)]
 
     def reacts(self, values: Iterable[Any]) -> bool:
         """Returns whether to run after a change: labelled samples are read without being asked for."""
@@ -111,7 +119,7 @@ class SuppressTab(ReadingTab):
     def restore(self, model: LoadedModel, link: Link, new: bool) -> list[Any]:
         """Returns values of :attr:`outputs` for a link; results stay unless the model is another."""
         sets = next(name for name, code in SETS.items() if code == link.sets)
-        without = gr.Radio(**{**_attribute(model), "value": as_text("without", link.without)})
+        without = gr.Radio(**_attribute(model, link))
         words = [link.first_shows, link.second_shows, link.others]
         return [sets, without, link.tau, *words, *(_nothing() if new else [gr.skip()] * 3)]
 
@@ -144,12 +152,16 @@ def _files(label: str, elem_id: str) -> gr.File:
     return box
 
 
-def _attribute(model: LoadedModel) -> dict[str, Any]:
+def _attribute(model: LoadedModel, link: Link) -> dict[str, Any]:
     """Returns the settings of the choice of what labelled pictures of the first set have in common."""
     record = model.worked.get("suppress")
     lacking, attribute = ("without it", "with the attribute") if record is None else sides(record)
-    return {"choices": [(attribute, "0"), (lacking, "1")], "value": "0", "label": "What the first set has in common",
-            "visible": record is not None}  # fmt: skip
+    return {
+        "choices": [(attribute, "0"), (lacking, "1")],
+        "value": as_text("without", link.without),
+        "label": "What the first set has in common",
+        "visible": record is not None and link.sets == "samples",
+    }
 
 
 def _nothing() -> list[Any]:

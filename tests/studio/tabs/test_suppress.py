@@ -48,7 +48,7 @@ def test_accuracies_per_group_and_the_neurons(serving, tab):
     expected = [100 * one.groups[group] for group in range(4) for one in versions]
     expected += [100 * getattr(one, name) for name in ("overall", "worst") for one in versions]
     assert shares(accuracy) == pytest.approx(expected, abs=0.51)
-    assert "<th>dark, no right</th>" in accuracy and f"{answers.off} of the {len(features)} neurons" in accuracy
+    assert "<th>dark, no right</th>" in accuracy and f"All {answers.off} neurons that fire more" in accuracy
     assert [int(value) for _, value in ticks.choices] == features[:LISTED] == list(map(int, ticks.value))
     assert [int(one) for one in re.findall(r'data-act="open" data-neuron="(\d+)"', cards)] == features[:LISTED]
     assert f"mean {float(reading.difference.present[features[0]]):.3g} on the first set" in cards
