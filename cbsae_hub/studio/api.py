@@ -247,6 +247,8 @@ class Api:
         """
         loaded_model = self._model(model)
         typed = _text("word", word, MAX_WORD, empty=True)
+        if not isinstance(decisive, bool):
+            raise Refused("decisive must be true or false.")
         experiment = _experiment(loaded_model, image, edits, alone, op, keep_error, typed)
         bars = self.serving.clip_experiments.bars(experiment)
         answer: dict[str, Any] = {name: dict(zip(bars.words, values)) for name, values in bars.versions.items()}
@@ -287,8 +289,9 @@ class Api:
         if first or second:
             if max(len(first), len(second)) > MAX_SET or len(answers) > MAX_SET:
                 raise Refused(f"A set has at most {MAX_SET} pictures, and there are at most {MAX_SET} answers.")
-            sets = [[smaller(from_text(one, loaded_model.pack)) for one in part] for part in (first, second)]
-            reading = groups.sets(loaded_model, *sets, [_text("answers", one, MAX_WORD) for one in answers])
+            one_set, other = ([smaller(from_text(one, loaded_model.pack)) for one in part] for part in (first, second))
+            words = [_text("answers", one, MAX_WORD) for one in answers]
+            reading = groups.sets(loaded_model, one_set, other, words)
         else:
             reading = groups.samples(loaded_model, labels_of(loaded_model))
         features, answered = groups.suppress(loaded_model, reading, float(tau))

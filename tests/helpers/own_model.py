@@ -82,7 +82,7 @@ def make_clip_model(folder: Path) -> Path:
 def explain(encoder: VisionEncoder, images: Any, judge: ClipLike, saved: Path) -> None:
     """Writes an SAE of an encoder's activations and its pack."""
     sae = SAE(16, 64, "batch_topk", 4, seed=0, **{**encoder.provenance(), "encoder_id": "me/encoder"})
-    x = encoder(images.images).flatten(0, 1)
+    x = encoder(images["image"]).flatten(0, 1)
     with torch.no_grad():
         sae.b_dec.copy_(x.mean(0))
         sae.b_enc[:4] = -1000.0  # dead neurons

@@ -148,8 +148,13 @@ class SuppressTab(ReadingTab):
 def _files(label: str, elem_id: str) -> gr.File:
     """Returns a component for several pictures, whose files reach the handler unopened."""
     box = gr.File(label=label, file_count="multiple", file_types=["image"], height=110, elem_id=elem_id)
-    box.preprocess = lambda payload: [file.path for file in payload.root] if payload else []  # type: ignore[method-assign]
+    box.preprocess = _paths_of  # type: ignore[method-assign]
     return box
+
+
+def _paths_of(payload: Any) -> list[str]:
+    """Returns the paths of uploaded files, which Gradio has checked to be some that were uploaded."""
+    return [] if payload is None else [file.path for file in payload.root]
 
 
 def _attribute(model: LoadedModel, link: Link) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from cbsae_hub.studio.server.clip_experiments import BARS, ClipExperiments
 from cbsae_hub.studio.server.experiments import FACTORS, Experiment
 from cbsae_hub.studio.server.refusal import Refused
 
-WORDS = [f"word {letter}" for letter in "abcdefghijklmno"]
+WORDS = [f"{letter}1" for letter in "abcdefghijklmno"]
 
 
 def model_of(sae):
@@ -40,7 +40,7 @@ def experiment(model, *edits, word="", **options):
 
 @pytest.mark.parametrize("factor", [0.0, 0.35, 1.0])
 def test_bars_are_the_steerers_own_distributions(model, factor):
-    one = experiment(model, Edit(3, 9.0), Edit(8, 2.0, "add"), word="word b")
+    one = experiment(model, Edit(3, 9.0), Edit(8, 2.0, "add"), word="b1")
     bars = ClipExperiments().bars(one, factor)
     steered = Steering([Edit(3, 9.0 * factor), Edit(8, 2.0 * factor, "add")])
     expected = {"original": None, "sae": Steering([]), "steered": steered, "random": RandomDirection(steered, 0)}

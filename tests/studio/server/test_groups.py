@@ -8,7 +8,7 @@ from small_hub import Pictures
 from cbsae_hub.data.images import load_images
 from cbsae_hub.metrics import find_features
 from cbsae_hub.steering import suppress
-from cbsae_hub.studio.server.groups import MAX_SET, PER_GROUP, labels_of
+from cbsae_hub.studio.server.groups import MAX_SET, PER_GROUP, Groups, labels_of
 from cbsae_hub.studio.server.refusal import Refused
 from cbsae_hub.studio.server.serving import Serving
 
@@ -106,8 +106,8 @@ def test_bad_sets_get_a_sentence(serving, model, monkeypatch):
     with pytest.raises(Refused, match="CLIP has to choose"):
         serving.groups.sets(model, picture, picture, ["dog", "dog"])
     record = labels_of(model)
-    with pytest.raises(Refused, match="cannot be had here: .*pictures"):
-        serving.groups.samples(model, {**record, "find": "nowhere"}, True)
+    with pytest.raises(Refused, match="cannot be had here: .*nowhere"):
+        Groups().samples(model, {**record, "find": "nowhere"})
     monkeypatch.setattr(type(model), "worked", {})
     with pytest.raises(Refused, match="no labelled pictures: bring two sets"):
         labels_of(model)

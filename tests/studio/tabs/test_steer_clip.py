@@ -1,12 +1,12 @@
 """The tab "Steer CLIP" shows what its experiments give; a tiny random CLIP."""
 
 import re
-from types import SimpleNamespace
 
 import gradio as gr
 import pytest
 from own_model import make_clip_model, make_own_model
 
+from cbsae_hub.steering import Steering
 from cbsae_hub.studio.api import Api
 from cbsae_hub.studio.basket import range_of
 from cbsae_hub.studio.links import HOW, WHERE, Link
@@ -64,8 +64,8 @@ def test_an_empty_basket_leaves_clip_and_the_sae(serving):
 
 def test_neurons_that_decide_are_cards_with_buttons(serving):
     text = rendered(serving).decide(*values(serving, ""))
-    experiment = Experiment(serving.first, serving.images.get("s3", serving.first.pack), None, "")
-    decision = serving.clip_experiments.decision(SimpleNamespace(**vars(experiment), key=None), True)
+    experiment = Experiment(serving.first, serving.images.get("s3", serving.first.pack), Steering([]), "")
+    decision = serving.clip_experiments.decision(experiment, True)
     assert decision.neurons and f"“{decision.word}”" in text
     assert re.findall(r'data-act="add" data-neuron="(\d+)"', text) == [str(one.neuron) for one in decision.neurons]
     assert "&#34;pic&#34;: &#34;s3&#34;" in text and "clip.x" not in text, "another picture makes it stale, no strength"
@@ -103,7 +103,8 @@ def test_the_endpoint_says_what_the_page_shows(serving, neuron):
     tab = rendered(serving)
     experiment = tab.experiment(dict(zip(tab.settings, values(serving, f"{neuron}:{start:.3f}", word="zebra"))))
     bars = serving.clip_experiments.bars(experiment)
-    assert answer["steered"] == dict(zip(bars.words, pytest.approx(bars.versions["steered"], abs=1e-3)))
+    assert list(answer["steered"]) == bars.words
+    assert list(answer["steered"].values()) == pytest.approx(bars.versions["steered"], abs=1e-3)
     decisive, decision = answer["decisive"], serving.clip_experiments.decision(experiment, True)
     assert decisive["word"] == decision.word
     assert [one["neuron"] for one in decisive["neurons"]] == [one.neuron for one in decision.neurons]

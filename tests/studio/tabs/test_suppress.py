@@ -45,6 +45,7 @@ def test_accuracies_per_group_and_the_neurons(serving, tab):
     reading = serving.groups.samples(serving.first, labels_of(serving.first))
     features, answers = serving.groups.suppress(serving.first, reading, 0.01)
     versions = [reading.before, answers.after, answers.random]
+    versions = [one for one in versions if one is not None]
     expected = [100 * one.groups[group] for group in range(4) for one in versions]
     expected += [100 * getattr(one, name) for name in ("overall", "worst") for one in versions]
     assert shares(accuracy) == pytest.approx(expected, abs=0.51)
@@ -67,9 +68,9 @@ def test_what_is_not_ticked_stays_on(serving, tab):
 
 
 def test_two_sets_of_files(serving, tab, tmp_path):
-    pictures = Pictures(10)
+    pictures = Pictures(30)
     files = ([], [])
-    for number, (image, side) in enumerate(zip(pictures["image"], pictures.sides)):
+    for number, (image, side) in enumerate(zip(pictures["image"][:14], pictures.sides)):
         image.save(tmp_path / f"{number}.png")
         files[side == "left"].append(str(tmp_path / f"{number}.png"))
     accuracy, ticks, _ = tab.find(*values(serving, OWN, words=("dark", "dark", "light, pale"), files=files))
