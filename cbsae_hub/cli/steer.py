@@ -125,11 +125,14 @@ def steer(
         )
         files = _save(dict(zip(VERSIONS, pictures, strict=True)), output)
     if clip is not None:
-        if vocabulary is None and pack is None:
+        if vocabulary is not None:
+            concepts = list(ConceptSet.load(vocabulary))
+        elif pack is not None:
+            concepts = pack.vocabulary
+        else:
             raise ValueError(f"{model} has no pack, whose words CLIP would choose among: give --vocabulary")
-        concepts = pack.vocabulary if vocabulary is None else ConceptSet.load(vocabulary)
         chooser = ClipZeroShotSteerer.from_pretrained(
-            clip, sae, list(concepts), pack, target, template=template, beside=model
+            clip, sae, concepts, pack, target, template=template, beside=model
         )
         choices = _choices(chooser, picture, dict(zip(VERSIONS, steerings)), words)
     return {

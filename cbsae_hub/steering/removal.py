@@ -60,7 +60,7 @@ def remove_each(
     sae = steerer.tower.sae
     latents = read_latents(sae, v[tokens].to(weight_dtype(sae)))
     if len(ids) > tried:
-        along = _gradient(steerer, v, word)[tokens] @ decoder_rows(sae, ids).to(v.dtype).T
+        along = _gradient(steerer, v, word)[tokens] @ decoder_rows(sae, ids.tolist()).to(v.dtype).T
         change = -(latents.columns(ids.tolist()).to(v.dtype) * along).sum(0)  # of the logarithm, to first order
         ids = ids[change.cpu().argsort(stable=True)[:tried]]
     after = []

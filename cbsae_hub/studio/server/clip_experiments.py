@@ -87,7 +87,7 @@ class Decisive:
 
 @dataclass(frozen=True)
 class Decision:
-    """What CLIP says of a picture, and the neurons that this hangs on most.
+    """CLIP's answer about a picture, and the neurons that it hangs on most.
 
     Attributes:
         word: The most probable word.
