@@ -108,6 +108,6 @@ def test_bad_sets_get_a_sentence(serving, model, monkeypatch):
     record = labels_of(model)
     with pytest.raises(Refused, match="cannot be had here: .*nowhere"):
         Groups().samples(model, {**record, "find": "nowhere"})
-    monkeypatch.setattr(type(model), "worked", {})
+    monkeypatch.setattr(model, "worked", {})
     with pytest.raises(Refused, match="no labelled pictures: bring two sets"):
         labels_of(model)
