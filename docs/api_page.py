@@ -58,7 +58,8 @@ PUBLIC: dict[str, dict[str, tuple[str, ...] | str]] = {
     "Publishing": {"cbsae_hub.publishing": EVERY, "cbsae_hub.cards.write": ("write_card", "CardError")},
     "Steerers": {
         "cbsae_hub.steering": EVERY,
-        "cbsae_hub.steering.suppression": ("image_latents",),
+        "cbsae_hub.steering.suppression": ("image_latents", "edited_tokens"),
+        "cbsae_hub.steering.removal": ("remove_each", "Removals"),
         "cbsae_hub.steering.llava_original": ("load_original",),
     },
     "Training": {

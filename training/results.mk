@@ -111,8 +111,8 @@ $(eval $(call step,dino-evaluation,dino-cbsae judge,runs/emoji-dino-evaluation,$
 
 # ---------------------------------------------------------------------------------- cards, worked examples, pictures
 $(eval $(call step,cards,count metrics llava-metrics unclip-metrics cbsae-pack,,$(PY) training/write_cards.py))
-$(eval $(call step,examples-sae,pack,,$(PY) training/choose_examples.py hub/emoji-sae --llava hub/emoji-llava --unclip hub/emoji-unclip))
-$(eval $(call step,examples-cbsae,cbsae-pack,,$(PY) training/choose_examples.py hub/emoji-cbsae --llava hub/emoji-llava --unclip hub/emoji-unclip))
+$(eval $(call step,examples-sae,pack,,$(PY) training/choose_examples.py hub/emoji-sae --llava hub/emoji-llava --unclip hub/emoji-unclip --recipe training/recipes/emoji.yaml))
+$(eval $(call step,examples-cbsae,cbsae-pack,,$(PY) training/choose_examples.py hub/emoji-cbsae --llava hub/emoji-llava --unclip hub/emoji-unclip --recipe training/recipes/emoji.yaml))
 $(eval $(call step,plots,steerability,,$(PY) training/plots.py runs/emoji-scores --output runs/emoji-plots))
 $(eval $(call step,figures,plots evaluation sheets,,$(PY) docs/figures.py))
 $(eval $(call step,tables,metrics unclip-metrics sanity names layers suppression typographic pairs ontology probing,,$(PY) docs/results_page.py))

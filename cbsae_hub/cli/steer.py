@@ -1,4 +1,4 @@
-"""``cbsae steer`` lets LLaVA answer and unCLIP draw when neurons are set."""
+"""``cbsae steer`` lets LLaVA answer, unCLIP draw and CLIP choose words when neurons are set."""
 
 import math
 from pathlib import Path
@@ -13,16 +13,24 @@ from cbsae_hub.cli.sources import device_of, model_and_pack, name_of, open_image
 if TYPE_CHECKING:
     from PIL import Image
 
+    from cbsae_hub.steering import ClipZeroShotSteerer
+    from cbsae_hub.steering.edits import AnySteering
+
 QUESTION = "What is shown in this image? Use exactly one word!"  # first_words.ONE_WORD, without its imports
 PICTURE_TYPES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 GUIDANCE = 10.0  # of drawings, unless steerability was measured with another one
 OF_ANSWERS = ("prompt", "max_new_tokens")
 OF_DRAWINGS = ("seed", "steps", "guidance", "noise_level")
+OF_WORDS = ("vocabulary", "template", "words")
 VERSIONS = {"original": "original", "sae": "SAE alone", "steered": "steered", "random": "random direction"}
 
 
 def _show(data: Data) -> str:
     lines = [(VERSIONS[version], answer) for version, answer in (data["answers"] or {}).items()]
+    lines += [
+        (VERSIONS[version], ", ".join(f"{one['word']} {one['probability']:.1%}" for one in words))
+        for version, words in (data["words"] or {}).items()
+    ]
     files: dict[str, list[str]] = {}
     for version, file in (data["pictures"] or {}).items():
         files.setdefault(file, []).append(VERSIONS[version])
@@ -61,29 +69,38 @@ def steer(
     noise_level: Annotated[
         int, typer.Option(min=0, help="Noise on what unCLIP sees, up to 999: the more, the freer the drawing.")
     ] = 0,
+    clip: Annotated[str | None, typer.Option(help="Folder or Hub id of the CLIP that chooses words.")] = None,
+    vocabulary: Annotated[
+        str | None, typer.Option(help="Words among which it chooses: a file, one a line; default the pack's.")
+    ] = None,
+    template: Annotated[str, typer.Option(help="Sentence with {} in the place of the word.")] = "{}",
+    words: Annotated[int, typer.Option(min=1, help="Number of words of each answer.")] = 5,
     revision: Revision = None,
     device: Device = None,
 ) -> Data:
-    """Set neurons and ask LLaVA what it sees, or let unCLIP draw it.
+    """Set neurons and ask LLaVA what it sees, let unCLIP draw it, or have CLIP choose words for it.
 
-    Each answer and drawing comes four times: of the picture as it is, through the SAE with nothing set, steered, and
-    pushed as far in a random direction.
+    Each answer, drawing and choice comes four times: of the picture as it is, through the SAE with nothing set,
+    steered, and pushed as far in a random direction.
     """
-    if llava is None and unclip is None:
-        raise typer.BadParameter("give --llava, --unclip, or both: who is to be steered?")
+    if llava is None and unclip is None and clip is None:
+        raise typer.BadParameter("give --llava, --unclip, --clip, or several: who is to be steered?")
     if (unclip is None) != (output is None):
         raise typer.BadParameter("--unclip and --output go together: what is drawn, and where to")
     if llava is None:
         _require_unused(context, OF_ANSWERS, "--llava, of whose answers they are")
     if unclip is None:
         _require_unused(context, OF_DRAWINGS, "--unclip, of whose drawings they are")
+    if clip is None:
+        _require_unused(context, OF_WORDS, "--clip, of whose words they are")
     if guidance is not None and not math.isfinite(guidance):
         raise typer.BadParameter(f"--guidance must be a finite number, got {guidance}")
     if output is not None:
         _check_output(output)
     pairs = [_pair(text) for text in edit]
 
-    from cbsae_hub.steering import Edit, LlavaSteerer, Steering, UnclipSteerer, resolve
+    from cbsae_hub.data.concepts import ConceptSet
+    from cbsae_hub.steering import ClipZeroShotSteerer, Edit, LlavaSteerer, Steering, UnclipSteerer, resolve
     from cbsae_hub.steering.controls import with_controls
 
     picture, (sae, pack) = open_image(image), model_and_pack(model, revision)
@@ -93,7 +110,7 @@ def steer(
     steered = resolve(Steering(edits, isolate, keep_error, tokens, unit), sae, pack)
     steerings = [with_controls(steered)[version] for version in VERSIONS]
     target = device_of(device)
-    answers = files = None
+    answers = files = choices = None
     if llava is not None:
         steerer = LlavaSteerer.from_pretrained(llava, sae, pack, device=target, beside=model)
         texts = steerer.generate([picture] * len(VERSIONS), prompt, steerings, max_new_tokens)
@@ -107,6 +124,17 @@ def steer(
             [picture] * len(VERSIONS), steerings, [seed], steps, guidance, noise_level=noise_level
         )
         files = _save(dict(zip(VERSIONS, pictures, strict=True)), output)
+    if clip is not None:
+        if vocabulary is not None:
+            concepts = list(ConceptSet.load(vocabulary))
+        elif pack is not None:
+            concepts = pack.vocabulary
+        else:
+            raise ValueError(f"{model} has no pack, whose words CLIP would choose among: give --vocabulary")
+        chooser = ClipZeroShotSteerer.from_pretrained(
+            clip, sae, concepts, pack, target, template=template, beside=model
+        )
+        choices = _choices(chooser, picture, dict(zip(VERSIONS, steerings)), words)
     return {
         "model": model,
         "image": image,
@@ -114,6 +142,19 @@ def steer(
         "prompt": prompt if llava else None,
         "answers": answers,
         "pictures": files,
+        "words": choices,
+    }
+
+
+def _choices(
+    clip: "ClipZeroShotSteerer", picture: "Image.Image", steerings: "dict[str, AnySteering | None]", count: int
+) -> dict[str, list[Data]]:
+    """Returns the most probable words of each version, with their probabilities."""
+    answers = clip.effect([picture] * len(steerings), list(steerings.values())).after
+    best = answers.topk(min(count, len(clip.vocabulary)))
+    return {
+        version: [{"word": clip.vocabulary[word], "probability": value} for value, word in zip(values, places)]
+        for version, values, places in zip(steerings, best.values.tolist(), best.indices.tolist())
     }
 
 

@@ -3,6 +3,7 @@
 After "Steering CLIP's vision transformer with sparse autoencoders", section 6.
 """
 
+import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,7 +69,8 @@ class ClipZeroShotSteerer(Steerer):
         self.vocabulary = tuple(vocabulary)
         if not self.vocabulary or "{}" not in template:
             raise ValueError("the vocabulary needs words, and the template one {} for the word")
-        self.texts = embed_prompts(model, tokenizer, self.vocabulary, [template], model.config.name_or_path or None)
+        self._template = template
+        self.texts = self.embed_words(self.vocabulary)
         self.logit_scale = float(model.logit_scale.exp())
 
     @classmethod
@@ -112,6 +114,20 @@ class ClipZeroShotSteerer(Steerer):
         steerer.repo_id, steerer._located = str(repo_id), located
         return steerer
 
+    def with_word(self, word: str) -> "ClipZeroShotSteerer":
+        """The same with one more word at the end of the vocabulary, unless it is there."""
+        if word in self.vocabulary:
+            return self
+        other = copy.copy(self)
+        other.vocabulary = (*self.vocabulary, word)
+        other.texts = torch.cat([self.texts, self.embed_words([word])])
+        return other
+
+    def embed_words(self, words: Sequence[str]) -> Tensor:
+        """Unit embeddings of words in the template, ``[words, e]``."""
+        model = self.model
+        return embed_prompts(model, self.tokenizer, words, [self._template], model.config.name_or_path or None)
+
     @torch.no_grad()
     def activations(self, images: Sequence[Image.Image], batch: int = 64) -> Tensor:
         """Activations at the SAE's block, ``[images, tokens, d]``, on the model's device.
@@ -144,8 +160,11 @@ class ClipZeroShotSteerer(Steerer):
     @torch.no_grad()
     def embed(self, v: Tensor, batch: int = 64) -> Tensor:
         """Unit image embeddings of activations at the SAE's block: ``[images, tokens, d] -> [images, e]``."""
-        norm, parts = self.model.vision_model.post_layernorm, v.split(batch)
-        return torch.cat([self._head(norm(self.tower.onward(part)[:, 0])) for part in parts])
+        return torch.cat([self.embed_stream(self.tower.onward(part)) for part in v.split(batch)])
+
+    def embed_stream(self, v: Tensor) -> Tensor:
+        """Unit image embeddings of what the last block puts out: ``[images, tokens, d] -> [images, e]``."""
+        return self._head(self.model.vision_model.post_layernorm(v[:, 0]))
 
     def distribution(self, embeddings: Tensor) -> Tensor:
         """Probabilities of the words: unit embeddings ``[..., e] -> [..., vocabulary]`` float32."""
@@ -164,7 +183,11 @@ class ClipZeroShotSteerer(Steerer):
             ValueError: See :func:`cbsae_hub.steering.apply`.
             EditError: If a steering leaves the embedding of its image as it was.
         """
-        v = self.activations(images, batch)
+        return self.effect_from(self.activations(images, batch), steering, batch)
+
+    @torch.no_grad()
+    def effect_from(self, v: Tensor, steering: PerImage, batch: int = 64) -> Effect:
+        """:meth:`effect` of activations at the SAE's block, ``[images, tokens, d]``: only the blocks after it run."""
         steerings = self._resolved(steering, len(v))
         parts = [slice(start, start + batch) for start in range(0, len(v), batch)]
         steered = [self.tower.steer(steerings[part], v[part]) for part in parts]

@@ -9,20 +9,21 @@ from cbsae_hub.hub.files import plain
 from cbsae_hub.neurons.chance import by_chance
 from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.studio.basket import Basket, checked, concept_of, range_of, watched_word
-from cbsae_hub.studio.links import MAX_QUERY, MAX_QUESTION, MAX_SEED, MAX_STEPS, MIN_STEPS, OPS
+from cbsae_hub.studio.links import MAX_QUERY, MAX_QUESTION, MAX_SEED, MAX_STEPS, MAX_TAU, MAX_WORD, MIN_STEPS, OPS
 from cbsae_hub.studio.server.experiments import STEPS, Experiment
+from cbsae_hub.studio.server.groups import MAX_SET, labels_of
 from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.names import public_id
 from cbsae_hub.studio.server.refusal import Refused, kindly
 from cbsae_hub.studio.server.serving import Serving
 from cbsae_hub.studio.server.session import LOOKUP, WORK, row_of
 from cbsae_hub.studio.tabs.steer_image import whole
-from cbsae_hub.studio.view.images import as_webp, data_uri, from_text, is_sample
+from cbsae_hub.studio.view.images import as_webp, data_uri, from_text, is_sample, smaller
 
 MAX_RESULTS = 50
 ENDPOINTS: dict[str, dict[str, Any]] = {  # methods of Api, and the queues that they wait in
     "find_neurons": LOOKUP, "neuron_info": LOOKUP, "model_info": LOOKUP, "encode_image": WORK, "steer_caption": WORK,
-    "steer_image": WORK,
+    "steer_image": WORK, "steer_clip": WORK, "suppress": WORK,
 }  # fmt: skip
 
 
@@ -171,7 +172,7 @@ class Api:
             original, sae, steered, random: answer and probability each; word: whose probability that is.
         """
         loaded_model = self._model(model)
-        typed, text = _text("word", word, 40, empty=True), _text("question", question or ONE_WORD, MAX_QUESTION)
+        typed, text = _text("word", word, MAX_WORD, empty=True), _text("question", question or ONE_WORD, MAX_QUESTION)
         experiment = _experiment(loaded_model, image, edits, alone, op, keep_error, typed)
         if "<image>" in text:
             raise Refused("question must not contain <image>.")
@@ -214,6 +215,98 @@ class Api:
         return {
             name: {"picture": data_uri(as_webp(one.image)), "concept": one.concept, "original": one.original}
             for name, one in zip(("original", "steered", "random"), row)
+        }
+
+    def steer_clip(
+        self,
+        image: str,
+        edits: list[dict],
+        alone: bool = False,
+        op: str = "set",
+        keep_error: bool = False,
+        word: str = "",
+        decisive: bool = False,
+        model: str = "",
+    ) -> dict:
+        """Asks CLIP which words are most probable for a picture when neurons are set, and otherwise.
+
+        Args:
+            image: "white", "s12" for image 12 of the pack, or base64 of a PNG, JPEG or WebP. Addresses are not fetched.
+            edits: Up to five of {"neuron": 12, "value": 50.0}; neuron_info tells which values make sense.
+            alone: Whether all other neurons are inactive.
+            op: "set" or "add".
+            keep_error: Whether the SAE's reconstruction error of the picture is added back.
+            word: A word that is among those that are returned; empty for the name of the strongest neuron.
+            decisive: Whether neurons are sought without which the picture's most probable word loses most.
+            model: One of those that model_info lists; empty for the first.
+
+        Returns:
+            original, sae, steered, random: probability by word; decisive: the unsteered picture's word, its
+            probability, and neurons with the word's probability without each, and the most probable word then; null if
+            they were not sought.
+        """
+        loaded_model = self._model(model)
+        typed = _text("word", word, MAX_WORD, empty=True)
+        if not isinstance(decisive, bool):
+            raise Refused("decisive must be true or false.")
+        experiment = _experiment(loaded_model, image, edits, alone, op, keep_error, typed)
+        bars = self.serving.clip_experiments.bars(experiment)
+        answer: dict[str, Any] = {name: dict(zip(bars.words, values)) for name, values in bars.versions.items()}
+        answer["decisive"] = None
+        if decisive:
+            of_pack = is_sample(str(image), loaded_model.pack)
+            decision = self.serving.clip_experiments.decision(experiment, of_pack)
+            neurons = [
+                {**_short(loaded_model, one.neuron), "without": one.probability, "instead": one.instead}
+                for one in decision.neurons
+            ]
+            answer["decisive"] = {"word": decision.word, "probability": decision.probability, "neurons": neurons}
+        return answer
+
+    def suppress(
+        self, first: list[str], second: list[str], answers: list[str], tau: float = 0.1, model: str = ""
+    ) -> dict:
+        """Finds the neurons that fire more on one set of pictures than on another, and asks CLIP without them.
+
+        Args:
+            first: Pictures that have something in common, as for encode_image; up to 24. Empty, like the next two: the
+                model's labelled pictures.
+            second: Pictures without it, up to 24.
+            answers: Words among which CLIP chooses: the first is right for the first set, the second for the second
+                one, and others follow. Empty: CLIP is not asked.
+            tau: Least difference of a neuron's means on the two sets.
+            model: One of those that model_info lists; empty for the first.
+
+        Returns:
+            neurons, largest difference first, at most 50, with their means on both sets; off: how many are switched
+            off; groups: the share of right answers of each, as it is, without them, and without as many random ones.
+        """
+        loaded_model, groups = self._model(model), self.serving.groups
+        if not all(isinstance(part, list) for part in (first, second, answers)):
+            raise Refused("first, second and answers must be lists of texts.")
+        if isinstance(tau, bool) or not isinstance(tau, (int, float)) or not 0 <= tau <= 10**MAX_TAU:
+            raise Refused(f"tau must be a number from 0 to {10**MAX_TAU:g}.")
+        if first or second:
+            if max(len(first), len(second)) > MAX_SET or len(answers) > MAX_SET:
+                raise Refused(f"A set has at most {MAX_SET} pictures, and there are at most {MAX_SET} answers.")
+            one_set, other = ([smaller(from_text(one, loaded_model.pack)) for one in part] for part in (first, second))
+            words = [_text("answers", one, MAX_WORD) for one in answers]
+            reading = groups.sets(loaded_model, one_set, other, words)
+        else:
+            reading = groups.samples(loaded_model, labels_of(loaded_model))
+        features, answered = groups.suppress(loaded_model, reading, float(tau))
+        means, versions = reading.difference, (reading.before, answered.after, answered.random)
+        shares = [[None] * len(reading.names) if one is None else one.groups for one in versions]
+        return {
+            "neurons": [
+                {**_short(loaded_model, one), "first": float(means.present[one]), "second": float(means.absent[one])}
+                for one in features[:MAX_RESULTS]
+            ],
+            "off": answered.off,
+            "groups": [
+                {"group": name, "original": before, "suppressed": after, "random": random}
+                for name, before, after, random in zip(reading.names, *shares)
+            ],
         }
 
     def _model(self, model: Any) -> LoadedModel:

@@ -4,6 +4,7 @@ The whole state of a visit is in components of the page, in the visitor's browse
 (static/address.js, by :data:`PARTS`), and :func:`read` is the way back.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -17,11 +18,12 @@ from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import Refused
 from cbsae_hub.studio.view.images import WHITE, is_sample
 
-TABS = ("start", "inspect", "find", "neuron", "llava", "draw", "scores", "own", "use")
+TABS = ("start", "inspect", "find", "neuron", "llava", "draw", "clip", "suppress", "scores", "own", "use")
 OPS = ("set", "add")
 WHERE = {"In the picture": "0", "Alone, nothing else active": "1"}
 HOW = dict(zip(("set the neuron", "add to it"), OPS))
 MAPS = {"Patches on which it fires": "patches", "Relevancy: what it owes its activation to": "relevancy"}
+SETS = {"Labelled samples": "samples", "Two sets of mine": "own"}
 SORTS = {
     "Name's score": "score",
     "Interpretability": "interpretability",
@@ -37,6 +39,8 @@ MAX_CONCEPTS, MAX_LETTERS = 20, 40
 MAX_WORDS = MAX_CONCEPTS * (MAX_LETTERS + 2)
 MAX_SEED = 2**31 - 1
 MAX_SEEDS, MAX_STEPS, MIN_STEPS = 4, 30, 5
+MAX_FACTOR = 150  # percent of the basket
+MIN_TAU, MAX_TAU, TAU = -4, 2, -1  # powers of ten
 MAX_ASIDE = 2000
 _EDIT = re.compile(r"(\d{1,7}):(-?\d{1,6}(?:\.\d{1,3})?)(!?)", re.ASCII)
 
@@ -74,6 +78,14 @@ def _flag(text: str, _: LoadedModel) -> bool | None:
 
 def _number(low: int, high: int) -> Callable[[str, LoadedModel], int | None]:
     return lambda text, _: _whole(text, low, high)
+
+
+def _decimal(low: float, high: float) -> Callable[[str, LoadedModel], float | None]:
+    def read_decimal(text: str, _: LoadedModel) -> float | None:
+        number = float(text) if re.fullmatch(r"-?\d(?:\.\d{1,2})?", text, re.ASCII) else math.nan
+        return number if low <= number <= high else None
+
+    return read_decimal
 
 
 def _words(limit: int) -> Callable[[str, LoadedModel], str | None]:
@@ -132,6 +144,17 @@ class Link:
     seeds: int = _part("seeds", 2, _number(1, MAX_SEEDS), typed=True)
     seed: int = _part("seed", 0, _number(0, MAX_SEED), typed=True)
     steps: int = _part("steps", STEPS, _number(MIN_STEPS, MAX_STEPS), typed=True)
+    clip_alone: bool | None = _part("clip.alone", None, _flag, codes=WHERE, like="alone")
+    clip_op: str | None = _part("clip.op", None, _one_of(OPS), codes=HOW, like="op")
+    clip_keep_error: bool | None = _part("clip.keep", None, _flag, like="keep")
+    clip_word: str | None = _part("clip.word", None, _words(MAX_WORD), like="word", typed=True)
+    strength: int = _part("clip.x", 100, _number(0, MAX_FACTOR), typed=True)
+    sets: str = _part("sets", "samples", _one_of(SETS.values()), codes=SETS)
+    without: bool = _part("without", False, _flag)
+    tau: float = _part("tau", TAU, _decimal(MIN_TAU, MAX_TAU), typed=True)
+    first_shows: str = _part("first", "", _words(MAX_WORD), typed=True)
+    second_shows: str = _part("second", "", _words(MAX_WORD), typed=True)
+    others: str = _part("others", "", _words(MAX_QUERY), typed=True)
     name_filter: str = _part("named", "", _words(MAX_QUERY), typed=True)
     sort: str = _part("sort", "score", _one_of(SORTS.values()), codes=SORTS)
     collection_name: str = _part("list.name", "", _words(MAX_NAME), typed=True)
@@ -215,6 +238,8 @@ _SET_UP: dict[str, tuple[str, ...]] = {
     "find": ("q", "found"),
     "neuron": ("neuron",),
     "llava": ("b", "pic", "ask", "alone", "op", "keep", "word"),
+    "clip": ("b", "pic", "clip.alone", "clip.op", "clip.keep", "clip.word", "clip.x"),
+    "suppress": ("sets", "without", "tau"),
     "draw": ("b", "pic", "draw.alone", "draw.op", "draw.keep", "draw.word", "seeds", "seed", "steps"),
 }
 

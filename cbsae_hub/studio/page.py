@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,10 @@ from cbsae_hub.studio.tabs.neuron import NeuronTab, number_label
 from cbsae_hub.studio.tabs.own_concepts import OwnConceptsTab
 from cbsae_hub.studio.tabs.scores import ScoresTab
 from cbsae_hub.studio.tabs.start import StartTab
+from cbsae_hub.studio.tabs.steer_clip import SteerClipTab
 from cbsae_hub.studio.tabs.steer_image import SteerImageTab
 from cbsae_hub.studio.tabs.steer_llava import SteerLlavaTab
+from cbsae_hub.studio.tabs.suppress import SuppressTab
 from cbsae_hub.studio.tabs.tab import Tab
 from cbsae_hub.studio.tabs.use_it import UseItTab
 from cbsae_hub.studio.view import html
@@ -45,6 +48,8 @@ NAMES = {
     "neuron": "Neuron",
     "llava": "Steer LLaVA",
     "draw": "Steer image",
+    "clip": "Steer CLIP",
+    "suppress": "Suppress",
     "scores": "Map and scores",
     "own": "Your concepts",
     "use": "Use it",
@@ -99,7 +104,8 @@ class _Page:
         self.session = session = SessionState(serving)
         self.start, self.find, self.scores = StartTab(session), FindTab(session), ScoresTab(session)
         self.inspect, self.neuron = InspectTab(session), NeuronTab(session)
-        self.llava, self.draw = SteerLlavaTab(session), SteerImageTab(session)
+        self.llava, self.draw, self.clip = SteerLlavaTab(session), SteerImageTab(session), SteerClipTab(session)
+        self.suppress = SuppressTab(session)
         self.own, self.use = OwnConceptsTab(session, ConceptTraining(serving)), UseItTab(session, descriptions())
 
     def render(self, page: gr.Blocks) -> None:
@@ -128,8 +134,9 @@ class _Page:
         session.dock.render()
         self._bind_basket()
         self._bind_address(page)
-        previews = [self.llava.image.preview, self.draw.image.preview]
-        for box in (self.llava.image, self.draw.image):
+        boxes = [self.llava.image, self.draw.image, self.clip.image]
+        previews = [box.preview for box in boxes]
+        for box in boxes:
             box.bind(previews)
         for event in self.inspect.events:
             event.then(self._previews, [session.model, session.image], previews, **LOOKUP)
@@ -155,12 +162,14 @@ class _Page:
     def _bind_models(self) -> None:
         """The open tab runs what has changed; a training gives the page another model."""
         session = self.session
-        changes = [session.pulse.change, self.llava.where.input, self.draw.where.input]
-        inputs = [
-            session.tab, session.model, self.neuron.neuron, self.llava.live, *self.llava.settings.values(),
-            self.draw.live, *self.draw.settings.values(),
+        changes = [session.pulse.change, *(tab.where.input for tab in (self.llava, self.draw, self.clip))]
+        parts = [
+            [self.llava.live, *self.llava.settings.values()], [self.draw.live, *self.draw.settings.values()],
+            list(self.clip.settings.values()), self.suppress.inputs,
         ]  # fmt: skip
-        outputs = [self.llava.answers, self.draw.grid, self.neuron.live]
+        self.counts = [len(part) for part in parts]
+        inputs = [session.tab, session.model, self.neuron.neuron, *chain.from_iterable(parts)]
+        outputs = [self.llava.answers, self.draw.grid, self.neuron.live, self.clip.bars, *self.suppress.results]
         gr.on(changes, self._react, inputs, outputs, **WORK, trigger_mode="always_last")
         wishes = [session.model, self.own.words, self.own.anyway]
         training = self.own.train.click(self.own.add, wishes, self.own.training_outputs, **TRAIN)
@@ -190,8 +199,8 @@ class _Page:
         ]  # fmt: skip
         page.load(None, components, None, js=f"(...values) => {{ {self._constants()}\n{script('address')} }}")
         results = [
-            self.llava.answers, self.llava.strengths, self.draw.grid, self.find.verdict, self.own.report,
-            self.inspect.grid,
+            self.llava.answers, self.llava.strengths, self.draw.grid, self.clip.bars, self.clip.decision,
+            self.suppress.accuracy, self.find.verdict, self.own.report, self.inspect.grid,
         ]  # fmt: skip
         # Gradio gives its classes their events at run time.
         changes = [component.change for component in (*components, *results)]  # type: ignore[attr-defined]
@@ -219,8 +228,10 @@ class _Page:
 
     @property
     def _tabs(self) -> list[Tab]:
-        tabs = [self.start, self.find, self.inspect, self.neuron, self.llava, self.draw, self.scores, self.own]
-        return [*tabs, self.scores.collection]
+        return [
+            self.start, self.find, self.inspect, self.neuron, self.llava, self.draw, self.clip, self.suppress,
+            self.scores, self.own, self.scores.collection,
+        ]  # fmt: skip
 
     @kindly
     def _go(self, event: gr.EventData, key: Any) -> list[Any]:
@@ -266,22 +277,27 @@ class _Page:
     @kindly
     def _react(self, request: gr.Request, tab: Any, key: Any, neuron: Any, *values: Any) -> Iterator[list[Any]]:
         """Runs what the open tab shows, after something has changed."""
-        count = len(self.llava.settings) + 1
-        (asks, *question), (draws, *drawing) = values[:count], values[count:]
-        unchanged = gr.skip()
+        rest = iter(values)
+        (asks, *question), (draws, *drawing), clip, groups = ([*islice(rest, count)] for count in self.counts)
+        llava, draw, neuron_alone, bars, *suppression = [gr.skip()] * 7
         if tab == "neuron":
-            yield [unchanged, unchanged, self.neuron.alone(key, neuron)]
+            neuron_alone = self.neuron.alone(key, neuron)
         elif tab == "llava" and self.llava.reacts(asks, question):
-            yield [self.llava.ask(request, *question), unchanged, unchanged]
+            llava = self.llava.ask(request, *question)
         elif tab == "draw" and self.draw.reacts(draws, drawing):
             for grid in self.draw.draw(request, *drawing):
-                yield [unchanged, grid, unchanged]
-        else:  # Gradio empties the outputs of a generator that yields nothing
-            yield [unchanged] * 3
+                yield [llava, grid, neuron_alone, bars, *suppression]
+            return
+        elif tab == "clip":
+            bars = self.clip.show(*clip)
+        elif tab == "suppress" and self.suppress.reacts(groups):
+            suppression = self.suppress.find(*groups)
+        # Gradio empties the outputs of a generator that yields nothing
+        yield [llava, draw, neuron_alone, bars, *suppression]
 
     @kindly
     def _previews(self, key: Any, image: Any) -> list[str]:
-        return [preview(self.session, self.session.model_of(key).pack, image)] * 2
+        return [preview(self.session, self.session.model_of(key).pack, image)] * 3
 
     @kindly
     def _adopt(self, key: Any, words: Any, sort: Any) -> list[Any]:

@@ -62,6 +62,17 @@ def drawn(page):
     page.locator("#drawings img").nth(4).wait_for()
 
 
+def decided(page):
+    page.locator("#clip-bars meter").first.wait_for()
+    page.locator("#clip-decide").click()
+    page.locator("#clip-decision li").first.wait_for()
+
+
+def suppressed(page):
+    page.get_by_role("button", name="Two sets of yours").click()
+    page.locator("#suppress-neurons li").first.wait_for()
+
+
 def scored(page):
     page.locator("#rows tbody tr").nth(99).wait_for()
 
@@ -106,6 +117,8 @@ VIEWS = {
     "LLaVA, results of earlier settings": (f"?tab=llava&pic=white&b={FIVE}", earlier),
     "unCLIP": ("?tab=draw", settings),
     "unCLIP, drawings": ("?tab=draw&b=178:50&seeds=1&steps=5", drawn),
+    "CLIP, bars and what decides": ("?tab=clip&b=275:50&pic=s17", decided),
+    "Suppress": ("?tab=suppress", suppressed),
     "scores": ("?tab=scores", scored),
     "own concepts": ("?tab=own", checked),
     "code": (f"?tab=use&b={FIVE}", code),

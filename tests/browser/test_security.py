@@ -197,10 +197,11 @@ def test_nobody_sees_what_is_kept_for_another(address):
         assert refused(post(address, "which", [STATE, words]))
 
 
-def test_hidden_handlers_are_not_listed_and_six_are(address):
+def test_hidden_handlers_are_not_listed_and_eight_are(address):
     with urllib.request.urlopen(f"{address}/gradio_api/info", timeout=20) as answer:
         listed = json.load(answer)
-    public = {"find_neurons", "neuron_info", "model_info", "encode_image", "steer_caption", "steer_image"}
+    public = {"find_neurons", "neuron_info", "model_info", "encode_image", "steer_caption", "steer_image", "steer_clip",
+              "suppress"}  # fmt: skip
     assert set(listed["named_endpoints"]) == {f"/{name}" for name in public} and not listed["unnamed_endpoints"]
     with urllib.request.urlopen(f"{address}/gradio_api/mcp/schema", timeout=20) as answer:
         tools = json.load(answer)

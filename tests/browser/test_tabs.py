@@ -237,6 +237,30 @@ def test_stop_stops(visit):
     assert page.locator("#drawings").inner_text().strip() == "Stopped."
 
 
+# ---------------------------------------------------------------------------------------------------------- clip
+
+
+def test_bars_move_while_the_slider_does(visit):
+    page = visit("?tab=clip&b=275:50.000&pic=s17")
+    bars = "#clip-bars .cb-moves span"
+    page.locator(bars).first.wait_for()
+    start = page.locator(bars).all_inner_texts()
+    box = page.locator("#clip-strength input[type=range]").bounding_box()
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + box["width"] * 2 / 3, middle)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 3, middle, steps=4)
+    texts = "[...document.querySelectorAll(bars)].map((bar) => bar.innerText)"
+    # The button of the mouse is still down.
+    page.wait_for_function(f"([bars, start]) => {texts}.join() !== start.join()", arg=[bars, start])
+    page.mouse.up()
+    page.locator("#clip-decide").click()
+    page.locator("#clip-decision li svg").first.wait_for()
+    right = page.evaluate("Math.max(...[...document.querySelectorAll('#tabs [role=tab]')].map((tab) => "
+                          "tab.getBoundingClientRect().right))")  # fmt: skip
+    assert right <= 1280, "all tabs fit"
+
+
 # -------------------------------------------------------------------------------------------------------- scores
 
 

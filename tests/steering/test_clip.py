@@ -194,3 +194,12 @@ def test_from_pretrained_is_the_saved_model(tmp_path):
 def test_bad_requests_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_one_more_word_is_one_more_place_in_the_distribution():
+    steerer = make()
+    more = steerer.with_word("zebra")
+    assert more.vocabulary == (*WORDS, "zebra") and steerer.vocabulary == tuple(WORDS)
+    assert steerer.with_word("dog") is steerer
+    whole = ClipZeroShotSteerer(steerer.model, image_processor(), tokenizer(16), sae_for(), [*WORDS, "zebra"])
+    assert_close(more.texts, whole.texts)

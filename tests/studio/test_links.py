@@ -13,6 +13,7 @@ from cbsae_hub.studio.links import (
     HOW,
     MAPS,
     OPS,
+    SETS,
     SORTS,
     TABS,
     WHERE,
@@ -56,6 +57,11 @@ def test_what_is_written_is_read_again(shipped):
             "sort": list(SORTS.values()), "words": ["", "pinata\nchess piece, zeppelin"],
             "anyway": [True, False], "collection_name": ["", "round things"],
             "collection": ["", "17: wheels, or: balls\n3", "no number"],
+            "clip_word": [None, "", "sun"], "clip_alone": [None, True, False],
+            "clip_op": [None, *OPS], "clip_keep_error": [None, True, False], "strength": [0, 100, 150],
+            "sets": list(SETS.values()), "without": [True, False], "tau": [-4, -1, 0.25, 2],
+            "first_shows": ["", "a cow"],
+            "second_shows": ["", "cow"], "others": ["", "camel, dog"],
         }  # fmt: skip
         link = Link(**{name: rng.choice(list(choices)) for name, choices in values.items()})
         assert set(values) == {field.name for field in fields(Link)}

@@ -1,4 +1,4 @@
-"""LLaVA and Stable unCLIP, loaded once for all models of the page, where the machine can carry them."""
+"""LLaVA, Stable unCLIP and the encoders' own CLIPs, loaded once for all models, where the machine can carry them."""
 
 import logging
 import re
@@ -12,10 +12,11 @@ import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import safe_open
+from transformers import AutoConfig
 
 from cbsae_hub.models import CBSAE, SAE, resolve_id
 from cbsae_hub.neurons.pack import Pack
-from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
+from cbsae_hub.steering import ClipZeroShotSteerer, LlavaSteerer, UnclipSteerer
 from cbsae_hub.studio.server.names import public_id
 from cbsae_hub.studio.server.refusal import Refused
 
@@ -34,6 +35,7 @@ READERS = {
 """Generators on the Hub by the encoder that is their vision tower: those of the recipes."""
 TITLES = {"llava": "LLaVA", "unclip": "unCLIP"}
 MAX_CPU_BYTES = 3 * 2**30  # of weights that are run without a GPU: beyond, an answer takes minutes
+MAX_VOCABULARY = 5000  # words of a pack among which CLIP chooses, as many as in the paper
 
 
 class Unavailable(Refused):
@@ -53,6 +55,7 @@ class Generators:
         self.ids = {"llava": llava, "unclip": unclip}
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._first: dict[str, Any] = {}
+        self._clips: dict[tuple[str | None, str | None], ClipZeroShotSteerer] = {}
         self._refused: dict[str, str] = {}
         self._lock = threading.Lock()
 
@@ -73,6 +76,33 @@ class Generators:
         first = self._load("unclip", UnclipSteerer, sae, pack, beside)
         with _fitting("unCLIP"):
             return UnclipSteerer(first.pipeline, sae, pack)
+
+    def clip(self, sae: SAE | CBSAE, pack: Pack, beside: str) -> ClipZeroShotSteerer:
+        """Returns the CLIP whose vision tower an SAE explains, with the pack's words; all SAEs share its weights.
+
+        Like the encoder, it is on the CPU.
+
+        Raises:
+            Unavailable: If the encoder is no CLIP with a text tower, or cannot be loaded.
+        """
+        require_clip(sae, beside)
+        place, words = (sae.encoder_id, sae.encoder_revision), tuple(pack.vocabulary[:MAX_VOCABULARY])
+        with self._lock, _fitting("CLIP"):
+            try:
+                if place not in self._clips:
+                    options = {"revision": sae.encoder_revision, "beside": beside}
+                    self._clips[place] = ClipZeroShotSteerer.from_pretrained(
+                        str(sae.encoder_id), sae, words, pack, **options
+                    )
+            except OSError as error:
+                logger.warning("%s could not be loaded: %s", sae.encoder_id, error)
+                raise Unavailable(
+                    f"{public_id(str(sae.encoder_id))} could not be loaded here; the log of the page says why."
+                ) from error
+            first = self._clips[place]
+            if first.vocabulary == words:
+                return first.with_sae(sae, pack)
+            return ClipZeroShotSteerer(first.model, first.image_processor, first.tokenizer, sae, words, pack)
 
     def require_reader(self, which: str, encoder: str | None, beside: str) -> None:
         """Refuses a generator that does not read an encoder, as far as this shows before it is loaded.
@@ -124,6 +154,23 @@ class Generators:
             raise Unavailable(
                 f"{Path(name).name} has {size / 2**30:.0f} GB of weights, which this machine cannot run without a GPU."
             )
+
+
+def require_clip(sae: SAE | CBSAE, beside: str) -> None:
+    """Refuses an SAE whose encoder is no CLIP with a text tower, as far as this shows before it is loaded.
+
+    Raises:
+        Unavailable: If it does.
+    """
+    name = public_id(sae.encoder_id or "of this model")
+    if sae.tower not in (None, "vision"):
+        raise Unavailable(f"This SAE explains the {sae.tower} tower of {name}: CLIP's answers need a vision tower's.")
+    folder = Path(resolve_id(str(sae.encoder_id), beside))
+    if folder.is_dir() and (kind := AutoConfig.from_pretrained(folder).model_type) != "clip":
+        raise Unavailable(
+            f"The encoder {name} is of type {kind}. Only a CLIP with a text tower answers in words: choose a model "
+            "that explains one."
+        )
 
 
 @contextmanager

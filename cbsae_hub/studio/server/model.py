@@ -29,9 +29,9 @@ from cbsae_hub.neurons.chance import first_to_show, telling
 from cbsae_hub.neurons.pack import FindResult, Pack
 from cbsae_hub.pictures import white_image
 from cbsae_hub.pipeline.answers import nonsense_beside
-from cbsae_hub.steering import LlavaSteerer, UnclipSteerer
+from cbsae_hub.steering import ClipZeroShotSteerer, LlavaSteerer, UnclipSteerer
 from cbsae_hub.steering.latents import decoder_rows
-from cbsae_hub.studio.server.generators import Generators, Unavailable
+from cbsae_hub.studio.server.generators import Generators, Unavailable, require_clip
 from cbsae_hub.studio.server.names import public_id
 from cbsae_hub.studio.server.refusal import Refused
 from cbsae_hub.studio.view.images import MAX_SIDE, as_webp, data_uri
@@ -91,7 +91,7 @@ class LoadedModel:
         """Returns the model with a visitor's concepts; encoder, judge and generators are shared."""
         _ = self.encoder, self.judge  # once for both
         other = copy.copy(self)
-        for name in ("llava", "unclip", "_directions"):
+        for name in ("llava", "unclip", "clip", "_directions"):
             other.__dict__.pop(name, None)
         other.sae, other.pack = cb, pack
         other.own = self.own + len(cb.concepts) - len(self.concepts)
@@ -176,10 +176,19 @@ class LoadedModel:
         with self._lock:
             return self.generators.unclip(self.sae, self.pack, self.model_id)
 
+    @cached_property
+    def clip(self) -> ClipZeroShotSteerer:
+        """The encoder's whole CLIP with this SAE; Unavailable is raised where the encoder is none."""
+        with self._lock:
+            return self.generators.clip(self.sae, self.pack, self.model_id)
+
     def no_reader(self, name: str) -> str | None:
-        """Returns why "llava" or "unclip" cannot be steered, as far as this shows before it is loaded; else None."""
+        """Returns why "llava", "unclip" or "clip" cannot be steered, as far as shows before it is loaded; else None."""
         try:
-            self.generators.require_reader(name, self.sae.encoder_id, self.model_id)
+            if name == "clip":
+                require_clip(self.sae, self.model_id)
+            else:
+                self.generators.require_reader(name, self.sae.encoder_id, self.model_id)
         except Unavailable as reason:
             return str(reason)
         return None

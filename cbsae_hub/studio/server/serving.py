@@ -7,8 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from cbsae_hub.studio.server.clip_experiments import ClipExperiments
 from cbsae_hub.studio.server.experiments import Experiments
 from cbsae_hub.studio.server.generators import Generators, Unavailable
+from cbsae_hub.studio.server.groups import Groups
 from cbsae_hub.studio.server.jobs import Jobs
 from cbsae_hub.studio.server.memory import Memory
 from cbsae_hub.studio.server.model import LoadedModel
@@ -43,7 +45,7 @@ class Serving:
         self.models = dict(zip(distinct_names(models), map(str, models)))
         self.generators = Generators(llava, unclip)
         self.images, self.jobs = ImageStore(), Jobs()
-        self.experiments = Experiments(self.of)
+        self.experiments, self.clip_experiments, self.groups = Experiments(self.of), ClipExperiments(), Groups()
         self._loaded: dict[str, LoadedModel] = {}
         self._own: Memory[LoadedModel] = Memory(KEPT_OWN)
         self._lock = threading.Lock()
@@ -107,6 +109,6 @@ class Serving:
     def warm_up(self) -> None:
         """Loads what the first model needs before anybody waits for it."""
         self.first.warm_up()
-        for name in ("llava", "unclip"):
+        for name in ("llava", "unclip", "clip"):
             with suppress(Unavailable):
                 getattr(self.first, name)

@@ -2,7 +2,7 @@
 
 import json
 import secrets
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 from PIL import Image
@@ -28,7 +28,7 @@ WORK: dict[str, Any] = {
 }
 # Training takes its half minute beside what others look at, one visitor after the other, whoever they are.
 TRAIN: dict[str, Any] = {**PRIVATE, "concurrency_id": "trainings", "concurrency_limit": 1}
-RUNNING = ("neuron", "llava", "draw")  # tabs that run models when something changes
+RUNNING = ("neuron", "llava", "draw", "clip", "suppress")  # tabs that run models when something changes
 
 
 class SessionState:
@@ -96,7 +96,10 @@ def state(value: str, name: str) -> gr.Textbox:
     return gr.Textbox(value, visible="hidden", elem_id=f"state-{name}", container=False)
 
 
-def unremembered(choice: gr.Radio) -> gr.Radio:
+Choice = TypeVar("Choice", gr.Radio, gr.CheckboxGroup)
+
+
+def unremembered(choice: Choice) -> Choice:
     """Switches off Gradio's check against the choices that it has sent, which it forgets: handlers check instead."""
     choice.preprocess = lambda payload: payload  # type: ignore[method-assign]
     return choice

@@ -18,6 +18,7 @@ from cbsae_hub.models import CBSAE
 from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.steering import Edit, Steering
 from cbsae_hub.studio.basket import range_of
+from cbsae_hub.studio.links import TAU
 from cbsae_hub.studio.server.concept_training import ConceptTraining
 from cbsae_hub.studio.server.experiments import STEPS, Answer, Answers, Experiment
 from cbsae_hub.studio.server.model import LoadedModel
@@ -43,8 +44,13 @@ class ExampleChooser:
         self.serving, self.model = serving, model
         self.frame = model.telling
 
-    def choose(self) -> Record:
-        """Returns the record of an experiment by kind of example, and the models that were used."""
+    def choose(self, groups: Record | None = None) -> Record:
+        """Returns the record of an experiment by kind of example, and the models that were used.
+
+        Args:
+            groups: Labelled pictures of the tab Suppress: ``images``, the splits ``find`` and ``test``, ``attribute``,
+                ``target`` and ``prompts`` as in section `suppression` of a recipe; None for none.
+        """
         model = self.model
         examples: Record = {
             "revision": model.pack.info["model"]["revision"],
@@ -60,6 +66,7 @@ class ExampleChooser:
             ("two", steers and extends, self._pairs(examples)),
             ("draw", steers and model.generators.ids["unclip"], self._drawings()),
             ("lacking", extends, self._lacking()),
+            ("suppress", groups, iter([self.suppressed(groups or {})] if groups else [])),
         ):
             examples[kind] = next(candidates, None) if possible else None
             logger.info("%s: %s", kind, examples[kind])
@@ -172,6 +179,19 @@ class ExampleChooser:
             if not len(model.listed(inspection, np.flatnonzero(inspection.strengths(int(patch)) > 0), True)):
                 return None
         return {"patches": int(fires.sum()), "of": len(fires)}
+
+    def suppressed(self, groups: Record) -> Record:
+        """Suppresses what fires without the attribute; returns the groups, and right answers about one of them.
+
+        It is the group without the attribute of which CLIP is right least often: waterbirds on land, for instance.
+        Nothing is chosen by its result: tau is what the tab has at first.
+        """
+        reading = self.serving.groups.samples(self.model, groups, without=True)
+        _, answers = self.serving.groups.suppress(self.model, reading, 10**TAU)
+        versions = [one for one in (reading.before, answers.after, answers.random) if one is not None]
+        group = min(range(0, len(reading.names), 2), key=lambda place: versions[0].groups[place])
+        of_group = {"class": list(groups["target"]["classes"])[group // 2], "pictures": versions[0].images[group]}
+        return {**groups, **of_group, "right": [one.hits[group] for one in versions], "off": answers.off}
 
     def _lacking(self) -> Iterator[Record]:
         """Finds words that no neuron surely stands for, until one is trained, which LLaVA then says."""

@@ -18,6 +18,7 @@ from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.steering import Edit
 from cbsae_hub.studio.basket import Basket, range_of
 from cbsae_hub.studio.links import Link, setting
+from cbsae_hub.studio.server.groups import sides
 from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.names import public_id
 from cbsae_hub.studio.tabs.tab import Tab
@@ -69,7 +70,7 @@ def examples(model: LoadedModel) -> list[Example]:
 
 def _can_run(model: LoadedModel, kind: str) -> bool:
     """Returns whether the page has the generators that the example was run with: others may answer otherwise."""
-    needed = {"look": (), "draw": ("llava", "unclip")}.get(kind, ("llava",))
+    needed = {"look": (), "suppress": (), "draw": ("llava", "unclip")}.get(kind, ("llava",))
     sources = [(name, model.generators.ids[name]) for name in needed]
     return all(source and Path(public_id(source)).name == model.worked.get(name) for name, source in sources)
 
@@ -180,10 +181,26 @@ def _lacking(model: LoadedModel, facts: dict[str, Any]) -> Example:
     )
 
 
+def _suppress(model: LoadedModel, facts: dict[str, Any]) -> Example:
+    lacking, attribute = sides(facts)
+    before, after, *random = facts["right"]
+    verdict = "that helps" if after > before else "that is not what misleads it" if after == before else "that hurts"
+    control = f", and {random[0]} without as many others" if random else ""
+    name = facts["class"]
+    return Example(
+        f"The {name} without {attribute}",
+        f"CLIP takes a {name} for something else where there is no {attribute}: it looks at what is there instead.",
+        f"Switch off the neurons that fire more on pictures with {lacking} than on those with {attribute}.",
+        f"Of {facts['pictures']} pictures of the group “{name}, {lacking}”, CLIP is right about {before} as it is, "
+        f"{after} without the {facts['off']} neurons{control}: {verdict}.",
+        Link(tab="suppress", without=True),
+    )
+
+
 _KINDS: dict[str, Callable[[LoadedModel, dict[str, Any]], Example]] = {
     "word": partial(_one, "One neuron, one word", "which is in the SAE, found without any label,"),
     "concept": partial(_one, "A concept that the SAE lacked", "which was trained into the bottleneck,"),
-    "two": _two, "mute": _mute, "draw": _draw, "look": _look, "lacking": _lacking,
+    "two": _two, "mute": _mute, "draw": _draw, "look": _look, "lacking": _lacking, "suppress": _suppress,
 }  # fmt: skip
 
 

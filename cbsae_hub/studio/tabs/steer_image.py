@@ -77,9 +77,7 @@ class SteerImageTab(SteeringTab):
 
     def restore(self, model: LoadedModel, link: Link, new: bool) -> list[Any]:
         """Returns values of :attr:`outputs` for a link, by default LLaVA's settings; drawings stay, marked."""
-        own: tuple[Any, ...] = link.draw_alone, link.draw_op, link.draw_keep_error, link.draw_word
-        usual: tuple[Any, ...] = link.alone, link.op, link.keep_error, link.word
-        edits = self.edit_values(*(value if other is None else other for value, other in zip(usual, own)))
+        edits = self.edit_values_of(link)
         return [*self.image.restore(model, link, new), *edits, link.seed, link.seeds, link.steps, link.draw_live]
 
 

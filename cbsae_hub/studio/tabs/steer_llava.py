@@ -13,16 +13,11 @@ from cbsae_hub.studio.server.experiments import Answer, Answers, Experiment, Swe
 from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.refusal import Refused, kindly
 from cbsae_hub.studio.server.session import PRIVATE, WORK
-from cbsae_hub.studio.tabs.steering import SteeringTab
+from cbsae_hub.studio.tabs.steering import SteeringTab, versions
 from cbsae_hub.studio.view.templates import template
 
 QUESTIONS = (ONE_WORD, "Describe the image.", "Write a headline about this image.")
-COLUMNS = {
-    "original": ("Original", "LLaVA as it is"),
-    "sae": ("SAE at strength 0", "the picture through the SAE, nothing edited: what the SAE alone changes"),
-    "steered": ("Steered", "with the neurons of the basket"),
-    "random": ("Random control", "pushed exactly as far, in a random direction"),
-}
+COLUMNS = versions("LLaVA")
 _TEMPLATE = template("steer_llava")
 
 T = TypeVar("T")
@@ -89,7 +84,7 @@ class SteerLlavaTab(SteeringTab):
 
     def restore(self, model: LoadedModel, link: Link, new: bool) -> list[Any]:
         """Returns values of :attr:`outputs` for a link; answers stay, marked if they are others."""
-        edits = self.edit_values(link.alone, link.op, link.keep_error, link.word)
+        edits = self.edit_values_of(link)
         return [*self.image.restore(model, link, new), link.question, *edits, link.live]
 
     def _stop(self, request: gr.Request) -> list[str]:

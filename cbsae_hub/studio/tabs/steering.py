@@ -1,4 +1,4 @@
-"""The parts that both steering tabs have: the image, how neurons are edited, and the experiment that these make."""
+"""The parts that all steering tabs have: the image, how neurons are edited, and the experiment that these make."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -8,29 +8,35 @@ from gradio.components import Component
 from markupsafe import Markup
 
 from cbsae_hub.studio.basket import watched_word
-from cbsae_hub.studio.links import HOW, MAX_WORD, WHERE, as_text, basket_of
+from cbsae_hub.studio.links import HOW, MAX_WORD, WHERE, Link, as_text, basket_of
 from cbsae_hub.studio.server.experiments import Experiment
-from cbsae_hub.studio.server.model import LoadedModel
-from cbsae_hub.studio.server.refusal import Refused, kindly
-from cbsae_hub.studio.server.session import LOOKUP, SessionState
-from cbsae_hub.studio.tabs.tab import Tab
-from cbsae_hub.studio.tabs.unavailable import at_once, instead_of
+from cbsae_hub.studio.server.refusal import Refused
+from cbsae_hub.studio.server.session import SessionState
+from cbsae_hub.studio.tabs.unavailable import ReadingTab
 from cbsae_hub.studio.view import html
 from cbsae_hub.studio.view.image_box import ImageBox
 from cbsae_hub.studio.view.images import WHITE
 
 
-class SteeringTab(Tab):
+def versions(reader: str) -> dict[str, tuple[str, str]]:
+    """Returns title and explanation of each version of an experiment, see ``with_controls``; ``reader`` is steered."""
+    return {
+        "original": ("Original", f"{reader} as it is"),
+        "sae": ("SAE at strength 0", "the picture through the SAE, nothing edited: what the SAE alone changes"),
+        "steered": ("Steered", "with the neurons of the basket"),
+        "random": ("Random control", "pushed exactly as far, in a random direction"),
+    }
+
+
+class SteeringTab(ReadingTab):
     """A tab whose experiment is set up by components; each has a key in the address.
 
     Attributes:
-        name: Id of the tab, before all element ids.
         prefix: Prefix of the settings' keys in the address.
         edit_settings: The components that say how neurons are edited, by their keys in the address.
         settings: All components that an experiment depends on: the inputs of its handlers.
     """
 
-    name: str
     prefix = ""
     edit_settings: dict[str, Component]
     settings: dict[str, Component]
@@ -38,22 +44,6 @@ class SteeringTab(Tab):
     def __init__(self, session: SessionState):
         super().__init__(session)
         self.image = ImageBox(session, self.name)
-
-    def render_notice(self, generator: str) -> None:
-        """Adds what says, as soon as the tab is opened, that nothing here reads the model's encoder."""
-        self._generator = generator
-        self.notice = gr.HTML(at_once(self.session.serving.first, generator), elem_id=f"{self.name}-notice")
-        self.session.model.change(self.notify, self.session.model, self.notice, **LOOKUP)
-
-    def problem(self, model: LoadedModel) -> str:
-        """Returns what stands in place of results; "" where steering works. The notice has said the rest already."""
-        reason = model.no_reader(self._generator)
-        return html.PIECES.reason(reason) if reason else instead_of(model, self._generator)
-
-    @kindly
-    def notify(self, key: Any) -> str:
-        """Returns the notice for another model."""
-        return at_once(self.session.model_of(key), self._generator)
 
     def render_edit_settings(self) -> None:
         """Adds :attr:`edit_settings` to the page that is being built."""
@@ -70,6 +60,12 @@ class SteeringTab(Tab):
         components = {"alone": self.where, "op": self.how, "keep": self.keep_error, "word": self.word}
         self.edit_settings = {f"{self.prefix}{key}": component for key, component in components.items()}
         self.settings = {"m": self.session.model, "b": self.session.basket, "pic": self.session.image}
+
+    def edit_values_of(self, link: Link) -> list[Any]:
+        """Returns values of :attr:`edit_settings` for a link: the tab's own where it has them, else LLaVA's."""
+        names = ("alone", "op", "keep_error", "word")
+        own = [getattr(link, f"{self.name}_{name}") if self.prefix else None for name in names]
+        return self.edit_values(*(getattr(link, name) if one is None else one for name, one in zip(names, own)))
 
     @staticmethod
     def edit_values(alone: bool, op: str, keep_error: bool, word: str) -> list[Any]:

@@ -1,14 +1,46 @@
-"""Stands in for the steering tabs where nothing can be steered: the reason, stored answers, and a command."""
+"""Stands in for tabs that run a model where it cannot be had: the reason, stored answers, and a command."""
 
 from shlex import quote
+from typing import Any
+
+import gradio as gr
 
 from cbsae_hub.studio.server.generators import TITLES, Unavailable
 from cbsae_hub.studio.server.model import LoadedModel
 from cbsae_hub.studio.server.names import as_typed, public_id
+from cbsae_hub.studio.server.refusal import kindly
+from cbsae_hub.studio.server.session import LOOKUP
+from cbsae_hub.studio.tabs.tab import Tab
 from cbsae_hub.studio.view import html
 from cbsae_hub.words import number
 
 ROWS = 12
+
+
+class ReadingTab(Tab):
+    """A tab whose results come from a LLaVA, an unCLIP or a CLIP that reads the model's encoder.
+
+    Attributes:
+        name: Id of the tab, before all element ids.
+    """
+
+    name: str
+
+    def render_notice(self, generator: str) -> None:
+        """Adds what says, as soon as the tab is opened, that nothing here reads the model's encoder."""
+        self._generator = generator
+        self.notice = gr.HTML(at_once(self.session.serving.first, generator), elem_id=f"{self.name}-notice")
+        self.session.model.change(self.notify, self.session.model, self.notice, **LOOKUP)
+
+    def problem(self, model: LoadedModel) -> str:
+        """Returns what stands in place of results; "" where steering works. The notice has said the rest already."""
+        reason = model.no_reader(self._generator)
+        return html.PIECES.reason(reason) if reason else instead_of(model, self._generator)
+
+    @kindly
+    def notify(self, key: Any) -> str:
+        """Returns the notice for another model."""
+        return at_once(self.session.model_of(key), self._generator)
 
 
 def at_once(model: LoadedModel, name: str) -> str:
@@ -18,7 +50,7 @@ def at_once(model: LoadedModel, name: str) -> str:
 
 
 def instead_of(model: LoadedModel, name: str) -> str:
-    """Returns what stands in place of the results of "llava" or "unclip"; "" where steering works."""
+    """Returns what stands in place of the results of "llava", "unclip" or "clip"; "" where steering works."""
     try:
         getattr(model, name)
     except Unavailable as reason:
@@ -28,6 +60,8 @@ def instead_of(model: LoadedModel, name: str) -> str:
 
 def _instead(model: LoadedModel, name: str, reason: str) -> str:
     """Returns the reason, a command only for a generator that reads this encoder, and stored answers."""
+    if name not in TITLES:  # the encoder is no CLIP: no other model can take its place
+        return html.PIECES.refusal(reason)
     encoder = model.sae.encoder_id
     command = None
     if generator := model.generators.advised(name, encoder, model.model_id):

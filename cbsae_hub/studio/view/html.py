@@ -75,6 +75,18 @@ def neuron_title(row: Any) -> str:
     return f"{row.name} ({row.score:.2f}{mark}) - #{row.neuron}" if row.name else f"no name - #{row.neuron}"
 
 
+def patch_heat(values: np.ndarray | None, fit: str = "fill") -> dict[str, Any] | None:
+    """Returns a patch map, 0..1 ``[rows, columns]``, as the templates' figures have it over a picture; None for None.
+
+    ``fit`` is how the picture fills the map's frame.
+    """
+    if values is None:
+        return None
+    rows, columns = values.shape
+    cells = [(c, r, colour(float(values[r, c]))) for r, c in np.argwhere(values > 0.02)]
+    return {"rows": rows, "columns": columns, "fit": fit, "layer": None, "cells": cells}
+
+
 def _figure(pack: Pack, example: Example, relevance: np.ndarray | None = None) -> dict[str, Any]:
     """Returns one example image with its activation, and its patch map or, if there is one, its relevancy map."""
     heat, values = None, example.patch_map if relevance is None else relevance
@@ -82,12 +94,12 @@ def _figure(pack: Pack, example: Example, relevance: np.ndarray | None = None) -
         rows, columns = values.shape
         # Pictures of a pack have the shape of its maps; those of older packs are whole.
         cropped = not pack.cropped and pack.info["encoder"].get("preprocessing", {}).get("do_center_crop")
-        heat = {"rows": rows, "columns": columns, "fit": "cover" if cropped else "fill", "layer": None}
         if relevance is None:
-            heat["cells"] = [(c, r, colour(float(values[r, c]))) for r, c in np.argwhere(values > 0.02)]
+            heat = patch_heat(values, "cover" if cropped else "fill")
         else:
             longer = max(example.image.size) / max(values.shape)
-            heat["layer"] = heat_layer(values, round(columns * longer), round(rows * longer))
+            layer = heat_layer(values, round(columns * longer), round(rows * longer))
+            heat = {"rows": rows, "columns": columns, "fit": "cover" if cropped else "fill", "layer": layer}
     return {
         "source": data_uri(pack.image_bytes(example.image_id)),
         "alt": f"{example.alt}; mean activation {example.activation:.2f}",
@@ -106,6 +118,11 @@ def _context(context: Context) -> dict[str, Any]:
         place = max(place, stop)
     pieces.append((context.passage[place:], None))
     return {"pieces": [piece for piece in pieces if piece[0]], "activation": f"{context.activation:.2f}"}
+
+
+def example_figures(pack: Pack, neuron: int, limit: int) -> list[dict[str, Any]]:
+    """Returns a neuron's strongest images, as the templates' figures have them."""
+    return [_figure(pack, one) for one in pack.examples(neuron, "top", limit=limit)]
 
 
 def strips(pack: Pack, neuron: int, names: Sequence[str] = tuple(STRIP_TITLES)) -> Markup:

@@ -59,6 +59,13 @@ def data_uri(webp: bytes) -> str:
     return "data:image/webp;base64," + base64.b64encode(webp).decode()
 
 
+def smaller(image: Image.Image) -> Image.Image:
+    """Returns a picture of which no side is longer than :data:`MAX_SIDE` pixels."""
+    small = image.copy()
+    small.thumbnail((MAX_SIDE, MAX_SIDE))
+    return small
+
+
 class ImageStore:
     """Pictures by short names: "white", "s12" for image 12 of a pack, or "mine~" and the secret key of an upload."""
 
@@ -67,9 +74,7 @@ class ImageStore:
 
     def keep(self, image: Image.Image) -> str:
         """Keeps an upload, made smaller, and returns its name."""
-        small = image.copy()
-        small.thumbnail((MAX_SIDE, MAX_SIDE))
-        return MINE + self._uploads.keep(small)
+        return MINE + self._uploads.keep(smaller(image))
 
     def has(self, name: str) -> bool:
         """Returns whether a name is that of an upload that is still there."""

@@ -315,6 +315,8 @@ def test_whatever_is_sent_the_answer_is_a_sentence(client, odd):
         ("find_neurons", ["pizza", 10, ""]), ("neuron_info", [1, ""]), ("model_info", [""]),
         ("encode_image", ["white", 10, ""]), ("steer_caption", ["white", "?", [], False, "set", False, "", ""]),
         ("steer_image", ["white", [], 0, 5, False, "set", False, ""]),
+        ("steer_clip", ["white", [], False, "set", False, "", False, ""]),
+        ("suppress", [["s1"], ["white"], [], 0.1, ""]),
     ):  # fmt: skip
         for place in range(len(sane)):
             data = [*sane[:place], odd, *sane[place + 1 :]]

@@ -18,6 +18,7 @@ from cbsae_hub.studio.tabs.own_concepts import OwnConceptsTab, located
 from cbsae_hub.studio.tabs.start import cards, examples
 from cbsae_hub.studio.tabs.steer_image import SteerImageTab
 from cbsae_hub.studio.tabs.steer_llava import COLUMNS, SteerLlavaTab
+from cbsae_hub.studio.tabs.suppress import SuppressTab
 from cbsae_hub.words import name_key
 
 pytestmark = pytest.mark.slow
@@ -168,6 +169,20 @@ def test_what_is_lacking_is_not_there_then_trained_strong_and_said(serving, ship
     assert (answers["steered"], answers["random"]) == (said, control) and said == word
 
 
+def test_right_answers_with_neurons_off_are_those_of_the_card(serving, loaded):
+    example = next(example for example in examples(loaded) if example.link.tab == "suppress")
+    pictures, name, *right, off, control = re.search(
+        r"Of (\d+) pictures of the group “(.*?)”, CLIP is right about (\d+) as it is, (\d+) without the (\d+) neurons, "
+        r"and (\d+) without as many others", example.expect
+    ).groups()  # fmt: skip
+    tab = rendered(SuppressTab, serving)
+    sets, without, *settings = tab.restore(loaded, example.link, True)[: len(tab.parts)]
+    accuracy, _, _ = tab.find(loaded.key, sets, without.value, *settings, (), ())
+    row = re.search(f"<th>{name}</th><td>{pictures}</td>(.*?)</tr>", accuracy)[1]
+    shares = [round(int(share) * int(pictures) / 100) for share in re.findall(r"<span>(\d+)%</span>", row)]
+    assert shares == [*map(int, right), int(control)] and f"All {off} neurons" in accuracy
+
+
 def test_every_example_is_a_link_to_something_that_is_there(serving, loaded):
     titles = [example.title for example in examples(loaded)]
     assert len(set(titles)) == len(titles) >= (7 if loaded is serving.first else 3)
@@ -180,5 +195,6 @@ def test_examples_of_other_models_and_generators_are_not_shown(shipped, monkeypa
     titles = [example.title for example in examples(shipped)]
     monkeypatch.setattr(shipped.generators, "ids", {"llava": "somebody/llava-7b", "unclip": None})
     left = [example.title for example in examples(shipped)]
-    assert set(left) == {"Where does it look?", "A concept that it lacks"} < set(titles)
+    assert set(left) == {"Where does it look?", "A concept that it lacks", "The water animal without water"}
+    assert set(left) < set(titles)
     assert "LLaVA" not in next(example for example in examples(shipped) if "lacks" in example.title).expect
