@@ -89,6 +89,7 @@ $(eval $(call step,probing,clip dino images,,$(PY) training/probing.py --recipe 
 $(eval $(call step,pairs-images,,,$(PY) -m $(WORLD_OF).make_pairs))
 $(eval $(call step,pairs,sae images pairs-images,,$(PY) training/pairs.py --recipe $(R)))
 $(eval $(call step,controls,pack activations,runs/emoji-controls,$(PY) -m training.controls --recipe $(R)))
+$(eval $(call step,dictionary,scores activations,runs/emoji-seeds,$(PY) -m training.dictionary --recipe $(R)))
 $(eval $(call step,sanity,scores,,$(PY) -m training.sanity --recipe $(R)))
 $(eval $(call step,names,scores judge llava,,$(PY) -m training.names --recipe $(R)))
 $(eval $(call step,strengths,cbsae-pack,,$(PY) benchmarks/strengths.py --output benchmarks/results/strengths.json))

@@ -8,7 +8,7 @@ from cbsae_hub.pipeline.sections.clip_studies import (
     TargetSettings,
     TypographicSection,
 )
-from cbsae_hub.pipeline.sections.controls import ControlsSection
+from cbsae_hub.pipeline.sections.controls import ControlsSection, DictionarySection
 from cbsae_hub.pipeline.sections.layer_studies import LayerSAEs, OntologySection, ProbingSection, ShiftedImages
 from cbsae_hub.pipeline.sections.names import NamesSection, SanitySection
 from cbsae_hub.pipeline.sections.steps import (
@@ -41,6 +41,7 @@ __all__ = [
     "CBSAESection",
     "ChatJudgeSettings",
     "ControlsSection",
+    "DictionarySection",
     "DryRunSection",
     "EncoderSettings",
     "EvaluationSection",
