@@ -271,6 +271,9 @@ class SAETrainConfig(TrainConfig):
     sparsity_coefficient: NotNegative = 0.05
     """Weight of the L1 (relu, gated) or L0 (jumprelu) penalty; the other activations have none. L0 counts latents, so
     jumprelu wants a much smaller weight (0.002, say)."""
+    monosemanticity_weight: NotNegative = 0.0
+    """Weight of MonoLoss, one less the mean MonoSemanticity of a batch's neurons as the activations judge it; 0 leaves
+    it out."""
     threshold_decay: Annotated[NotNegative, Field(lt=1)] = 0.999
     """Share of batch_topk's running threshold that each step keeps."""
     threshold_start: Natural = 1000
