@@ -3,9 +3,9 @@
     accelerate launch training/score_neurons.py --recipe training/recipes/emoji.yaml
     python -m training.controls --recipe training/recipes/emoji.yaml
 
-Reads the sections `controls`, `sae`, `scores` and, if neurons are steered, `steerability`. Writes controls.json and .md,
-and puts the figures beside the model and into its card. docs/training.md says what the controls are. Started again it
-goes on where it was killed.
+Reads the sections `controls`, `sae`, `scores` and, if neurons are steered, `steerability`. Writes controls.json and
+.md, and puts the figures beside the model and into its card. docs/training.md says what the controls are. Started again
+it goes on where it was killed.
 """
 
 import logging

@@ -116,7 +116,7 @@ $(eval $(call step,examples-sae,pack,,$(PY) training/choose_examples.py hub/emoj
 $(eval $(call step,examples-cbsae,cbsae-pack,,$(PY) training/choose_examples.py hub/emoji-cbsae --llava hub/emoji-llava --unclip hub/emoji-unclip))
 $(eval $(call step,plots,steerability,,$(PY) training/plots.py runs/emoji-scores --output runs/emoji-plots))
 $(eval $(call step,figures,plots evaluation sheets,,$(PY) docs/figures.py))
-$(eval $(call step,tables,metrics unclip-metrics sanity names layers suppression typographic pairs ontology probing,,$(PY) docs/results_page.py))
+$(eval $(call step,tables,metrics unclip-metrics controls dictionary sanity names layers suppression typographic pairs ontology probing,,$(PY) docs/results_page.py))
 $(eval $(call step,pages,cbsae-pack,,$(PY) docs/notebook.py))
 
 world: $(addprefix $(MADE)/,$(WORLD))

@@ -174,7 +174,9 @@ class Facts:
         rows = []
         for one in self.measures():
             if values := self.nonsense(one):
-                rows.append({"measure": one.name, "this model": one.value, **{name: values.get(name) for name in names}})
+                rows.append(
+                    {"measure": one.name, "this model": one.value, **{name: values.get(name) for name in names}}
+                )
         return rows
 
 

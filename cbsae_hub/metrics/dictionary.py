@@ -43,9 +43,7 @@ def redundancy(rows: Tensor) -> Tensor:
     return torch.cat(nearest) if len(units) > 1 else units.new_full((len(units),), torch.nan)
 
 
-def seed_stability(
-    rows: Tensor, others: Sequence[Tensor], threshold: float = SAME, alike: int = ALIKE
-) -> Stability:
+def seed_stability(rows: Tensor, others: Sequence[Tensor], threshold: float = SAME, alike: int = ALIKE) -> Stability:
     """Does training find a neuron again, from other seeds?
 
     - ``cosine``: neurons are matched one to one, so that the sum of their cosines is largest (Hungarian method); the

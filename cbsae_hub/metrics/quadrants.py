@@ -10,9 +10,7 @@ AXES = ("interpretability", "steerability")
 QUADRANTS = ("low / low", "high / low", "low / high", "high / high")  # interpretability / steerability
 
 
-def quadrants(
-    frame: pd.DataFrame, threshold: str | float | tuple[str | float, str | float] = "mean"
-) -> dict[str, Any]:
+def quadrants(frame: pd.DataFrame, threshold: str | float | tuple[str | float, str | float] = "mean") -> dict[str, Any]:
     """Counts neurons that are interpretable, steerable, both or neither (CB-SAE paper, figure 3).
 
     Args:

@@ -105,4 +105,6 @@ class SpatialCoherence(StreamingMetric):
 
     def compute(self) -> Coherence:
         """Scores of all neurons."""
-        return Coherence(torch.where(self.images >= self.least_images, self.total / self.images, torch.nan), self.images)
+        return Coherence(
+            torch.where(self.images >= self.least_images, self.total / self.images, torch.nan), self.images
+        )

@@ -60,7 +60,7 @@ def measure_controls(
         if not (folder / "scores" / "scores.json").is_file():
             score(section, accelerator=accelerator)
         if settings.steered and steering is not None:
-            _steer(steering.replace(neurons=settings.steered, unclip=None), section, accelerator)
+            _steer(steering.replace(neurons=settings.steered, clip=None, unclip=None), section, accelerator)
         figures[control] = figures_of(Scores.load(folder / "scores").summary)
     content = {"settings": settings.to_dict(defaults=False), "figures": figures}
     write_json(settings.output / CONTROLS_NAME, content)

@@ -36,8 +36,8 @@ class Start(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"mean of the activations {self.severity:.1f} times their deviation: {self.silent:.0%} of the neurons start "
-            f"silent without b_dec, {self.silent_centred:.0%} with it"
+            f"mean of the activations {self.severity:.1f} times their deviation: {self.silent:.0%} of the neurons "
+            f"start silent without b_dec, {self.silent_centred:.0%} with it"
         )
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-import torch
 
 from cbsae_hub.metrics.dictionary import ALIKE, SAME, Stability, moved, redundancy, seed_stability
 from cbsae_hub.models import SAE
@@ -58,7 +57,9 @@ def summary(columns: pd.DataFrame, sae: SAE, others: Sequence[SAE], threshold: f
         alike: See there.
     """
     start, *starts = (start_of(one).W_dec for one in (sae, *others))
-    chance = {name: describe(values) for name, values in _named(seed_stability(start, starts, threshold, alike)).items()}
+    chance = {
+        name: describe(values) for name, values in _named(seed_stability(start, starts, threshold, alike)).items()
+    }
     chance |= {"redundancy": describe(redundancy(start)), "meta_explained_variance": meta_explained_variance(start)}
     return {
         "seeds": [one.seed for one in (sae, *others)],

@@ -88,6 +88,8 @@ def test_the_columns_are_added_filter_and_prune(world, monkeypatch):
     alive = frame[frame["status"] != "dead"]
     assert set(kept) == set(alive.nlargest(3, "seed_cosine")["neuron"])
     figures = json.loads((world / "seeds" / "dictionary.json").read_text())
-    assert figures["seeds"] == [0, 1, 2] and figures["seed_cosine"]["mean"] == pytest.approx(frame["seed_cosine"].mean())
+    assert figures["seeds"] == [0, 1, 2] and figures["seed_cosine"]["mean"] == pytest.approx(
+        frame["seed_cosine"].mean()
+    )
     assert figures["chance"]["seed_cosine"]["mean"] < figures["seed_cosine"]["mean"]
     assert "| seed cosine | " in done.stdout

@@ -70,7 +70,10 @@ def measured(world):
 
 def test_figures_are_those_of_the_controls_by_hand(world, measured):
     figures = json.loads((world / "controls" / "controls.json").read_text())["figures"]
-    encoder, pictures = VisionEncoder.from_pretrained(world / "encoder", layer=1, tokens="patches"), Pictures(40)["image"]
+    encoder, pictures = (
+        VisionEncoder.from_pretrained(world / "encoder", layer=1, tokens="patches"),
+        Pictures(40)["image"],
+    )
     judge = make_scorer(ScoresSection.read(world / "recipe.yaml"), "cpu")[0].judge
     x = encoder(pictures)
     assert list(figures) == ["model", "untrained", "pca"]

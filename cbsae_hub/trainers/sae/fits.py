@@ -31,6 +31,7 @@ class Fit(ABC):
     def __init__(self, sae: SAE, processes: Processes):
         self.sae, self.processes = sae, processes
 
+    @abstractmethod
     def start(self, batches: Iterable[Tensor]) -> None:
         """Sees whole batches ``[n, d_in]`` before the first update, as many as it asks for."""
 
@@ -59,6 +60,9 @@ class PCA(Fit):
         super().__init__(sae, processes)
         zeros = sae.b_dec.new_zeros(1 + sae.d_in, 1 + sae.d_in, dtype=torch.float64)
         self.tensors = {"moments": zeros}  # of (1, x): count, sums and products
+
+    def start(self, batches: Iterable[Tensor]) -> None:
+        """See :meth:`Fit.start`: it asks for none."""
 
     def update(self, x: Tensor) -> dict[str, Tensor]:
         """See :meth:`Fit.update`; nothing is to be logged before the end."""

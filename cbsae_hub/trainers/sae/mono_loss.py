@@ -34,7 +34,8 @@ def mono_loss(
 ) -> MonoLoss:
     """MonoLoss of active latents; a pair of tokens is never looked at.
 
-    Latents count as they are: the smallest of a sparse one, which MonoSemanticity subtracts, is 0.
+    Latents count as they are: the smallest of a sparse one, which MonoSemanticity subtracts, is 0. Silent ones get no
+    gradient, so that it moves jumprelu's thresholds by active latents alone.
 
     Args:
         x: ``[n, d]``, this process's share of the batch.

