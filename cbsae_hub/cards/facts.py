@@ -151,7 +151,7 @@ class Facts:
         return list(_measures(self.pack)) if self.pack else []
 
     def nonsense(self, one: Measure) -> dict[str, float]:
-        """What controls score in a measure, by their names; empty where nobody measured that."""
+        """Figures of controls in a measure, by their names; empty where nobody measured that."""
         figures = self.controls.get("figures", {})
         return {name: own[one.key] for name, own in figures.items() if is_measured(own.get(one.key))}
 

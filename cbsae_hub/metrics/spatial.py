@@ -87,18 +87,18 @@ class SpatialCoherence(StreamingMetric):
         if values.shape != owners.shape or values.shape[1] != patches:
             raise ValueError(f"expected latents [images, {patches}, K], got {tuple(values.shape)}")
         image, patch, slot = (values > 0).nonzero().T
-        found, owner = values[image, patch, slot].double(), owners[image, patch, slot]
+        activity, owner = values[image, patch, slot].double(), owners[image, patch, slot]
         maps, place, counts = (image * self.neurons + owner).unique(return_inverse=True, return_counts=True)
         fits = (counts >= LEAST_PATCHES) & (counts <= MOST_SHARE * patches)
         number = fits.cumsum(0) - 1
-        kept = fits[place]
-        place, patch, found = number[place[kept]], patch[kept], found[kept]
+        counted = fits[place]
+        place, patch, activity = number[place[counted]], patch[counted], activity[counted]
         neuron = maps[fits] % self.neurons
         size = max(1, AT_ONCE // patches)
         for start in range(0, len(neuron), size):
             part = (place >= start) & (place < start + size)
             dense = values.new_zeros(min(size, len(neuron) - start), patches, dtype=torch.float64)
-            dense.index_put_((place[part] - start, patch[part]), found[part], accumulate=True)
+            dense.index_put_((place[part] - start, patch[part]), activity[part], accumulate=True)
             score = morans_i(dense.unflatten(1, self.grid))
             self.total.index_add_(0, neuron[start : start + size], score)
         self.images += torch.bincount(neuron, minlength=self.neurons)

@@ -81,5 +81,5 @@ def correlation_of_generators(frame: pd.DataFrame, first: str, second: str) -> d
     means = frame[[first, second]].dropna().groupby(concept).mean()
     if len(means) < 3 or (means.nunique() < 2).any():
         return {"correlation": math.nan, "p": math.nan, "concepts": len(means)}
-    found = scipy.stats.pearsonr(means[first], means[second])
-    return {"correlation": float(found.statistic), "p": float(found.pvalue), "concepts": len(means)}
+    pearson = scipy.stats.pearsonr(means[first], means[second])
+    return {"correlation": float(pearson.statistic), "p": float(pearson.pvalue), "concepts": len(means)}

@@ -1,4 +1,4 @@
-"""What a dictionary tells of itself, without labels: is it found again from other seeds, and is it atomic?
+"""A dictionary without labels: is it found again from other seeds, and is it atomic?
 
 Both beside SAEs that were never trained: rows in so few dimensions are alike by chance.
 """
@@ -43,7 +43,7 @@ def seed_columns(sae: SAE, others: Sequence[SAE], threshold: float = SAME, alike
         raise ValueError("two of the SAEs have one seed: they start alike, and look stable for that")
     stable = seed_stability(sae.W_dec, [other.W_dec for other in others], threshold, alike)
     way = moved(sae.W_dec, start_of(sae).W_dec)
-    return pd.DataFrame({"neuron": range(sae.d_sae), **_named(stable), "seed_moved": way.numpy()})
+    return pd.DataFrame({"neuron": range(sae.d_sae), **_columns(stable), "seed_moved": way.numpy()})
 
 
 def summary(columns: pd.DataFrame, sae: SAE, others: Sequence[SAE], threshold: float, alike: int) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def summary(columns: pd.DataFrame, sae: SAE, others: Sequence[SAE], threshold: f
     """
     start, *starts = (start_of(one).W_dec for one in (sae, *others))
     chance = {
-        name: describe(values) for name, values in _named(seed_stability(start, starts, threshold, alike)).items()
+        name: describe(values) for name, values in _columns(seed_stability(start, starts, threshold, alike)).items()
     }
     chance |= {"redundancy": describe(redundancy(start)), "meta_explained_variance": meta_explained_variance(start)}
     return {
@@ -82,5 +82,5 @@ def as_markdown(figures: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _named(stable: Stability) -> dict[str, Any]:
+def _columns(stable: Stability) -> dict[str, Any]:
     return {f"seed_{name}": values.numpy() for name, values in stable._asdict().items()}

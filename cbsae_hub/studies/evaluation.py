@@ -76,8 +76,8 @@ class Evaluator:
     @torch.no_grad()
     def raw_neurons(self, sae: SAE) -> SAE:
         """The dimensions of the layer in both directions, as an SAE with as many active latents as this one."""
-        ids, seen = next(self.probe.batches(next(iter(self.judges)), SAMPLE))
-        x = self.encoder.select(seen.activations.float(), ids.tolist())
+        ids, observation = next(self.probe.batches(next(iter(self.judges)), SAMPLE))
+        x = self.encoder.select(observation.activations.float(), ids.tolist())
         raw = SAE(sae.d_in, 2 * sae.d_in, "batch_topk", sae.k, **sae.provenance.of_activations()).to(x.device)
         raw_neurons_(raw, 0)
         raw.b_dec.copy_(sae.b_dec)
@@ -175,9 +175,9 @@ def quadrants_by_threshold(neurons: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     lines = []
     for rule, threshold in {"mean": "mean", "null": mean(neurons[RAW]["steerability"].dropna())}.items():
         for model, frame in neurons.items():
-            found = quadrants(frame, ("mean", threshold))
-            shares = {name: 100 * share for name, share in found["shares"].items()}
-            lines.append({"model": model, "threshold": rule, "steerable from": found["thresholds"][1], **shares})
+            cut = quadrants(frame, ("mean", threshold))
+            shares = {name: 100 * share for name, share in cut["shares"].items()}
+            lines.append({"model": model, "threshold": rule, "steerable from": cut["thresholds"][1], **shares})
     return pd.DataFrame(lines)
 
 

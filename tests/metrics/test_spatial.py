@@ -48,9 +48,11 @@ def test_a_stream_is_the_mean_over_the_images_that_count(batches, monkeypatch):
     dense[:4, 3:, 0] = 0  # on three patches
     dense[2, :, 1] = 1 + torch.rand(20, generator=generator)  # on all
     values, owners = dense.topk(6)
-    metric = SpatialCoherence(6, (4, 5), least_images=4)
-    for part, own in zip(values.split(batches), owners.split(batches)):
-        metric.update(part, own)
+    metric, *others = (SpatialCoherence(6, (4, 5), least_images=4) for _ in batches)
+    for shard, part, own in zip([metric, *others], values.split(batches), owners.split(batches)):
+        shard.update(part, own)
+    for shard in others:
+        metric.merge_state(shard)
     found = metric.compute()
     for neuron in range(6):
         maps = [image.double().numpy().reshape(4, 5) for image in dense[:, :, neuron]]

@@ -35,7 +35,7 @@ def test_the_dry_run_says_it_of_a_store_that_is_there(tmp_path, monkeypatch):
     store = extract_activations(encoder, Pictures(40), tmp_path / "store", source={"id": "pictures", "split": "all"})
     sae = {"activations": str(tmp_path / "store"), "output": str(tmp_path / "sae"), "d_sae": 32, "k": 4, "steps": 10,
            "batch_size": 64, "heldout_fraction": 0.2, "b_dec_init": "zero"}  # fmt: skip
-    activations = {"encoder": str(tmp_path / "encoder"), "layer": 1, "tokens": "patches", "images": str(tmp_path),
+    activations = {"encoder": str(tmp_path / "encoder"), "layer": 1, "tokens": "patches", "images": "me/pictures",
                    "split": "train", "output": sae["activations"]}  # fmt: skip
     recipe = {"activations": activations, "sae": sae, "dry_run": {"images": 40}}
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))

@@ -22,7 +22,7 @@ NEAR = 0.8
 
 @dataclass(frozen=True)
 class Control:
-    """What is otherwise than in a usual training, for which nothing is.
+    """A difference from the usual training, which has none of these.
 
     Attributes:
         start: Sets the first matrices of an SAE with a seed.

@@ -41,7 +41,7 @@ class Fit(ABC):
 
     @abstractmethod
     def directions(self) -> Tensor:
-        """What was found so far, ``[d_sae, d_in]``, of any length."""
+        """The directions so far, ``[d_sae, d_in]``, of any length."""
 
     @torch.no_grad()
     def write_(self) -> None:
