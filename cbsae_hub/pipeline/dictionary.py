@@ -8,6 +8,7 @@ from cbsae_hub.models import SAE
 from cbsae_hub.pipeline.score import output_of
 from cbsae_hub.pipeline.sections import DictionarySection, SAESection, ScoresSection
 from cbsae_hub.pipeline.train import train
+from cbsae_hub.processes import make_accelerator
 from cbsae_hub.scoring import Scores
 from cbsae_hub.studies.dictionary import as_markdown, seed_columns, summary
 
@@ -23,7 +24,7 @@ def compare_seeds(
         settings: Section `dictionary`.
         sae: Section `sae`, of which ``seed`` and ``output`` are not read.
         scores: Section `scores`, whose folder has the scores of the model.
-        accelerator: The run's; default a new one for each training.
+        accelerator: The run's; default a new one.
 
     Returns:
         The scores with the new columns.
@@ -33,6 +34,7 @@ def compare_seeds(
             settings.
         OSError: If the model has no scores, or something is missing.
     """
+    accelerator = accelerator or make_accelerator(alone=True, mixed_precision=sae.mixed_precision)
     before, model = Scores.load(output_of(scores)), load(scores.model)
     if not isinstance(model, SAE):
         raise ValueError(f"{scores.model} is no SAE: seeds of an SAE are compared")

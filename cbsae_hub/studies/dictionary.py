@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+from torch import Tensor
 
 from cbsae_hub.metrics.dictionary import ALIKE, SAME, Stability, moved, redundancy, seed_stability
 from cbsae_hub.models import SAE
@@ -57,18 +58,22 @@ def summary(columns: pd.DataFrame, sae: SAE, others: Sequence[SAE], threshold: f
         alike: See there.
     """
     start, *starts = (start_of(one).W_dec for one in (sae, *others))
-    chance = {
-        name: describe(values) for name, values in _columns(seed_stability(start, starts, threshold, alike)).items()
-    }
-    chance |= {"redundancy": describe(redundancy(start)), "meta_explained_variance": meta_explained_variance(start)}
+    by_chance = _columns(seed_stability(start, starts, threshold, alike))
     return {
         "seeds": [one.seed for one in (sae, *others)],
         "threshold": threshold,
         "alike": alike,
-        **{name: describe(columns[name]) for name in FIGURES},
-        "redundancy": describe(redundancy(sae.W_dec)),
-        "meta_explained_variance": meta_explained_variance(sae.W_dec),
-        "chance": chance,
+        **_figures(columns, sae.W_dec),
+        "chance": _figures(pd.DataFrame(by_chance), start),
+    }
+
+
+def _figures(columns: pd.DataFrame, rows: Tensor) -> dict[str, Any]:
+    """Figures of the columns ``seed_...``, and of decoder rows."""
+    return {
+        **{name: describe(columns[name].tolist()) for name in FIGURES if name in columns},
+        "redundancy": describe(redundancy(rows).tolist()),
+        "meta_explained_variance": meta_explained_variance(rows),
     }
 
 

@@ -173,7 +173,8 @@ def quadrants_by_threshold(neurons: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     if any("steerability" not in frame for frame in neurons.values()):
         return pd.DataFrame()
     lines = []
-    for rule, threshold in {"mean": "mean", "null": mean(neurons[RAW]["steerability"].dropna())}.items():
+    rules: dict[str, str | float] = {"mean": "mean", "null": mean(neurons[RAW]["steerability"].dropna())}
+    for rule, threshold in rules.items():
         for model, frame in neurons.items():
             cut = quadrants(frame, ("mean", threshold))
             shares = {name: 100 * share for name, share in cut["shares"].items()}

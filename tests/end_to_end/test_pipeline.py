@@ -272,7 +272,9 @@ def test_the_evaluation_is_one_command_that_goes_on_where_it_was(evaluated, eval
     }  # fmt: skip
     null = raw["steerability"].mean()
     quadrants = {(row["model"], row["threshold"]): row for row in told["quadrants"]}
-    assert {row["steerable from"] for (_, rule), row in quadrants.items() if rule == "null"} == {pytest.approx(null)}
+    assert [quadrants[model, "null"]["steerable from"] for model in ("SAE", "CB-SAE", "raw neurons")] == [
+        pytest.approx(null)
+    ] * 3
     assert quadrants["SAE", "mean"]["steerable from"] == pytest.approx(sae["steerability"].dropna().mean())
     assert table["raw neurons"]["unit vector"] == pytest.approx(raw["steer_text_unit"].mean()) and len(raw) == 32
     assert [row["model"] for row in told["text and image"][::2]] == ["SAE", "CB-SAE", "concept neurons"]

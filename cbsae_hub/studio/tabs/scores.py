@@ -120,12 +120,9 @@ def evaluation_of(model: LoadedModel) -> str:
         cells = [[_number(cell) for cell in row] for row in frame.itertuples(index=False)]
         if rows:
             tables.append((name[0].upper() + name[1:], list(frame.columns), cells))
-    nonsense = model.beside_nonsense
-    beside = ([], [])
-    if nonsense:
-        titles = [name.replace("_", " ") for name in nonsense[0]]
-        beside = titles, [[_number(cell) for cell in row.values()] for row in nonsense]
-    return _TEMPLATE.nonsense(*beside) + (_TEMPLATE.evaluation(tables) if tables else "")
+    nonsense = [[_number(cell) for cell in row.values()] for row in model.beside_nonsense]
+    titles = [name.replace("_", " ") for row in model.beside_nonsense[:1] for name in row]
+    return _TEMPLATE.nonsense(titles, nonsense) + (_TEMPLATE.evaluation(tables) if tables else "")
 
 
 def _csv_link(model: LoadedModel) -> Markup:

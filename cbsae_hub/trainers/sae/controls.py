@@ -7,6 +7,7 @@ was drawn. The others have nothing that gradients have found.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from cbsae_hub.models.sae import SAE
 from cbsae_hub.trainers.config import SAETrainConfig
-from cbsae_hub.trainers.sae.fits import PCA, Fit, KMeans
+from cbsae_hub.trainers.sae.fits import PCA, Fit, KMeans, set_directions_
 
 NEAR = 0.8
 """Cosine of a soft-frozen decoder row and the row that it was, at least."""
@@ -61,13 +62,6 @@ def permute_decoder_(sae: SAE, seed: int) -> None:
     sae.W_dec[order] = sae.W_dec[order.roll(1)]
 
 
-@torch.no_grad()
-def set_directions_(sae: SAE, directions: Tensor) -> None:
-    """Makes neurons of directions ``[d_sae, d_in]``: they are the decoder's unit rows and the encoder's columns."""
-    sae.W_dec.copy_(F.normalize(directions, dim=1))
-    sae.W_enc.copy_(sae.W_dec.T)
-
-
 def raw_neurons_(sae: SAE, seed: int) -> None:
     """Makes two neurons of each dimension of the activations, upwards and downwards, for latents are positive."""
     axes = torch.eye(sae.d_in, device=sae.W_dec.device)
@@ -96,7 +90,7 @@ CONTROLS: dict[str | None, Control] = {
 """By the setting ``control``; None is the usual training."""
 
 
-def make_sae(config: SAETrainConfig, d_in: int, **description: object) -> SAE:
+def make_sae(config: SAETrainConfig, d_in: int, **description: Any) -> SAE:
     """The SAE that a training with these settings starts from.
 
     A control that is not trained by gradients is batch_topk, whatever ``activation`` says, and has no groups: it is as

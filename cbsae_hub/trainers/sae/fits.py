@@ -15,6 +15,13 @@ from cbsae_hub.trainers.config import SAETrainConfig
 from cbsae_hub.trainers.run import Processes
 
 
+@torch.no_grad()
+def set_directions_(sae: SAE, directions: Tensor) -> None:
+    """Makes neurons of directions ``[d_sae, d_in]``: they are the decoder's unit rows and the encoder's columns."""
+    sae.W_dec.copy_(F.normalize(directions, dim=1))
+    sae.W_enc.copy_(sae.W_dec.T)
+
+
 class Fit(ABC):
     """Finds the directions of an SAE.
 
@@ -43,11 +50,9 @@ class Fit(ABC):
     def directions(self) -> Tensor:
         """The directions so far, ``[d_sae, d_in]``, of any length."""
 
-    @torch.no_grad()
     def write_(self) -> None:
         """Makes the SAE's neurons of the directions."""
-        self.sae.W_dec.copy_(F.normalize(self.directions(), dim=1))
-        self.sae.W_enc.copy_(self.sae.W_dec.T)
+        set_directions_(self.sae, self.directions())
 
 
 class PCA(Fit):
@@ -74,9 +79,13 @@ class PCA(Fit):
         """Components by falling variance, ``[2 d_in, d_in]``: all in one direction, then all in the other."""
         moments = self.tensors["moments"] / self.tensors["moments"][0, 0]
         mean = moments[0, 1:]
-        self.sae.b_dec.data.copy_(mean)
         axes = torch.linalg.eigh(moments[1:, 1:] - mean.outer(mean)).eigenvectors.T.flip(0)
         return torch.cat([axes, -axes])
+
+    def write_(self) -> None:
+        """See :meth:`Fit.write_`; ``b_dec`` becomes the mean."""
+        self.sae.b_dec.data.copy_(self.tensors["moments"][0, 1:] / self.tensors["moments"][0, 0])
+        super().write_()
 
 
 class KMeans(Fit):
