@@ -22,7 +22,7 @@ HEAT = "viridis"
 SMALLEST_SPAN = 0.05  # of an axis that shows variants, as a share of its largest value
 
 
-def plot_quadrants(frame: pd.DataFrame, threshold: str | float = "mean") -> Figure:
+def plot_quadrants(frame: pd.DataFrame, threshold: str | float | tuple[str | float, str | float] = "mean") -> Figure:
     """Interpretability against steerability, with the four quadrants, their counts and shares."""
     parts = quadrants(frame, threshold)
     figure, axes = _figure(6.4, 5.6)

@@ -32,11 +32,12 @@ def frame():
     return frame
 
 
-@pytest.mark.parametrize("threshold", ["mean", "median", 0.3])
+@pytest.mark.parametrize("threshold", ["mean", "median", 0.3, ("mean", 0.2)])
 def test_quadrants_are_counted_as_a_loop_counts_them(frame, threshold):
     known = [(i, s) for i, s in zip(frame["interpretability"], frame["steerability"]) if i == i and s == s]
     x, y = zip(*known)
-    limits = (threshold, threshold) if threshold == 0.3 else (getattr(np, threshold)(x), getattr(np, threshold)(y))
+    rules = threshold if isinstance(threshold, tuple) else (threshold, threshold)
+    limits = [getattr(np, rule)(axis) if isinstance(rule, str) else rule for rule, axis in zip(rules, (x, y))]
     expected = dict.fromkeys(plotting.QUADRANTS, 0)
     for i, s in known:
         name = f"{'high' if i >= limits[0] else 'low'} / {'high' if s >= limits[1] else 'low'}"

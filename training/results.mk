@@ -89,6 +89,8 @@ $(eval $(call step,ontology,clip images hierarchy,,$(PY) training/ontology.py --
 $(eval $(call step,probing,clip dino images,,$(PY) training/probing.py --recipe $(R)))
 $(eval $(call step,pairs-images,,,$(PY) -m $(WORLD_OF).make_pairs))
 $(eval $(call step,pairs,sae images pairs-images,,$(PY) training/pairs.py --recipe $(R)))
+$(eval $(call step,controls,pack activations,runs/emoji-controls,$(PY) -m training.controls --recipe $(R)))
+$(eval $(call step,dictionary,scores activations,runs/emoji-seeds,$(PY) -m training.dictionary --recipe $(R)))
 $(eval $(call step,sanity,scores,,$(PY) -m training.sanity --recipe $(R)))
 $(eval $(call step,names,scores judge llava,,$(PY) -m training.names --recipe $(R)))
 $(eval $(call step,strengths,cbsae-pack,,$(PY) benchmarks/strengths.py --output benchmarks/results/strengths.json))
@@ -115,7 +117,7 @@ $(eval $(call step,examples-sae,pack,,$(PY) training/choose_examples.py hub/emoj
 $(eval $(call step,examples-cbsae,cbsae-pack,,$(PY) training/choose_examples.py hub/emoji-cbsae --llava hub/emoji-llava --unclip hub/emoji-unclip --recipe training/recipes/emoji.yaml))
 $(eval $(call step,plots,steerability,,$(PY) training/plots.py runs/emoji-scores --output runs/emoji-plots))
 $(eval $(call step,figures,plots evaluation sheets,,$(PY) docs/figures.py))
-$(eval $(call step,tables,metrics unclip-metrics sanity names layers suppression typographic pairs ontology probing,,$(PY) docs/results_page.py))
+$(eval $(call step,tables,metrics unclip-metrics controls dictionary sanity names layers suppression typographic pairs ontology probing,,$(PY) docs/results_page.py))
 $(eval $(call step,pages,cbsae-pack,,$(PY) docs/notebook.py))
 
 world: $(addprefix $(MADE)/,$(WORLD))

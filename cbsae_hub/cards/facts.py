@@ -24,7 +24,10 @@ OWN_SECTIONS = "sae_config sae_names imported_from parent pruning teacher concep
 LONG = ("concepts", "sae_neuron_ids")  # the card has only their lengths
 DATASET_TYPE = re.compile(r"([\w-]+/)?[\w.-]+", re.ASCII)  # the Hub takes no other
 METRICS = "metrics.json"
-OF_WEIGHTS = {"training": "training.json", "evaluation": "evaluation.json", "pack": "pack.json", "metrics": METRICS}
+OF_WEIGHTS = {
+    "training": "training.json", "evaluation": "evaluation.json", "pack": "pack.json", "controls": "controls.json",
+    "metrics": METRICS,
+}  # fmt: skip
 
 
 class Measure(NamedTuple):
@@ -37,6 +40,8 @@ class Measure(NamedTuple):
     control: float | None
     """The value of chance, or of the model without the SAE."""
     meaning: str
+    better: int = 1
+    """1 if more is better, -1 if less is, 0 if neither."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class Facts:
     training: dict[str, Any] = field(default_factory=dict)  # record of the training of an SAE or CB-SAE
     evaluation: dict[str, Any] = field(default_factory=dict)  # results of `cbsae evaluate`
     pack: dict[str, Any] = field(default_factory=dict)  # pack.json: scores of its neurons
+    controls: dict[str, Any] = field(default_factory=dict)  # controls.json: figures of nonsense, by control and measure
     revision: str | None = None  # the folder_revision, None where there are no weights
 
     def __post_init__(self) -> None:
@@ -144,6 +150,35 @@ class Facts:
         """The pack's figures of all neurons, with the controls."""
         return list(_measures(self.pack)) if self.pack else []
 
+    def nonsense(self, one: Measure) -> dict[str, float]:
+        """Figures of controls in a measure, by their names; empty where nobody measured that."""
+        figures = self.controls.get("figures", {})
+        return {name: own[one.key] for name, own in figures.items() if is_measured(own.get(one.key))}
+
+    def best_nonsense(self, one: Measure) -> tuple[str, float] | None:
+        """The control that does best in a measure, with its figure; None if no control has it, or none is better."""
+        values = self.nonsense(one)
+        if not values or not one.better:
+            return None
+        name = max(values, key=lambda control: one.better * values[control])
+        return name, values[name]
+
+    def not_better_than_nonsense(self) -> list[Measure]:
+        """The measures in which some control does as well as the model, or better."""
+        best = [(one, self.best_nonsense(one)) for one in self.measures()]
+        return [one for one, other in best if other and one.better * other[1] >= one.better * one.value]
+
+    def beside_nonsense(self) -> list[dict[str, Any]]:
+        """A row for each measure that some control has: the model's figure and theirs; None where one is missing."""
+        names = list(self.controls.get("figures", {}))
+        rows = []
+        for one in self.measures():
+            if values := self.nonsense(one):
+                rows.append(
+                    {"measure": one.name, "this model": one.value, **{name: values.get(name) for name in names}}
+                )
+        return rows
+
 
 def model_index(measures: Sequence[Measure], task: str, dataset: str | None, split: str | None) -> list[EvalResult]:
     """Measures as results in the Hub's model-index; none where it is unknown on which data they were found.
@@ -162,6 +197,11 @@ def model_index(measures: Sequence[Measure], task: str, dataset: str | None, spl
         )
         for one in measures
     ]  # fmt: skip
+
+
+def figures_of(scores: dict[str, Any]) -> dict[str, float]:
+    """The figures of the summary of scores, by the names that measures have on the Hub."""
+    return {one.key: one.value for one in _measures({"scores": scores, "judge": None})}
 
 
 def _measures(pack: dict[str, Any]) -> Iterator[Measure]:
@@ -190,16 +230,22 @@ def _measures(pack: dict[str, Any]) -> Iterator[Measure]:
     table = (
         ("explained variance", "explained_variance", at("reconstruction", "explained_variance"), None,
          "of all tokens about their mean, by the reconstructions"),
-        ("L0", "l0", at("reconstruction", "l0"), None, "active latents per token, mean"),
-        ("dead neurons", "dead_share", at("shares", "dead"), None, "share that is active on none of the images"),
+        ("L0", "l0", at("reconstruction", "l0"), None, "active latents per token, mean", 0),
+        ("dead neurons", "dead_share", at("shares", "dead"), None, "share that is active on none of the images", -1),
         ("interpretability", "clip_dissect", at("interpretability", "mean_score"),
          at("interpretability", "mean_score_of_chance"),
          f"{naming}chance: {control}. {rest}"),
         ("names above chance", "names_above_chance", at("interpretability", "share_above_chance"), None,
          f"share of neurons whose name scores above {sure} of the names that {control} get"),
+        ("distinct names", "distinct_names", at("interpretability", "distinct_names"), None,
+         "share of the named neurons that would be left with one neuron a name"),
         ("MonoSemanticity", "monosemanticity", at("monosemanticity", "mean"), at("monosemanticity", "population"),
          "mean cosine of the images on which a neuron is active, weighted by how much; judge "
          f"{_label(at('monosemanticity', 'judge'))}; chance: any two images"),
+        ("spatial coherence", "spatial_coherence", at("spatial", "mean"), None,
+         "mean Moran's I of the maps of patches: smooth maps have the most, any order of the patches about none"),
+        ("redundancy", "redundancy", at("redundancy", "mean"), None,
+         "mean of the largest cosine of a neuron's decoder row with another's", -1),
         ("steerability, words, unit vector", "steerability_text_unit", at("steerability", "text_unit", "mean"),
          at("steerability", "text_unit_random", "mean"), f"{by_words}; {alone}; chance: a random direction as long"),
         ("steerability, words, white image", "steerability_text_white", at("steerability", "text_white", "mean"),

@@ -14,6 +14,7 @@ PACK = ("pack.json", "neurons.parquet", "examples.parquet", "images.parquet", "p
 CLAIMS = {
     "pack.json": PACK,
     "evaluation.json": ("evaluation.json",),
+    "controls.json": ("controls.json",),
     "concepts.json": ("concepts.json", "concepts.png"),
     "worked_examples.json": ("worked_examples.json",),
     "metrics.json": ("metrics.json",),

@@ -6,6 +6,7 @@ from cbsae_hub.metrics.coalitions import Coalitions, CoalitionScores, coalition_
 from cbsae_hub.metrics.collateral import CollateralDamage, CollateralScores, ConceptProbes, Probes, collateral_damage
 from cbsae_hub.metrics.coverage import best_by_concept, coverage
 from cbsae_hub.metrics.detection import detection_score, draw_trials
+from cbsae_hub.metrics.dictionary import Stability, moved, redundancy, seed_stability
 from cbsae_hub.metrics.directions import (
     DirectionMatch,
     DirectionScores,
@@ -28,10 +29,12 @@ from cbsae_hub.metrics.latents import mean_over_tokens
 from cbsae_hub.metrics.linear_explanation import LinearExplanations, explain_linearly
 from cbsae_hub.metrics.monosemanticity import MonosemanticityScore, monosemanticity_score
 from cbsae_hub.metrics.normalise import to_unit_interval
+from cbsae_hub.metrics.outliers import OutlierSeverity, outlier_severity
 from cbsae_hub.metrics.quadrants import quadrants
 from cbsae_hub.metrics.similarities import cosine, cosine_cubed, rank_reorder
 from cbsae_hub.metrics.simulation import Simulation, simulate_names
 from cbsae_hub.metrics.soft_wpmi import soft_wpmi
+from cbsae_hub.metrics.spatial import Coherence, SpatialCoherence, morans_i
 from cbsae_hub.metrics.spurious import find_features
 from cbsae_hub.metrics.switches import Switches, SwitchScores, switches
 from cbsae_hub.metrics.top_images import TopImages
@@ -39,14 +42,15 @@ from cbsae_hub.metrics.uniqueness import Overlaps, Uniqueness, overlaps
 from cbsae_hub.metrics.words import WordScore, word_scores
 
 __all__ = [
-    "ActiveLatents", "Alignment", "CoalitionScores", "Coalitions", "CollateralDamage", "CollateralScores",
+    "ActiveLatents", "Alignment", "CoalitionScores", "Coalitions", "Coherence", "CollateralDamage", "CollateralScores",
     "CommonAncestorDepth", "CommonKinds", "ConceptProbes", "DirectionMatch", "DirectionScores", "Dissector",
     "DownstreamCost", "GroundTruth", "GroundTruthScores", "HierarchyScore", "LinearEraser", "LinearExplanations",
-    "MonosemanticityScore", "Naming", "NeuronActivity", "Overlaps", "Probes", "Reconstruction", "Simulation",
-    "SwitchScores", "Switches", "TopImages", "TrueDirections", "Uniqueness", "WordScore", "best_by_concept",
-    "coalition_activity", "coalitions", "collateral_damage", "common_ancestor_depth", "common_kinds", "cosine",
-    "cosine_cubed", "coverage", "detection_score", "direction_scores", "draw_trials", "explain_linearly",
-    "find_features", "ground_truth_scores", "human_alignment", "label_matrix", "leace", "mean_over_tokens",
-    "monosemanticity_score", "overlaps", "quadrants", "rank_reorder", "read_pairs", "simulate_names", "soft_wpmi",
-    "switches", "to_unit_interval", "true_directions", "word_scores",
+    "MonosemanticityScore", "Naming", "NeuronActivity", "OutlierSeverity", "Overlaps", "Probes", "Reconstruction",
+    "Simulation", "SpatialCoherence", "Stability", "SwitchScores", "Switches", "TopImages", "TrueDirections",
+    "Uniqueness", "WordScore", "best_by_concept", "coalition_activity", "coalitions", "collateral_damage",
+    "common_ancestor_depth", "common_kinds", "cosine", "cosine_cubed", "coverage", "detection_score",
+    "direction_scores", "draw_trials", "explain_linearly", "find_features", "ground_truth_scores", "human_alignment",
+    "label_matrix", "leace", "mean_over_tokens", "monosemanticity_score", "morans_i", "moved", "outlier_severity",
+    "overlaps", "quadrants", "rank_reorder", "read_pairs", "redundancy", "seed_stability", "simulate_names",
+    "soft_wpmi", "switches", "to_unit_interval", "true_directions", "word_scores",
 ]  # fmt: skip

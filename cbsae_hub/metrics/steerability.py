@@ -3,8 +3,11 @@
 Source: the CB-SAE paper, section 3, for both scores; Pach et al., 2025, section 4.3, for text in CLIP's space.
 """
 
+import math
 import string
 
+import pandas as pd
+import scipy.stats
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -54,3 +57,29 @@ def image_steerability(drawings: Tensor, examples: Tensor) -> Tensor:
     counts = examples.any(-1).sum(1, keepdim=True)
     mean = F.normalize(examples, dim=-1).sum(1) / counts  # 0 / 0 is NaN
     return (F.normalize(drawings, dim=-1) @ mean[..., None]).mean((1, 2))
+
+
+def correlation_of_generators(frame: pd.DataFrame, first: str, second: str) -> dict[str, float]:
+    """Pearson correlation, over concepts, of steerability by one generator with that by another.
+
+    If it is low, steerability belongs to neuron and generator together. CB-SAE paper, second version: .06 over 1,329
+    concepts that LLaVA's and unCLIP's bottlenecks share.
+
+    Args:
+        frame: Rows of the neuron table with the columns of both scores. The concept of a neuron is the one that it was
+            trained for (``designated``), else its name; neurons of one concept count as their mean.
+        first: Column of one score, ``steer_text_white`` say.
+        second: Column of the other, ``steer_image_white`` say.
+
+    Returns:
+        ``correlation``, its two-sided ``p``, and the number of ``concepts`` with both scores. The first two are NaN if
+        there are fewer than three, or one of the scores is the same for all.
+    """
+    concept = frame["name"]
+    if "designated" in frame:
+        concept = frame["designated"].where(frame["designated"].notna(), concept)
+    means = frame[[first, second]].dropna().groupby(concept).mean()
+    if len(means) < 3 or (means.nunique() < 2).any():
+        return {"correlation": math.nan, "p": math.nan, "concepts": len(means)}
+    pearson = scipy.stats.pearsonr(means[first], means[second])
+    return {"correlation": float(pearson.statistic), "p": float(pearson.pvalue), "concepts": len(means)}

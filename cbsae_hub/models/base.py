@@ -39,6 +39,7 @@ __all__ = ["ConfigError", "HubModel", "ModelFileError", "folder_revision", "reso
 logger = logging.getLogger(__name__)
 
 EVALUATION_NAME = "evaluation.json"
+CONTROLS_NAME = "controls.json"
 WORKED_NAME = "worked_examples.json"  # the page reads it
 SCHEMA_VERSION = 1
 OLDEST_SCHEMA_VERSION = 1

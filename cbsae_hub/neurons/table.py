@@ -20,6 +20,8 @@ EMPTY: Mapping[str, Any] = {"int": -1, "float": np.nan, "bool": None, "text": No
 """Value of an unknown cell by the column's type; the plural of a type is a list of it, by default an empty one."""
 STEERED = ("steer", "said_")
 """Columns that steering adds begin with one of these."""
+SEEDED = "seed_"
+"""Columns that other seeds add begin with this."""
 SIMULATED = "name_"
 """Columns that names as simulations add begin with this."""
 
@@ -74,6 +76,15 @@ COLUMNS = (
     Column("nearest_neuron", "int", "the neuron with that index; -1 if there is none", required=True),
     Column("top_images", "ints", "rows of up to 16 images on which it is most active, best first"),
     Column("group", "int", "Matryoshka group, 0 the coarsest", required=True),
+    Column("redundancy", "float", "largest cosine of its decoder row with another neuron's"),
+    Column("spatial_coherence", "float", "mean Moran's I of its maps of patches: 1 if they are smooth, about 0 by "
+           "chance; NaN if it is active on 5 patches or more, and on 90 % or fewer, of less than 10 images"),
+    Column("seed_cosine", "float", "here and in the next three, only where `python -m training.dictionary` has run: "
+           "mean cosine of its decoder row with the rows of SAEs from other seeds that it is matched with"),
+    Column("seed_share", "float", "share of those SAEs that have a row with a cosine of 0.7 or more"),
+    Column("seed_subspace", "float", "mean length of its direction's part in the span of the five most alike rows of "
+           "each of those"),
+    Column("seed_moved", "float", "one less the cosine of its decoder row and the row that its training started from"),
     Column("density", "float", "share of probe images on which it fires", required=True),
     Column("token_density", "float", "share of tokens on which it fires", required=True),
     Column("max", "float", "largest activation of a token", required=True),

@@ -20,7 +20,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig, AutoImageProcessor
 
 from cbsae_hub import CBSAE, SAE, ConceptSet
-from cbsae_hub.data.activations import layer_folder
+from cbsae_hub.data.activations import MANIFEST, ActivationStore, layer_folder
 from cbsae_hub.data.concepts import PUBLISHED
 from cbsae_hub.data.images import load_images
 from cbsae_hub.data.texts import load_texts
@@ -33,6 +33,7 @@ from cbsae_hub.pipeline.costs import Step
 from cbsae_hub.pipeline.extract import open_images
 from cbsae_hub.pipeline.recipe import read_sections
 from cbsae_hub.pipeline.sections import SECTIONS, DryRunSection
+from cbsae_hub.pipeline.start import look_at_start
 from cbsae_hub.studies.tables import markdown_table
 from cbsae_hub.trainers.config import SAETrainConfig, TrainConfig
 
@@ -157,6 +158,10 @@ class DryRun:
         groups = "" if sae.group_sizes is None else f" in groups of {', '.join(map(str, sae.group_sizes))}"
         passes = f", {config.steps * config.batch_size / rows:.1f} passes" if rows else ""
         step.shapes = f"{sae.d_sae} neurons{groups}; {config.steps} steps of {config.batch_size}{passes}"
+        if (settings.activations / MANIFEST).is_file():
+            start = look_at_start(ActivationStore.open(settings.activations), config)
+            step.shapes += f"; {start}"
+            self.doubts += [f"sae: {doubt}" for doubt in [start.doubt(config)] if doubt]
 
     def _scores(self, settings: sections.ScoresSection) -> None:
         step = self._step("scores")

@@ -25,7 +25,7 @@ from cbsae_hub.processes import make_accelerator
 from cbsae_hub.scoring import Scores, Truth
 from cbsae_hub.scoring.probe import Probe
 from cbsae_hub.scoring.scorer import ImageEmbedder, image_model
-from cbsae_hub.studies.evaluation import Evaluator, as_markdown, row, tables
+from cbsae_hub.studies.evaluation import RAW, Evaluator, as_markdown, row, tables
 
 # The paper's figures 5 and 9: what is along the axis, its title, and the variants in the figure besides the first seed.
 FIGURES = {"retained": ("neurons retained", "share-"), "k": ("k of the bottleneck", "k-")}
@@ -135,7 +135,9 @@ def evaluate(
     folder, (judge, *others) = settings.output, settings.judges
     seeds = [f"seed-{seed}" for seed in settings.seeds]
     sae = SAE.from_pretrained(base.model)
-    rows = [row("SAE", scored(evaluator, sae, folder / "sae", judge, scores, draw=True), sae)]
+    raw = evaluator.raw_neurons(sae)
+    of_raw = scored(evaluator, raw, folder / "raw-neurons", judge, scores, draw=True)
+    rows = [row("SAE", scored(evaluator, sae, folder / "sae", judge, scores, draw=True), sae), row(RAW, of_raw, raw)]
     for name, variant in settings.variants_of(base).items():
         cb = trained(variant, folder / name, accelerator)
         rows.append(row(name, scored(evaluator, cb, folder / name, judge, scores, draw=name in seeds), cb))
@@ -149,7 +151,7 @@ def evaluate(
         for one in (judge, *others)
     }
     frame = pd.DataFrame(rows)
-    results = tables(frame, by_judge, seeds, first)
+    results = tables(frame, by_judge, seeds, first, of_raw)
     records = {title: table.to_dict("records") for title, table in results.items()}
     content = {"settings": settings.to_dict(defaults=False), "tables": records}
     write_text(folder / "evaluation.md", as_markdown(results))

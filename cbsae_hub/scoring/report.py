@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from cbsae_hub.data.concepts import ConceptSet
-from cbsae_hub.metrics import CommonKinds, GroundTruthScores, Naming, Overlaps, best_by_concept, coverage
+from cbsae_hub.metrics import Coherence, CommonKinds, GroundTruthScores, Naming, Overlaps, best_by_concept, coverage
 from cbsae_hub.metrics.activity import occupied_bins, status
 from cbsae_hub.metrics.normalise import to_unit_interval
 from cbsae_hub.neurons.chance import SURE
@@ -21,9 +21,8 @@ from cbsae_hub.scoring.truth import Truth
 from cbsae_hub.words import same_name
 
 MEASURED = (
-    "reconstruction", "shares", "l0", "interpretability", "coverage", "monosemanticity", "uniqueness", "hierarchy",
-    "simulation",
-    "downstream", "truth", "steerability",
+    "reconstruction", "shares", "l0", "interpretability", "coverage", "monosemanticity", "uniqueness", "redundancy",
+    "spatial", "hierarchy", "simulation", "dictionary", "downstream", "truth", "steerability",
 )  # fmt: skip
 """Parts of the summary that are figures of the neurons; the others say how they were scored."""
 CLEAR = 0.5  # average precision from which a neuron clearly detects a label
@@ -37,6 +36,8 @@ class Measurements:
         naming: Names by each concept set; the first one's are those of the neurons. Empty without a judge.
         density: ``[neurons]``, the share of the images on which each is active.
         population: Mean cosine of all pairs of images, by MonoSemanticity's judge.
+        redundancy: ``[neurons]``, the largest cosine of each decoder row with another one.
+        spatial: None if the tokens have no place in the image.
     """
 
     naming: dict[str, Naming]
@@ -47,6 +48,8 @@ class Measurements:
     monosemanticity: Tensor
     population: float
     uniqueness: Overlaps
+    redundancy: Tensor
+    spatial: Coherence | None = None
     truth: GroundTruthScores | None = None
     kinds: CommonKinds | None = None
     ancestor_depth: np.ndarray | None = None
@@ -79,8 +82,11 @@ def neuron_table(
         "nearest_neuron": measured.uniqueness.partner,
         "top_images": measured.uniqueness.images,
         "group": groups,
+        "redundancy": measured.redundancy.numpy(),
         **activity_columns(measured.activity, measured.density),
     }
+    if measured.spatial is not None:
+        columns["spatial_coherence"] = measured.spatial.score.numpy()
     if measured.kinds is not None:
         columns |= {
             "covered_concepts": measured.kinds.concepts,
@@ -232,7 +238,10 @@ def summary_of(
             "share_above_half": overlaps.share_above(0.5),
             "left_out": overlaps.left_out,
         },
+        "redundancy": describe(frame["redundancy"]),
     }
+    if measured.spatial is not None:
+        summary["spatial"] = describe(frame["spatial_coherence"])
     if measured.kinds is not None:
         summary["hierarchy"] = _hierarchy(frame)
     if measured.downstream is not None:
@@ -244,12 +253,14 @@ def summary_of(
 
 def _interpretability(measured: Measurements, frame: pd.DataFrame) -> dict[str, Any]:
     if not measured.naming:
-        return {"mean_score": math.nan, "mean_score_of_chance": math.nan, "share_above_chance": math.nan, "sure": SURE}
-    naming = next(iter(measured.naming.values()))
+        unknown = ("mean_score", "mean_score_of_chance", "share_above_chance", "distinct_names")
+        return {**dict.fromkeys(unknown, math.nan), "sure": SURE}
+    naming, names = next(iter(measured.naming.values())), frame["name"].dropna()
     return {
         "mean_score": mean(frame.loc[frame["status"] != "dead", "score"]),
         "mean_score_of_chance": mean(naming.chance[naming.density > 0]),
         "share_above_chance": mean(frame["null_percentile"] >= SURE),
+        "distinct_names": names.nunique() / len(names) if len(names) else math.nan,
         "sure": SURE,
     }
 

@@ -32,8 +32,10 @@ from cbsae_hub.metrics import (
     MonosemanticityScore,
     NeuronActivity,
     Reconstruction,
+    SpatialCoherence,
     Uniqueness,
     mean_over_tokens,
+    redundancy,
 )
 from cbsae_hub.metrics.streaming import StreamingMetric
 from cbsae_hub.models import CBSAE, SAE, SparseLatents
@@ -45,6 +47,7 @@ from cbsae_hub.scoring.report import Measurements, label_table, neuron_table, or
 from cbsae_hub.scoring.scores import Scores
 from cbsae_hub.scoring.similarity import ImageEmbedder, OwnActivations, image_model
 from cbsae_hub.scoring.truth import Truth
+from cbsae_hub.steering.latents import decoder_rows
 from cbsae_hub.words import name_key
 
 NAMES = 5
@@ -128,6 +131,8 @@ class NeuronScorer:
             "monosemanticity": self.monosemanticity,
             "uniqueness": self.uniqueness,
         }
+        if encoder.patch_rows is not None:
+            self.metrics["spatial"] = SpatialCoherence(sae.d_latent, encoder.grid)
         if self.names is not None:
             self.metrics["names"] = self.names
         if truth is not None and self.ground_truth is not None:
@@ -324,6 +329,9 @@ class NeuronScorer:
         metrics = self.metrics
         metrics["activity"].update(active.values.flatten(0, 1), active.indices.flatten(0, 1))
         metrics["active"].update(count)
+        if "spatial" in metrics:
+            patches = self.encoder.patch_rows
+            metrics["spatial"].update(active.values[:, patches], active.indices[:, patches])
         metrics["reconstruction"].update(v.flatten(0, 1), decoded.flatten(0, 1), count.flatten())
         if "names" in metrics:
             metrics["names"].update(latents, embeddings, ids)
@@ -382,6 +390,7 @@ class NeuronScorer:
             naming={} if self.names is None else self.names.name_by_set(NAMES, own=self._trained_for()),
             density=self.uniqueness.density(),
             population=self.monosemanticity.population(),
+            redundancy=redundancy(decoder_rows(self.sae, range(self.sae.d_latent))).cpu(),
             **{name: metrics[name].compute() for name in metrics if name != "names"},
         )
         concepts = getattr(self.sae, "concepts", [])

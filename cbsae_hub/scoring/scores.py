@@ -10,7 +10,7 @@ import pandas as pd
 from safetensors.numpy import load_file, save_file
 
 from cbsae_hub.hub.files import read_json, replace_file, write_json
-from cbsae_hub.neurons.table import SIMULATED, STEERED
+from cbsae_hub.neurons.table import SEEDED, SIMULATED, STEERED
 from cbsae_hub.version import __version__
 
 SCHEMA_VERSION = 1
@@ -76,6 +76,10 @@ class Scores:
     def with_simulation(self, scores: pd.DataFrame, summary: Mapping[str, Any]) -> "Scores":
         """The same with the columns of names as simulations, see :mod:`cbsae_hub.scoring.simulation`."""
         return self._with(SIMULATED, scores, {"simulation": dict(summary)})
+
+    def with_dictionary(self, scores: pd.DataFrame, summary: Mapping[str, Any]) -> "Scores":
+        """The same with the columns and the figures of :mod:`cbsae_hub.studies.dictionary`, instead of older ones."""
+        return self._with(SEEDED, scores, {"dictionary": dict(summary)})
 
     def _with(self, prefix: str | tuple[str, ...], scores: pd.DataFrame, summary: Mapping[str, Any]) -> "Scores":
         """The same with columns by neuron instead of those that begin with a prefix, and parts of the summary."""

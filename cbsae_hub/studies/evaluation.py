@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
+import torch
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -14,6 +15,8 @@ from cbsae_hub.data.hierarchy import ConceptTree
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.encoders.zero_shot import ZeroShotHead
+from cbsae_hub.metrics.quadrants import quadrants
+from cbsae_hub.metrics.steerability import correlation_of_generators
 from cbsae_hub.models import CBSAE, SAE
 from cbsae_hub.scoring.probe import Probe
 from cbsae_hub.scoring.report import mean
@@ -24,6 +27,7 @@ from cbsae_hub.scoring.truth import Truth
 from cbsae_hub.steering.llava import LlavaSteerer
 from cbsae_hub.steering.unclip import UnclipSteerer
 from cbsae_hub.studies.tables import markdown_table
+from cbsae_hub.trainers.sae.controls import raw_neurons_
 from cbsae_hub.words import number
 
 # Titles of the paper's columns, and those of the neuron table.
@@ -37,6 +41,9 @@ MEASURES = {
     "push": "steer_push_white",
 }
 TEXT_STEERING = ("steer_text_unit", "steer_text_white")
+RAW = "raw neurons"
+"""Row of the layer's own dimensions, whose mean steerability is the null of the others."""
+SAMPLE = 128  # images on which raw neurons become as sparse as the SAE
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,18 @@ class Evaluator:
     top_k: int = 100
     steering: Mapping[str, Any] = field(default_factory=dict)
     tree: ConceptTree | None = None
+
+    @torch.no_grad()
+    def raw_neurons(self, sae: SAE) -> SAE:
+        """The dimensions of the layer in both directions, as an SAE with as many active latents as this one."""
+        ids, observation = next(self.probe.batches(next(iter(self.judges)), SAMPLE))
+        x = self.encoder.select(observation.activations.float(), ids.tolist())
+        raw = SAE(sae.d_in, 2 * sae.d_in, "batch_topk", sae.k, **sae.provenance.of_activations()).to(x.device)
+        raw_neurons_(raw, 0)
+        raw.b_dec.copy_(sae.b_dec)
+        raw.calibrate_threshold(x, float((sae.encode_sparse(x).values > 0).sum(-1).float().mean()))
+        raw.repo_id = RAW
+        return raw
 
     def evaluate(self, model: SAE | CBSAE, judge: str, speak: bool = True, draw: bool = False) -> Scores:
         """All scores of a model.
@@ -142,8 +161,48 @@ def row(name: str, scores: Scores, model: SAE | CBSAE) -> dict[str, Any]:
     }
 
 
+def quadrants_by_threshold(neurons: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Shares of the neurons of models in the four quadrants, at the mean and at the null.
+
+    At the null a neuron is steerable if it steers as well as the layer's raw neurons do in the mean, or better;
+    interpretability is cut at its mean both times. Empty without steerability.
+
+    Args:
+        neurons: Neuron tables by model, with that of :data:`RAW`.
+    """
+    if any("steerability" not in frame for frame in neurons.values()):
+        return pd.DataFrame()
+    lines = []
+    rules: dict[str, str | float] = {"mean": "mean", "null": mean(neurons[RAW]["steerability"].dropna())}
+    for rule, threshold in rules.items():
+        for model, frame in neurons.items():
+            cut = quadrants(frame, ("mean", threshold))
+            shares = {name: 100 * share for name, share in cut["shares"].items()}
+            lines.append({"model": model, "threshold": rule, "steerable from": cut["thresholds"][1], **shares})
+    return pd.DataFrame(lines)
+
+
+def text_and_image(neurons: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Correlation of a concept's text and image steerability, by model; empty where nothing was drawn.
+
+    Args:
+        neurons: Neuron tables by model.
+    """
+    lines = []
+    for model, frame in neurons.items():
+        for mode in ("unit", "white"):
+            both = f"steer_text_{mode}", f"steer_image_{mode}"
+            if set(both) <= set(frame):
+                lines.append({"model": model, "steered": mode, **correlation_of_generators(frame, *both)})
+    return pd.DataFrame(lines)
+
+
 def tables(
-    rows: pd.DataFrame, by_judge: Mapping[str, Mapping[str, Scores]], seeds: Sequence[str], first: CBSAE
+    rows: pd.DataFrame,
+    by_judge: Mapping[str, Mapping[str, Scores]],
+    seeds: Sequence[str],
+    first: CBSAE,
+    raw: Scores,
 ) -> dict[str, pd.DataFrame]:
     """The tables of the study, by their titles.
 
@@ -152,12 +211,15 @@ def tables(
         by_judge: Each judge's scores of "SAE" and of "CB-SAE", the model of the first seed.
         seeds: Names of the rows that differ in nothing but the seed.
         first: The model of the first seed.
+        raw: Scores of the layer's raw neurons by the first judge.
     """
     of_seeds = rows[rows["model"].isin(seeds)].drop(columns="model")
-    sae = rows[rows["model"] == "SAE"].drop(columns="model").iloc[0]
-    lines = {"SAE": sae, "CB-SAE": of_seeds.mean(), "spread of seeds": of_seeds.std(ddof=1)}
+    sae, null = (rows[rows["model"] == name].drop(columns="model").iloc[0] for name in ("SAE", RAW))
+    lines = {"SAE": sae, "CB-SAE": of_seeds.mean(), "spread of seeds": of_seeds.std(ddof=1), RAW: null}
     main = pd.DataFrame([{"model": name, **line} for name, line in lines.items()])
     by_first = next(iter(by_judge.values()))
+    neurons = {name: scores.neurons for name, scores in by_first.items()}
+    concepts = neurons["CB-SAE"][neurons["CB-SAE"]["kind"] == "cb"]
     return {
         "SAE and CB-SAE": main.drop(columns=["retained", "k"]).dropna(axis=1, how="all"),
         "parts": parts(by_first["SAE"].neurons, by_first["CB-SAE"].neurons, first.sae_neuron_ids),
@@ -166,6 +228,8 @@ def tables(
             {"judge": judge, **{name: means(scores.neurons)["CD"] for name, scores in of_judge.items()}}
             for judge, of_judge in by_judge.items()
         ),
+        "quadrants": quadrants_by_threshold({**neurons, RAW: raw.neurons}),
+        "text and image": text_and_image({**neurons, "concept neurons": concepts}),
     }
 
 
@@ -173,6 +237,8 @@ def as_markdown(frames: Mapping[str, pd.DataFrame]) -> str:
     """The tables as they stand in the documentation."""
     blocks = []
     for title, frame in frames.items():
+        if frame.empty:
+            continue
         cells = frame.map(lambda value: number(value) if isinstance(value, float) else value)
         blocks.append(f"**{title}**\n\n{markdown_table(cells.astype(str).replace('nan', ''))}")
     return "\n".join(blocks)

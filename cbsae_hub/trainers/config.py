@@ -131,6 +131,12 @@ FREE_SETTINGS = {"log_every", "eval_every", "checkpoint_every", "log_with", "eva
 # to 3 %: less would show in the L0 that a threshold is calibrated for.
 FEW_TOKENS = 1000
 TOKENS_PER_NEURON = 10
+Control = Literal[
+    "frozen_decoder", "soft_frozen_decoder", "frozen_encoder", "permuted_decoder", "untrained", "raw_neurons",
+    "random_directions", "pca", "kmeans",
+]  # fmt: skip
+BOTH_WAYS = ("raw_neurons", "random_directions", "pca")  # controls with two neurons for each dimension
+WITHOUT_GRADIENTS = ("untrained", "kmeans", *BOTH_WAYS)
 # Matryoshka: shares of the neurons that each nested group adds.
 REFERENCE_GROUPS = (0.0625, 0.125, 0.25, 0.5625)
 
@@ -202,6 +208,15 @@ class TrainConfig(Settings):
             )
         return doubts
 
+    def require_same(self, stored: dict[str, Any]) -> None:
+        """Refuses the settings of a checkpoint that a run with these cannot continue.
+
+        Raises:
+            ValueError: Names the settings that differ.
+        """
+        if changed := self.changed_from(stored):
+            raise ValueError(f"the checkpoint is of other settings: {', '.join(changed)}")
+
     @property
     def _use_of_heldout(self) -> str:
         return "the figures are measured"
@@ -256,6 +271,9 @@ class SAETrainConfig(TrainConfig):
     sparsity_coefficient: NotNegative = 0.05
     """Weight of the L1 (relu, gated) or L0 (jumprelu) penalty; the other activations have none. L0 counts latents, so
     jumprelu wants a much smaller weight (0.002, say)."""
+    monosemanticity_weight: NotNegative = 0.0
+    """Weight of MonoLoss, one less the mean MonoSemanticity of a batch's neurons as the activations judge it; 0 leaves
+    it out."""
     threshold_decay: Annotated[NotNegative, Field(lt=1)] = 0.999
     """Share of batch_topk's running threshold that each step keeps."""
     threshold_start: Natural = 1000
@@ -265,6 +283,10 @@ class SAETrainConfig(TrainConfig):
     """Where b_dec starts, from the first batch."""
     normalize_inputs: Flag = True
     """Train on ``x / sqrt(mean |x|**2)``; the scale is folded into the weights that are saved."""
+    control: Control | None = None
+    """Makes nonsense to compare with, on the same data: frozen_decoder, soft_frozen_decoder (rows stay within a cosine
+    of 0.8 of their start) and frozen_encoder are trained, permuted_decoder is permuted after that, untrained is the
+    start. raw_neurons, random_directions, pca and kmeans are plain dictionaries. Null trains an SAE."""
 
     def __post_init__(self) -> None:
         if self.decay_start is not None and self.decay_start >= self.steps:
@@ -280,6 +302,8 @@ class SAETrainConfig(TrainConfig):
     def doubts(self, tokens: int, heldout_tokens: int, d_in: int) -> list[str]:
         """See :meth:`TrainConfig.doubts`."""
         doubts, total, neurons = super().doubts(tokens, heldout_tokens, d_in), self.tokens_seen, self.neurons(d_in)
+        if not self.descends:
+            return doubts
         if neurons * TOKENS_PER_NEURON > tokens:
             doubts.append(
                 f"{neurons:,} neurons are more than a tenth of the {tokens:,} tokens: many will stay dead, or learn "
@@ -313,17 +337,24 @@ class SAETrainConfig(TrainConfig):
         return f"{calibrated}{super()._use_of_heldout}"
 
     @property
+    def descends(self) -> bool:
+        """Whether gradients change the SAE: not those of controls that are fitted otherwise, or not at all."""
+        return self.control not in WITHOUT_GRADIENTS
+
+    @property
     def tokens_seen(self) -> int:
         """Tokens of all steps, those of later passes too."""
         return self.steps * self.batch_size
 
     def neurons(self, d_in: int) -> int:
         """``d_sae`` for activations of width ``d_in``."""
+        if self.control in BOTH_WAYS:
+            return 2 * d_in
         return self.d_sae or self.expansion * d_in
 
     def group_sizes(self, d_in: int) -> tuple[int, ...] | None:
         """Sizes of the Matryoshka groups: fractions rounded down, the remainder goes to the last."""
-        if self.group_fractions is None:
+        if self.group_fractions is None or not self.descends:
             return None
         d_sae = self.neurons(d_in)
         sizes = [int(fraction * d_sae + 1e-6) for fraction in self.group_fractions[:-1]]

@@ -83,6 +83,7 @@ class Trainer(ABC, Generic[ConfigType, StateType]):
         accelerator: The run's accelerator; default a new one with the recipe's precision and trackers.
 
     Attributes:
+        steps: Updates of the whole run.
         doubts: What the run is too small for, see :meth:`TrainConfig.doubts`: logged before it starts, and kept in
             ``training.json``.
     """
@@ -105,6 +106,7 @@ class Trainer(ABC, Generic[ConfigType, StateType]):
         if config.batch_size % self.processes.count:
             count = self.processes.count
             raise ValueError(f"batch_size {config.batch_size} is not a multiple of the {count} processes")
+        self.steps = config.steps
         self.doubts = config.doubts(len(train), len(heldout), train.d_in)
         self.steps_per_epoch = len(train) // config.batch_size
         if self.steps_per_epoch == 0:
@@ -151,7 +153,7 @@ class Trainer(ABC, Generic[ConfigType, StateType]):
         progress = tqdm(
             self._batches(self.state.step),
             initial=self.state.step,
-            total=self.config.steps,
+            total=self.steps,
             desc="training",
             disable=not self.accelerator.is_main_process,
         )
@@ -159,7 +161,7 @@ class Trainer(ABC, Generic[ConfigType, StateType]):
             for batch in progress:
                 values = self._update(batch)
                 self._report(progress, values)
-                last = self.state.step == self.config.steps
+                last = self.state.step == self.steps
                 stopping = not last and stop.requested()
                 if last or stopping or self.state.step % self.config.checkpoint_every == 0:
                     self._require_finite(values)
@@ -205,7 +207,7 @@ class Trainer(ABC, Generic[ConfigType, StateType]):
             self._share(store, size, epoch, start_batch=first_batch if epoch == first_epoch else 0)
             for epoch in itertools.count(first_epoch)
         )
-        return itertools.islice(itertools.chain.from_iterable(batches), self.config.steps - start)
+        return itertools.islice(itertools.chain.from_iterable(batches), self.steps - start)
 
     def _heldout(self, **options: Any) -> Iterator[Any]:
         """This process's share of as many held-out tokens as an evaluation reads; arguments as :meth:`_share`."""
@@ -227,7 +229,7 @@ class Trainer(ABC, Generic[ConfigType, StateType]):
             metrics = {name: value.item() for name, value in values.items()}
             progress.set_postfix({name.split("/")[-1][:6]: f"{value:.4f}" for name, value in metrics.items()})
             metrics |= self._gauges()
-        if self.state.step % self.config.eval_every == 0 and self.state.step < self.config.steps:
+        if self.state.step % self.config.eval_every == 0 and self.state.step < self.steps:
             metrics |= {f"heldout/{name}": value for name, value in self.evaluate()._asdict().items()}
         if metrics:
             self.accelerator.log(metrics, step=self.state.step)
@@ -243,7 +245,7 @@ class Trainer(ABC, Generic[ConfigType, StateType]):
             content = {"revision": folder_revision(self.output), **self._facts(), **facts, "heldout": final._asdict()}
             write_text(self.output / TRAINING_NAME, json.dumps(content, indent=2) + "\n")
             write_card(self.output)
-            (self.output / CHECKPOINT_NAME).unlink()
+            (self.output / CHECKPOINT_NAME).unlink(missing_ok=True)  # a run without steps has none
         self.accelerator.wait_for_everyone()
         self._finish_trackers()
 

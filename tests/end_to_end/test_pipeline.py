@@ -249,11 +249,11 @@ def test_a_bottleneck_is_trained_beside_what_is_left(bottlenecked):
 def test_the_evaluation_is_one_command_that_goes_on_where_it_was(evaluated, evaluation):
     workplace = evaluated
     told = json.loads((workplace / "evaluation" / "evaluation.json").read_text())["tables"]
-    names = ["SAE", "seed-0", "drawn", "one score", "share-0.5", "k-2"]
+    names = ["SAE", "raw neurons", "seed-0", "drawn", "one score", "share-0.5", "k-2"]
     assert [row["model"] for row in told["variants"]] == names
-    sae, one, two = (
+    sae, one, two, raw = (
         pd.read_parquet(workplace / "evaluation" / name / "mine" / "neurons.parquet")
-        for name in ("sae", "seed-0", "seed-1")
+        for name in ("sae", "seed-0", "seed-1", "raw-neurons")
     )
     mean_of_seeds = (one["score"][one["name"].notna()].mean() + two["score"][two["name"].notna()].mean()) / 2
     table = {row["model"]: row for row in told["SAE and CB-SAE"]}
@@ -267,9 +267,17 @@ def test_the_evaluation_is_one_command_that_goes_on_where_it_was(evaluated, eval
     assert sae["steer_image_unit"].notna().sum() == one["steer_image_unit"].notna().sum() == 3
     mine, other = told["judges"]  # the same one under two names
     assert mine["SAE"] == other["SAE"] == table["SAE"]["CD"] and mine["CB-SAE"] == other["CB-SAE"]
-    assert {row["model"]: (row["retained"], row["k"]) for row in told["variants"][1:]} == {
+    assert {row["model"]: (row["retained"], row["k"]) for row in told["variants"][2:]} == {
         "seed-0": (2, 1), "drawn": (2, 1), "one score": (3, 1), "share-0.5": (len(sae) // 2, 1), "k-2": (2, 2)
     }  # fmt: skip
+    null = raw["steerability"].mean()
+    quadrants = {(row["model"], row["threshold"]): row for row in told["quadrants"]}
+    assert [quadrants[model, "null"]["steerable from"] for model in ("SAE", "CB-SAE", "raw neurons")] == [
+        pytest.approx(null)
+    ] * 3
+    assert quadrants["SAE", "mean"]["steerable from"] == pytest.approx(sae["steerability"].dropna().mean())
+    assert table["raw neurons"]["unit vector"] == pytest.approx(raw["steer_text_unit"].mean()) and len(raw) == 32
+    assert [row["model"] for row in told["text and image"][::2]] == ["SAE", "CB-SAE", "concept neurons"]
     for name in ("retained", "k"):
         assert (workplace / "evaluation" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     succeed(run_script("build_pack.py", "evaluation/seed-0/mine", cwd=workplace))

@@ -1,11 +1,17 @@
 """Steerability against cosines by numpy, pair by pair."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from cbsae_hub.metrics.normalise import image_to_unit_interval, text_to_unit_interval
-from cbsae_hub.metrics.steerability import first_word, image_steerability, text_steerability
+from cbsae_hub.metrics.steerability import (
+    correlation_of_generators,
+    first_word,
+    image_steerability,
+    text_steerability,
+)
 
 
 def cosine(a, b):
@@ -59,3 +65,31 @@ def test_forms_must_fit(shapes):
         text_steerability(*(torch.ones(s) for s in shapes))
     with pytest.raises(ValueError, match="expected"):
         image_steerability(*(torch.ones(s) for s in shapes))
+
+
+def test_generators_correlate_concept_by_concept():
+    rng = np.random.default_rng(0)
+    names = ["a", "b", "c", "d", "e", "a", "b", None, "f"]
+    frame = pd.DataFrame({"name": names, "text": rng.random(9), "image": rng.random(9)})
+    frame.loc[8, "image"] = np.nan  # not drawn
+    frame["designated"] = [None] * 4 + ["z"] + [None] * 4  # neuron 4 was trained for another concept than its name
+    by_hand = {
+        "a": [(frame["text"][i], frame["image"][i]) for i in (0, 5)],
+        "b": [(frame["text"][i], frame["image"][i]) for i in (1, 6)],
+        **{name: [(frame["text"][i], frame["image"][i])] for name, i in (("c", 2), ("d", 3), ("z", 4))},
+    }
+    pairs = np.array([np.mean(values, axis=0) for values in by_hand.values()])
+    found = correlation_of_generators(frame, "text", "image")
+    assert found["concepts"] == 5
+    assert found["correlation"] == pytest.approx(np.corrcoef(pairs.T)[0, 1])
+    r = found["correlation"]
+    t = r * np.sqrt(3 / (1 - r**2))
+    x = np.linspace(-400, 400, 400_001)  # Student's t with three degrees of freedom, integrated
+    density = 2 / (np.pi * np.sqrt(3) * (1 + x**2 / 3) ** 2)
+    assert found["p"] == pytest.approx(density[np.abs(x) >= abs(t)].sum() * (x[1] - x[0]), abs=1e-3)
+
+
+@pytest.mark.parametrize("rows", [2, 5])
+def test_a_correlation_of_nothing_is_undefined(rows):
+    frame = pd.DataFrame({"name": list("abcde"), "text": 0.5, "image": np.arange(5.0)}).head(rows)
+    assert np.isnan(correlation_of_generators(frame, "text", "image")["correlation"])

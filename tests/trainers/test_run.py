@@ -11,6 +11,7 @@ pytestmark = pytest.mark.slow
 
 ACTIVATIONS = ("batch_topk", "topk", "gated")
 # Some neurons die within these steps, so the auxiliary loss and the shared counters are part of the curve.
+FITS = ["pca", "kmeans"]
 SETTINGS = {"steps": 40, "log_every": 1, "dead_after_tokens": 500}
 
 
@@ -22,7 +23,8 @@ def log(folder):
 def test_two_processes_give_the_loss_curve_of_one_and_stop_together(run_training, tmp_path):
     runs = [{"output": tmp_path / f"two_{name}", "settings": SETTINGS | {"activation": name}} for name in ACTIVATIONS]
     # The last run is the only one with a step 50, after which one of the two processes gets a signal.
-    codes = run_training(*runs, {"output": tmp_path / "stopped"}, processes=2, KILL_AT="50", KILL_WITH="SIGINT")
+    fits = [{"output": tmp_path / f"two_{name}", "settings": SETTINGS | {"control": name}} for name in FITS]
+    codes = run_training(*runs, *fits, {"output": tmp_path / "stopped"}, processes=2, KILL_AT="50", KILL_WITH="SIGINT")
     assert codes == [130, 130]
     assert load_checkpoint(tmp_path / "stopped" / CHECKPOINT_NAME, torch.device("cpu"))[1]["step"] == 50
     for name in ACTIVATIONS:
@@ -39,3 +41,8 @@ def test_two_processes_give_the_loss_curve_of_one_and_stop_together(run_training
         weights = load_file(two / "model.safetensors")
         for key, expected in load_file(one / "model.safetensors").items():
             assert (weights[key] - expected).abs().max() < 1e-3
+    for name in FITS:
+        train(tmp_path / f"one_{name}", **SETTINGS, control=name)
+        one, two = (load_file(tmp_path / f"{count}_{name}" / "model.safetensors") for count in ("one", "two"))
+        # Of the two directions of an axis either may come first.
+        assert ((one["W_dec"] * two["W_dec"]).sum(1).abs() - 1).abs().max() < 1e-4

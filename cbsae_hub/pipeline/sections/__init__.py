@@ -8,6 +8,7 @@ from cbsae_hub.pipeline.sections.clip_studies import (
     TargetSettings,
     TypographicSection,
 )
+from cbsae_hub.pipeline.sections.controls import ControlsSection, DictionarySection
 from cbsae_hub.pipeline.sections.layer_studies import LayerSAEs, OntologySection, ProbingSection, ShiftedImages
 from cbsae_hub.pipeline.sections.names import NamesSection, SanitySection
 from cbsae_hub.pipeline.sections.steps import (
@@ -39,6 +40,8 @@ __all__ = [
     "AttributeSettings",
     "CBSAESection",
     "ChatJudgeSettings",
+    "ControlsSection",
+    "DictionarySection",
     "DryRunSection",
     "EncoderSettings",
     "EvaluationSection",

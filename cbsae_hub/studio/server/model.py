@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
+from cbsae_hub.cards.facts import Facts
 from cbsae_hub.encoders.clip_like import ClipLike
 from cbsae_hub.encoders.explained import explained_encoder
 from cbsae_hub.encoders.inspection import Inspection
@@ -24,7 +25,7 @@ from cbsae_hub.formats.load import load
 from cbsae_hub.hub.files import ModelFileError, read_json
 from cbsae_hub.hub.locate import download
 from cbsae_hub.models import CBSAE
-from cbsae_hub.models.base import EVALUATION_NAME, WORKED_NAME
+from cbsae_hub.models.base import CONTROLS_NAME, EVALUATION_NAME, WORKED_NAME
 from cbsae_hub.neurons.chance import first_to_show, telling
 from cbsae_hub.neurons.pack import FindResult, Pack
 from cbsae_hub.pictures import white_image
@@ -203,6 +204,13 @@ class LoadedModel:
     def evaluation(self) -> dict[str, Any]:
         """The tables that `cbsae evaluate` has put beside the model; empty where there are none."""
         return self._beside(EVALUATION_NAME).get("tables", {})
+
+    @cached_property
+    def beside_nonsense(self) -> list[dict[str, Any]]:
+        """Rows of this very model's figures beside those of controls, of training/controls.py; empty without them."""
+        controls = self._beside(CONTROLS_NAME)
+        own = controls.get("revision") == self.pack.info["model"]["revision"]
+        return Facts(pack=self.pack.info, controls=controls).beside_nonsense() if own else []
 
     @cached_property
     def worked(self) -> dict[str, Any]:

@@ -124,14 +124,16 @@ def rows_of(model: LoadedModel, words: str, column: str) -> Markup:
 
 
 def evaluation_of(model: LoadedModel) -> str:
-    """Returns the tables of `cbsae evaluate`; "" where there are none."""
+    """Returns the figures of nonsense, and the tables of `cbsae evaluate`; "" where there are none."""
     tables = []
     for name, rows in model.evaluation.items():
         frame = pd.DataFrame(rows).dropna(axis=1, how="all")
         cells = [[_number(cell) for cell in row] for row in frame.itertuples(index=False)]
         if rows:
             tables.append((name[0].upper() + name[1:], list(frame.columns), cells))
-    return _TEMPLATE.evaluation(tables) if tables else ""
+    nonsense = [[_number(cell) for cell in row.values()] for row in model.beside_nonsense]
+    titles = [name.replace("_", " ") for row in model.beside_nonsense[:1] for name in row]
+    return _TEMPLATE.nonsense(titles, nonsense) + (_TEMPLATE.evaluation(tables) if tables else "")
 
 
 def _csv_link(model: LoadedModel) -> Markup:

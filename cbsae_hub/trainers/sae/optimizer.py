@@ -1,5 +1,7 @@
 """Adam for dictionaries whose decoder rows have unit norm."""
 
+from collections.abc import Container
+
 import torch
 from torch import Tensor
 
@@ -20,15 +22,24 @@ class DictionaryAdam(torch.optim.Adam):
         sae: The autoencoder, its ``W_enc`` stored by neuron (``store_by_neuron_``).
         betas: Decay rates of Adam's moments.
         max_grad_norm: Global norm above which gradients are scaled down.
+        frozen: Names of parameters that stay as they are, to the bit; their gradients do not count in the norm.
     """
 
-    def __init__(self, sae: SAE, betas: tuple[float, float] = (0.9, 0.999), max_grad_norm: float = 1.0):
+    def __init__(
+        self,
+        sae: SAE,
+        betas: tuple[float, float] = (0.9, 0.999),
+        max_grad_norm: float = 1.0,
+        frozen: Container[str] = (),
+    ):
         self.sae = sae
         self.max_grad_norm = max_grad_norm
         # The same memory as W_enc, but contiguous, as the fused kernel needs it.
         self.encoder_rows = torch.nn.Parameter(sae.W_enc.data.T)
-        self.names = [name for name, _ in sae.named_parameters()]
-        parameters = [self.encoder_rows if p is sae.W_enc else p for p in sae.parameters()]
+        trained = {name: parameter for name, parameter in sae.named_parameters() if name not in frozen}
+        self.names = list(trained)
+        self.turns = "W_dec" in trained
+        parameters = [self.encoder_rows if p is sae.W_enc else p for p in trained.values()]
         super().__init__(parameters, lr=0.0, betas=betas, fused=True)
         # Read by the fused kernel, which divides gradients by it as it goes: clipping without a pass of its own.
         self.grad_scale = torch.ones((), device=sae.W_dec.device)
@@ -45,12 +56,14 @@ class DictionaryAdam(torch.optim.Adam):
         if sae.W_enc.grad is None or sae.W_dec.grad is None:
             raise ValueError("the SAE has no gradients: compute them first")
         self.encoder_rows.grad = sae.W_enc.grad.T.contiguous()
-        for gradient, rows in zip(sae.W_dec.grad.split(BLOCK_ROWS), sae.W_dec.split(BLOCK_ROWS)):
-            gradient.addcmul_(rows, torch.linalg.vecdot(gradient, rows)[:, None], value=-1)
+        if self.turns:
+            for gradient, rows in zip(sae.W_dec.grad.split(BLOCK_ROWS), sae.W_dec.split(BLOCK_ROWS)):
+                gradient.addcmul_(rows, torch.linalg.vecdot(gradient, rows)[:, None], value=-1)
         norm = torch.stack([parameter.grad.norm() for parameter in self.param_groups[0]["params"]]).norm()
         self.grad_scale.copy_((norm / self.max_grad_norm).clamp_min(1.0))
         super().step()
-        sae.normalize_decoder_()
+        if self.turns:
+            sae.normalize_decoder_()
         return norm
 
     def set_lr(self, lr: float) -> None:

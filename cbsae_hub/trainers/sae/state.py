@@ -10,6 +10,7 @@ from cbsae_hub.models.sae import SAE
 from cbsae_hub.processes import make_accelerator
 from cbsae_hub.trainers.config import SAETrainConfig
 from cbsae_hub.trainers.run import Processes
+from cbsae_hub.trainers.sae.controls import CONTROLS
 from cbsae_hub.trainers.sae.optimizer import DictionaryAdam
 from cbsae_hub.trainers.sae.step import AutogradStep, DeadNeurons, Loss, SparseStep
 
@@ -18,7 +19,7 @@ class SAEState:
     """An SAE in training, with its optimiser and counters.
 
     Args:
-        sae: The autoencoder, on the accelerator's device; trained in place.
+        sae: The autoencoder as it starts, on the accelerator's device; trained in place.
         config: The settings.
         accelerator: The run's accelerator; default one process, full precision.
 
@@ -43,9 +44,16 @@ class SAEState:
         self.dead_neurons = DeadNeurons(sae.d_sae, config.dead_after_tokens, self.processes, sae.W_dec.device)
         kind = SparseStep if sae.activation_function.selects_by_rank else AutogradStep
         self.gradients = kind(sae, config, self.dead_neurons, self.processes, self.accelerator.autocast)
-        self.optimizer = DictionaryAdam(sae, config.betas, config.max_grad_norm)
+        self.control = CONTROLS[config.control]
+        self._start = sae.W_dec.detach().clone() if self.control.hold else None
+        self.optimizer = DictionaryAdam(sae, config.betas, config.max_grad_norm, self.control.frozen)
         self.norm_factor = 1.0
         self.step = 0
+
+    @property
+    def model(self) -> SAE:
+        """The SAE as it is now."""
+        return self.sae
 
     def update(self, x: Tensor) -> tuple[Loss, Tensor]:
         """One step of training on ``x [batch_size / processes, d_in]``, in the units of the SAE.
@@ -57,6 +65,8 @@ class SAEState:
         loss = self.gradients(x)
         self._track_threshold()
         gradient_norm = self.optimizer.step()
+        if self.control.hold is not None and self._start is not None:
+            self.control.hold(self.sae.W_dec.data, self._start)
         self.step += 1
         return loss, gradient_norm
 
@@ -88,8 +98,7 @@ class SAEState:
         Raises:
             ValueError: If they are of a run with other settings.
         """
-        if changed := self.config.changed_from(facts["config"]):
-            raise ValueError(f"the checkpoint is of other settings: {', '.join(changed)}")
+        self.config.require_same(facts["config"])
         with torch.no_grad():
             for name, tensor in self.sae.state_dict().items():
                 tensor.copy_(tensors[f"sae.{name}"])

@@ -28,6 +28,7 @@ from cbsae_hub.models.sae import SAE
 from cbsae_hub.trainers.config import SAETrainConfig
 from cbsae_hub.trainers.run import Processes
 from cbsae_hub.trainers.sae.ghost_grads import ghost_loss
+from cbsae_hub.trainers.sae.mono_loss import mono_loss
 from cbsae_hub.trainers.sae.products import Entries, product, sampled_products
 
 # Candidates are what exceeds the last batch's smallest active latent times this. More of them cost little, too few
@@ -45,6 +46,8 @@ class Loss(NamedTuple):
     """L1 or L0, without its coefficient; 0 for topk and batch_topk."""
     auxiliary: Tensor
     """The loss of dead neurons (aux-k without ``auxk_alpha``, or ghost grads) or of the gate (gated)."""
+    monosemanticity: Tensor
+    """:func:`cbsae_hub.trainers.sae.mono_loss.mono_loss`, without its weight; 0 where that is 0."""
 
 
 def group_weight(config: SAETrainConfig, groups: int) -> float:
@@ -154,6 +157,10 @@ class SparseStep:
         # s_j without the factor -2 w / n, which goes to the active latents; s of the last group is its residual.
         signal = _sum_following_(residuals)
         grad_values = -2 * weight * sampled_products(entries, signal.flatten(0, 1), sae.W_dec)
+        mono = x.new_zeros(())
+        if self.config.monosemanticity_weight:
+            mono, pull = mono_loss(x, *active, sae.d_sae, self.processes)
+            grad_values += self.config.monosemanticity_weight * pull
         self._fill_gradients(active, grad_values, -2 * weight * active.values, rows, signal, centred)
 
         dead = self.dead_neurons.update(active.neurons, tokens)
@@ -167,8 +174,8 @@ class SparseStep:
         # b_dec is added to every reconstruction and subtracted from every input of the encoder.
         sae.b_dec.grad = signal[:, 0].sum(0).mul_(-2 * weight).addmv_(sae.W_enc, self.grad_bias, alpha=-1)
         sum_gradients_(sae, self.processes)
-        total = reconstruction + coefficient * auxiliary
-        return Loss(total, reconstruction, x.new_zeros(()), auxiliary)
+        total = reconstruction + coefficient * auxiliary + self.config.monosemanticity_weight * mono
+        return Loss(total, reconstruction, x.new_zeros(()), auxiliary, mono)
 
     def _residuals(self, entries: Entries, centred: Tensor) -> Tensor:
         """Errors of the reconstructions by the first 1, 2, ... groups, ``[n, groups, d_in]``."""
@@ -294,6 +301,13 @@ class AutogradStep:
             ghost = self._ghost(x, latents, loss.reconstruction, dead)
             total, loss = total + ghost, loss._replace(auxiliary=self.processes.count * ghost)
             loss = loss._replace(total=loss.total + loss.auxiliary)
+        if weight := self.config.monosemanticity_weight:
+            tokens, neurons = latents.detach().nonzero().T
+            mono, pull = mono_loss(
+                x, tokens, neurons, latents.detach()[tokens, neurons], latents.shape[1], self.processes
+            )
+            total = total + weight * (pull * latents[tokens, neurons]).sum()
+            loss = loss._replace(monosemanticity=mono, total=loss.total + weight * mono)
         total.backward()
         sum_gradients_(self.sae, self.processes)
         return Loss(*(self.processes.sum_(part.detach() / self.processes.count) for part in loss))
@@ -316,7 +330,7 @@ def penalised_loss(sae: SAE, x: Tensor, config: SAETrainConfig) -> tuple[Loss, T
     weight = group_weight(config, len(residuals))
     reconstruction = weight * residuals.square().sum(-1).mean(-1).sum()
     total = reconstruction + config.sparsity_coefficient * penalty + auxiliary
-    return Loss(total, reconstruction, penalty, auxiliary), latents
+    return Loss(total, reconstruction, penalty, auxiliary, total.new_zeros(())), latents
 
 
 class Selector:

@@ -17,6 +17,8 @@ from cbsae_hub.models.sae import SAE
 from cbsae_hub.trainers.config import SAETrainConfig
 from cbsae_hub.trainers.loop import Trainer
 from cbsae_hub.trainers.run import Processes
+from cbsae_hub.trainers.sae.controls import CONTROLS, make_sae
+from cbsae_hub.trainers.sae.fits import FitState
 from cbsae_hub.trainers.sae.state import SAEState
 
 SCALE_BATCHES = 100
@@ -35,8 +37,8 @@ class Heldout(NamedTuple):
     tokens: int
 
 
-class SAETrainer(Trainer[SAETrainConfig, SAEState]):
-    """Trains an SAE as the reference recipe does.
+class SAETrainer(Trainer[SAETrainConfig, SAEState | FitState]):
+    """Trains an SAE as the reference recipe does, or makes the control that the settings name.
 
     Batches are global: with several processes each computes its share, batch_topk selects over all of them, and the
     result is that of one process up to rounding. Runs are exact to the bit when they are continued on the same
@@ -63,30 +65,33 @@ class SAETrainer(Trainer[SAETrainConfig, SAEState]):
         description: dict[str, Any] | None = None,
     ):
         super().__init__(config, train, heldout, output, accelerator)
-        self.sae = SAE(
-            train.d_in,
-            config.neurons(train.d_in),
-            config.activation,
-            config.k,
-            config.group_sizes(train.d_in),
-            bandwidth=config.bandwidth,
-            threshold_per_neuron=config.threshold_per_neuron,
-            seed=config.seed,
-            **(describe(train.manifest) if description is None else description),
-        ).to(self.accelerator.device)
-        self.state = SAEState(self.sae, config, self.accelerator)
+        description = describe(train.manifest) if description is None else description
+        self.sae = make_sae(config, train.d_in, **description).to(self.accelerator.device)
+        fit = CONTROLS[config.control].fit
+        if fit is None:
+            self.state = SAEState(self.sae, config, self.accelerator)
+        else:
+            self.state = FitState(self.sae, fit, config, self.accelerator)
+        if not config.descends and fit is None:
+            self.steps = 0  # nothing is found in the data
 
     def _update(self, batch: Tensor) -> dict[str, Tensor]:
         x = batch.to(self.accelerator.device) / self.state.norm_factor
+        if isinstance(self.state, FitState):
+            return self.state.update(x)
         loss, gradient_norm = self.state.update(x)
         return {f"loss/{name}": value for name, value in loss._asdict().items()} | {"gradient_norm": gradient_norm}
 
     def _gauges(self) -> dict[str, Any]:
+        if not self.config.descends:
+            return {}
         lr = self.config.lr_at(self.state.step - 1, self.sae.d_sae)
         return {"lr": lr, **self._dead_share()}
 
     def _dead_share(self) -> dict[str, Any]:
         """Share of dead neurons; before the first one can be dead, None with the reason."""
+        if isinstance(self.state, FitState):
+            return {"dead_share": None, "dead_share_unknown": "no gradients train it"}
         total, after = self.state.step * self.config.batch_size, self.config.dead_after_tokens
         if total < after:
             return {"dead_share": None, "dead_share_unknown": f"{total:,} tokens seen, dead after {after:,}"}
@@ -100,11 +105,12 @@ class SAETrainer(Trainer[SAETrainConfig, SAEState]):
 
         if self.config.normalize_inputs:
             self.state.norm_factor = input_scale(whole_batches())
-        if self.config.b_dec_init == "zero":
-            return
-        first = next(iter(whole_batches())) / self.state.norm_factor
-        centre = first.mean(0) if self.config.b_dec_init == "mean" else geometric_median(first)
-        self.sae.b_dec.data.copy_(centre)
+        if self.config.b_dec_init != "zero":
+            first = next(iter(whole_batches())) / self.state.norm_factor
+            centre = first.mean(0) if self.config.b_dec_init == "mean" else geometric_median(first)
+            self.sae.b_dec.data.copy_(centre)
+        if isinstance(self.state, FitState):
+            self.state.fit.start(batch / self.state.norm_factor for batch in whole_batches())
 
     def _heldout_batches(self) -> Iterator[Tensor]:
         """This process's share of the held-out tokens, raw."""
@@ -112,14 +118,17 @@ class SAETrainer(Trainer[SAETrainConfig, SAEState]):
 
     def evaluate(self) -> Heldout:
         """Figures of the SAE as it is now, on held-out activations."""
-        return evaluate_sae(self.sae, (x / self.state.norm_factor for x in self._heldout_batches()), self.processes)
+        heldout = (x / self.state.norm_factor for x in self._heldout_batches())
+        return evaluate_sae(self.state.model, heldout, self.processes)
 
     def _finish(self) -> Heldout:
         """Folds the input scale in, calibrates the threshold, saves the SAE and training.json."""
-        sae = copy.deepcopy(self.sae)
+        sae = copy.deepcopy(self.state.model)
+        if (end := CONTROLS[self.config.control].end) is not None:
+            end(sae, self.config.seed)
         sae.fold_input_scale(self.state.norm_factor)
         thresholds = {}
-        if self.config.activation == "batch_topk" and sae.threshold is not None:
+        if sae.activation == "batch_topk" and sae.threshold is not None:
             running = sae.threshold.tolist() if sae.threshold_is_set else None
             sae.calibrate_threshold(self._heldout_batches, reduce=self.processes.sum_)
             thresholds = {"running": running, "calibrated": sae.threshold.tolist()}
