@@ -117,9 +117,7 @@ class UnclipSteerer(SteeredGenerator):
         embeddings = torch.cat([embeddings for _, embeddings in self._batches(images, steering, batch)])
         drawings: list[Image.Image] = []
         for which, part in batches:
-            drawings += self.draw(
-                embeddings[which], part, num_inference_steps, guidance_scale, stop, noise_level
-            )
+            drawings += self.draw(embeddings[which], part, num_inference_steps, guidance_scale, stop, noise_level)
         return drawings
 
     def draw(

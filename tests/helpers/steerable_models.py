@@ -198,7 +198,9 @@ def stable_diffusion_xl(widths: tuple[int, int] = (16, 24), **options) -> Stable
 
 
 def clip() -> CLIPModel:
-    return randomised(CLIPModel(CLIPConfig(text_config=text_config().to_dict(), vision_config=VISION, projection_dim=8)))
+    return randomised(
+        CLIPModel(CLIPConfig(text_config=text_config().to_dict(), vision_config=VISION, projection_dim=8))
+    )
 
 
 def sae_for(d_in: int = VISION["hidden_size"], layer: int | None = 2, d_sae: int = 32, activation="topk") -> SAE:

@@ -51,7 +51,8 @@ def drawer(pipeline):
 def edited(block, *edits):
     """A block's output, changed by one function in its first forward pass, and by the next in its second."""
     waiting = list(edits)
-    hook = block.register_forward_hook(lambda module, args, output: waiting.pop(0)(output))
+    # In front of those by which transformers records hidden states, which an XL reads.
+    hook = block.register_forward_hook(lambda module, args, output: waiting.pop(0)(output), prepend=True)
     try:
         yield
     finally:
@@ -257,7 +258,9 @@ def test_from_pretrained_is_the_saved_pipeline(pipeline, drawer, tmp_path):
 
 
 def test_what_cannot_be_steered_is_refused_with_a_reason(pipeline, xl, drawer, tmp_path):
-    with pytest.raises(ValueError, match="StableUnCLIPImg2ImgPipeline cannot be steered: .* give a StableDiffusionPipe"):
+    with pytest.raises(
+        ValueError, match="StableUnCLIPImg2ImgPipeline cannot be steered: .* give a StableDiffusionPipe"
+    ):
         StableDiffusionSteerer(unclip(), sae_for())
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusion3Pipeline"}')
     with pytest.raises(ValueError, match="StableDiffusion3Pipeline cannot be steered"):
