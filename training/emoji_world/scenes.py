@@ -29,6 +29,11 @@ class SceneSource:
         rng = np.random.default_rng([self.renderer.seed, chunk, 5])
         return scenes.pixels, captions(scenes, self.renderer.atlas.concepts, rng), self.renderer.rows(scenes)
 
+    def captions(self, count: int) -> list[str]:
+        """Captions of the first scenes."""
+        chunks = range(-(-count // CHUNK))
+        return [caption for chunk in chunks for caption in self._chunk(chunk)[1]][:count]
+
     def rows(self, batch: dict[str, list[int]]) -> dict[str, list[Any]]:
         """The published dataset's columns for a batch of ids, as ``datasets`` transforms give them."""
         columns: dict[str, list[Any]] = {}
@@ -51,3 +56,8 @@ def scene_dataset(seed: int, count: int, spec: SceneSpec = SPEC, atlas: Atlas | 
 def labelled_scenes(seed: int, count: int) -> datasets.Dataset:
     """Scenes half of which have a written word, for an SAE of an encoder that reads; see :func:`scene_dataset`."""
     return scene_dataset(seed, count, LABELLED)
+
+
+def scene_captions(seed: int, count: int) -> list[str]:
+    """Captions of scenes, for an SAE of a text encoder; see :func:`scene_dataset`."""
+    return SceneSource(seed).captions(count)

@@ -8,6 +8,7 @@ from cbsae_hub.pipeline.sections.clip_studies import (
     TargetSettings,
     TypographicSection,
 )
+from cbsae_hub.pipeline.sections.drawn_features import DrawnFeaturesSection
 from cbsae_hub.pipeline.sections.layer_studies import LayerSAEs, OntologySection, ProbingSection, ShiftedImages
 from cbsae_hub.pipeline.sections.names import NamesSection, SanitySection
 from cbsae_hub.pipeline.sections.steps import (
@@ -39,6 +40,7 @@ __all__ = [
     "AttributeSettings",
     "CBSAESection",
     "ChatJudgeSettings",
+    "DrawnFeaturesSection",
     "DryRunSection",
     "EncoderSettings",
     "EvaluationSection",
