@@ -168,7 +168,13 @@ def drawing_parts(width: int = TEXT["hidden_size"], ends: bool = False, **unet) 
         latent_channels=4,
         norm_num_groups=4,
     )
-    scheduler = DDIMScheduler(beta_schedule="scaled_linear", prediction_type="v_prediction", clip_sample=False)
+    options = {
+        "beta_schedule": "scaled_linear",
+        "prediction_type": "v_prediction",
+        "clip_sample": False,
+        "steps_offset": 1,
+    }
+    scheduler = DDIMScheduler(**options)
     return {"tokenizer": tokenizer(16, ends), "unet": randomised(unet), "scheduler": scheduler, "vae": randomised(vae)}
 
 

@@ -8,7 +8,6 @@ from cbsae_hub.pipeline.sections.clip_studies import (
     TargetSettings,
     TypographicSection,
 )
-from cbsae_hub.pipeline.sections.drawn_features import DrawnFeaturesSection
 from cbsae_hub.pipeline.sections.layer_studies import LayerSAEs, OntologySection, ProbingSection, ShiftedImages
 from cbsae_hub.pipeline.sections.names import NamesSection, SanitySection
 from cbsae_hub.pipeline.sections.steps import (
@@ -26,6 +25,7 @@ from cbsae_hub.pipeline.sections.steps import (
 )
 from cbsae_hub.pipeline.sections.studies import (
     ChatJudgeSettings,
+    DrawnFeaturesSection,
     InsertionSection,
     PairsSection,
     SweepSection,
