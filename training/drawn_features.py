@@ -1,4 +1,4 @@
-"""What do features of a Stable Diffusion's text encoder draw? Olson et al. (2025), section 4.2, table 3 and figure 5.
+"""Finds out what features of a Stable Diffusion's text encoder draw: Olson et al. (2025), section 4.2 and table 3.
 
     python -m training.drawn_features --recipe training/recipes/emoji-diffusion.yaml
 
@@ -26,12 +26,13 @@ from cbsae_hub.processes import make_accelerator
 from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.steering import StableDiffusionSteerer
 from cbsae_hub.studies import drawn_features as study
+from cbsae_hub.studies import drawn_tables
 from cbsae_hub.studies.explainers import ChatExplainer, Explainer, TransformersExplainer
-from cbsae_hub.studies.kept import Kept
 from cbsae_hub.studies.names import choose
+from cbsae_hub.studies.result_file import ResultFile
 
 KEY = "EXPLAINER_API_KEY"
-SHOWN = 6  # features in the figure
+COLUMNS = 6  # features in the figure
 ROWS = 4  # prompts in it
 
 
@@ -48,24 +49,24 @@ def explainer_of(settings: DrawnFeaturesSection, device: Any) -> Explainer:
 def measure(settings: DrawnFeaturesSection) -> tuple[pd.DataFrame, pd.DataFrame, study.Drawer]:
     """Features with their attributes, pairs of attribute and prompt, and what draws them."""
     device, table = make_accelerator(alone=True).device, NeuronTable.read(settings.scores)
-    kept = study.keep_descriptive(table.frame, study.descriptive_words(settings.descriptive))
-    features = choose(kept, settings.neurons)[["neuron", "name"]].rename(columns={"name": "word"})
-    logging.info("%d of %d neurons fire on a descriptive word", len(kept), len(table.frame))
+    descriptive = study.keep_descriptive(table.frame, study.descriptive_words(settings.descriptive))
+    features = choose(descriptive, settings.neurons)[["neuron", "name"]].rename(columns={"name": "word"})
+    logging.info("%d of %d neurons fire on a descriptive word", len(descriptive), len(table.frame))
     where = {"device": device, "beside": settings.model}
     steerer = StableDiffusionSteerer.from_pretrained(settings.pipeline, settings.model, table, **where)
     options = {"num_inference_steps": settings.steps, "guidance_scale": settings.guidance, "batch": settings.batch}
     drawer = study.Drawer(steerer, settings.strength, settings.tokens, settings.seeds, options, settings.seed)
     neurons = features["neuron"].tolist()
     identity = {**settings.to_dict(), "ids": neurons, "pipeline_revision": steerer.revision}
-    progress = Kept(settings.output / "progress.json", identity)
-    named = study.find_attributes(
+    progress = ResultFile(settings.output / "progress.json", identity)
+    names = study.find_attributes(
         drawer, explainer_of(settings, device), neurons, settings.prompts, settings.together, progress
     )
     features = features.assign(
-        attribute=[named[neuron] for neuron in neurons],
+        attribute=[names[neuron] for neuron in neurons],
         keywords=[progress.results[f"keywords {neuron}"] for neuron in neurons],
     )
-    attributes = {neuron: attribute for neuron, attribute in named.items() if attribute}
+    attributes = {neuron: attribute for neuron, attribute in names.items() if attribute}
     judge = ClipLike.from_pretrained(settings.judge, **where)
     return features, study.check_attributes(drawer, judge, attributes, settings.check, progress), drawer
 
@@ -83,21 +84,21 @@ def main(
         content = {
             "settings": settings.to_dict(defaults=False),
             "features": features.to_dict("records"),
-            "means": study.means(pairs).to_dict("records"),
-            "tests": study.tests(pairs).to_dict("records"),
+            "means": drawn_tables.means(pairs).to_dict("records"),
+            "tests": drawn_tables.paired_tests(pairs).to_dict("records"),
             "pairs": pairs.to_dict("records"),
         }
         write_json(folder / "drawn_features.json", content)
-        write_text(folder / "drawn_features.md", study.as_markdown(pairs))
-        prompts, named = settings.check[:ROWS], features.dropna(subset="attribute").head(SHOWN)
-        shown = {"original": drawer.plain(prompts)}
-        shown |= {f"{row.attribute} ({row.neuron})": drawer.steered(row.neuron, prompts) for row in named.itertuples()}
-        first = {title: pictures[:: len(settings.seeds)] for title, pictures in shown.items()}
+        write_text(folder / "drawn_features.md", drawn_tables.as_markdown(pairs))
+        prompts, rows = settings.check[:ROWS], features.dropna(subset="attribute").head(COLUMNS)
+        columns = {"original": drawer.plain(prompts)}
+        columns |= {f"{row.attribute} ({row.neuron})": drawer.steered(row.neuron, prompts) for row in rows.itertuples()}
+        first = {title: pictures[:: len(settings.seeds)] for title, pictures in columns.items()}
         with replace_file(folder / "drawn_features.png") as file:
-            study.plot_drawings(first, prompts).savefig(file, format="png")
+            drawn_tables.plot_drawings(first, prompts).savefig(file, format="png")
     except (ValueError, OSError, ImportError, LookupError) as error:
         raise typer.BadParameter(str(error)) from error
-    typer.echo(study.as_markdown(pairs), nl=False)
+    typer.echo(drawn_tables.as_markdown(pairs), nl=False)
 
 
 if __name__ == "__main__":

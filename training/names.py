@@ -34,9 +34,9 @@ from cbsae_hub.scoring.first_words import ONE_WORD
 from cbsae_hub.scoring.simulation import SeenImages
 from cbsae_hub.steering import LlavaSteerer
 from cbsae_hub.studies.explainers import ChatExplainer, Explainer, TransformersExplainer
-from cbsae_hub.studies.kept import Kept
 from cbsae_hub.studies.names import NameTrial, as_markdown, choose, shuffled, summary
 from cbsae_hub.studies.own_words import MaskedImages, OwnWords
+from cbsae_hub.studies.result_file import ResultFile
 
 AMONG = ("names", "scores")
 KEY = "EXPLAINER_API_KEY"
@@ -64,9 +64,9 @@ def ask_all(
     settings: NamesSection, scores: ScoresSection, scorer: NeuronScorer, neurons: pd.DataFrame, device: Any
 ) -> dict[str, list[str]]:
     """Answers of LLaVA and of further models about the neurons, by the way of asking."""
-    asked = {key: value for key, value in settings.to_dict().items() if key not in (*UNSAID, "explainers")}
-    identity = {**asked, "model": scores.model, "ids": neurons["neuron"].tolist()}
-    answers = Kept(settings.output / "answers.json", identity)
+    own = {key: value for key, value in settings.to_dict().items() if key not in (*UNSAID, "explainers")}
+    identity = {**own, "model": scores.model, "ids": neurons["neuron"].tolist()}
+    answers = ResultFile(settings.output / "answers.json", identity)
     images = load_images(scores.images, scores.split, beside=scores.model)
     masked = MaskedImages(scorer.sae, scorer.encoder, images, settings.tops)
     if settings.llava:

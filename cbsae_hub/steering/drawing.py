@@ -1,4 +1,4 @@
-"""What all steerers of diffusers' pipelines share: seeds, batches of drawings, and an end before the last step."""
+"""Parts that all steerers of diffusers' pipelines share: seeds, batches of drawings, an end before the last step."""
 
 import copy
 import math

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 PIPELINES = {kind.__name__: kind for kind in (StableDiffusionPipeline, StableDiffusionXLPipeline)}
 ENCODERS = ("text_encoder", "text_encoder_2")
 EMBEDDINGS = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
-"""What a text encoder gives for the drawing, by the names and in the order that diffusers has."""
+"""Embeddings that condition a drawing, by the names and in the order that diffusers has."""
 
 
 class StableDiffusionSteerer(SteeredGenerator):
@@ -205,7 +205,7 @@ class StableDiffusionSteerer(SteeredGenerator):
         return steered
 
     def _encode(self, prompts: Sequence[str], guided: bool, negative_prompt: str | None = None) -> dict[str, Tensor]:
-        """What the pipeline makes of prompts, by the names of its arguments."""
+        """The pipeline's own embeddings of prompts, by the names of its arguments."""
         encoded = self.pipeline.encode_prompt(
             list(prompts),
             device=self.pipeline._execution_device,
@@ -238,7 +238,7 @@ def _require_known(kind: str) -> str:
 
 
 def _read(embeds: dict[str, Tensor]) -> Tensor:
-    """What the UNet reads of each prompt, as one row."""
+    """Everything that the UNet reads of each prompt, as one row."""
     return torch.cat([embeds[name].flatten(1) for name in EMBEDDINGS[::2] if name in embeds], 1)
 
 

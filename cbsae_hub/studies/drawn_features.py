@@ -1,4 +1,4 @@
-"""What a feature of a text encoder draws: a name from a model that sees the drawings, and a test of it by a CLIP.
+"""Drawings of features of a text encoder: a model that sees them names each feature, and a CLIP tests the name.
 
 After Olson et al. (2025), section 4.2 and table 3. Features are kept that fire on descriptive words. Prompts are drawn
 with and without a feature's direction; a model says what has changed, and the keyword that is most of this feature's
@@ -7,7 +7,6 @@ the attribute. The paper has no controls; ours are a random direction that pushe
 attribute.
 """
 
-import textwrap
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +17,7 @@ import numpy as np
 import pandas as pd
 import regex
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
-from scipy import stats
 from tqdm import tqdm
 
 from cbsae_hub.data.hierarchy import open_wordnet
@@ -29,23 +26,13 @@ from cbsae_hub.hub.files import read_text
 from cbsae_hub.steering import Edit, RandomDirection, StableDiffusionSteerer, Steering
 from cbsae_hub.steering.edits import AnySteering
 from cbsae_hub.studies.explainers import Explainer
-from cbsae_hub.studies.kept import Kept
-from cbsae_hub.studies.tables import markdown_table
+from cbsae_hub.studies.result_file import ResultFile
 
 DIFFERENCES = (
     "The first {n} pictures are drawn from prompts. The other {n} are drawn from the same prompts with one change. "
     "Name what the other pictures have and the first ones have not: keywords only, separated by commas."
 )
 """The question to a model that sees all pictures at once. The paper's is not published: this is ours."""
-IMAGES = ("original", "steered", "random")
-TEXTS = ("prompt", "attribute", "other")
-COMPARISONS = {
-    "steered: attribute, not prompt alone": (("steered", "attribute"), ("steered", "prompt")),
-    "attribute: steered, not original": (("steered", "attribute"), ("original", "attribute")),
-    "attribute: steered, not random direction": (("steered", "attribute"), ("random", "attribute")),
-    "steered: attribute, not another feature's": (("steered", "attribute"), ("steered", "other")),
-}
-"""What is compared, pair by pair; the first is the paper's."""
 SHORTEST = 3  # letters of a descriptive word in WordNet, which has "a", "in" and "no" as nouns
 
 
@@ -83,11 +70,11 @@ def keep_descriptive(frame: pd.DataFrame, is_descriptive: Callable[[str], bool])
     Raises:
         ValueError: If there are none.
     """
-    named = frame[frame["name"].notna() & (frame["status"] != "dead")]
-    kept = named[[is_descriptive(name) for name in named["name"]]]
-    if kept.empty:
+    alive = frame[frame["name"].notna() & (frame["status"] != "dead")]
+    descriptive = alive[[is_descriptive(name) for name in alive["name"]]]
+    if descriptive.empty:
         raise ValueError("no neuron fires on a descriptive word: give another list, or names by `cbsae score --words`")
-    return kept.sort_values("neuron", ignore_index=True)
+    return descriptive.sort_values("neuron", ignore_index=True)
 
 
 @dataclass(frozen=True)
@@ -155,13 +142,13 @@ def new_keywords(
     return [word for picture, old in zip(steered, before) for word in keywords(explain([picture])) if word not in old]
 
 
-def attributes(found: Mapping[int, Sequence[str]]) -> dict[int, str | None]:
+def attributes(words: Mapping[int, Sequence[str]]) -> dict[int, str | None]:
     """The keyword of each feature that is most its own: count times inverse document frequency; None without any.
 
     A document is a feature: log(features / features that have the keyword). Ties go to the more frequent keyword, then
     by the alphabet.
     """
-    counts = {neuron: Counter(words) for neuron, words in found.items()}
+    counts = {neuron: Counter(own) for neuron, own in words.items()}
     having = Counter(word for count in counts.values() for word in count)
 
     def rank(count: Counter[str], word: str) -> tuple[float, int, str]:
@@ -174,7 +161,12 @@ def attributes(found: Mapping[int, Sequence[str]]) -> dict[int, str | None]:
 
 
 def find_attributes(
-    drawer: Drawer, explain: Explainer, neurons: Sequence[int], prompts: Sequence[str], together: bool, kept: Kept
+    drawer: Drawer,
+    explain: Explainer,
+    neurons: Sequence[int],
+    prompts: Sequence[str],
+    together: bool,
+    results: ResultFile,
 ) -> dict[int, str | None]:
     """The attribute of each neuron.
 
@@ -184,31 +176,31 @@ def find_attributes(
         neurons: The neurons.
         prompts: The prompts.
         together: See ``explain``.
-        kept: Where keywords are kept.
+        results: The file of keywords.
     """
     plain = drawer.plain(prompts)
-    before = None if together else kept.get("before", lambda: [keywords(explain([picture])) for picture in plain])
-    found: dict[int, list[str]] = {}
+    before = None if together else results.get("before", lambda: [keywords(explain([picture])) for picture in plain])
+    words: dict[int, list[str]] = {}
     for neuron in tqdm(neurons, desc="attributes", unit="neuron"):
 
         def ask(neuron: int = neuron) -> list[str]:
             return new_keywords(explain, plain, drawer.steered(neuron, prompts), before)
 
-        found[neuron] = kept.get(f"keywords {neuron}", ask)
-    return attributes(found)
+        words[neuron] = results.get(f"keywords {neuron}", ask)
+    return attributes(words)
 
 
 def check_attributes(
-    drawer: Drawer, judge: ClipLike, named: Mapping[int, str], prompts: Sequence[str], kept: Kept
+    drawer: Drawer, judge: ClipLike, names: Mapping[int, str], prompts: Sequence[str], results: ResultFile
 ) -> pd.DataFrame:
     """Compares drawings of prompts with the prompts and the neurons' attributes.
 
     Args:
         drawer: Draws the prompts.
         judge: A CLIP.
-        named: The attribute of each neuron.
+        names: The attribute of each neuron.
         prompts: Prompts that have not given the attributes.
-        kept: Where cosines are kept.
+        results: The file of cosines.
 
     Returns:
         A row per neuron and prompt: ``neuron``, ``attribute``, ``prompt``, and a cosine for each kind of picture and of
@@ -217,13 +209,13 @@ def check_attributes(
     Raises:
         ValueError: If there are fewer than two attributes: none then is another feature's.
     """
-    if len(set(named.values())) < 2:
+    if len(set(names.values())) < 2:
         raise ValueError(
-            f"{len(set(named.values()))} attributes were found, a test takes two: steer further, or ask more"
+            f"{len(set(names.values()))} attributes were found, a test takes two: steer further, or ask more"
         )
     plain = drawer.plain(prompts)
     rows = []
-    for (neuron, own), other in zip(tqdm(named.items(), desc="check", unit="neuron"), _others(named, drawer.seed)):
+    for (neuron, own), other in zip(tqdm(names.items(), desc="check", unit="neuron"), _others(names, drawer.seed)):
 
         def compare(neuron: int = neuron, own: str = own, other: str = other) -> dict[str, list[float]]:
             images = {"original": plain, "steered": drawer.steered(neuron, prompts),
@@ -232,14 +224,14 @@ def check_attributes(
             texts = {kind: [with_attribute(prompt, word) for prompt in prompts] for kind, word in further.items()}
             return cosines(judge, images, {"prompt": prompts, **texts})
 
-        found = kept.get(f"cosines {neuron}", compare)
-        rows.append(pd.DataFrame({"neuron": neuron, "attribute": own, "prompt": list(prompts), **found}))
+        columns = results.get(f"cosines {neuron}", compare)
+        rows.append(pd.DataFrame({"neuron": neuron, "attribute": own, "prompt": list(prompts), **columns}))
     return pd.concat(rows, ignore_index=True)
 
 
-def _others(named: Mapping[int, str], seed: int) -> list[str]:
+def _others(names: Mapping[int, str], seed: int) -> list[str]:
     """For each feature the attribute of another, drawn at random among those that differ."""
-    rng, words = np.random.default_rng(seed), list(named.values())
+    rng, words = np.random.default_rng(seed), list(names.values())
     return [str(rng.choice([other for other in words if other != own])) for own in words]
 
 
@@ -258,62 +250,14 @@ def cosines(
         A cosine per prompt, for each kind of pictures and of texts, joined by a bar.
     """
     embedded = {kind: judge.embed_texts(list(lines), ["{}"]).cpu() for kind, lines in texts.items()}
-    found = {}
+    columns = {}
     for kind, pictures in images.items():
-        seen = judge.embed_images(list(pictures)).cpu()
+        views = judge.embed_images(list(pictures)).cpu()
         for words, rows in embedded.items():
-            found[f"{kind}|{words}"] = (seen.unflatten(0, (len(rows), -1)) * rows[:, None]).sum(-1).mean(1).tolist()
-    return found
+            columns[f"{kind}|{words}"] = (views.unflatten(0, (len(rows), -1)) * rows[:, None]).sum(-1).mean(1).tolist()
+    return columns
 
 
 def with_attribute(prompt: str, attribute: str) -> str:
     """A prompt that asks for an attribute too."""
     return f"{prompt}, {attribute}"
-
-
-def means(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Table 3: the mean cosine of each kind of picture with each kind of text; pairs have a column for each."""
-    rows = [{"image": image, **{text: pairs[f"{image}|{text}"].mean() for text in TEXTS}} for image in IMAGES]
-    return pd.DataFrame(rows)
-
-
-def tests(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Paired t-tests of :data:`COMPARISONS` over pairs of a prompt and an attribute.
-
-    Returns:
-        A row per comparison: ``difference``, its 95 % interval ``low`` and ``high``, ``t``, ``p``, and ``n`` pairs.
-    """
-    rows = []
-    for name, (first, second) in COMPARISONS.items():
-        a, b = (pairs["|".join(one)].to_numpy() for one in (first, second))
-        test = stats.ttest_rel(a, b)
-        low, high = test.confidence_interval()
-        rows.append({"comparison": name, "difference": float(np.mean(a - b)), "low": float(low), "high": float(high),
-                     "t": float(test.statistic), "p": float(test.pvalue), "n": len(a)})  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def as_markdown(pairs: pd.DataFrame) -> str:
-    """Both tables as they stand in the documentation."""
-    table = means(pairs).round(3).rename(columns={"attribute": "with attribute", "other": "with another's attribute"})
-    lines = [
-        {"comparison": row.comparison, "difference": f"{row.difference:.3f} ({row.low:.3f} to {row.high:.3f})",
-         "p": "< 0.0001" if row.p < 1e-4 else f"{row.p:.4f}", "pairs": row.n}
-        for row in tests(pairs).itertuples()
-    ]  # fmt: skip
-    return f"{markdown_table(table)}\n{markdown_table(pd.DataFrame(lines))}"
-
-
-def plot_drawings(drawn: Mapping[str, Sequence[Image.Image]], prompts: Sequence[str]) -> Figure:
-    """Olson et al.'s figure 5: a row per prompt, and for each title a column of its drawings."""
-    figure = Figure(figsize=(1.3 * len(drawn) + 1, 1.3 * len(prompts) + 0.4), layout="constrained")
-    panels = np.atleast_2d(figure.subplots(len(prompts), len(drawn), squeeze=False))
-    for column, (title, pictures) in enumerate(drawn.items()):
-        for row, picture in enumerate(pictures):
-            axes = panels[row, column]
-            axes.imshow(np.asarray(picture))
-            axes.set(xticks=[], yticks=[])
-        panels[0, column].set_title(textwrap.fill(title, 16), fontsize=9)
-    for row, prompt in enumerate(prompts):
-        panels[row, 0].set_ylabel(textwrap.fill(prompt, 18), fontsize=8)
-    return figure

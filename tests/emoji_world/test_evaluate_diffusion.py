@@ -52,6 +52,7 @@ def test_all_is_written(folder, monkeypatch):
     monkeypatch.setattr(evaluate_diffusion, "decode", lambda vae, code, dataset, atlas: scenes)
     monkeypatch.setattr(evaluate_diffusion, "judged", lambda *args: judged.append(args) or {"judge_drawn_1": 60.0})
     monkeypatch.setattr(evaluate_unclip, "STEPS", 1)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     before = {path.name for path in folder.iterdir()}
     evaluate_diffusion.main(folder, guidance=[1.0, 2.5], captions=4)
     figures = json.loads((folder / "metrics.json").read_text())

@@ -14,9 +14,9 @@ from sklearn.feature_extraction.text import TfidfTransformer
 from steerable_models import sae_for, stable_diffusion, table
 
 from cbsae_hub.steering import Edit, RandomDirection, StableDiffusionSteerer, Steering
-from cbsae_hub.studies import drawn_features
+from cbsae_hub.studies import drawn_features, drawn_tables
 from cbsae_hub.studies.drawn_features import Drawer
-from cbsae_hub.studies.kept import Kept
+from cbsae_hub.studies.result_file import ResultFile
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "grey": (90, 90, 90)}
 PROMPTS = ["grey wall", "grey sea"]
@@ -78,11 +78,11 @@ def test_attributes_are_the_keywords_of_the_largest_tf_idf():
 
 def test_tests_are_paired():
     rng = np.random.default_rng(1)
-    kinds = [f"{image}|{text}" for image in drawn_features.IMAGES for text in drawn_features.TEXTS]
+    kinds = [f"{image}|{text}" for image in drawn_tables.IMAGES for text in drawn_tables.TEXTS]
     pairs = pd.DataFrame(rng.normal(0.2, 0.05, (30, len(kinds))), columns=kinds)
     pairs["steered|attribute"] += 0.03
-    found = drawn_features.tests(pairs).set_index("comparison")
-    for name, ((image, text), (other_image, other_text)) in drawn_features.COMPARISONS.items():
+    found = drawn_tables.paired_tests(pairs).set_index("comparison")
+    for name, ((image, text), (other_image, other_text)) in drawn_tables.COMPARISONS.items():
         gain = (pairs[f"{image}|{text}"] - pairs[f"{other_image}|{other_text}"]).to_numpy()
         error = gain.std(ddof=1) / np.sqrt(30)
         half = stats.t.ppf(0.975, 29) * error
@@ -90,9 +90,9 @@ def test_tests_are_paired():
         np.testing.assert_allclose(row[["difference", "t"]].astype(float), [gain.mean(), gain.mean() / error])
         np.testing.assert_allclose(row[["low", "high"]].astype(float), [gain.mean() - half, gain.mean() + half])
         assert row["p"] == pytest.approx(2 * stats.t.sf(abs(gain.mean() / error), 29)) and row["n"] == 30
-    means = drawn_features.means(pairs).set_index("image")
+    means = drawn_tables.means(pairs).set_index("image")
     assert means.loc["random", "other"] == pytest.approx(pairs["random|other"].mean())
-    text = drawn_features.as_markdown(pairs)
+    text = drawn_tables.as_markdown(pairs)
     assert f"| steered | {pairs['steered|prompt'].mean():.3f} |" in text and "| 30 |" in text
 
 
@@ -108,7 +108,7 @@ def test_drawings_are_those_of_the_steerer():
         (drawer.random(2, ["a dog"]), RandomDirection(steering, 9)),
     ):
         expected = steerer.generate(["a dog"], wanted, (4, 5), **options)
-        assert [list(one.getdata()) for one in found] == [list(one.getdata()) for one in expected]
+        assert [one.tobytes() for one in found] == [one.tobytes() for one in expected]
 
 
 class Painter:
@@ -148,7 +148,7 @@ def name_of(images):
 
 def test_a_known_world_is_found_out_and_nothing_is_drawn_twice(tmp_path):
     def run(painter):
-        kept = Kept(tmp_path / "progress.json", {"a": 1})
+        kept = ResultFile(tmp_path / "progress.json", {"a": 1})
         named = drawn_features.find_attributes(painter, name_of, [0, 1, 2, 3], PROMPTS, False, kept)
         attributes = {neuron: word for neuron, word in named.items() if word}
         return named, drawn_features.check_attributes(painter, ColourJudge(), attributes, PROMPTS, kept)
@@ -167,13 +167,15 @@ def test_a_known_world_is_found_out_and_nothing_is_drawn_twice(tmp_path):
     assert (pairs["steered|other"] < pairs["steered|attribute"]).all()
     np.testing.assert_allclose(pairs["random|attribute"], pairs["original|attribute"])
     with pytest.raises(ValueError, match="other settings"):
-        Kept(tmp_path / "progress.json", {"a": 2})
+        ResultFile(tmp_path / "progress.json", {"a": 2})
     with pytest.raises(ValueError, match="1 attributes were found"):
-        drawn_features.check_attributes(first, ColourJudge(), {0: "red"}, PROMPTS, Kept(tmp_path / "other.json", {}))
+        drawn_features.check_attributes(
+            first, ColourJudge(), {0: "red"}, PROMPTS, ResultFile(tmp_path / "other.json", {})
+        )
 
 
 def test_the_figure_has_a_row_per_prompt_and_a_column_per_title():
-    figure = drawn_features.plot_drawings(
+    figure = drawn_tables.plot_drawings(
         {"original": Painter().plain(PROMPTS), "red (0)": Painter().steered(0, PROMPTS)}, PROMPTS
     )
     assert len(figure.axes) == 4 and figure.axes[1].get_title() == "red (0)"

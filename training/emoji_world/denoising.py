@@ -1,4 +1,4 @@
-"""What emoji-unclip and emoji-diffusion share: the schedule, the loss and the moving average of a UNet that draws."""
+"""Parts that emoji-unclip and emoji-diffusion share: schedule, loss and moving average of a UNet that draws."""
 
 import copy
 
@@ -48,7 +48,7 @@ def draw_times(generator: torch.Generator, latents: torch.Tensor) -> dict[str, t
 
 
 def draw_conditioned(generator: torch.Generator, n: int) -> torch.Tensor:
-    """Where a condition is kept, 1 or 0, ``[n]``."""
+    """Draws which conditions stay, 1 or 0, ``[n]``."""
     return (torch.rand(n, generator=generator) >= DROPPED).float()
 
 

@@ -107,7 +107,7 @@ def draw(
 def judged(
     kinds: dict[str, Sequence[Image.Image]], concepts: Sequence[str], backgrounds: Sequence[str]
 ) -> dict[str, float]:
-    """How often both judges name the concept and the background of each kind of pictures, in per cent."""
+    """Shares in which both judges name the concept and the background of each kind of pictures, in per cent."""
     figures = {}
     for name, judge in load_judges().items():
         for kind, images in kinds.items():

@@ -7,11 +7,11 @@ from typing import Any
 from cbsae_hub.hub.files import plain, read_json, require_same_settings, write_json
 
 
-class Kept:
+class ResultFile:
     """Results by name, in a JSON file: started again, a study computes nothing twice.
 
     Args:
-        file: The file; made with the first result.
+        file: The file; made with the first result, its folder too.
         settings: The settings on which the results depend.
 
     Raises:
@@ -30,5 +30,6 @@ class Kept:
         """A result, computed and kept if it is not there."""
         if name not in self.results:
             self.results[name] = plain(compute())
+            self.file.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.file, {"settings": self.settings, "results": self.results})
         return self.results[name]
