@@ -49,8 +49,8 @@ def descriptive_words(source: str) -> Callable[[str], bool]:
         OSError: If there is no such file.
     """
     if source != "wordnet":
-        known = {word for line in read_text(Path(source)).splitlines() for word in line.casefold().split()}
-        return lambda word: word.casefold() in known
+        listed = {word for line in read_text(Path(source)).splitlines() for word in line.casefold().split()}
+        return lambda word: word.casefold() in listed
     wordnet = open_wordnet()
 
     def is_descriptive(word: str) -> bool:
