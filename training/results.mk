@@ -100,11 +100,11 @@ $(eval $(call step,add-concepts,cbsae-pack,,$(PY) benchmarks/add_concepts.py))
 $(eval $(call step,chance,,,$(PY) benchmarks/chance_scores.py --output runs/benchmark-chance-scores.json))
 
 # Olson et al., section 4: an SAE of the text encoder of emoji-diffusion, which is not shipped.
-$(eval $(call step,text-activations,diffusion,runs/emoji-text-activations,$(LAUNCH) training/extract_activations.py --recipe $(W)))
+$(eval $(call step,text-activations,clip,runs/emoji-text-activations,$(LAUNCH) training/extract_activations.py --recipe $(W)))
 $(eval $(call step,text-sae,text-activations,runs/emoji-text-sae,$(call unless_trained,runs/emoji-text-sae) \
   $(LAUNCH) training/train_sae.py --recipe $(W) --resume))
 $(eval $(call step,text-words,text-sae images,runs/emoji-text-scores,$(PY) training/score_neurons.py --recipe $(W) --words))
-$(eval $(call step,drawn-features,text-words llava judge,runs/emoji-drawn-features,$(PY) -m training.drawn_features --recipe $(W)))
+$(eval $(call step,drawn-features,text-words diffusion llava judge,runs/emoji-drawn-features,$(PY) -m training.drawn_features --recipe $(W)))
 
 # The second encoder of the CB-SAE paper's table 1: nothing of it is shipped but its figures.
 $(eval $(call step,dino-llava,dino,runs/emoji-llava-dino-training,$(LAUNCH) -m $(WORLD_OF).train_llava --encoder hub/emoji-dino \
