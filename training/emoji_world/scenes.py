@@ -1,5 +1,6 @@
 """Scenes of Emoji World as a ``datasets`` dataset that is drawn when it is read: any number, nothing on disk."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -29,10 +30,9 @@ class SceneSource:
         rng = np.random.default_rng([self.renderer.seed, chunk, 5])
         return scenes.pixels, captions(scenes, self.renderer.atlas.concepts, rng), self.renderer.rows(scenes)
 
-    def captions(self, count: int) -> list[str]:
-        """Captions of the first scenes."""
-        chunks = range(-(-count // CHUNK))
-        return [caption for chunk in chunks for caption in self._chunk(chunk)[1]][:count]
+    def caption(self, scene: int) -> str:
+        """The caption of a scene."""
+        return self._chunk(scene // CHUNK)[1][scene % CHUNK]
 
     def rows(self, batch: dict[str, list[int]]) -> dict[str, list[Any]]:
         """The published dataset's columns for a batch of ids, as ``datasets`` transforms give them."""
@@ -58,6 +58,21 @@ def labelled_scenes(seed: int, count: int) -> datasets.Dataset:
     return scene_dataset(seed, count, LABELLED)
 
 
-def scene_captions(seed: int, count: int) -> list[str]:
+class SceneCaptions(Sequence[str]):
+    """Captions of the first scenes of a seed, which are drawn when they are read."""
+
+    def __init__(self, source: SceneSource, count: int):
+        self.source, self.count = source, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self.source.caption(scene) for scene in range(*place.indices(self.count))]
+        return self.source.caption(range(self.count)[place])
+
+
+def scene_captions(seed: int, count: int) -> SceneCaptions:
     """Captions of scenes, for an SAE of a text encoder; see :func:`scene_dataset`."""
-    return SceneSource(seed).captions(count)
+    return SceneCaptions(SceneSource(seed), count)
