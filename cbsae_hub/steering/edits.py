@@ -233,10 +233,10 @@ PerImage: TypeAlias = AnySteering | Sequence[AnySteering | None] | None
 Kind = TypeVar("Kind", Steering, DiffMean, RandomDirection)
 
 
-def at_tokens(steering: Kind, tokens: Sequence[int]) -> Kind:
+def at_tokens(steering: AnySteering, tokens: Sequence[int]) -> AnySteering:
     """The same steering at other tokens."""
     if isinstance(steering, RandomDirection):
-        return replace(steering, like=at_tokens(steering.like, tokens))
+        return replace(steering, like=replace(steering.like, tokens=tokens))
     return replace(steering, tokens=tokens)
 
 

@@ -151,13 +151,13 @@ def attributes(words: Mapping[int, Sequence[str]]) -> dict[int, str | None]:
     counts = {neuron: Counter(own) for neuron, own in words.items()}
     having = Counter(word for count in counts.values() for word in count)
 
-    def rank(count: Counter[str], word: str) -> tuple[float, int, str]:
-        return -count[word] * float(np.log(len(counts) / having[word])), -count[word], word
+    def best(count: Counter[str]) -> str:
+        def rank(word: str) -> tuple[float, int, str]:
+            return -count[word] * float(np.log(len(counts) / having[word])), -count[word], word
 
-    return {
-        neuron: min(count, key=lambda word, count=count: rank(count, word)) if count else None
-        for neuron, count in counts.items()
-    }
+        return min(count, key=rank)
+
+    return {neuron: best(count) if count else None for neuron, count in counts.items()}
 
 
 def find_attributes(
