@@ -14,7 +14,6 @@ An endpoint's key is read from the environment variable EXPLAINER_API_KEY. The s
 
 import logging
 import os
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +23,7 @@ import typer
 from tqdm import tqdm
 
 from cbsae_hub.data.images import load_images
-from cbsae_hub.hub.files import plain, read_json, replace_file, require_same_settings, write_json, write_text
+from cbsae_hub.hub.files import replace_file, write_json, write_text
 from cbsae_hub.metrics.linear_explanation import LinearExplanations, explain_linearly
 from cbsae_hub.pipeline.names import heldout, pass_over, simulate
 from cbsae_hub.pipeline.sections import ChatJudgeSettings, NamesSection, ScoresSection
@@ -37,6 +36,7 @@ from cbsae_hub.steering import LlavaSteerer
 from cbsae_hub.studies.explainers import ChatExplainer, Explainer, TransformersExplainer
 from cbsae_hub.studies.names import NameTrial, as_markdown, choose, shuffled, summary
 from cbsae_hub.studies.own_words import MaskedImages, OwnWords
+from cbsae_hub.studies.result_file import ResultFile
 
 AMONG = ("names", "scores")
 KEY = "EXPLAINER_API_KEY"
@@ -48,26 +48,6 @@ def linear_explanations(scorer: NeuronScorer, count: int) -> tuple[LinearExplana
     concepts = list(next(iter(scorer.concepts.values())))
     images = SeenImages.of(scorer)
     return explain_linearly(images.latents, images.similarities(concepts), count), concepts
-
-
-class Answers:
-    """Answers of models about neurons, which stay in answers.json: nothing is asked twice."""
-
-    def __init__(self, settings: NamesSection, scores: ScoresSection, neurons: pd.DataFrame):
-        self.file = settings.output / "answers.json"
-        settings_of = {key: value for key, value in settings.to_dict().items() if key not in (*UNSAID, "explainers")}
-        self.identity = plain({**settings_of, "model": scores.model, "ids": neurons["neuron"].tolist()})
-        self.texts: dict[str, list[str]] = {}
-        if self.file.is_file():
-            content = read_json(self.file)
-            require_same_settings(content["settings"], self.identity, self.file)
-            self.texts = content["answers"]
-
-    def get(self, method: str, ask: Callable[[], list[str]]) -> None:
-        """Asks, and keeps the answers, if they are not there."""
-        if method not in self.texts:
-            self.texts[method] = ask()
-            write_json(self.file, {"settings": self.identity, "answers": self.texts})
 
 
 def explainer_of(
@@ -84,7 +64,9 @@ def ask_all(
     settings: NamesSection, scores: ScoresSection, scorer: NeuronScorer, neurons: pd.DataFrame, device: Any
 ) -> dict[str, list[str]]:
     """Answers of LLaVA and of further models about the neurons, by the way of asking."""
-    answers = Answers(settings, scores, neurons)
+    own = {key: value for key, value in settings.to_dict().items() if key not in (*UNSAID, "explainers")}
+    identity = {**own, "model": scores.model, "ids": neurons["neuron"].tolist()}
+    answers = ResultFile(settings.output / "answers.json", identity)
     images = load_images(scores.images, scores.split, beside=scores.model)
     masked = MaskedImages(scorer.sae, scorer.encoder, images, settings.tops)
     if settings.llava:
@@ -96,7 +78,7 @@ def ask_all(
     for one in settings.explainers:
         name, explain = explainer_of(one, settings, scores.model, device)
         answers.get(f"{name}, masked images", partial(_ask_one_by_one, explain, masked, neurons))
-    return answers.texts
+    return answers.results
 
 
 def _ask_one_by_one(explain: Explainer, masked: MaskedImages, neurons: pd.DataFrame) -> list[str]:

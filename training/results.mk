@@ -17,6 +17,7 @@ MADE := runs/made
 ALONE :=
 
 R := training/recipes/emoji.yaml
+W := training/recipes/emoji-diffusion.yaml
 D := training/recipes/emoji-dino.yaml
 WORLD_OF := training.emoji_world
 
@@ -54,6 +55,8 @@ $(eval $(call step,judge,,runs/emoji-judge,$(LAUNCH) -m $(WORLD_OF).pretrain_cli
 $(eval $(call step,dino,,runs/emoji-dino,$(LAUNCH) -m $(WORLD_OF).pretrain_dino))
 $(eval $(call step,autoencoder,,runs/emoji-autoencoder,$(LAUNCH) -m $(WORLD_OF).train_autoencoder))
 $(eval $(call step,unclip,clip autoencoder,runs/emoji-unclip,$(LAUNCH) -m $(WORLD_OF).train_unclip))
+$(eval $(call step,kl-autoencoder,,runs/emoji-kl-autoencoder,$(LAUNCH) -m $(WORLD_OF).train_autoencoder --kl))
+$(eval $(call step,diffusion,clip kl-autoencoder,runs/emoji-diffusion,$(LAUNCH) -m $(WORLD_OF).train_diffusion))
 $(eval $(call step,llava,clip,runs/emoji-llava,$(LAUNCH) -m $(WORLD_OF).train_llava))
 $(eval $(call step,activations,clip,runs/emoji-activations,$(LAUNCH) training/extract_activations.py --recipe $(R)))
 $(eval $(call step,sae,activations,$(call marks,hub/emoji-sae),$(call unless_trained,hub/emoji-sae) \
@@ -69,6 +72,7 @@ WORLD := $(STEPS)
 $(eval $(call step,metrics,clip teacher judge dino images,,$(PY) -m $(WORLD_OF).evaluate))
 $(eval $(call step,llava-metrics,llava images,,$(PY) -m $(WORLD_OF).evaluate_llava))
 $(eval $(call step,unclip-metrics,unclip judge images,,$(PY) -m $(WORLD_OF).evaluate_unclip --guidance 10 --guidance 2.5))
+$(eval $(call step,diffusion-metrics,diffusion judge images,,$(PY) -m $(WORLD_OF).evaluate_diffusion))
 $(eval $(call step,evaluation,cbsae judge,runs/emoji-evaluation,$(PY) training/evaluate.py --recipe $(R)))
 $(eval $(call step,cbsae-pack,evaluation,,$(PY) training/build_pack.py runs/emoji-evaluation/seed-0/emoji-judge \
   --model hub/emoji-cbsae --unclip hub/emoji-unclip))
@@ -97,6 +101,13 @@ $(eval $(call step,strengths,cbsae-pack,,$(PY) benchmarks/strengths.py --output 
 $(eval $(call step,verdicts,cbsae-pack,,$(PY) benchmarks/verdicts.py))
 $(eval $(call step,add-concepts,cbsae-pack,,$(PY) benchmarks/add_concepts.py))
 $(eval $(call step,chance,,,$(PY) benchmarks/chance_scores.py --output runs/benchmark-chance-scores.json))
+
+# Olson et al., section 4: an SAE of the text encoder of emoji-diffusion, which is not shipped.
+$(eval $(call step,text-activations,clip,runs/emoji-text-activations,$(LAUNCH) training/extract_activations.py --recipe $(W)))
+$(eval $(call step,text-sae,text-activations,runs/emoji-text-sae,$(call unless_trained,runs/emoji-text-sae) \
+  $(LAUNCH) training/train_sae.py --recipe $(W) --resume))
+$(eval $(call step,text-words,text-sae images,runs/emoji-text-scores,$(PY) training/score_neurons.py --recipe $(W) --words))
+$(eval $(call step,drawn-features,text-words diffusion llava judge,runs/emoji-drawn-features,$(PY) -m training.drawn_features --recipe $(W)))
 
 # The second encoder of the CB-SAE paper's table 1: nothing of it is shipped but its figures.
 $(eval $(call step,dino-llava,dino,runs/emoji-llava-dino-training,$(LAUNCH) -m $(WORLD_OF).train_llava --encoder hub/emoji-dino \

@@ -184,16 +184,28 @@ def synset_name(text: str) -> str:
     return _synset(text).name()
 
 
-def _synset(text: str) -> Any:
+def open_wordnet() -> Any:
+    """NLTK's reader of WordNet.
+
+    Raises:
+        ImportError: If nltk is not installed.
+        LookupError: If WordNet is not on this machine.
+    """
     try:
         from nltk.corpus import wordnet
-        from nltk.corpus.reader.wordnet import WordNetError
     except ImportError as error:
         raise ImportError("WordNet needs nltk: pip install 'cbsae_hub[wordnet]'") from error
     try:
         wordnet.ensure_loaded()
     except LookupError as error:
         raise LookupError("WordNet is not on this machine: python -m nltk.downloader wordnet") from error
+    return wordnet
+
+
+def _synset(text: str) -> Any:
+    wordnet = open_wordnet()
+    from nltk.corpus.reader.wordnet import WordNetError
+
     try:
         by_id = text[:1] == "n" and text[1:].isdigit()
         return wordnet.synset_from_pos_and_offset("n", int(text[1:])) if by_id else wordnet.synset(text)

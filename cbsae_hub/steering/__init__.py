@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which run no __getattr__
     from cbsae_hub.steering.edits import apply as apply
     from cbsae_hub.steering.edits import resolve as resolve
     from cbsae_hub.steering.llava import LlavaSteerer as LlavaSteerer
+    from cbsae_hub.steering.stable_diffusion import StableDiffusionSteerer as StableDiffusionSteerer
     from cbsae_hub.steering.suppression import suppress as suppress
     from cbsae_hub.steering.unclip import UnclipSteerer as UnclipSteerer
 
@@ -24,6 +25,7 @@ _HOME_OF = dict.fromkeys(_EDITS, "cbsae_hub.steering.edits") | {
     "SteeredGenerator": "cbsae_hub.steering.base",
     "LlavaSteerer": "cbsae_hub.steering.llava",
     "UnclipSteerer": "cbsae_hub.steering.unclip",
+    "StableDiffusionSteerer": "cbsae_hub.steering.stable_diffusion",
     "ClipZeroShotSteerer": "cbsae_hub.steering.clip",
     "suppress": "cbsae_hub.steering.suppression",
 }

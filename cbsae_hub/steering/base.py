@@ -1,4 +1,4 @@
-"""The base of all steerers: a model with a vision tower, an SAE at one of its blocks, and a steering per image."""
+"""The base of all steerers: a model with a tower, an SAE at one of the tower's blocks, and a steering per image."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -21,7 +21,7 @@ from cbsae_hub.steering.tower import SteeredTower
 
 
 class Steerer(ABC):
-    """A model with a vision tower, and an SAE at one of the tower's blocks.
+    """A model with a vision tower, or a text encoder, and an SAE at one of its blocks.
 
     Names and percentiles of neurons are looked up once, where a steering comes in. Several threads may use one steerer:
     a steering serves the thread that asked for it.
@@ -41,6 +41,8 @@ class Steerer(ABC):
         ValueError: If the SAE or the pack does not fit.
     """
 
+    kind: ClassVar[str] = "vision"
+    """Kind of the tower, see :func:`cbsae_hub.encoders.towers.find_tower`."""
     repo_id: str | None = None
     _located: Located | None = None  # shared by all that steer the same model: a folder is hashed once
 
@@ -49,7 +51,7 @@ class Steerer(ABC):
         self._place(sae, pack, layer)
 
     def _place(self, sae: SteerableSAE, pack: AnyPack, layer: int | None) -> None:
-        self.tower = SteeredTower(*self._steered, sae, pack, layer)
+        self.tower = SteeredTower(*self._steered, sae, pack, layer, self.kind)
 
     def with_sae(self, sae: SteerableSAE, pack: AnyPack = None, layer: int | None = None) -> Self:
         """The same model with another SAE, by default at that one's own block; see the class."""
@@ -63,16 +65,16 @@ class Steerer(ABC):
         return None if self._located is None else self._located.revision
 
     @abstractmethod
-    def _see(self, images: Sequence[Image.Image]) -> Tensor:
+    def _see(self, images: Sequence[Any]) -> Tensor:
         """Runs the tower on one batch; returns what the rest of the model reads of it, ``[images, ...]``."""
 
     @torch.no_grad()
-    def activations(self, images: Sequence[Image.Image]) -> Tensor:
-        """Activations at the SAE's block, ``[images, tokens, d]``, one batch."""
+    def activations(self, images: Sequence[Any]) -> Tensor:
+        """Activations at the SAE's block, ``[images, tokens, d]``, of one batch of images, or of prompts."""
         return self.tower.activations(lambda: self._see(images))
 
     def _resolved(self, steering: PerImage, images: int) -> list[AnySteering | None]:
-        return per_image(steering, images, self.tower.neurons)
+        return per_image(steering, images, self.tower.neurons, self.tower.reads)
 
 
 class SteeredGenerator(Steerer):

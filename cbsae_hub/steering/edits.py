@@ -1,7 +1,7 @@
 """Changes of a residual stream: latents of an SAE are set, added to or scaled, or a direction is added."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import NamedTuple, TypeAlias, TypeVar
@@ -15,7 +15,7 @@ from cbsae_hub.steering.neurons import AnyPack, Neurons
 
 OPS = ("set", "add", "scale")
 UNITS = ("absolute", "p99")
-TOKENS = ("all", "cls", "patches")
+TOKENS = ("all", "cls", "patches", "words")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ class Steering:
         edits: One edit per neuron.
         isolate: All other latents are zero: "unit vector" steering of CB-SAE and sae-for-vlm (``pre_zero``).
         keep_error: The SAE's reconstruction error is added back, so that strength 0 is the identity.
-        tokens: The tokens to steer: "all", "cls", "patches", or numbers of patches, counted row by row.
+        tokens: The tokens to steer. Of an image: "all", "cls", "patches", or numbers of patches, counted row by row. Of
+            a prompt: "all", also the padding that a Stable Diffusion reads, "words", or numbers of the words' tokens.
         unit: "absolute", or "p99": values of "set" and "add" are multiples of the neuron's 99th percentile of positive
             activations. Values of "scale" are factors in any case.
 
@@ -232,6 +233,13 @@ PerImage: TypeAlias = AnySteering | Sequence[AnySteering | None] | None
 Kind = TypeVar("Kind", Steering, DiffMean, RandomDirection)
 
 
+def at_tokens(steering: AnySteering, tokens: Sequence[int]) -> AnySteering:
+    """The same steering at other tokens."""
+    if isinstance(steering, RandomDirection):
+        return replace(steering, like=replace(steering.like, tokens=tokens))
+    return replace(steering, tokens=tokens)
+
+
 def resolve(steering: Kind, sae: SteerableSAE, pack: AnyPack = None) -> Kind:
     """The same steering, with neurons by number and absolute values.
 
@@ -278,32 +286,48 @@ def apply(steering: PerImage, v: Tensor, sae: SteerableSAE, pack: AnyPack = None
 @torch.no_grad()
 def steer(steerings: Sequence[AnySteering | None], v: Tensor, sae: SteerableSAE, prefix: int = 1) -> Steered:
     """Steers as :func:`apply` does, with one resolved steering per image; says where a steering asks for a change."""
+    return displaced(v, steerings, displacements(steerings, v, sae), prefix)
+
+
+@torch.no_grad()
+def displacements(
+    steerings: Sequence[AnySteering | None], v: Tensor, sae: SteerableSAE
+) -> Iterator[Displacement | None]:
+    """The displacement of each image's activations ``v [images, tokens, d]`` by its resolved steering, one by one."""
     latents = read_latents(sae, v, any(one is not None and one.reads_latents for one in steerings))
-    result, changes = v.clone(), torch.zeros(v.shape[:2], dtype=torch.bool, device=v.device)
     for image, one in enumerate(steerings):
-        if one is None:
+        yield None if one is None else one.displace(v[image].to(weight_dtype(sae)), latents[image])
+
+
+@torch.no_grad()
+def displaced(
+    v: Tensor, steerings: Sequence[AnySteering | None], by: Iterable[Displacement | None], prefix: int = 1
+) -> Steered:
+    """Moves the tokens that each image's steering chooses by that image's displacement."""
+    result, changes = v.clone(), torch.zeros(v.shape[:2], dtype=torch.bool, device=v.device)
+    for image, (one, displacement) in enumerate(zip(steerings, by, strict=True)):
+        if one is None or displacement is None:
             continue
         mask = token_mask(one.tokens, v.shape[1], prefix).to(v.device)
-        base, push, of_image = one.displace(v[image].to(weight_dtype(sae)), latents[image])
-        result[image, mask] = (base + push).to(v.dtype)[mask]
-        changes[image] = of_image & mask
+        result[image, mask] = (displacement.base + displacement.push).to(v.dtype)[mask]
+        changes[image] = displacement.changes & mask
     return Steered(result, changes)
 
 
-def per_image(steering: PerImage, images: int, neurons: Neurons) -> list[AnySteering | None]:
-    """One resolved steering per image; see :func:`resolve`.
+def per_image(steering: PerImage, count: int, neurons: Neurons, of: str = "image") -> list[AnySteering | None]:
+    """One resolved steering per image, or whatever an input is called; see :func:`resolve`.
 
     Raises:
-        ValueError: If there are more or fewer steerings than images; or see :func:`resolve`.
+        ValueError: If there are more or fewer steerings than inputs; or see :func:`resolve`.
     """
     one_for_all = steering is None or isinstance(steering, AnySteering)
     steerings = list(steering) if isinstance(steering, Iterable) else [steering]
     if bad := [one for one in steerings if one is not None and not isinstance(one, AnySteering)]:
         raise ValueError(f"a steering must be a Steering, DiffMean or RandomDirection, got {bad[0]!r:.80}")
-    if not one_for_all and len(steerings) != images:
-        raise ValueError(f"there are {len(steerings)} steerings for {images} images: give one for all or one per image")
+    if not one_for_all and len(steerings) != count:
+        raise ValueError(f"there are {len(steerings)} steerings for {count} {of}s: give one for all or one per {of}")
     resolved = [None if one is None else one.resolved(neurons) for one in steerings]
-    return resolved * images if one_for_all else resolved
+    return resolved * count if one_for_all else resolved
 
 
 def token_mask(tokens: str | Sequence[int], count: int, prefix: int) -> Tensor:
@@ -321,6 +345,8 @@ def token_mask(tokens: str | Sequence[int], count: int, prefix: int) -> Tensor:
         mask[0] = True
     elif tokens == "patches":
         mask[prefix:] = True
+    elif tokens == "words":
+        raise ValueError("tokens='words' are those of a prompt; an image has 'all', 'cls', 'patches' or numbers")
     else:
         patches = torch.tensor([int(patch) for patch in tokens])
         if patches.max() >= count - prefix:
@@ -339,7 +365,8 @@ def _checked_tokens(tokens: str | Sequence[int]) -> str | tuple[int, ...]:
     if isinstance(tokens, str):
         return checks.choice("tokens", tokens, TOKENS)
     if not isinstance(tokens, Iterable):
-        raise ValueError(f"tokens must be 'all', 'cls', 'patches' or numbers of patches in a list, got {tokens!r:.80}")
+        names = ", ".join(map(repr, TOKENS))
+        raise ValueError(f"tokens must be {names} or numbers of patches in a list, got {tokens!r:.80}")
     patches = tuple(checks.integer("a patch in tokens", patch, 0, 2**31) for patch in tokens)
     if not patches:
         raise ValueError("tokens is empty: name patches, or take 'all', 'cls' or 'patches'")

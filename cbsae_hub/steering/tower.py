@@ -1,4 +1,4 @@
-"""A vision tower with an SAE at one of its blocks: runs it steered, and sees to it that steering has an effect."""
+"""A tower with an SAE at one of its blocks: runs it steered, and sees to it that steering has an effect."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,28 +19,35 @@ class Stopped(RuntimeError):
 
 
 class SteeredTower:
-    """A vision tower with an SAE at one of its blocks.
+    """A vision tower, or a text encoder, with an SAE at one of its blocks.
 
     Steering serves the calling thread only, so that requests may run side by side. The arguments are those of
-    :class:`cbsae_hub.steering.base.Steerer`.
+    :class:`cbsae_hub.steering.base.Steerer`, and the kind of tower: "vision" or "text".
 
     Raises:
         ValueError: If the layer is not known or does not exist, the SAE has another width, or the pack is of another.
     """
 
     def __init__(
-        self, model: Any, config: PreTrainedConfig, sae: SteerableSAE, pack: AnyPack = None, layer: int | None = None
+        self,
+        model: Any,
+        config: PreTrainedConfig,
+        sae: SteerableSAE,
+        pack: AnyPack = None,
+        layer: int | None = None,
+        kind: str = "vision",
     ):
         layer = getattr(sae, "layer", None) if layer is None else layer
         if layer is None:
             raise ValueError("the SAE does not say at which layer it works: give layer=")
-        self.site = ResidualSite.find(model, layer)
+        self.site = ResidualSite.find(model, layer, kind)
         if sae.d_in != config.hidden_size:
             raise ValueError(
                 f"the SAE explains activations of width {sae.d_in}, {self.site.name} puts out {config.hidden_size}: "
                 "it is an SAE of another encoder"
             )
-        self.prefix = prefix_tokens(config)
+        self.reads = {"vision": "image", "text": "prompt"}[kind]
+        self.prefix = prefix_tokens(config) if kind == "vision" else 0
         self.neurons = Neurons(sae, pack)
         self.sae = sae.to(next(self.site.block.parameters()).device).eval()
         self.layer = self.site.layer
@@ -95,5 +102,5 @@ class SteeredTower:
         for image in (changes & unchanged).nonzero().flatten().tolist():
             raise EditError(
                 f"steering had no effect: {str(steerings[image]):.200} at {self.site.name} leaves what the model reads "
-                f"of image {image} as it was. Are the tokens steered that it reads?"
+                f"of {self.reads} {image} as it was. Are the tokens steered that it reads?"
             )

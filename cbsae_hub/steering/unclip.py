@@ -1,7 +1,5 @@
 """Stable unCLIP draws what its image encoder sees after a change of latents in it."""
 
-import copy
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -17,11 +15,11 @@ from cbsae_hub.hub.locate import Located
 from cbsae_hub.lazy import needed
 from cbsae_hub.models import checks
 from cbsae_hub.steering.base import SteeredGenerator
+from cbsae_hub.steering.drawing import asking, generators, one_call, plan, require_drawable
 from cbsae_hub.steering.edits import PerImage
 from cbsae_hub.steering.latents import SteerableSAE
 from cbsae_hub.steering.loading import default_dtype
 from cbsae_hub.steering.neurons import AnyPack
-from cbsae_hub.steering.tower import Stopped
 
 with needed("diffusers", "drawing"):
     from diffusers import StableUnCLIPImg2ImgPipeline
@@ -115,14 +113,11 @@ class UnclipSteerer(SteeredGenerator):
             EditError: If a steering leaves the embedding of its image as it was.
         """
         require_images(images)
-        if not len(seeds):
-            raise ValueError("generate needs at least one image and one seed")
+        batches = plan(len(images), seeds, batch)
         embeddings = torch.cat([embeddings for _, embeddings in self._batches(images, steering, batch)])
-        embeddings, seeds = embeddings.repeat_interleave(len(seeds), 0), [int(seed) for seed in seeds] * len(images)
         drawings: list[Image.Image] = []
-        for start in range(0, len(seeds), batch):
-            part = slice(start, start + batch)
-            drawings += self.draw(embeddings[part], seeds[part], num_inference_steps, guidance_scale, stop, noise_level)
+        for which, part in batches:
+            drawings += self.draw(embeddings[which], part, num_inference_steps, guidance_scale, stop, noise_level)
         return drawings
 
     def draw(
@@ -148,27 +143,16 @@ class UnclipSteerer(SteeredGenerator):
             Stopped: If ``stop`` was true.
             ValueError: If there are no steps, the guidance is no number, or there is no such noise level.
         """
-        checks.integer("num_inference_steps", num_inference_steps, 1, 1000)
+        require_drawable(num_inference_steps, guidance_scale)
         checks.integer("noise_level", noise_level, 0, len(self.pipeline.image_noising_scheduler) - 1)
-        if not math.isfinite(guidance_scale):
-            raise ValueError(f"guidance_scale must be a finite number, got {guidance_scale}")
-
-        def ask(*_: Any) -> None:
-            if stop is not None and stop():
-                raise Stopped("the drawing is no longer wanted")
-
-        # A scheduler counts its steps: each call has its own, or threads would advance each other's.
-        pipeline = copy.copy(self.pipeline)
-        pipeline.scheduler = copy.deepcopy(self.pipeline.scheduler)
-        pipeline.set_progress_bar_config(disable=True)  # who draws much, shows how many drawings are done
-        return pipeline(
+        return one_call(self.pipeline)(
             prompt=[""] * len(image_embeds),
             image_embeds=image_embeds,
-            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            generator=generators(seeds),
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             noise_level=noise_level,
-            callback=ask,
+            callback=asking(stop),
         ).images
 
     def _see(self, images: Sequence[Image.Image]) -> Tensor:

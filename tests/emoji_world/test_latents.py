@@ -28,7 +28,7 @@ def store(renderer, models, tmp_path, monkeypatch):
     monkeypatch.setattr(latents, "SHARD", 8)
     monkeypatch.setattr(latents, "BATCH", 3)
     return lambda made_with="these", pushed=0.0: latents.store_latents(
-        tmp_path, 20, renderer, SPEC, *models, pushed, made_with
+        tmp_path, 20, latents.EmbeddedScenes(renderer, SPEC, *models, pushed), made_with
     )
 
 
@@ -37,7 +37,8 @@ def test_stored_rows_are_what_the_models_give_one_by_one(store, renderer, models
     stored = store()
     assert len(stored) == 24
     ids = np.array([17, 0, 8, 7, 17])
-    drawn, embedded = stored.rows(ids)
+    rows = stored.rows(ids)
+    drawn, embedded = rows["latents"], rows["embeddings"]
     processor = CLIPImageProcessor.from_pretrained(HUB / "emoji-clip")
     for row, i in enumerate(ids):
         scenes = renderer.batch(i // 8, 8, SPEC)
@@ -51,16 +52,16 @@ def test_stored_rows_are_what_the_models_give_one_by_one(store, renderer, models
         torch.testing.assert_close(embedded[row], embedding, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(drawn[row], code.encode(layers)[0], atol=4e-3, rtol=1e-3)
     assert drawn.dtype == embedded.dtype == torch.float32
-    torch.testing.assert_close(stored.embeddings()[ids], embedded, atol=0, rtol=0)
+    torch.testing.assert_close(stored.column("embeddings")[ids], embedded, atol=0, rtol=0)
 
 
 def test_only_missing_shards_are_computed(store, tmp_path, monkeypatch):
-    before = store().embeddings()
+    before = store().column("embeddings")
     (tmp_path / "latents-00001.safetensors").unlink()
     untouched = (tmp_path / "latents-00002.safetensors").stat().st_mtime_ns
     encoded, encode = [], latents.encode
     monkeypatch.setattr(latents, "encode", lambda *args: encoded.append(args) or encode(*args))
-    torch.testing.assert_close(store().embeddings(), before, atol=0, rtol=0)
+    torch.testing.assert_close(store().column("embeddings"), before, atol=0, rtol=0)
     assert len(encoded) == 1 and (tmp_path / "latents-00002.safetensors").stat().st_mtime_ns == untouched
     assert len(list(tmp_path.iterdir())) == 3
 
@@ -75,7 +76,8 @@ def test_a_share_of_the_rows_are_pushes(store, renderer, models, monkeypatch):
     monkeypatch.setattr(pushes, "BATCH", 32)
     monkeypatch.setattr(pushes, "BATCHES", 8)
     stored = store(pushed=0.25)
-    latent, embedded = stored.rows(np.arange(8, 16))
+    rows = stored.rows(np.arange(8, 16))
+    latent, embedded = rows["latents"], rows["embeddings"]
     scenes = renderer.batch(1, 6, SPEC)
     torch.testing.assert_close(embedded[:6], latents.embed(scenes.pixels, models[1]), atol=1e-5, rtol=1e-5)
     further, concepts, backgrounds = pushes.Pushes(models[1], renderer).draw(1, 2)

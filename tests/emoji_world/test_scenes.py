@@ -1,7 +1,8 @@
 import numpy as np
 
+from training.emoji_world.glyphs import Atlas
 from training.emoji_world.render import SceneRenderer
-from training.emoji_world.scenes import CHUNK, SPEC, scene_dataset
+from training.emoji_world.scenes import CHUNK, SPEC, scene_captions, scene_dataset
 
 
 def test_rows_are_drawn_on_access_and_depend_on_their_index_alone(atlas):
@@ -14,3 +15,9 @@ def test_rows_are_drawn_on_access_and_depend_on_their_index_alone(atlas):
     assert together["objects"][5] == late["objects"]
     assert together["caption"][5] == late["caption"]
     np.testing.assert_array_equal(np.asarray(together["image"][5]), np.asarray(late["image"]))
+
+
+def test_captions_are_those_of_the_scenes(atlas, monkeypatch):
+    monkeypatch.setattr(Atlas, "build", lambda: atlas)
+    expected, captions = scene_dataset(3, CHUNK + 2)[: CHUNK + 2]["caption"], scene_captions(3, CHUNK + 2)
+    assert captions[: CHUNK + 9] == list(captions) == expected and captions[-1] == expected[-1]

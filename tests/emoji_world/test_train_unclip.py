@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from training.emoji_world import latents, layer_code, loop, pushes, train_unclip
+from training.emoji_world import denoising, latents, layer_code, loop, pushes, train_unclip
 from training.emoji_world.glyphs import Atlas
 from training.emoji_world.paths import HUB
 from training.emoji_world.render import SceneRenderer
@@ -89,7 +89,7 @@ def test_normalizer_has_the_embeddings_mean_and_deviation():
 
 
 def test_weights_follow_the_formula():
-    weights = train_unclip.loss_weights(train_unclip.drawing_scheduler()).double().numpy()
+    weights = denoising.loss_weights(denoising.drawing_scheduler()).double().numpy()
     share = _signal_shares()
     snr = share / (1 - share)
     np.testing.assert_allclose(weights, np.minimum(snr + 1, 5.0) / (snr + 1), rtol=1e-3)

@@ -177,8 +177,8 @@ def _check_recipe(function: Any, arguments: list[str]) -> None:
     for recipe in given["--recipe"]:
         path = ROOT / recipe
         if path.parent != ROOT:  # else a file of the reader's
-            for section in read:
-                if section is not sections.WordsSection or "--words" in arguments:  # read only where it is asked for
+            for section in read:  # that of words takes the place of the others where it is asked for
+                if sections.WordsSection not in read or (section is sections.WordsSection) == ("--words" in arguments):
                     section.read(path)
     names = [(one.section, each.name) for one in read for each in dataclasses.fields(one)]
     known = {name for section, key in names for name in (key, f"{section}.{key}")}

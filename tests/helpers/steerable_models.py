@@ -1,4 +1,4 @@
-"""Tiny random generators, complete with their processors: a LLaVA and a Stable unCLIP pipeline; and SAEs for them."""
+"""Tiny random generators, complete with their processors: a LLaVA and pipelines that draw; and SAEs for them."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +11,8 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     DDPMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     StableUnCLIPImg2ImgPipeline,
     UNet2DConditionModel,
 )
@@ -23,6 +25,7 @@ from transformers import (
     CLIPModel,
     CLIPTextConfig,
     CLIPTextModel,
+    CLIPTextModelWithProjection,
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
     Dinov2Config,
@@ -129,6 +132,24 @@ def llava(vision: dict = VISION, chat_template: str | None = None, tower: str = 
 def unclip(vision: dict = VISION) -> StableUnCLIPImg2ImgPipeline:
     """A pipeline that draws 16 x 16 pixels from 8 x 8 latents."""
     d = vision["projection_dim"]
+    encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**vision))
+    return StableUnCLIPImg2ImgPipeline(
+        feature_extractor=CLIPImageProcessor(**square(vision["image_size"])),
+        image_encoder=randomised(encoder),
+        image_normalizer=StableUnCLIPImageNormalizer(embedding_dim=d),
+        image_noising_scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
+        text_encoder=randomised(CLIPTextModel(text_config())),
+        **drawing_parts(class_embed_type="projection", projection_class_embeddings_input_dim=2 * d),
+    )
+
+
+def text_config(**changes) -> CLIPTextConfig:
+    settings = {**TEXT, **ENDS, "vocab_size": len(SPECIAL + LETTERS), "max_position_embeddings": 16, **changes}
+    return CLIPTextConfig(**settings)
+
+
+def drawing_parts(width: int = TEXT["hidden_size"], ends: bool = False, **unet) -> dict:
+    """The parts of a pipeline that draws 16 x 16 pixels from 8 x 8 latents, for prompts of a width."""
     unet = UNet2DConditionModel(
         sample_size=8,
         block_out_channels=(8, 16),
@@ -137,9 +158,8 @@ def unclip(vision: dict = VISION) -> StableUnCLIPImg2ImgPipeline:
         layers_per_block=1,
         norm_num_groups=4,
         attention_head_dim=4,
-        cross_attention_dim=TEXT["hidden_size"],
-        class_embed_type="projection",
-        projection_class_embeddings_input_dim=2 * d,
+        cross_attention_dim=width,
+        **unet,
     )
     vae = AutoencoderKL(
         block_out_channels=(8, 8),
@@ -148,24 +168,45 @@ def unclip(vision: dict = VISION) -> StableUnCLIPImg2ImgPipeline:
         latent_channels=4,
         norm_num_groups=4,
     )
-    text = CLIPTextConfig(**TEXT, **ENDS, vocab_size=len(SPECIAL + LETTERS), max_position_embeddings=16)
-    encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**vision))
-    return StableUnCLIPImg2ImgPipeline(
-        feature_extractor=CLIPImageProcessor(**square(vision["image_size"])),
-        image_encoder=randomised(encoder),
-        image_normalizer=StableUnCLIPImageNormalizer(embedding_dim=d),
-        image_noising_scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
-        tokenizer=tokenizer(16),
-        text_encoder=randomised(CLIPTextModel(text)),
-        unet=randomised(unet),
-        scheduler=DDIMScheduler(beta_schedule="scaled_linear", prediction_type="v_prediction"),
-        vae=randomised(vae),
+    options = {
+        "beta_schedule": "scaled_linear",
+        "prediction_type": "v_prediction",
+        "clip_sample": False,
+        "steps_offset": 1,
+    }
+    scheduler = DDIMScheduler(**options)
+    return {"tokenizer": tokenizer(16, ends), "unet": randomised(unet), "scheduler": scheduler, "vae": randomised(vae)}
+
+
+def stable_diffusion(layers: int = 3) -> StableDiffusionPipeline:
+    """A pipeline that draws 16 x 16 pixels from prompts of up to 14 letters, a token each."""
+    return StableDiffusionPipeline(
+        text_encoder=randomised(CLIPTextModel(text_config(num_hidden_layers=layers))),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+        **drawing_parts(ends=True),
+    )
+
+
+def stable_diffusion_xl(widths: tuple[int, int] = (16, 24), **options) -> StableDiffusionXLPipeline:
+    """The same with two text encoders of these widths, of three blocks each."""
+    first, second = (text_config(hidden_size=width, num_hidden_layers=3, projection_dim=8) for width in widths)
+    times = {"addition_time_embed_dim": 4, "projection_class_embeddings_input_dim": 6 * 4 + 8}
+    return StableDiffusionXLPipeline(
+        text_encoder=randomised(CLIPTextModel(first)),
+        text_encoder_2=randomised(CLIPTextModelWithProjection(second), seed=1),
+        tokenizer_2=tokenizer(16, ends=True),
+        add_watermarker=False,
+        **drawing_parts(sum(widths), ends=True, addition_embed_type="text_time", **times),
+        **options,
     )
 
 
 def clip() -> CLIPModel:
-    text = {**TEXT, "vocab_size": len(SPECIAL + LETTERS), **ENDS, "max_position_embeddings": 16}
-    return randomised(CLIPModel(CLIPConfig(text_config=text, vision_config=VISION, projection_dim=8)))
+    return randomised(
+        CLIPModel(CLIPConfig(text_config=text_config().to_dict(), vision_config=VISION, projection_dim=8))
+    )
 
 
 def sae_for(d_in: int = VISION["hidden_size"], layer: int | None = 2, d_sae: int = 32, activation="topk") -> SAE:

@@ -273,7 +273,10 @@ def test_p99_is_the_unit_of_set_and_add(v):
         (lambda: Steering([], isolate=1), "isolate must be true or false"),
         (lambda: Steering([], tokens="patch"), "tokens must be one of all, cls, patches"),
         (lambda: Steering([], tokens=[]), "tokens is empty"),
-        (lambda: Steering([], tokens=3), "tokens must be 'all', 'cls', 'patches' or numbers of patches in a list"),
+        (
+            lambda: Steering([], tokens=3),
+            "tokens must be 'all', 'cls', 'patches', 'words' or numbers of patches in a list",
+        ),
         (lambda: Steering([], tokens=[-1]), "a patch in tokens must be between 0"),
         (lambda: Steering([], unit="p95"), "unit must be one of absolute, p99"),
         (lambda: DiffMean(torch.zeros(16), 1.0), "not all zero"),

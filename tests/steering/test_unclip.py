@@ -240,7 +240,7 @@ def test_what_does_not_fit_is_an_error(tmp_path, monkeypatch):
         UnclipSteerer(unclip(), sae_for(layer=None))
     with pytest.raises(ValueError, match="activations of width 8"):
         UnclipSteerer(unclip(), sae_for(d_in=8))
-    with pytest.raises(ValueError, match="at least one image and one seed"):
+    with pytest.raises(ValueError, match="at least one input and one seed"):
         UnclipSteerer(unclip(), sae_for()).generate(pictures(1), seeds=[])
     with pytest.raises(ValueError, match="as a list"):
         UnclipSteerer(unclip(), sae_for()).generate(pictures(1)[0])

@@ -20,7 +20,7 @@ import datasets
 import numpy as np
 import torch
 import typer
-from diffusers import AutoencoderDC, StableUnCLIPImg2ImgPipeline
+from diffusers import AutoencoderDC, AutoencoderKL, DiffusionPipeline, StableUnCLIPImg2ImgPipeline
 from PIL import Image
 from tqdm import tqdm
 
@@ -65,7 +65,9 @@ def canonical(dataset: datasets.Dataset, atlas: Atlas) -> list[Image.Image]:
     return _images(canonical_pictures(atlas, *contents(dataset, atlas)))
 
 
-def decode(vae: AutoencoderDC, code: LayerCode, dataset: datasets.Dataset, atlas: Atlas) -> list[Image.Image]:
+def decode(
+    vae: AutoencoderDC | AutoencoderKL, code: LayerCode, dataset: datasets.Dataset, atlas: Atlas
+) -> list[Image.Image]:
     """Decodes the latents of a published split's scenes."""
     parts = encode(code, atlas, *contents(dataset, atlas)).split(BATCH)
     return [image for part in parts for image in _decoded(vae, part.float().to(vae.device))]
@@ -81,7 +83,7 @@ def reconstruct(vae: AutoencoderDC, pictures: Sequence[Image.Image]) -> list[Ima
     return rebuilt
 
 
-def _decoded(vae: AutoencoderDC, latents: torch.Tensor) -> list[Image.Image]:
+def _decoded(vae: AutoencoderDC | AutoencoderKL, latents: torch.Tensor) -> list[Image.Image]:
     return _images(vae.decode(latents).sample.clamp(-1, 1).add(1).mul(127.5).round().byte().cpu())
 
 
@@ -89,14 +91,29 @@ def _images(pixels: torch.Tensor) -> list[Image.Image]:
     return [Image.fromarray(picture) for picture in pixels.permute(0, 2, 3, 1).numpy()]
 
 
-def draw(pipeline: StableUnCLIPImg2ImgPipeline, pictures: Sequence[Image.Image], guidance: float) -> list[Image.Image]:
-    """A drawing of each picture from its embedding; the noise of the i-th has the seed i."""
+def draw(
+    pipeline: DiffusionPipeline, inputs: Sequence[Image.Image] | Sequence[str], guidance: float, kind: str = "image"
+) -> list[Image.Image]:
+    """A drawing from each input, which the pipeline calls ``kind``; the noise of the i-th has the seed i."""
     drawn = []
-    for start in tqdm(range(0, len(pictures), BATCH), desc=f"guidance {guidance:g}", unit="batch"):
-        part = list(pictures[start : start + BATCH])
+    for start in tqdm(range(0, len(inputs), BATCH), desc=f"guidance {guidance:g}", unit="batch"):
+        part = list(inputs[start : start + BATCH])
+        options = {kind: part, "num_inference_steps": STEPS, "guidance_scale": guidance}
         generators = [torch.Generator().manual_seed(start + i) for i in range(len(part))]
-        drawn += pipeline(image=part, num_inference_steps=STEPS, guidance_scale=guidance, generator=generators).images
+        drawn += pipeline(**options, generator=generators).images
     return drawn
+
+
+def judged(
+    kinds: dict[str, Sequence[Image.Image]], concepts: Sequence[str], backgrounds: Sequence[str]
+) -> dict[str, float]:
+    """Shares in which both judges name the concept and the background of each kind of pictures, in per cent."""
+    figures = {}
+    for name, judge in load_judges().items():
+        for kind, images in kinds.items():
+            figures[f"{name}_{kind}"] = round(share(judge.answers(images), concepts), 4)
+            figures[f"{name}_background_{kind}"] = round(share(judge.backgrounds(images), backgrounds), 4)
+    return figures
 
 
 def contact_sheet(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
@@ -137,11 +154,7 @@ def main(
             for scale in guidance:
                 kinds[f"drawn_{scale:g}"] = draw(pipeline, pictures, scale)
         figures = {"revision": folder_revision(folder), "scenes": len(pictures), "steps": STEPS}
-        for name, judge in load_judges().items():
-            for kind, images in kinds.items():
-                figures[f"{name}_{kind}"] = round(share(judge.answers(images), truth), 4)
-                right = share(judge.backgrounds(images), dataset["background"])
-                figures[f"{name}_background_{kind}"] = round(right, 4)
+        figures |= judged(kinds, truth, dataset["background"])
     write_text(folder / "metrics.json", json.dumps(figures, indent=2) + "\n")
     with replace_file(folder / "drawn.png") as file:
         contact_sheet(list(kinds.values())).save(file, "png")

@@ -1,6 +1,8 @@
-"""Rows that unCLIP's UNet learns from, computed once: CLIP embeddings and latents of canonical pictures, in shards."""
+"""Rows that a UNet learns from, computed once, in shards: latents of canonical pictures, and what they are drawn by."""
 
 import logging
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -57,64 +59,80 @@ class LatentStore:
     def __len__(self) -> int:
         return len(self.shards) * SHARD
 
-    def rows(self, ids: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latents as float32 and embeddings of the rows with these ids, ``[n, ...]`` each."""
+    def rows(self, ids: np.ndarray) -> dict[str, torch.Tensor]:
+        """Tensors ``[n, ...]`` of the rows with these ids, by name; "latents" as float32."""
         places = [divmod(int(i), SHARD) for i in ids]
-        latents, embeddings = (
-            torch.stack([self.shards[shard][name][row] for shard, row in places]) for name in ("latents", "embeddings")
-        )
-        return latents.float(), embeddings
+        rows = {name: torch.stack([self.shards[shard][name][row] for shard, row in places]) for name in self.shards[0]}
+        return rows | {"latents": rows["latents"].float()}
 
-    def embeddings(self) -> torch.Tensor:
-        """The embeddings of all rows, ``[n, d]``."""
-        return torch.cat([shard["embeddings"] for shard in self.shards])
+    def column(self, name: str) -> torch.Tensor:
+        """One tensor of all rows, ``[n, ...]``."""
+        return torch.cat([shard[name] for shard in self.shards])
 
 
-def store_latents(
-    folder: Path,
-    scenes: int,
-    renderer: SceneRenderer,
-    spec: SceneSpec,
-    code: LayerCode,
-    encoder: CLIPVisionModelWithProjection,
-    pushed: float,
-    made_with: str,
-) -> LatentStore:
-    """Computes the shards that are missing, and opens all.
+class EmbeddedScenes:
+    """Rows of emoji-unclip: CLIP embeddings of scenes, and of pushes.
 
     Args:
-        folder: Folder of the shards.
-        scenes: Number of rows at least; rounded up to whole shards.
         renderer: The scenes of shard i are its batch i.
         spec: The kind of scenes.
         code: The latents of pictures.
         encoder: The image encoder.
         pushed: Share of rows that are no scenes but pushes.
-        made_with: Text that tells this code, encoder, seed, spec and share from others.
+    """
+
+    def __init__(
+        self,
+        renderer: SceneRenderer,
+        spec: SceneSpec,
+        code: LayerCode,
+        encoder: CLIPVisionModelWithProjection,
+        pushed: float,
+    ):
+        self.renderer, self.spec, self.code, self.encoder, self.pushed = renderer, spec, code, encoder, pushed
+
+    @cached_property
+    def pushes(self) -> Pushes:
+        """The pushes, of directions that are learned at the first shard."""
+        return Pushes(self.encoder, self.renderer)
+
+    def __call__(self, shard: int, rows: int) -> dict[str, torch.Tensor]:
+        """The tensors "latents" and "embeddings" of a shard's rows."""
+        some = round(self.pushed * rows)
+        drawn = self.renderer.batch(shard, rows - some, self.spec)
+        embeddings = embed(drawn.pixels, self.encoder)
+        latents = encode(self.code, self.renderer.atlas, drawn.concepts, drawn.backgrounds, drawn.styles)
+        if some:
+            further, concepts, backgrounds = self.pushes.draw(shard, some)
+            embeddings = torch.cat([embeddings, further])
+            latents = torch.cat([latents, encode(self.code, self.renderer.atlas, concepts, backgrounds)])
+        return {"latents": latents, "embeddings": embeddings}
+
+
+def store_latents(
+    folder: Path, rows: int, shard_of: Callable[[int, int], dict[str, torch.Tensor]], made_with: str
+) -> LatentStore:
+    """Computes the shards that are missing, and opens all.
+
+    Args:
+        folder: Folder of the shards.
+        rows: Number of rows at least; rounded up to whole shards.
+        shard_of: Computes a shard's tensors, "latents" among them, of its number and its number of rows alone.
+        made_with: Text that tells what the shards are made of from others.
 
     Raises:
         ValueError: If the folder's shards were made with something else.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    count = -(-scenes // SHARD)
+    count = -(-rows // SHARD)
     paths = [_path(folder, shard) for shard in range(count)]
     missing = [shard for shard, path in enumerate(paths) if not path.is_file()]
     for path in paths:
         if path.is_file():
             _check(path, made_with)
-    pushes = Pushes(encoder, renderer) if missing and pushed else None
     for shard in tqdm(missing, desc="latents", unit="shard", mininterval=5):
-        some = round(pushed * SHARD)
-        drawn = renderer.batch(shard, SHARD - some, spec)
-        embeddings = embed(drawn.pixels, encoder)
-        latents = encode(code, renderer.atlas, drawn.concepts, drawn.backgrounds, drawn.styles)
-        if pushes:
-            further, concepts, backgrounds = pushes.draw(shard, some)
-            embeddings = torch.cat([embeddings, further])
-            latents = torch.cat([latents, encode(code, renderer.atlas, concepts, backgrounds)])
-        tensors = {"latents": latents, "embeddings": embeddings}
         with replace_file(paths[shard]) as temporary:
-            save_file(tensors, temporary, metadata={"made_with": made_with})
+            save_file(shard_of(shard, SHARD), temporary, metadata={"made_with": made_with})
     logging.getLogger(__name__).info("%d rows in %s", count * SHARD, folder)
     return LatentStore(folder, count)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderDC
+from diffusers import AutoencoderDC, AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_dc import Decoder, ResBlock
 from safetensors.torch import load_file, save_file
 
@@ -110,6 +110,29 @@ def build() -> AutoencoderDC:
         encoder_out_shortcut=True,
         decoder_in_shortcut=False,
     )
+
+
+@torch.no_grad()
+def build_kl() -> AutoencoderKL:
+    """A fresh autoencoder of the kind that a StableDiffusionPipeline takes, as wide as that of :func:`build`.
+
+    Its steps up repeat pixels, so that it cannot start as a code's inverse. What it encodes has no noise.
+    """
+    vae = AutoencoderKL(
+        block_out_channels=WIDTHS,
+        down_block_types=("DownEncoderBlock2D",) * len(WIDTHS),
+        up_block_types=("UpDecoderBlock2D",) * len(WIDTHS),
+        latent_channels=CHANNELS,
+        norm_num_groups=16,
+        sample_size=SIDE,
+        scaling_factor=1.0,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        mid_block_add_attention=False,
+    )
+    vae.encoder.conv_out.weight[CHANNELS:] = 0  # of the logarithms of variances
+    vae.encoder.conv_out.bias[CHANNELS:] = -30
+    return vae
 
 
 @torch.no_grad()

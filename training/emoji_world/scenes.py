@@ -1,5 +1,6 @@
 """Scenes of Emoji World as a ``datasets`` dataset that is drawn when it is read: any number, nothing on disk."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -29,6 +30,10 @@ class SceneSource:
         rng = np.random.default_rng([self.renderer.seed, chunk, 5])
         return scenes.pixels, captions(scenes, self.renderer.atlas.concepts, rng), self.renderer.rows(scenes)
 
+    def caption(self, scene: int) -> str:
+        """The caption of a scene."""
+        return self._chunk(scene // CHUNK)[1][scene % CHUNK]
+
     def rows(self, batch: dict[str, list[int]]) -> dict[str, list[Any]]:
         """The published dataset's columns for a batch of ids, as ``datasets`` transforms give them."""
         columns: dict[str, list[Any]] = {}
@@ -51,3 +56,23 @@ def scene_dataset(seed: int, count: int, spec: SceneSpec = SPEC, atlas: Atlas | 
 def labelled_scenes(seed: int, count: int) -> datasets.Dataset:
     """Scenes half of which have a written word, for an SAE of an encoder that reads; see :func:`scene_dataset`."""
     return scene_dataset(seed, count, LABELLED)
+
+
+class SceneCaptions(Sequence[str]):
+    """Captions of the first scenes of a seed, which are drawn when they are read."""
+
+    def __init__(self, source: SceneSource, count: int):
+        self.source, self.count = source, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self.source.caption(scene) for scene in range(*place.indices(self.count))]
+        return self.source.caption(range(self.count)[place])
+
+
+def scene_captions(seed: int, count: int) -> SceneCaptions:
+    """Captions of scenes, for an SAE of a text encoder; see :func:`scene_dataset`."""
+    return SceneCaptions(SceneSource(seed), count)

@@ -7,6 +7,11 @@ decoder starts as its inverse and learns to draw what looks alike to the eye, in
 that are not quite right, as those that a UNet draws. The encoder learns to read the code off a picture, for those who
 have a picture alone; the UNet of emoji-unclip learns from the code itself. Interrupted runs go on where their last
 checkpoint was.
+
+    accelerate launch -m training.emoji_world.train_autoencoder --kl
+
+The same for ``hub/emoji-diffusion``: a StableDiffusionPipeline hands its autoencoder a generator, which an
+AutoencoderDC does not take. The AutoencoderKL has the same latents, and learns to draw them from nothing.
 """
 
 from pathlib import Path
@@ -14,9 +19,17 @@ from typing import Annotated
 
 import torch
 import typer
-from diffusers import AutoencoderDC
+from diffusers import AutoencoderDC, AutoencoderKL
 
-from training.emoji_world.layer_code import CHANNELS, LATENT_SIDE, LayerCode, build, start_as_inverse, weighted_layers
+from training.emoji_world.layer_code import (
+    CHANNELS,
+    LATENT_SIDE,
+    LayerCode,
+    build,
+    build_kl,
+    start_as_inverse,
+    weighted_layers,
+)
 from training.emoji_world.loop import begin, train
 from training.emoji_world.paths import HUB, RUNS, publish
 from training.emoji_world.render import SceneSpec, canonical_pictures
@@ -30,7 +43,7 @@ CODE = "layer_code.safetensors"  # beside the published weights
 class Autoencoding(torch.nn.Module):
     """The autoencoder and the loss."""
 
-    def __init__(self, vae: AutoencoderDC):
+    def __init__(self, vae: AutoencoderDC | AutoencoderKL):
         super().__init__()
         self.vae = vae
 
@@ -42,9 +55,15 @@ class Autoencoding(torch.nn.Module):
         parts = {
             "pixels": (error.square() + 1e-6).sqrt().mean(),  # Charbonnier: L1, smooth at zero
             "edges": error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean(),
-            "read": (self.vae.encode(pixels).latent.float() - latents).square().mean(),
+            "read": (read(self.vae, pixels).float() - latents).square().mean(),
         }
         return sum(parts.values()), {name: part.item() for name, part in parts.items()}
+
+
+def read(vae: AutoencoderDC | AutoencoderKL, pixels: torch.Tensor) -> torch.Tensor:
+    """Latents of pixels in -1..1 ``[n, 3, 64, 64]``, by the encoder."""
+    encoded = vae.encode(pixels)
+    return encoded.latent_dist.mode() if isinstance(vae, AutoencoderKL) else encoded.latent
 
 
 def draw_noise(generator: torch.Generator, n: int) -> torch.Tensor:
@@ -59,10 +78,15 @@ def main(
     learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 1e-3,
     seed: Annotated[int, typer.Option(help="Seed of weights and pictures.")] = 4,
     precision: Annotated[str, typer.Option(help="Accelerate's mixed precision: no, bf16 or fp16.")] = "bf16",
-    output: Annotated[Path, typer.Option(help="Folder of the published autoencoder.")] = HUB / "emoji-unclip" / "vae",
-    run: Annotated[Path, typer.Option(help="Checkpoint and log.")] = RUNS / "emoji-autoencoder",
+    kl: Annotated[bool, typer.Option("--kl", help="The AutoencoderKL of emoji-diffusion.")] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the autoencoder; default: vae of its pipeline.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="Checkpoint and log; default in runs/.")] = None,
 ) -> None:
     """Train and publish the autoencoder of Emoji World."""
+    output = output or HUB / ("emoji-diffusion" if kl else "emoji-unclip") / "vae"
+    run = run or RUNS / ("emoji-kl-autoencoder" if kl else "emoji-autoencoder")
     accelerator, renderer = begin(seed, precision)
 
     def contents(index: int, size: int) -> tuple:
@@ -70,8 +94,9 @@ def main(
         return renderer.atlas, scenes.concepts, scenes.backgrounds, scenes.styles
 
     code = LayerCode.measure(weighted_layers(*contents(0, MEASURED)))
-    vae = build()
-    start_as_inverse(vae.decoder, code)
+    vae = build_kl() if kl else build()
+    if not kl:
+        start_as_inverse(vae.decoder, code)
     # channels_last is a quarter faster on a CPU: the convolutions need no reordering.
     vae.to(accelerator.device, memory_format=torch.channels_last)
 

@@ -14,7 +14,6 @@ their last checkpoint was, a finished one goes on if ``--steps`` is raised, on a
 checkpoint, ``--start hub/emoji-unclip`` starts from the published weights.
 """
 
-import copy
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -23,14 +22,22 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from diffusers import AutoencoderDC, DDIMScheduler, DDPMScheduler, StableUnCLIPImg2ImgPipeline, UNet2DConditionModel
+from diffusers import AutoencoderDC, DDPMScheduler, StableUnCLIPImg2ImgPipeline, UNet2DConditionModel
 from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
 from transformers import CLIPImageProcessor, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from cbsae_hub.hub.files import sha256
 from cbsae_hub.models import folder_revision
-from training.emoji_world.latents import LatentStore, load_encoder, store_latents
+from training.emoji_world.denoising import (
+    TIMES,
+    Denoiser,
+    draw_conditioned,
+    draw_times,
+    drawing_scheduler,
+    publishable,
+)
+from training.emoji_world.latents import EmbeddedScenes, LatentStore, load_encoder, store_latents
 from training.emoji_world.layer_code import LayerCode
 from training.emoji_world.loop import begin, train
 from training.emoji_world.paths import HUB, RUNS, publish
@@ -41,12 +48,8 @@ SPEC = SceneSpec(objects=(1, 1, 1, 2), style_share=0.05)
 WIDTHS = (64, 128, 256)  # channels at 4 x 4, 2 x 2 and 1 x 1 latents
 CONDITION_WIDTH = 1024  # of time and embedding, by which the blocks are conditioned
 TEXT_WIDTH = 16
-TIMES = 1000  # of both noise schedules
-GAMMA = 5.0
 EMBEDDING_STEPS, EMBEDDING_RATE = 6000, 2e-3  # of the class embedding alone, in front of all
 PUSHED = 0.3  # share of embeddings that are pushed as steering does it, see pushes.py
-DROPPED = 0.1  # share of embeddings replaced by zeros, which the pipeline's guidance draws away from
-AVERAGE = 0.999
 
 
 def build_unet(channels: int, side: int, embedding: int) -> UNet2DConditionModel:
@@ -70,31 +73,9 @@ def build_unet(channels: int, side: int, embedding: int) -> UNet2DConditionModel
     )
 
 
-def drawing_scheduler() -> DDIMScheduler:
-    """A cosine schedule, which ends in pure noise, for a UNet that predicts v; drawn from its very last step on."""
-    return DDIMScheduler(
-        num_train_timesteps=TIMES,
-        beta_schedule="squaredcos_cap_v2",
-        prediction_type="v_prediction",
-        timestep_spacing="trailing",
-        clip_sample=False,
-    )
-
-
 def embedding_scheduler() -> DDPMScheduler:
     """The noise on image embeddings, as in the published Stable unCLIP pipelines."""
     return DDPMScheduler(num_train_timesteps=TIMES, beta_schedule="squaredcos_cap_v2")
-
-
-def loss_weights(scheduler: DDIMScheduler, gamma: float = GAMMA) -> torch.Tensor:
-    """Weights of the squared errors of v, ``[timesteps]``: min(SNR + 1, gamma) / (SNR + 1).
-
-    Min-SNR weighting (Hang et al. 2023) as diffusers' training scripts had it for v: since the error of v is SNR + 1
-    times that of the drawing itself, the latter has the weight min(SNR + 1, gamma). Without the 1 the first steps of a
-    drawing, which start from pure noise and decide what it shows, would have no weight.
-    """
-    snr = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
-    return (snr + 1).clamp(max=gamma) / (snr + 1)
 
 
 def noised_embeddings(
@@ -138,54 +119,34 @@ class Regression(torch.nn.Module):
         return error, {"error": error.item()}
 
 
-class Denoising(torch.nn.Module):
+class Denoising(Denoiser):
     """The UNet, its moving average, and the loss."""
 
     def __init__(self, unet: UNet2DConditionModel, normalizer: StableUnCLIPImageNormalizer):
-        super().__init__()
-        self.unet, self.normalizer = unet, normalizer
-        self.average = copy.deepcopy(unet).requires_grad_(False)
-        self.scheduler, self.embedding_scheduler = drawing_scheduler(), embedding_scheduler()
-        self.register_buffer("weights", loss_weights(self.scheduler), persistent=False)
+        super().__init__(unet)
+        self.normalizer, self.embedding_scheduler = normalizer, embedding_scheduler()
 
     def forward(
         self, latents: torch.Tensor, embeddings: torch.Tensor, chance: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """The loss for scaled latents and embeddings, and what :func:`draw_chance` gave for them."""
-        noise, times = chance["noise"], chance["times"]
         condition = noised_embeddings(
             embeddings, chance["embedding_noise"], chance["levels"], self.normalizer, self.embedding_scheduler
         )
-        noisy = self.scheduler.add_noise(latents, noise, times)
-        target = self.scheduler.get_velocity(latents, noise, times)
         labels = condition * chance["conditioned"][:, None]
-        predicted = self.unet(noisy, times, encoder_hidden_states=None, class_labels=labels).sample.float()
-        error = (predicted - target).square().mean((1, 2, 3))
-        return (self.weights[times] * error).mean(), {"error": error.mean().item()}
-
-    @torch.no_grad()
-    def update_average(self, step: int) -> None:
-        """Moves the average towards the UNet after a step; early averages forget faster."""
-        decay = min(AVERAGE, (1 + step) / (10 + step))
-        for average, weight in zip(self.average.parameters(), self.unet.parameters()):
-            average.lerp_(weight, 1 - decay)
+        return self.loss(latents, chance, encoder_hidden_states=None, class_labels=labels)
 
 
 def draw_chance(generator: torch.Generator, latents: torch.Tensor, embeddings: torch.Tensor) -> dict[str, torch.Tensor]:
     """Everything random about a batch: times, noises, and where an embedding conditions its drawing.
 
-    Half of the times are above 937, where hardly anything of the drawing can be seen. Latents have many numbers for
-    what little varies in canonical pictures, so that with less noise they tell what they show by themselves: from the
-    embedding the UNet learns where the noise is largest. Three of four noise levels of embeddings are below 100: the
-    pipeline's default is 0.
+    Three of four noise levels of embeddings are below 100: the pipeline's default is 0.
     """
-    n = len(latents)
     return {
-        "noise": torch.randn(latents.shape, generator=generator),
-        "times": ((1 - torch.rand(n, generator=generator) ** 4) * TIMES).long().clamp(max=TIMES - 1),
+        **draw_times(generator, latents),
         "embedding_noise": torch.randn(embeddings.shape, generator=generator),
-        "levels": (torch.rand(n, generator=generator) ** 8 * TIMES).long(),
-        "conditioned": (torch.rand(n, generator=generator) >= DROPPED).float(),
+        "levels": (torch.rand(len(latents), generator=generator) ** 8 * TIMES).long(),
+        "conditioned": draw_conditioned(generator, len(latents)),
     }
 
 
@@ -211,8 +172,6 @@ def assemble(
 ) -> StableUnCLIPImg2ImgPipeline:
     """The complete pipeline of a trained UNet and autoencoder, in half precision, with the other parts for a CLIP."""
     tokenizer, text_encoder = text_parts(clip)
-    for part in (unet, vae):
-        part.register_to_config(_name_or_path=None)  # else the folder it was loaded from is published
     vae.register_to_config(block_out_channels=vae.config.decoder_block_out_channels)  # the pipeline counts its levels
     return StableUnCLIPImg2ImgPipeline(
         feature_extractor=CLIPImageProcessor.from_pretrained(clip),
@@ -221,9 +180,9 @@ def assemble(
         image_noising_scheduler=embedding_scheduler(),
         tokenizer=tokenizer,
         text_encoder=text_encoder,
-        unet=unet.half(),
+        unet=publishable(unet),
         scheduler=drawing_scheduler(),
-        vae=vae.half(),
+        vae=publishable(vae),
     )
 
 
@@ -247,13 +206,14 @@ def main(
     if start:
         unet = UNet2DConditionModel.from_pretrained(start, subfolder="unet")
     else:
-        latents, embeddings = store.rows(np.zeros(1))
-        unet = build_unet(*latents.shape[1:3], embeddings.shape[1])
-    normalizer = fit_normalizer(store.embeddings())
+        row = store.rows(np.zeros(1))
+        unet = build_unet(*row["latents"].shape[1:3], row["embeddings"].shape[1])
+    normalizer = fit_normalizer(store.column("embeddings"))
 
     def make_batch(index: int) -> tuple:
         rng = np.random.default_rng([seed, index, 7])
-        latents, embeddings = store.rows(rng.integers(len(store), size=batch))
+        rows = store.rows(rng.integers(len(store), size=batch))
+        latents, embeddings = rows["latents"], rows["embeddings"]
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         return latents, embeddings, draw_chance(generator, latents, embeddings)
 
@@ -278,7 +238,8 @@ def _store(
         "pushed": PUSHED,
     }
     encoder = load_encoder(clip).to(device)
-    return store_latents(folder, scenes, renderer, SPEC, LayerCode.read(code), encoder, PUSHED, json.dumps(made_with))
+    rows = EmbeddedScenes(renderer, SPEC, LayerCode.read(code), encoder, PUSHED)
+    return store_latents(folder, scenes, rows, json.dumps(made_with))
 
 
 if __name__ == "__main__":

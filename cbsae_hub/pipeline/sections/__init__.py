@@ -26,6 +26,7 @@ from cbsae_hub.pipeline.sections.steps import (
 )
 from cbsae_hub.pipeline.sections.studies import (
     ChatJudgeSettings,
+    DrawnFeaturesSection,
     InsertionSection,
     PairsSection,
     SweepSection,
@@ -42,6 +43,7 @@ __all__ = [
     "ChatJudgeSettings",
     "ControlsSection",
     "DictionarySection",
+    "DrawnFeaturesSection",
     "DryRunSection",
     "EncoderSettings",
     "EvaluationSection",
