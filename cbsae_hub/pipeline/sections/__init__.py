@@ -8,7 +8,13 @@ from cbsae_hub.pipeline.sections.clip_studies import (
     TargetSettings,
     TypographicSection,
 )
-from cbsae_hub.pipeline.sections.layer_studies import LayerSAEs, OntologySection, ProbingSection, ShiftedImages
+from cbsae_hub.pipeline.sections.layer_studies import (
+    LayerSAEs,
+    OntologySection,
+    OverlapSection,
+    ProbingSection,
+    ShiftedImages,
+)
 from cbsae_hub.pipeline.sections.names import NamesSection, SanitySection
 from cbsae_hub.pipeline.sections.steps import (
     ActivationsSection,
@@ -47,6 +53,7 @@ __all__ = [
     "LayersSection",
     "LayerSAEs",
     "OntologySection",
+    "OverlapSection",
     "ProbingSection",
     "PairsSection",
     "NamesSection",
