@@ -3,8 +3,9 @@
     python training/overlap.py --recipe training/recipes/emoji.yaml
 
 The study is :mod:`cbsae_hub.studies.overlap`: figures 6 and 7 of Olson et al. (2025), against shuffled classes and
-pictures. Writes overlap.json (every class and picture), overlap.md, words.png, and maps-LAYER.png of each layer. Run it
-again to go on where it was interrupted: activations and SAEs are kept.
+pictures. Writes classes.parquet and pictures.parquet (every class and picture, with every model), overlap.json, .md,
+words.png, and maps-LAYER.png of each layer. Run it again to go on where it was interrupted: activations and SAEs are
+kept.
 """
 
 import logging
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import pandas as pd
 import torch
 import typer
 from matplotlib.figure import Figure
@@ -31,7 +33,6 @@ from cbsae_hub.processes import make_accelerator
 from cbsae_hub.studies.image_labels import label_file, only_label, read_labels
 from cbsae_hub.studies.layer_saes import Layer
 from cbsae_hub.studies.overlap import (
-    ALL,
     active_patches,
     as_markdown,
     class_latents,
@@ -141,29 +142,33 @@ def main(
         claim(folder, {key: value for key, value in settings.to_dict(defaults=False).items() if key != "output"})
         study = Study(settings)
         projector = study.maps(0, "projector", study.saes(0, "projector"))
-        words: list[dict[str, Any]] = []
-        maps: list[dict[str, Any]] = []
-        shown = {}
+        words, maps, shown = [], [], {}
         for layer in study.layers:
             saes = study.saes(layer, "language")
             for (model, texts, pictures, features), table in study.words(layer, saes).items():
                 place = {"layer": layer, "model": model, "texts": texts, "pictures": pictures, "features": features}
-                words.append(place | summarise(table, seed) | {"classes": table.to_dict("list")})
-                if (model, texts, pictures, features) == (OWN, "prompt", "answer", ALL):
-                    shown[f"layer {layer}"] = table
+                words.append((place, table))
+                if (model, texts, pictures) == (OWN, "prompt", "answer"):
+                    shown[f"layer {layer}, {features} features"] = table
             own = study.maps(layer, "language", saes)
             for model, table in compare_maps(projector, own, settings.active).items():
-                maps.append({"layer": layer, "model": model} | summarise(table, seed) | {"each": table.to_dict("list")})
+                maps.append(({"layer": layer, "model": model}, table))
             if settings.shown:
                 save(study.draw(projector[OWN], own[OWN], layer), folder / f"maps-{layer}.png")
         save(plot_word_overlaps(shown, study.classes), folder / "words.png")
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
-    table = "\n".join((as_markdown(words), as_markdown(maps)))
-    write_text(folder / "overlap.md", table)
-    named = {"classes": study.classes, "pictures": study.ids, "words": words, "maps": maps}
-    write_json(folder / "overlap.json", {"settings": settings.to_dict(defaults=False), **named})
-    typer.echo(table)
+    for name, of, things in (("classes", words, study.classes), ("pictures", maps, study.ids)):
+        each = pd.concat([table.assign(**place, **{name: things}) for place, table in of], ignore_index=True)
+        with replace_file(folder / f"{name}.parquet") as partial:
+            each.to_parquet(partial, index=False)
+    results = {
+        name: [place | summarise(table, seed) for place, table in of] for name, of in (("words", words), ("maps", maps))
+    }
+    text = "\n".join(map(as_markdown, results.values()))
+    write_text(folder / "overlap.md", text)
+    write_json(folder / "overlap.json", {"settings": settings.to_dict(defaults=False), **results})
+    typer.echo(text)
 
 
 if __name__ == "__main__":

@@ -212,9 +212,10 @@ def as_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """A table of :func:`summarise`, with what says of which place each row is."""
 
     def cell(row: Mapping[str, Any], key: str) -> str:
-        if key == "difference":
-            return f"{row[key]:.3f} ({row['low']:.3f} to {row['high']:.3f})"
-        return f"{100 * row[key]:.1f}" if key == "first" or key in SPREADS else f"{row[key]:.3f}"
+        if key == "first" or key in SPREADS:
+            return f"{100 * row[key]:.1f}"
+        mean, low, high = (f"{round(row.get(one, 0), 3) + 0.0:.3f}" for one in (key, "low", "high"))  # 0.0: no -0.000
+        return f"{mean} ({low} to {high})" if key == "difference" else mean
 
     lines = []
     for row in rows:

@@ -46,7 +46,7 @@ def plot_word_overlaps(tables: Mapping[str, pd.DataFrame], classes: Sequence[str
         places = np.arange(len(order))
         for colour, (column, label) in zip(COLOURS, PARTNERS.items()):
             axes.plot(places, table[column].to_numpy()[order], ".", color=colour, markersize=4, label=label)
-        axes.set(ylabel="Jaccard index", ylim=(-0.02, 1.02))
+        axes.set(ylabel="Jaccard index")
         axes.set_xticks(places if named else [], [classes[i] for i in order] if named else [], rotation=90, fontsize=8)
         axes.set_title(title, **TITLE)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, **LEGEND)

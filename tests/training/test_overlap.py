@@ -2,6 +2,7 @@
 
 import json
 
+import pandas as pd
 import pytest
 import typer
 import yaml
@@ -14,6 +15,7 @@ from training import overlap
 
 TRAIN = {"expansion": 2, "activation": "topk", "k": 4, "group_fractions": None, "steps": 5, "batch_size": 24,
          "warmup_steps": 1, "lr": 0.01, "heldout_fraction": 0.1, "dead_after_tokens": 1000}  # fmt: skip
+KEYS = ["model", "texts", "pictures", "features"]
 
 
 def run(folder, *options):
@@ -46,12 +48,14 @@ def test_every_pair_of_places_is_compared_and_a_second_run_trains_nothing(folder
     done = run(folder)
     assert done.exit_code == 0, done.output
     told = json.loads((folder / "out" / "overlap.json").read_text())
-    assert told["classes"] == ["blue", "green", "red", "white"] and len(told["pictures"]) == 12
-    words = [(row["model"], row["texts"], row["pictures"], row["features"]) for row in told["words"]]
+    classes, pictures = (pd.read_parquet(folder / "out" / f"{name}.parquet") for name in ("classes", "pictures"))
+    assert sorted(set(classes["classes"])) == ["blue", "green", "red", "white"] and len(pictures) == 12 * 3
+    words = [tuple(row[key] for key in KEYS) for row in told["words"]]
     assert len(set(words)) == 2 * 2 * 2 * 2
     for row in told["words"]:
         assert row["difference"] == pytest.approx(row["matched"] - row["shuffled"])
-        assert row["matched"] == pytest.approx(sum(row["classes"]["matched"]) / 4)
+        part = classes[(classes[KEYS] == [row[key] for key in KEYS]).all(1)]
+        assert row["matched"] == pytest.approx(part["matched"].mean()) and len(part) == 4
     assert [row["model"] for row in told["maps"]] == ["SAE", "untrained SAE", "length of the activations, no SAE"]
     assert (folder / "out" / "overlap.md").read_text() in done.output
     assert all((folder / "out" / f"{name}.png").stat().st_size > 1000 for name in ("words", "maps-1"))
