@@ -3,9 +3,9 @@
     python training/overlap.py --recipe training/recipes/emoji.yaml
 
 The study is :mod:`cbsae_hub.studies.overlap`: figures 6 and 7 of Olson et al. (2025), against shuffled classes and
-pictures. Writes classes.parquet and pictures.parquet (every class and picture, with every model), overlap.json, .md,
-words.png, and maps-LAYER.png of each layer. Run it again to go on where it was interrupted: activations and SAEs are
-kept.
+pictures. Writes classes.parquet and pictures.parquet (every class and picture, with every model), overlap.json, words.md,
+maps.md, words.png, and maps-LAYER.png of each layer. Run it again to go on where it was interrupted: activations and
+SAEs are kept.
 """
 
 import logging
@@ -165,10 +165,10 @@ def main(
     results = {
         name: [place | summarise(table, seed) for place, table in of] for name, of in (("words", words), ("maps", maps))
     }
-    text = "\n".join(map(as_markdown, results.values()))
-    write_text(folder / "overlap.md", text)
     write_json(folder / "overlap.json", {"settings": settings.to_dict(defaults=False), **results})
-    typer.echo(text)
+    for name, rows in results.items():
+        write_text(folder / f"{name}.md", as_markdown(rows))
+        typer.echo(as_markdown(rows))
 
 
 if __name__ == "__main__":

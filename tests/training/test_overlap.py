@@ -57,7 +57,7 @@ def test_every_pair_of_places_is_compared_and_a_second_run_trains_nothing(folder
         part = classes[(classes[KEYS] == [row[key] for key in KEYS]).all(1)]
         assert row["matched"] == pytest.approx(part["matched"].mean()) and len(part) == 4
     assert [row["model"] for row in told["maps"]] == ["SAE", "untrained SAE", "length of the activations, no SAE"]
-    assert (folder / "out" / "overlap.md").read_text() in done.output
+    assert all((folder / "out" / f"{name}.md").read_text() in done.output for name in ("words", "maps"))
     assert all((folder / "out" / f"{name}.png").stat().st_size > 1000 for name in ("words", "maps-1"))
     monkeypatch.setattr(layer_saes, "SAETrainer", None)
     again = run(folder)
