@@ -1,4 +1,4 @@
-"""Is a concept's neuron sufficient for the concept, and necessary? CLIP, LLaVA and unCLIP look while it is set or ablated.
+"""Is a concept's neuron sufficient for it, and necessary? CLIP, LLaVA and unCLIP look while it is set or ablated.
 
 :mod:`cbsae_hub.metrics.interventions` defines the scores.
 """
