@@ -3,9 +3,9 @@
     python training/overlap.py --recipe training/recipes/emoji.yaml
 
 The study is :mod:`cbsae_hub.studies.overlap`: figures 6 and 7 of Olson et al. (2025), against shuffled classes and
-pictures. Writes classes.parquet and pictures.parquet (every class and picture, with every model), overlap.json, words.md,
-maps.md, words.png, and maps-LAYER.png of each layer. Run it again to go on where it was interrupted: activations and
-SAEs are kept.
+pictures. Writes classes.parquet and pictures.parquet (every class and picture, with every model), overlap.json,
+words.md, maps.md, words.png, and maps-LAYER.png of each layer. Run it again to go on where it was interrupted:
+activations and SAEs are kept.
 """
 
 import logging
