@@ -91,6 +91,7 @@ $(eval $(call step,reader,clip,runs/emoji-clip-reader,$(LAUNCH) -m $(WORLD_OF).p
 $(eval $(call step,typographic,reader images,runs/emoji-typographic runs/emoji-reader-sae,$(PY) -m training.typographic --recipe $(R)))
 $(eval $(call step,ontology,clip images hierarchy,,$(PY) training/ontology.py --recipe $(R)))
 $(eval $(call step,probing,clip dino images,,$(PY) training/probing.py --recipe $(R)))
+$(eval $(call step,overlap,llava images,runs/emoji-language-saes runs/emoji-overlap,$(PY) training/overlap.py --recipe $(R)))
 $(eval $(call step,pairs-images,,,$(PY) -m $(WORLD_OF).make_pairs))
 $(eval $(call step,pairs,sae images pairs-images,,$(PY) training/pairs.py --recipe $(R)))
 $(eval $(call step,controls,pack activations,runs/emoji-controls,$(PY) -m training.controls --recipe $(R)))

@@ -145,6 +145,12 @@ class LanguageEncoder:
         options |= {"repo_id": located.id, "revision": commit or located.revision}
         return cls(model.to(device), processor, layer, tokens, tower, **options)
 
+    def at(self, layer: int, tokens: str, tower: str = "language") -> "LanguageEncoder":
+        """The same model, read at another place or for other tokens; see the class for what is wrong."""
+        options = {"prompt": self.prompt, "max_new_tokens": self.max_new_tokens}
+        source = {"repo_id": self.repo_id, "revision": self.revision}
+        return LanguageEncoder(self.model, self.processor, layer, tokens, tower, **options, **source)
+
     @property
     def device(self) -> torch.device:
         """Device of the model."""

@@ -26,6 +26,7 @@ from cbsae_hub.data.images import load_images
 from cbsae_hub.data.texts import load_texts
 from cbsae_hub.encoders.clip_like import CONFIG as OPEN_CLIP_CONFIG
 from cbsae_hub.encoders.clip_like import named_by_open_clip
+from cbsae_hub.encoders.passages import random_count
 from cbsae_hub.hub.files import read_text
 from cbsae_hub.models.checks import integer
 from cbsae_hub.pipeline import costs, sections
@@ -43,6 +44,7 @@ MODELS = {  # settings that are ids of models
     "steerability": ("llava", "sentences", "clip", "unclip", "pictures"),
     "cbsae": ("teacher",),
     "ontology": ("encoder", "probe_images"),
+    "overlap": ("llava", "probe_images"),
 }
 UNEVEN = ("text", "language")  # towers whose items have different numbers of tokens
 
@@ -255,13 +257,18 @@ class DryRun:
             self._id("probing", f"sets.{name}", settings.set_of(name).images)
         self._many_layers(settings, settings.encoders, dict.fromkeys((settings.tokens, *settings.layer_tokens)))
 
-    def _many_layers(self, settings: Any, encoders: Mapping[str, str], selections: Iterable[str]) -> None:
+    def _overlap(self, settings: sections.OverlapSection) -> None:
+        self._many_layers(settings, {"llava": settings.llava}, (settings.tokens,), "language")
+
+    def _many_layers(
+        self, settings: Any, encoders: Mapping[str, str], selections: Iterable[str], tower: str = "vision"
+    ) -> None:
         """Checks a study of many layers; its sizes are known if it is of the encoder of section `activations`."""
         step, activations, encoder = self._step(settings.section), self.sections.get("activations"), self.encoder
         if encoder is None or activations is None:
             return
         explained = activations.encoders()[0]
-        if explained.tower != "vision" or explained.model not in encoders.values():
+        if explained.tower != tower or explained.model not in encoders.values():
             return
         layers = settings.layers or range(encoder.num_layers)
         for layer in layers:
@@ -273,10 +280,13 @@ class DryRun:
             return
         images, rows = self._count(settings, "images"), {"cls": 1, "mean": 1}
         size = sum(
-            costs.store_bytes(images, rows.get(tokens, encoder.num_tokens), encoder.d_in, "float16")
+            costs.store_bytes(
+                images, random_count(tokens) or rows.get(tokens, encoder.num_tokens), encoder.d_in, "float16"
+            )
             for tokens in selections
         )
-        step.disk["activations of all layers"] = settings.saes, len(layers) * size
+        places = len(layers) + (tower == "language")  # and the projector
+        step.disk["activations of all layers"] = settings.saes, places * size
         step.shapes = f"{images:,} images to train on, {step.shapes}"
 
     # ------------------------------------------------------------------------------------------------ shapes

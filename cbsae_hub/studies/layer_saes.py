@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cbsae_hub.data.activations import ActivationStore
-from cbsae_hub.data.extraction import extract_activations
+from cbsae_hub.data.activations import ActivationStore, layer_folder
+from cbsae_hub.data.extraction import ItemSource, extract_activations
+from cbsae_hub.encoders.language import LanguageEncoder
 from cbsae_hub.encoders.vision import VisionEncoder
 from cbsae_hub.hub.files import claim, plain, sha256
 from cbsae_hub.models import SAE
@@ -25,14 +26,22 @@ class Layer:
 
     Args:
         encoder: The encoder.
-        images: The images that SAEs are trained on.
+        images: The images that SAEs are trained on; of a language encoder, questions about them.
         source: Their description, see :func:`cbsae_hub.data.extraction.extract_activations`; so are errors.
         saes: Folder of all layers.
+        batch: Images in a forward pass.
     """
 
-    def __init__(self, encoder: VisionEncoder, images: ImageDataset, source: dict[str, Any], saes: Path):
-        self.encoder, self._images, self._source = encoder, images, source
-        self.folder = saes / Path(str(encoder.repo_id)).name / f"layer-{encoder.layer}-{encoder.tokens}"
+    def __init__(
+        self,
+        encoder: VisionEncoder | LanguageEncoder,
+        images: ImageDataset | ItemSource,
+        source: dict[str, Any],
+        saes: Path,
+        batch: int = 256,
+    ):
+        self.encoder, self._images, self._source, self._batch = encoder, images, source, batch
+        self.folder = layer_folder(saes / Path(str(encoder.repo_id)).name, encoder.layer, encoder.tokens)
 
     @cached_property
     def store(self) -> ActivationStore:
@@ -50,8 +59,9 @@ class Layer:
         config = config.replace(eval_every=config.steps, checkpoint_every=config.steps)
         return train_or_read(config, self.store, output).to(self.encoder.device)
 
-    def _store(self, images: ImageDataset, source: dict[str, Any]) -> ActivationStore:
-        return extract_activations(self.encoder, images, self.folder / f"images-{key_of(source)}", source=source)
+    def _store(self, images: ImageDataset | ItemSource, source: dict[str, Any]) -> ActivationStore:
+        folder = self.folder / f"images-{key_of(source)}"
+        return extract_activations(self.encoder, images, folder, source=source, batch_size=self._batch)
 
 
 def train_or_read(config: SAETrainConfig, store: ActivationStore, output: Path) -> SAE:

@@ -70,7 +70,7 @@ def test_every_recipe_passes(recipe):
     assert [problem for problem in run.problems if not any(one in problem for one in trained_first)] == []
     assert run.doubts == [], "a recipe that comes with the package is large enough"
     sections = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    known = ("activations", "sae", "scores", "steerability", "cbsae", "evaluate", "ontology", "probing")
+    known = ("activations", "sae", "scores", "steerability", "cbsae", "evaluate", "ontology", "probing", "overlap")
     expected = [name for name in known if name in sections]
     assert [step.name for step in run.steps if step.name not in ("downloads", "names")] == expected
     if "sae" not in sections:  # a study of somebody else's SAE
@@ -97,6 +97,11 @@ def test_the_shapes_of_towers_that_read_texts(tmp_path):
     assert {
         path.name: size for path, size in [step.disk["store"] for step in language.steps if "store" in step.disk]
     } == {"llava-1.5-7b-language-activations": 50_000 * 32 * 4096 * 2}
+    overlap = language.steps[-1]
+    ((folder, size),) = overlap.disk.values()
+    assert (overlap.name, folder.name, size) == ("overlap", "llava-1.5-7b-language-layers", 3 * 50_000 * 32 * 4096 * 2)
+    wrong = checked(changed(tmp_path, {"overlap.layers": [32], "overlap.llava": "llava-hf/llava-1.5-7b-hf"}, TEXTS[1]))
+    assert "overlap: layers must be" in "\n".join(wrong.problems)
     projector = {"model": "llava-hf/llava-1.5-7b-hf", "tower": "projector", "layer": 0}
     run = checked(changed(tmp_path, {"activations.encoder": projector}, TEXTS[1]))
     assert run.problems == [] and (run.encoder.tokens_per_image, run.encoder.num_layers) == (576, 1)

@@ -26,6 +26,7 @@ from cbsae_hub.hub.files import folder_revision, write_text
 from cbsae_hub.pictures import to_rgb
 from training.emoji_world.backgrounds import BACKGROUNDS
 from training.emoji_world.captions import TEMPLATES, background_phrase
+from training.emoji_world.loop import use_two_threads
 from training.emoji_world.paths import HUB
 from training.emoji_world.render import STYLES
 
@@ -150,7 +151,7 @@ def main(
     models: Annotated[list[str] | None, typer.Argument(help="Which of the encoders; default all.")] = None,
 ) -> None:
     """Measure, and write metrics.json."""
-    torch.set_num_threads(2)
+    use_two_threads()
     for name in models or ["emoji-clip", "emoji-teacher", "emoji-judge", "emoji-dino"]:
         folder = HUB / name
         with torch.inference_mode():

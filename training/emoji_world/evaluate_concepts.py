@@ -38,6 +38,7 @@ from cbsae_hub.scoring.outcomes import spread
 from cbsae_hub.steering import Edit, RandomDirection, Steering, UnclipSteerer
 from cbsae_hub.studies.tables import markdown_table
 from training.emoji_world.evaluate import Judge, percent
+from training.emoji_world.loop import use_two_threads
 from training.emoji_world.paths import HUB
 
 BATCH = 64
@@ -212,7 +213,7 @@ def main(
     ] = 128,
 ) -> None:
     """Measure, and write concepts.json and concepts.png."""
-    torch.set_num_threads(min(2, torch.get_num_threads()))
+    use_two_threads()
     device = make_accelerator(alone=True).device
     try:
         steered = Pack.from_pretrained(model).info["scores"].get("steerability")

@@ -25,6 +25,7 @@ from training.emoji_world.evaluate import single_objects
 from training.emoji_world.evaluate_unclip import STEPS, canonical, contact_sheet, decode, draw, judged
 from training.emoji_world.glyphs import Atlas
 from training.emoji_world.layer_code import LayerCode
+from training.emoji_world.loop import use_two_threads
 from training.emoji_world.paths import HUB
 from training.emoji_world.train_autoencoder import CODE
 
@@ -43,7 +44,7 @@ def main(
     captions: Annotated[int, typer.Option(help="How many captions.")] = 100,
 ) -> None:
     """Measure, and write metrics.json and drawn.png."""
-    torch.set_num_threads(2)
+    use_two_threads()
     scenes = single_objects("test")
     scenes = scenes.select(range(min(len(scenes), captions)))
     texts = captions_of(scenes)

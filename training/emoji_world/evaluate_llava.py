@@ -34,6 +34,7 @@ from cbsae_hub.pictures import to_rgb
 from training.emoji_world.captions import with_article
 from training.emoji_world.dialogues import COUNTS, NOTHING, OPEN_ANSWERS, QUESTIONS, Truth, follows, prompt
 from training.emoji_world.evaluate import ANSWERED, concept_names, percent, published
+from training.emoji_world.loop import use_two_threads
 from training.emoji_world.paths import HUB
 from training.emoji_world.render import SIDE, STYLES
 
@@ -153,7 +154,7 @@ def _names(truth: Truth) -> list[str]:
 
 def main(model: Annotated[Path, typer.Argument(help="Folder of the LLaVA.")] = HUB / "emoji-llava") -> None:
     """Measure, and write metrics.json."""
-    torch.set_num_threads(2)
+    use_two_threads()
     figures = {"revision": folder_revision(model), **measure(Talker(model))}
     write_text(model / "metrics.json", json.dumps(figures, indent=2) + "\n")
     typer.echo(f"{model.name}: {json.dumps(figures)}")

@@ -33,6 +33,7 @@ from training.emoji_world.evaluate import Judge, share, single_objects, transfor
 from training.emoji_world.glyphs import Atlas
 from training.emoji_world.latents import encode
 from training.emoji_world.layer_code import LayerCode
+from training.emoji_world.loop import use_two_threads
 from training.emoji_world.paths import HUB
 from training.emoji_world.render import NO_OBJECT, SIDE, STYLES, canonical_pictures
 from training.emoji_world.train_autoencoder import CODE
@@ -135,7 +136,7 @@ def main(
     ] = False,
 ) -> None:
     """Measure, and write metrics.json and drawn.png."""
-    torch.set_num_threads(2)
+    use_two_threads()
     device = make_accelerator(alone=True).device
     dataset = single_objects("test")
     dataset = dataset.select(range(min(len(dataset), scenes or len(dataset))))

@@ -19,12 +19,14 @@ from training.emoji_world.glyphs import Atlas
 from training.emoji_world.render import SceneRenderer
 
 
-def begin(seed: int, precision: str) -> tuple[Accelerator, SceneRenderer]:
-    """An accelerator, and the scenes of a seed, with which torch's random numbers begin too.
-
-    Two threads compute, or one where OMP_NUM_THREADS says so: models of this size do not gain from more.
-    """
+def use_two_threads() -> None:
+    """Two threads compute, or one where OMP_NUM_THREADS says so: models of this size do not gain from more."""
     torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+def begin(seed: int, precision: str) -> tuple[Accelerator, SceneRenderer]:
+    """An accelerator, and the scenes of a seed, with which torch's random numbers begin too."""
+    use_two_threads()
     set_seed(seed)
     return make_accelerator(mixed_precision=precision), SceneRenderer(Atlas.build(), seed)
 

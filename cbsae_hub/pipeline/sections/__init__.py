@@ -9,7 +9,13 @@ from cbsae_hub.pipeline.sections.clip_studies import (
     TypographicSection,
 )
 from cbsae_hub.pipeline.sections.controls import ControlsSection, DictionarySection
-from cbsae_hub.pipeline.sections.layer_studies import LayerSAEs, OntologySection, ProbingSection, ShiftedImages
+from cbsae_hub.pipeline.sections.layer_studies import (
+    LayerSAEs,
+    OntologySection,
+    OverlapSection,
+    ProbingSection,
+    ShiftedImages,
+)
 from cbsae_hub.pipeline.sections.names import NamesSection, SanitySection
 from cbsae_hub.pipeline.sections.steps import (
     ActivationsSection,
@@ -52,6 +58,7 @@ __all__ = [
     "LayersSection",
     "LayerSAEs",
     "OntologySection",
+    "OverlapSection",
     "ProbingSection",
     "PairsSection",
     "NamesSection",

@@ -1,4 +1,4 @@
-"""The settings of studies of what SAEs at many layers represent: kinds of things, and shifted images."""
+"""The settings of studies of what SAEs at many layers represent: kinds, shifted images, and words beside pictures."""
 
 from dataclasses import field
 from pathlib import Path
@@ -121,3 +121,48 @@ class ProbingSection(LayerSAEs, Section, section="probing"):
             return ShiftedImages.from_dict(self.sets[name])
         except ValueError as error:
             raise ValueError(f"sets.{name}: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverlapSection(LayerSAEs, Section, section="overlap"):
+    """Settings of training/overlap.py in the repository: what do words and pictures share inside a LLaVA?
+
+    Its SAEs are of the language model's ``layers``, and of the projector.
+    """
+
+    llava: str
+    """Folder or Hub id of the LLaVA."""
+    llava_revision: str | None = None
+    """Branch, tag or commit of the LLaVA on the Hub."""
+    probe_images: str
+    """Folder or Hub id of the pictures of the classes."""
+    probe_split: str
+    """Split of these pictures, several with "+"."""
+    label: str
+    """Their column of labels, see ``truth`` of section `scores`; pictures with one label count."""
+    prompt: str | None = None
+    """The question about every picture, which must not name a class; null asks for a description."""
+    question: str = "What is {a}?"
+    """The question about a class without a picture: {name} is its name, up to a comma, and {a} that with an article."""
+    max_new_tokens: Count = 32
+    """Length of answers at most, in tokens."""
+    pictures: Count = 4
+    """Pictures of each class, at most."""
+    top: Number = 0.01
+    """Share of the features that count as a class's top ones."""
+    active: Number = 0.25
+    """Share of the patches that count as active."""
+    shown: Natural = 6
+    """How many pictures are drawn with their maps."""
+    batch: Count = 16
+    """Questions at once."""
+    seed: Natural = 0
+    """Seed of the pictures that are drawn, of the control, and of the bootstrap."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("top", "active"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}")
+        if "{a}" not in self.question and "{name}" not in self.question:
+            raise ValueError(f"question must hold {{a}} or {{name}}, where a class is named, got {self.question!r}")
