@@ -38,7 +38,6 @@ from cbsae_hub.metrics.siblings import SiblingScores, siblings
 from cbsae_hub.metrics.similarities import cosine, cosine_cubed, rank_reorder
 from cbsae_hub.metrics.simulation import Simulation, simulate_names
 from cbsae_hub.metrics.soft_wpmi import soft_wpmi
-from cbsae_hub.metrics.spatial import Coherence, SpatialCoherence, morans_i
 from cbsae_hub.metrics.sparse_probing import (
     ClassProbingScores,
     SparseProbing,
@@ -46,6 +45,7 @@ from cbsae_hub.metrics.sparse_probing import (
     class_probing,
     sparse_probing,
 )
+from cbsae_hub.metrics.spatial import Coherence, SpatialCoherence, morans_i
 from cbsae_hub.metrics.splitting import Splits, Splitting, splitting
 from cbsae_hub.metrics.spurious import find_features
 from cbsae_hub.metrics.switches import Switches, SwitchScores, switches
