@@ -98,8 +98,8 @@ class Study:
     def words(self, layer: int, saes: dict[str, SAE]) -> dict[tuple[str, str, str, str], Any]:
         """The overlaps of texts and pictures at a layer."""
         reader, count, size = self.llava.at(layer, "all"), len(self.classes), self.settings.batch
-        asked: list[Any] = [(None, question_about(name, self.settings.question)) for name in self.classes]
-        texts = ((asked[i : i + size], list(range(count))[i : i + size]) for i in range(0, count, size))
+        questions: list[Any] = [(None, question_about(name, self.settings.question)) for name in self.classes]
+        texts = ((questions[i : i + size], list(range(count))[i : i + size]) for i in range(0, count, size))
         of_texts = class_latents(reader, saes, texts, count)
         pictures = (
             ([(one, self.prompt) for one in batch], owners) for batch, owners in self.batches(f"layer {layer}: words")
@@ -116,7 +116,7 @@ class Study:
         """Some pictures, evenly spread over the classes, with the SAEs' maps at both places."""
         encoder, share = ImageTokenEncoder(self.llava.at(layer, "image")), self.settings.active
         active = [active_patches(one, share).numpy() for one in (projector, maps)]
-        places = np.linspace(0, len(self.ids) - 1, min(self.settings.shown, len(self.ids))).astype(int)
+        places = np.linspace(0, len(self.ids) - 1, min(self.settings.examples, len(self.ids))).astype(int)
         rows = []
         for i in dict.fromkeys(places.tolist()):
             picture = encoder.show(read_images(self.images, self.ids[i], self.ids[i] + 1)[0], SIDE)
@@ -142,20 +142,20 @@ def main(
         claim(folder, {key: value for key, value in settings.to_dict(defaults=False).items() if key != "output"})
         study = Study(settings)
         projector = study.maps(0, "projector", study.saes(0, "projector"))
-        words, maps, shown = [], [], {}
+        words, maps, panels = [], [], {}
         for layer in study.layers:
             saes = study.saes(layer, "language")
             for (model, texts, pictures, features), table in study.words(layer, saes).items():
                 place = {"layer": layer, "model": model, "texts": texts, "pictures": pictures, "features": features}
                 words.append((place, table))
                 if (model, texts, pictures) == (OWN, "prompt", "answer"):
-                    shown[f"layer {layer}, {features} features"] = table
+                    panels[f"layer {layer}, {features} features"] = table
             own = study.maps(layer, "language", saes)
             for model, table in compare_maps(projector, own, settings.active).items():
                 maps.append(({"layer": layer, "model": model}, table))
-            if settings.shown:
+            if settings.examples:
                 save(study.draw(projector[OWN], own[OWN], layer), folder / f"maps-{layer}.png")
-        save(plot_word_overlaps(shown, study.classes), folder / "words.png")
+        save(plot_word_overlaps(panels, study.classes), folder / "words.png")
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from error
     for name, of, things in (("classes", words, study.classes), ("pictures", maps, study.ids)):

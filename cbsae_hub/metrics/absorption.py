@@ -23,7 +23,7 @@ LEAST_COSINE, LEAST_SHARE, ABSORBERS = 0.1, 0.4, 3  # SAEBench's
 
 @dataclass
 class AbsorptionScores:
-    """How much of each kind is written by other neurons than its own, where its own ones fall short.
+    """Shares of each kind that are written by other neurons than its own, where its own ones fall short.
 
     Attributes:
         fraction: ``[kinds]``, the mean over images that show the kind: 0 where nothing is absorbed, 1 where the kind's
@@ -76,13 +76,13 @@ def absorption(
     Raises:
         ValueError: See :class:`Absorption`; or there are fewer than two images.
     """
-    shown = kinds_shown(labels, kinds)
+    present = kinds_shown(labels, kinds)
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(labels)))
     first, second = order[: len(order) // 2], order[len(order) // 2 :]
     probes = ConceptProbes(len(kinds), activations.shape[1])
-    probes.update(activations[first], torch.from_numpy(shown)[first])
+    probes.update(activations[first], torch.from_numpy(present)[first])
     dense = latents.to_dense() if latents.is_sparse else latents
-    main = main_neurons(sparse.csr_matrix(dense[first].cpu().numpy()), shown[first.numpy()])
+    main = main_neurons(sparse.csr_matrix(dense[first].cpu().numpy()), present[first.numpy()])
     metric = Absorption(rows, probes.compute().weights.T, main, kinds, origin)
     metric.update(activations[second], dense[second], torch.from_numpy(labels)[second])
     return metric.compute()

@@ -16,7 +16,7 @@ from cbsae_hub.metrics.streaming import StreamingMetric
 
 @dataclass
 class InterventionScores:
-    """What setting and ablating each concept's neuron does, each ``[concepts]``.
+    """Effects of setting and ablating each concept's neuron, each ``[concepts]``.
 
     Attributes:
         sufficiency: Share of the images that did not show the concept, and do once its neuron is set.
@@ -78,8 +78,8 @@ class Interventions(StreamingMetric):
         Raises:
             ValueError: If shapes differ, or a target is no concept.
         """
-        for name, shown in {"concepts before": before, "concepts after": after}.items():
-            check_rows(name, shown, self.concepts, targets=targets, ablated=ablated)
+        for name, present in {"concepts before": before, "concepts after": after}.items():
+            check_rows(name, present, self.concepts, targets=targets, ablated=ablated)
         if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < self.concepts:
             raise ValueError(f"targets are numbers of concepts, from 0 to {self.concepts - 1}")
         ablated = ablated.bool()

@@ -48,7 +48,7 @@ class SiblingScores:
 
     @property
     def gap(self) -> np.ndarray:
-        """What four neurons tell that one does not, ``[pairs, seeds]``: large if one neuron is too broad."""
+        """Gain of four neurons over one, ``[pairs, seeds]``: large if one neuron is too broad."""
         return self.wide - self.narrow
 
 
@@ -86,9 +86,9 @@ def siblings(
         inside = np.flatnonzero(np.isin(targets, concepts))
         if len(concepts) < LEAST:
             continue
-        part, shown = sparse.csc_matrix(rows[inside]), targets[inside]
+        part, present = sparse.csc_matrix(rows[inside]), targets[inside]
         for concept in concepts:
-            own = shown == concept
+            own = present == concept
             if min(own.sum(), (~own).sum()) < LEAST:
                 continue
             first, second = (_strongest(part, which, top) for which in (own, ~own))

@@ -112,7 +112,7 @@ class SparseProbingScores:
 
     @property
     def gap(self) -> np.ndarray:
-        """What k neurons lack of the dense probe, ``[seeds, concepts, ks]``."""
+        """Lead of the dense probe over k neurons, ``[seeds, concepts, ks]``."""
         return self.dense[..., None] - self.average_precision
 
 

@@ -1,4 +1,4 @@
-"""What an SAE keeps: of classes in its reconstructions, and of itself on images of another kind.
+"""An SAE keeps classes in its reconstructions, and itself on images of another kind: how much?
 
 After ViSAEBench's downstream preservation and cross-domain generalisation, with several draws of the test images.
 """
@@ -29,7 +29,7 @@ class Preservation:
 
     @property
     def ratio(self) -> np.ndarray:
-        """What the reconstruction keeps, ``[seeds]``: 1 is all; NaN where the probe is never right."""
+        """Share that the reconstruction keeps, ``[seeds]``: 1 is all; NaN where the probe is never right."""
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(self.original > 0, self.reconstructed / self.original, np.nan)
 
@@ -101,7 +101,7 @@ class ActiveNeurons(StreamingMetric):
 
 @dataclass
 class Transfer:
-    """How an SAE does on images of another kind, each 0 to 1.
+    """Figures of an SAE on images of another kind, each 0 to 1.
 
     Attributes:
         explained: Explained variance there, not below 0.

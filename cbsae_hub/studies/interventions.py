@@ -109,21 +109,21 @@ def intervene(
     if not jobs:
         raise ValueError("no concept has an image on which its neuron could be set or ablated")
     plain = dict.fromkeys(row for row, *_ in jobs)
-    before = _shown(witness, images, list(plain), [None] * len(plain), batch, "as they are")
+    before = _concepts_of(witness, images, list(plain), [None] * len(plain), batch, "as they are")
     place = {row: number for number, row in enumerate(plain)}
     acting = [number for number, (*_, steering) in enumerate(jobs) if steering is not None]
     own = before[[place[row] for row, *_ in jobs]]
     after = own.clone()
     if acting:
         rows = [jobs[number][0] for number in acting]
-        after[acting] = _shown(witness, images, rows, [jobs[number][3] for number in acting], batch, "set or ablated")
+        after[acting] = _concepts_of(witness, images, rows, [jobs[number][3] for number in acting], batch, "set or ablated")
     metric = Interventions(len(neurons))
     _, concepts, ablations, _ = zip(*jobs)
     metric.update(own, after, torch.tensor(concepts), torch.tensor(ablations))
     return metric.compute()
 
 
-def _shown(
+def _concepts_of(
     witness: Witness,
     images: ImageDataset,
     rows: Sequence[int],

@@ -163,7 +163,7 @@ def compare_words(
 def patch_maps(
     encoder: ImageTokenEncoder, saes: Mapping[str, SAE], pictures: Sequence[Image.Image]
 ) -> dict[str, Tensor]:
-    """How much is active at each patch, ``[pictures, rows, columns]``: the sum of the latents of each SAE.
+    """Activity at each patch, ``[pictures, rows, columns]``: the sum of the latents of each SAE.
 
     :data:`LENGTHS` is the length of what all SAEs there explain, activations less ``b_dec``.
     """

@@ -11,9 +11,9 @@ from PIL import Image
 
 from cbsae_hub.plots import COLOURS, HEAT, LEGEND, TITLE, _figure
 
-NAMED = 40  # classes up to which their names stand below the bars
+LABELLED = 40  # classes up to which their names stand below the bars
 PARTNERS = {"matched": "its own pictures", "shuffled": "those of others"}
-SEEN = {"both": COLOURS[2], "projector alone": COLOURS[0], "layer alone": COLOURS[1]}
+PLACES = {"both": COLOURS[2], "projector alone": COLOURS[0], "layer alone": COLOURS[1]}
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,15 @@ def plot_word_overlaps(tables: Mapping[str, pd.DataFrame], classes: Sequence[str
     """
     if not tables:
         raise ValueError("there are no overlaps to draw")
-    named = len(classes) <= NAMED
-    figure, panels = _figure(8, (3.4 if named else 2.4) * len(tables), rows=len(tables))
+    labelled = len(classes) <= LABELLED
+    figure, panels = _figure(8, (3.4 if labelled else 2.4) * len(tables), rows=len(tables))
     for axes, (title, table) in zip(np.ravel(panels), tables.items()):
         order = (-table["matched"].to_numpy()).argsort(kind="stable")
         places = np.arange(len(order))
         for colour, (column, label) in zip(COLOURS, PARTNERS.items()):
             axes.plot(places, table[column].to_numpy()[order], ".", color=colour, markersize=4, label=label)
         axes.set(ylabel="Jaccard index")
-        axes.set_xticks(places if named else [], [classes[i] for i in order] if named else [], rotation=90, fontsize=8)
+        axes.set_xticks(places if labelled else [], [classes[i] for i in order] if labelled else [], rotation=90, fontsize=8)
         axes.set_title(title, **TITLE)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, **LEGEND)
     return figure
@@ -66,9 +66,9 @@ def plot_patch_maps(rows: Sequence[PictureMaps], layer: int) -> Figure:
     for i, (line, one) in enumerate(zip(np.reshape(grid, (-1, 4)), rows)):
         lines, columns = one.projector.shape
         extent = (0, columns, lines, 0)
-        there, here = one.active_projector, one.active_layer
+        before, after = one.active_projector, one.active_layer
         colours = np.zeros((lines, columns, 4))
-        for chosen, colour in zip((there & here, there & ~here, here & ~there), SEEN.values()):
+        for chosen, colour in zip((before & after, before & ~after, after & ~before), PLACES.values()):
             colours[chosen] = to_rgba(colour, 0.7)
         for axes, heat in zip(line, (None, one.projector, one.layer, colours)):
             axes.imshow(one.picture, extent=extent)
@@ -80,6 +80,6 @@ def plot_patch_maps(rows: Sequence[PictureMaps], layer: int) -> Figure:
         if i == 0:
             for axes, title in zip(line, titles):
                 axes.set_title(title, **TITLE)
-    marks = [axes.plot([], [], "s", color=colour, label=name)[0] for name, colour in SEEN.items()]
+    marks = [axes.plot([], [], "s", color=colour, label=name)[0] for name, colour in PLACES.items()]
     figure.legend(handles=marks, loc="outside lower center", ncols=3, **LEGEND)
     return figure

@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
     section = {
         "images": images, "split": "train", "saes": str(folder / "saes"), "train": TRAIN, "layers": [1],
         "tokens": "random:3", "llava": str(folder / "llava"), "probe_images": images, "probe_split": "train",
-        "label": "label", "max_new_tokens": 3, "pictures": 3, "shown": 2, "output": str(folder / "out"),
+        "label": "label", "max_new_tokens": 3, "pictures": 3, "examples": 2, "output": str(folder / "out"),
     }  # fmt: skip
     (folder / "recipe.yaml").write_text(yaml.safe_dump({"overlap": section}))
     return folder

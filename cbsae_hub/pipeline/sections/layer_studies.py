@@ -152,7 +152,7 @@ class OverlapSection(LayerSAEs, Section, section="overlap"):
     """Share of the features that count as a class's top ones."""
     active: Number = 0.25
     """Share of the patches that count as active."""
-    shown: Natural = 6
+    examples: Natural = 6
     """How many pictures are drawn with their maps."""
     batch: Count = 16
     """Questions at once."""
