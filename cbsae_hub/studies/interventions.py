@@ -116,7 +116,8 @@ def intervene(
     after = own.clone()
     if acting:
         rows = [jobs[number][0] for number in acting]
-        after[acting] = _concepts_of(witness, images, rows, [jobs[number][3] for number in acting], batch, "set or ablated")
+        steerings = [jobs[number][3] for number in acting]
+        after[acting] = _concepts_of(witness, images, rows, steerings, batch, "set or ablated")
     metric = Interventions(len(neurons))
     _, concepts, ablations, _ = zip(*jobs)
     metric.update(own, after, torch.tensor(concepts), torch.tensor(ablations))

@@ -47,7 +47,8 @@ def plot_word_overlaps(tables: Mapping[str, pd.DataFrame], classes: Sequence[str
         for colour, (column, label) in zip(COLOURS, PARTNERS.items()):
             axes.plot(places, table[column].to_numpy()[order], ".", color=colour, markersize=4, label=label)
         axes.set(ylabel="Jaccard index")
-        axes.set_xticks(places if labelled else [], [classes[i] for i in order] if labelled else [], rotation=90, fontsize=8)
+        names = [classes[i] for i in order] if labelled else []
+        axes.set_xticks(places[: len(names)], names, rotation=90, fontsize=8)
         axes.set_title(title, **TITLE)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, **LEGEND)
     return figure
