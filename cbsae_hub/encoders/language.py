@@ -147,9 +147,17 @@ class LanguageEncoder:
 
     def at(self, layer: int, tokens: str, tower: str = "language") -> "LanguageEncoder":
         """The same model, read at another place or for other tokens; see the class for what is wrong."""
-        options = {"prompt": self.prompt, "max_new_tokens": self.max_new_tokens}
-        source = {"repo_id": self.repo_id, "revision": self.revision}
-        return LanguageEncoder(self.model, self.processor, layer, tokens, tower, **options, **source)
+        return LanguageEncoder(
+            self.model,
+            self.processor,
+            layer,
+            tokens,
+            tower,
+            prompt=self.prompt,
+            max_new_tokens=self.max_new_tokens,
+            repo_id=self.repo_id,
+            revision=self.revision,
+        )
 
     @property
     def device(self) -> torch.device:

@@ -6,7 +6,7 @@ on the images that it then tests on. Here neurons are ranked on the training ima
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from cbsae_hub.metrics.ground_truth import GroundTruth, ground_truth_scores
 from cbsae_hub.metrics.latents import check_batch
 from cbsae_hub.metrics.linear_probe import Features, LinearProbe, fit_probe
 
-Latents = sparse.spmatrix | np.ndarray
+Latents: TypeAlias = sparse.spmatrix | np.ndarray
 
 KS = (1, 2, 5, 10, 20, 50)
 SEEDS = (0, 1, 2)
@@ -76,7 +76,7 @@ def ranked(shares: np.ndarray, count: int) -> np.ndarray:
 def columns_of(latents: Latents, neurons: np.ndarray) -> np.ndarray:
     """The latents of some neurons, dense, ``[images, count]`` float64."""
     part = latents[:, neurons]
-    return np.asarray(part.toarray() if sparse.issparse(part) else part, dtype=np.float64)
+    return np.asarray(part if isinstance(part, np.ndarray) else part.toarray(), dtype=np.float64)
 
 
 def fit_on(x: np.ndarray, targets: np.ndarray, classes: int, l2: float) -> LinearProbe:

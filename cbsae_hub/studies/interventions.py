@@ -101,8 +101,8 @@ def intervene(
     rng, jobs = np.random.default_rng(seed), []
     for concept, neuron in enumerate(neurons):
         for ablated in (False, True):
-            rows = rng.permutation(np.flatnonzero(labels[:, concept] == ablated))[:each]
-            for row in rows.tolist():
+            sample = rng.permutation(np.flatnonzero(labels[:, concept] == ablated))[:each]
+            for row in sample.tolist():
                 acts = neuron != NO_NEURON and (not ablated or latents[row, concept] > 0)
                 edit = Edit(int(neuron), 0.0 if ablated else strength)
                 jobs.append((row, concept, ablated, Steering([edit], keep_error=True) if acts else None))
