@@ -22,12 +22,18 @@ def is_shown(page, selector, pattern):
 
 
 def settled(page):
-    """Waits until the page is where its address wants it, and nothing is being asked: no clock of Gradio's runs."""
-    page.wait_for_function(
-        """() => window.cbPage && !window.cbPage.busy && !document.querySelector('.cb-spin, .pending')
-            && ![...document.querySelectorAll('.meta-text, .meta-text-center')].some(clock => clock.offsetParent)"""
-    )
-    page.wait_for_timeout(300)
+    """Waits until the page is where its address wants it, and nothing is being asked: no clock of Gradio's runs.
+
+    An answer may ask for the next one a moment later.
+    """
+    quiet = """() => window.cbPage && !window.cbPage.busy && !document.querySelector('.cb-spin, .pending')
+        && ![...document.querySelectorAll('.meta-text, .meta-text-center')].some(clock => clock.offsetParent)"""
+    for _ in range(20):
+        page.wait_for_function(quiet)
+        page.wait_for_timeout(300)
+        if page.evaluate(quiet):
+            return
+    raise AssertionError("the page does not come to rest")
 
 
 def open_tab(page, name):
