@@ -26,7 +26,9 @@ def steerings(draw, **fixed):
     chosen = draw(st.lists(neurons, max_size=4, unique_by=lambda n: {"striped fur": 1, "zebra crossing": 4}.get(n, n)))
     edits = [Edit(neuron, draw(values), draw(st.sampled_from(fixed.get("ops", OPS)))) for neuron in chosen]
     options = {"isolate": st.booleans(), "keep_error": st.booleans(), "unit": st.sampled_from(UNITS)}
-    options["tokens"] = st.sampled_from([name for name in TOKENS if name != "words"]) | st.lists(st.integers(0, 3), min_size=1)
+    options["tokens"] = st.sampled_from([name for name in TOKENS if name != "words"]) | st.lists(
+        st.integers(0, 3), min_size=1
+    )
     return Steering(edits, **{name: fixed.get(name, draw(option)) for name, option in options.items()})
 
 
