@@ -55,7 +55,7 @@ class Plan(NamedTuple):
     learning_rate: float = 1e-3
 
 
-PLANS = {"encoder": Plan(0, 6000), "teacher": Plan(1, 5000), "sketches": Plan(7, 1100, 5e-4), "reader": Plan(6, 3000)}
+PLANS = {"encoder": Plan(0, 6000), "teacher": Plan(1, 4000), "sketches": Plan(7, 1100, 5e-4), "reader": Plan(6, 3000)}
 
 
 class ContrastiveModel(torch.nn.Module):
