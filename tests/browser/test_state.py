@@ -297,15 +297,15 @@ def test_the_address_follows_and_back_forward_and_reload_bring_everything(visit)
     for wanted in (steps[-2], steps[-3]):
         for _ in range(2 if wanted is steps[-3] else 1):  # the tab and the order are two steps
             page.go_back()
-            page.wait_for_timeout(700)
+            page.wait_for_timeout(1500)
         assert said(page) == wanted or said(page)["tab"] == "scores"
     says(page, **steps[-3], m=None)
     wait_for_basket(page, 1)
     assert page.locator("#question textarea").input_value() == "Describe the image."
-    page.go_forward()
-    page.wait_for_timeout(700)
-    page.go_forward()
-    page.wait_for_timeout(700)
+    for parameters in ({"tab": "scores"}, {"sort": "steerability"}):
+        page.go_forward()
+        says(page, **parameters)
+        page.wait_for_timeout(700)
     is_shown(page, "#rows thead", "Steerability")
     page.go_forward()
     says(page, m="emoji-sae")
