@@ -9,14 +9,15 @@ from tqdm import tqdm
 
 from cbsae_hub.cards.facts import figures_of
 from cbsae_hub.cards.write import write_card
+from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.hub.files import CONFIG_NAME, claim, write_json
 from cbsae_hub.models import folder_revision
 from cbsae_hub.models.base import CONTROLS_NAME
 from cbsae_hub.pipeline.score import output_of, score, steer
 from cbsae_hub.pipeline.sections import ControlsSection, SAESection, ScoresSection, SteerabilitySection
-from cbsae_hub.pipeline.train import train
 from cbsae_hub.processes import make_accelerator
 from cbsae_hub.scoring import Scores
+from cbsae_hub.studies.layer_saes import train_or_read
 
 
 def measure_controls(
@@ -51,11 +52,10 @@ def measure_controls(
     own = Scores.load(output_of(scores))
     of_training = {name: value for name, value in sae.config().to_dict(defaults=False).items() if name != "control"}
     claim(settings.output, {"sae": of_training, "scores": scores.recorded()})
-    figures = {"model": figures_of(own.summary)}
+    figures, store = {"model": figures_of(own.summary)}, ActivationStore.open(sae.activations)
     for control in tqdm(settings.controls, desc="controls", unit="control"):
         folder = settings.output / control
-        if not (folder / "training.json").is_file():
-            train(sae.replace(control=control, output=folder), resume=True, accelerator=accelerator)
+        train_or_read(sae.replace(control=control).config(), store, folder, accelerator)
         section = scores.replace(model=str(folder), output=folder / "scores")
         if not (folder / "scores" / "scores.json").is_file():
             score(section, accelerator=accelerator)

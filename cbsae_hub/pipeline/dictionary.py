@@ -2,15 +2,16 @@
 
 from accelerate import Accelerator
 
+from cbsae_hub.data.activations import ActivationStore
 from cbsae_hub.formats.load import load
 from cbsae_hub.hub.files import claim, write_json, write_text
 from cbsae_hub.models import SAE
 from cbsae_hub.pipeline.score import output_of
 from cbsae_hub.pipeline.sections import DictionarySection, SAESection, ScoresSection
-from cbsae_hub.pipeline.train import train
 from cbsae_hub.processes import make_accelerator
 from cbsae_hub.scoring import Scores
 from cbsae_hub.studies.dictionary import as_markdown, seed_columns, summary
+from cbsae_hub.studies.layer_saes import train_or_read
 
 
 def compare_seeds(
@@ -40,12 +41,10 @@ def compare_seeds(
         raise ValueError(f"{scores.model} is no SAE: seeds of an SAE are compared")
     of_training = {name: value for name, value in sae.config().to_dict(defaults=False).items() if name != "seed"}
     claim(settings.output, of_training)
-    others = []
+    store, others = ActivationStore.open(sae.activations), []
     for seed in settings.seeds:
-        folder = settings.output / f"seed-{seed}"
-        if not (folder / "training.json").is_file():
-            train(sae.replace(seed=seed, output=folder), resume=True, accelerator=accelerator)
-        others.append(SAE.from_pretrained(folder))
+        config = sae.replace(seed=seed).config()
+        others.append(train_or_read(config, store, settings.output / f"seed-{seed}", accelerator))
     if any((one.d_in, one.d_sae) != (model.d_in, model.d_sae) for one in others):
         raise ValueError(f"{scores.model} has another size than section `sae` trains: name the SAE of that section")
     options = settings.threshold, settings.alike

@@ -12,6 +12,7 @@ from torch import Tensor
 from cbsae_hub.metrics.dictionary import ALIKE, SAME, Stability, moved, redundancy, seed_stability
 from cbsae_hub.models import SAE
 from cbsae_hub.scoring.report import describe
+from cbsae_hub.studies.tables import markdown_table
 from cbsae_hub.trainers.sae.meta import meta_explained_variance
 
 FIGURES = ("seed_cosine", "seed_share", "seed_subspace", "seed_moved")
@@ -79,12 +80,13 @@ def _figures(columns: pd.DataFrame, rows: Tensor) -> dict[str, Any]:
 
 def as_markdown(figures: dict[str, Any]) -> str:
     """The figures as a table: means over neurons, beside chance."""
-    lines = ["| measure | SAE | untrained |", "|---|---|---|"]
+    lines = []
     for name, own in figures.items():
         if isinstance(own, (dict, float)) and name not in ("chance", "threshold"):
             both = (part["mean"] if isinstance(part, dict) else part for part in (own, figures["chance"].get(name)))
-            lines.append(f"| {name.replace('_', ' ')} | {' | '.join('' if v is None else f'{v:.3f}' for v in both)} |")
-    return "\n".join(lines) + "\n"
+            cells = ("" if value is None else f"{value:.3f}" for value in both)
+            lines.append({"measure": name.replace("_", " "), **dict(zip(("SAE", "untrained"), cells))})
+    return markdown_table(pd.DataFrame(lines))
 
 
 def _columns(stable: Stability) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from cbsae_hub.data.activations import ActivationStore, layer_folder
@@ -64,13 +65,16 @@ class Layer:
         return extract_activations(self.encoder, images, folder, source=source, batch_size=self._batch)
 
 
-def train_or_read(config: SAETrainConfig, store: ActivationStore, output: Path) -> SAE:
+def train_or_read(
+    config: SAETrainConfig, store: ActivationStore, output: Path, accelerator: Accelerator | None = None
+) -> SAE:
     """The SAE of a study in its folder; trained first if it is not there yet, or not to the end.
 
     Args:
         config: The settings.
         store: Activations to train on.
         output: Folder of the SAE.
+        accelerator: The run's; default a new one.
 
     Raises:
         OtherSettings: If the folder is of other settings or activations.
@@ -82,7 +86,7 @@ def train_or_read(config: SAETrainConfig, store: ActivationStore, output: Path) 
     claim(output, {"training": decisive, "activations": activations})
     if not (output / TRAINING_NAME).is_file():
         rows, heldout = store.holdout(config.heldout_fraction, config.seed)
-        SAETrainer(config, rows, heldout, output).train(resume=True)
+        SAETrainer(config, rows, heldout, output, accelerator=accelerator).train(resume=True)
     return SAE.from_pretrained(output)
 
 
