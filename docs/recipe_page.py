@@ -13,7 +13,7 @@ from api_page import _fields, _first, _plain
 from pydantic import TypeAdapter
 
 from cbsae_hub.pipeline.sections import SECTIONS, EncoderSettings, PruneSettings
-from cbsae_hub.trainers.config import Settings
+from cbsae_hub.trainers.settings import Settings
 
 PAGE = Path(__file__).parent / "recipes.md"
 HEAD = """# Settings of recipes

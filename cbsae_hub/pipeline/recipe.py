@@ -11,7 +11,7 @@ import yaml
 from typing_extensions import Self
 
 from cbsae_hub.hub.files import read_text
-from cbsae_hub.trainers.config import Settings
+from cbsae_hub.trainers.settings import Settings
 
 
 class Section(Settings):

@@ -8,16 +8,8 @@ from pydantic.dataclasses import dataclass
 
 from cbsae_hub.pipeline.recipe import Section
 from cbsae_hub.pipeline.sections.steps import ImageSource
-from cbsae_hub.trainers.config import (
-    Count,
-    Integer,
-    Natural,
-    NotNegative,
-    Number,
-    Positive,
-    SAETrainConfig,
-    Settings,
-)
+from cbsae_hub.trainers.config import SAETrainConfig
+from cbsae_hub.trainers.settings import Count, Integer, Natural, NotNegative, Number, Positive, Settings
 
 
 @dataclass(frozen=True, kw_only=True)

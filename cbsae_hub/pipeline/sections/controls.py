@@ -6,7 +6,8 @@ from typing import get_args
 from pydantic.dataclasses import dataclass
 
 from cbsae_hub.pipeline.recipe import Section
-from cbsae_hub.trainers.config import Control, Count, Natural, Positive
+from cbsae_hub.trainers.config import Control
+from cbsae_hub.trainers.settings import Count, Natural, Positive
 
 
 @dataclass(frozen=True, kw_only=True)

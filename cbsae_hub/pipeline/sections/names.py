@@ -6,7 +6,7 @@ from pydantic.dataclasses import dataclass
 
 from cbsae_hub.pipeline.recipe import Section
 from cbsae_hub.pipeline.sections.studies import ChatJudgeSettings
-from cbsae_hub.trainers.config import Count, Natural, Number
+from cbsae_hub.trainers.settings import Count, Natural, Number
 
 
 @dataclass(frozen=True, kw_only=True)

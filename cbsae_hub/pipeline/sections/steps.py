@@ -9,7 +9,8 @@ from pydantic import field_validator
 from pydantic.dataclasses import dataclass
 
 from cbsae_hub.pipeline.recipe import Section
-from cbsae_hub.trainers.config import CBSAETrainConfig, Count, Flag, Integer, Natural, Number, SAETrainConfig, Settings
+from cbsae_hub.trainers.config import CBSAETrainConfig, SAETrainConfig
+from cbsae_hub.trainers.settings import Count, Flag, Integer, Natural, Number, Settings
 from cbsae_hub.words import LINES
 
 

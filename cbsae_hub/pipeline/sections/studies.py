@@ -8,14 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from cbsae_hub.pipeline.recipe import Section
 from cbsae_hub.pipeline.sections.steps import ImageSource
-from cbsae_hub.trainers.config import (
-    Count,
-    Flag,
-    Integer,
-    Natural,
-    Number,
-    Settings,
-)
+from cbsae_hub.trainers.settings import Count, Flag, Integer, Natural, Number, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
